@@ -1,0 +1,43 @@
+#include "cxr/lung_box.h"
+
+#include <stdexcept>
+#include <vector>
+
+namespace cxr {
+namespace {
+
+// First and last index whose count reaches `least`; first > last if none does.
+Interval occupied(const std::vector<int>& counts, int least) {
+  Interval range{0, static_cast<int>(counts.size()) - 1};
+  while (range.first <= range.last && counts[static_cast<size_t>(range.first)] < least) ++range.first;
+  while (range.last >= range.first && counts[static_cast<size_t>(range.last)] < least) --range.last;
+  return range;
+}
+
+}  // namespace
+
+LungBox find_lung_box(const float* mask, int rows, int columns, const LungRule& rule, int width, int height) {
+  if (rows < 1 || columns < 1 || width < 1 || height < 1) {
+    throw std::invalid_argument("a lung box needs a mask and an image of at least one pixel");
+  }
+  std::vector<int> in_row(static_cast<size_t>(rows));
+  std::vector<int> in_column(static_cast<size_t>(columns));
+  int64_t total = 0;
+  for (int y = 0; y < rows; ++y) {
+    for (int x = 0; x < columns; ++x) {
+      const int lung = mask[static_cast<size_t>(y) * columns + x] >= rule.threshold ? 1 : 0;
+      in_row[static_cast<size_t>(y)] += lung;
+      in_column[static_cast<size_t>(x)] += lung;
+      total += lung;
+    }
+  }
+  const double lung_area = static_cast<double>(total) / (static_cast<double>(rows) * columns);
+  const Interval y_cells = occupied(in_row, rule.min_pixels);
+  const Interval x_cells = occupied(in_column, rule.min_pixels);
+  if (total == 0 || y_cells.first > y_cells.last || x_cells.first > x_cells.last) return {false, {}, lung_area};
+  const Interval x = widen(x_cells, columns, width, rule.margin);
+  const Interval y = widen(y_cells, rows, height, rule.margin);
+  return {true, {x.first, y.first, x.last, y.last}, lung_area};
+}
+
+}  // namespace cxr
