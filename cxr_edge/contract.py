@@ -1,0 +1,3 @@
+"""STUB"""
+from typing import Any
+def check_networks(bundle: Any) -> Any: ...
