@@ -10,7 +10,9 @@ namespace cxr {
 // Memory for one image's combination, made once a run.
 struct CombineScratch {
   explicit CombineScratch(const Combination& c)
-      : scores(static_cast<size_t>(c.members) * c.labels), hidden(c.hidden.bias.size()), result(static_cast<size_t>(c.labels)) {}
+      : scores(static_cast<size_t>(c.members) * c.labels),
+        hidden(c.hidden.bias.size()),
+        result(static_cast<size_t>(c.labels)) {}
 
   std::vector<double> scores;  // member probabilities (members, labels)
   std::vector<double> hidden;

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Flag", "Image", "MemberScore", "Roi", "Screening", "StageTimes"]
+__all__ = ["Failure", "Flag", "Image", "MemberScore", "Roi", "Screening", "StageTimes"]
 
 GrayPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -26,6 +26,18 @@ class Flag:
 
     code: str
     message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A file that could not be answered, and the reason as a sentence for a person."""
+
+    source: str
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of this failure."""
+        return {"source": self.source, "error": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True)

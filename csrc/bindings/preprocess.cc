@@ -37,8 +37,8 @@ Standardize standardize_of(const std::string& name) {
 
 Spec make_spec(bool lungs, int canvas_px, int crop_px, bool median, const std::string& standardize,
                std::vector<double> mean, std::vector<double> std, int channels, bool half) {
-  Spec spec{lungs,    canvas_px, crop_px, median, standardize_of(standardize), std::move(mean), std::move(std),
-            channels, half};
+  Spec spec{lungs,           canvas_px,      crop_px,  median, standardize_of(standardize),
+            std::move(mean), std::move(std), channels, half};
   check(spec);
   return spec;
 }

@@ -1,0 +1,68 @@
+# `make demo` and `make test` each set everything up by themselves, in .venv.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+IMAGES ?=
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+CORE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cc' -o -name '*.h')
+
+.PHONY: help setup demo test lint fmt bench wheel clean
+
+help:
+	@echo "make demo    build the starter bundle's engines and screen synthetic X-rays (IMAGES=folder: yours)"
+	@echo "make test    run the tests            make lint    ruff, mypy, clang-format"
+	@echo "make bench   measure against peers    make fmt     format    make wheel    build a wheel"
+
+# The runtime alone: what a device needs.
+$(VENV)/.runtime: $(CORE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# Training, tests and linters besides. torch first and by version, so that pip takes the build meant for this machine.
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.runtime
+	$(BIN)/cxr-edge build-engine starter
+	$(if $(IMAGES),,$(BIN)/python -m training.phantoms $(DEMO)/images)
+	$(BIN)/cxr-edge screen $(or $(IMAGES),$(DEMO)/images) --html $(DEMO)/report.html \
+	  $(if $(IMAGES),,--note "These X-rays are synthetic: drawn by a program. The answers mean nothing.")
+	$(BIN)/cxr-edge bench
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cc' 'csrc/*.h')
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cc' 'csrc/*.h')
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.preprocess
+	$(BIN)/python -m benchmarks.combine
+	$(BIN)/python -m benchmarks.end_to_end
+	$(BIN)/python -m benchmarks.cold_start
+	$(BIN)/python -m benchmarks.throughput
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist $(VENV)
