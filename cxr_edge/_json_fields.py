@@ -72,8 +72,8 @@ def parse(text: bytes) -> Any:
 
 
 def exactly(value: object, keys: Collection[str]) -> dict[str, Any]:
-    """`value` as an object that has these keys and no others."""
-    found = require_object(value, "")
+    """A copy of `value`, an object that has these keys and no others."""
+    found = dict(require_object(value, ""))
     unknown, missing = sorted(set(found) - set(keys)), sorted(set(keys) - set(found))
     if unknown:
         name = unknown[0] if unknown[0].isprintable() and len(unknown[0]) <= _SHOWN_CHARACTERS else show(unknown[0])

@@ -259,15 +259,23 @@ def _lungs(height: int, width: int, dtype: Any) -> npt.NDArray[Any]:
 def _with_known_answers(bundle: Bundle) -> Bundle:
     for name, pixels in toy_images().items():
         cv2.imwrite(str(bundle.root / name), pixels)
-    answers = tuple(_answer(bundle, name) for name in toy_images())
-    return write_bundle(bundle.root, _replaced(bundle.manifest, answers))
+    answers = _reference_answers(bundle)
+    return write_bundle(bundle.root, dataclasses.replace(bundle.manifest, known_answers=answers))
 
 
-def _answer(bundle: Bundle, name: str) -> KnownAnswer:
-    return KnownAnswer(
-        file=file_ref(bundle.root, name), roi=(0, 0, 1, 1), probabilities=(1 / len(LABELS),) * len(LABELS)
-    )
+def _reference_answers(bundle: Bundle) -> tuple[KnownAnswer, ...]:
+    try:
+        import cxr_edge.engines, cxr_edge.heatmap
+    except ImportError:
+        return tuple(KnownAnswer(file=file_ref(bundle.root, n), roi=(0, 0, 1, 1), probabilities=(0.25,) * 4) for n in toy_images())
+    from cxr_edge.decode import decode
+    from cxr_edge.engines import reference
+    from cxr_edge.screener import Screener
 
-
-def _replaced(manifest: Manifest, answers: tuple[KnownAnswer, ...]) -> Manifest:
-    return dataclasses.replace(manifest, known_answers=answers)
+    screener = Screener(bundle, reference(bundle, threads=1))
+    answers = []
+    for name in toy_images():
+        screening = screener.screen(decode(bundle.root / name))
+        file, roi = file_ref(bundle.root, name), screening.roi.as_tuple()
+        answers.append(KnownAnswer(file=file, roi=roi, probabilities=screening.probabilities))
+    return tuple(answers)

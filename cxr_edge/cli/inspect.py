@@ -1,0 +1,194 @@
+"""`cxr-edge inspect BUNDLE`: checks all of a bundle that can be checked without running it, and shows what is in it.
+
+The table is for a person who is to decide whether to trust the bundle; `--json` gives the whole manifest and the
+networks' facts for a program. Exit status 3 says that the bundle cannot be used, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from cxr_edge.bundle import ENGINES_DIR, Bundle
+from cxr_edge.contract import Network, check_networks
+from cxr_edge.errors import BundleError, ContractError
+from cxr_edge.manifest import Combination, Manifest
+from cxr_edge.preprocess import PreprocessSpec
+
+__all__ = ["add_parser", "run"]
+
+_DIGEST_SHOWN = 12  # characters of a SHA-256, enough to compare by eye
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the `inspect` command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "inspect",
+        help="check a bundle and show what is in it",
+        description="Check a bundle (files, digests, networks) without running it, and show what is in it.",
+    )
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", help="folder of the bundle, or the word starter for the packaged one"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: the whole manifest and the networks' facts")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the bundle. Raises BundleError or ContractError, after saying so in JSON if that was asked for."""
+    try:
+        bundle = Bundle.open(args.bundle)
+        networks = check_networks(bundle)
+    except (BundleError, ContractError) as error:
+        if args.json:
+            print(json.dumps({"usable": False, "error": str(error)}, indent=1))
+        raise
+    if args.json:
+        print(json.dumps(_as_json(bundle, networks), indent=1))
+    else:
+        print("\n".join(_lines(bundle, networks)))
+    return 0
+
+
+def _as_json(bundle: Bundle, networks: tuple[Network, ...]) -> dict[str, Any]:
+    return {
+        "usable": True,
+        "root": str(bundle.root),
+        "digest": bundle.digest,
+        "networks": [{**asdict(n), "path": n.path.relative_to(bundle.root).as_posix()} for n in networks],
+        "engines": _engines(bundle),
+        "unlisted_files": list(bundle.unlisted_files()),
+        "manifest": bundle.manifest.as_json(),
+    }
+
+
+def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
+    manifest = bundle.manifest
+    yield f"{manifest.name} {manifest.version}, made {manifest.created}"
+    yield from _pairs(
+        {
+            "Folder": str(bundle.root),
+            "Digest": bundle.digest,
+            "Intended use": manifest.intended_use,
+            "Labels": ", ".join(manifest.labels),
+            "Combination": _combination(manifest.combination),
+            "Decision": _decision(manifest),
+            "Lung box": _lung_box(manifest),
+            "Known answers": ", ".join(k.file.path for k in manifest.known_answers) or "none",
+            "Model card": manifest.model_card.path,
+        }
+    )
+    yield ""
+    yield from _table(_network_rows(manifest, networks))
+    for title, facts in (("Metrics", manifest.metrics), ("Provenance", manifest.provenance)):
+        yield from ["", title, *_tree(facts, "  ")]
+    yield from ["", "Engines", *_engine_lines(bundle)]
+    if unlisted := bundle.unlisted_files():
+        yield f"\nNot in the manifest, and not used: {', '.join(map(_printable, unlisted))}"
+    yield "\nAll files are unaltered, and the networks are what the manifest says."
+
+
+def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator[tuple[str, ...]]:
+    yield ("Network", "Architecture", "Parameters", "MACs", "Size", "CAM", "int8 ranges", "Preprocessing", "Digest")
+    described: list[tuple[str, str, bool, PreprocessSpec]] = []
+    if (s := manifest.segmenter) is not None:
+        described.append(("lung segmenter", "", s.activation_ranges is not None, s.preprocess))
+    described += [
+        (m.architecture, "yes" if m.has_cam else "no", m.activation_ranges is not None, m.preprocess)
+        for m in manifest.members
+    ]
+    for network, (architecture, cam, ranges, spec) in zip(networks, described, strict=True):
+        yield (
+            network.name,
+            architecture,
+            _millions(network.parameters),
+            _millions(network.macs),
+            f"{network.size_bytes / 1e6:.2f} MB",
+            cam,
+            "yes" if ranges else "no",
+            _preprocessing(spec),
+            spec.digest()[:_DIGEST_SHOWN],
+        )
+
+
+def _preprocessing(spec: PreprocessSpec) -> str:
+    crop = f" crop {spec.crop_px}" if spec.crop_px != spec.canvas_px else ""
+    median = ", median" if spec.median else ""
+    scaling = {"none": "0..1", "fixed": "fixed mean/std", "image": "mean/std of the image"}[spec.standardize]
+    channels = f"{spec.channels} channel{'s' if spec.channels > 1 else ''}"
+    return f"{spec.region} {spec.canvas_px} px{crop}{median}, {scaling}, {channels}, {spec.dtype}"
+
+
+def _combination(combination: Combination) -> str:
+    weights = combination.parameters.get("weights", ())
+    detail = f" ({', '.join(f'{w:.3g}' for w in weights)})" if weights else ""
+    each = ", ".join(f"{t:.3g}" for t in combination.member_temperatures)
+    return f"{combination.strategy}{detail}; temperature {combination.temperature:.3g}, of the members {each}"
+
+
+def _decision(manifest: Manifest) -> str:
+    thresholds = manifest.decision.thresholds.items()
+    first = ", ".join(f"{label} from {value:.3g}" for label, value in thresholds) or "no thresholds"
+    return f"{first}; uncertain below {manifest.decision.uncertain_below:.3g}"
+
+
+def _lung_box(manifest: Manifest) -> str:
+    if manifest.segmenter is None:
+        return "none, members see the whole frame"
+    rule = manifest.segmenter.lung_box
+    return (
+        f"mask from {rule.threshold:.3g}, margin {rule.margin:.0%}; believed if it covers "
+        f"{rule.min_area:.0%} to {rule.max_area:.0%} of the frame with an aspect of {rule.min_aspect:.3g} to "
+        f"{rule.max_aspect:.3g}"
+    )
+
+
+def _engines(bundle: Bundle) -> dict[str, list[str]]:
+    """File names by backend, as they lie there: whether they fit this machine is for `screen` and `bench` to say."""
+    folders = sorted(p for p in (bundle.root / ENGINES_DIR).glob("*") if p.is_dir())
+    return {p.name: sorted(f.relative_to(p).as_posix() for f in p.rglob("*") if f.is_file()) for p in folders}
+
+
+def _engine_lines(bundle: Bundle) -> list[str]:
+    found = _engines(bundle).items()
+    lines = [f"  {_printable(name)}: {', '.join(map(_printable, files)) or 'none'}" for name, files in found]
+    return lines or [f"  none yet: cxr-edge build-engine {bundle.root}"]
+
+
+def _pairs(pairs: dict[str, str]) -> Iterator[str]:
+    width = max(map(len, pairs))
+    for key, value in pairs.items():
+        indented = value.replace("\n", "\n" + " " * (width + 2))
+        yield f"{key:<{width}}  {indented}"
+
+
+def _table(rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    cells = list(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _tree(value: Any, indent: str) -> Iterator[str]:
+    """Any JSON object as indented lines."""
+    if not value:
+        yield f"{indent}none"
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            yield f"{indent}{_printable(key)}"
+            yield from _tree(item, indent + "  ")
+        else:
+            text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+            yield f"{indent}{_printable(key)}: {_printable(text)}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count}"
+
+
+def _printable(text: str) -> str:
+    """Text that no field check has seen, safe for a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
