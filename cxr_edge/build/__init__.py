@@ -1,0 +1,5 @@
+"""From a bundle's ONNX files to engines of this machine: rewrite, calibrate, compile, compare, time, choose.
+
+`engine` orchestrates; `simplify`, `precision` and `calibrate` make candidates, `gate` compares them with the fp32
+reference, `autotune` times what passed. Needs the onnx package, which screening does not.
+"""

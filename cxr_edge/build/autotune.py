@@ -1,0 +1,63 @@
+"""How long each engine takes: the same input through all of them in turn, many times.
+
+Loaded engines and one input go in, the p50 and p99 of each come out. They take turns within every round, so that a
+clock that changes or a neighbour that wakes up slows all alike and the comparison stays fair.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.backends.base import Engine
+
+__all__ = ["Timing", "fastest", "time_engines"]
+
+_WARM_UP_ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One inference of one image, wall clock, input and output in host memory. runs: how many were timed."""
+
+    p50_ms: float
+    p99_ms: float
+    runs: int
+
+
+def time_engines(
+    engines: Mapping[str, Engine],
+    inputs: Mapping[str, npt.NDArray[Any]],
+    *,
+    rounds: int = 50,
+    budget_s: float = 5.0,
+) -> dict[str, Timing]:
+    """Time every engine on `inputs`. Stops after `rounds`, or after 5 rounds once `budget_s` seconds are spent."""
+    for _ in range(_WARM_UP_ROUNDS):
+        for engine in engines.values():
+            engine.run(inputs)
+    taken: dict[str, list[float]] = {name: [] for name in engines}
+    end = time.perf_counter() + budget_s
+    for done in range(rounds):
+        if done >= 5 and time.perf_counter() > end:
+            break
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            engine.run(inputs)
+            taken[name].append((time.perf_counter() - start) * 1e3)
+    return {name: _summary(values) for name, values in taken.items()}
+
+
+def fastest(timings: Mapping[str, Timing]) -> str:
+    """The name with the lowest p50; the first of equals."""
+    return min(timings, key=lambda name: timings[name].p50_ms)
+
+
+def _summary(values: list[float]) -> Timing:
+    p50, p99 = np.percentile(values, [50, 99])
+    return Timing(p50_ms=float(p50), p99_ms=float(p99), runs=len(values))

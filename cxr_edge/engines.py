@@ -1,0 +1,269 @@
+"""Engines on disk beside their bundle: what each was built from and on, and loading them only where that still holds.
+
+A bundle and the folder that `build-engine` wrote come in, an `EngineSet` ready to run goes out. Every engine file has a
+side-car JSON with digests, versions and the machine; a difference to this machine or this bundle is a `BackendError`
+that ends with the command that builds the engines anew. Nothing here imports onnx: screening starts through it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cxr_edge import backends
+from cxr_edge.backends.base import Backend, CompileOptions, Engine, TensorInfo
+from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
+from cxr_edge.bundle import ENGINES_DIR, STARTER, Bundle
+from cxr_edge.errors import BackendError, ContractError
+from cxr_edge.preprocess import PreprocessSpec
+
+__all__ = [
+    "BUILD_FILE",
+    "SEGMENTER",
+    "EngineSet",
+    "Part",
+    "Selection",
+    "SideCar",
+    "check_signature",
+    "engines_root",
+    "load",
+    "parts",
+    "rebuild_command",
+    "reference",
+]
+
+BUILD_FILE = "build.json"
+SEGMENTER = "segmenter"  # the segmenter's part name; no member may be called so
+
+_ENGINE_SCHEMA = "cxr-edge-engine/1"
+_BUILD_SCHEMA = "cxr-edge-build/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSet:
+    """Loaded engines of a bundle, in its order.
+
+    parts: their names, the segmenter first if there is one; precisions: one a part.
+    """
+
+    backend: str
+    segmenter: Engine | None
+    members: tuple[Engine, ...]
+    parts: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+    def describe(self) -> str:
+        """One line: `onnxruntime: segmenter uint8, a fp32`."""
+        each = ", ".join(f"{part} {p}" for part, p in zip(self.parts, self.precisions, strict=True))
+        return f"{self.backend}: {each}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One network of a bundle. outputs: those it must have."""
+
+    name: str
+    onnx: Path
+    onnx_sha256: str
+    preprocess: PreprocessSpec
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideCar:
+    """What one engine file was made of and for. bundle_sha256: None for a network that was built alone.
+
+    versions: of the backend, as `Backend.versions` gave them. gate: the figures that let it pass, for people.
+    """
+
+    part: str
+    precision: str
+    backend: str
+    bundle_sha256: str | None
+    onnx_sha256: str
+    engine_sha256: str
+    preprocess_sha256: str
+    versions: Mapping[str, str]
+    threads: int
+    created: str
+    cxr_edge: str
+    gate: Mapping[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file."""
+        path.write_text(json.dumps({"schema": _ENGINE_SCHEMA, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> SideCar:
+        """Read what `write` wrote. Raises ValueError if it is not that."""
+        return cls(**_read_json(path, _ENGINE_SCHEMA, {f.name for f in fields(cls)}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The head of build.json: which engine each part runs with. report: the build's table, for people."""
+
+    backend: str
+    bundle_sha256: str
+    precisions: Mapping[str, str]
+    report: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"schema": _BUILD_SCHEMA, **asdict(self)}
+
+    @classmethod
+    def read(cls, path: Path) -> Selection:
+        """Read a build.json. Raises ValueError if it is not one."""
+        return cls(**_read_json(path, _BUILD_SCHEMA, {f.name for f in fields(cls)}))
+
+
+def parts(bundle: Bundle) -> tuple[Part, ...]:
+    """The networks of a bundle: the segmenter first if there is one, then the members in order."""
+    manifest, found = bundle.manifest, []
+    if manifest.segmenter is not None:
+        s = manifest.segmenter
+        found.append(_part(bundle, SEGMENTER, s.file.path, s.file.sha256, s.preprocess, ("mask",)))
+    for m in manifest.members:
+        outputs = ("logits", "cam") if m.has_cam else ("logits",)
+        found.append(_part(bundle, m.name, m.file.path, m.file.sha256, m.preprocess, outputs))
+    return tuple(found)
+
+
+def engines_root(bundle: Bundle, engines_dir: Path | None) -> Path:
+    """The folder with one sub-folder a backend: `engines_dir`, or `engines` inside the bundle."""
+    return engines_dir if engines_dir is not None else bundle.root / ENGINES_DIR
+
+
+def load(bundle: Bundle, engines_dir: Path | None = None, *, backend: str = "auto", threads: int = 1) -> EngineSet:
+    """The engines that build-engine chose for `bundle`, loaded.
+
+    engines_dir: as in `engines_root`. backend: `auto` takes the first runtime that works here and has engines. Raises
+    BackendError if there are none, or they are outdated, altered or from another machine: with the command to run.
+    """
+    options = CompileOptions(threads=threads)
+    root = engines_root(bundle, engines_dir)
+    again = "build them with\n  " + rebuild_command(bundle, engines_dir, backend)
+    built = [name for name in backends.BACKENDS if (root / name / BUILD_FILE).is_file()]
+    if not built if backend == "auto" else backends.get(backend).name not in built:
+        raise BackendError(f"there are no engines for bundle {bundle.manifest.name!r} in {root}: {again}")
+    runtime = backends.choose(backend, among=built)
+    folder = root / runtime.name
+    selection = _selection(folder, bundle, again)
+    versions = runtime.versions()
+    loaded = [_load_part(folder, part, selection, runtime, versions, options, again) for part in parts(bundle)]
+    return _as_set(bundle, runtime.name, loaded, tuple(selection.precisions[p.name] for p in parts(bundle)))
+
+
+def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
+    """The bundle's own fp32 ONNX files through ONNX Runtime: what every engine is compared with."""
+    runtime, options = OnnxRuntimeBackend(), CompileOptions(threads=threads)
+    loaded: list[Engine] = []
+    for part in parts(bundle):
+        engine = runtime.load_reference(part.onnx, options)
+        check_signature(engine, part)
+        loaded.append(engine)
+    return _as_set(bundle, runtime.name, loaded, ("fp32",) * len(loaded))
+
+
+def rebuild_command(bundle: Bundle, engines_dir: Path | None = None, backend: str = "auto") -> str:
+    """The exact command that builds the engines which `load` with the same arguments looks for."""
+    packaged = Path(__file__).resolve().parent / STARTER
+    words = ["cxr-edge", "build-engine", STARTER if bundle.root == packaged else str(bundle.root)]
+    words += [] if engines_dir is None else ["--engines", str(engines_dir)]
+    words += [] if backend == "auto" else ["--backend", backend]
+    return shlex.join(words)
+
+
+def check_signature(engine: Engine, part: Part) -> None:
+    """Raise ContractError unless the engine takes the part's `image` and gives its outputs as float32."""
+    wanted = TensorInfo(name="image", dtype=part.preprocess.dtype, shape=(None, *part.preprocess.tensor_shape))
+    if engine.inputs != (wanted,):
+        raise ContractError(f"{part.name}: expected the one input {wanted}, the engine has {engine.inputs}")
+    given = {t.name: t.dtype for t in engine.outputs}
+    if given != dict.fromkeys(part.outputs, "float32"):
+        raise ContractError(f"{part.name}: expected the float32 outputs {list(part.outputs)}, the engine has {given}")
+
+
+def _part(bundle: Bundle, name: str, path: str, sha256: str, spec: PreprocessSpec, outputs: tuple[str, ...]) -> Part:
+    return Part(name=name, onnx=bundle.root / path, onnx_sha256=sha256, preprocess=spec, outputs=outputs)
+
+
+def _as_set(bundle: Bundle, backend: str, loaded: list[Engine], precisions: tuple[str, ...]) -> EngineSet:
+    first = 0 if bundle.manifest.segmenter is None else 1
+    return EngineSet(
+        backend=backend,
+        segmenter=loaded[0] if first else None,
+        members=tuple(loaded[first:]),
+        parts=tuple(p.name for p in parts(bundle)),
+        precisions=precisions,
+    )
+
+
+def _selection(folder: Path, bundle: Bundle, again: str) -> Selection:
+    path = folder / BUILD_FILE
+    try:
+        selection = Selection.read(path)
+    except ValueError as error:
+        raise BackendError(f"{path} cannot be used ({error}): {again}") from None
+    if selection.bundle_sha256 != bundle.digest:
+        raise BackendError(
+            f"the engines in {folder} are outdated: they were built from a bundle with digest "
+            f"{selection.bundle_sha256[:12]}..., {bundle.manifest.name!r} now has {bundle.digest[:12]}...; {again}"
+        )
+    missing = [p.name for p in parts(bundle) if p.name not in selection.precisions]
+    if missing:
+        raise BackendError(f"the last build in {folder} ended without an engine for {', '.join(missing)}: {again}")
+    return selection
+
+
+def _load_part(
+    folder: Path,
+    part: Part,
+    selection: Selection,
+    runtime: Backend,
+    versions: Mapping[str, str],
+    options: CompileOptions,
+    again: str,
+) -> Engine:
+    stem = f"{part.name}.{selection.precisions[part.name]}"
+    path = folder / f"{stem}{runtime.suffix}"
+    try:
+        car = SideCar.read(folder / f"{stem}.json")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise BackendError(f"the engine {path.name} in {folder} is incomplete ({error}): {again}") from None
+    difference = _difference(car, part, versions, digest)
+    if difference:
+        raise BackendError(f"the engine {path.name} in {folder} {difference}; {again}")
+    engine = runtime.load(path, options)
+    check_signature(engine, part)
+    return engine
+
+
+def _difference(car: SideCar, part: Part, versions: Mapping[str, str], engine_sha256: str) -> str | None:
+    """How an engine is altered, outdated or foreign, in words that follow its name; None if it is none of these."""
+    if car.engine_sha256 != engine_sha256:
+        return f"was altered: expected SHA-256 {car.engine_sha256[:12]}..., it has {engine_sha256[:12]}..."
+    if (car.onnx_sha256, car.preprocess_sha256) != (part.onnx_sha256, part.preprocess.digest()):
+        return f"is outdated: the network {part.name!r} or its preprocessing has changed since it was built"
+    different = [k for k in sorted({*car.versions, *versions}) if car.versions.get(k) != versions.get(k)]
+    if not different:
+        return None
+    said = ", ".join(f"{k} {car.versions.get(k)!r} there, {versions.get(k)!r} here" for k in different)
+    return f"was built on another machine or with other versions ({said})"
+
+
+def _read_json(path: Path, schema: str, keys: set[str]) -> dict[str, Any]:
+    """The object in `path` without its schema. Raises ValueError for anything else than exactly those keys."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path.name}: {error.strerror}") from None
+    if not isinstance(values, dict) or values.pop("schema", None) != schema or set(values) != keys:
+        raise ValueError(f"{path.name} does not follow {schema}")
+    return values
