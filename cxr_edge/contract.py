@@ -70,6 +70,7 @@ def check_network(name: str, path: Path, spec: PreprocessSpec, outputs: dict[str
     outputs: shape by name; a text stands for the batch size, None for any fixed length. Raises as `check_networks`.
     """
     model = _parse(path)
+    _check_texts(model, path)
     _check_external_data(model, path)
     opset = _check_opset(model, path)
     _check_well_formed(model, path)
@@ -107,6 +108,16 @@ def _parse(path: Path) -> Any:
         ) from None
 
 
+def _check_texts(model: Any, path: Path) -> None:
+    """Protobuf hands texts that are not UTF-8 over as bytes, which no code behind this expects."""
+    from google.protobuf.message import Message
+
+    for message in _messages(model, Message):
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in _several(value)):
+                raise BundleError(f"{path} has a {field.name} that is not UTF-8 text: copy the bundle again")
+
+
 def _check_external_data(model: Any, path: Path) -> None:
     """Weights outside the file escape the manifest's SHA-256, and their path may lead anywhere: refused altogether."""
     import onnx
@@ -129,7 +140,12 @@ def _messages(message: Any, kind: type) -> Iterator[Any]:
             yield current
         for field, value in current.ListFields():
             if field.message_type is not None:
-                waiting.extend([value] if hasattr(value, "ListFields") else value)
+                waiting.extend(_several(value))
+
+
+def _several(value: Any) -> Any:
+    """The values of a protobuf field, repeated or not."""
+    return [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
 
 
 def _check_opset(model: Any, path: Path) -> int:
