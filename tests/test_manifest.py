@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from cxr_edge._json_fields import parse
 from cxr_edge.errors import BundleError, ContractError
-from cxr_edge.manifest import SCHEMA, STRATEGIES, Combination, FileRef, LungBoxRule, Manifest, Segmenter
+from cxr_edge.manifest import SCHEMA, STRATEGIES, Combination, FileRef, LungBoxRule, Manifest, Member, Segmenter
 from cxr_edge.preprocess import PreprocessSpec
 from tests.toy_bundle import build_toy_bundle, combination_parameters
 
@@ -317,3 +318,16 @@ def test_junk_anywhere_is_a_bundle_error_and_nothing_else(document: Any, at: str
         return  # a bundle may have none
     with pytest.raises(BundleError):
         Manifest.from_json({**good, at: document})
+
+
+def test_the_example_in_the_documentation_is_valid() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL)
+    assert Member.from_json(json.loads(example)).preprocess == PreprocessSpec()
+
+
+def test_the_documentation_names_every_key(document: dict[str, Any]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+    keys = {key for _, found in objects(document) for key in found} - {"path", "sha256"}
+    parameters = {name for strategy in STRATEGIES for name in combination_parameters(strategy, members=1)}
+    assert [key for key in sorted(keys | parameters) if f"`{key}`" not in text] == []
