@@ -19,8 +19,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
-from cxr_edge.manifest import Combination, Decision, KnownAnswer, LungBoxRule, Manifest, Member, Segmenter
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.decode import decode
+from cxr_edge.manifest import Combination, Decision, FileRef, KnownAnswer, LungBoxRule, Manifest, Member, Segmenter
+from cxr_edge.preprocess import Preprocessor, PreprocessSpec
+from cxr_edge.records import Roi
 
 __all__ = [
     "LABELS",
@@ -60,11 +62,13 @@ def build_toy_bundle(
     cam: bool = True,
     thresholds: dict[str, float] | None = None,
     known_answers: bool = True,
+    activation_ranges: bool = False,
 ) -> Bundle:
     """Write a bundle into the folder `root` (made if need be) and open it.
 
     members: names out of MEMBER_SPECS. segmenter=False: no segmenter, and members that take the whole frame.
-    cam=False: members without the `cam` output.
+    cam=False: members without the `cam` output. activation_ranges: measured on the known answers' images, as an int8
+    build without images wants them.
     """
     root.mkdir(parents=True, exist_ok=True)
     specs = {name: _region(MEMBER_SPECS[name], segmenter) for name in members}
@@ -97,7 +101,8 @@ def build_toy_bundle(
         metrics={"test": {"patients": 0}},
     )
     bundle = write_bundle(root, manifest)
-    return _with_known_answers(bundle) if known_answers else bundle
+    bundle = _with_known_answers(bundle) if known_answers else bundle
+    return _with_activation_ranges(bundle) if activation_ranges else bundle
 
 
 def combination_parameters(strategy: str, *, members: int, labels: int = len(LABELS), seed: int = 7) -> dict[str, Any]:
@@ -267,8 +272,10 @@ def _reference_answers(bundle: Bundle) -> tuple[KnownAnswer, ...]:
     try:
         import cxr_edge.engines, cxr_edge.heatmap
     except ImportError:
-        return tuple(KnownAnswer(file=file_ref(bundle.root, n), roi=(0, 0, 1, 1), probabilities=(0.25,) * 4) for n in toy_images())
-    from cxr_edge.decode import decode
+        return tuple(
+            KnownAnswer(file=file_ref(bundle.root, n), roi=(0, 0, 1, 1), probabilities=(0.25,) * 4)
+            for n in toy_images()
+        )
     from cxr_edge.engines import reference
     from cxr_edge.screener import Screener
 
@@ -279,3 +286,23 @@ def _reference_answers(bundle: Bundle) -> tuple[KnownAnswer, ...]:
         file, roi = file_ref(bundle.root, name), screening.roi.as_tuple()
         answers.append(KnownAnswer(file=file, roi=roi, probabilities=screening.probabilities))
     return tuple(answers)
+
+
+def _with_activation_ranges(bundle: Bundle) -> Bundle:
+    manifest = bundle.manifest
+    members = tuple(dataclasses.replace(m, activation_ranges=_ranges(bundle, m)) for m in manifest.members)
+    segmenter = manifest.segmenter
+    if segmenter is not None:
+        segmenter = dataclasses.replace(segmenter, activation_ranges=_ranges(bundle, segmenter))
+    return write_bundle(bundle.root, dataclasses.replace(manifest, members=members, segmenter=segmenter))
+
+
+def _ranges(bundle: Bundle, network: Member | Segmenter) -> FileRef:
+    from cxr_edge.build.calibrate import measure_ranges
+
+    images = [decode(bundle.file(answer.file)) for answer in bundle.manifest.known_answers]
+    rois = [Roi(x0=a.roi[0], y0=a.roi[1], x1=a.roi[2], y1=a.roi[3]) for a in bundle.manifest.known_answers]
+    batches = Preprocessor([network.preprocess]).run([i.pixels for i in images], rois)
+    name = f"{Path(network.file.path).stem}.ranges.json"
+    measure_ranges(bundle.file(network.file), batches, source="known answers").write(bundle.root / name)
+    return file_ref(bundle.root, name)

@@ -104,9 +104,9 @@ def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator
         yield (
             network.name,
             architecture,
-            _millions(network.parameters),
-            _millions(network.macs),
-            f"{network.size_bytes / 1e6:.2f} MB",
+            _short(network.parameters),
+            _short(network.macs),
+            f"{_short(network.size_bytes)}B",
             cam,
             "yes" if ranges else "no",
             _preprocessing(spec),
@@ -185,8 +185,11 @@ def _tree(value: Any, indent: str) -> Iterator[str]:
             yield f"{indent}{_printable(key)}: {_printable(text)}"
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count}"
+def _short(count: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)
 
 
 def _printable(text: str) -> str:

@@ -44,7 +44,7 @@ def test_each_network_has_a_row(toy_bundle: Path, capsys: pytest.CaptureFixture[
     ]  # fmt: skip
     assert "lung segmenter" in rows["segmenter"]
     assert "frame 64 px, 0..1, 1 channel, float32" in rows["segmenter"]
-    assert rows["plain"].split()[:5] == ["plain", "toy", "plain", "1316", "0.217"]
+    assert rows["plain"].split()[:5] == ["plain", "toy", "plain", "1.32", "k"]
     assert "lungs 40 px crop 32, fixed mean/std, 3 channels, float32" in rows["depthwise"]
     assert "lungs 64 px, median, mean/std of the image, 1 channel, float32" in rows["residual"]
     for name, spec in MEMBER_SPECS.items():
