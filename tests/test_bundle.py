@@ -103,7 +103,7 @@ def test_an_edited_preprocessing_is_a_contract_error_that_names_the_folder(toy_b
         Bundle.open(toy_bundle_copy)
 
 
-FILES = ["plain.onnx", "segmenter.onnx", "known-8bit.png", "model-card.md"]
+FILES = ["plain.onnx", "segmenter.onnx", "known-smooth.png", "model-card.md"]
 
 
 @pytest.mark.parametrize("name", FILES)

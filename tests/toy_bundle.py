@@ -1,7 +1,7 @@
 """Tiny, complete bundles for tests: networks by onnx.helper, no torch, well under a second.
 
 `build_toy_bundle(folder)` writes three members of different design (plain, depthwise, residual: the patterns that int8
-builds must cope with), a small U-shaped segmenter that calls mid-grey lung, two synthetic images with their answers,
+builds must cope with), a small U-shaped segmenter that calls mid-grey lung, synthetic images with their answers,
 and the manifest. Weights come from fixed seeds, so two calls give equal bundles.
 """
 
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
@@ -73,7 +74,7 @@ def build_toy_bundle(
     root.mkdir(parents=True, exist_ok=True)
     specs = {name: _region(MEMBER_SPECS[name], segmenter) for name in members}
     for name, spec in specs.items():
-        onnx.save(member_model(name, spec, cam=cam), root / f"{name}.onnx")
+        onnx.save(_told_apart(member_model(name, spec, cam=cam), spec), root / f"{name}.onnx")
     if segmenter:
         onnx.save(segmenter_model(SEGMENTER_SPEC), root / "segmenter.onnx")
     (root / "model-card.md").write_text("# Toy bundle\n\nRandom weights, for tests only.\n", encoding="utf-8")
@@ -128,8 +129,15 @@ def combination_parameters(strategy: str, *, members: int, labels: int = len(LAB
 
 
 def toy_images() -> dict[str, npt.NDArray[Any]]:
-    """Gray pictures with two mid-grey fields on a bright ground, by file name: 8 bit, and 16 bit and not square."""
-    return {"known-8bit.png": _lungs(200, 220, np.uint8), "known-16bit.png": _lungs(310, 260, np.uint16)}
+    """Gray pictures (height, width) with two dark fields on a bright ground, by file name.
+
+    Two are 8 bit and one 16 bit; their fields are smooth, coarsely or finely striped, so that answers differ.
+    """
+    return {
+        "known-smooth.png": _lungs(200, 220, np.uint8, stripes=0),
+        "known-coarse.png": _lungs(310, 260, np.uint16, stripes=8),
+        "known-fine.png": _lungs(240, 240, np.uint8, stripes=24),
+    }
 
 
 class Graph:
@@ -207,6 +215,26 @@ def segmenter_model(spec: PreprocessSpec) -> onnx.ModelProto:
     return g.model(spec, {"mask": ("N", 1, spec.crop_px, spec.crop_px)})
 
 
+def _told_apart(model: onnx.ModelProto, spec: PreprocessSpec) -> onnx.ModelProto:
+    """The member with its last layer mixed anew so that it gives each toy image a label of its own, by a logit of 3.
+
+    With random weights alone, one label would win always and narrowly, and an engine that is wrong would agree.
+    """
+    images = list(toy_images().values())
+    rois = [Roi(x0=w // 10, y0=h // 7, x1=w - w // 10, y1=h - h // 7) for h, w in (i.shape for i in images)]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": Preprocessor([spec]).run(images, rois)[0]})
+    weight, bias = model.graph.initializer[-2:]
+    wanted = 3 * np.eye(len(images), logits.shape[1])
+    mix = np.linalg.pinv(logits - logits.mean(axis=0)) @ (wanted - wanted.mean(axis=0))  # (labels, labels)
+    old_weight, old_bias = numpy_helper.to_array(weight), numpy_helper.to_array(bias)
+    new_weight = np.einsum("kchw,kl->lchw", old_weight, mix)
+    new_bias = (old_bias - logits.mean(axis=0)) @ mix + wanted.mean(axis=0)
+    weight.CopyFrom(numpy_helper.from_array(new_weight.astype(np.float32), weight.name))
+    bias.CopyFrom(numpy_helper.from_array(new_bias.astype(np.float32), bias.name))
+    return model
+
+
 Trunk = Callable[[Graph, PreprocessSpec], tuple[str, int, int]]  # -> (features, their channels, their side)
 
 
@@ -251,12 +279,14 @@ def _segmenter(root: Path) -> Segmenter:
     )
 
 
-def _lungs(height: int, width: int, dtype: Any) -> npt.NDArray[Any]:
-    """Two ellipses of about a quarter of full scale on a ground of 0.7, with a slight gradient and noise."""
+def _lungs(height: int, width: int, dtype: Any, *, stripes: int) -> npt.NDArray[Any]:
+    """Two ellipses of about a quarter of full scale on a ground of 0.7, with so many stripes, a gradient and noise."""
     y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
     picture = 0.7 + 0.1 * y
+    field = 0.28 + 0.12 * np.sin(2 * np.pi * stripes * (y + 0.3 * x))
     for centre in (0.3, 0.7):
-        picture[((x - centre) / 0.16) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1] = 0.25 if centre < 0.5 else 0.3
+        inside = ((x - centre) / 0.16) ** 2 + ((y - 0.5) / 0.32) ** 2 < 1
+        picture[inside] = field[inside]
     picture += np.random.default_rng(height).normal(0, 0.01, picture.shape)
     return (np.clip(picture, 0, 1) * np.iinfo(dtype).max).astype(dtype)
 

@@ -26,7 +26,7 @@ def test_the_table_shows_what_a_person_needs_to_judge(toy_bundle: Path, capsys: 
         "Labels         normal, bacterial, viral, covid-19",
         "Combination    weighted-average (0.307, 0.358, 0.335); temperature 1.5, of the members 1, 1.25, 1.5",
         "Decision       covid-19 from 0.2; uncertain below 0.5",
-        "Known answers  known-8bit.png, known-16bit.png",
+        "Known answers  known-smooth.png, known-coarse.png, known-fine.png",
         "Model card     model-card.md",
         "    patients: 0",
         "  made_by: tests/toy_bundle.py",
