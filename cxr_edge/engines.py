@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "Selection",
     "SideCar",
     "check_signature",
+    "engine_set",
     "engines_root",
     "load",
     "parts",
@@ -48,7 +49,7 @@ _BUILD_SCHEMA = "cxr-edge-build/1"
 class EngineSet:
     """Loaded engines of a bundle, in its order.
 
-    parts: their names, the segmenter first if there is one; precisions: one a part.
+    parts: their names, the segmenter first if there is one; precisions: one a part. versions: of the backend.
     """
 
     backend: str
@@ -56,6 +57,7 @@ class EngineSet:
     members: tuple[Engine, ...]
     parts: tuple[str, ...]
     precisions: tuple[str, ...]
+    versions: Mapping[str, str]
 
     def describe(self) -> str:
         """One line: `onnxruntime: segmenter uint8, a fp32`."""
@@ -156,7 +158,7 @@ def load(bundle: Bundle, engines_dir: Path | None = None, *, backend: str = "aut
     selection = _selection(folder, bundle, again)
     versions = runtime.versions()
     loaded = [_load_part(folder, part, selection, runtime, versions, options, again) for part in parts(bundle)]
-    return _as_set(bundle, runtime.name, loaded, tuple(selection.precisions[p.name] for p in parts(bundle)))
+    return engine_set(bundle, runtime, loaded, tuple(selection.precisions[p.name] for p in parts(bundle)))
 
 
 def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
@@ -167,14 +169,27 @@ def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
         engine = runtime.load_reference(part.onnx, options)
         check_signature(engine, part)
         loaded.append(engine)
-    return _as_set(bundle, runtime.name, loaded, ("fp32",) * len(loaded))
+    return engine_set(bundle, runtime, loaded, ("fp32",) * len(loaded))
+
+
+def engine_set(bundle: Bundle, backend: Backend, loaded: Sequence[Engine], precisions: tuple[str, ...]) -> EngineSet:
+    """The set of `loaded` engines, one a part of `bundle` in its order."""
+    first = 0 if bundle.manifest.segmenter is None else 1
+    return EngineSet(
+        backend=backend.name,
+        segmenter=loaded[0] if first else None,
+        members=tuple(loaded[first:]),
+        parts=tuple(p.name for p in parts(bundle)),
+        precisions=precisions,
+        versions=backend.versions(),
+    )
 
 
 def rebuild_command(bundle: Bundle, engines_dir: Path | None = None, backend: str = "auto") -> str:
     """The exact command that builds the engines which `load` with the same arguments looks for."""
     packaged = Path(__file__).resolve().parent / STARTER
     words = ["cxr-edge", "build-engine", STARTER if bundle.root == packaged else str(bundle.root)]
-    words += [] if engines_dir is None else ["--engines", str(engines_dir)]
+    words += [] if engines_dir in (None, engines_root(bundle, None)) else ["--engines", str(engines_dir)]
     words += [] if backend == "auto" else ["--backend", backend]
     return shlex.join(words)
 
@@ -191,17 +206,6 @@ def check_signature(engine: Engine, part: Part) -> None:
 
 def _part(bundle: Bundle, name: str, path: str, sha256: str, spec: PreprocessSpec, outputs: tuple[str, ...]) -> Part:
     return Part(name=name, onnx=bundle.root / path, onnx_sha256=sha256, preprocess=spec, outputs=outputs)
-
-
-def _as_set(bundle: Bundle, backend: str, loaded: list[Engine], precisions: tuple[str, ...]) -> EngineSet:
-    first = 0 if bundle.manifest.segmenter is None else 1
-    return EngineSet(
-        backend=backend,
-        segmenter=loaded[0] if first else None,
-        members=tuple(loaded[first:]),
-        parts=tuple(p.name for p in parts(bundle)),
-        precisions=precisions,
-    )
 
 
 def _selection(folder: Path, bundle: Bundle, again: str) -> Selection:

@@ -139,7 +139,7 @@ def choose_range(counts: npt.NDArray[np.int64], edge: float, low: float, high: f
 
     counts: histogram over -edge..edge, in equal bins, without the exact zeros (they are always represented exactly).
     """
-    centres = (np.arange(counts.size) + 0.5) * (2 * edge / counts.size) - edge
+    centres = np.asarray((np.arange(counts.size) + 0.5) * (2 * edge / counts.size) - edge, np.float64)
     best_low, best_high = min(low, 0.0), max(high, 0.0)
     for _ in range(2):
         highs: npt.NDArray[np.float64] = (_CUTS * max(high, 0.0)).astype(np.float64)

@@ -203,7 +203,7 @@ def _is_relu(graph: Graph, node: onnx.NodeProto) -> bool:
         return node.op_type == "Relu"
     low = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
     constant: bool = all(not name or name in graph.constants for name in node.input[1:])
-    return constant and low is not None and float(np.ravel(low)[0]) == 0.0
+    return constant and low is not None and not low.any()
 
 
 def _choose_params(

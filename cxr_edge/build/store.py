@@ -1,0 +1,95 @@
+"""Where a build writes: a scratch folder inside the engines folder, and chosen engines moved into place in one step.
+
+Side-cars and build.json are written here, files of earlier builds that no longer hold are removed here. A build that
+is interrupted leaves either the old engines or ones that `engines.load` refuses with the command to build again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cxr_edge import __version__
+from cxr_edge.backends.base import Backend
+from cxr_edge.build.candidates import Candidate
+from cxr_edge.build.report import Row
+from cxr_edge.engines import BUILD_FILE, Part, SideCar
+from cxr_edge.errors import BackendError
+
+__all__ = ["keep", "remove_stale", "scratch_folder", "write_build"]
+
+_PRECISIONS = ("fp32", "fp16", "int8", "uint8")
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder inside `folder`, which is made if need be: on one file system, so that moving is atomic.
+
+    Raises BackendError if `folder` cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".building-", dir=folder)
+    except OSError as error:
+        raise BackendError(
+            f"engines cannot be written into {folder} ({error.strerror}): give a folder that can be written with "
+            f"--engines DIR, to build-engine and to screen alike"
+        ) from None
+    with scratch as name:
+        yield Path(name)
+
+
+def keep(
+    candidate: Candidate,
+    row: Row,
+    part: Part,
+    folder: Path,
+    *,
+    backend: Backend,
+    bundle_sha256: str | None,
+    threads: int,
+) -> SideCar:
+    """Move the chosen engine to `folder` as `<part>.<precision><suffix>` and write its side-car beside it."""
+    stem = f"{part.name}.{candidate.recipe.precision}"
+    car = SideCar(
+        part=part.name,
+        precision=candidate.recipe.precision,
+        backend=backend.name,
+        bundle_sha256=bundle_sha256,
+        onnx_sha256=part.onnx_sha256,
+        engine_sha256=hashlib.sha256(candidate.file.read_bytes()).hexdigest(),
+        preprocess_sha256=part.preprocess.digest(),
+        versions=backend.versions(),
+        threads=threads,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        cxr_edge=__version__,
+        gate=asdict(row.verdict) if row.verdict else {},
+    )
+    written = candidate.file.with_suffix(".json")
+    car.write(written)
+    os.replace(candidate.file, folder / f"{stem}{backend.suffix}")
+    os.replace(written, folder / f"{stem}.json")
+    return car
+
+
+def remove_stale(folder: Path, part: str, *, kept: str | None, suffix: str) -> None:
+    """Remove the part's engines of other precisions than `kept` (None: all), which an earlier build may have left."""
+    for precision in _PRECISIONS:
+        if precision != kept:
+            for ending in (suffix, ".json"):
+                (folder / f"{part}.{precision}{ending}").unlink(missing_ok=True)
+
+
+def write_build(folder: Path, scratch: Path, values: Mapping[str, Any]) -> None:
+    """Write build.json in one step."""
+    written = scratch / BUILD_FILE
+    written.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(written, folder / BUILD_FILE)
