@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 CORE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help setup demo test lint fmt bench wheel clean
+.PHONY: help setup demo test sanitize lint fmt bench wheel clean
 
 help:
 	@echo "make demo    build the starter bundle's engines and screen synthetic X-rays (IMAGES=folder: yours)"
@@ -42,6 +42,16 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# The golden tests on a core built with the address and undefined-behaviour sanitizers.
+sanitize: $(VENV)/.dev
+	cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCXR_EDGE_SANITIZE=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	cmake --build build/sanitize
+	rm -rf build/sanitize/tree && mkdir build/sanitize/tree && cp -r cxr_edge tests build/sanitize/tree/
+	rm -f build/sanitize/tree/cxr_edge/_core*.so && cp build/sanitize/_core*.so build/sanitize/tree/cxr_edge/
+	cd build/sanitize/tree && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider tests/golden
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

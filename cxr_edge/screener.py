@@ -103,7 +103,7 @@ class Screener:
             roi=roi,
             flags=(*image.flags, *lung_flags, *decision_flags),
             times=times,
-            heatmap=self._heatmap(outputs.cams, decision) if heatmap else None,
+            heatmap=self._heatmap(outputs.cams, decision, roi, image) if heatmap else None,
         )
 
     def screen_file(self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS) -> Answer:
@@ -140,11 +140,13 @@ class Screener:
             for m, row in zip(self.manifest.members, probabilities, strict=True)
         )
 
-    def _heatmap(self, cams: tuple[npt.NDArray[np.float32], ...], decision: str) -> npt.NDArray[np.float32] | None:
+    def _heatmap(
+        self, cams: tuple[npt.NDArray[np.float32], ...], decision: str, roi: Roi, image: Image
+    ) -> npt.NDArray[np.float32] | None:
         if not cams:
             return None
         weights = self.manifest.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
-        return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(decision), self._specs)
+        return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(decision), self._specs, roi, image)
 
 
 def screen_files(

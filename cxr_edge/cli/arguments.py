@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cxr_edge.bundle import ENGINES_DIR, STARTER, Bundle
+from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.engines import EngineSet, load
 from cxr_edge.screener import cores
 
-__all__ = ["add_bundle", "add_engines", "at_least_one", "engines_dir", "load_engines"]
+__all__ = ["add_bundle", "add_engines", "at_least_one", "load_engines"]
 
 
 def at_least_one(text: str) -> int:
@@ -40,11 +40,6 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def engines_dir(args: argparse.Namespace, bundle: Bundle) -> Path:
-    """The engines folder that the arguments ask for."""
-    return Path(args.engines) if args.engines else bundle.root / ENGINES_DIR
-
-
 def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> EngineSet:
     """The engines that the arguments ask for, with `threads` threads an inference."""
-    return load(bundle, engines_dir(args, bundle), backend=args.backend, threads=threads)
+    return load(bundle, args.engines, backend=args.backend, threads=threads)

@@ -1,0 +1,108 @@
+"""From a decoded image to its screening, on a toy bundle through its fp32 reference."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_edge.bundle import Bundle
+from cxr_edge.decode import decode
+from cxr_edge.engines import reference
+from cxr_edge.errors import ContractError
+from cxr_edge.records import Failure, Roi, Screening
+from cxr_edge.screener import Screener, screen_files
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundle):
+    return Bundle.open(toy_bundle)
+
+
+@pytest.fixture(scope="module")
+def screener(bundle):
+    return Screener(bundle, reference(bundle))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Five gray files with two dark fields, a broken one and one that is missing."""
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(5):
+        pixels = np.random.default_rng(i).integers(150, 220, (200 + 10 * i, 260), dtype=np.uint8)
+        cv2.ellipse(pixels, (80, 100), (35, 70), 0, 0, 360, 30 + 5 * i, -1)
+        cv2.ellipse(pixels, (180, 100), (35, 70), 0, 0, 360, 40, -1)
+        cv2.imwrite(str(folder / f"{i}.png"), pixels)
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return [*(folder / f"{i}.png" for i in range(5)), folder / "broken.png", folder / "missing.png"]
+
+
+def test_a_screening_is_whole(screener, bundle, images):
+    image = decode(images[0])
+    screening = screener.screen(image, decode_ms=3.0)
+    assert screening.labels == bundle.manifest.labels
+    assert sum(screening.probabilities) == pytest.approx(1.0, abs=1e-5)
+    assert [m.member for m in screening.members] == [m.name for m in bundle.manifest.members]
+    assert screening.sha256 == image.sha256
+    assert (screening.width_px, screening.height_px) == (260, 200)
+    assert screening.times.decode_ms == 3.0
+    assert screening.times.total_ms > 3.0
+    assert screening.heatmap is None
+
+
+def test_known_answers_of_the_bundle_come_out(screener, bundle):
+    for answer in bundle.manifest.known_answers:
+        screening = screener.screen(decode(bundle.file(answer.file)))
+        assert screening.roi.as_tuple() == answer.roi
+        np.testing.assert_allclose(screening.probabilities, answer.probabilities, atol=1e-4)
+
+
+def test_the_heat_map_is_made_on_demand_and_changes_nothing_else(screener, images):
+    image = decode(images[0])
+    plain, mapped = screener.screen(image), screener.screen(image, heatmap=True)
+    assert mapped.heatmap is not None
+    assert mapped.heatmap.dtype == np.float32
+    assert 0.0 <= mapped.heatmap.min() <= mapped.heatmap.max() <= 1.0
+    assert plain.probabilities == mapped.probabilities
+
+
+def test_a_failed_lung_box_shows_in_the_result(screener, images):
+    image = decode(images[0])
+    bright = replace(image, pixels=np.full_like(image.pixels, 255))
+    screening = screener.screen(bright)
+    assert screening.roi == Roi.full(260, 200)
+    assert "lung_box_failed" in [f.code for f in screening.flags]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_many_files_come_in_order_and_bad_ones_are_rows(screener, images, workers):
+    answers = list(screen_files(screener, images, workers=workers))
+    assert [a.outcome.source for a in answers] == [str(p) for p in images]
+    assert [type(a.outcome) for a in answers] == [Screening] * 5 + [Failure] * 2
+    assert "missing.png" in answers[-1].outcome.reason
+    assert answers[-1].image is None
+
+
+def test_workers_change_no_number(screener, images):
+    one = [a.outcome.probabilities for a in screen_files(screener, images[:5], workers=1)]
+    three = [a.outcome.probabilities for a in screen_files(screener, images[:5], workers=3)]
+    assert one == three
+
+
+def test_no_more_images_are_held_than_workers_need(screener, images):
+    taken = []
+
+    def paths():
+        for i in range(50):
+            taken.append(i)
+            yield images[i % 5]
+
+    answers = screen_files(screener, paths(), workers=2)
+    next(answers)
+    assert len(taken) <= 4
+
+
+def test_engines_of_another_number_are_refused(bundle):
+    engines = reference(bundle)
+    with pytest.raises(ContractError, match="build them again"):
+        Screener(bundle, replace(engines, members=engines.members[:1]))
