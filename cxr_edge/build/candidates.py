@@ -21,33 +21,32 @@ from cxr_edge.build.precision import SCHEMES, Scheme, first_layer, quantize
 from cxr_edge.build.simplify import Simplified
 from cxr_edge.engines import Part, check_signature
 
-__all__ = ["PRECISION_CHOICES", "Candidate", "PrecisionChoice", "Recipe", "make", "recipes"]
+__all__ = ["PRECISION_CHOICES", "RECIPES", "Candidate", "PrecisionChoice", "Recipe", "make", "recipes"]
 
 PrecisionChoice = Literal["auto", "fp32", "int8"]
 PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
 
-# What a user's word for a precision stands for, as far as a backend compiles it: int8 comes in two schemes.
-_PRECISIONS = {"auto": ("fp32", "uint8", "int8"), "fp32": ("fp32",), "int8": ("uint8", "int8")}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to make one candidate. keep_first_float: leave the first layer in fp32, if the gate refused it otherwise."""
+    """How to make one candidate.
 
-    precision: str
-    keep_first_float: bool = False
+    name: the precision as the table and the engine's file name have it. scheme: of the activations, None for fp32.
+    fp32_stem: leave the first layer in fp32. It sees one gray channel, on which int8 kernels are slow, and the image's
+    full resolution, where rounding hurts most: so it may be the faster or the only acceptable one.
+    """
 
-    @property
-    def needs_ranges(self) -> bool:
-        return self.precision != "fp32"
+    name: str
+    scheme: Scheme | None = None
+    fp32_stem: bool = False
 
-    def gentler(self) -> Recipe | None:
-        """What to try if the gate refuses this one."""
-        return (
-            None
-            if self.keep_first_float or not self.needs_ranges
-            else Recipe(precision=self.precision, keep_first_float=True)
-        )
+
+RECIPES = (
+    Recipe(name="fp32"),
+    Recipe(name="uint8", scheme=SCHEMES["uint8"]),
+    Recipe(name="uint8-fp32-stem", scheme=SCHEMES["uint8"], fp32_stem=True),
+    Recipe(name="int8", scheme=SCHEMES["int8"]),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +59,11 @@ class Candidate:
 
 
 def recipes(choice: PrecisionChoice, backend: Backend) -> Iterator[Recipe]:
-    """What to try for the user's choice of precision on `backend`."""
-    for precision in _PRECISIONS[choice]:
-        if precision in backend.precisions:
-            yield Recipe(precision=precision)
+    """What to try for the user's choice of precision on `backend`; int8 stands for all schemes of 8 bits."""
+    for recipe in RECIPES:
+        kind = "fp32" if recipe.scheme is None else "int8"
+        if choice in ("auto", kind) and (recipe.scheme.name if recipe.scheme else "fp32") in backend.precisions:
+            yield recipe
 
 
 def make(
@@ -75,12 +75,12 @@ def make(
     options: CompileOptions,
     scratch: Path,
 ) -> Candidate:
-    """Write the ONNX of `recipe`, compile and load it. ranges: needed if the recipe needs them.
+    """Write the ONNX of `recipe`, compile and load it. ranges: not needed for fp32.
 
     Raises CxrEdgeError with the reason if that is not possible.
     """
-    stem = f"{part.name}.{recipe.precision}{'.first-float' if recipe.keep_first_float else ''}"
-    source, engine = scratch / f"{stem}.source.onnx", scratch / f"{stem}{backend.suffix}"
+    source = scratch / f"{part.name}.{recipe.name}.source.onnx"
+    engine = scratch / f"{part.name}.{recipe.name}{backend.suffix}"
     onnx.save(_rewritten(recipe, simplified.model, ranges), source)
     backend.compile(source, engine, options)
     source.unlink()
@@ -90,16 +90,16 @@ def make(
 
 
 def _rewritten(recipe: Recipe, model: onnx.ModelProto, ranges: Ranges | None) -> onnx.ModelProto:
-    if not recipe.needs_ranges:
+    if recipe.scheme is None:
         return model
     if ranges is None:
-        raise ValueError(f"{recipe.precision} cannot be made without activation ranges")
-    keep = frozenset([first_layer(model)]) if recipe.keep_first_float else frozenset[str]()
-    return quantize(model, ranges.tensors, _scheme(recipe.precision), keep_float=keep)
+        raise ValueError(f"{recipe.name} cannot be made without activation ranges")
+    keep = frozenset([first_layer(model)]) if recipe.fp32_stem else frozenset[str]()
+    return quantize(model, ranges.tensors, _for_this_processor(recipe.scheme), keep_float=keep)
 
 
-def _scheme(precision: str) -> Scheme:
-    """The scheme of that precision, with 7-bit weights where 8-bit ones could overflow the processor's 16-bit sums."""
+def _for_this_processor(scheme: Scheme) -> Scheme:
+    """`scheme` with 7-bit weights where 8-bit ones could overflow the processor's 16-bit sums."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
     exact = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(host.instruction_sets())
-    return SCHEMES[precision].reduced() if x86 and not exact else SCHEMES[precision]
+    return scheme.reduced() if x86 and not exact else scheme

@@ -220,7 +220,7 @@ def _choose(
 def _judge_set(request: BuildRequest, backend: Backend, images: Samples, chosen: Chosen) -> Verdict:
     bundle = request.bundle
     names = [p.name for p in engines.parts(bundle)]
-    precisions = tuple(chosen[n].recipe.precision for n in names)
+    precisions = tuple(chosen[n].recipe.name for n in names)
     candidate = engines.engine_set(bundle, backend, [chosen[n].engine for n in names], precisions)
     screener = Screener(bundle, candidate, threads=request.threads)
     after = [screener.screen(decode(s.path)) for s in images.items]
@@ -229,12 +229,12 @@ def _judge_set(request: BuildRequest, backend: Backend, images: Samples, chosen:
 
 
 def _fp32(outcome: Outcome) -> Candidate | None:
-    return next((c for c in outcome.passed if c.recipe.precision == "fp32"), None)
+    return next((c for c in outcome.passed if c.recipe.scheme is None), None)
 
 
 def _gain_ms(outcome: Outcome, candidate: Candidate) -> float:
     p50 = {r.precision: r.timing.p50_ms for r in outcome.rows if r.timing}
-    return p50["fp32"] - p50[candidate.recipe.precision]
+    return p50["fp32"] - p50[candidate.recipe.name]
 
 
 # Report and files
@@ -274,9 +274,9 @@ def _final(row: Row, outcome: Outcome, chosen: Chosen, whole: Verdict | None) ->
     if kept is None:
         reason = "the engines together did not pass" if whole is not None and not whole.passed else row.reason
         return replace(row, status="refused" if whole is not None else "passed", reason=reason)
-    if kept.recipe.precision == row.precision:
+    if kept.recipe.name == row.precision:
         return replace(row, status="kept")
-    if outcome.passed[0].recipe.precision == row.precision:
+    if outcome.passed[0].recipe.name == row.precision:
         return replace(row, status="refused", reason="the engines together did not pass with it")
     return row
 
@@ -287,11 +287,11 @@ def _write(
     rows = {(r.part, r.precision): r for r in report.rows}
     for part in engines.parts(request.bundle):
         candidate = chosen.get(part.name)
-        precision = candidate.recipe.precision if candidate else None
+        precision = candidate.recipe.name if candidate else None
         if candidate is not None:
             store.keep(
                 candidate,
-                rows[part.name, candidate.recipe.precision],
+                rows[part.name, candidate.recipe.name],
                 part,
                 folder,
                 backend=backend,

@@ -79,7 +79,7 @@ def build_network(request: NetworkRequest, say: Callable[[str], None] = silent) 
         tools = Tools(backend=backend, options=options, precision=request.precision, scratch=scratch, say=say)
         outcome = run_trial(trial, tools)
         kept = outcome.passed[0] if outcome.passed else None
-        precision = kept.recipe.precision if kept else None
+        precision = kept.recipe.name if kept else None
         rows = tuple(replace(r, status="kept") if r.precision == precision else r for r in outcome.rows)
         if kept is not None:
             row = next(r for r in rows if r.status == "kept")

@@ -200,7 +200,7 @@ def _foldable_activations(graph: Graph, quantized: Mapping[str, onnx.NodeProto])
 
 def _is_relu(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type != "Clip":
-        return node.op_type == "Relu"
+        return bool(node.op_type == "Relu")
     low = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
     constant: bool = all(not name or name in graph.constants for name in node.input[1:])
     return constant and low is not None and not low.any()

@@ -19,14 +19,12 @@ from typing import Any
 
 from cxr_edge import __version__
 from cxr_edge.backends.base import Backend
-from cxr_edge.build.candidates import Candidate
+from cxr_edge.build.candidates import RECIPES, Candidate
 from cxr_edge.build.report import Row
 from cxr_edge.engines import BUILD_FILE, Part, SideCar
 from cxr_edge.errors import BackendError
 
 __all__ = ["keep", "remove_stale", "scratch_folder", "write_build"]
-
-_PRECISIONS = ("fp32", "fp16", "int8", "uint8")
 
 
 @contextmanager
@@ -58,10 +56,10 @@ def keep(
     threads: int,
 ) -> SideCar:
     """Move the chosen engine to `folder` as `<part>.<precision><suffix>` and write its side-car beside it."""
-    stem = f"{part.name}.{candidate.recipe.precision}"
+    stem = f"{part.name}.{candidate.recipe.name}"
     car = SideCar(
         part=part.name,
-        precision=candidate.recipe.precision,
+        precision=candidate.recipe.name,
         backend=backend.name,
         bundle_sha256=bundle_sha256,
         onnx_sha256=part.onnx_sha256,
@@ -82,10 +80,10 @@ def keep(
 
 def remove_stale(folder: Path, part: str, *, kept: str | None, suffix: str) -> None:
     """Remove the part's engines of other precisions than `kept` (None: all), which an earlier build may have left."""
-    for precision in _PRECISIONS:
-        if precision != kept:
+    for recipe in RECIPES:
+        if recipe.name != kept:
             for ending in (suffix, ".json"):
-                (folder / f"{part}.{precision}{ending}").unlink(missing_ok=True)
+                (folder / f"{part}.{recipe.name}{ending}").unlink(missing_ok=True)
 
 
 def write_build(folder: Path, scratch: Path, values: Mapping[str, Any]) -> None:

@@ -73,17 +73,11 @@ def run_trial(trial: Trial, tools: Tools) -> Outcome:
     wanted = [run(trial.reference, trial.output, x) for x in trial.inputs]
     rows: dict[str, Row] = {}
     passed: dict[str, Candidate] = {}
-    queue = list(candidates.recipes(tools.precision, tools.backend))
-    while queue:
-        recipe = queue.pop(0)
-        tools.say(f"{trial.part.name}: {_title(recipe)}")
-        row, candidate = _try(recipe, trial, tools, wanted)
-        rows[recipe.precision] = row
-        gentler = recipe.gentler()
-        if row.status == "passed" and candidate is not None:
-            passed[recipe.precision] = candidate
-        elif row.status == "refused" and gentler is not None:
-            queue.insert(0, gentler)
+    for recipe in candidates.recipes(tools.precision, tools.backend):
+        tools.say(f"{trial.part.name}: {recipe.name}")
+        rows[recipe.name], candidate = _try(recipe, trial, tools, wanted)
+        if candidate is not None:
+            passed[recipe.name] = candidate
     timings = _timings(trial, passed)
     rows = {name: _timed(row, timings.get(name), timings["reference"]) for name, row in rows.items()}
     order = sorted(passed, key=lambda name: timings[name].p50_ms)
@@ -97,26 +91,27 @@ def run(engine: Engine, output: str, image: Tensor) -> Tensor:
 
 def _try(recipe: Recipe, trial: Trial, tools: Tools, wanted: Sequence[Tensor]) -> tuple[Row, Candidate | None]:
     name = trial.part.name
-    if recipe.needs_ranges and trial.ranges is None:
-        return Row(part=name, precision=recipe.precision, status="skipped", reason=_NO_RANGES), None
+    if recipe.scheme is not None and trial.ranges is None:
+        return Row(part=name, precision=recipe.name, status="skipped", reason=_NO_RANGES), None
     try:
         made = candidates.make(
             recipe, trial.part, trial.simplified, trial.ranges, tools.backend, tools.options, tools.scratch
         )
         verdict = trial.judge(wanted, [run(made.engine, trial.output, x) for x in trial.inputs])
     except CxrEdgeError as error:
-        return Row(part=name, precision=recipe.precision, status="failed", reason=str(error)), None
+        return Row(part=name, precision=recipe.name, status="failed", reason=str(error)), None
     row = Row(
         part=name,
-        precision=recipe.precision,
+        precision=recipe.name,
         status="passed" if verdict.passed else "refused",
-        reason="; ".join(verdict.reasons) or ("its first layer stays in fp32" if recipe.keep_first_float else None),
+        reason="; ".join(verdict.reasons) or None,
         size_bytes=made.file.stat().st_size,
         verdict=verdict,
     )
-    if not verdict.passed:
-        made.file.unlink()
-    return row, made
+    if verdict.passed:
+        return row, made
+    made.file.unlink()
+    return row, None
 
 
 def _timings(trial: Trial, passed: dict[str, Candidate]) -> dict[str, Timing]:
@@ -126,7 +121,3 @@ def _timings(trial: Trial, passed: dict[str, Candidate]) -> dict[str, Timing]:
 
 def _timed(row: Row, timing: Timing | None, reference: Timing) -> Row:
     return row if timing is None else replace(row, timing=timing, speed_up=reference.p50_ms / timing.p50_ms)
-
-
-def _title(recipe: Recipe) -> str:
-    return recipe.precision + (" with its first layer in fp32" if recipe.keep_first_float else "")
