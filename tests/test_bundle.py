@@ -54,6 +54,15 @@ def test_the_toy_bundle_is_the_same_each_time(toy_bundle: Path, tmp_path: Path) 
     assert build_toy_bundle(tmp_path).digest == Bundle.open(toy_bundle).digest
 
 
+def test_activation_ranges_are_files_of_the_bundle(tmp_path: Path) -> None:
+    bundle = build_toy_bundle(tmp_path, activation_ranges=True)
+    listed = {key: ref.path for key, ref in bundle.manifest.files() if key.endswith("activation_ranges")}
+    assert listed["segmenter.activation_ranges"] == "segmenter.ranges.json"
+    assert listed["members[2].activation_ranges"] == "residual.ranges.json"
+    (tmp_path / "residual.ranges.json").write_text("{}", encoding="utf-8")
+    assert "residual.ranges.json in" in refusal(tmp_path)
+
+
 def test_the_word_starter_is_the_packaged_bundle(
     toy_bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
