@@ -114,7 +114,7 @@ class Screener:
             decode_ms = 1e3 * (perf_counter() - start)
             return Answer(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
         except InputError as error:
-            return Answer(outcome=Failure(source=str(path), reason=str(error)))
+            return Answer(outcome=Failure(source=str(path), reason=str(error).removeprefix(f"{path}: ")))
 
     def find_lungs(self, image: Image) -> tuple[Roi, tuple[Flag, ...]]:
         """The lung box of an image, or the full frame with the flag that says why (none if there is no segmenter)."""

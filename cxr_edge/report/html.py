@@ -1,0 +1,169 @@
+"""Answers as one HTML page that needs nothing else: pictures inside, no script, light and dark, fit for printing.
+
+In: answers and a path; out: the page. It is written as the answers come, into a hidden file beside the path that takes the
+path's place when it is whole, so a folder of any size needs the memory of one image.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import cv2
+
+from cxr_edge.errors import InputError
+from cxr_edge.records import Failure, Image, Screening
+from cxr_edge.report import RunInfo
+from cxr_edge.report.overlay import Picture, overlay, picture
+from cxr_edge.screener import Answer
+
+__all__ = ["HtmlWriter"]
+
+_JPEG_QUALITY = 82
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b2430; --soft: #5c6a7a; --line: #d9dfe6; --card: #ffffff; --page: #f3f5f8;
+  --accent: #0b6bcb; --warn: #8a4b00; --warn-bg: #fff3e0; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf1; --soft: #9aa8b8; --line: #2c3642; --card: #171e27;
+  --page: #0e141b; --accent: #6db3ff; --warn: #ffc58a; --warn-bg: #35260f; --bad: #ff8a80; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 48px; background: var(--page); color: var(--ink);
+  font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
+h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 0; overflow-wrap: anywhere; }
+header dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 14px 0 18px; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+.banner { background: var(--warn-bg); color: var(--warn); border-radius: 8px; padding: 10px 14px; margin: 10px 0; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px; margin: 18px 0;
+  break-inside: avoid; }
+.head { display: flex; justify-content: space-between; align-items: baseline; gap: 16px; margin-bottom: 12px; }
+.decision { font-size: 17px; font-weight: 650; color: var(--accent); white-space: nowrap; }
+.body { display: grid; grid-template-columns: 1fr 1fr minmax(270px, 1fr); gap: 16px; }
+figure { margin: 0; } figure img { width: 100%; border-radius: 6px; background: #000; display: block; }
+figcaption, .small { color: var(--soft); font-size: 12.5px; margin-top: 4px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.scores td { padding: 2px 0; } .scores td:first-child { width: 6.2em; } .scores td:last-child { width: 4em; text-align: right; }
+.bar { background: var(--line); border-radius: 4px; height: 10px; } .bar i { display: block; height: 10px;
+  border-radius: 4px; background: var(--soft); } .chosen .bar i { background: var(--accent); } .chosen { font-weight: 650; }
+.members { margin-top: 12px; font-size: 13px; } .members th { color: var(--soft); font-weight: 500; text-align: right; }
+.members td { text-align: right; border-top: 1px solid var(--line); padding: 2px 0; }
+.members { table-layout: fixed; } .members th, .members td { overflow-wrap: anywhere; } .members :first-child { text-align: left; }
+ul.flags { margin: 12px 0 0; padding: 8px 12px 8px 28px; background: var(--warn-bg); color: var(--warn); border-radius: 8px;
+  font-size: 13.5px; }
+.failed h2, .failed p { color: var(--bad); } .failed p { margin: 6px 0 0; }
+@media (max-width: 900px) { .body { grid-template-columns: 1fr 1fr; } .body > div { grid-column: 1 / -1; } }
+@media print { body { background: #fff; max-width: none; } article { border-color: #bbb; } }
+"""
+
+
+class HtmlWriter:
+    """path: where the page goes. skipped: files of the folders that were not tried, listed at the end.
+
+    Raises InputError if the page cannot be written there.
+    """
+
+    def __init__(self, path: Path, run: RunInfo, skipped: Sequence[Path] = ()) -> None:
+        self._path = path
+        self._unfinished = path.with_name(f".{path.name}.unfinished")
+        self._skipped = skipped
+        self._answered = 0
+        self._failed = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._unfinished.open("w", encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"the report {path} cannot be written ({error.strerror}): give a file in a folder that can be written to"
+            ) from None
+        self._file.write(_head(run))
+
+    def add(self, answer: Answer) -> None:
+        """Write one card."""
+        outcome = answer.outcome
+        if isinstance(outcome, Failure) or answer.image is None:
+            self._failed += 1
+            self._file.write(_failure(outcome))
+        else:
+            self._answered += 1
+            self._file.write(_card(outcome, answer.image))
+
+    def close(self) -> None:
+        """Write the end and put the page in its place."""
+        for path in self._skipped:
+            self._file.write(f'<p class="small">Not tried, by its name no image: {escape(str(path))}</p>\n')
+        self._file.write(f"<p>{self._answered} answered, {self._failed} failed.</p>\n</body>\n</html>\n")
+        self._file.close()
+        self._unfinished.replace(self._path)
+
+
+def _head(run: RunInfo) -> str:
+    rows = (
+        ("Bundle", f"{run.bundle} {run.version}, manifest {run.digest[:16]}"),
+        ("Engines", run.engines),
+        ("Machine", run.machine),
+        ("Run", f"{run.started}, cxr-edge {run.cxr_edge}"),
+        ("Intended use", run.intended_use),
+    )
+    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
+    note = f'<p class="banner">{escape(run.note)}</p>' if run.note else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>cxr-edge screening report</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n"
+        "<h1>Chest X-ray screening report</h1>\n"
+        '<p class="banner"><strong>Research use only.</strong> Not a medical device; no finding here replaces a '
+        f"reader.</p>\n{note}\n<dl>{facts}</dl>\n</header>\n"
+    )
+
+
+def _failure(outcome: Failure | Screening) -> str:
+    reason = outcome.reason if isinstance(outcome, Failure) else "the image is missing"
+    return f'<article class="failed"><h2>{escape(outcome.source)}</h2><p>Not answered: {escape(reason)}</p></article>\n'
+
+
+def _card(s: Screening, image: Image) -> str:
+    mapped = "lung box and class activation map" if s.heatmap is not None else "lung box"
+    return (
+        f'<article>\n<div class="head"><h2>{escape(s.source)}</h2><span class="decision">{escape(s.decision)}</span></div>\n'
+        f'<div class="body">\n{_figure(picture(image), f"{s.width_px} x {s.height_px} px")}'
+        f"{_figure(overlay(image, s), f'{mapped}: {s.decision}')}"
+        f"<div>{_scores(s)}{_members(s)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"
+    )
+
+
+def _figure(pixels: Picture, caption: str) -> str:
+    jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
+    source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>\n'
+
+
+def _scores(s: Screening) -> str:
+    rows = []
+    for label, p in zip(s.labels, s.probabilities, strict=True):
+        chosen = ' class="chosen"' if label == s.decision else ""
+        bar = f'<div class="bar"><i style="width:{100 * p:.1f}%"></i></div>'
+        rows.append(f"<tr{chosen}><td>{escape(label)}</td><td>{bar}</td><td>{p:.1%}</td></tr>")
+    return f'<table class="scores">{"".join(rows)}</table>'
+
+
+def _members(s: Screening) -> str:
+    head = "".join(f"<th>{escape(label)}</th>" for label in s.labels)
+    rows = "".join(
+        f"<tr><td>{escape(m.member)}</td>{''.join(f'<td>{p:.2f}</td>' for p in m.probabilities)}</tr>" for m in s.members
+    )
+    return f'<table class="members"><tr><th>member</th>{head}</tr>{rows}</table>'
+
+
+def _flags(s: Screening) -> str:
+    items = "".join(f"<li>{escape(f.message)}</li>" for f in s.flags)
+    return f'<ul class="flags">{items}</ul>' if items else ""
+
+
+def _times(s: Screening) -> str:
+    t = s.times
+    return (
+        f'<p class="small">{t.total_ms:.1f} ms: decode {t.decode_ms:.1f}, lungs {t.lungs_ms:.1f}, preprocess '
+        f"{t.preprocess_ms:.2f}, members {t.members_ms:.1f}, combine {t.combine_ms:.2f}</p>"
+    )

@@ -1,0 +1,76 @@
+"""Answers as text for a terminal: a block for a few images, a line each for many.
+
+In: answers and a text stream; out: the text, ending with how many were answered and how many failed, and why.
+"""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from cxr_edge.records import Failure, Screening
+from cxr_edge.report import RunInfo
+from cxr_edge.screener import Answer
+
+__all__ = ["TextWriter", "block", "line"]
+
+_BAR = 30
+
+
+class TextWriter:
+    """compact: one line an image instead of a block."""
+
+    def __init__(self, stream: TextIO, run: RunInfo, *, compact: bool) -> None:
+        self._stream = stream
+        self._compact = compact
+        self._answered = 0
+        self._failures: list[Failure] = []
+        print(f"{run.bundle} {run.version} ({run.digest[:12]}), {run.engines}", file=stream)
+        for text in (run.note, "Research use only: not a medical device."):
+            if text:
+                print(text, file=stream)
+        print(file=stream)
+        if compact:
+            print(f"{'decision':<12}{'prob.':>6}  {'ms':>7}  file", file=stream)
+
+    def add(self, answer: Answer) -> None:
+        """Print one answer; failures come at the end, together."""
+        outcome = answer.outcome
+        if isinstance(outcome, Failure):
+            self._failures.append(outcome)
+        else:
+            self._answered += 1
+            print(line(outcome) if self._compact else block(outcome) + "\n", file=self._stream)
+
+    def close(self) -> None:
+        """Print the failures and the count."""
+        for failure in self._failures:
+            print(f"failed: {failure.source}: {failure.reason}", file=self._stream)
+        print(f"{self._answered} answered, {len(self._failures)} failed", file=self._stream)
+
+
+def line(s: Screening) -> str:
+    """Decision, probability, milliseconds, file and the codes of the flags, in one line."""
+    flags = f"  [{', '.join(f.code for f in s.flags)}]" if s.flags else ""
+    return f"{s.decision:<12}{_probability(s):>6.2f}  {s.times.total_ms:>7.1f}  {s.source}{flags}"
+
+
+def block(s: Screening) -> str:
+    """Everything about one screening, in about ten lines."""
+    t, box = s.times, s.roi
+    lines = [f"{s.source}  ({s.width_px} x {s.height_px} px)", f"  decision: {s.decision}"]
+    for label, p in zip(s.labels, s.probabilities, strict=True):
+        lines.append(f"  {label:<12}{p:>6.1%}  {'█' * round(_BAR * p)}")
+    for member in s.members:
+        scores = "  ".join(f"{label} {p:.2f}" for label, p in zip(s.labels, member.probabilities, strict=True))
+        lines.append(f"  member {member.member}: {scores}")
+    lines.append(f"  lung box: x {box.x0}..{box.x1}, y {box.y0}..{box.y1}")
+    lines += [f"  note: {flag.message} [{flag.code}]" for flag in s.flags]
+    lines.append(
+        f"  time: {t.total_ms:.1f} ms (decode {t.decode_ms:.1f}, lungs {t.lungs_ms:.1f}, "
+        f"preprocess {t.preprocess_ms:.2f}, members {t.members_ms:.1f}, combine {t.combine_ms:.2f})"
+    )
+    return "\n".join(lines)
+
+
+def _probability(s: Screening) -> float:
+    return s.probabilities[s.labels.index(s.decision)]

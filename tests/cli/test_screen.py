@@ -1,0 +1,111 @@
+"""`cxr-edge screen` as a user runs it, on engines of a toy bundle."""
+
+import csv
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_edge.cli import main
+
+
+@pytest.fixture(scope="module")
+def built(toy_bundle, tmp_path_factory):
+    """Arguments that name a bundle and its engines."""
+    engines = tmp_path_factory.mktemp("engines")
+    where = ["--engines", str(engines)]
+    assert main(["build-engine", str(toy_bundle), *where, "--precision", "fp32"]) == 0
+    return ["--bundle", str(toy_bundle), *where]
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (120, 150), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), cv2.GaussianBlur(pixels, (0, 0), 9))
+    return folder
+
+
+def test_good_files_give_0_and_an_answer_each(built, images, capsys):
+    assert main(["screen", str(images), *built]) == 0
+    out = capsys.readouterr().out
+    assert out.count("  decision: ") == 3
+    assert "3 answered, 0 failed" in out
+    assert "Research use only" in out
+
+
+def test_a_bad_file_is_a_row_and_gives_1(built, images, capsys):
+    (images / "bad.png").write_bytes(b"no image")
+    (images / "notes.txt").write_text("left out")
+    assert main(["screen", str(images), "missing.png", "--json", *built]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [("error" in r) for r in document["results"]] == [False, False, False, True, True]
+    assert document["skipped"] == [str(images / "notes.txt")]
+    assert document["run"]["engines"].startswith("onnxruntime: ")
+
+
+def test_csv_goes_to_stdout_and_talk_to_stderr(built, images, capsys):
+    (images / "notes.txt").write_text("left out")
+    assert main(["screen", str(images), "--csv", *built]) == 0
+    captured = capsys.readouterr()
+    assert [r["status"] for r in csv.DictReader(io.StringIO(captured.out))] == ["ok"] * 3
+    assert "1 files were not tried" in captured.err
+
+
+def test_one_and_two_threads_give_the_same_answers(built, images, capsys):
+    answers = []
+    for threads in ("1", "2"):
+        main(["screen", str(images), "--json", "--threads", threads, *built])
+        results = json.loads(capsys.readouterr().out)["results"]
+        answers.append([(r["source"], r["decision"]) for r in results])
+    assert answers[0] == answers[1]
+
+
+def test_html_and_heatmaps_are_written(built, images, tmp_path, capsys):
+    page, maps = tmp_path / "report.html", tmp_path / "maps"
+    assert main(["screen", str(images), "--html", str(page), "--heatmap", str(maps), "--note", "A note.", *built]) == 0
+    assert "class activation map" in page.read_text()
+    assert "A note." in page.read_text()
+    assert len(list(maps.iterdir())) == 3
+    capsys.readouterr()
+
+
+def test_without_engines_the_command_that_builds_them_is_named(toy_bundle, images, tmp_path, capsys):
+    status = main(["screen", str(images), "--bundle", str(toy_bundle), "--engines", str(tmp_path / "none")])
+    assert status == 3
+    assert f"cxr-edge build-engine {toy_bundle}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["screen", "x.png", "--bundle", "nowhere"], 3, "there is no folder nowhere"),
+        (["screen", "nowhere/*.png"], 2, "matches no file"),
+    ],
+)
+def test_wrong_arguments_get_a_sentence(arguments, status, message, capsys):
+    assert main(arguments) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["screen"], ["screen", "x", "--threads", "0"], ["screen", "x", "--csv", "--json"]])
+def test_usage_errors_give_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    capsys.readouterr()
+
+
+def test_bench_prints_stages_and_json(built, capsys):
+    assert main(["bench", *built, "--warmup", "1", "--iterations", "3", "--image-px", "256"]) == 0
+    assert "preprocess" in capsys.readouterr().out
+    assert main(["bench", *built, "--warmup", "1", "--iterations", "3", "--image-px", "256", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["stages"]["total"]["n"] == 3
+    assert report["stages"]["total"]["p50_ms"] >= report["stages"]["members"]["p50_ms"]
+    assert report["environment"]["cores"] >= 1
+    assert report["throughput"][0]["images_per_s"] > 0

@@ -1,0 +1,180 @@
+"""What the reports say and hold: text, JSON, CSV, HTML, pictures."""
+
+import base64
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_edge.errors import InputError
+from cxr_edge.records import Failure, Flag, Image, MemberScore, Roi, Screening, StageTimes
+from cxr_edge.report import RunInfo
+from cxr_edge.report.html import HtmlWriter
+from cxr_edge.report.overlay import OverlayWriter, overlay, picture
+from cxr_edge.report.structured import CsvWriter, JsonWriter
+from cxr_edge.report.text import TextWriter
+from cxr_edge.screener import Answer
+
+HOSTILE = 'x<script>alert(1)</script>"&,\n.png'
+
+RUN = RunInfo(
+    bundle="toy", version="1", digest="ab" * 32, labels=("normal", "covid-19"), intended_use="tests",
+    engines="onnxruntime: a int8", machine="a machine", cxr_edge="0", started="2026-01-01T00:00:00+00:00", note="synthetic",
+)  # fmt: skip
+
+IMAGE = Image(
+    pixels=np.tile(np.arange(400, dtype=np.uint16) * 100, (200, 1)), source="a.png", format="png", stored_bits=16, sha256="cd"
+)
+
+SCREENING = Screening(
+    source="a.png", sha256="cd", width_px=400, height_px=200, labels=("normal", "covid-19"), probabilities=(0.125, 0.875),
+    decision="covid-19", members=(MemberScore(member="plain", probabilities=(0.25, 0.75)),),
+    roi=Roi(x0=100, y0=50, x1=300, y1=150), flags=(Flag(code="uncertain", message="Look at it."),),
+    times=StageTimes(decode_ms=1.0, lungs_ms=2.0, preprocess_ms=0.5, members_ms=3.0, combine_ms=0.25),
+    heatmap=np.ones((8, 8), np.float32),
+)  # fmt: skip
+
+ANSWER = Answer(outcome=SCREENING, image=IMAGE)
+FAILED = Answer(outcome=Failure(source=HOSTILE, reason="the file is <empty>"))
+
+
+def written(writer):
+    for answer in (ANSWER, FAILED):
+        writer.add(answer)
+    writer.close()
+
+
+def text_of(make):
+    stream = io.StringIO()
+    written(make(stream))
+    return stream.getvalue()
+
+
+def test_text_blocks():
+    text = text_of(lambda s: TextWriter(s, RUN, compact=False))
+    assert text == (
+        "toy 1 (abababababab), onnxruntime: a int8\n"
+        "synthetic\n"
+        "Research use only: not a medical device.\n"
+        "\n"
+        "a.png  (400 x 200 px)\n"
+        "  decision: covid-19\n"
+        "  normal       12.5%  ████\n"
+        "  covid-19     87.5%  ██████████████████████████\n"
+        "  member plain: normal 0.25  covid-19 0.75\n"
+        "  lung box: x 100..300, y 50..150\n"
+        "  note: Look at it. [uncertain]\n"
+        "  time: 6.8 ms (decode 1.0, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25)\n"
+        "\n"
+        f"failed: {HOSTILE}: the file is <empty>\n"
+        "1 answered, 1 failed\n"
+    )
+
+
+def test_text_lines():
+    text = text_of(lambda s: TextWriter(s, RUN, compact=True))
+    assert "covid-19      0.88      6.8  a.png  [uncertain]\n" in text
+
+
+def test_json_is_one_document():
+    document = json.loads(text_of(lambda s: JsonWriter(s, RUN, [Path("table.csv")])))
+    assert document["run"]["bundle"] == "toy"
+    assert document["skipped"] == ["table.csv"]
+    first, second = document["results"]
+    assert first["probabilities"] == {"normal": 0.125, "covid-19": 0.875}
+    assert first["roi"] == [100, 50, 300, 150]
+    assert first["times_ms"]["total"] == 6.75
+    assert second == {"source": HOSTILE, "error": "the file is <empty>"}
+
+
+def test_json_of_nothing_is_a_document():
+    stream = io.StringIO()
+    JsonWriter(stream, RUN).close()
+    assert json.loads(stream.getvalue())["results"] == []
+
+
+def test_csv_round_trip():
+    rows = list(csv.DictReader(io.StringIO(text_of(lambda s: CsvWriter(s, RUN)))))
+    assert rows[0]["status"] == "ok"
+    assert float(rows[0]["p_covid-19"]) == 0.875
+    assert rows[0]["flags"] == "uncertain"
+    assert rows[1]["source"] == HOSTILE
+    assert (rows[1]["status"], rows[1]["reason"], rows[1]["decision"]) == ("failed", "the file is <empty>", "")
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.images, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.images += [v for k, v in attrs if k == "src"]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_html_needs_nothing_else_and_escapes_what_it_shows(tmp_path):
+    path = tmp_path / "deep" / "report.html"
+    written(HtmlWriter(path, RUN, [Path("<b>.csv")]))
+    raw = path.read_text()
+    page = Page(raw)
+    assert "script" not in page.tags
+    assert not re.search(r"(https?:)?//", re.sub(r"base64,[A-Za-z0-9+/=]+", "", raw))
+    assert HOSTILE in page.text
+    assert all(text in page.text for text in ("Research use only.", "synthetic", "87.5%", "Look at it.", "1 answered, 1 failed"))
+    assert len(page.images) == 2
+    for source in page.images:
+        assert source.startswith("data:image/jpeg;base64,")
+        jpeg = np.frombuffer(base64.b64decode(source.split(",")[1]), np.uint8)
+        assert cv2.imdecode(jpeg, cv2.IMREAD_COLOR).shape == (200, 400, 3)
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_an_html_report_that_was_not_closed_replaces_nothing(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("the old one")
+    HtmlWriter(path, RUN).add(ANSWER)
+    assert path.read_text() == "the old one"
+
+
+def test_html_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        HtmlWriter(tmp_path / "file" / "report.html", RUN)
+
+
+def test_the_picture_is_small_and_keeps_its_shape():
+    assert picture(IMAGE, long_side_px=100).shape == (50, 100, 3)
+    assert picture(IMAGE).shape == (200, 400, 3)  # never enlarged
+
+
+def test_the_overlay_draws_the_box_and_the_heat_where_they_are():
+    plain, drawn = picture(IMAGE).astype(int), overlay(IMAGE, SCREENING).astype(int)
+    changed = np.abs(plain - drawn).sum(axis=2) > 0
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx((50, 149, 100, 299), abs=2)
+    assert changed[100, 200]
+    box_only = overlay(IMAGE, replace(SCREENING, heatmap=None)).astype(int)
+    assert (box_only[100, 200] == plain[100, 200]).all()
+
+
+def test_a_box_of_one_pixel_can_be_drawn():
+    overlay(IMAGE, replace(SCREENING, roi=Roi(x0=399, y0=199, x1=400, y1=200)), long_side_px=20)
+
+
+def test_pictures_of_one_name_are_kept_apart(tmp_path):
+    writer = OverlayWriter(tmp_path / "maps")
+    for answer in (ANSWER, FAILED, ANSWER):
+        writer.add(answer)
+    writer.close()
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["00001-a.png.png", "00003-a.png.png"]
