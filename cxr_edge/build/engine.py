@@ -251,7 +251,7 @@ def _report(
     notes: dict[str, None],
 ) -> BuildReport:
     rows = [_final(row, outcomes[row.part], chosen, whole) for o in outcomes.values() for row in o.rows]
-    more = [f"{len(images.refused)} files were no readable X-rays and were left out"] if images.refused else []
+    more = [f"files left out because they are no readable X-rays: {len(images.refused)}"] if images.refused else []
     return BuildReport(
         name=request.bundle.manifest.name,
         backend=backend.name,

@@ -108,7 +108,9 @@ def test_a_damaged_file_is_refused(network, tmp_path, damage):
 def test_ranges_of_another_network_are_refused(network, tmp_path):
     ranges = measure_ranges(network, images(1), source="test")
     other = saved(chain(seed=9), tmp_path, "other.onnx")
-    with pytest.raises(ContractError, match=r"measured on a network with SHA-256 .* other.onnx has .* --calibration DIR"):
+    with pytest.raises(
+        ContractError, match=r"measured on a network with SHA-256 .* other.onnx has .* --calibration DIR"
+    ):
         ranges.check(other)
 
 
@@ -127,5 +129,3 @@ def test_values_that_are_not_finite(network):
     image[0, 0, 3, 3] = np.nan
     with pytest.raises(ContractError, match="not finite"):
         measure_ranges(network, [image], source="test")
-
-

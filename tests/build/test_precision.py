@@ -159,7 +159,9 @@ def test_a_clip_that_does_not_start_at_zero_is_kept():
     x = g.op("Clip", g.conv("image", 1, 4), g.constant(-1.0), g.constant(1.0), name="features")
     g.op("ReduceMean", g.conv(x, 4, 4, 1), axes=[2, 3], keepdims=0, name="logits")
     quantised = quantize(
-        g.model(SPEC, {"logits": ("N", 4)}), {"image": (-1.0, 1.0), "features": (-1.0, 1.0), "conv_0": (-2.0, 2.0)}, UINT8
+        g.model(SPEC, {"logits": ("N", 4)}),
+        {"image": (-1.0, 1.0), "features": (-1.0, 1.0), "conv_0": (-2.0, 2.0)},
+        UINT8,
     )
     assert "Clip" in [n.op_type for n in quantised.graph.node]
 

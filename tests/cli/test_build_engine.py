@@ -1,0 +1,166 @@
+"""`cxr-edge build-engine` as a user meets it: arguments, the table, JSON, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+
+import onnx
+import pytest
+
+from cxr_edge.build import engine
+from cxr_edge.build.gate import Verdict
+from cxr_edge.cli import build_engine
+from cxr_edge.errors import BundleError, ContractError, InputError
+from tests.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, member_model, segmenter_model
+
+
+def call(*words):
+    parser = argparse.ArgumentParser()
+    build_engine.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["build-engine", *map(str, words)])
+    return args.run(args)
+
+
+@pytest.fixture
+def lone(tmp_path):
+    """A lone network, its spec, and a folder of X-rays."""
+    onnx.save(member_model("plain", MEMBER_SPECS["plain"]), tmp_path / "net.onnx")
+    (tmp_path / "spec.json").write_text(json.dumps(MEMBER_SPECS["plain"].as_json()))
+    return tmp_path
+
+
+def test_the_table(toy_bundle, tmp_path, capsys):
+    assert call(toy_bundle, "--engines", tmp_path, "--precision", "fp32", "--threads", 1) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].split() == ["Engine", "Status", "Size", "agreement", "dAUC", "p50", "p99", "speed-up"]
+    assert [line.split()[:3] for line in lines[1:5]] == [
+        [part, "fp32", "kept"] for part in ("segmenter", "plain", "depthwise", "residual")
+    ]
+    assert "Gate: 3 synthetic known-answer images of the bundle, compared with the fp32 networks" in out
+    assert "decision agreement 1.000 on 3 images" in out
+    assert f"Engines: {tmp_path / 'onnxruntime'}" in out
+    assert "comparing this machine with the bundle's known answers" in err
+    assert "plain: fp32" in err
+
+
+def test_json_is_all_of_stdout(toy_bundle, tmp_path, capsys):
+    assert call(toy_bundle, "--engines", tmp_path, "--precision", "fp32", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["complete"] is True
+    assert set(report["precisions"]) == {"segmenter", "plain", "depthwise", "residual"}
+    assert {"part", "precision", "status", "size_bytes", "verdict", "timing", "speed_up"} <= set(report["rows"][0])
+
+
+def test_no_engine_is_exit_status_3(toy_bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(engine, "judge_member", lambda *_: Verdict(images=3, agreement=0.0, reasons=("it is bad",)))
+    assert call(toy_bundle, "--engines", tmp_path, "--precision", "fp32") == 3
+    out = capsys.readouterr().out
+    assert "plain fp32, depthwise fp32, residual fp32 refused: it is bad" in out
+    assert "NO ENGINE for depthwise, plain, residual." in out
+
+
+def test_calibration_images(toy_bundle, tmp_path, capsys):
+    (tmp_path / "xrays").mkdir()
+    for path in toy_bundle.glob("*.png"):
+        shutil.copy(path, tmp_path / "xrays")
+    words = ("--engines", tmp_path / "out", "--calibration", tmp_path / "xrays", "--images", 2, "--max-loss", 0.5)
+    assert call(toy_bundle, *words) == 0
+    out, err = capsys.readouterr()
+    assert f"Gate: 2 of 3 files in {tmp_path / 'xrays'}" in out
+    assert "plain uint8 " in out
+    assert "plain: measuring activation ranges on 2 images" in err
+
+
+@pytest.mark.parametrize(
+    "words", [("--max-loss", "0"), ("--max-loss", "x"), ("--precision", "fp8"), ("--threads", "0"), ("--images", "0")]
+)
+def test_usage_errors(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        call("bundle", *words)
+    assert error.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_a_lone_network(lone, capsys):
+    assert call(lone / "net.onnx", "--spec", lone / "spec.json", "--precision", "fp32") == 0
+    out = capsys.readouterr().out
+    assert "16 images of random noise (give X-rays with --calibration DIR)" in out
+    assert out.splitlines()[1].startswith("net fp32  kept")
+    car = json.loads((lone / "engines" / "net.fp32.json").read_text())
+    assert (car["part"], car["bundle_sha256"]) == ("net", None)
+
+
+def test_a_lone_network_on_x_rays(lone, toy_bundle, capsys):
+    (lone / "xrays").mkdir()
+    for path in toy_bundle.glob("*.png"):
+        shutil.copy(path, lone / "xrays")
+    (lone / "xrays" / "notes.txt").write_text("no X-ray")
+    words = ("--spec", lone / "spec.json", "--calibration", lone / "xrays", "--out", lone / "out", "--max-loss", "1")
+    assert call(lone / "net.onnx", *words, "--precision", "int8") == 0
+    assert "3 of 4 files in" in capsys.readouterr().out
+    assert len(list((lone / "out").glob("net.*int8*.onnx"))) == 1
+
+
+def test_a_lone_segmenter(tmp_path, capsys):
+    onnx.save(segmenter_model(SEGMENTER_SPEC), tmp_path / "lungs.onnx")
+    (tmp_path / "spec.json").write_text(json.dumps(SEGMENTER_SPEC.as_json()))
+    assert call(tmp_path / "lungs.onnx", "--spec", tmp_path / "spec.json") == 0
+    assert "lungs int8 skipped: int8 needs activation ranges" in capsys.readouterr().out
+
+
+def test_a_lone_network_of_another_preset_is_refused(lone):
+    with pytest.raises(ContractError, match="image must be float32"):
+        call(lone / "net.onnx", "--preset", "sane")
+
+
+def test_a_lone_network_without_a_digest_takes_the_spec_as_given(lone):
+    model = onnx.load(lone / "net.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, lone / "net.onnx")
+    assert call(lone / "net.onnx", "--spec", lone / "spec.json", "--precision", "fp32") == 0
+
+
+def test_a_lone_network_with_another_digest_is_refused(lone):
+    model = onnx.load(lone / "net.onnx")
+    onnx.helper.set_model_props(model, {"cxr_edge.preprocess_digest": "0" * 64})
+    onnx.save(model, lone / "net.onnx")
+    with pytest.raises(ContractError, match="digest of its preprocessing"):
+        call(lone / "net.onnx", "--spec", lone / "spec.json")
+
+
+def test_a_network_that_is_neither_member_nor_segmenter(lone):
+    model = onnx.load(lone / "net.onnx")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("conv_0", 1, None))
+    onnx.save(model, lone / "net.onnx")
+    with pytest.raises(ContractError, match=r"must be a member .* or a segmenter .* \['conv_0'\]"):
+        call(lone / "net.onnx", "--spec", lone / "spec.json")
+
+
+def test_a_file_that_is_no_network(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"\x99" * 100)
+    with pytest.raises(BundleError, match=r"net.onnx cannot be read as an ONNX file"):
+        call(tmp_path / "net.onnx", "--preset", "sane")
+
+
+@pytest.mark.parametrize("words", [(), ("--preset", "sane", "--spec", "spec.json")])
+def test_a_lone_network_needs_one_preprocessing(lone, words):
+    with pytest.raises(InputError, match="exactly one of --spec JSON and --preset NAME"):
+        call(lone / "net.onnx", *words)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_spec_that_is_no_spec(lone, text):
+    (lone / "spec.json").write_text(text)
+    with pytest.raises(InputError, match=r"spec.json (cannot be read as JSON|must hold one JSON object)"):
+        call(lone / "net.onnx", "--spec", lone / "spec.json")
+
+
+def test_options_of_the_other_kind_are_refused(lone, toy_bundle):
+    with pytest.raises(InputError, match="go with a lone .onnx file"):
+        call(toy_bundle, "--preset", "sane")
+    with pytest.raises(InputError, match="--engines goes with a bundle"):
+        call(lone / "net.onnx", "--preset", "sane", "--engines", "x")

@@ -1,0 +1,193 @@
+"""What every backend promises, run on each one that is registered; those that cannot run here skip and say why."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+
+from cxr_edge import backends
+from cxr_edge.backends.base import Backend, CompileOptions, Engine, TensorInfo
+from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
+from cxr_edge.build.calibrate import measure_ranges
+from cxr_edge.build.precision import SCHEMES, quantize
+from cxr_edge.errors import BackendError, ContractError, InputError
+from tests.toy_bundle import MEMBER_SPECS, member_model
+
+SPEC = MEMBER_SPECS["plain"]
+
+# Largest difference to the reference, as a share of the activation map's largest value.
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.1, "uint8": 0.1}
+
+
+@pytest.fixture(params=list(backends.BACKENDS))
+def backend(request) -> Backend:
+    found = backends.get(request.param)
+    reason = found.unavailable_because()
+    if reason is not None:
+        pytest.skip(f"{request.param}: {reason}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((5, *SPEC.tensor_shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "plain.onnx"
+    onnx.save(member_model("plain", SPEC), path)
+    return path
+
+
+@pytest.fixture
+def engine(backend, network, tmp_path) -> Engine:
+    backend.compile(network, tmp_path / f"engine{backend.suffix}", CompileOptions())
+    return backend.load(tmp_path / f"engine{backend.suffix}", CompileOptions())
+
+
+def precision_of(network, precision, images):
+    """`network` written in `precision`, as `build` would."""
+    if precision == "fp32":
+        return onnx.load(network)
+    return quantize(onnx.load(network), measure_ranges(network, [images], source="test").tensors, SCHEMES[precision])
+
+
+def test_it_meets_the_protocol(backend, engine):
+    assert isinstance(backend, Backend)
+    assert isinstance(engine, Engine)
+    assert backend.name in backends.BACKENDS
+    assert set(backend.precisions) <= set(TOLERANCE)
+
+
+def test_it_proves_itself(backend):
+    assert backends.prove(backend) is None
+
+
+def test_its_versions_are_text_and_stay_the_same(backend):
+    versions = backend.versions()
+    assert versions == backend.versions()
+    assert len(versions) >= 2
+    assert all(isinstance(k, str) and isinstance(v, str) for k, v in versions.items())
+
+
+def test_an_engine_knows_its_inputs_and_outputs(engine):
+    assert engine.inputs == (TensorInfo(name="image", dtype="float32", shape=(None, *SPEC.tensor_shape)),)
+    assert {t.name: t.dtype for t in engine.outputs} == {"logits": "float32", "cam": "float32"}
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_every_precision_is_as_near_to_the_reference_as_it_may(backend, precision, network, images, tmp_path):
+    if precision not in backend.precisions or (precision != "fp32" and precision not in SCHEMES):
+        pytest.skip(f"{backend.name} is given no {precision}")
+    onnx.save(precision_of(network, precision, images), tmp_path / "written.onnx")
+    backend.compile(tmp_path / "written.onnx", tmp_path / f"engine{backend.suffix}", CompileOptions())
+    engine = backend.load(tmp_path / f"engine{backend.suffix}", CompileOptions())
+    wanted = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": images[:1]})
+    got = engine.run({"image": images[:1]})
+    assert set(got) == {"logits", "cam"}
+    assert all(v.dtype == np.float32 for v in got.values())
+    assert np.abs(got["cam"] - wanted["cam"]).max() <= TOLERANCE[precision] * np.abs(wanted["cam"]).max()
+
+
+def test_a_batch_gives_what_its_images_give(engine, images):
+    together = engine.run({"image": images})["cam"]
+    alone = np.concatenate([engine.run({"image": images[i : i + 1]})["cam"] for i in range(len(images))])
+    assert np.allclose(together, alone, atol=1e-5 * np.abs(alone).max())
+
+
+def test_an_input_need_not_be_contiguous(engine, images):
+    strided = np.repeat(images[:1], 2, axis=3)[..., ::2]
+    assert np.allclose(engine.run({"image": strided})["logits"], engine.run({"image": images[:1]})["logits"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads(backend, network, images, threads, tmp_path):
+    options = CompileOptions(threads=threads)
+    backend.compile(network, tmp_path / f"engine{backend.suffix}", options)
+    got = backend.load(tmp_path / f"engine{backend.suffix}", options).run({"image": images[:1]})
+    wanted = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": images[:1]})
+    assert np.allclose(got["cam"], wanted["cam"], atol=1e-5 * np.abs(wanted["cam"]).max())
+
+
+def test_several_threads_may_run_one_engine(engine, images):
+    wanted = [engine.run({"image": images[i : i + 1]})["logits"] for i in range(5)]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: engine.run({"image": images[i % 5 : i % 5 + 1]})["logits"], range(40)))
+    assert all(np.array_equal(g, wanted[i % 5]) for i, g in enumerate(got))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {"picture": x}, r"takes the inputs \['image'\], got \['picture'\]"),
+        (lambda x: {}, r"takes the inputs \['image'\], got \[\]"),
+        (lambda x: {"image": x, "more": x}, r"got \['image', 'more'\]"),
+        (lambda x: {"image": x.astype(np.float64)}, r"is float32 \(N, 1, 48, 48\), got float64 \(5, 1, 48, 48\)"),
+        (lambda x: {"image": x[:, :, :-1]}, r"got float32 \(5, 1, 47, 48\)"),
+        (lambda x: {"image": x[0]}, r"got float32 \(1, 48, 48\)"),
+        (lambda x: {"image": x[:0]}, r"got float32 \(0, 1, 48, 48\)"),
+    ],
+)
+def test_wrong_inputs_are_refused(engine, images, change, message):
+    with pytest.raises(ContractError, match=message):
+        engine.run(change(images))
+
+
+def test_rubbish_cannot_be_compiled_or_loaded(backend, tmp_path, capfd):
+    rubbish = tmp_path / f"rubbish{backend.suffix}"
+    rubbish.write_bytes(b"no network" * 40)
+    with pytest.raises(BackendError, match="could not compile rubbish"):
+        backend.compile(rubbish, tmp_path / "engine", CompileOptions())
+    with pytest.raises(BackendError, match="could not load rubbish"):
+        backend.load(rubbish, CompileOptions())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+def test_options_need_a_thread(threads):
+    with pytest.raises(InputError, match="whole number of 1 or more"):
+        CompileOptions(threads=threads)
+
+
+class Absent(OnnxRuntimeBackend):
+    name = "absent"
+
+    def unavailable_because(self):
+        return "the package absent is not installed: pip install absent"
+
+
+class Lying(OnnxRuntimeBackend):
+    """Installed, loads, and computes nonsense, as a runtime on an unfit driver may."""
+
+    name = "lying"
+
+    def load(self, engine, options):
+        class Nonsense:
+            def run(self, inputs):
+                return {"y": inputs["x"] * 0}
+
+        return Nonsense()
+
+
+def test_auto_takes_the_first_that_has_just_worked(monkeypatch):
+    registry = {"absent": Absent, "lying": Lying, "onnxruntime": OnnxRuntimeBackend}
+    monkeypatch.setattr(backends, "BACKENDS", registry)
+    assert backends.choose("auto", among=list(registry)).name == "onnxruntime"
+
+
+def test_auto_says_why_each_one_failed(monkeypatch):
+    monkeypatch.setattr(backends, "BACKENDS", {"absent": Absent, "lying": Lying})
+    with pytest.raises(BackendError, match=r"absent: .* pip install absent; lying: a tiny network gave \[0.0, -0.0\]"):
+        backends.choose("auto", among=["absent", "lying"])
+    with pytest.raises(BackendError, match="absent: the package absent is not installed"):
+        backends.choose("absent")
+
+
+def test_an_unknown_backend():
+    with pytest.raises(BackendError, match=r"no backend is called 'abacus': choose from auto, onnxruntime"):
+        backends.choose("abacus")

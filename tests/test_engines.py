@@ -1,0 +1,174 @@
+"""Loading engines: refused wherever what they were built from or on is not what is here, with the command to run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_edge import engines
+from cxr_edge.build.engine import BuildRequest, build
+from cxr_edge.bundle import Bundle, write_bundle
+from cxr_edge.errors import BackendError, ContractError
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, toy_bundle) -> Path:
+    """A toy bundle with its engines. Shared: to change anything, take `folder`."""
+    root = tmp_path_factory.mktemp("built") / "toy"
+    shutil.copytree(toy_bundle, root)
+    build(BuildRequest(bundle=Bundle.open(root), precision="fp32"))
+    return root
+
+
+@pytest.fixture
+def bundle(built, tmp_path) -> Bundle:
+    return Bundle.open(shutil.copytree(built, tmp_path / "toy"))
+
+
+@pytest.fixture
+def folder(bundle) -> Path:
+    return bundle.root / "engines" / "onnxruntime"
+
+
+def edit(path, **changes):
+    values = json.loads(path.read_text())
+    values.update(changes)
+    path.write_text(json.dumps(values))
+
+
+def refusal(bundle, *args, **kwargs):
+    """The message of the refusal; every one ends with the command on a line of its own."""
+    with pytest.raises(BackendError) as error:
+        engines.load(bundle, *args, **kwargs)
+    message, _, command = str(error.value).rpartition("\n  ")
+    assert message.endswith("build them with")
+    assert command.startswith("cxr-edge build-engine ")
+    return message, command
+
+
+def test_engines_load(bundle):
+    loaded = engines.load(bundle, threads=2)
+    assert loaded.backend == "onnxruntime"
+    assert loaded.parts == ("segmenter", "plain", "depthwise", "residual")
+    assert loaded.precisions == ("fp32",) * 4
+    assert loaded.segmenter is not None
+    assert len(loaded.members) == 3
+    assert loaded.describe() == "onnxruntime: segmenter fp32, plain fp32, depthwise fp32, residual fp32"
+    assert "onnxruntime" in loaded.versions
+
+
+def test_the_engines_compute_what_the_reference_computes(bundle):
+    image = np.random.default_rng(0).standard_normal((1, 1, 48, 48)).astype(np.float32)
+    wanted, got = (s.members[0].run({"image": image}) for s in (engines.reference(bundle), engines.load(bundle)))
+    assert np.allclose(wanted["cam"], got["cam"], atol=1e-5 * np.abs(wanted["cam"]).max())
+
+
+def test_no_engines_at_all(bundle):
+    shutil.rmtree(bundle.root / "engines")
+    message, command = refusal(bundle)
+    assert f"there are no engines for bundle 'toy' in {bundle.root / 'engines'}" in message
+    assert command == f"cxr-edge build-engine {bundle.root}"
+
+
+def test_the_command_repeats_what_was_asked_for(bundle, tmp_path):
+    _, command = refusal(bundle, tmp_path / "my engines", backend="onnxruntime")
+    expected = f"cxr-edge build-engine {bundle.root} --engines '{tmp_path / 'my engines'}' --backend onnxruntime"
+    assert command == expected
+
+
+def test_the_default_folder_needs_no_option(bundle):
+    assert engines.rebuild_command(bundle, bundle.root / "engines") == f"cxr-edge build-engine {bundle.root}"
+
+
+def test_the_packaged_bundle_is_called_starter(bundle):
+    packaged = Path(engines.__file__).resolve().parent / "starter"
+    assert engines.rebuild_command(dataclasses.replace(bundle, root=packaged)) == "cxr-edge build-engine starter"
+
+
+def test_an_altered_engine(bundle, folder):
+    path = folder / "plain.fp32.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "the engine plain.fp32.onnx" in refusal(bundle)[0]
+    assert "was altered: expected SHA-256" in refusal(bundle)[0]
+
+
+@pytest.mark.parametrize("name", ["plain.fp32.onnx", "plain.fp32.json"])
+def test_an_incomplete_engine(bundle, folder, name):
+    (folder / name).unlink()
+    assert "the engine plain.fp32.onnx" in refusal(bundle)[0]
+    assert "is incomplete" in refusal(bundle)[0]
+
+
+def test_another_version_of_the_bundle(bundle):
+    write_bundle(bundle.root, dataclasses.replace(bundle.manifest, version="2"))
+    message, _ = refusal(Bundle.open(bundle.root))
+    assert "are outdated: they were built from a bundle with digest" in message
+
+
+@pytest.mark.parametrize("key", ["onnx_sha256", "preprocess_sha256"])
+def test_an_engine_of_another_network(bundle, folder, key):
+    edit(folder / "plain.fp32.json", **{key: "0" * 64})
+    assert "is outdated: the network 'plain' or its preprocessing has changed" in refusal(bundle)[0]
+
+
+@pytest.mark.parametrize("key", ["processor", "instruction_sets", "onnxruntime", "platform"])
+def test_an_engine_from_elsewhere(bundle, folder, key):
+    versions = json.loads((folder / "plain.fp32.json").read_text())["versions"]
+    edit(folder / "plain.fp32.json", versions={**versions, key: "another"})
+    message, _ = refusal(bundle)
+    assert f"was built on another machine or with other versions ({key} 'another' there, " in message
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": "cxr-edge-engine/9"}, {"surprise": 1}], ids=["another schema", "an unknown key"]
+)
+def test_a_side_car_of_another_release(bundle, folder, change):
+    edit(folder / "plain.fp32.json", **change)
+    assert "does not follow cxr-edge-engine/1" in refusal(bundle)[0]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "cxr-edge-build/9"}'])
+def test_a_build_file_that_cannot_be_read(bundle, folder, text):
+    (folder / "build.json").write_text(text)
+    assert "build.json cannot be used" in refusal(bundle)[0]
+
+
+def test_a_build_that_ended_without_an_engine(bundle, folder):
+    values = json.loads((folder / "build.json").read_text())
+    del values["precisions"]["depthwise"]
+    (folder / "build.json").write_text(json.dumps(values))
+    assert "ended without an engine for depthwise" in refusal(bundle)[0]
+
+
+def test_an_unknown_backend(bundle):
+    with pytest.raises(BackendError, match="no backend is called 'abacus'"):
+        engines.load(bundle, backend="abacus")
+
+
+def test_an_engine_with_other_inputs_is_no_engine_of_the_part(bundle):
+    plain, depthwise = engines.parts(bundle)[1:3]
+    engine = engines.reference(bundle).members[0]
+    engines.check_signature(engine, plain)
+    with pytest.raises(ContractError, match="depthwise: expected the one input .*32, 32"):
+        engines.check_signature(engine, depthwise)
+    with pytest.raises(ContractError, match=r"plain: expected the float32 outputs \['mask'\]"):
+        engines.check_signature(engine, dataclasses.replace(plain, outputs=("mask",)))
+
+
+def test_loading_imports_no_onnx(bundle):
+    """Screening starts through here, and onnx takes a third of a second to import."""
+    code = (
+        "import sys; from cxr_edge import engines; from cxr_edge.bundle import Bundle; "
+        f"engines.load(Bundle.open({str(bundle.root)!r})); "
+        "sys.exit('onnx' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
