@@ -1,0 +1,160 @@
+"""What a scanner, a compressor and a pair of hands can do to an X-ray: a gray image and a box in, an altered canvas out.
+
+The aim is not variety for its own sake but to take away what tells the collections apart: sharpness, contrast curve,
+compression, framing, burnt-in letters. All of it acts on 8-bit canvases, before the deployed `normalize`, so that no
+second implementation of the standardisation exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Augmentation", "Warp", "histogram_cdf"]
+
+Gray = npt.NDArray[np.uint8]
+Cdf = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warp:
+    """One drawn geometry: `matrix` (2, 3) maps output pixels to source pixels, as cv2.WARP_INVERSE_MAP wants it."""
+
+    matrix: npt.NDArray[np.float64]
+    out_px: int
+
+    def apply(self, image: Gray, *, interpolation: int = cv2.INTER_LINEAR, border: int = cv2.BORDER_CONSTANT) -> Gray:
+        """The warped image (out_px, out_px)."""
+        flags = interpolation | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(image, self.matrix, (self.out_px, self.out_px), flags=flags, borderMode=border)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Ranges of the geometry and chances of each change of the gray values; the defaults are the members'.
+
+    shift: of the box centre, as a share of the box side. zoom, stretch: log-uniform around 1, of the box side and of its
+    aspect. rotation_deg: either way. histogram_swap: chance to take another image's gray-value distribution.
+    """
+
+    shift: float = 0.08
+    zoom: float = 0.15
+    stretch: float = 0.10
+    rotation_deg: float = 10.0
+    flip: float = 0.5
+    histogram_swap: float = 0.4
+    shading: float = 0.3
+    equalize: float = 0.1
+    resample: float = 0.3
+    blur: float = 0.2
+    sharpen: float = 0.2
+    noise: float = 0.3
+    jpeg: float = 0.25
+    letters: float = 0.15
+    erase: float = 0.25
+
+    def warp(self, box: tuple[float, float, float, float], out_px: int, rng: np.random.Generator) -> Warp:
+        """Draw a geometry that takes `box` (x0, y0, x1, y1, in source pixels), jittered, to (out_px, out_px)."""
+        x0, y0, x1, y1 = box
+        zoom, stretch = np.exp(rng.uniform(-1, 1, 2) * np.log1p([self.zoom, self.stretch]))
+        width, height = (x1 - x0) * zoom * stretch, (y1 - y0) * zoom / stretch
+        dx, dy = rng.uniform(-self.shift, self.shift, 2)
+        centre = np.array([(x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)])
+        a = np.deg2rad(rng.uniform(-self.rotation_deg, self.rotation_deg))
+        mirror = -1.0 if rng.random() < self.flip else 1.0
+        turn = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+        linear = turn @ np.diag([mirror * width / out_px, height / out_px])
+        # Pixel centres lie at half-integers of the box's continuous coordinates.
+        offset = centre - 0.5 - linear @ np.full(2, (out_px - 1) / 2)
+        return Warp(matrix=np.column_stack([linear, offset]), out_px=out_px)
+
+    def gray(self, canvas: Gray, rng: np.random.Generator, *, other: Cdf | None = None) -> Gray:
+        """Alter the gray values. other: the histogram to take over in a swap (see `histogram_cdf`)."""
+        if other is not None and rng.random() < self.histogram_swap:
+            canvas = _swap_histogram(canvas, other)
+        if rng.random() < self.equalize:
+            canvas = cv2.createCLAHE(rng.uniform(1, 4), (4, 4)).apply(canvas)
+        canvas = _curve(canvas, rng)
+        for chance, change in (
+            (self.shading, _shade),
+            (self.resample, _resample),
+            (self.blur, _blur),
+            (self.sharpen, _sharpen),
+            (self.noise, _noise),
+            (self.letters, _letters),
+            (self.jpeg, _jpeg),
+            (self.erase, _erase),
+        ):
+            if rng.random() < chance:
+                canvas = change(canvas, rng)
+        return canvas
+
+
+def histogram_cdf(canvas: Gray) -> Cdf:
+    """Cumulative share of pixels at or below each of the 256 gray values."""
+    counts = np.bincount(canvas.ravel(), minlength=256)
+    return (np.cumsum(counts) / canvas.size).astype(np.float32)
+
+
+def _swap_histogram(canvas: Gray, other: Cdf) -> Gray:
+    table = np.searchsorted(other, histogram_cdf(canvas)).clip(0, 255).astype(np.uint8)
+    return table[canvas]
+
+
+def _curve(canvas: Gray, rng: np.random.Generator) -> Gray:
+    gamma, gain, shift = np.exp(rng.uniform(-0.4, 0.4)), rng.uniform(0.75, 1.25), rng.uniform(-0.1, 0.1)
+    ramp = np.linspace(0, 1, 256) ** gamma
+    return ((ramp - 0.5) * gain + 0.5 + shift).clip(0, 1).__mul__(255).astype(np.uint8)[canvas]
+
+
+def _shade(canvas: Gray, rng: np.random.Generator) -> Gray:
+    field = cv2.resize(rng.uniform(0.75, 1.25, (3, 3)).astype(np.float32), canvas.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return cv2.multiply(canvas, field, dtype=cv2.CV_8U)
+
+
+def _resample(canvas: Gray, rng: np.random.Generator) -> Gray:
+    side = int(canvas.shape[0] * rng.uniform(0.45, 0.9))
+    small = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
+    back = cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_LINEAR
+    return cv2.resize(small, canvas.shape[::-1], interpolation=back)
+
+
+def _blur(canvas: Gray, rng: np.random.Generator) -> Gray:
+    return cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.2))
+
+
+def _sharpen(canvas: Gray, rng: np.random.Generator) -> Gray:
+    amount = rng.uniform(0.3, 1.5)
+    return cv2.addWeighted(canvas, 1 + amount, cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.7, 2.0)), -amount, 0)
+
+
+def _noise(canvas: Gray, rng: np.random.Generator) -> Gray:
+    noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(1, 10))
+    return (canvas + noise).clip(0, 255).astype(np.uint8)
+
+
+def _letters(canvas: Gray, rng: np.random.Generator) -> Gray:
+    side = canvas.shape[0]
+    text = ("L", "R", "AP", "PA", "SUPINE", "PORTABLE", "ERECT", "10:42")[rng.integers(8)]
+    place = (int(rng.uniform(-0.02, 0.85) * side), int(rng.choice([rng.uniform(0.04, 0.2), rng.uniform(0.85, 1.0)]) * side))
+    value, size = int(rng.choice([0, 255, 200])), rng.uniform(0.3, 0.8) * side / 160
+    return cv2.putText(canvas.copy(), text, place, cv2.FONT_HERSHEY_SIMPLEX, size, value, 1, cv2.LINE_AA)
+
+
+def _jpeg(canvas: Gray, rng: np.random.Generator) -> Gray:
+    _, coded = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(25, 90))])
+    return cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+
+
+def _erase(canvas: Gray, rng: np.random.Generator) -> Gray:
+    side = canvas.shape[0]
+    canvas = canvas.copy()
+    for _ in range(rng.integers(1, 3)):
+        w, h = (rng.uniform(0.08, 0.35, 2) * side).astype(int)
+        x, y = int(rng.uniform(-0.1, 0.95) * side), int(rng.uniform(-0.1, 0.95) * side)
+        patch = canvas[max(y, 0) : y + h, max(x, 0) : x + w]
+        patch[:] = int(rng.choice([canvas.mean(), 0, 255, rng.uniform(0, 255)]))
+    return canvas

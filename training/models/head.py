@@ -1,0 +1,35 @@
+"""The end of every member: features (N, C, h, w) in, logits (N, K) and class activation map (N, K, h, w) out.
+
+GAP + dense commutes: a 1x1 convolution gives the map, whose mean plus the bias is the logit. So an engine has the heat
+map as a second output, without gradients (R20 needs Grad-CAM only because its dense layer comes last).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CamHead", "MemberOutput"]
+
+
+class MemberOutput(NamedTuple):
+    """logits: (N, K). cam: (N, K, h, w), with logits = mean of cam over h and w + bias."""
+
+    logits: Tensor
+    cam: Tensor
+
+
+class CamHead(nn.Module):
+    """Dropout (whole channels, in training only), 1x1 convolution, global mean, bias."""
+
+    def __init__(self, channels: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
+        self.map = nn.Conv2d(channels, labels, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(labels))
+
+    def forward(self, features: Tensor) -> MemberOutput:
+        cam = self.map(self.dropout(features))
+        return MemberOutput(cam.mean(dim=(2, 3)) + self.bias, cam)
