@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -92,7 +92,7 @@ class BenchReport:
         return asdict(self)
 
 
-def environment(versions: dict[str, str]) -> Environment:
+def environment(versions: Mapping[str, str]) -> Environment:
     """This machine. versions: of the runtimes that took part."""
     return Environment(
         processor=processor_name(),

@@ -49,7 +49,7 @@ def _over_roi(cam: Map, spec: PreprocessSpec, roi: Roi, image: Image) -> Map:
         cam, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     inside = ((rows >= 0) & (rows <= 1))[:, None] & ((columns >= 0) & (columns <= 1))[None, :]
-    return np.where(inside, sampled, np.float32(0.0))
+    return np.asarray(np.where(inside, sampled, np.float32(0.0)), dtype=np.float32)
 
 
 def _positions(begin: int, end: int, seen_begin: int, seen_end: int, spec: PreprocessSpec) -> npt.NDArray[np.float64]:

@@ -233,7 +233,10 @@ def _gray(pixels: GrayPixels) -> GrayPixels:
         raise InputError(
             f"expected gray pixels (height, width) of uint8 or uint16, got shape {pixels.shape}, dtype {pixels.dtype}"
         )
-    return pixels if pixels.strides[1] == pixels.itemsize and pixels.strides[0] > 0 else np.ascontiguousarray(pixels)
+    if pixels.strides[1] == pixels.itemsize and pixels.strides[0] > 0:
+        return pixels
+    adjacent: GrayPixels = pixels.copy(order="C")
+    return adjacent
 
 
 def _inside(roi: Roi, pixels: GrayPixels) -> Roi:

@@ -135,4 +135,5 @@ def _progress(answers: Iterator[Answer], total: int) -> Iterable[Answer]:
         return answers
     from tqdm import tqdm
 
-    return tqdm(answers, total=total, unit="image", file=sys.stderr, leave=False)
+    bar: Iterable[Answer] = tqdm(answers, total=total, unit="image", file=sys.stderr, leave=False)
+    return bar
