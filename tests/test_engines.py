@@ -158,7 +158,7 @@ def test_an_engine_with_other_inputs_is_no_engine_of_the_part(bundle):
     plain, depthwise = engines.parts(bundle)[1:3]
     engine = engines.reference(bundle).members[0]
     engines.check_signature(engine, plain)
-    with pytest.raises(ContractError, match="depthwise: expected the one input .*32, 32"):
+    with pytest.raises(ContractError, match=r"depthwise: expected the one input .*32, 32"):
         engines.check_signature(engine, depthwise)
     with pytest.raises(ContractError, match=r"plain: expected the float32 outputs \['mask'\]"):
         engines.check_signature(engine, dataclasses.replace(plain, outputs=("mask",)))

@@ -108,9 +108,7 @@ def test_a_damaged_file_is_refused(network, tmp_path, damage):
 def test_ranges_of_another_network_are_refused(network, tmp_path):
     ranges = measure_ranges(network, images(1), source="test")
     other = saved(chain(seed=9), tmp_path, "other.onnx")
-    with pytest.raises(
-        ContractError, match=r"measured on a network with SHA-256 .* other.onnx has .* --calibration DIR"
-    ):
+    with pytest.raises(ContractError, match=r"measured on a network with SHA-256 .* other.onnx has .*--calibration"):
         ranges.check(other)
 
 

@@ -250,7 +250,7 @@ def test_a_missing_range_is_named():
 def test_an_old_opset_is_refused():
     model = chain()
     model.opset_import[0].version = 12
-    with pytest.raises(BundleError, match="opset 13 or later .* has 12"):
+    with pytest.raises(BundleError, match=r"opset 13 or later .* has 12"):
         quantize(model, {}, UINT8)
 
 
@@ -262,3 +262,18 @@ def test_a_network_of_one_layer_has_nothing_to_quantise():
     graph = helper.make_graph([node], "one", [image], [logits], [weight])
     with pytest.raises(BundleError, match="no layer of the network can be quantised"):
         quantize(onnx.helper.make_model(graph), {"image": (0.0, 1.0)}, UINT8)
+
+
+def test_a_network_that_takes_float16_images(tmp_path):
+    """Its first node is a cast: what follows is quantised, the input itself is not."""
+    g = Graph(9)
+    x = g.op("Cast", "image", to=TensorProto.FLOAT)
+    x = g.op("Relu", g.conv(g.op("Relu", g.conv(x, 1, 8)), 8, 8))
+    g.op("ReduceMean", g.conv(x, 8, 4, 1), axes=[2, 3], keepdims=0, name="logits")
+    model = g.model(SPEC, {"logits": ("N", 4)})
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    half = [x.astype(np.float16) for x in images(3)]
+    ranges = measure_ranges(saved(model, tmp_path), half, source="test").tensors
+    quantised = quantize(simplify(saved(model, tmp_path)).model, ranges, UINT8)
+    wanted, got = (engine_of(m, tmp_path / "run").run({"image": half[0]})["logits"] for m in (model, quantised))
+    assert np.allclose(got, wanted, atol=0.05 * np.abs(wanted).max())

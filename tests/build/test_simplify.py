@@ -75,7 +75,7 @@ def test_a_simplifier_that_changes_the_answers_is_caught(tmp_path, monkeypatch):
         return other, "damaged"
 
     monkeypatch.setattr(module, "_slim", damage)
-    with pytest.raises(ContractError, match="differs from the original .* fault of the simplifier"):
+    with pytest.raises(ContractError, match=r"differs from the original .* fault of the simplifier"):
         simplify(saved(chain(), tmp_path))
 
 

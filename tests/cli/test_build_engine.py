@@ -160,7 +160,7 @@ def test_a_spec_that_is_no_spec(lone, text):
 
 
 def test_options_of_the_other_kind_are_refused(lone, toy_bundle):
-    with pytest.raises(InputError, match="go with a lone .onnx file"):
+    with pytest.raises(InputError, match=r"go with a lone \.onnx file"):
         call(toy_bundle, "--preset", "sane")
     with pytest.raises(InputError, match="--engines goes with a bundle"):
         call(lone / "net.onnx", "--preset", "sane", "--engines", "x")
