@@ -92,7 +92,9 @@ class BuildReport:
             f"Times: one image, {self.threads} threads, {self.backend} on {self.versions.get('processor', '?')}."
         )
         lines += [f"Note: {note}" for note in self.notes]
-        overlaps = [f"{r.precision} {r.verdict.mask_iou:.4f}" for r in self.rows if r.verdict and r.verdict.mask_iou]
+        overlaps = [
+            f"{r.precision} {r.verdict.mask_iou:.4f}" for r in self.rows if r.verdict and r.verdict.mask_iou is not None
+        ]
         lines += [f"Agreement of lung boxes; mean overlap (IoU) of masks: {', '.join(overlaps)}."] if overlaps else []
         empty = sorted({r.part for r in self.rows} - set(self.precisions))
         lines.append(f"NO ENGINE for {', '.join(empty)}." if empty else f"Engines: {self.engines}")
