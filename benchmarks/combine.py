@@ -1,0 +1,124 @@
+"""What does combining the members cost? The native combination against NumPy, for every strategy.
+
+    python -m benchmarks.combine
+
+One image at a time, as screening does it, through the Python call; and a large batch. One call takes little longer than
+reading the clock, so an interval holds many calls, and the table gives microseconds an image. A quantile is therefore
+one of means over an interval's calls, and hides a single slow call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import usual
+from benchmarks.report import Target, add_common, publish
+from benchmarks.side_by_side import Contender, Table, latency_table, max_difference, measure
+from cxr_edge.cli.arguments import at_least_one
+from cxr_edge.combine import Combiner
+from cxr_edge.manifest import STRATEGIES, Combination
+
+__all__ = ["combination", "contenders", "main"]
+
+LABELS = 4
+MEMBERS = (3, 5)
+HIDDEN = 9  # R20's stacking
+NATIVE = "cxr-edge, batch 1"
+NATIVE_BATCH = "cxr-edge, one batch"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.combine", description=(__doc__ or "").split("\n")[0])
+    add_common(parser, "combine", rounds=60, warmup=5)
+    parser.add_argument(
+        "--images", type=at_least_one, default=500, metavar="N", help="images an interval (%(default)s)"
+    )
+    args = parser.parse_args(argv)
+    tables: list[Table] = []
+    targets: list[Target] = []
+    for members in MEMBERS:
+        compared = [_compare(combination(strategy, members=members), args) for strategy in STRATEGIES]
+        tables.append(_joined(f"{members} members x {LABELS} labels", [table for table, _ in compared]))
+        targets += [target for _, target in compared]
+    publish(
+        name="combine",
+        question="How many microseconds does it take from the members' logits to the ensemble's probabilities?",
+        interval="logits (images, members, labels) in memory to new probabilities and winners, through the Python call",
+        settings={"threads": 1, "precision": "float32 in and out", "rounds": args.rounds, "warm-up": args.warmup,
+                  "images an interval": args.images},
+        tables=tables,
+        targets=targets,
+        notes=("`max difference`: of the probabilities, from `usual.combine` in float64.",),
+        out=args.out,
+    )  # fmt: skip
+    return 0
+
+
+def combination(strategy: Any, *, members: int) -> Combination:
+    """Random parameters of the right shapes, the same each time."""
+    rng = np.random.default_rng(1)
+    scores = members * LABELS
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
+        "stacking": {
+            "hidden_weight": (HIDDEN, scores),
+            "hidden_bias": (HIDDEN,),
+            "output_weight": (LABELS, HIDDEN),
+            "output_bias": (LABELS,),
+        },
+        "flannel": {"module_weight": (members, scores * scores), "module_bias": (members,)},
+    }
+    parameters = {name: rng.normal(0, 0.3, shape).tolist() for name, shape in shapes.get(strategy, {}).items()}
+    if strategy == "weighted-average":
+        parameters["weights"] = [1 / members] * members
+    return Combination(strategy=strategy, member_temperatures=(1.2,) * members, temperature=1.5, parameters=parameters)
+
+
+def contenders(combining: Combination, logits: npt.NDArray[np.float32]) -> list[Contender]:
+    """Native and NumPy, image by image and in one batch; each answers with probabilities (images, labels)."""
+    native = Combiner(combining, labels=LABELS)
+    ones = [logits[i : i + 1] for i in range(len(logits))]
+
+    def singly(answer: Callable[[Any], Any]) -> Callable[[int], Any]:
+        return lambda _: [answer(one) for one in ones]
+
+    return [
+        Contender(name=NATIVE, run=singly(native.run)),
+        Contender(name=NATIVE_BATCH, run=lambda _: native.run(logits)),
+        Contender(name="NumPy, batch 1", run=singly(lambda one: usual.combine(one, combining))),
+        Contender(name="NumPy, one batch", run=lambda _: usual.combine(logits, combining)),
+    ]
+
+
+def _compare(combining: Combination, args: argparse.Namespace) -> tuple[Table, Target]:
+    members = len(combining.member_temperatures)
+    logits = np.random.default_rng(2).normal(0, 2, (args.images, members, LABELS)).astype(np.float32)
+    measured = measure(contenders(combining, logits), rounds=args.rounds, warmup=args.warmup)
+    difference = max_difference(Combiner(combining, labels=LABELS).run(logits)[0], usual.combine(logits, combining))
+    what = f"{combining.strategy}, {members} members x {LABELS} labels"
+    table = latency_table(
+        combining.strategy,
+        measured,
+        baseline=NATIVE,
+        unit="us",
+        per_run=args.images,
+        extra={"max difference": {NATIVE: difference, NATIVE_BATCH: difference}},
+    )
+    p50_us = 1e3 * measured[0].p50_ms / args.images
+    return table, Target(text=f"us an image, batch 1, {what}", wanted=5, at_least=False, measured=p50_us)
+
+
+def _joined(title: str, tables: Sequence[Table]) -> Table:
+    """Several tables of the same columns as one, with their titles as its first column."""
+    rows = tuple((t.title, *row) for t in tables for row in t.rows)
+    return Table(title=title, columns=("strategy", *tables[0].columns), rows=rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""Is the fused preprocessing as fast as it can be? Against OpenCV + NumPy, torchvision, Pillow, and reading the bytes.
+
+    python -m benchmarks.preprocess
+
+Every contender turns the same decoded pixels into the same member's tensor. The box is the whole frame, so that all
+read the same bytes and `reading the bytes once` is a lower bound for all: NumPy sums the pixels as 64-bit words, about
+the least that can be done with each byte. `cold`: another buffer of 128 MiB is read before each run, so the pixels come
+from memory. `warm`: the pixels may still be in cache, as they partly are right after decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks import usual
+from benchmarks.images import speckled
+from benchmarks.report import Target, add_common, publish
+from benchmarks.side_by_side import (
+    Cell,
+    Contender,
+    Evictor,
+    Measured,
+    Table,
+    latency_table,
+    max_difference,
+    measure,
+    missing,
+)
+from cxr_edge.cli.arguments import at_least_one
+from cxr_edge.preprocess import Preprocessor, PreprocessSpec
+from cxr_edge.records import GrayPixels, Roi
+
+__all__ = ["contenders", "main", "read_once"]
+
+SPEC = PreprocessSpec()  # the `sane` preset: 224 px, standardised by the image's own mean and deviation
+SHARED = (SPEC, PreprocessSpec(standardize="none"), PreprocessSpec(median=True))  # one canvas for three members
+UNSHARED = tuple(PreprocessSpec(canvas_px=n, crop_px=n) for n in (224, 192, 160))
+
+BITS = {16: np.uint16, 8: np.uint8}
+READ = "reading the bytes once"
+OPENCV = "OpenCV + NumPy"
+TORCHVISION = "torchvision on PIL"
+PILLOW = "Pillow + NumPy, as torchvision does it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Square images of side_px with so many bits."""
+
+    side_px: int
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.side_px}x{self.side_px}, {self.bits} bit"
+
+
+CASES = (Case(side_px=3000, bits=16), Case(side_px=2048, bits=8), Case(side_px=1024, bits=8))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write JSON."""
+    args = _parser().parse_args(argv)
+    cases = [Case(side_px=args.side_px, bits=c.bits) for c in CASES[:2]] if args.side_px else list(CASES)
+    tables, measured = [], {}
+    for case in cases:
+        images = [speckled(case.side_px, BITS[case.bits], seed=i) for i in range(args.images)]
+        for state, between in (("cold", Evictor(args.evict_mib)), ("warm", None)):
+            entrants = contenders(images, [SPEC], args.threads)
+            found, table = _compare(f"{case}, one member, {state}", entrants, args, between)
+            measured[case, state] = found
+            tables.append(table)
+    images = [speckled(cases[0].side_px, np.uint16, seed=i) for i in range(args.images)]
+    for words, specs in (("one canvas shared", SHARED), ("three canvases", UNSHARED)):
+        title = f"{cases[0]}, three members, {words}, cold"
+        tables.append(_compare(title, contenders(images, specs, args.threads), args, Evictor(args.evict_mib))[1])
+    publish(
+        name="preprocess",
+        question="How long does it take from decoded pixels to the members' tensors?",
+        interval="decoded pixels in memory to new float32 tensors of all members; decoding and lung box left out",
+        settings={"batch": 1, "precision": "float32", "rounds": args.rounds, "warm-up": args.warmup,
+                  "different images": args.images, "threads": args.threads},
+        tables=tables,
+        targets=_targets(measured, cases[0], args.threads),
+        notes=(
+            "Box: the whole frame. Preset `sane` (224 px); shared canvases: the same with other standardisations.",
+            "`cold`: 128 MiB of other data are read before each run; `warm`: nothing is.",
+            "`max difference`: of the tensors, in standard deviations, from the fused result of the first image; "
+            "OpenCV does not round as exactly, and Pillow's bilinear filter is another filter than the area average.",
+        ),
+        out=args.out,
+    )  # fmt: skip
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.preprocess", description=(__doc__ or "").split("\n")[0])
+    add_common(parser, "preprocess", rounds=60, warmup=5)
+    parser.add_argument("--threads", type=at_least_one, default=2, metavar="N", help="the larger number (%(default)s)")
+    parser.add_argument("--images", type=at_least_one, default=4, metavar="N", help="different images (%(default)s)")
+    parser.add_argument("--side-px", type=at_least_one, metavar="N", help="instead of the usual sizes: for trying")
+    parser.add_argument("--evict-mib", type=at_least_one, default=128, metavar="N", help="for `cold` (%(default)s)")
+    return parser
+
+
+def contenders(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], threads: int) -> list[Contender]:
+    """Every way to make the members' tensors of image i, with 1 and with `threads` threads, and reading image i."""
+    height, width = images[0].shape
+    roi = Roi.full(width, height)
+    found = []
+    for n in sorted({1, threads}):
+        found += [_fused(images, specs, roi, n), _opencv(images, specs, roi, n)]
+    found += [_torchvision(images, specs, roi), _pillow(images, specs, roi)]
+    return [*found, *(_reading(images, n) for n in sorted({1, threads}))]
+
+
+def _fused(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Contender:
+    preprocessor = Preprocessor(specs, threads=threads)
+    return Contender(name=_named("cxr-edge", threads), run=lambda i: preprocessor.run([images[i]], [roi]))
+
+
+def _opencv(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Contender:
+    return Contender(
+        name=_named(OPENCV, threads),
+        run=lambda i: [usual.opencv_tensor(images[i], roi, s) for s in specs],
+        prepare=lambda: cv2.setNumThreads(threads),
+    )
+
+
+def _torchvision(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi) -> Contender:
+    name = TORCHVISION
+    if any(s.median for s in specs):
+        return Contender(name=name, run=None, note="has no median filter")
+    reason = missing("torchvision")
+    if reason is not None:
+        return Contender(name=name, run=None, note=reason)
+    ways = [usual.torchvision_tensor(s) for s in specs]
+    return Contender(name=name, run=lambda i: [way(images[i], roi) for way in ways], note="resize is single-threaded")
+
+
+def _pillow(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi) -> Contender:
+    name = PILLOW
+    if any(s.median for s in specs):
+        return Contender(name=name, run=None, note="has no median filter on floats")
+    if missing("PIL") is not None:
+        return Contender(name=name, run=None, note="not installed: pip install pillow")
+    return Contender(
+        name=name, run=lambda i: [usual.pillow_tensor(images[i], roi, s) for s in specs], note="single-threaded"
+    )
+
+
+def _reading(images: Sequence[GrayPixels], threads: int) -> Contender:
+    pool = ThreadPoolExecutor(threads)
+    return Contender(name=_named(READ, threads), run=lambda i: read_once(images[i], threads, pool))
+
+
+def read_once(pixels: GrayPixels, threads: int, pool: ThreadPoolExecutor) -> int:
+    """Sum of the pixels' bytes as 64-bit words (a rest of less than a word is left out), by `threads` threads."""
+    data = pixels.reshape(-1).view(np.uint8)
+    words = data[: data.size // 8 * 8].view(np.uint64)
+    if threads == 1:
+        return int(words.sum())
+    return sum(int(part) for part in pool.map(np.sum, np.array_split(words, threads)))
+
+
+def _named(name: str, threads: int) -> str:
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _compare(
+    title: str, entrants: Sequence[Contender], args: argparse.Namespace, between: Callable[[], object] | None
+) -> tuple[list[Measured], Table]:
+    print(f"{title} ...", file=sys.stderr)
+    found = measure(entrants, rounds=args.rounds, warmup=args.warmup, items=args.images, between=between)
+    extra = {"max difference": _differences(entrants)}
+    return found, latency_table(title, found, baseline=_named("cxr-edge", args.threads), extra=extra)
+
+
+def _differences(entrants: Sequence[Contender]) -> dict[str, Cell]:
+    """Largest difference of each contender's tensors from the first contender's, on image 0."""
+    judge = entrants[0].run
+    assert judge is not None
+    expected = judge(0)
+    return {c.name: _difference(expected, c.run(0)) for c in entrants if c.run is not None and READ not in c.name}
+
+
+def _difference(expected: Sequence[Any], came: Sequence[Any]) -> float:
+    return max(max_difference(a, b) for a, b in zip(expected, came, strict=True))
+
+
+def _targets(measured: dict[tuple[Case, str], list[Measured]], case: Case, threads: int) -> list[Target]:
+    """Ratios on the largest image, cold: everybody with `threads` threads, or the fewer that a peer is faster with."""
+    found = measured[case, "cold"]
+    fused = next(m for m in found if m.contender.name == _named("cxr-edge", threads))
+    alone = next(m for m in found if m.contender.name == _named("cxr-edge", 1))
+    read_alone = next(m for m in found if m.contender.name == _named(READ, 1))
+    opencv, read = _fastest(found, OPENCV), _fastest(found, READ)
+    pil = _fastest(found, TORCHVISION) or _fastest(found, PILLOW)
+    return [
+        _target(f"times faster than {OPENCV}", 5, True, opencv, fused, case),
+        _target(f"times faster than {TORCHVISION}", 25, True, pil, fused, case),
+        _target(f"times {READ}", 1.5, False, fused, read, case),
+        _target(f"times {READ}", 1.5, False, alone, read_alone, case),
+    ]
+
+
+def _fastest(found: Sequence[Measured], name: str) -> Measured | None:
+    """The fastest of the contenders whose name starts so, among those that could run."""
+    able = [m for m in found if m.contender.name.startswith(name) and m.milliseconds.size]
+    return min(able, key=lambda m: m.p50_ms) if able else None
+
+
+def _target(text: str, wanted: float, at_least: bool, a: Measured | None, b: Measured | None, case: Case) -> Target:
+    if a is None or b is None:
+        return Target(text=f"{text}, {case}", wanted=wanted, measured=None, at_least=at_least)
+    return Target(
+        text=f"{text}, {case}: {a.contender.name} over {b.contender.name}",
+        wanted=wanted,
+        measured=a.times_as_long_as(b),
+        at_least=at_least,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
