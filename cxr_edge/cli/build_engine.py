@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_edge.build.samples import IMAGE_LIMIT
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.arguments import add_engines, at_least_one
 from cxr_edge.errors import InputError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 INCOMPLETE = 3
-_IMAGE_LIMIT = 200
 
 
 def add_parser(subparsers: Any) -> None:
@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
     group.add_argument(
         "--images",
         type=at_least_one,
-        default=_IMAGE_LIMIT,
+        default=IMAGE_LIMIT,
         metavar="N",
         help="how many files of --calibration to use at most (%(default)s)",
     )
