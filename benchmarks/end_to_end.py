@@ -44,7 +44,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_engines
 from cxr_edge.decode import decode, decode_bytes
 from cxr_edge.engines import EngineSet, parts, reference
-from cxr_edge.errors import BundleError, CxrEdgeError
+from cxr_edge.errors import BundleError, CxrEdgeError, InputError
 from cxr_edge.records import Roi, Screening
 from cxr_edge.screener import Screener
 
@@ -73,30 +73,29 @@ class Bench:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write JSON; 3 if the bundle or its engines cannot be used."""
+    """Measure, print, write JSON; 3 if the bundle, its engines or an image cannot be used."""
     args = _parser().parse_args(argv)
     try:
         bundle = Bundle.open(args.bundle)
         built, plain = load_engines(args, bundle, threads=args.threads), reference(bundle, threads=args.threads)
         kinds = _given(args.images) if args.images else _synthetic(bundle, args.side_px)
+        cv2.setNumThreads(args.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            _measure(_bench(bundle, args.threads), built, plain, kinds, args, Path(folder))
     except CxrEdgeError as error:
         print(f"end_to_end: {error}", file=sys.stderr)
         return 3
-    bench = Bench(
-        bundle=bundle,
-        recipe=Recipe.of(bundle.manifest),
-        files=tuple(p.onnx for p in parts(bundle)),
-        threads=args.threads,
-    )
-    cv2.setNumThreads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        _measure(bench, built, plain, kinds, args, Path(folder))
     return 0
+
+
+def _bench(bundle: Bundle, threads: int) -> Bench:
+    files = tuple(p.onnx for p in parts(bundle))
+    return Bench(bundle=bundle, recipe=Recipe.of(bundle.manifest), files=files, threads=threads)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description=(__doc__ or "").split("\n")[0])
-    add_common(parser, "end_to_end", rounds=30, warmup=3)
+    add_common(parser, "end_to_end", rounds=30, warmup=2)
     add_bundle(parser)
     add_engines(parser)
     parser.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="X-ray files (default: synthetic ones)")
@@ -109,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _given(files: Sequence[Path]) -> dict[str, list[bytes]]:
-    return {f"{len(files)} given files": [f.read_bytes() for f in files]}
+    try:
+        return {f"{len(files)} given files": [f.read_bytes() for f in files]}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): give X-ray files") from None
 
 
 def _synthetic(bundle: Bundle, side_px: int, *, most: int = 4) -> dict[str, list[bytes]]:
@@ -138,7 +140,8 @@ def _measure(
     judge = Screener(bench.bundle, plain, threads=bench.threads)
     makers = [_onnxruntime(bench), _openvino(bench), _eager(bench, judge)]
     papers = [] if args.no_papers else _papers(bench, judge, folder)
-    tables, first = [], []
+    tables: list[Table] = []
+    first: list[Measured] = []
     for number, (kind, files) in enumerate(kinds.items()):
         print(f"{kind} ...", file=sys.stderr)
         entrants = [_ours(BUILT, screener, files, built.describe()), _ours(REFERENCE, judge, files, "")]
@@ -241,7 +244,7 @@ def _eager(bench: Bench, judge: Screener) -> Maker:
     unknown = [m.architecture for m in manifest.members if m.architecture not in ARCHITECTURES]
     if unknown:
         return _absent(EAGER, f"training.models has no {', '.join(unknown)}")
-    modules = [LungUNet()] if bench.segmented else []
+    modules: list[Any] = [LungUNet()] if bench.segmented else []
     modules += [build_member(m.architecture, len(manifest.labels)) for m in manifest.members]
     networks = pipelines.torch_networks(modules, segmenter=bench.segmented, threads=bench.threads)
     return _random(EAGER, bench.recipe, networks, judge)

@@ -22,15 +22,16 @@ def speckled(side_px: int, dtype: npt.DTypeLike, *, seed: int) -> GrayPixels:
     blobs = rng.uniform(0.15, 0.85, (12, 12)).astype(np.float32)
     picture = cv2.resize(blobs, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
     picture += rng.standard_normal(picture.shape, dtype=np.float32) * 0.01
-    return (np.clip(picture, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+    scaled: GrayPixels = (np.clip(picture, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+    return scaled
 
 
-def enlarged(pixels: GrayPixels, side_px: int) -> GrayPixels:
+def enlarged(pixels: GrayPixels, side_px: int) -> npt.NDArray[np.uint16]:
     """Gray pixels of any size as 16-bit pixels of side_px x side_px, with a little noise, as a detector gives them."""
     top = np.iinfo(pixels.dtype).max
     large = cv2.resize(pixels.astype(np.float32) / top, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
     large += np.random.default_rng(side_px).standard_normal(large.shape, dtype=np.float32) * 0.003
-    return (np.clip(large, 0, 1) * 65535).astype(np.uint16)
+    return np.asarray(np.clip(large, 0, 1) * 65535, dtype=np.uint16)
 
 
 def jpeg_bytes(pixels: npt.NDArray[np.uint16]) -> bytes:

@@ -84,7 +84,8 @@ def _inception() -> nn.Module:
         return nn.Sequential(*(m for n, m in whole.named_children() if n not in ("avgpool", "dropout", "fc")))
     import timm
 
-    return timm.create_model("inception_v3", pretrained=False, num_classes=0, global_pool="")
+    trunk: nn.Module = timm.create_model("inception_v3", pretrained=False, num_classes=0, global_pool="")
+    return trunk
 
 
 def with_head(features: nn.Module, maps: int) -> nn.Module:

@@ -69,7 +69,7 @@ def screen(data: bytes, recipe: Recipe, networks: Networks, *, box: Roi | None =
 
 
 def decode(data: bytes) -> GrayPixels:
-    """Gray pixels of a file with OpenCV, or pydicom if it is DICOM (12 bits shifted up to 16)."""
+    """Gray pixels of a file with OpenCV, or pydicom if it is DICOM (12 bits shifted up to 16, no window, no LUT)."""
     if data[128:132] != b"DICM":
         return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE))
     import pydicom

@@ -119,7 +119,7 @@ def combine(logits: Floats, combination: Combination) -> npt.NDArray[np.float64]
     scores = _softmax(logits / np.asarray(combination.member_temperatures)[:, None])
     if combination.strategy == "voting":
         votes = scores.argmax(axis=2)
-        return (votes[:, :, None] == np.arange(logits.shape[2])).mean(axis=1)
+        return np.asarray((votes[:, :, None] == np.arange(logits.shape[2])).mean(axis=1))
     return _softmax(np.log(_mixed(scores, combination)) / combination.temperature)
 
 
@@ -128,9 +128,9 @@ def _mixed(scores: npt.NDArray[np.float64], combination: Combination) -> npt.NDA
     p = {name: np.asarray(values) for name, values in combination.parameters.items()}
     flat = scores.reshape(len(scores), -1)
     if combination.strategy == "average":
-        return scores.mean(axis=1)
+        return np.asarray(scores.mean(axis=1))
     if combination.strategy == "weighted-average":
-        return np.einsum("m,nml->nl", p["weights"], scores)
+        return np.asarray(np.einsum("m,nml->nl", p["weights"], scores))
     if combination.strategy == "stacking":
         hidden = np.maximum(flat @ p["hidden_weight"].T + p["hidden_bias"], 0)
         return _softmax(hidden @ p["output_weight"].T + p["output_bias"])

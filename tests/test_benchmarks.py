@@ -240,6 +240,17 @@ def test_end_to_end_without_engines_says_how_to_build_them(
     assert not out.exists()
 
 
+def test_end_to_end_names_an_image_that_cannot_be_used(
+    built_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = ("--bundle", str(built_bundle), "--no-papers")
+    assert end_to_end.main([*bundle, "--images", str(tmp_path / "none.png")]) == 3
+    assert "none.png cannot be read (No such file or directory): give X-ray files" in capsys.readouterr().err
+    (tmp_path / "text.png").write_text("not a picture")
+    assert end_to_end.main([*bundle, "--images", str(tmp_path / "text.png")]) == 3
+    assert "end_to_end: " in capsys.readouterr().err
+
+
 def test_the_papers_networks_have_the_papers_parameter_counts() -> None:
     torch = pytest.importorskip("torch")
     from benchmarks import papers
