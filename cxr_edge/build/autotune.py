@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cxr_edge.backends.base import Engine
 
-__all__ = ["Timing", "fastest", "time_engines"]
+__all__ = ["Timing", "time_engines"]
 
 _WARM_UP_ROUNDS = 3
 
@@ -51,11 +51,6 @@ def time_engines(
             engine.run(inputs)
             taken[name].append((time.perf_counter() - start) * 1e3)
     return {name: _summary(values) for name, values in taken.items()}
-
-
-def fastest(timings: Mapping[str, Timing]) -> str:
-    """The name with the lowest p50; the first of equals."""
-    return min(timings, key=lambda name: timings[name].p50_ms)
 
 
 def _summary(values: list[float]) -> Timing:

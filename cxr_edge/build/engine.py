@@ -33,6 +33,8 @@ from cxr_edge.screener import Screener
 
 __all__ = ["BuildRequest", "build", "silent"]
 
+Chosen = dict[str, Candidate]
+
 RANGES_DIR = "ranges"  # beside the backends' folders: scales serve every runtime
 
 
@@ -190,11 +192,6 @@ def _cached_ranges(cache: Path, part: Part, inputs_sha256: str) -> Ranges | None
     return ranges if fits else None
 
 
-# The set as a whole
-
-Chosen = dict[str, Candidate]
-
-
 def _choose(
     request: BuildRequest, backend: Backend, images: Samples, outcomes: dict[str, Outcome], say: Callable[[str], None]
 ) -> tuple[Chosen, Verdict | None]:
@@ -235,9 +232,6 @@ def _fp32(outcome: Outcome) -> Candidate | None:
 def _gain_ms(outcome: Outcome, candidate: Candidate) -> float:
     p50 = {r.precision: r.timing.p50_ms for r in outcome.rows if r.timing}
     return p50["fp32"] - p50[candidate.recipe.name]
-
-
-# Report and files
 
 
 def _report(

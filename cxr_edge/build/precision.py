@@ -21,16 +21,19 @@ import onnx
 from onnx import helper
 
 from cxr_edge.build.graph import Graph, attribute
+from cxr_edge.build.placement import (
+    WITH_WEIGHTS,
+    choose_nodes,
+    choose_tensors,
+    foldable_activations,
+    same_scale,
+    weight_of,
+)
 from cxr_edge.errors import BundleError
 
 __all__ = ["SCHEMES", "QuantParams", "Scheme", "first_layer", "quantize", "quantize_weight"]
 
 Range = tuple[float, float]
-
-_WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
-# Operators whose output holds values of their input, so both share one scale and runtimes need not requantise.
-_SAME_SCALE = ("MaxPool", "Resize", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "DepthToSpace")
-_THROUGH = (*_SAME_SCALE, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ def first_layer(model: onnx.ModelProto) -> str:
     """The output name of the first layer with weights, for `keep_float`. Raises BundleError if there is none."""
     graph = Graph(_copy(model))
     for node in graph.nodes:
-        if _weight_of(graph, node) is not None:
+        if weight_of(graph, node) is not None:
             return str(node.output[0])
     raise BundleError("the network has no Conv, Gemm or MatMul with constant weights: int8 has nothing to speed up")
 
@@ -101,10 +104,10 @@ def quantize(
     _check_opset(model)
     graph = Graph(_copy(model))
     _norms_to_convolutions(graph)
-    quantized = _choose_nodes(graph, keep_float)
-    if not any(n.op_type in _WITH_WEIGHTS for n in quantized.values()):
+    quantized = choose_nodes(graph, keep_float)
+    if not any(n.op_type in WITH_WEIGHTS for n in quantized.values()):
         raise BundleError("no layer of the network can be quantised: only its last layer has constant float32 weights")
-    folded = {} if scheme.symmetric else _foldable_activations(graph, quantized)
+    folded = {} if scheme.symmetric else foldable_activations(graph, quantized)
     params = _choose_params(graph, quantized, ranges, scheme, folded)
     _rewrite(graph, quantized, params, scheme, folded)
     onnx.checker.check_model(graph.model)
@@ -131,81 +134,6 @@ def quantize_weight(
     return quantised, scale
 
 
-# Which nodes, which tensors, which scales
-
-
-def _choose_nodes(graph: Graph, keep_float: frozenset[str]) -> dict[str, onnx.NodeProto]:
-    """The nodes that will compute on int8, by the name of their first output."""
-    before_a_layer = _leads_to_a_layer(graph)
-    chosen = {}
-    for node in graph.nodes:
-        out = node.output[0]
-        if out in keep_float or out in graph.outputs or out not in before_a_layer:
-            continue
-        if _weight_of(graph, node) is not None or _goes_through(graph, node):
-            chosen[out] = node
-    return chosen
-
-
-def _leads_to_a_layer(graph: Graph) -> set[str]:
-    """The tensors from which some layer with weights is still to come."""
-    found: set[str] = set()
-    for node in reversed(graph.nodes):
-        if _weight_of(graph, node) is not None or any(out in found for out in node.output):
-            found.update(graph.activations(node))
-    return found
-
-
-def _goes_through(graph: Graph, node: onnx.NodeProto) -> bool:
-    if node.op_type not in _THROUGH:
-        return False
-    if node.op_type in ("Add", "Mul"):
-        return len(graph.activations(node)) == 2
-    if node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"cubic":
-        return False
-    return node.op_type == "Concat" or len(graph.activations(node)) == 1
-
-
-def _weight_of(graph: Graph, node: onnx.NodeProto) -> npt.NDArray[np.float32] | None:
-    """The constant float32 weights of a layer that we know how to quantise, else None."""
-    if node.op_type not in _WITH_WEIGHTS or len(node.input) < 2 or node.input[0] in graph.constants:
-        return None
-    if len(node.input) > 2 and node.input[2] and node.input[2] not in graph.constants:
-        return None
-    if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)) != (1.0, 1.0):
-        return None
-    weight = graph.constants.get(node.input[1])
-    if weight is None or weight.dtype != np.float32 or weight.ndim < 2:
-        return None
-    if node.op_type == "MatMul" and weight.ndim != 2:
-        return None
-    return weight.astype(np.float32, copy=False)
-
-
-def _foldable_activations(graph: Graph, quantized: Mapping[str, onnx.NodeProto]) -> dict[str, str]:
-    """Output of a Relu (or Clip from 0) -> the int8 layer's output that it can be folded into."""
-    folded = {}
-    for node in graph.nodes:
-        source, out = node.input[0] if node.input else "", node.output[0]
-        if (
-            _is_relu(graph, node)
-            and out not in graph.outputs
-            and source in quantized
-            and quantized[source].op_type not in _SAME_SCALE
-            and graph.only_consumer(source) is not None
-        ):
-            folded[out] = source
-    return folded
-
-
-def _is_relu(graph: Graph, node: onnx.NodeProto) -> bool:
-    if node.op_type != "Clip":
-        return bool(node.op_type == "Relu")
-    low = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
-    constant: bool = all(not name or name in graph.constants for name in node.input[1:])
-    return constant and low is not None and not low.any()
-
-
 def _choose_params(
     graph: Graph,
     quantized: Mapping[str, onnx.NodeProto],
@@ -214,8 +142,8 @@ def _choose_params(
     folded: Mapping[str, str],
 ) -> dict[str, QuantParams]:
     """Scale and zero point of every tensor that gets a Q/DQ pair, by name."""
-    tensors = _tensors_to_quantize(graph, quantized, folded, scheme)
-    leader = _same_scale_leaders(quantized, tensors, folded)
+    tensors = choose_tensors(graph, quantized, folded, symmetric=scheme.symmetric)
+    leader = same_scale(quantized, tensors, folded)
     wide: dict[str, Range] = {}
     for name in tensors:
         if name in ranges:
@@ -230,40 +158,6 @@ def _choose_params(
             f"this network, with --calibration DIR or by exporting the bundle again"
         )
     return {name: scheme.params(wide[leader[name]]) for name in tensors}
-
-
-def _tensors_to_quantize(
-    graph: Graph, quantized: Mapping[str, onnx.NodeProto], folded: Mapping[str, str], scheme: Scheme
-) -> list[str]:
-    covered = set(folded.values())
-    if scheme.symmetric:  # layer -> Relu -> Q is one kernel where activations are symmetric
-        relus = [n for n in graph.nodes if _is_relu(graph, n) and n.output[0] not in graph.outputs]
-        covered |= {n.input[0] for n in relus if n.input[0] in quantized and graph.only_consumer(n.input[0])}
-    inputs = [name for node in quantized.values() for name in graph.activations(node)]
-    outputs = [_relu_after(graph, out) if out in covered else out for out in quantized]
-    return [t for t in dict.fromkeys((*inputs, *outputs)) if t not in covered]
-
-
-def _relu_after(graph: Graph, tensor: str) -> str:
-    return str(graph.consumers(tensor)[0].output[0])
-
-
-def _same_scale_leaders(
-    quantized: Mapping[str, onnx.NodeProto], tensors: list[str], folded: Mapping[str, str]
-) -> dict[str, str]:
-    """Tensor -> the first tensor of its group; a group shares one scale."""
-    after_fold = {source: out for out, source in folded.items()}
-    leader = {name: name for name in tensors}
-    for out, node in quantized.items():
-        if node.op_type not in _SAME_SCALE:
-            continue
-        a, b = leader.get(node.input[0]), leader.get(after_fold.get(out, out))
-        if a is not None and b is not None and a != b:
-            leader = {name: a if group == b else group for name, group in leader.items()}
-    return leader
-
-
-# Rewriting
 
 
 def _rewrite(
@@ -284,7 +178,7 @@ def _rewrite(
         replaced = onnx.NodeProto()
         replaced.CopyFrom(node)
         replaced.input[:] = [f"{name}_dq" if name in params else name for name in node.input]
-        if node.output[0] in quantized and _weight_of(graph, node) is not None:
+        if node.output[0] in quantized and weight_of(graph, node) is not None:
             new += _quantized_weights(graph, node, replaced, params, scheme)
         new.append(replaced)
         for out in node.output:
@@ -312,7 +206,7 @@ def _quantized_weights(
     scheme: Scheme,
 ) -> list[onnx.NodeProto]:
     """Point `replaced` at int8 weights and, where the scheme wants it, int32 bias; returns their DQ nodes."""
-    weight, out = _weight_of(graph, node), node.output[0]
+    weight, out = weight_of(graph, node), node.output[0]
     assert weight is not None
     axis = _output_axis(node)
     bias = graph.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
