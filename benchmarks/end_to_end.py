@@ -109,9 +109,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _given(files: Sequence[Path]) -> dict[str, list[bytes]]:
     try:
-        return {f"{len(files)} given files": [f.read_bytes() for f in files]}
+        contents = [f.read_bytes() for f in files]
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}): give X-ray files") from None
+    for file, data in zip(files, contents, strict=True):
+        decode_bytes(data, source=str(file))  # refused now, by name, rather than in the middle of a run
+    return {f"{len(files)} given files": contents}
 
 
 def _synthetic(bundle: Bundle, side_px: int, *, most: int = 4) -> dict[str, list[bytes]]:
