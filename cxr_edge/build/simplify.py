@@ -1,18 +1,20 @@
 """From an exported ONNX file to an equal, simpler one: constants folded, batch norms absorbed, int8-friendly operators.
 
 Export leaves shape arithmetic, batch norms and transposed convolutions behind, which would each cut an int8 graph in
-pieces. Two simplifiers do the folding (onnxslim where it is installed, then ONNX Runtime's own basic level); two exact
-rewrites of ours follow. Whatever was done, the result must give the original's outputs on random input, or it is an
+pieces. Two simplifiers do the folding (onnx-simplifier or onnxslim where one is installed, then ONNX Runtime's own basic
+level); two exact rewrites of ours follow. Whatever was done, the result must give the original's outputs on random input, or it is an
 error: a simplifier's fault must not reach a patient.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +48,7 @@ def simplify(path: Path) -> Simplified:
     Raises ContractError if the simpler network gives other outputs than the original.
     """
     original = onnx.load(path)
-    model, note = _slim(original)
+    model, note = _by_package(original)
     model = _fold(model)
     graph = Graph(model)
     _means_to_pools(graph)
@@ -75,7 +77,7 @@ def check_parity(reference: onnx.ModelProto, other: onnx.ModelProto, *, images: 
         raise ContractError(
             f"the simplified network differs from the original by {worst:.2e} of its spread on random images, at most "
             f"{PARITY_TOLERANCE:.0e} is allowed: this is a fault of the simplifier, please report the network; "
-            f"uninstalling onnxslim may help meanwhile"
+            f"uninstalling {' or '.join(_PACKAGES)} may help meanwhile"
         )
     return worst
 
@@ -92,20 +94,33 @@ def _load(model: onnx.ModelProto) -> Engine:
         return OnnxRuntimeBackend().load_reference(path, CompileOptions())
 
 
-def _slim(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """The onnxslim version of `model`, or a copy of it with a note."""
+def _by_package(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """`model` simplified by the first of the known packages that is installed, or a copy of it; and what was done."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    if importlib.util.find_spec("onnxslim") is None:
-        return copy, "onnxslim is not installed: only the runtime's own simplifications were made"
-    import onnxslim
-
+    name = next((n for n in _PACKAGES if importlib.util.find_spec(n) is not None), None)
+    if name is None:
+        return copy, "neither onnxsim nor onnxslim is installed: only the runtime's own simplifications were made"
+    package = importlib.import_module(name)
     try:
-        slimmed = onnxslim.slim(copy)
+        simplified = _PACKAGES[name](package, copy)
     except Exception as error:  # a simplifier may fail in any way; the original is as good, only larger
         copy.CopyFrom(model)
-        return copy, f"onnxslim failed and was not used: {type(error).__name__}"
-    return slimmed, f"simplified by onnxslim {onnxslim.__version__}"
+        return copy, f"{name} failed and was not used: {type(error).__name__}"
+    return simplified, f"simplified by {name} {package.__version__}"
+
+
+def _onnxsim(package: Any, model: onnx.ModelProto) -> onnx.ModelProto:
+    simplified, _ = package.simplify(model, check_n=0)  # our own parity check follows
+    return simplified
+
+
+def _onnxslim(package: Any, model: onnx.ModelProto) -> onnx.ModelProto:
+    return package.slim(model)
+
+
+# onnx-simplifier first; onnxslim is pure Python and serves where the other has no wheel.
+_PACKAGES: dict[str, Callable[[Any, onnx.ModelProto], onnx.ModelProto]] = {"onnxsim": _onnxsim, "onnxslim": _onnxslim}
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -60,10 +60,19 @@ def test_metadata_and_outputs_are_kept(tmp_path):
     assert [o.name for o in simple.graph.output] == ["logits"]
 
 
-def test_without_onnxslim_it_says_so(tmp_path, monkeypatch):
+def test_without_a_simplifier_it_says_so(tmp_path, monkeypatch):
     find = module.importlib.util.find_spec
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "onnxslim" else find(name))
-    assert "onnxslim is not installed" in simplify(saved(chain(), tmp_path)).notes[0]
+    absent = ("onnxsim", "onnxslim")
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name in absent else find(name))
+    assert "neither onnxsim nor onnxslim is installed" in simplify(saved(chain(), tmp_path)).notes[0]
+
+
+@pytest.mark.parametrize(("absent", "used"), [("", "onnxsim"), ("onnxsim", "onnxslim")])
+def test_the_first_simplifier_that_is_installed_is_used(absent, used, tmp_path, monkeypatch):
+    pytest.importorskip(used)
+    find = module.importlib.util.find_spec
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == absent else find(name))
+    assert f"simplified by {used} " in simplify(saved(chain(), tmp_path)).notes[0]
 
 
 def test_a_simplifier_that_changes_the_answers_is_caught(tmp_path, monkeypatch):
@@ -74,7 +83,7 @@ def test_a_simplifier_that_changes_the_answers_is_caught(tmp_path, monkeypatch):
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.01, weight.name))
         return other, "damaged"
 
-    monkeypatch.setattr(module, "_slim", damage)
+    monkeypatch.setattr(module, "_by_package", damage)
     with pytest.raises(ContractError, match=r"differs from the original .* fault of the simplifier"):
         simplify(saved(chain(), tmp_path))
 
