@@ -27,7 +27,8 @@ __all__ = ["PRESETS", "PreprocessSpec", "Preprocessor", "canvas", "normalize", "
 # Bumped when the same spec starts to give other numbers, so that old digests stop matching.
 ARITHMETIC_VERSION = 1
 
-_MAX_SIDE_PX = 4096
+_MAX_SIDE_PX = 4096  # of a canvas
+_MAX_IMAGE_SIDE_PX = 65535  # what the integer sums of csrc/resize_plan.h have room for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +233,11 @@ def _gray(pixels: GrayPixels) -> GrayPixels:
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16) or pixels.size == 0:
         raise InputError(
             f"expected gray pixels (height, width) of uint8 or uint16, got shape {pixels.shape}, dtype {pixels.dtype}"
+        )
+    if max(pixels.shape) > _MAX_IMAGE_SIDE_PX:
+        raise InputError(
+            f"an image side may have at most {_MAX_IMAGE_SIDE_PX} px, got {pixels.shape[1]}x{pixels.shape[0]}: "
+            "is it a chest X-ray?"
         )
     if pixels.strides[1] == pixels.itemsize and pixels.strides[0] > 0:
         return pixels

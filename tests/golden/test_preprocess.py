@@ -160,6 +160,13 @@ def test_what_is_not_gray_pixels_is_refused(bad):
         canvas(bad, Roi(x0=0, y0=0, x1=1, y1=1), square(8))
 
 
+def test_the_longest_side_is_right_and_a_longer_one_is_refused():
+    longest = np.full((1, 65535), 65535, dtype=np.uint16)
+    assert (canvas(longest, Roi.full(65535, 1), square(7)) == 65535).all()
+    with pytest.raises(InputError, match="at most 65535 px, got 65536x1"):
+        canvas(np.zeros((1, 65536), np.uint8), Roi.full(65536, 1), square(7))
+
+
 def test_wrong_outputs_and_counts_are_refused():
     p = Preprocessor([square(8)])
     pixels, roi = random_pixels(9, 9, np.uint8), Roi.full(9, 9)
