@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from cxr_edge.errors import InputError
 
-__all__ = ["Header", "check_jpeg_complete", "read_header", "sniff"]
+__all__ = ["Header", "JpegFrame", "check_pixel_count", "read_header", "read_jpeg_frame", "sniff"]
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -56,6 +56,17 @@ class Header:
     orientation: int = 1
     significant_bits: int | None = None
     white_is_zero: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JpegFrame:
+    """The frame header of a JPEG stream. process: the number of its SOF marker, 0 baseline, 3 lossless."""
+
+    process: int
+    width_px: int
+    height_px: int
+    bits: int
+    channels: int
 
 
 def sniff(data: bytes) -> str:
@@ -156,12 +167,17 @@ def _after_scan(data: bytes, at: int) -> int:
     return found.start()
 
 
-def check_jpeg_complete(data: bytes) -> None:
-    """Raise InputError for a JPEG stream (also one inside DICOM, also lossless) that is cut off or lacks scans."""
+def read_jpeg_frame(data: bytes) -> JpegFrame:
+    """The frame header of a JPEG stream, also lossless, also one inside DICOM.
+
+    Raises InputError for a stream that is cut off or lacks scans.
+    """
     try:
-        _jpeg_frame(data)
+        sof, frame, _ = _jpeg_frame(data)
+        bits, height, width, channels = struct.unpack_from(">BHHB", frame)
     except (struct.error, IndexError):
         raise InputError(_CUT) from None
+    return JpegFrame(process=sof - 0xC0, width_px=width, height_px=height, bits=bits, channels=channels)
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, bytes, int]:
@@ -374,7 +390,9 @@ def _tiff_plain(data: bytes, page: _Directory, order: str) -> bytes:
 
     OpenCV applies both for some sample sizes and not for others; here they are applied afterwards, always.
     """
-    changes = [tag for tag, plain in ((274, 1), (262, 1)) if page.one(tag, plain) != plain and (tag == 274 or page.one(262, 1) == 0)]
+    changes = [274] if page.one(274, 1) != 1 else []
+    if page.one(262, 1) == 0:
+        changes.append(262)
     if not changes:
         return data
     patched = bytearray(data)

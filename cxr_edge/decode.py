@@ -112,7 +112,7 @@ def _decode_picture(data: bytes, source: str, max_pixels: int) -> Image:
 def _samples(header: Header) -> npt.NDArray[Any]:
     """Decoded samples (height, width) or (height, width, 3 or 4), blue first, orientation not applied."""
     try:
-        samples = cv2.imdecode(np.frombuffer(header.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        samples: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(header.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         samples = None
     if samples is None:
@@ -154,7 +154,7 @@ def _refuse_filled(pixels: GrayPixels, header: Header) -> None:
         )
 
 
-def _upright(pixels: GrayPixels, orientation: int) -> tuple[GrayPixels, tuple[Flag, ...]]:
+def _upright(pixels: Any, orientation: int) -> tuple[GrayPixels, tuple[Flag, ...]]:
     """Apply the EXIF orientation (EXIF 2.32, tag 274): mirror, transpose, turn."""
     if orientation == 1:
         return np.ascontiguousarray(pixels), ()

@@ -1,0 +1,272 @@
+"""A parsed DICOM data set in, its stored values as integers out: decompressed, unused bits removed, sign extended.
+
+It exists because the header must be checked against the pixel limit and against the compressed stream before a decoder
+sees either: decoders take sizes on trust, and some answer a cut-off stream with half a picture. JPEG, JPEG-LS and JPEG
+2000 go through GDCM, RLE through pydicom.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from cxr_edge._headers import check_pixel_count, read_jpeg_frame
+from cxr_edge.errors import InputError
+
+__all__ = ["Layout", "read_layout", "stored_values"]
+
+_CUT = "the pixel data end too early (truncated copy or transfer): copy or export the file again"
+_DAMAGED = "the compressed pixel data are damaged: copy or export the file again"
+
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_JPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70))
+_JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81))
+_JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91))
+_RLE = "1.2.840.10008.1.2.5"
+_EXTENDED = "1.2.840.10008.1.2.4.51"
+_READ = "uncompressed, deflated, RLE, JPEG baseline, JPEG lossless, JPEG-LS and JPEG 2000 are"
+
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the pixels of a file are stored, checked. syntax: the transfer syntax UID."""
+
+    rows: int
+    columns: int
+    samples: int
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    syntax: str
+
+
+def read_layout(dataset: Any, *, max_pixels: int) -> Layout:
+    """The layout of the pixel data, checked against `max_pixels` and for being readable. Raises InputError."""
+    syntax = _transfer_syntax(dataset)
+    try:
+        bits = int(dataset.BitsAllocated)
+        stored = int(dataset.get("BitsStored") or bits)
+        high = dataset.get("HighBit")
+        layout = Layout(
+            rows=int(dataset.Rows),
+            columns=int(dataset.Columns),
+            samples=int(dataset.get("SamplesPerPixel") or 1),
+            photometric=str(dataset.PhotometricInterpretation).strip().upper(),
+            bits_allocated=bits,
+            bits_stored=stored,
+            high_bit=stored - 1 if high is None else int(high),
+            signed=int(dataset.get("PixelRepresentation") or 0) == 1,
+            syntax=syntax,
+        )
+    except Exception:  # AttributeError, TypeError, ValueError and what pydicom's lazy conversion raises
+        raise InputError("size, depth or photometric interpretation are missing or invalid: export the file again") from None
+    _check_layout(layout, max_pixels)
+    return layout
+
+
+def _transfer_syntax(dataset: Any) -> str:
+    """The UID, from the file meta group or, without one, from how the elements are encoded."""
+    from pydicom.uid import UID
+
+    try:
+        uid = UID(str(dataset.file_meta.TransferSyntaxUID))
+    except Exception:  # none, or one that cannot be converted
+        implicit, little = dataset.original_encoding
+        if getattr(dataset.get_item("PixelData"), "is_undefined_length", False):
+            raise InputError(f"compressed pixel data and no transfer syntax: {_READ} read when named in the file") from None
+        return _NATIVE[0] if implicit else _NATIVE[1 if little else 2]
+    if uid not in (*_NATIVE, *_JPEG, *_JPEG_LS, *_JPEG_2000, _RLE):
+        known = uid.name if uid.name != uid else "unknown or private"
+        number = "".join(c for c in uid if c in "0123456789.")[:64]
+        raise InputError(f"the transfer syntax {known} ({number}) is not read here, {_READ}: export the file in one of these")
+    return str(uid)
+
+
+def _check_layout(layout: Layout, max_pixels: int) -> None:
+    if layout.rows < 1 or layout.columns < 1:
+        raise InputError(f"the header gives a size of {layout.columns}x{layout.rows} px: export the file again")
+    check_pixel_count(layout.columns, layout.rows, max_pixels)
+    photometric = "".join(c for c in layout.photometric[:16] if c.isalnum() or c in " _")
+    wanted = {1: _GRAY, 3: _COLOUR}.get(layout.samples, ())
+    if layout.photometric not in wanted:
+        raise InputError(
+            f"the photometric interpretation is {photometric} with {layout.samples} samples a pixel, expected MONOCHROME1, "
+            "MONOCHROME2, or gray as RGB or YBR: export the X-ray as gray"
+        )
+    if layout.bits_allocated not in ((8, 16, 32) if layout.samples == 1 else (8, 16)):
+        raise InputError(f"{layout.bits_allocated} bits allocated a sample are not read here: export with 8 or 16 bits")
+    if not 2 <= layout.bits_stored <= layout.high_bit + 1 <= layout.bits_allocated:
+        raise InputError(
+            f"bits stored {layout.bits_stored}, high bit {layout.high_bit} and bits allocated {layout.bits_allocated} "
+            "do not fit together: export the file again"
+        )
+
+
+def stored_values(dataset: Any, layout: Layout) -> npt.NDArray[Any]:
+    """The stored values: (rows, columns), or (rows, columns, 3) with red first. Raises InputError."""
+    if layout.syntax in _NATIVE:
+        _check_native(dataset, layout)
+    else:
+        _check_stream(_stream(dataset), layout)
+    values = _decompressed(dataset, layout)
+    expected = (layout.rows, layout.columns) + ((3,) if layout.samples == 3 else ())
+    if values.shape != expected or values.dtype.kind not in "iu":
+        raise InputError(f"the pixel data hold {values.shape}, the header promises {expected}: {_DAMAGED}")
+    return values if layout.samples == 3 else _significant(values, layout)
+
+
+def _check_native(dataset: Any, layout: Layout) -> None:
+    held = len(dataset.get_item("PixelData").value)
+    per_pixel = 2 if layout.photometric == "YBR_FULL_422" else layout.samples
+    needed = layout.rows * layout.columns * per_pixel * layout.bits_allocated // 8
+    if held < needed:
+        raise InputError(f"the pixel data hold {held:,} bytes, {layout.columns}x{layout.rows} px need {needed:,}: {_CUT}")
+
+
+def _decompressed(dataset: Any, layout: Layout) -> npt.NDArray[Any]:
+    from pydicom.pixels import get_decoder
+
+    plugin = "pydicom" if layout.syntax == _RLE else "" if layout.syntax in _NATIVE else "gdcm"
+    if plugin == "gdcm":
+        _silence_gdcm()
+    try:
+        decoder = get_decoder(layout.syntax)
+        dataset.BitsStored, dataset.HighBit = layout.bits_stored, layout.high_bit
+        dataset.SamplesPerPixel, dataset.PixelRepresentation = layout.samples, int(layout.signed)
+        dataset.ensure_file_meta()
+        dataset.file_meta.TransferSyntaxUID = layout.syntax
+        values, _ = decoder.as_array(dataset, decoding_plugin=plugin, raw=layout.samples == 1)
+    except Exception:  # the decoders' own types, RuntimeError most of all; their messages may quote values
+        raise InputError(f"the {decoder_name(layout.syntax)} pixel data cannot be decoded: {_DAMAGED}") from None
+    array: npt.NDArray[Any] = values
+    return array
+
+
+def decoder_name(syntax: str) -> str:
+    """The transfer syntax in words."""
+    from pydicom.uid import UID
+
+    return str(UID(syntax).name)
+
+
+def _silence_gdcm() -> None:
+    """GDCM says on stderr what is raised here anyway."""
+    try:
+        import gdcm  # type: ignore[import-untyped]  # it has no stubs
+    except ImportError:
+        raise InputError(
+            "compressed DICOM needs GDCM, which is not installed: install the package python-gdcm, or export uncompressed"
+        ) from None
+    for switch in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
+        switch()
+
+
+def _significant(values: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
+    """Only the stored bits, moved down and sign extended: high bits may hold overlays (retired, still met)."""
+    spare = layout.high_bit + 1 - layout.bits_stored
+    if layout.syntax in _NATIVE or layout.syntax == _RLE:
+        width = values.dtype.itemsize * 8
+    else:
+        # The codecs give the samples of the stream, already in the low bits.
+        width, spare = values.dtype.itemsize * 8, 0
+    if layout.bits_stored == width:
+        return values
+    signed = values.astype(f"i{values.dtype.itemsize}", copy=False) if layout.signed else values.view(f"u{values.dtype.itemsize}")
+    up = width - layout.bits_stored - spare
+    shifted: npt.NDArray[Any] = (signed << up) >> (up + spare)
+    return shifted
+
+
+# Compressed streams ---------------------------------------------------------------------------------------------------
+
+
+def _stream(dataset: Any) -> bytes:
+    """The compressed frame, all fragments joined."""
+    from pydicom.encaps import get_frame
+
+    try:
+        return bytes(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    except Exception:  # struct.error, ValueError, EOFError of pydicom's fragment reader
+        raise InputError(f"the compressed pixel data have no valid frame: {_CUT}") from None
+
+
+def _check_stream(stream: bytes, layout: Layout) -> None:
+    """Refuse a compressed stream that is cut off or of another size than the header says."""
+    try:
+        if layout.syntax in _JPEG:
+            frame = read_jpeg_frame(stream)
+            found = (frame.width_px, frame.height_px, frame.channels, frame.bits)
+        elif layout.syntax in _JPEG_LS:
+            found = _read_jpeg_ls(stream)
+        elif layout.syntax in _JPEG_2000:
+            found = _read_jpeg_2000(stream)
+        else:
+            return
+    except (struct.error, IndexError):
+        raise InputError(f"the compressed pixel data cannot be followed to their end: {_CUT}") from None
+    width, height, channels, bits = found
+    if (width, height, channels) != (layout.columns, layout.rows, layout.samples) or bits > layout.bits_allocated:
+        raise InputError(
+            f"the compressed picture is {width}x{height} px with {channels} samples of {bits} bits, the header says "
+            f"{layout.columns}x{layout.rows} with {layout.samples} of {layout.bits_allocated}: {_DAMAGED}"
+        )
+    if layout.syntax == _EXTENDED and bits != 8:
+        raise InputError("JPEG Extended (1.2.840.10008.1.2.4.51) is read with 8 bits only: export as JPEG lossless")
+
+
+def _read_jpeg_ls(stream: bytes) -> tuple[int, int, int, int]:
+    """(width, height, samples, bits) of a JPEG-LS stream (ITU-T T.87) that reaches its end marker."""
+    if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise InputError(_CUT)
+    at = 2
+    while stream[at + 1] != 0xF7:
+        if stream[at] != 0xFF:
+            raise InputError(_DAMAGED)
+        at += 2 + int(struct.unpack_from(">H", stream, at + 2)[0])
+    bits, height, width, channels = struct.unpack_from(">BHHB", stream, at + 4)
+    return width, height, channels, bits
+
+
+def _read_jpeg_2000(stream: bytes) -> tuple[int, int, int, int]:
+    """(width, height, samples, bits) of a JPEG 2000 codestream (ITU-T T.800 annex A) that holds all its tiles."""
+    start = stream.find(b"\xff\x4f\xff\x51")
+    if start < 0:
+        raise InputError(f"there is no JPEG 2000 codestream: {_DAMAGED}")
+    size = struct.unpack_from(">8IHB", stream, start + 8)
+    (x1, y1, x0, y0, tile_w, tile_h, tile_x, tile_y), channels, depth = size[:8], size[8], size[9]
+    if not (x0 < x1 and y0 < y1 and tile_w and tile_h):
+        raise InputError(_DAMAGED)
+    tiles = -(-(x1 - tile_x) // tile_w) * -(-(y1 - tile_y) // tile_h)
+    if _tiles_held(stream, start + 2) != tiles:
+        raise InputError(f"tiles of the JPEG 2000 picture are missing: {_CUT}")
+    return x1 - x0, y1 - y0, channels, (depth & 0x7F) + 1
+
+
+def _tiles_held(stream: bytes, at: int) -> int:
+    """How many different tiles have complete tile-parts."""
+    seen = set()
+    while at + 2 <= len(stream):
+        marker, length = struct.unpack_from(">HH", stream, at) if at + 4 <= len(stream) else (0xFFD9, 0)
+        if marker == 0xFFD9 or marker < 0xFF00:
+            break
+        if marker != 0xFF90:
+            at += 2 + length
+            continue
+        tile, part_bytes = struct.unpack_from(">HI", stream, at + 4)
+        if part_bytes == 0:
+            part_bytes = len(stream) - at
+            if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
+                raise InputError(_CUT)
+        if part_bytes < 14 or at + part_bytes > len(stream):
+            raise InputError(_CUT)
+        seen.add(tile)
+        at += part_bytes
+    return len(seen)
