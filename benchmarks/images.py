@@ -59,10 +59,11 @@ def dicom_bytes(pixels: npt.NDArray[np.uint16]) -> bytes:
     image = Dataset()
     image.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"  # Digital X-Ray Image Storage, for presentation
     image.SOPInstanceUID = generate_uid(entropy_srcs=["cxr-edge benchmark"])
-    image.Modality = "DX"
+    image.Modality, image.BodyPartExamined = "DX", "CHEST"
     image.Rows, image.Columns = pixels.shape
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
+    image.WindowCenter, image.WindowWidth = 2048, 4096  # the whole range, so that peers need not apply it
     image.PixelData = (pixels >> 4).tobytes()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
