@@ -111,7 +111,9 @@ def _curve(canvas: Gray, rng: np.random.Generator) -> Gray:
 
 
 def _shade(canvas: Gray, rng: np.random.Generator) -> Gray:
-    field = cv2.resize(rng.uniform(0.75, 1.25, (3, 3)).astype(np.float32), canvas.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(
+        rng.uniform(0.75, 1.25, (3, 3)).astype(np.float32), canvas.shape[::-1], interpolation=cv2.INTER_CUBIC
+    )
     return cv2.multiply(canvas, field, dtype=cv2.CV_8U)
 
 
@@ -139,7 +141,10 @@ def _noise(canvas: Gray, rng: np.random.Generator) -> Gray:
 def _letters(canvas: Gray, rng: np.random.Generator) -> Gray:
     side = canvas.shape[0]
     text = ("L", "R", "AP", "PA", "SUPINE", "PORTABLE", "ERECT", "10:42")[rng.integers(8)]
-    place = (int(rng.uniform(-0.02, 0.85) * side), int(rng.choice([rng.uniform(0.04, 0.2), rng.uniform(0.85, 1.0)]) * side))
+    place = (
+        int(rng.uniform(-0.02, 0.85) * side),
+        int(rng.choice([rng.uniform(0.04, 0.2), rng.uniform(0.85, 1.0)]) * side),
+    )
     value, size = int(rng.choice([0, 255, 200])), rng.uniform(0.3, 0.8) * side / 160
     return cv2.putText(canvas.copy(), text, place, cv2.FONT_HERSHEY_SIMPLEX, size, value, 1, cv2.LINE_AA)
 

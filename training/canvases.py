@@ -22,7 +22,7 @@ from training.collections import Record
 from training.dataset import Sample, read_all
 from training.segment import as_8_bit
 
-__all__ = ["WIDER", "Canvases", "cut", "LungFinder", "wide_roi"]
+__all__ = ["WIDER", "Canvases", "LungFinder", "cut", "wide_roi"]
 
 WIDER = 0.2  # of the box side, on each side, where the image reaches that far
 

@@ -23,7 +23,8 @@ __all__ = ["Config", "load_config"]
 class Config:
     """labels: of the members, in order. epoch_images: how many images a member sees an epoch. partial_tuberculosis:
     whether tuberculosis images train the members as `abnormal, but not COVID-19`. left_out: sources that members never
-    see, to measure what they say of an unknown site. members: plan a architecture."""
+    see, to measure what they say of an unknown site. members: plan an architecture. range_images: validation images that
+    activation ranges are measured on. known_answers: synthetic images in the bundle. resamples: of the bootstrap."""
 
     name: str = "starter"
     version: str = "1.0.0"
@@ -36,13 +37,18 @@ class Config:
     label_smoothing: float = 0.05
     partial_tuberculosis: bool = True
     left_out: tuple[str, ...] = ()
-    segmenter: Plan = Plan(epochs=100)
+    range_images: int = 200
+    known_answers: int = 20
+    resamples: int = 2000
+    segmenter: Plan = field(default_factory=lambda: Plan(epochs=100))
     members: dict[str, Plan] = field(default_factory=dict)
 
     @property
     def segmenter_spec(self) -> PreprocessSpec:
         """What the segmenter sees: the whole frame."""
-        return PreprocessSpec(region="frame", canvas_px=self.segmenter_px, crop_px=self.segmenter_px, standardize="image")
+        return PreprocessSpec(
+            region="frame", canvas_px=self.segmenter_px, crop_px=self.segmenter_px, standardize="image"
+        )
 
     @property
     def member_spec(self) -> PreprocessSpec:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cxr_edge.decode import decode
 from cxr_edge.errors import InputError
@@ -21,6 +22,9 @@ from training.duplicates import fingerprint, groups, same_image_pairs
 from training.splits import SIDES, Side, check_leakage, split
 
 __all__ = ["Sample", "load", "pixels", "prepare", "read_all"]
+
+
+Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ def pixels(record: Record) -> GrayPixels:
     return decode(record.path).pixels
 
 
-def read_all(records: Sequence[Record], threads: int, take: Callable[[Record, GrayPixels], object]) -> Iterator[object]:
+def read_all(records: Sequence[Record], threads: int, take: Callable[[Record, GrayPixels], Taken]) -> Iterator[Taken]:
     """`take(record, pixels)` of each record, in order, `threads` images at a time; pixels are not kept."""
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(lambda r: take(r, pixels(r)), records)
@@ -74,6 +78,8 @@ def load(data: Path, table: Path) -> list[Sample]:
         rows = {row["key"]: row for row in csv.DictReader(file)}
     records = gather(data)
     if {r.key for r in records} != set(rows):
-        raise InputError(f"{table} was made from other images than {data} holds: delete the run folder or give its data")
-    sides = {side: side for side in SIDES}
+        raise InputError(
+            f"{table} was made from other images than {data} holds: delete the run folder or give its data"
+        )
+    sides: dict[str, Side] = {side: side for side in SIDES}
     return [Sample(record=r, group=rows[r.key]["group"], side=sides[rows[r.key]["side"]]) for r in records]

@@ -60,7 +60,9 @@ def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], fil
     difference = _parity(network, spec, outputs, file)
     if not difference <= _TOLERANCE:
         file.unlink()
-        raise ContractError(f"{file.name}: ONNX and torch differ by {difference:.2g}, allowed are {_TOLERANCE:g}: not exported")
+        raise ContractError(
+            f"{file.name}: ONNX and torch differ by {difference:.2g}, allowed are {_TOLERANCE:g}: not exported"
+        )
     return difference
 
 

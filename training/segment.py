@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cxr_edge.decode import decode
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec, canvas, normalize
 from cxr_edge.records import Roi
@@ -27,7 +26,9 @@ from training.models import LungUNet
 
 __all__ = ["FrameWithMask", "SegmentTask", "dice", "frames_with_masks", "read_mask"]
 
-AUGMENTATION = Augmentation(shift=0.12, zoom=0.3, stretch=0.2, rotation_deg=12, histogram_swap=0.0, shading=0.5, erase=0.3)
+AUGMENTATION = Augmentation(
+    shift=0.12, zoom=0.3, stretch=0.2, rotation_deg=12, histogram_swap=0.0, shading=0.5, erase=0.3
+)
 
 _IGNORED = 127  # of the covid-chestxray masks: neither surely lung nor surely not
 
@@ -47,7 +48,9 @@ def read_mask(record: Record, size: tuple[int, int]) -> Gray:
     mask = decode_mask(record)
     values = set(np.unique(mask).tolist())
     if not values <= {0, _IGNORED, 255}:
-        raise InputError(f"{record.mask.name}: a lung mask holds 0, 127 (not known) and 255, this one {sorted(values)[:6]}")
+        raise InputError(
+            f"{record.mask.name}: a lung mask holds 0, 127 (not known) and 255, this one {sorted(values)[:6]}"
+        )
     return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST) if mask.shape != size else mask
 
 
@@ -67,7 +70,9 @@ def frames_with_masks(samples: Sequence[Sample], side_px: int) -> list[FrameWith
         image = pixels(sample.record)
         mask = read_mask(sample.record, image.shape)
         frame = as_8_bit(canvas(image, Roi.full(image.shape[1], image.shape[0]), spec))
-        made.append(FrameWithMask(frame=frame, mask=cv2.resize(mask, (side_px, side_px), interpolation=cv2.INTER_NEAREST)))
+        made.append(
+            FrameWithMask(frame=frame, mask=cv2.resize(mask, (side_px, side_px), interpolation=cv2.INTER_NEAREST))
+        )
     return made
 
 
@@ -80,7 +85,13 @@ class SegmentTask:
     """train: frames at 1.5 times spec.canvas_px. validation: frames at spec.canvas_px."""
 
     def __init__(
-        self, train: Sequence[FrameWithMask], validation: Sequence[FrameWithMask], spec: PreprocessSpec, *, batch: int, seed: int
+        self,
+        train: Sequence[FrameWithMask],
+        validation: Sequence[FrameWithMask],
+        spec: PreprocessSpec,
+        *,
+        batch: int,
+        seed: int,
     ) -> None:
         self.model: nn.Module = LungUNet()
         self.train, self.validation, self.spec = train, validation, spec
@@ -133,7 +144,9 @@ def _haze(sample: FrameWithMask, rng: np.random.Generator) -> FrameWithMask:
     side = sample.frame.shape[0]
     centre, axes = rng.uniform(0.2, 0.8, 2) * side, rng.uniform(0.08, 0.3, 2) * side
     blob = np.zeros((side, side), np.float32)
-    cv2.ellipse(blob, (*centre.astype(int).tolist(),), (*axes.astype(int).tolist(),), rng.uniform(0, 180), 0, 360, 1.0, -1)
+    cv2.ellipse(
+        blob, (*centre.astype(int).tolist(),), (*axes.astype(int).tolist(),), rng.uniform(0, 180), 0, 360, 1.0, -1
+    )
     blob = cv2.GaussianBlur(blob, (0, 0), 0.04 * side) * rng.uniform(0.3, 0.9)
     bright = np.percentile(sample.frame, rng.uniform(60, 95))
     frame = sample.frame + blob * np.maximum(bright - sample.frame, 0)

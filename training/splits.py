@@ -90,7 +90,10 @@ def check_leakage(
             raise InputError(
                 f"the split leaks: {records[i].key} ({sides[i]}) and {records[j].key} ({sides[j]}) are the same image"
             )
-    images = {side: Counter(f"{r.source}/{r.label}" for r, s in zip(records, sides, strict=True) if s == side) for side in SIDES}
+    images = {
+        side: Counter(f"{r.source}/{r.label}" for r, s in zip(records, sides, strict=True) if s == side)
+        for side in SIDES
+    }
     patients = {r.patient for r in records}
     return LeakageReport(
         patients=len(patients),

@@ -20,6 +20,8 @@ _HEAD_DROPOUT = 0.3
 
 
 class _Member(nn.Module):
+    """A trunk and the head; the first line of each builder's docstring below is the architecture's name in bundles."""
+
     def __init__(self, trunk: nn.Sequential, channels: int, labels: int) -> None:
         super().__init__()
         self.trunk = trunk
@@ -50,7 +52,7 @@ def _conv(ins: int, outs: int, kernel: int = 3, stride: int = 1, groups: int = 1
 
 
 def _plain(labels: int) -> _Member:
-    """VGG's idea, narrow: 3x3 convolutions and max pooling, nothing else."""
+    """VGG's idea, narrow: 3x3 convolutions and max pooling, nothing else"""
     trunk = nn.Sequential(
         _conv(1, 16, stride=2),
         _conv(16, 24),
@@ -83,7 +85,8 @@ class _InvertedResidual(nn.Module):
 
 
 def _inverted(labels: int) -> _Member:
-    """MobileNet-V2's idea. (outs, stride, expansion) a block."""
+    """MobileNet-V2's idea: widen, filter each channel by itself, narrow"""
+    # (outs, stride, expansion) a block.
     plan = [(24, 2, 2), (24, 1, 3), (48, 2, 4), (48, 1, 4), (48, 1, 4), (80, 2, 4), (80, 1, 4), (80, 1, 4)]
     blocks: list[nn.Module] = [_conv(1, 16, stride=2)]
     ins = 16
@@ -110,7 +113,7 @@ class _Inception(nn.Module):
 
 
 def _inception(labels: int) -> _Member:
-    """Inception-ResNet's idea, narrow."""
+    """Inception-ResNet's idea, narrow: 1x1, 3x3 and 5x5 side by side, added to what came in"""
     trunk = nn.Sequential(
         _conv(1, 16, stride=2),
         _conv(16, 32, stride=2),

@@ -1,0 +1,196 @@
+"""From exported networks to a bundle: ONNX files, validation canvases and the fitted combination in, a folder out.
+
+Written in three steps, since a bundle's answers can only be asked of a bundle: the draft (networks, activation ranges,
+combination), the known answers (the fp32 reference's, on synthetic X-rays), the figures (test patients' metrics and the
+model card). Each step leaves a bundle that opens.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from cxr_edge.build.calibrate import Ranges, measure_ranges
+from cxr_edge.bundle import Bundle, file_ref, write_bundle
+from cxr_edge.decode import decode
+from cxr_edge.engines import reference
+from cxr_edge.errors import BundleError, ContractError
+from cxr_edge.manifest import Combination, Decision, FileRef, KnownAnswer, LungBoxRule, Manifest, Member, Segmenter
+from cxr_edge.preprocess import Preprocessor, PreprocessSpec, normalize
+from cxr_edge.records import Roi
+from cxr_edge.screener import Screener
+from training.canvases import Canvases
+from training.config import Config
+from training.dataset import Sample, pixels
+from training.models import ARCHITECTURES
+from training.phantoms import make_phantom
+
+__all__ = [
+    "CARD",
+    "INTENDED_USE",
+    "Fitted",
+    "add_figures",
+    "add_known_answers",
+    "member_logits",
+    "spread_over_strata",
+    "write_draft",
+]
+
+CARD = "MODEL_CARD.md"
+INTENDED_USE = (
+    "Research use only: not a medical device, not for diagnosis or any decision about a patient. Frontal chest X-rays "
+    "of the kinds listed in the model card; every answer is to be read by a physician."
+)
+
+_KNOWN_PX = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What validation patients settled. provenance: facts for the manifest."""
+
+    combination: Combination
+    decision: Decision
+    lung_box: LungBoxRule
+    provenance: Mapping[str, Any]
+
+
+def member_logits(
+    files: Sequence[Path], lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, threads: int
+) -> npt.NDArray[np.float32]:
+    """Logits (N, members, labels) of exported members on canvases (N, S, S)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    sessions = [onnxruntime.InferenceSession(str(f), options, providers=["CPUExecutionProvider"]) for f in files]
+    found = []
+    for start in range(0, len(lungs), 64):
+        images = np.stack([normalize(canvas, spec) for canvas in lungs[start : start + 64]])
+        found.append(np.stack([s.run(["logits"], {"image": images})[0] for s in sessions], axis=1))
+    return np.concatenate(found)
+
+
+def spread_over_strata(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
+    """Indices of `count` samples (or all), taken in turn from every pair of label and source."""
+    strata: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i in np.random.default_rng(seed).permutation(len(samples)).tolist():
+        strata[samples[i].record.label, samples[i].record.source].append(i)
+    queues = [strata[key] for key in sorted(strata)]
+    turns = (queue[turn] for turn in range(len(samples)) for queue in queues if turn < len(queue))
+    return [i for i, _ in zip(turns, range(count), strict=False)]
+
+
+def write_draft(
+    root: Path, networks: Path, fitted: Fitted, config: Config, validation: Sequence[Sample], canvases: Canvases
+) -> Bundle:
+    """Write the bundle without known answers and figures.
+
+    networks: folder of segmenter.onnx and NAME.onnx. validation, canvases: the patients whose images the activation
+    ranges are measured on, row by row; ranges of the very same networks that lie in `root` are kept.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for name in ("segmenter", *config.members):
+        shutil.copyfile(networks / f"{name}.onnx", root / f"{name}.onnx")
+    (root / CARD).write_text("# Draft\n\nNot judged yet.\n", encoding="utf-8")
+    chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
+    frames = (_frame(validation[i], config.segmenter_spec) for i in chosen)
+    segmenter = Segmenter(
+        file=file_ref(root, "segmenter.onnx"),
+        preprocess=config.segmenter_spec,
+        lung_box=fitted.lung_box,
+        activation_ranges=_ranges(root, "segmenter", frames),
+    )
+    members = tuple(_member(root, name, config.member_spec, canvases.lungs[chosen]) for name in config.members)
+    manifest = Manifest(
+        name=config.name,
+        version=config.version,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        labels=config.labels,
+        segmenter=segmenter,
+        members=members,
+        combination=fitted.combination,
+        decision=fitted.decision,
+        known_answers=(),
+        model_card=file_ref(root, CARD),
+        intended_use=INTENDED_USE,
+        provenance={**fitted.provenance, **_tools()},
+        metrics={},
+    )
+    return write_bundle(root, manifest)
+
+
+def _member(root: Path, name: str, spec: PreprocessSpec, lungs: npt.NDArray[np.uint8]) -> Member:
+    inputs = (normalize(canvas, spec)[None] for canvas in lungs)
+    return Member(
+        name=name,
+        architecture=(ARCHITECTURES[name].__doc__ or name).splitlines()[0],
+        file=file_ref(root, f"{name}.onnx"),
+        preprocess=spec,
+        has_cam=True,
+        activation_ranges=_ranges(root, name, inputs),
+    )
+
+
+def _frame(sample: Sample, spec: PreprocessSpec) -> npt.NDArray[np.float32]:
+    image = pixels(sample.record)
+    (tensor,) = Preprocessor([spec]).run([image], [Roi.full(image.shape[1], image.shape[0])])
+    return tensor
+
+
+def _ranges(root: Path, name: str, inputs: Iterator[npt.NDArray[np.float32]]) -> FileRef:
+    file, network = root / f"{name}.ranges.json", root / f"{name}.onnx"
+    if not _still_holds(file, network):
+        measure_ranges(network, inputs, source="validation patients").write(file)
+    return file_ref(root, file.name)
+
+
+def _still_holds(file: Path, network: Path) -> bool:
+    try:
+        Ranges.read(file).check(network)
+    except (BundleError, ContractError):
+        return False
+    return True
+
+
+def _tools() -> dict[str, Any]:
+    """Versions, and the commit of the training code where it is a git checkout."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    ).stdout.strip()
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    return {"git_commit": commit or None, "versions": versions}
+
+
+def add_known_answers(bundle: Bundle, *, count: int) -> Bundle:
+    """Draw `count` phantoms of all labels in turn and note what the fp32 reference says of them."""
+    screener = Screener(bundle, reference(bundle, threads=1))
+    labels = bundle.manifest.labels
+    answers = [_known_answer(bundle.root, screener, labels[i % len(labels)], i // len(labels)) for i in range(count)]
+    return write_bundle(bundle.root, replace(bundle.manifest, known_answers=tuple(answers)))
+
+
+def _known_answer(root: Path, screener: Screener, label: str, seed: int) -> KnownAnswer:
+    name = f"known/{label}-{seed}.png"
+    (root / "known").mkdir(exist_ok=True)
+    cv2.imwrite(str(root / name), make_phantom(label, size_px=_KNOWN_PX, seed=seed).pixels)
+    screening = screener.screen(decode(root / name))
+    return KnownAnswer(file=file_ref(root, name), roi=screening.roi.as_tuple(), probabilities=screening.probabilities)
+
+
+def add_figures(bundle: Bundle, metrics: Mapping[str, Any], card: str) -> Bundle:
+    """Write the model card and put the figures into the manifest."""
+    (bundle.root / CARD).write_text(card, encoding="utf-8")
+    manifest = replace(bundle.manifest, metrics=dict(metrics), model_card=file_ref(bundle.root, CARD))
+    return write_bundle(bundle.root, manifest)
