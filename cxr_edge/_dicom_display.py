@@ -85,8 +85,8 @@ class Display:
         """Stored values to gray of 8 or 16 bits; low, high: the stored range without padding. Flags what was assumed."""
         flags: tuple[Flag, ...] = ()
         if self.voi is None:
-            if stored_bits == 8 and values.dtype == np.uint8 and self.modality == (1.0, 0.0) and not self.window_ignored:
-                return np.array(values, np.uint8), ()
+            if stored_bits == 8 and values.dtype == np.uint8 and self.modality == (1.0, 0.0):
+                return np.array(values, np.uint8), (self._as_stored(),) if self.window_ignored else ()
             flags = (self._assumption(),)
         top = (1 << bits) - 1
         dtype = np.uint8 if bits == 8 else np.uint16
@@ -118,6 +118,9 @@ class Display:
         if self.window_ignored:
             return Flag(code="window_ignored", message="the file's window cannot be used; the range of its values was taken")
         return Flag(code="no_window", message="the file has no window; the range of its values was taken")
+
+    def _as_stored(self) -> Flag:
+        return Flag(code="window_ignored", message="the file's window cannot be used; its 8-bit values were taken as they are")
 
 
 def read_display(dataset: Any, layout: Layout) -> Display:

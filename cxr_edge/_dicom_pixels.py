@@ -94,12 +94,12 @@ def _check_layout(layout: Layout, max_pixels: int) -> None:
     if layout.rows < 1 or layout.columns < 1:
         raise InputError(f"the header gives a size of {layout.columns}x{layout.rows} px: export the file again")
     check_pixel_count(layout.columns, layout.rows, max_pixels)
-    photometric = "".join(c for c in layout.photometric[:16] if c.isalnum() or c in " _")
+    photometric = layout.photometric if layout.photometric in (*_GRAY, *_COLOUR, "PALETTE COLOR", "ARGB") else "unknown"
     wanted = {1: _GRAY, 3: _COLOUR}.get(layout.samples, ())
     if layout.photometric not in wanted:
         raise InputError(
-            f"the photometric interpretation is {photometric} with {layout.samples} samples a pixel, expected MONOCHROME1, "
-            "MONOCHROME2, or gray as RGB or YBR: export the X-ray as gray"
+            f"the photometric interpretation is {photometric} with samples per pixel {layout.samples}, expected MONOCHROME1 "
+            "or MONOCHROME2 with 1, RGB or YBR with 3: export the X-ray as gray"
         )
     if layout.bits_allocated not in ((8, 16, 32) if layout.samples == 1 else (8, 16)):
         raise InputError(f"{layout.bits_allocated} bits allocated a sample are not read here: export with 8 or 16 bits")
@@ -171,17 +171,14 @@ def _silence_gdcm() -> None:
 
 def _significant(values: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
     """Only the stored bits, moved down and sign extended: high bits may hold overlays (retired, still met)."""
-    spare = layout.high_bit + 1 - layout.bits_stored
-    if layout.syntax in _NATIVE or layout.syntax == _RLE:
-        width = values.dtype.itemsize * 8
-    else:
-        # The codecs give the samples of the stream, already in the low bits.
-        width, spare = values.dtype.itemsize * 8, 0
+    width = values.dtype.itemsize * 8
     if layout.bits_stored == width:
-        return values
-    signed = values.astype(f"i{values.dtype.itemsize}", copy=False) if layout.signed else values.view(f"u{values.dtype.itemsize}")
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    # The codecs give the samples of the stream, already in the low bits.
+    spare = layout.high_bit + 1 - layout.bits_stored if layout.syntax in (*_NATIVE, _RLE) else 0
     up = width - layout.bits_stored - spare
-    shifted: npt.NDArray[Any] = (signed << up) >> (up + spare)
+    whole = values.astype(f"{'i' if layout.signed else 'u'}{values.dtype.itemsize}", copy=False)
+    shifted: npt.NDArray[Any] = (whole << up) >> (up + spare)
     return shifted
 
 

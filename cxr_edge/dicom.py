@@ -43,6 +43,31 @@ __all__ = ["decode_dicom"]
 _CUT = "the file ends before its pixel data do (truncated copy or transfer), or is damaged: copy or export it again"
 _PROJECTION = ("CR", "DX", "DR", "RG")
 _UNSPECIFIC = ("OT", "")
+# Only values from these lists are repeated in messages: free text may name a patient.
+_OTHER_MODALITIES = {
+    "CT": "computed tomography",
+    "ES": "endoscopy",
+    "IO": "intra-oral X-ray",
+    "KO": "a key object note",
+    "MG": "mammography",
+    "MR": "magnetic resonance",
+    "NM": "nuclear medicine",
+    "PR": "a presentation state",
+    "PT": "positron emission tomography",
+    "PX": "panoramic X-ray",
+    "RF": "fluoroscopy",
+    "SEG": "a segmentation",
+    "SM": "slide microscopy",
+    "SR": "a report",
+    "US": "ultrasound",
+    "XA": "angiography",
+    "XC": "photography",
+}
+_OTHER_PARTS = (
+    *("ABDOMEN", "ANKLE", "ARM", "BREAST", "CLAVICLE", "CSPINE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT"),
+    *("FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE", "NECK", "PELVIS", "SHOULDER"),
+    *("SKULL", "SPINE", "SSPINE", "TIBIA", "TOE", "TSPINE", "WRIST"),
+)
 _CHEST_WORDS = ("CHEST", "THORA", "TORAX", "LUNG", "PULMO", "HEART", "RIB", "THX", "CXR")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"
@@ -152,9 +177,12 @@ def _check_kind(dataset: Any) -> tuple[Flag, ...]:
 def _kind_flags(dataset: Any) -> tuple[Flag, ...]:
     """Refuse what is no single projection X-ray; flags on view, body part and origin."""
     modality = _code(dataset, "Modality")
+    if len(dataset) == 0:
+        raise InputError(_CUT)  # where an element ends too early pydicom gives none at all
     if modality not in _PROJECTION + _UNSPECIFIC:
+        named = f"{modality} ({_OTHER_MODALITIES[modality]})" if modality in _OTHER_MODALITIES else "another one"
         raise InputError(
-            f"the modality is {modality}, expected a projection X-ray ({', '.join(_PROJECTION)}): give the chest X-ray"
+            f"expected a projection X-ray (modality {', '.join(_PROJECTION)}), the modality is {named}: give the chest X-ray"
         )
     _check_pixel_data(dataset)
     flags = []
@@ -164,7 +192,8 @@ def _kind_flags(dataset: Any) -> tuple[Flag, ...]:
         flags.append(Flag(code="lateral_view", message="the file says lateral view; the models expect a frontal one"))
     part = _code(dataset, "BodyPartExamined")
     if part and not any(word in part for word in _CHEST_WORDS):
-        flags.append(Flag(code="other_body_part", message=f"the file names the body part {part}, not the chest"))
+        named = f"the body part {part}" if part in _OTHER_PARTS else "another body part"
+        flags.append(Flag(code="other_body_part", message=f"the file names {named}, not the chest"))
     if _code(dataset, "PresentationIntentType") == "FOR PROCESSING":
         flags.append(Flag(code="for_processing", message="raw detector values, before the maker's processing"))
     return tuple(flags)
