@@ -61,10 +61,10 @@ def screen(data: bytes, recipe: Recipe, networks: Networks, *, box: Roi | None =
     """
     pixels = decode(data)
     found = _lungs(pixels, recipe, networks)
-    logits = []
-    for spec, network in zip(recipe.members, networks.members, strict=True):
-        roi = Roi.full(pixels.shape[1], pixels.shape[0]) if spec.region == "frame" else box or found
-        logits.append(network(usual.opencv_tensor(pixels, roi, spec))[0])
+    frame = Roi.full(pixels.shape[1], pixels.shape[0])
+    rois = [frame if spec.region == "frame" else box or found for spec in recipe.members]
+    tensors = usual.opencv_tensors(pixels, rois, recipe.members)
+    logits = [network(tensor)[0] for network, tensor in zip(networks.members, tensors, strict=True)]
     return np.asarray(usual.combine(np.stack(logits)[None], recipe.combination)[0])
 
 
@@ -86,7 +86,8 @@ def _lungs(pixels: GrayPixels, recipe: Recipe, networks: Networks) -> Roi:
     frame = Roi.full(width, height)
     if recipe.segmenter is None or networks.segmenter is None:
         return frame
-    mask = networks.segmenter(usual.opencv_tensor(pixels, frame, recipe.segmenter))[0, 0]
+    (tensor,) = usual.opencv_tensors(pixels, [frame], [recipe.segmenter])
+    mask = networks.segmenter(tensor)[0, 0]
     return usual.lung_roi(mask, width_px=width, height_px=height, rule=recipe.lung_box)
 
 

@@ -129,7 +129,7 @@ def _fused(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: R
 def _opencv(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Contender:
     return Contender(
         name=_named(OPENCV, threads),
-        run=lambda i: [usual.opencv_tensor(images[i], roi, s) for s in specs],
+        run=lambda i: usual.opencv_tensors(images[i], [roi] * len(specs), specs),
         prepare=lambda: cv2.setNumThreads(threads),
     )
 

@@ -6,7 +6,7 @@ filters, where the docstring says so). Plain code as one finds it in notebooks, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -17,20 +17,37 @@ from cxr_edge.manifest import Combination, LungBoxRule
 from cxr_edge.preprocess import PreprocessSpec
 from cxr_edge.records import GrayPixels, Roi
 
-__all__ = ["combine", "lung_roi", "opencv_tensor", "pillow_tensor", "torchvision_tensor"]
+__all__ = ["combine", "lung_roi", "opencv_tensors", "pillow_tensor", "torchvision_tensor"]
 
 Floats = npt.NDArray[np.float32]
 
 
-def opencv_tensor(pixels: GrayPixels, roi: Roi, spec: PreprocessSpec) -> Floats:
-    """(1, channels, crop_px, crop_px): crop, INTER_AREA resize, centre crop, float32 over the maximum, mean and std."""
+def opencv_tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[PreprocessSpec]) -> list[Floats]:
+    """A tensor (1, channels, crop_px, crop_px) a member, from its roi and by its spec: crop, INTER_AREA resize, centre
+    crop, float32 over the maximum, mean and std. Members that ask for the same share it, as a sensible person would.
+    """
+    canvases: dict[tuple[Roi, int], GrayPixels] = {}
+    tensors: dict[tuple[Roi, PreprocessSpec], Floats] = {}
+    for roi, spec in zip(rois, specs, strict=True):
+        if (roi, spec.canvas_px) not in canvases:
+            canvases[roi, spec.canvas_px] = _opencv_canvas(pixels, roi, spec.canvas_px)
+        if (roi, spec) not in tensors:
+            tensors[roi, spec] = _opencv_tensor(canvases[roi, spec.canvas_px], spec)
+    return [tensors[roi, spec] for roi, spec in zip(rois, specs, strict=True)]
+
+
+def _opencv_canvas(pixels: GrayPixels, roi: Roi, canvas_px: int) -> GrayPixels:
     cut = pixels[roi.y0 : roi.y1, roi.x0 : roi.x1]
-    canvas = cv2.resize(cut, (spec.canvas_px, spec.canvas_px), interpolation=cv2.INTER_AREA)
+    resized: GrayPixels = cv2.resize(cut, (canvas_px, canvas_px), interpolation=cv2.INTER_AREA)
+    return resized
+
+
+def _opencv_tensor(canvas: GrayPixels, spec: PreprocessSpec) -> Floats:
     first = (spec.canvas_px - spec.crop_px) // 2
     canvas = canvas[first : first + spec.crop_px, first : first + spec.crop_px]
     if spec.median:
         canvas = cv2.medianBlur(np.ascontiguousarray(canvas), 3)
-    return _standardized(canvas.astype(np.float32) / np.iinfo(pixels.dtype).max, spec)
+    return _standardized(canvas.astype(np.float32) / np.float32(np.iinfo(canvas.dtype).max), spec)
 
 
 def pillow_tensor(pixels: GrayPixels, roi: Roi, spec: PreprocessSpec) -> Floats:
