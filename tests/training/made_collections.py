@@ -1,0 +1,63 @@
+"""The four collections in their published layouts, small and synthetic: for tests that read or train on folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from training.phantoms import Phantom, make_phantom
+
+__all__ = ["METADATA_HEAD", "write_collections"]
+
+METADATA_HEAD = "patientid,finding,view,modality,folder,filename"
+
+
+def write_collections(data: Path, *, patients: int, size_px: int = 128) -> Path:
+    """Write `patients` patients of every kind, one image each. Returns the data folder."""
+    for i in range(patients):
+        _paediatric(data / "chest_xray", i, patients, size_px)
+        _tuberculosis(data / "lung-masks", i, size_px)
+        _write(data / "twitter-covid" / f"EX{i}.jfif", _phantom("covid-19", 500 + i, size_px).pixels)
+    _covid(data / "covid-chestxray-dataset", data / "lung-masks" / "covid-chestxray-masks", patients, size_px)
+    return data
+
+
+def _phantom(label: str, seed: int, size_px: int) -> Phantom:
+    return make_phantom(label, seed=seed, size_px=size_px)
+
+
+def _write(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = {".jpeg": ".jpg", ".jfif": ".jpg"}.get(path.suffix, path.suffix)
+    path.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+
+
+def _paediatric(folder: Path, i: int, patients: int, size_px: int) -> None:
+    names = {
+        "normal": f"NORMAL/IM-{i:04d}-0001.jpeg",
+        "bacterial": f"PNEUMONIA/person{i}_bacteria_{i}.jpeg",
+        "viral": f"PNEUMONIA/person{patients + i}_virus_{i}.jpeg",
+    }
+    for label, name in names.items():
+        _write(folder / "train" / name, _phantom(label, 100 + i, size_px).pixels)
+
+
+def _tuberculosis(folder: Path, i: int, size_px: int) -> None:
+    for k, (site, sick) in enumerate((("CHNCXR", 0), ("CHNCXR", 1), ("MCUCXR", 0))):
+        name = f"{site}_{10 * i + k:04d}_{sick}"
+        phantom = _phantom("bacterial" if sick else "normal", 200 + 10 * i + k, size_px)
+        _write(folder / "CXR_png" / f"{name}.png", phantom.pixels)
+        _write(folder / "masks" / f"{name}.png", phantom.lung_mask.astype(np.uint8) * 255)
+
+
+def _covid(folder: Path, masks: Path, patients: int, size_px: int) -> None:
+    lines = [METADATA_HEAD]
+    for i in range(patients):
+        phantom = _phantom("covid-19", 300 + i, size_px)
+        _write(folder / "images" / f"covid-{i}.png", phantom.pixels)
+        _write(masks / f"covid-{i}.png", phantom.lung_mask.astype(np.uint8) * 255)
+        lines.append(f"{i},COVID-19,PA,X-ray,images,covid-{i}.png")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,95 @@
+"""The loop: a run that was killed ends as one that was not; the best epoch is kept; time ends a run as epochs do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.engine import Plan, fit, load_best
+
+PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, bfloat16=False)
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Flatten(), nn.Linear(4 * 36, 1))
+
+
+class _Task:
+    """Learns the mean of noise; `killed_in` raises in that epoch, after two batches. scores: of each epoch in turn."""
+
+    batches_per_epoch = 4
+
+    def __init__(self, *, killed_in: int | None = None, scores: tuple[float, ...] = ()) -> None:
+        self.model = _network()
+        self.killed_in, self.scores = killed_in, list(scores)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        source = torch.Generator().manual_seed(epoch)
+        for i in range(self.batches_per_epoch):
+            if epoch == self.killed_in and i == 2:
+                raise KeyboardInterrupt
+            x = torch.randn(4, 1, 8, 8, generator=source)
+            yield x, x.mean((1, 2, 3))
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return (model(batch[0])[:, 0] - batch[1]).square().mean()
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        return {"score": self.scores.pop(0) if self.scores else 0.0}
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    return torch.load(file, weights_only=True)
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    fit(_Task(), PLAN, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        fit(_Task(killed_in=1), PLAN, tmp_path / "killed")
+    assert _weights(tmp_path / "killed" / "last.pt")["epoch"] == 1
+    fit(_Task(), PLAN, tmp_path / "killed")
+    straight, killed = (_weights(tmp_path / run / "last.pt") for run in ("straight", "killed"))
+    assert straight["steps"] == killed["steps"] == 8
+    for part in ("model", "average"):
+        for name, value in straight[part].items():
+            assert torch.equal(value, killed[part][name]), f"{part}.{name}"
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    fit(_Task(), PLAN, tmp_path)
+    before = (tmp_path / "last.pt").read_bytes()
+    fit(_Task(killed_in=2), PLAN, tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=3)
+    best = fit(_Task(scores=(0.1, 0.9, 0.5)), plan, tmp_path / "a")
+    wanted = _weights(fit(_Task(), replace(PLAN, epochs=3), tmp_path / "b").with_name("last.pt"))
+    assert _weights(tmp_path / "a" / "last.pt")["best"] == 0.9
+    kept, last = load_best(_network(), best).state_dict(), wanted["average"]
+    assert not torch.equal(kept["0.weight"], last["0.weight"]), "the second epoch's weights, not the last's"
+    lines = (tmp_path / "a" / "log.txt").read_text().splitlines()
+    assert [line.endswith("*") for line in lines] == [True, True, False]
+
+
+def test_time_ends_a_run(tmp_path: Path) -> None:
+    fit(_Task(), replace(PLAN, epochs=10_000, minutes=1e-9), tmp_path)
+    assert _weights(tmp_path / "last.pt")["epoch"] == 1
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    x = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(99))
+    task = _Task()
+    task.loss = lambda model, batch: (model(batch[0])[:, 0] - 2.0).square().mean()  # type: ignore[method-assign]
+    fit(task, replace(PLAN, epochs=60, learning_rate=1e-2), tmp_path)
+    learnt = _network()
+    learnt.load_state_dict(_weights(tmp_path / "last.pt")["average"])
+    with torch.no_grad():
+        assert task.loss(learnt.eval(), (x,)).item() < 0.2
