@@ -2,8 +2,60 @@
 
 This package is the runtime: what a device needs to turn an X-ray file into an answer. It pulls in no deep-learning
 framework; training lives in the repository's `training` folder and depends on this package, never the other way.
+
+    from cxr_edge import Bundle, Screener, load_engines, load_image
+
+    bundle = Bundle.open("starter")
+    screener = Screener(bundle, load_engines(bundle, threads=2), threads=2)
+    print(screener.screen(load_image("chest.dcm")).decision)
 """
 
-__all__ = ["__version__"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxr_edge.bundle import Bundle
+    from cxr_edge.decode import decode as load_image
+    from cxr_edge.engines import load as load_engines
+    from cxr_edge.errors import BackendError, BundleError, ContractError, CxrEdgeError, InputError
+    from cxr_edge.records import Image, Screening
+    from cxr_edge.screener import Screener, screen_files
+
+__all__ = [
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "ContractError",
+    "CxrEdgeError",
+    "Image",
+    "InputError",
+    "Screener",
+    "Screening",
+    "__version__",
+    "load_engines",
+    "load_image",
+    "screen_files",
+]
 
 __version__ = "0.1.0"
+
+# Where each public name lives. Imported on first use, so that `import cxr_edge` costs nothing.
+_HOMES = {
+    "Bundle": ("bundle", "Bundle"),
+    "Image": ("records", "Image"),
+    "Screener": ("screener", "Screener"),
+    "Screening": ("records", "Screening"),
+    "load_engines": ("engines", "load"),
+    "load_image": ("decode", "decode"),
+    "screen_files": ("screener", "screen_files"),
+    **{name: ("errors", name) for name in __all__ if name.endswith("Error")},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cxr_edge' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f"cxr_edge.{module}"), attribute)

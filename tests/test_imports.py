@@ -28,3 +28,22 @@ def test_nothing_in_the_package_names_training():
         text = file.read_text()
         assert "import training" not in text, file
         assert "from training" not in text, file
+
+
+def test_every_public_name_can_be_had():
+    import cxr_edge
+
+    for name in cxr_edge.__all__:
+        assert getattr(cxr_edge, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        cxr_edge.nonsense  # noqa: B018
+
+
+def test_the_documented_example_runs(toy_bundle):
+    from cxr_edge import Bundle, Screener, load_image
+    from cxr_edge.engines import reference
+
+    bundle = Bundle.open(toy_bundle)
+    screener = Screener(bundle, reference(bundle, threads=2), threads=2)
+    answer = bundle.manifest.known_answers[0]
+    assert screener.screen(load_image(bundle.file(answer.file))).decision in bundle.manifest.labels
