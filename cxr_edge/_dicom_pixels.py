@@ -7,13 +7,13 @@ sees either: decoders take sizes on trust, and some answer a cut-off stream with
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
-from cxr_edge._headers import check_pixel_count, read_jpeg_frame
+from cxr_edge._dicom_streams import read_jpeg, read_jpeg_2000, read_jpeg_ls
+from cxr_edge._headers import check_pixel_count
 from cxr_edge.errors import InputError
 
 __all__ = ["Layout", "read_layout", "stored_values"]
@@ -74,17 +74,18 @@ def read_layout(dataset: Any, *, max_pixels: int) -> Layout:
 
 def _transfer_syntax(dataset: Any) -> str:
     """The UID, from the file meta group or, without one, from how the elements are encoded."""
+    from pydicom._uid_dict import UID_dictionary
     from pydicom.uid import UID
 
     try:
-        uid = UID(str(dataset.file_meta.TransferSyntaxUID))
+        uid = UID(str(dataset.file_meta.TransferSyntaxUID).strip())
     except Exception:  # none, or one that cannot be converted
         implicit, little = dataset.original_encoding
         if getattr(dataset.get_item("PixelData"), "is_undefined_length", False):
             raise InputError(f"compressed pixel data and no transfer syntax: {_READ} read when named in the file") from None
         return _NATIVE[0] if implicit else _NATIVE[1 if little else 2]
     if uid not in (*_NATIVE, *_JPEG, *_JPEG_LS, *_JPEG_2000, _RLE):
-        known = uid.name if uid.name != uid else "unknown or private"
+        known = UID_dictionary[uid][0] if uid in UID_dictionary else "unknown or private"
         number = "".join(c for c in uid if c in "0123456789.")[:64]
         raise InputError(f"the transfer syntax {known} ({number}) is not read here, {_READ}: export the file in one of these")
     return str(uid)
@@ -139,7 +140,10 @@ def _decompressed(dataset: Any, layout: Layout) -> npt.NDArray[Any]:
         _silence_gdcm()
     try:
         decoder = get_decoder(layout.syntax)
-        dataset.BitsStored, dataset.HighBit = layout.bits_stored, layout.high_bit
+        # pydicom takes the bits to be the lowest ones; uncompressed, all are asked for and shifted here.
+        whole = layout.syntax in (*_NATIVE, _RLE)
+        dataset.BitsStored = layout.bits_allocated if whole else layout.bits_stored
+        dataset.HighBit = int(dataset.BitsStored) - 1
         dataset.SamplesPerPixel, dataset.PixelRepresentation = layout.samples, int(layout.signed)
         dataset.ensure_file_meta()
         dataset.file_meta.TransferSyntaxUID = layout.syntax
@@ -182,9 +186,6 @@ def _significant(values: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
     return shifted
 
 
-# Compressed streams ---------------------------------------------------------------------------------------------------
-
-
 def _stream(dataset: Any) -> bytes:
     """The compressed frame, all fragments joined."""
     from pydicom.encaps import get_frame
@@ -197,73 +198,15 @@ def _stream(dataset: Any) -> bytes:
 
 def _check_stream(stream: bytes, layout: Layout) -> None:
     """Refuse a compressed stream that is cut off or of another size than the header says."""
-    try:
-        if layout.syntax in _JPEG:
-            frame = read_jpeg_frame(stream)
-            found = (frame.width_px, frame.height_px, frame.channels, frame.bits)
-        elif layout.syntax in _JPEG_LS:
-            found = _read_jpeg_ls(stream)
-        elif layout.syntax in _JPEG_2000:
-            found = _read_jpeg_2000(stream)
-        else:
-            return
-    except (struct.error, IndexError):
-        raise InputError(f"the compressed pixel data cannot be followed to their end: {_CUT}") from None
-    width, height, channels, bits = found
-    if (width, height, channels) != (layout.columns, layout.rows, layout.samples) or bits > layout.bits_allocated:
+    if layout.syntax == _RLE:
+        return  # pydicom counts what each segment gives
+    read = read_jpeg if layout.syntax in _JPEG else read_jpeg_ls if layout.syntax in _JPEG_LS else read_jpeg_2000
+    found = read(stream)
+    size = (found.width_px, found.height_px, found.samples)
+    if size != (layout.columns, layout.rows, layout.samples) or found.bits > layout.bits_allocated:
         raise InputError(
-            f"the compressed picture is {width}x{height} px with {channels} samples of {bits} bits, the header says "
-            f"{layout.columns}x{layout.rows} with {layout.samples} of {layout.bits_allocated}: {_DAMAGED}"
+            f"the compressed picture is {found.width_px}x{found.height_px} px with {found.samples} samples of {found.bits} "
+            f"bits, the header says {layout.columns}x{layout.rows} with {layout.samples} of {layout.bits_allocated}: {_DAMAGED}"
         )
-    if layout.syntax == _EXTENDED and bits != 8:
+    if layout.syntax == _EXTENDED and found.bits != 8:
         raise InputError("JPEG Extended (1.2.840.10008.1.2.4.51) is read with 8 bits only: export as JPEG lossless")
-
-
-def _read_jpeg_ls(stream: bytes) -> tuple[int, int, int, int]:
-    """(width, height, samples, bits) of a JPEG-LS stream (ITU-T T.87) that reaches its end marker."""
-    if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise InputError(_CUT)
-    at = 2
-    while stream[at + 1] != 0xF7:
-        if stream[at] != 0xFF:
-            raise InputError(_DAMAGED)
-        at += 2 + int(struct.unpack_from(">H", stream, at + 2)[0])
-    bits, height, width, channels = struct.unpack_from(">BHHB", stream, at + 4)
-    return width, height, channels, bits
-
-
-def _read_jpeg_2000(stream: bytes) -> tuple[int, int, int, int]:
-    """(width, height, samples, bits) of a JPEG 2000 codestream (ITU-T T.800 annex A) that holds all its tiles."""
-    start = stream.find(b"\xff\x4f\xff\x51")
-    if start < 0:
-        raise InputError(f"there is no JPEG 2000 codestream: {_DAMAGED}")
-    size = struct.unpack_from(">8IHB", stream, start + 8)
-    (x1, y1, x0, y0, tile_w, tile_h, tile_x, tile_y), channels, depth = size[:8], size[8], size[9]
-    if not (x0 < x1 and y0 < y1 and tile_w and tile_h):
-        raise InputError(_DAMAGED)
-    tiles = -(-(x1 - tile_x) // tile_w) * -(-(y1 - tile_y) // tile_h)
-    if _tiles_held(stream, start + 2) != tiles:
-        raise InputError(f"tiles of the JPEG 2000 picture are missing: {_CUT}")
-    return x1 - x0, y1 - y0, channels, (depth & 0x7F) + 1
-
-
-def _tiles_held(stream: bytes, at: int) -> int:
-    """How many different tiles have complete tile-parts."""
-    seen = set()
-    while at + 2 <= len(stream):
-        marker, length = struct.unpack_from(">HH", stream, at) if at + 4 <= len(stream) else (0xFFD9, 0)
-        if marker == 0xFFD9 or marker < 0xFF00:
-            break
-        if marker != 0xFF90:
-            at += 2 + length
-            continue
-        tile, part_bytes = struct.unpack_from(">HI", stream, at + 4)
-        if part_bytes == 0:
-            part_bytes = len(stream) - at
-            if not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
-                raise InputError(_CUT)
-        if part_bytes < 14 or at + part_bytes > len(stream):
-            raise InputError(_CUT)
-        seen.add(tile)
-        at += part_bytes
-    return len(seen)
