@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
 from cxr_edge.combine import Combiner, decide
@@ -78,13 +77,14 @@ def _excess(loss: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> flo
 def _out_of_fold(
     strategy: Strategy, logits: Logits, truth: Truth, patients: Sequence[str], seed: int
 ) -> npt.NDArray[np.float64]:
-    folds = min(_FOLDS, len(set(patients)))
-    if folds < 2:
+    """Log loss an image (N,), each by a combination that was fitted without its patient's fold."""
+    names, whose = np.unique(np.asarray(patients), return_inverse=True)
+    if len(names) < 2:
         raise InputError("a combination is chosen on two validation patients at least: give more images")
+    fold = np.random.default_rng(seed).permutation(len(names))[whose] % _FOLDS
     loss = np.zeros(len(truth))
-    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(logits, truth, patients)
-    for fitted, judged in split:
-        combination = fit(strategy, logits[fitted], truth[fitted], seed=seed)
+    for judged in (fold == k for k in np.unique(fold)):
+        combination = fit(strategy, logits[~judged], truth[~judged], seed=seed)
         loss[judged] = log_loss(_probabilities(combination, logits[judged]), truth[judged])
     return loss
 

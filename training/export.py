@@ -54,6 +54,7 @@ def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], fil
         dynamic_axes={name: {0: "N"} for name in ("image", *outputs)},
         opset_version=_OPSET,
         do_constant_folding=True,
+        # The exporter by tracing: these networks have no control flow, its graphs are plain and its opset is free.
         dynamo=False,
     )
     _finish(file, spec)

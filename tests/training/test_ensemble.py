@@ -1,0 +1,112 @@
+"""Fitting on validation patients: temperatures that calibrate, weights that find the good member, a careful threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cxr_edge.combine import Combiner
+from cxr_edge.errors import InputError
+from training.ensemble import choose_combination, choose_decision, fit
+from training.metrics import log_loss
+
+LABELS = ("normal", "bacterial", "viral", "covid-19")
+
+
+def _logits(
+    noise: tuple[float, ...], *, n: int = 400, scale: float = 1.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Members whose logits are the truth's one-hot times 3, plus noise of these deviations; all times `scale`."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 4, n)
+    members = [3 * np.eye(4)[truth] + rng.normal(0, s, (n, 4)) for s in noise]
+    return (scale * np.stack(members, axis=1)).astype(np.float32), truth
+
+
+def _patients(n: int = 400) -> list[str]:
+    return [f"p{i}" for i in range(n)]
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    logits, truth = _logits((1.5, 1.5))
+    for scale in (0.5, 4.0):
+        fitted = fit("average", (scale * logits).astype(np.float32), truth, seed=0)
+        plain = fit("average", logits, truth, seed=0)
+        ratio = np.array(fitted.member_temperatures) / np.array(plain.member_temperatures)
+        assert ratio == pytest.approx(scale, rel=0.02)
+
+
+def test_weights_go_to_the_member_that_knows() -> None:
+    logits, truth = _logits((0.8, 8.0, 8.0))
+    weights = fit("weighted-average", logits, truth, seed=0).parameters["weights"]
+    assert sum(weights) == pytest.approx(1.0)
+    assert weights[0] > 0.8
+
+
+@pytest.mark.parametrize("strategy", ["average", "weighted-average", "voting", "stacking"])
+def test_every_strategy_runs_as_deployed(strategy: str) -> None:
+    logits, truth = _logits((1.0, 1.2))
+    combination = fit(strategy, logits, truth, seed=0)  # type: ignore[arg-type]
+    _, winner = Combiner(combination, labels=4).run(logits)
+    assert (winner == truth).mean() > 0.8
+    assert combination == fit(strategy, logits, truth, seed=0), "the same seed, the same parameters"  # type: ignore[arg-type]
+
+
+def test_among_equals_the_simplest_is_chosen() -> None:
+    logits, truth = _logits((1.2, 1.2, 1.2))
+    chosen = choose_combination(logits, truth, _patients(), seed=0)
+    assert chosen.combination.strategy == "average"
+    assert set(chosen.log_loss) == {"average", "weighted-average", "voting", "stacking"}
+    assert chosen.log_loss["average"] < chosen.log_loss["voting"]
+
+
+def test_a_clearly_better_strategy_is_chosen() -> None:
+    logits, truth = _logits((1.0, 9.0, 9.0))
+    logits[:, 1:] += 6 * np.eye(4, dtype=np.float32)[(truth + 1) % 4][:, None]  # two that are sure of the wrong label
+    chosen = choose_combination(logits, truth, _patients(), seed=0)
+    assert chosen.combination.strategy in ("weighted-average", "stacking")
+
+
+def test_one_patient_is_too_few() -> None:
+    logits, truth = _logits((1.0,), n=4)
+    with pytest.raises(InputError, match="two validation patients"):
+        choose_combination(logits, truth, ["p"] * 4, seed=0)
+
+
+def _decided(false_share: float, *, outside: bool = False) -> tuple[float, float]:
+    """Threshold and specificity when this share of adult normals gets 0.6 for COVID-19, and true cases get 0.8 or more."""
+    n, rng = 200, np.random.default_rng(0)
+    truth = np.where(np.arange(n) < 50, 3, 0)
+    p = np.where(truth == 3, rng.uniform(0.8, 0.98, n), 0.05)
+    p[50 : 50 + int(150 * false_share)] = 0.6
+    logits = np.log(np.stack([1 - p - 0.02, np.full(n, 0.01), np.full(n, 0.01), p], axis=1))[:, None].astype(np.float32)
+    combination = fit("average", logits, truth, seed=0)
+    # The fitted temperature would move the probabilities that this test talks about.
+    combination = type(combination)(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
+    given = np.where((truth == 0) & outside, -1, truth)
+    chosen = choose_decision(combination, logits, given, truth == 0, LABELS)
+    return chosen.decision.thresholds["covid-19"], chosen.specificity
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_the_threshold_rises_above_false_alarms(outside: bool) -> None:
+    threshold, specificity = _decided(0.2, outside=outside)
+    assert 0.6 < threshold <= 0.8
+    assert specificity == 1.0
+
+
+def test_without_false_alarms_the_threshold_is_in_the_middle_of_what_is_as_good() -> None:
+    threshold, _ = _decided(0.0)
+    assert 0.4 <= threshold <= 0.6
+
+
+def test_uncertain_is_the_given_share() -> None:
+    logits, truth = _logits((1.5,))
+    combination = fit("average", logits, truth, seed=0)
+    chosen = choose_decision(combination, logits, truth, truth == 0, LABELS, uncertain_share=0.2)
+    top = Combiner(combination, labels=4).run(logits)[0].max(axis=1)
+    assert (top < chosen.decision.uncertain_below).mean() == pytest.approx(0.2, abs=0.03)
+
+
+def test_log_loss_of_certainty_is_finite() -> None:
+    assert np.isfinite(log_loss(np.array([[1.0, 0.0]]), np.array([1]))).all()

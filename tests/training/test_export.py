@@ -1,0 +1,75 @@
+"""Export: the ONNX file computes what torch computes, says what it was trained on, and is refused if it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cxr_edge.errors import ContractError
+from cxr_edge.preprocess import PreprocessSpec
+from training.export import DIGEST_KEY, SegmenterForExport, export
+from training.models import LungUNet, build_member
+
+# torch announces another exporter; training/export.py says why it keeps to this one.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+SPEC = PreprocessSpec(canvas_px=32, crop_px=32)
+
+
+def _session(file: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def test_a_member_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    member = build_member("inverted", 4).train()  # export has to switch dropout and batch statistics off
+    assert export(member, SPEC, ["logits", "cam"], tmp_path / "m.onnx") < 1e-4
+    x = np.random.default_rng(0).standard_normal((5, 1, 32, 32), dtype=np.float32)
+    logits, cam = _session(tmp_path / "m.onnx").run(["logits", "cam"], {"image": x})
+    with torch.no_grad():
+        wanted = member(torch.from_numpy(x))
+    np.testing.assert_allclose(logits, wanted.logits.numpy(), atol=1e-4)
+    np.testing.assert_allclose(cam, wanted.cam.numpy(), atol=1e-4)
+
+
+def test_the_file_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    export(build_member("plain", 4), SPEC, ["logits", "cam"], tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    assert {p.key: p.value for p in model.metadata_props} == {DIGEST_KEY: SPEC.digest()}
+    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.output}
+    assert shapes["logits"] == ["N", 4]
+    assert model.doc_string == ""
+
+
+def test_the_segmenter_gives_probabilities(tmp_path: Path) -> None:
+    spec = PreprocessSpec(region="frame", canvas_px=32, crop_px=32)
+    export(SegmenterForExport(LungUNet()), spec, ["mask"], tmp_path / "s.onnx")
+    x = 9 * np.random.default_rng(0).standard_normal((3, 1, 32, 32), dtype=np.float32)
+    (mask,) = _session(tmp_path / "s.onnx").run(["mask"], {"image": x})
+    assert mask.shape == (3, 1, 32, 32)
+    assert 0 <= mask.min() < mask.max() <= 1
+
+
+class _Unfaithful(nn.Module):
+    """Computes one thing while it is traced and another afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x.mean((2, 3)) * (1 if torch.jit.is_tracing() else 2)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing warns of what this network does on purpose
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"bad\.onnx: ONNX and torch differ"):
+        export(_Unfaithful(), SPEC, ["logits"], tmp_path / "bad.onnx")
+    assert not (tmp_path / "bad.onnx").exists()

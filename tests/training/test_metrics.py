@@ -1,0 +1,106 @@
+"""Figures against scikit-learn and by hand, and intervals that behave as intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, roc_auc_score
+
+from training.metrics import Answers, auc, auc_figure, bootstrap, confusion, f1_scores, figures, proportion
+
+LABELS = ("normal", "viral", "covid-19")
+
+
+def _answers(seed: int = 0, n: int = 200) -> Answers:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 3, n)
+    scores = rng.random((n, 3)) + 0.7 * np.eye(3)[truth]
+    probabilities = scores / scores.sum(axis=1, keepdims=True)
+    patients = np.array([f"p{i // 2}" for i in range(n)])
+    return Answers(truth=truth, said=probabilities.argmax(axis=1), probabilities=probabilities, patients=patients)
+
+
+@given(st.integers(0, 10_000), st.integers(5, 60))
+def test_auc_and_f1_are_scikit_learns(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, positive = rng.integers(0, 6, n) / 5, np.arange(n) % 3 == 0
+    weights = rng.integers(1, 4, n).astype(float)
+    assert auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
+    assert auc(scores, positive, weights) == pytest.approx(roc_auc_score(positive, scores, sample_weight=weights))
+    truth, said = rng.integers(0, 3, n), rng.integers(0, 3, n)
+    wanted = f1_score(truth, said, labels=range(3), average=None, zero_division=0)
+    assert f1_scores(confusion(truth, said, 3)) == pytest.approx(wanted)
+
+
+def test_auc_without_positives_is_not_a_number() -> None:
+    assert math.isnan(auc(np.array([0.1, 0.2]), np.array([False, False])))
+
+
+def test_a_share_has_the_exact_interval() -> None:
+    # R20's 0.9972 of 504 images, recomputed: exact gives [0.9876, 0.9998] (Wald, as printed there, [0.9925, 1.0]).
+    figure = proportion(round(0.9972 * 504), 504)
+    assert (round(figure.low, 3), round(figure.high, 3)) == (0.989, 1.0)
+    everything = proportion(44, 44)
+    assert (everything.value, everything.high) == (1.0, 1.0)
+    assert everything.low == pytest.approx(0.025 ** (1 / 44))
+    assert proportion(0, 0).as_json() == {"value": None, "low": None, "high": None, "n": 0, "hits": 0}
+
+
+def test_the_figures_of_a_set_by_hand() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 2])
+    said = np.array([0, 0, 1, 1, 2, 2])
+    answers = Answers(
+        truth=truth, said=said, probabilities=np.eye(3)[said] * 0.8 + 0.2 / 3, patients=np.array(list("aabbcc"))
+    )
+    found = figures(answers, LABELS, seed=0, resamples=50)
+    assert (found["images"], found["patients"]) == (6, 3)
+    assert found["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    normal = found["labels"]["normal"]
+    assert (normal["precision"]["hits"], normal["precision"]["n"]) == (2, 2)
+    assert (normal["recall"]["hits"], normal["recall"]["n"]) == (2, 3)
+    assert (normal["specificity"]["hits"], normal["specificity"]["n"]) == (3, 3)
+    assert normal["f1"]["value"] == pytest.approx(0.8)
+    assert found["accuracy"]["value"] == pytest.approx(4 / 6, abs=1e-4)
+    json.dumps(found, allow_nan=False)
+
+
+def test_intervals_hold_their_values_and_a_seed_is_an_interval() -> None:
+    found, again = (figures(_answers(), LABELS, seed=1, resamples=200) for _ in range(2))
+    assert found == again
+    for figure in (found["macro_f1"], found["macro_auc"], *(row["auc"] for row in found["labels"].values())):
+        assert figure["low"] < figure["value"] < figure["high"]
+
+
+def test_two_images_of_a_patient_are_not_two_pieces_of_evidence() -> None:
+    answers = _answers(n=120)
+    twice = {k: np.concatenate([v, v]) for k, v in vars(answers).items()}
+
+    def width(patients: np.ndarray) -> float:
+        figure = auc_figure(twice["probabilities"][:, 2], twice["truth"] == 2, patients, seed=0, resamples=400)
+        return figure.high - figure.low
+
+    own = np.array([f"q{i}" for i in range(240)])
+    assert width(twice["patients"]) > 1.2 * width(own)
+
+
+def test_the_bootstrap_finds_the_spread_of_a_mean() -> None:
+    values = np.random.default_rng(0).normal(0, 1, 400)
+    patients = np.arange(400).astype(str)
+
+    def mean(weights: np.ndarray | None) -> np.ndarray:
+        return np.array([np.average(values, weights=weights)])
+
+    (figure,) = bootstrap(mean, patients, seed=0, resamples=1000)
+    assert figure.high - figure.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
+
+
+def test_answers_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="one length"):
+        Answers(
+            truth=np.zeros(2, int), said=np.zeros(3, int), probabilities=np.zeros((2, 3)), patients=np.array(["a", "b"])
+        )
