@@ -1,8 +1,8 @@
 """A parsed DICOM data set in, its stored values as integers out: decompressed, unused bits removed, sign extended.
 
 It exists because the header must be checked against the pixel limit and against the compressed stream before a decoder
-sees either: decoders take sizes on trust, and some answer a cut-off stream with half a picture. JPEG, JPEG-LS and JPEG
-2000 go through GDCM, RLE through pydicom.
+sees either: decoders take sizes on trust, and some answer a cut-off stream with half a picture. JPEG of 8 bits goes
+through OpenCV, lossless JPEG, JPEG-LS and JPEG 2000 through GDCM, RLE through pydicom.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
+import numpy as np
 import numpy.typing as npt
 
-from cxr_edge._dicom_streams import read_jpeg, read_jpeg_2000, read_jpeg_ls
+from cxr_edge._dicom_streams import read_jpeg, read_jpeg_2000, read_jpeg_lossless, read_jpeg_ls
 from cxr_edge._headers import check_pixel_count
 from cxr_edge.errors import InputError
 
@@ -22,12 +24,15 @@ _CUT = "the pixel data end too early (truncated copy or transfer): copy or expor
 _DAMAGED = "the compressed pixel data are damaged: copy or export the file again"
 
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-_JPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70))
+_JPEG_8 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51))
+_JPEG_LOSSLESS = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (57, 70))
 _JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81))
 _JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91))
 _RLE = "1.2.840.10008.1.2.5"
 _EXTENDED = "1.2.840.10008.1.2.4.51"
 _READ = "uncompressed, deflated, RLE, JPEG baseline, JPEG lossless, JPEG-LS and JPEG 2000 are"
+# APP14 that says "not transformed", for RGB streams that DICOM's header alone tells from YBR.
+_ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
 
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -84,7 +89,7 @@ def _transfer_syntax(dataset: Any) -> str:
         if getattr(dataset.get_item("PixelData"), "is_undefined_length", False):
             raise InputError(f"compressed pixel data and no transfer syntax: {_READ} read when named in the file") from None
         return _NATIVE[0] if implicit else _NATIVE[1 if little else 2]
-    if uid not in (*_NATIVE, *_JPEG, *_JPEG_LS, *_JPEG_2000, _RLE):
+    if uid not in (*_NATIVE, *_JPEG_8, *_JPEG_LOSSLESS, *_JPEG_LS, *_JPEG_2000, _RLE):
         known = UID_dictionary[uid][0] if uid in UID_dictionary else "unknown or private"
         number = "".join(c for c in uid if c in "0123456789.")[:64]
         raise InputError(f"the transfer syntax {known} ({number}) is not read here, {_READ}: export the file in one of these")
@@ -115,9 +120,11 @@ def stored_values(dataset: Any, layout: Layout) -> npt.NDArray[Any]:
     """The stored values: (rows, columns), or (rows, columns, 3) with red first. Raises InputError."""
     if layout.syntax in _NATIVE:
         _check_native(dataset, layout)
+        values = _decompressed(dataset, layout)
     else:
-        _check_stream(_stream(dataset), layout)
-    values = _decompressed(dataset, layout)
+        stream = _stream(dataset)
+        _check_stream(stream, layout)
+        values = _sequential_jpeg(stream, layout) if layout.syntax in _JPEG_8 else _decompressed(dataset, layout)
     expected = (layout.rows, layout.columns) + ((3,) if layout.samples == 3 else ())
     if values.shape != expected or values.dtype.kind not in "iu":
         raise InputError(f"the pixel data hold {values.shape}, the header promises {expected}: {_DAMAGED}")
@@ -154,6 +161,19 @@ def _decompressed(dataset: Any, layout: Layout) -> npt.NDArray[Any]:
     return array
 
 
+def _sequential_jpeg(stream: bytes, layout: Layout) -> npt.NDArray[Any]:
+    """An 8-bit JPEG by OpenCV, like the ordinary files: GDCM aborts the process on some damaged ones."""
+    if layout.photometric == "RGB" and b"Adobe\0" not in stream[:4096]:
+        stream = stream[:2] + _ADOBE_RGB + stream[2:]
+    try:
+        decoded: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(stream, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        decoded = None
+    if decoded is None or layout.bits_allocated != 8:
+        raise InputError(f"the {decoder_name(layout.syntax)} pixel data cannot be decoded: {_DAMAGED}")
+    return decoded if layout.samples == 1 else decoded[..., ::-1]
+
+
 def decoder_name(syntax: str) -> str:
     """The transfer syntax in words."""
     from pydicom.uid import UID
@@ -176,7 +196,7 @@ def _silence_gdcm() -> None:
 def _significant(values: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
     """Only the stored bits, moved down and sign extended: high bits may hold overlays (retired, still met)."""
     width = values.dtype.itemsize * 8
-    if layout.bits_stored == width:
+    if layout.bits_stored >= width:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     # The codecs give the samples of the stream, already in the low bits.
     spare = layout.high_bit + 1 - layout.bits_stored if layout.syntax in (*_NATIVE, _RLE) else 0
@@ -200,13 +220,13 @@ def _check_stream(stream: bytes, layout: Layout) -> None:
     """Refuse a compressed stream that is cut off or of another size than the header says."""
     if layout.syntax == _RLE:
         return  # pydicom counts what each segment gives
-    read = read_jpeg if layout.syntax in _JPEG else read_jpeg_ls if layout.syntax in _JPEG_LS else read_jpeg_2000
-    found = read(stream)
+    readers = ((_JPEG_8, read_jpeg), (_JPEG_LOSSLESS, read_jpeg_lossless), (_JPEG_LS, read_jpeg_ls), (_JPEG_2000, read_jpeg_2000))
+    found = next(read for syntaxes, read in readers if layout.syntax in syntaxes)(stream)
+    if layout.syntax == _EXTENDED and found.bits != 8:
+        raise InputError("JPEG Extended (1.2.840.10008.1.2.4.51) is read with 8 bits only: export as JPEG lossless")
     size = (found.width_px, found.height_px, found.samples)
     if size != (layout.columns, layout.rows, layout.samples) or found.bits > layout.bits_allocated:
         raise InputError(
             f"the compressed picture is {found.width_px}x{found.height_px} px with {found.samples} samples of {found.bits} "
             f"bits, the header says {layout.columns}x{layout.rows} with {layout.samples} of {layout.bits_allocated}: {_DAMAGED}"
         )
-    if layout.syntax == _EXTENDED and found.bits != 8:
-        raise InputError("JPEG Extended (1.2.840.10008.1.2.4.51) is read with 8 bits only: export as JPEG lossless")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cxr_edge._headers import read_jpeg_frame
 from cxr_edge.errors import InputError
 
-__all__ = ["StreamSize", "read_jpeg", "read_jpeg_2000", "read_jpeg_ls"]
+__all__ = ["StreamSize", "read_jpeg", "read_jpeg_2000", "read_jpeg_lossless", "read_jpeg_ls"]
 
 _CUT = "the pixel data end too early (truncated copy or transfer): copy or export the file again"
 _DAMAGED = "the compressed pixel data are damaged: copy or export the file again"
@@ -48,12 +48,24 @@ def _cut_is_refused(reader: Reader) -> Reader:
 
 @_cut_is_refused
 def read_jpeg(stream: bytes) -> StreamSize:
-    """The size of a JPEG stream, sequential or lossless (ITU-T T.81), that holds all its scans."""
+    """The size of a sequential or progressive JPEG stream (ITU-T T.81) that holds all its scans."""
+    return _jpeg(stream, lossless=False)
+
+
+@_cut_is_refused
+def read_jpeg_lossless(stream: bytes) -> StreamSize:
+    """The size of a lossless JPEG stream (ITU-T T.81 annex H) that keeps its rules."""
+    size = _jpeg(stream, lossless=True)
+    _check_lossless(stream)
+    return size
+
+
+def _jpeg(stream: bytes, *, lossless: bool) -> StreamSize:
     if not stream.startswith(b"\xff\xd8\xff"):
         raise InputError(f"there is no JPEG stream: {_DAMAGED}")
     frame = read_jpeg_frame(stream)
-    if frame.process == 3:
-        _check_lossless(stream)
+    if frame.process not in ((3,) if lossless else (0, 1, 2)):
+        raise InputError(f"the JPEG process (SOF{frame.process}) is not the one that the transfer syntax says: {_DAMAGED}")
     return StreamSize(width_px=frame.width_px, height_px=frame.height_px, samples=frame.channels, bits=frame.bits)
 
 

@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image as Pillow
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
@@ -392,6 +393,24 @@ def test_gray_jpeg_stored_as_colour() -> None:
     assert np.abs(image.pixels.astype(int) - gray).max() <= 12
 
 
+def test_rgb_jpeg_that_only_dicom_tells_from_ybr() -> None:
+    # The stream's components are stored as R, G, B; its own headers do not say so.
+    gray = picture(8).astype(np.uint8)
+    frame = saved_as_components(gray)
+    data = encapsulated(dataset(np.dstack([gray] * 3), bits=8), frame, uid.JPEGBaseline8Bit)
+    image = decode_bytes(data, source="x")
+    assert np.abs(image.pixels.astype(int) - gray).max() <= 12
+
+
+def saved_as_components(gray: np.ndarray) -> bytes:
+    """A JPEG of three equal components, without JFIF or Adobe markers."""
+    stream = io.BytesIO()
+    Pillow.fromarray(np.dstack([gray] * 3), "YCbCr").save(stream, "JPEG", quality=95, subsampling=0)
+    data = stream.getvalue()
+    assert data[2:4] == b"\xff\xe0"
+    return data[:2] + data[4 + int.from_bytes(data[4:6], "big") :]
+
+
 # Flags ----------------------------------------------------------------------------------------------------------------
 
 
@@ -498,6 +517,36 @@ def test_a_deflated_bomb_is_refused_before_it_is_unpacked() -> None:
     bomb = file_bytes(data, uid.DeflatedExplicitVRLittleEndian)
     assert len(bomb) < 1_000_000
     assert "cut off or larger than any picture accepted here" in refusal(bomb, max_pixels=1)
+
+
+def test_a_stream_of_another_process_is_refused() -> None:
+    eight = picture(8).astype(np.uint8)
+    wrong = encapsulated(dataset(eight, bits=8), jpeg_baseline(eight), uid.JPEGLosslessSV1)
+    assert "the JPEG process (SOF0) is not the one that the transfer syntax says" in refusal(wrong)
+    wrong = encapsulated(dataset(eight, bits=8), jpeg_lossless(eight, bits=8), uid.JPEGBaseline8Bit)
+    assert "the JPEG process (SOF3)" in refusal(wrong)
+
+
+def test_a_lossless_jpeg_that_breaks_its_rules_never_reaches_gdcm(monkeypatch) -> None:
+    # Each of these has made GDCM abort the process, or breaks a rule of the same kind.
+    stored = picture(12)
+    frame = jpeg_lossless(stored, bits=12)
+    monkeypatch.setattr("cxr_edge._dicom_pixels._decompressed", lambda *_: pytest.fail("it reached the decoder"))
+    tables, scan = frame.index(b"\xff\xc4"), frame.index(b"\xff\xda")
+    changes = {
+        "no marker": (tables, 0x8A),
+        "two components": (11, 0x21),
+        "predictor 0": (scan + 7, 0),
+        "table 1": (scan + 6, 0x10),
+        "point transform": (scan + 9, 12),
+        "too many codes": (tables + 5, 17),
+        "category 200": (tables + 25, 200),
+    }
+    for at, value in changes.values():
+        damaged = bytearray(frame)
+        damaged[at] = value
+        message = refusal(encapsulated(dataset(stored), bytes(damaged), uid.JPEGLosslessSV1))
+        assert "copy or export" in message
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless], ids=named)
