@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from training.collections import Record, gather
 from training.duplicates import fingerprint, groups, same_image_pairs
 from training.splits import SIDES, Side, check_leakage, split
 
-__all__ = ["Sample", "load", "pixels", "prepare", "read_all"]
+__all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all"]
 
 
 Taken = TypeVar("Taken")
@@ -34,6 +35,13 @@ class Sample:
     record: Record
     group: str
     side: Side
+
+
+def data_folder(given: Path | None) -> Path:
+    """`given`, else what CXR_EDGE_DATA names. Raises InputError if neither says."""
+    if given is None and not os.environ.get("CXR_EDGE_DATA"):
+        raise InputError("no data folder: give --data DIR or set CXR_EDGE_DATA")
+    return given or Path(os.environ["CXR_EDGE_DATA"])
 
 
 def pixels(record: Record) -> GrayPixels:

@@ -32,7 +32,7 @@ from training.bundle import member_logits
 from training.canvases import Canvases, LungFinder
 from training.collections import Record
 from training.config import Config, load_config
-from training.dataset import Sample, load, read_all
+from training.dataset import Sample, data_folder, load, read_all
 from training.metrics import Answers, Figure, auc_figure, figures, proportion
 from training.segment import dice, read_mask
 from training.shortcuts import lungs_painted_over, source_told
@@ -292,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         bundle, config = Bundle.open(args.bundle), load_config(args.config)
-        samples = load(args.data, args.run / "table.csv")
+        samples = load(data_folder(args.data), args.run / "table.csv")
         canvases = Canvases.load(args.run / "canvases.npz")
         built = None if args.engines is None else engines.load(bundle, args.engines, threads=1)
         results = evaluate(bundle, samples, canvases, config, built=built)
@@ -307,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the collections")
+    parser.add_argument("--data", type=Path, help="folder of the collections; default: CXR_EDGE_DATA")
     parser.add_argument("--run", type=Path, default=Path("runs/starter"), help="run folder (%(default)s)")
     parser.add_argument("--config", type=Path, default=Path("training/configs/starter.toml"), help="TOML (%(default)s)")
     parser.add_argument("--bundle", default="starter", help="folder of the bundle, or the word starter (%(default)s)")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -22,14 +21,14 @@ import numpy as np
 import torch
 
 import cxr_edge.bundle
-from cxr_edge.errors import CxrEdgeError, InputError
+from cxr_edge.errors import CxrEdgeError
 from cxr_edge.manifest import LungBoxRule
 from training.bundle import Fitted, add_figures, add_known_answers, member_logits, write_draft
 from training.canvases import Canvases, LungFinder, cut
 from training.card import key_metrics, model_card
 from training.classify import ClassifyTask
 from training.config import Config, load_config
-from training.dataset import Sample, prepare
+from training.dataset import Sample, data_folder, prepare
 from training.engine import fit, load_best
 from training.ensemble import choose_combination, choose_decision
 from training.evaluate import evaluate
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages asked for. Returns the exit status: 0, or 2 for data or a configuration that cannot be used."""
     args = _parser().parse_args(arguments)
     try:
-        data = _data_folder(args.data)
+        data = data_folder(args.data)
         config = load_config(args.config)
         samples = prepare(data, args.out, seed=config.seed, threads=config.threads)
         for stage in STAGES if args.stage is None else (args.stage,):
@@ -72,12 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stage", choices=STAGES, help="one stage only; default: all, in order")
     parser.add_argument("--install", action="store_true", help="make the bundle cxr_edge's packaged starter")
     return parser
-
-
-def _data_folder(given: Path | None) -> Path:
-    if given is None and not os.environ.get("CXR_EDGE_DATA"):
-        raise InputError("no data folder: give --data DIR or set CXR_EDGE_DATA")
-    return given or Path(os.environ["CXR_EDGE_DATA"])
 
 
 def _segment(samples: Sequence[Sample], config: Config, out: Path) -> None:

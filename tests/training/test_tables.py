@@ -1,0 +1,25 @@
+"""Tables from results: what a figure looks like, and that nothing is printed for what cannot be computed."""
+
+from __future__ import annotations
+
+import pytest
+
+from training.metrics import proportion
+from training.tables import interval, table
+
+
+def test_a_share_shows_its_counts_and_its_interval() -> None:
+    assert interval(proportion(9, 10).as_json()) == "0.900 [0.555, 0.997] (9/10)"
+
+
+def test_an_area_shows_no_counts() -> None:
+    assert interval({"value": 0.5, "low": 0.25, "high": 0.75, "n": 4, "hits": None}) == "0.500 [0.250, 0.750]"
+
+
+@pytest.mark.parametrize("figure", [None, proportion(0, 0).as_json()])
+def test_what_cannot_be_computed_is_a_dash(figure: dict[str, object] | None) -> None:
+    assert interval(figure) == "-"
+
+
+def test_a_table_is_markdown() -> None:
+    assert table(["a", "b"], [["x", 1]]) == "| a | b |\n|---|---:|\n| x | 1 |"
