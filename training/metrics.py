@@ -45,7 +45,7 @@ class Figure:
     hits: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object, rounded to what the intervals can bear; what cannot be computed is null."""
+        """The JSON object, rounded to six digits; what cannot be computed is null."""
         return {k: _rounded(v) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
@@ -74,7 +74,7 @@ class Answers:
 
 
 def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 4)
+    return None if np.isnan(value) else round(value, 6)
 
 
 def proportion(hits: int, n: int) -> Figure:
