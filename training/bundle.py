@@ -25,18 +25,18 @@ import torch
 
 from cxr_edge.build.calibrate import Ranges, measure_ranges
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
-from cxr_edge.decode import decode
+from cxr_edge.decode import decode_bytes
 from cxr_edge.engines import reference
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.manifest import Combination, Decision, FileRef, KnownAnswer, LungBoxRule, Manifest, Member, Segmenter
 from cxr_edge.preprocess import Preprocessor, PreprocessSpec, normalize
-from cxr_edge.records import Roi
+from cxr_edge.records import Roi, Screening
 from cxr_edge.screener import Screener
 from training.canvases import Canvases
 from training.config import Config
 from training.dataset import Sample, pixels
 from training.models import ARCHITECTURES
-from training.phantoms import make_phantom
+from training.phantoms import LABELS, make_phantom
 
 __all__ = [
     "CARD",
@@ -56,6 +56,7 @@ INTENDED_USE = (
 )
 
 _KNOWN_PX = 256
+_CANDIDATES_A_KNOWN_ANSWER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,19 +175,49 @@ def _tools() -> dict[str, Any]:
 
 
 def add_known_answers(bundle: Bundle, *, count: int) -> Bundle:
-    """Draw `count` phantoms of all labels in turn and note what the fp32 reference says of them."""
+    """Draw phantoms and note what the fp32 reference says of them.
+
+    Of several times `count`, those are kept that spread over the labels decided: if the reference said the same of all,
+    an engine that always says it would pass the build's gate.
+    """
     screener = Screener(bundle, reference(bundle, threads=1))
-    labels = bundle.manifest.labels
-    answers = [_known_answer(bundle.root, screener, labels[i % len(labels)], i // len(labels)) for i in range(count)]
+    shutil.rmtree(bundle.root / "known", ignore_errors=True)
+    (bundle.root / "known").mkdir()
+    by_decision: dict[str, list[_Candidate]] = {label: [] for label in bundle.manifest.labels}
+    for i in range(_CANDIDATES_A_KNOWN_ANSWER * count):
+        candidate = _candidate(screener, i)
+        by_decision[candidate.screening.decision].append(candidate)
+    turns = (
+        found[turn]
+        for turn in range(_CANDIDATES_A_KNOWN_ANSWER * count)
+        for found in by_decision.values()
+        if turn < len(found)
+    )
+    answers = [_known_answer(bundle.root, candidate) for candidate, _ in zip(turns, range(count), strict=False)]
     return write_bundle(bundle.root, replace(bundle.manifest, known_answers=tuple(answers)))
 
 
-def _known_answer(root: Path, screener: Screener, label: str, seed: int) -> KnownAnswer:
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    name: str
+    png: bytes
+    screening: Screening
+
+
+def _candidate(screener: Screener, i: int) -> _Candidate:
+    label, seed = LABELS[i % len(LABELS)], i // len(LABELS)
+    png = cv2.imencode(".png", make_phantom(label, size_px=_KNOWN_PX, seed=seed).pixels)[1].tobytes()
     name = f"known/{label}-{seed}.png"
-    (root / "known").mkdir(exist_ok=True)
-    cv2.imwrite(str(root / name), make_phantom(label, size_px=_KNOWN_PX, seed=seed).pixels)
-    screening = screener.screen(decode(root / name))
-    return KnownAnswer(file=file_ref(root, name), roi=screening.roi.as_tuple(), probabilities=screening.probabilities)
+    return _Candidate(name=name, png=png, screening=screener.screen(decode_bytes(png, source=name)))
+
+
+def _known_answer(root: Path, candidate: _Candidate) -> KnownAnswer:
+    (root / candidate.name).write_bytes(candidate.png)
+    return KnownAnswer(
+        file=file_ref(root, candidate.name),
+        roi=candidate.screening.roi.as_tuple(),
+        probabilities=candidate.screening.probabilities,
+    )
 
 
 def add_figures(bundle: Bundle, metrics: Mapping[str, Any], card: str) -> Bundle:
