@@ -7,6 +7,7 @@ model card). Each step leaves a bundle that opens.
 
 from __future__ import annotations
 
+import itertools
 import platform
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -55,6 +56,8 @@ INTENDED_USE = (
     "of the kinds listed in the model card; every answer is to be read by a physician."
 )
 
+Item = TypeVar("Item")
+
 _KNOWN_PX = 256
 _CANDIDATES_A_KNOWN_ANSWER = 8
 
@@ -88,9 +91,13 @@ def spread_over_strata(samples: Sequence[Sample], count: int, *, seed: int) -> l
     strata: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in np.random.default_rng(seed).permutation(len(samples)).tolist():
         strata[samples[i].record.label, samples[i].record.source].append(i)
-    queues = [strata[key] for key in sorted(strata)]
-    turns = (queue[turn] for turn in range(len(samples)) for queue in queues if turn < len(queue))
-    return [i for i, _ in zip(turns, range(count), strict=False)]
+    return _in_turn([strata[key] for key in sorted(strata)], count)
+
+
+def _in_turn(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:
+    """The first of every queue, then the second of every queue that has one, until there are `count` or no more."""
+    turns = itertools.zip_longest(*queues, fillvalue=None)
+    return list(itertools.islice((item for turn in turns for item in turn if item is not None), count))
 
 
 def write_draft(
@@ -187,13 +194,8 @@ def add_known_answers(bundle: Bundle, *, count: int) -> Bundle:
     for i in range(_CANDIDATES_A_KNOWN_ANSWER * count):
         candidate = _candidate(screener, i)
         by_decision[candidate.screening.decision].append(candidate)
-    turns = (
-        found[turn]
-        for turn in range(_CANDIDATES_A_KNOWN_ANSWER * count)
-        for found in by_decision.values()
-        if turn < len(found)
-    )
-    answers = [_known_answer(bundle.root, candidate) for candidate, _ in zip(turns, range(count), strict=False)]
+    chosen = _in_turn(list(by_decision.values()), count)
+    answers = [_known_answer(bundle.root, candidate) for candidate in chosen]
     return write_bundle(bundle.root, replace(bundle.manifest, known_answers=tuple(answers)))
 
 
