@@ -38,7 +38,7 @@ from training.segment import dice, read_mask
 from training.shortcuts import lungs_painted_over, source_told
 from training.tables import results_as_markdown
 
-__all__ = ["Screened", "evaluate", "main", "screen_samples"]
+__all__ = ["Screened", "evaluate", "main", "safety", "screen_samples"]
 
 GUARDED = "covid-19"
 PAPERS_SOURCES = ("kcx", "ccx", "twitter")  # of both papers and of the plain classifier we compare with
@@ -112,7 +112,7 @@ def evaluate(
         "sides": _sides(samples),
         "models": models,
         "sources": _sources(screened, bundle.manifest.labels),
-        "safety": _safety(screened, bundle.manifest.labels, config),
+        "safety": safety(screened, bundle.manifest.labels, config),
         "flags": _flags(screened, bundle.manifest.labels),
         "lungs": _lungs(bundle, samples, config),
         "shortcuts": _shortcuts(bundle, samples, canvases, test, screened, config),
@@ -175,7 +175,7 @@ def _sources(screened: Screened, labels: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _safety(screened: Screened, labels: Sequence[str], config: Config) -> dict[str, Any]:
+def safety(screened: Screened, labels: Sequence[str], config: Config) -> dict[str, Any]:
     """How often COVID-19 is said of those who do not have it, adults before all, and how well it is told among adults."""
     accused = screened.said == labels.index(GUARDED)
     adult, normal = screened.where(adult=True), screened.where(label="normal")

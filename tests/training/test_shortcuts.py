@@ -1,0 +1,104 @@
+"""Shortcut checks: they find a planted shortcut, find none where there is none, and paint over the lungs and only them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_edge.preprocess import PreprocessSpec
+from training.canvases import Canvases
+from training.collections import Record
+from training.config import Config
+from training.dataset import Sample
+from training.evaluate import Screened, safety
+from training.shortcuts import lungs_painted_over, source_told
+
+LABELS = ("normal", "bacterial", "viral", "covid-19")
+
+
+def _sample(i: int, *, source: str = "kcx", label: str = "normal", adult: bool = False, side: str = "test") -> Sample:
+    record = Record(
+        path=Path(f"{i}.png"),
+        key=f"{i}.png",
+        patient=f"{source}/{i}",
+        label=label,
+        source=source,
+        view="PA",
+        finding=label,
+        adult=adult,
+    )
+    return Sample(record=record, group=record.patient, side=side)  # type: ignore[arg-type]
+
+
+def _canvases(lungs: np.ndarray) -> Canvases:
+    n, side = lungs.shape[:2]
+    return Canvases(
+        lungs=lungs,
+        wide=lungs,
+        boxes=np.zeros((n, 4), np.float32),
+        rois=np.tile(np.array([0, 0, side, side], np.int32), (n, 1)),
+        failed=np.zeros(n, bool),
+    )
+
+
+@pytest.mark.parametrize(("planted", "low", "high"), [(True, 0.95, 1.0), (False, 0.3, 0.7)])
+def test_a_planted_mark_tells_the_source(planted: bool, low: float, high: float) -> None:
+    rng = np.random.default_rng(0)
+    samples = [_sample(i, source=("kcx", "shenzhen")[i % 2], side=("train", "test")[i // 2 % 2]) for i in range(200)]
+    lungs = rng.integers(80, 160, (200, 64, 64), dtype=np.uint8)
+    if planted:
+        lungs[1::2, :12, :12] = 255
+    found = source_told(samples, _canvases(lungs), seed=0, resamples=20)
+    assert set(found) == {"all images", "normal only"}  # neither COVID-19 nor adults are among them
+    assert found["all images"]["chance"] == 0.5
+    assert low <= found["all images"]["balanced_accuracy"]["value"] <= high
+
+
+class _Finder:
+    """A lung finder that sees lungs in the left half."""
+
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        mask = np.zeros((16, 16), np.float32)
+        mask[:, :8] = 1.0
+        return mask
+
+
+def test_the_lungs_are_painted_over_and_nothing_else(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 200, (64, 64), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "0.png"), image)
+    sample = _sample(0)
+    sample = Sample(record=Record(**{**vars(sample.record), "path": tmp_path / "0.png"}), group="g", side="test")
+    spec = PreprocessSpec(canvas_px=64, crop_px=64)
+    finder = _Finder()
+    (painted,) = lungs_painted_over([sample], _canvases(image[None]), [0], finder, spec, threads=1)  # type: ignore[arg-type]
+    assert np.unique(painted[:, :30]).size == 1
+    assert painted[0, 0] == pytest.approx(image[:, 40:].mean(), abs=4)
+    assert np.array_equal(painted[:, 40:], image[:, 40:])
+
+
+def test_specificity_counts_who_was_wrongly_accused() -> None:
+    samples = (
+        _sample(0, source="shenzhen", adult=True),
+        _sample(1, source="shenzhen", adult=True),
+        _sample(2, source="montgomery", adult=True),
+        _sample(3, source="shenzhen", label="tuberculosis", adult=True),
+        _sample(4, source="kcx"),
+        _sample(5, source="ccx", label="covid-19", adult=True),
+    )
+    said = np.array([3, 0, 0, 3, 0, 3])
+    screened = Screened(
+        samples=samples,
+        probabilities=np.eye(4)[said] * 0.8 + 0.05,
+        said=said,
+        members=np.zeros((6, 1, 4)),
+        flags=(frozenset(),) * 6,
+    )
+    found = safety(screened, LABELS, Config(resamples=10))
+    counts = {k: (v["hits"], v["n"]) for k, v in found["specificity_adult_normals"].items()}
+    assert counts == {"shenzhen": (1, 2), "montgomery": (1, 1), "together": (2, 3)}
+    assert (found["specificity_tuberculosis"]["hits"], found["specificity_tuberculosis"]["n"]) == (0, 1)
+    assert (found["specificity_children"]["hits"], found["specificity_children"]["n"]) == (1, 1)
+    assert found["auc_among_adults"]["value"] == pytest.approx((2 + 0.5 * 2) / 4)
