@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_BLOCKS_UP_TO = 8  # images that are shown as a block each; more are a line each
+_BLOCKS_UP_TO = 4  # images that are shown as a block each; more are a line each
 _PROGRESS_FROM = 8
 _SOME_FAILED = 1
 
