@@ -41,17 +41,19 @@ _GROUPS: Mapping[str, Group] = {
 def source_told(samples: Sequence[Sample], canvases: Canvases, *, seed: int, resamples: int) -> dict[str, Any]:
     """Balanced accuracy of naming the source on test patients, by a logistic regression fitted on train patients.
 
-    A group with fewer than two sources on either side is left out. Chance is 1 / sources.
+    A group with fewer than two sources that are on both sides is left out. Chance is 1 / sources.
     """
     features = _small(canvases.lungs)
     found = {}
     for name, takes in _GROUPS.items():
         rows = [i for i, s in enumerate(samples) if takes(s.record)]
-        train = [i for i in rows if samples[i].side == "train"]
-        sources = sorted({samples[i].record.source for i in train})
-        test = [i for i in rows if samples[i].side == "test" and samples[i].record.source in sources]
-        if len({samples[i].record.source for i in test}) < 2:
+        here = {side: {samples[i].record.source for i in rows if samples[i].side == side} for side in ("train", "test")}
+        sources = sorted(here["train"] & here["test"])
+        if len(sources) < 2:
             continue
+        known = [i for i in rows if samples[i].record.source in sources]
+        train = [i for i in known if samples[i].side == "train"]
+        test = [i for i in known if samples[i].side == "test"]
         figure = _told(samples, features, train, test, seed=seed, resamples=resamples)
         found[name] = {"sources": sources, "chance": 1 / len(sources), "balanced_accuracy": figure.as_json()}
     return found

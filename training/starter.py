@@ -37,7 +37,7 @@ from training.models import LungUNet, build_member
 from training.segment import SegmentTask, frames_with_masks
 from training.splits import SIDES
 
-__all__ = ["STAGES", "main"]
+__all__ = ["STAGES", "main", "train_member"]
 
 # Of R20's rule, a row or column of the 128 px mask counts from three lung pixels on: a speck is no lung.
 LUNG_BOX = LungBoxRule(min_pixels=3)
@@ -100,24 +100,33 @@ def _canvases(samples: Sequence[Sample], config: Config, out: Path) -> None:
 
 def _members(samples: Sequence[Sample], config: Config, out: Path) -> None:
     canvases = Canvases.load(out / "canvases.npz")
-    for name, plan in config.members.items():
-        torch.manual_seed(plan.seed)
-        task = ClassifyTask(
-            build_member(name, len(config.labels)),
-            samples,
-            canvases,
-            config.member_spec,
-            config.labels,
-            batch=plan.batch,
-            seed=plan.seed,
-            epoch_images=config.epoch_images,
-            smoothing=config.label_smoothing,
-            partial_tuberculosis=config.partial_tuberculosis,
-            left_out=config.left_out,
-        )
-        network = load_best(build_member(name, len(config.labels)), fit(task, plan, out / name))
+    for name in config.members:
+        _, best = train_member(name, samples, canvases, config, out)
+        network = load_best(build_member(name, len(config.labels)), best)
         difference = export(network, config.member_spec, ["logits", "cam"], out / f"{name}.onnx")
         print(f"{name}.onnx: at most {difference:.1e} from torch", file=sys.stderr)
+
+
+def train_member(
+    name: str, samples: Sequence[Sample], canvases: Canvases, config: Config, out: Path
+) -> tuple[ClassifyTask, Path]:
+    """Train the member `name` in `out`/NAME. Returns the task and the file of the best weights."""
+    plan = config.members[name]
+    torch.manual_seed(plan.seed)
+    task = ClassifyTask(
+        build_member(name, len(config.labels)),
+        samples,
+        canvases,
+        config.member_spec,
+        config.labels,
+        batch=plan.batch,
+        seed=plan.seed,
+        epoch_images=config.epoch_images,
+        smoothing=config.label_smoothing,
+        partial_tuberculosis=config.partial_tuberculosis,
+        left_out=config.left_out,
+    )
+    return task, fit(task, plan, out / name)
 
 
 def _bundle(samples: Sequence[Sample], config: Config, out: Path) -> None:

@@ -1,0 +1,64 @@
+"""An unseen site: its images train nobody, all of them are judged, and a configuration without one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_edge.errors import InputError
+from training.canvases import Canvases
+from training.collections import Record
+from training.config import Config
+from training.dataset import Sample
+from training.engine import Plan
+from training.unseen import said_of_unseen
+
+
+def _data(n: int = 24, side_px: int = 32) -> tuple[list[Sample], Canvases]:
+    """Canvases of noise; every third image is of a site called away."""
+    labels = ("normal", "bacterial", "viral", "covid-19")
+    samples = []
+    for i in range(n):
+        source, label = ("away" if i % 3 == 0 else "home"), labels[i % 4]
+        record = Record(
+            path=Path("x"),
+            key=f"{i}",
+            patient=f"{source}/{i}",
+            label=label,
+            source=source,
+            view="PA",
+            finding=label,
+            adult=True,
+        )
+        samples.append(Sample(record=record, group=record.patient, side="validation" if i % 5 == 0 else "train"))
+    pixels = np.random.default_rng(0).integers(0, 256, (n, side_px, side_px), dtype=np.uint8)
+    boxes = np.tile(np.array([0, 0, side_px, side_px], np.float32), (n, 1))
+    return samples, Canvases(
+        lungs=pixels, wide=pixels, boxes=boxes, rois=boxes.astype(np.int32), failed=np.zeros(n, bool)
+    )
+
+
+def _config(**changes: object) -> Config:
+    plan = Plan(epochs=1, batch=4, threads=1)
+    return Config(canvas_px=32, epoch_images=8, members={"plain": plan}, threads=1, **changes)  # type: ignore[arg-type]
+
+
+def test_all_images_of_the_unseen_site_are_judged(tmp_path: Path) -> None:
+    samples, canvases = _data()
+    found = said_of_unseen(samples, canvases, _config(left_out=("away",)), tmp_path)
+    assert {kind: figure["not_called_covid"]["n"] for kind, figure in found["plain"].items()} == {
+        "away/normal": 2,
+        "away/bacterial": 2,
+        "away/viral": 2,
+        "away/covid-19": 2,
+    }
+    for figure in found["plain"].values():
+        assert sum(figure["said"].values()) == 2
+        assert figure["not_called_covid"]["hits"] == 2 - figure["said"]["covid-19"]
+
+
+def test_leaving_nothing_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="left_out"):
+        said_of_unseen(*_data(), _config(), tmp_path)
