@@ -39,8 +39,8 @@ def key_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def model_card(manifest: Manifest, results: Mapping[str, Any]) -> str:
-    """The card as Markdown."""
+def model_card(manifest: Manifest, results: Mapping[str, Any], unseen: Mapping[str, Any] | None = None) -> str:
+    """The card as Markdown. unseen: what `training.unseen` found, if it was run."""
     return (
         "\n\n".join(
             [
@@ -62,7 +62,7 @@ def model_card(manifest: Manifest, results: Mapping[str, Any]) -> str:
                 "Lung segmenter:",
                 lungs_table(results),
                 "## Limits",
-                _limits(results),
+                _limits(results, unseen),
             ]
         )
         + "\n"
@@ -115,7 +115,18 @@ def _how(results: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(results: Mapping[str, Any]) -> str:
+def _unseen(unseen: Mapping[str, Any]) -> list[str]:
+    return [
+        f"- Expect more false alarms at a hospital that is not in the table above. A member {name!r} trained without a whole "
+        f"site ({kind.split('/')[0]}) rightly did not call its normals COVID-19 in {interval(figure['not_called_covid'])}. "
+        f"At a new site, choose the threshold on images of that site."
+        for name, kinds in unseen["members"].items()
+        for kind, figure in kinds.items()
+        if kind.endswith("/normal")
+    ]
+
+
+def _limits(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> str:
     shortcuts = results["shortcuts"]
     lines = [
         "- In these collections the label and the source go together: pneumonia and most normals are children of one hospital, "
@@ -125,6 +136,7 @@ def _limits(results: Mapping[str, Any]) -> str:
         "- Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
         "- Frontal views only. No fairness across sex, age or origin was measured: the collections hardly record them.",
     ]
+    lines += [] if unseen is None else _unseen(unseen)
     told = shortcuts["source_told"].get("all images")
     if told is not None:
         lines.append(

@@ -176,8 +176,9 @@ def choose_decision(
 
     truth: (N,) label indices, -1 for images of a finding that no label covers, which count as not `guarded`. Among the
     thresholds that keep the specificity, both on all and on the adult normals, at `least_specificity`, those within 0.01
-    of the best F1 form a plateau, and its middle is taken: the best single point is luck. If none keeps it, the most
-    specific is taken. uncertain_share: share of validation images that are to be flagged.
+    of the best F1 form a plateau, and its upper end is taken: a site that was never seen raises more false alarms than
+    validation shows (see `training.unseen`). If none keeps it, the most specific is taken. uncertain_share: share of
+    validation images that are to be flagged.
     """
     probabilities, winners = Combiner(combination, labels=len(labels)).run(np.ascontiguousarray(logits))
     positive, k = truth == labels.index(guarded), labels.index(guarded)
@@ -199,9 +200,9 @@ def choose_decision(
     kept = [c for c in tried if min(c.specificity, c.specificity_adult_normals) >= least_specificity]
     pool = kept or [max(tried, key=lambda c: (c.specificity_adult_normals, c.specificity))]
     plateau = [c for c in pool if c.f1 >= max(c.f1 for c in pool) - _F1_PLATEAU]
-    middle = plateau[len(plateau) // 2]
+    chosen = plateau[-1]
     uncertain = round(float(np.quantile(probabilities.max(axis=1), uncertain_share)), 2)
-    return replace(middle, decision=replace(middle.decision, uncertain_below=uncertain))
+    return replace(chosen, decision=replace(chosen.decision, uncertain_below=uncertain))
 
 
 def _share(values: npt.NDArray[np.bool_]) -> float:

@@ -37,10 +37,12 @@ from training.models import LungUNet, build_member
 from training.segment import SegmentTask, frames_with_masks
 from training.splits import SIDES
 
-__all__ = ["STAGES", "main", "train_member"]
+__all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
 
 # Of R20's rule, a row or column of the 128 px mask counts from three lung pixels on: a speck is no lung.
 LUNG_BOX = LungBoxRule(min_pixels=3)
+
+UNSEEN_FILE = "unseen-site.json"  # in the run folder: what `training.unseen` found, for the model card
 
 STAGES = ("segment", "canvases", "members", "bundle")
 
@@ -140,7 +142,8 @@ def _bundle(samples: Sequence[Sample], config: Config, out: Path) -> None:
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate(bundle, samples, canvases, config)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results))
+    unseen = json.loads((out / UNSEEN_FILE).read_text()) if (out / UNSEEN_FILE).exists() else None
+    bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, unseen))
     size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)
 

@@ -1,4 +1,5 @@
-"""What a member says of a site it never saw: `python -m training.unseen`, a run folder in, JSON and Markdown out.
+"""What a member says of a site it never saw: `python -m training.unseen`, a run folder in, JSON and Markdown out, and
+the JSON into the run folder, from where the next model card takes it.
 
 Trains the members of a configuration without the collections in its `left_out`, then asks them of all images of those
 collections. The lung segmenter of the run saw that site; the members did not.
@@ -25,7 +26,7 @@ from training.engine import load_best
 from training.evaluate import GUARDED
 from training.metrics import proportion
 from training.models import build_member
-from training.starter import train_member
+from training.starter import UNSEEN_FILE, train_member
 from training.tables import unseen_as_markdown
 
 __all__ = ["main", "said_of_unseen"]
@@ -81,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     results = {**facts, "members": found}
-    args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(results, indent=1) + "\n"
+    for file in (args.out.with_suffix(".json"), args.run / UNSEEN_FILE):
+        file.write_text(text, encoding="utf-8")
     args.out.with_suffix(".md").write_text(unseen_as_markdown(results), encoding="utf-8")
     return 0
 

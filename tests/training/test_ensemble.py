@@ -95,9 +95,9 @@ def test_the_threshold_rises_above_false_alarms(outside: bool) -> None:
     assert specificity == 1.0
 
 
-def test_without_false_alarms_the_threshold_is_in_the_middle_of_what_is_as_good() -> None:
+def test_without_false_alarms_the_threshold_is_the_highest_that_costs_nothing() -> None:
     threshold, _ = _decided(0.0)
-    assert 0.4 <= threshold <= 0.6
+    assert threshold == pytest.approx(0.8)  # where the probabilities of the true cases begin
 
 
 def test_uncertain_is_the_given_share() -> None:
