@@ -64,12 +64,10 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cc' 'csrc/*.h')
 
+# Peers that cannot be imported (torchvision beside a CPU-only torch, say) stay in the tables, with the reason.
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.preprocess
-	$(BIN)/python -m benchmarks.combine
-	$(BIN)/python -m benchmarks.end_to_end
-	$(BIN)/python -m benchmarks.cold_start
-	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/cxr-edge build-engine starter
+	$(BIN)/python -m benchmarks --page build/bench/benchmarks.md
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
