@@ -244,11 +244,12 @@ def _eager(bench: Bench, judge: Screener) -> Maker:
     from training.models import ARCHITECTURES, LungUNet, build_member
 
     manifest = bench.bundle.manifest
-    unknown = [m.architecture for m in manifest.members if m.architecture not in ARCHITECTURES]
+    # training.starter names a member by its design.
+    unknown = [m.name for m in manifest.members if m.name not in ARCHITECTURES]
     if unknown:
         return _absent(EAGER, f"training.models has no {', '.join(unknown)}")
     modules: list[Any] = [LungUNet()] if bench.segmented else []
-    modules += [build_member(m.architecture, len(manifest.labels)) for m in manifest.members]
+    modules += [build_member(m.name, len(manifest.labels)) for m in manifest.members]
     networks = pipelines.torch_networks(modules, segmenter=bench.segmented, threads=bench.threads)
     return _random(EAGER, bench.recipe, networks, judge)
 

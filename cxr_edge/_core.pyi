@@ -25,9 +25,7 @@ class Spec:
 
 class Preprocessor:
     def __init__(self, specs: Sequence[Spec], threads: int) -> None: ...
-    def run(
-        self, pixels: Sequence[GrayPixels], lungs: Sequence[_Box], outputs: Sequence[npt.NDArray[Any]]
-    ) -> None: ...
+    def run(self, pixels: Sequence[GrayPixels], lungs: Sequence[_Box], outputs: Sequence[npt.NDArray[Any]]) -> None: ...
 
 class Combiner:
     def __init__(

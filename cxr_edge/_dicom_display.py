@@ -21,6 +21,7 @@ from cxr_edge.records import Flag, GrayPixels
 __all__ = ["Display", "Lut", "Window", "read_display"]
 
 Reals = npt.NDArray[np.float64]
+_ROWS_AT_A_TIME = 32
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -95,7 +96,7 @@ class Display:
             return np.rint(self._shown(clipped, low, high) * top).astype(dtype), flags
         table = np.rint(self._shown(np.arange(low, high + 1, dtype=np.float64), low, high) * top).astype(dtype)
         # Padding lies outside low..high; what it gets here is overwritten by the caller.
-        return table[np.clip(values, low, high).astype(np.int64) - low], flags
+        return _looked_up(table, values, low), flags
 
     def _shown(self, values: Reals, low: int, high: int) -> Reals:
         """Values on a scale of 0 (black) to 1 (white), MONOCHROME1 not yet inverted."""
@@ -116,11 +117,24 @@ class Display:
 
     def _assumption(self) -> Flag:
         if self.window_ignored:
-            return Flag(code="window_ignored", message="the file's window cannot be used; the range of its values was taken")
+            return Flag(
+                code="window_ignored", message="the file's window cannot be used; the range of its values was taken"
+            )
         return Flag(code="no_window", message="the file has no window; the range of its values was taken")
 
     def _as_stored(self) -> Flag:
-        return Flag(code="window_ignored", message="the file's window cannot be used; its 8-bit values were taken as they are")
+        return Flag(
+            code="window_ignored", message="the file's window cannot be used; its 8-bit values were taken as they are"
+        )
+
+
+def _looked_up(table: GrayPixels, values: npt.NDArray[Any], low: int) -> GrayPixels:
+    """table[values - low], the table's ends for values beyond it; few rows at a time, so that the indices stay in cache."""
+    out = np.empty(values.shape, table.dtype)
+    for start in range(0, len(values), _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        np.take(table, values[rows].astype(np.intp) - low, out=out[rows], mode="clip")
+    return out
 
 
 def read_display(dataset: Any, layout: Layout) -> Display:
@@ -146,7 +160,9 @@ def read_display(dataset: Any, layout: Layout) -> Display:
 def _rescale(dataset: Any) -> tuple[float, float]:
     slope, intercept = _first(dataset, "RescaleSlope", 1.0), _first(dataset, "RescaleIntercept", 0.0)
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
-        raise InputError(f"the rescale slope {slope:g} and intercept {intercept:g} cannot be used: export the file again")
+        raise InputError(
+            f"the rescale slope {slope:g} and intercept {intercept:g} cannot be used: export the file again"
+        )
     return slope, intercept
 
 
@@ -189,7 +205,9 @@ def _read_lut(dataset: Any, item: Any, *, signed_input: bool) -> Lut:
     else:
         entries = np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF
     if len(entries) < count or not 1 <= bits <= 16:
-        raise InputError(f"a lookup table holds {len(entries)} of {count} entries with {bits} bits: export the file again")
+        raise InputError(
+            f"a lookup table holds {len(entries)} of {count} entries with {bits} bits: export the file again"
+        )
     values = entries[:count].astype(np.float64)
     return Lut(first=first, entries=values, top=max(float((1 << bits) - 1), float(values.max())))
 

@@ -72,7 +72,9 @@ def read_layout(dataset: Any, *, max_pixels: int) -> Layout:
             syntax=syntax,
         )
     except Exception:  # AttributeError, TypeError, ValueError and what pydicom's lazy conversion raises
-        raise InputError("size, depth or photometric interpretation are missing or invalid: export the file again") from None
+        raise InputError(
+            "size, depth or photometric interpretation are missing or invalid: export the file again"
+        ) from None
     _check_layout(layout, max_pixels)
     return layout
 
@@ -87,12 +89,16 @@ def _transfer_syntax(dataset: Any) -> str:
     except Exception:  # none, or one that cannot be converted
         implicit, little = dataset.original_encoding
         if getattr(dataset.get_item("PixelData"), "is_undefined_length", False):
-            raise InputError(f"compressed pixel data and no transfer syntax: {_READ} read when named in the file") from None
+            raise InputError(
+                f"compressed pixel data and no transfer syntax: {_READ} read when named in the file"
+            ) from None
         return _NATIVE[0] if implicit else _NATIVE[1 if little else 2]
     if uid not in (*_NATIVE, *_JPEG_8, *_JPEG_LOSSLESS, *_JPEG_LS, *_JPEG_2000, _RLE):
         known = UID_dictionary[uid][0] if uid in UID_dictionary else "unknown or private"
         number = "".join(c for c in uid if c in "0123456789.")[:64]
-        raise InputError(f"the transfer syntax {known} ({number}) is not read here, {_READ}: export the file in one of these")
+        raise InputError(
+            f"the transfer syntax {known} ({number}) is not read here, {_READ}: export the file in one of these"
+        )
     return str(uid)
 
 
@@ -136,7 +142,9 @@ def _check_native(dataset: Any, layout: Layout) -> None:
     per_pixel = 2 if layout.photometric == "YBR_FULL_422" else layout.samples
     needed = layout.rows * layout.columns * per_pixel * layout.bits_allocated // 8
     if held < needed:
-        raise InputError(f"the pixel data hold {held:,} bytes, {layout.columns}x{layout.rows} px need {needed:,}: {_CUT}")
+        raise InputError(
+            f"the pixel data hold {held:,} bytes, {layout.columns}x{layout.rows} px need {needed:,}: {_CUT}"
+        )
 
 
 def _decompressed(dataset: Any, layout: Layout) -> npt.NDArray[Any]:
@@ -220,7 +228,12 @@ def _check_stream(stream: bytes, layout: Layout) -> None:
     """Refuse a compressed stream that is cut off or of another size than the header says."""
     if layout.syntax == _RLE:
         return  # pydicom counts what each segment gives
-    readers = ((_JPEG_8, read_jpeg), (_JPEG_LOSSLESS, read_jpeg_lossless), (_JPEG_LS, read_jpeg_ls), (_JPEG_2000, read_jpeg_2000))
+    readers = (
+        (_JPEG_8, read_jpeg),
+        (_JPEG_LOSSLESS, read_jpeg_lossless),
+        (_JPEG_LS, read_jpeg_ls),
+        (_JPEG_2000, read_jpeg_2000),
+    )
     found = next(read for syntaxes, read in readers if layout.syntax in syntaxes)(stream)
     if layout.syntax == _EXTENDED and found.bits != 8:
         raise InputError("JPEG Extended (1.2.840.10008.1.2.4.51) is read with 8 bits only: export as JPEG lossless")

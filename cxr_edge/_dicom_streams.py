@@ -65,7 +65,9 @@ def _jpeg(stream: bytes, *, lossless: bool) -> StreamSize:
         raise InputError(f"there is no JPEG stream: {_DAMAGED}")
     frame = read_jpeg_frame(stream)
     if frame.process not in ((3,) if lossless else (0, 1, 2)):
-        raise InputError(f"the JPEG process (SOF{frame.process}) is not the one that the transfer syntax says: {_DAMAGED}")
+        raise InputError(
+            f"the JPEG process (SOF{frame.process}) is not the one that the transfer syntax says: {_DAMAGED}"
+        )
     return StreamSize(width_px=frame.width_px, height_px=frame.height_px, samples=frame.channels, bits=frame.bits)
 
 
@@ -76,7 +78,11 @@ def _check_lossless(stream: bytes) -> None:
     while marker != 0xDA:
         prefix, marker, length = struct.unpack_from(">BBH", stream, at)
         body = stream[at + 4 : at + 2 + length]
-        if prefix != 0xFF or length < 2 or not (marker in (0xC3, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE) or 0xE0 <= marker <= 0xEF):
+        if (
+            prefix != 0xFF
+            or length < 2
+            or not (marker in (0xC3, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE) or 0xE0 <= marker <= 0xEF)
+        ):
             raise InputError(_DAMAGED)
         if marker == 0xC4:
             tables |= _huffman_tables(body)
@@ -111,7 +117,14 @@ def _huffman_tables(body: bytes) -> set[int]:
         for length, count in enumerate(counts, 1):
             room -= count << (16 - length)
         symbols = body[at + 17 : at + 17 + sum(counts)]
-        if len(counts) < 16 or room < 0 or len(symbols) < sum(counts) or not symbols or max(symbols) > 16 or body[at] > 3:
+        if (
+            len(counts) < 16
+            or room < 0
+            or len(symbols) < sum(counts)
+            or not symbols
+            or max(symbols) > 16
+            or body[at] > 3
+        ):
             raise InputError(f"a code table of the lossless JPEG is not valid: {_DAMAGED}")
         found.add(body[at])
         at += 17 + sum(counts)

@@ -52,9 +52,13 @@ def _colour_flags(chroma: npt.NDArray[Any], unit: int) -> tuple[Flag, ...]:
         )
     flags = []
     if off_gray > _TINTED_SHARE:
-        flags.append(Flag(code="tinted", message=f"{off_gray:.0%} of the pixels are tinted; brightness was taken as gray"))
+        flags.append(
+            Flag(code="tinted", message=f"{off_gray:.0%} of the pixels are tinted; brightness was taken as gray")
+        )
     if coloured:
-        flags.append(Flag(code="coloured_marks", message=f"{coloured:.2%} of the pixels are coloured marks or lettering"))
+        flags.append(
+            Flag(code="coloured_marks", message=f"{coloured:.2%} of the pixels are coloured marks or lettering")
+        )
     return tuple(flags)
 
 
@@ -81,7 +85,9 @@ def scale_bits(pixels: GrayPixels, *, declared_bits: int | None) -> tuple[GrayPi
 def to_uint16(values: npt.NDArray[Any]) -> GrayPixels:
     """Floating-point samples (height, width), stretched from their range to 0..65535. InputError for NaN, infinity."""
     if not np.isfinite(values).all():
-        raise InputError("the picture holds samples that are no numbers (NaN or infinity): export it as 8 or 16-bit integers")
+        raise InputError(
+            "the picture holds samples that are no numbers (NaN or infinity): export it as 8 or 16-bit integers"
+        )
     low, high = float(values.min()), float(values.max())
     if low == high:
         refuse_constant(np.zeros((1, 1), np.uint8))

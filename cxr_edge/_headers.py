@@ -90,7 +90,9 @@ def sniff(data: bytes) -> str:
             raise InputError(f"{name} file is not read here: {_HOW_TO_CONVERT}")
     if not data.strip(b"\0"):
         raise InputError("the file holds nothing but zero bytes: copy or export it again")
-    raise InputError(f"the content is not a picture that is read here (JPEG, PNG, TIFF, WEBP, BMP, DICOM): {_HOW_TO_CONVERT}")
+    raise InputError(
+        f"the content is not a picture that is read here (JPEG, PNG, TIFF, WEBP, BMP, DICOM): {_HOW_TO_CONVERT}"
+    )
 
 
 def read_header(data: bytes, *, max_pixels: int) -> Header:
@@ -209,7 +211,9 @@ def _note_scan(done: dict[int, int], body: bytes, *, progressive: bool) -> None:
         if not progressive:
             done[component] = _ALL_COEFFICIENTS
         elif low_bit == 0:
-            done[component] = done.get(component, 0) | (((1 << (last + 1)) - 1) & ~((1 << first) - 1) & _ALL_COEFFICIENTS)
+            done[component] = done.get(component, 0) | (
+                ((1 << (last + 1)) - 1) & ~((1 << first) - 1) & _ALL_COEFFICIENTS
+            )
 
 
 def _jpeg(data: bytes) -> Header:

@@ -125,7 +125,9 @@ def known_images(bundle: Bundle, *, side_px: int, most: int = 8) -> list[bytes]:
     """
     answers = bundle.manifest.known_answers[:most]
     if not answers:
-        raise BundleError(f"the bundle {bundle.manifest.name} has no known-answer images: give X-ray files to measure on")
+        raise BundleError(
+            f"the bundle {bundle.manifest.name} has no known-answer images: give X-ray files to measure on"
+        )
     encoded = []
     for answer in answers:
         pixels = cv2.imread(str(bundle.file(answer.file)), cv2.IMREAD_GRAYSCALE)

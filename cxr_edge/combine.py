@@ -69,7 +69,9 @@ def decide(
     chosen = reached[0] if reached else order[0]
     flags = []
     if not reached:
-        flags.append(Flag(code="below_threshold", message="No label reached its threshold; the most probable one is shown."))
+        flags.append(
+            Flag(code="below_threshold", message="No label reached its threshold; the most probable one is shown.")
+        )
     if probabilities[chosen] < decision.uncertain_below:
         flags.append(
             Flag(

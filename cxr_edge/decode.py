@@ -116,7 +116,9 @@ def _samples(header: Header) -> npt.NDArray[Any]:
     except cv2.error:
         samples = None
     if samples is None:
-        raise InputError(f"the {header.format.upper()} data cannot be decoded, the file is damaged: copy or export it again")
+        raise InputError(
+            f"the {header.format.upper()} data cannot be decoded, the file is damaged: copy or export it again"
+        )
     if samples.shape[:2] != (header.height_px, header.width_px):
         raise InputError(
             f"the header promises {header.width_px}x{header.height_px} px, the data hold "

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 import zlib
 from typing import Any
@@ -69,6 +70,7 @@ _OTHER_PARTS = (
     *("SKULL", "SPINE", "SSPINE", "TIBIA", "TOE", "TSPINE", "WRIST"),
 )
 _CHEST_WORDS = ("CHEST", "THORA", "TORAX", "LUNG", "PULMO", "HEART", "RIB", "THX", "CXR")
+_PYDICOM = re.compile(r"pydicom\b")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"
 
@@ -110,9 +112,7 @@ def decode_dicom(data: bytes, *, source: str, max_pixels: int) -> Image:
     max_pixels: the most pixels (rows times columns) to accept, checked before any pixel is decoded. Raises InputError,
     without the file's name in the message.
     """
-    # Real files break the rules of values all the time. What matters here is checked here; pydicom's remarks would
-    # show on stderr, and they quote values. Repeated for each file since tests and hosts reset the filters.
-    warnings.filterwarnings("ignore", module=r"pydicom\b")
+    _silence_pydicom()
     dataset = _parse(data, max_pixels)
     flags = _check_kind(dataset)
     layout = read_layout(dataset, max_pixels=max_pixels)
@@ -129,6 +129,16 @@ def decode_dicom(data: bytes, *, source: str, max_pixels: int) -> Image:
         sha256=hashlib.sha256(data).hexdigest(),
         flags=flags + more,
     )
+
+
+def _silence_pydicom() -> None:
+    """Keep pydicom's remarks off stderr: real files break rules of values all the time, and the remarks quote values.
+
+    A filter and not `catch_warnings`, which is not safe with the threads that decode. Looked for each time, since tests
+    and hosts reset the filters.
+    """
+    if not any(entry[0] == "ignore" and entry[3] == _PYDICOM for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PYDICOM.pattern)
 
 
 def _parse(data: bytes, max_pixels: int) -> Any:
@@ -205,7 +215,9 @@ def _check_pixel_data(dataset: Any) -> None:
     if "PixelData" not in dataset or dataset.get_item("PixelData").value in (None, b""):
         if "Rows" in dataset:
             raise InputError(f"the header describes a picture and there are no pixel data: {_CUT}")
-        raise InputError("there are no pixel data (a report, a presentation state or a cut file): give the X-ray itself")
+        raise InputError(
+            "there are no pixel data (a report, a presentation state or a cut file): give the X-ray itself"
+        )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise InputError(f"the file holds {frames} frames, expected one picture: export the frame as a file of its own")
@@ -238,14 +250,18 @@ def _displayed(values: npt.NDArray[Any], layout: Layout, display: Display) -> tu
     pixels, flags = display.apply(values, low=low, high=high, bits=bits, stored_bits=layout.bits_stored)
     lowest, highest, _, _ = cv2.minMaxLoc(pixels)
     if lowest == highest:
-        raise InputError("the file's window or lookup table turns all its pixels into one value: export it again without")
+        raise InputError(
+            "the file's window or lookup table turns all its pixels into one value: export it again without"
+        )
     if layout.photometric == "MONOCHROME1":
         pixels ^= pixels.dtype.type(np.iinfo(pixels.dtype).max)
         flags += (Flag(code="monochrome1_inverted", message="low values mean white (MONOCHROME1); inverted last"),)
     if padding is not None and padding.any():
         pixels[padding] = 0
         share = np.count_nonzero(padding) / padding.size
-        flags += (Flag(code="padding", message=f"{share:.1%} of the pixels are marked as padding and were set to black"),)
+        flags += (
+            Flag(code="padding", message=f"{share:.1%} of the pixels are marked as padding and were set to black"),
+        )
     return pixels, flags
 
 

@@ -65,7 +65,12 @@ class PreprocessSpec:
             self.crop_px,
         )
         _check(isinstance(self.median, bool), "median", "true or false", self.median)
-        _check(self.standardize in ("none", "fixed", "image"), "standardize", "'none', 'fixed' or 'image'", self.standardize)
+        _check(
+            self.standardize in ("none", "fixed", "image"),
+            "standardize",
+            "'none', 'fixed' or 'image'",
+            self.standardize,
+        )
         _check(self.channels in (1, 3), "channels", "1 or 3", self.channels)
         _check(self.dtype in ("float32", "float16"), "dtype", "'float32' or 'float16'", self.dtype)
         wanted = self.channels if self.standardize == "fixed" else 0
@@ -207,7 +212,12 @@ class Preprocessor:
             raise ContractError(f"expected {len(self.specs)} output arrays, one a spec, got {len(out)}")
         for i, (array, spec) in enumerate(zip(out, self.specs, strict=True)):
             shape = (images, *spec.tensor_shape)
-            if array.shape != shape or array.dtype != spec.dtype or not array.flags.c_contiguous or not array.flags.writeable:
+            if (
+                array.shape != shape
+                or array.dtype != spec.dtype
+                or not array.flags.c_contiguous
+                or not array.flags.writeable
+            ):
                 raise ContractError(
                     f"output {i} must be a writable C-contiguous {spec.dtype} array of shape {shape}, "
                     f"got {array.dtype} {array.shape}"

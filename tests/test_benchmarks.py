@@ -212,7 +212,7 @@ def test_end_to_end_runs_and_shows_who_is_missing(built_bundle: Path, tmp_path: 
     assert rows["usual, ONNX Runtime fp32, no spinning"][columns.index("max difference")] < 0.02
     eager = rows["usual, PyTorch eager"]
     assert eager[columns.index("n")] == 0
-    assert "no toy plain" in eager[-1] or "not installed" in eager[-1]
+    assert "no depthwise" in eager[-1] or "not installed" in eager[-1]
     of_whole, after_decoding = (t["measured"] for t in report["targets"][2:])
     assert 0 < of_whole < after_decoding < 1
 
@@ -220,7 +220,8 @@ def test_end_to_end_runs_and_shows_who_is_missing(built_bundle: Path, tmp_path: 
 def test_end_to_end_runs_eager_pytorch_where_the_architectures_are_known(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     bundle = build_toy_bundle(tmp_path / "toy", members=("plain", "residual"))
-    members = tuple(dataclasses.replace(m, architecture="plain") for m in bundle.manifest.members)
+    names = ("plain", "inverted")
+    members = tuple(dataclasses.replace(m, name=n) for m, n in zip(bundle.manifest.members, names, strict=True))
     write_bundle(bundle.root, dataclasses.replace(bundle.manifest, members=members))
     assert cxr_edge(["build-engine", str(bundle.root), "--precision", "fp32", "--threads", "1"]) == 0
     small = ("--side-px", "200", "--settle-ms", "0", "--no-papers", "--threads", "1")

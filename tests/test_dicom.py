@@ -84,7 +84,9 @@ def windowed(x: float, center: float, width: float, function: str) -> float:
     return (x - (center - 0.5)) / (width - 1) + 0.5
 
 
-def window_reference(values: np.ndarray, center: float, width: float, function: str = "LINEAR", top: int = 65535) -> np.ndarray:
+def window_reference(
+    values: np.ndarray, center: float, width: float, function: str = "LINEAR", top: int = 65535
+) -> np.ndarray:
     return np.array([[round(windowed(float(v), center, width, function) * top) for v in row] for row in values])
 
 
@@ -456,7 +458,10 @@ def test_free_text_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("elements", "message"),
     [
-        ({"Modality": "CT"}, "expected a projection X-ray (modality CR, DX, DR, RG), the modality is CT (computed tomogr"),
+        (
+            {"Modality": "CT"},
+            "expected a projection X-ray (modality CR, DX, DR, RG), the modality is CT (computed tomogr",
+        ),
         ({"Modality": "MR"}, "magnetic resonance"),
         ({"Modality": "US"}, "ultrasound"),
         ({"Modality": "SR", "PixelData": None}, "the modality is SR (a report)"),
@@ -549,7 +554,9 @@ def test_a_lossless_jpeg_that_breaks_its_rules_never_reaches_gdcm(monkeypatch) -
         assert "copy or export" in message
 
 
-@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless], ids=named)
+@pytest.mark.parametrize(
+    "syntax", [uid.JPEGLosslessSV1, uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless], ids=named
+)
 def test_a_frame_cut_inside_a_whole_file_is_refused(syntax) -> None:
     stored = picture(12)
     data = compressed(dataset(stored), syntax)

@@ -58,4 +58,6 @@ def test_a_member_that_sees_the_whole_frame_is_laid_over_the_lungs():
 
 def test_negative_evidence_and_noise_are_not_shown_as_heat():
     assert combine_maps([cam(4, 1, 1, value=-5.0)], [1.0], 1, [LUNGS], ROI, IMAGE).max() == 0.0
-    assert combine_maps([cam(4, 1, 1, value=0.02)], [1.0], 1, [LUNGS], ROI, IMAGE).max() == pytest.approx(0.01, abs=1e-3)
+    assert combine_maps([cam(4, 1, 1, value=0.02)], [1.0], 1, [LUNGS], ROI, IMAGE).max() == pytest.approx(
+        0.01, abs=1e-3
+    )

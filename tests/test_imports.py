@@ -16,7 +16,9 @@ def loaded_after(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["cxr_edge", "cxr_edge.screener", "cxr_edge.cli", "cxr_edge.decode", "cxr_edge.bundle"])
+@pytest.mark.parametrize(
+    "module", ["cxr_edge", "cxr_edge.screener", "cxr_edge.cli", "cxr_edge.decode", "cxr_edge.bundle"]
+)
 def test_importing_the_runtime_pulls_in_nothing_heavy(module):
     loaded = loaded_after(f"import {module}")
     assert "numpy" in loaded or module == "cxr_edge"

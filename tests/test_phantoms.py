@@ -47,7 +47,9 @@ def test_samples_are_of_several_formats_and_can_be_decoded(tmp_path):
     for file in files:
         image = decode(file)
         assert (image.height_px, image.width_px) == (300, 270)
-        assert image.pixels[140:160, 130:140].mean() > image.pixels[:2, 200:].mean()  # spine bright, corner dark, also when inverted
+        assert (
+            image.pixels[140:160, 130:140].mean() > image.pixels[:2, 200:].mean()
+        )  # spine bright, corner dark, also when inverted
         flags |= {f.code for f in image.flags}
     assert "monochrome1_inverted" in flags
     assert {image.stored_bits for image in map(decode, files)} >= {8, 12, 16}

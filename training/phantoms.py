@@ -151,7 +151,9 @@ def _ribs(c: _Chest) -> Field:
         for k in range(9):
             y = c.top - 0.01 + 0.072 * k
             reach = c.width * min(1.0, 0.62 + 0.11 * k) + 0.03
-            backs.append(np.stack([c.middle + side * (0.03 + reach * t), y - 0.03 * np.sin(np.pi * t) + 0.085 * t**1.5], 1))
+            backs.append(
+                np.stack([c.middle + side * (0.03 + reach * t), y - 0.03 * np.sin(np.pi * t) + 0.085 * t**1.5], 1)
+            )
             if 1 <= k <= 6:
                 x = c.middle + side * (0.1 + (c.width - 0.08) * t)
                 fronts.append(np.stack([x, y + 0.16 - 0.10 * t + 0.02 * np.sin(np.pi * t)], 1))
@@ -271,7 +273,9 @@ def _write_sample(folder: Path, i: int, seed: int, size_px: int) -> Path:
     label = LABELS[i % len(LABELS)]
     suffix = (".jpg", ".png", ".dcm", ".png")[(i + i // len(LABELS)) % 4]
     bits = 16 if suffix == ".dcm" or i % 3 == 0 else 8
-    phantom = make_phantom(label, size_px=(size_px, size_px * 9 // 10), seed=seed + i, bits=8 if suffix == ".jpg" else bits)
+    phantom = make_phantom(
+        label, size_px=(size_px, size_px * 9 // 10), seed=seed + i, bits=8 if suffix == ".jpg" else bits
+    )
     _burn_in(phantom.pixels, "SYNTHETIC")
     path = folder / f"synthetic-{label}-{i + 1}{suffix}"
     if suffix == ".dcm":
@@ -284,7 +288,9 @@ def _write_sample(folder: Path, i: int, seed: int, size_px: int) -> Path:
 def _burn_in(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: str) -> None:
     """Letters in the upper left corner, at full brightness."""
     letters, scale = np.zeros(pixels.shape, np.uint8), pixels.shape[0] / 1000
-    cv2.putText(letters, text, (int(20 * scale), int(40 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, 1, max(1, int(2 * scale)))
+    cv2.putText(
+        letters, text, (int(20 * scale), int(40 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, 1, max(1, int(2 * scale))
+    )
     pixels[letters > 0] = np.iinfo(pixels.dtype).max
 
 

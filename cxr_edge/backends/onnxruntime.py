@@ -100,9 +100,10 @@ def _settings(options: CompileOptions) -> Any:
     settings.log_severity_level = _SEVERITY_FATAL  # its errors come back as exceptions, which we word ourselves
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
-    # An ensemble is several sessions in turn, each with its own threads: idle ones that spin would take the cores from
-    # the one at work.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that spin between operators are quick to start the next one; those that go on spinning after a run take the
+    # cores from the next session of the ensemble, which then runs several times slower. So they stop with the run.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
 
 

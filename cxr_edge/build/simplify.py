@@ -2,8 +2,8 @@
 
 Export leaves shape arithmetic, batch norms and transposed convolutions behind, which would each cut an int8 graph in
 pieces. Two simplifiers do the folding (onnx-simplifier or onnxslim where one is installed, then ONNX Runtime's own basic
-level); two exact rewrites of ours follow. Whatever was done, the result must give the original's outputs on random input, or it is an
-error: a simplifier's fault must not reach a patient.
+level); two exact rewrites of ours follow. Whatever was done, the result must give the original's outputs on random input,
+or it is an error: a simplifier's fault must not reach a patient.
 """
 
 from __future__ import annotations

@@ -36,7 +36,11 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engines", type=Path, metavar="DIR", help="folder of the engines (default: in the bundle)")
     group.add_argument("--backend", default="auto", help="runtime to use: auto (default) or onnxruntime")
     group.add_argument(
-        "--threads", type=at_least_one, default=cores(), metavar="N", help="threads to use (default: all cores, %(default)s)"
+        "--threads",
+        type=at_least_one,
+        default=cores(),
+        metavar="N",
+        help="threads to use (default: all cores, %(default)s)",
     )
 
 

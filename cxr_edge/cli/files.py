@@ -18,8 +18,27 @@ __all__ = ["Selection", "select"]
 
 # Companions of image collections. Everything else in a folder is tried, whatever its name: content decides.
 _NO_IMAGE = frozenset(
-    ".csv .tsv .txt .md .json .jsonl .toml .yaml .yml .xml .html .htm .pdf .doc .docx .xls .xlsx .py .sh .zip .gz .tar "
-    ".onnx .npy .npz .log .ini .db".split()
+    f".{name}"
+    for name in (
+        *(
+            "csv",
+            "tsv",
+            "txt",
+            "md",
+            "json",
+            "jsonl",
+            "toml",
+            "yaml",
+            "yml",
+            "xml",
+            "html",
+            "htm",
+            "pdf",
+            "doc",
+            "docx",
+        ),
+        *("xls", "xlsx", "py", "sh", "zip", "gz", "tar", "onnx", "npy", "npz", "log", "ini", "db"),
+    )
 )
 
 
@@ -55,7 +74,9 @@ def _expand(argument: str) -> Iterable[Path]:
         return [path]
     found = sorted(glob.glob(argument, recursive=True))
     if not found:
-        raise InputError(f"the pattern {argument!r} matches no file: quote it so that the shell leaves it alone, or fix it")
+        raise InputError(
+            f"the pattern {argument!r} matches no file: quote it so that the shell leaves it alone, or fix it"
+        )
     return [Path(f) for f in found]
 
 

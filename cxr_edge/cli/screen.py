@@ -46,7 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--csv", action="store_true", help="print CSV, one row a file")
     output.add_argument("--html", type=Path, metavar="FILE", help="write a report with pictures, one file")
-    output.add_argument("--heatmap", type=Path, metavar="DIR", help="write a PNG an image: lung box and heat map over it")
+    output.add_argument(
+        "--heatmap", type=Path, metavar="DIR", help="write a PNG an image: lung box and heat map over it"
+    )
     output.add_argument("--note", default="", metavar="TEXT", help="a sentence for the head of the reports")
     parser.add_argument(
         "--max-pixels", type=at_least_one, default=MAX_PIXELS, metavar="N", help="refuse larger images (%(default)s)"

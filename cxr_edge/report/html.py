@@ -48,7 +48,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
   border-radius: 4px; background: var(--soft); } .chosen .bar i { background: var(--accent); } .chosen { font-weight: 650; }
 .members { margin-top: 12px; font-size: 13px; } .members th { color: var(--soft); font-weight: 500; text-align: right; }
 .members td { text-align: right; border-top: 1px solid var(--line); padding: 2px 0; }
-.members { table-layout: fixed; } .members th, .members td { overflow-wrap: anywhere; } .members :first-child { text-align: left; }
+.members { table-layout: fixed; } .members th, .members td { overflow-wrap: anywhere; }
+.members :first-child { text-align: left; }
 ul.flags { margin: 12px 0 0; padding: 8px 12px 8px 28px; background: var(--warn-bg); color: var(--warn); border-radius: 8px;
   font-size: 13.5px; }
 .failed h2, .failed p { color: var(--bad); } .failed p { margin: 6px 0 0; }
@@ -151,7 +152,8 @@ def _scores(s: Screening) -> str:
 def _members(s: Screening) -> str:
     head = "".join(f"<th>{escape(label)}</th>" for label in s.labels)
     rows = "".join(
-        f"<tr><td>{escape(m.member)}</td>{''.join(f'<td>{p:.2f}</td>' for p in m.probabilities)}</tr>" for m in s.members
+        f"<tr><td>{escape(m.member)}</td>{''.join(f'<td>{p:.2f}</td>' for p in m.probabilities)}</tr>"
+        for m in s.members
     )
     return f'<table class="members"><tr><th>member</th>{head}</tr>{rows}</table>'
 

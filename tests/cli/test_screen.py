@@ -92,7 +92,9 @@ def test_wrong_arguments_get_a_sentence(arguments, status, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["screen"], ["screen", "x", "--threads", "0"], ["screen", "x", "--csv", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["screen"], ["screen", "x", "--threads", "0"], ["screen", "x", "--csv", "--json"]]
+)
 def test_usage_errors_give_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -19,7 +19,9 @@ from tests.golden import reference
 @settings(max_examples=300, deadline=None)
 def test_equals_the_reference(rows, columns, seed, share, min_pixels, width, height):
     mask = (np.random.default_rng(seed).random((rows, columns)) < share).astype(np.float32)
-    box, area = _core.lung_box(mask, threshold=0.5, min_pixels=min_pixels, margin=0.05, width_px=width, height_px=height)
+    box, area = _core.lung_box(
+        mask, threshold=0.5, min_pixels=min_pixels, margin=0.05, width_px=width, height_px=height
+    )
     assert box == reference.lung_box(mask, 0.5, min_pixels, 0.05, width, height)
     assert area == pytest.approx(mask.mean())
 

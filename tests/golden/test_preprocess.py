@@ -59,8 +59,10 @@ def test_canvas_of_its_own_size_is_a_copy():
 
 def test_golden_canvas():
     pixels = (np.arange(6)[:, None] * 40 + np.arange(6)[None, :]).astype(np.uint8)
-    assert canvas(pixels, Roi.full(6, 6), square(4)).tolist() == [[14, 15, 17, 18], [67, 68, 70, 71], [134, 135, 137, 138], [187, 188, 190, 191]]  # fmt: skip
-    assert canvas(pixels, Roi(x0=1, y0=1, x1=3, y1=3), square(4)).tolist() == [[41, 41, 42, 42], [51, 51, 52, 52], [71, 71, 72, 72], [81, 81, 82, 82]]  # fmt: skip
+    whole = [[14, 15, 17, 18], [67, 68, 70, 71], [134, 135, 137, 138], [187, 188, 190, 191]]
+    assert canvas(pixels, Roi.full(6, 6), square(4)).tolist() == whole
+    grown = [[41, 41, 42, 42], [51, 51, 52, 52], [71, 71, 72, 72], [81, 81, 82, 82]]
+    assert canvas(pixels, Roi(x0=1, y0=1, x1=3, y1=3), square(4)).tolist() == grown
 
 
 SPECS = [
@@ -111,7 +113,9 @@ def test_strided_rows_and_odd_columns_are_read_right():
         plain = np.ascontiguousarray(view)
         roi = Roi.full(plain.shape[1], plain.shape[0])
         np.testing.assert_array_equal(canvas(view, roi, spec), canvas(plain, roi, spec))
-        np.testing.assert_array_equal(Preprocessor([spec]).run([view], [roi])[0], Preprocessor([spec]).run([plain], [roi])[0])
+        np.testing.assert_array_equal(
+            Preprocessor([spec]).run([view], [roi])[0], Preprocessor([spec]).run([plain], [roi])[0]
+        )
 
 
 def test_a_flat_crop_stays_finite():
@@ -124,7 +128,9 @@ def test_float16_rounds_as_numpy_does():
     for mean, std in [((0.5,), (1e-5,)), ((0.0,), (1.0,)), ((0.0,), (30000.0,)), ((1.0,), (1e-4,))]:
         spec = square(256, standardize="fixed", mean=mean, std=std, dtype="float16")
         with np.errstate(over="ignore"):
-            np.testing.assert_array_equal(normalize(values, spec).view(np.uint16), reference.normalize(values, spec).view(np.uint16))
+            np.testing.assert_array_equal(
+                normalize(values, spec).view(np.uint16), reference.normalize(values, spec).view(np.uint16)
+            )
 
 
 def test_the_callers_output_is_written_and_returned():
@@ -154,7 +160,9 @@ def test_a_box_outside_the_image_is_refused():
         canvas(random_pixels(4, 5, np.uint8), Roi(x0=0, y0=0, x1=6, y1=4), square(8))
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8)]
+)
 def test_what_is_not_gray_pixels_is_refused(bad):
     with pytest.raises(InputError, match="expected gray pixels"):
         canvas(bad, Roi(x0=0, y0=0, x1=1, y1=1), square(8))
@@ -172,7 +180,9 @@ def test_wrong_outputs_and_counts_are_refused():
     pixels, roi = random_pixels(9, 9, np.uint8), Roi.full(9, 9)
     with pytest.raises(InputError, match="one lung box"):
         p.run([pixels], [])
-    with pytest.raises(ContractError, match=r"output 0 must be a writable C-contiguous float32 array of shape \(1, 1, 8, 8\)"):
+    with pytest.raises(
+        ContractError, match=r"output 0 must be a writable C-contiguous float32 array of shape \(1, 1, 8, 8\)"
+    ):
         p.run([pixels], [roi], [np.empty((1, 1, 8, 9), np.float32)])
     with pytest.raises(ContractError, match="1 output arrays"):
         p.run([pixels], [roi], [])

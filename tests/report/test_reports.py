@@ -30,7 +30,11 @@ RUN = RunInfo(
 )  # fmt: skip
 
 IMAGE = Image(
-    pixels=np.tile(np.arange(400, dtype=np.uint16) * 100, (200, 1)), source="a.png", format="png", stored_bits=16, sha256="cd"
+    pixels=np.tile(np.arange(400, dtype=np.uint16) * 100, (200, 1)),
+    source="a.png",
+    format="png",
+    stored_bits=16,
+    sha256="cd",
 )
 
 SCREENING = Screening(
@@ -131,7 +135,10 @@ def test_html_needs_nothing_else_and_escapes_what_it_shows(tmp_path):
     assert "script" not in page.tags
     assert not re.search(r"(https?:)?//", re.sub(r"base64,[A-Za-z0-9+/=]+", "", raw))
     assert HOSTILE in page.text
-    assert all(text in page.text for text in ("Research use only.", "synthetic", "87.5%", "Look at it.", "1 answered, 1 failed"))
+    assert all(
+        text in page.text
+        for text in ("Research use only.", "synthetic", "87.5%", "Look at it.", "1 answered, 1 failed")
+    )
     assert len(page.images) == 2
     for source in page.images:
         assert source.startswith("data:image/jpeg;base64,")
