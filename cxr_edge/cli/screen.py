@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     failed = _write(_progress(answers, len(selection.files)), _writers(args, bundle, engines, selection))
     if selection.skipped and not args.json:
         print(f"{len(selection.skipped)} files were not tried: by their names they are no images", file=sys.stderr)
+    for written in (args.html, args.heatmap):
+        if written is not None:
+            print(f"written: {written}", file=sys.stderr)
     return _SOME_FAILED if failed else 0
 
 
