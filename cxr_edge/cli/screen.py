@@ -134,11 +134,14 @@ def _run_info(args: argparse.Namespace, bundle: Bundle, engines: EngineSet) -> R
     )
 
 
-def _progress(answers: Iterator[Answer], total: int) -> Iterable[Answer]:
-    """A bar on stderr while many are at work and a person is watching."""
+def _progress(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
+    """The answers, with a bar on stderr while many are at work and a person is watching."""
     if total < _PROGRESS_FROM or not sys.stderr.isatty():
-        return answers
+        yield from answers
+        return
     from tqdm import tqdm
 
-    bar: Iterable[Answer] = tqdm(answers, total=total, unit="image", file=sys.stderr, leave=False)
-    return bar
+    bar = tqdm(answers, total=total, unit="image", file=sys.stderr, leave=False)
+    for answer in bar:
+        bar.clear()  # on a terminal the answer's own line comes next, in the bar's place
+        yield answer

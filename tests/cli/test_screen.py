@@ -113,3 +113,16 @@ def test_bench_prints_stages_and_json(built, capsys):
     assert report["stages"]["total"]["p50_ms"] >= report["stages"]["members"]["p50_ms"]
     assert report["environment"]["cores"] >= 1
     assert report["throughput"][0]["images_per_s"] > 0
+
+
+def test_a_bar_shows_on_a_terminal_and_only_there(built, images, capsys, monkeypatch):
+    for i in range(3, 10):
+        cv2.imwrite(str(images / f"{i}.png"), cv2.imread(str(images / "0.png")))
+    main(["screen", str(images), *built])
+    assert "10/10" not in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    main(["screen", str(images), *built])
+    captured = capsys.readouterr()
+    assert "/10 [" in captured.err
+    assert "10 answered, 0 failed" in captured.out
