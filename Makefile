@@ -1,6 +1,6 @@
 # `make demo` and `make test` each set everything up by themselves, in .venv.
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
+TORCH ?= torch torchvision
 IMAGES ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,8 @@ $(VENV)/.runtime: $(CORE)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-# Training, tests and linters besides. torch first and by version, so that pip takes the build meant for this machine.
+# Training, tests and linters besides. torch and torchvision together, so that they fit each other (timm needs both); TORCH chooses
+# versions, or an index with builds for a machine without CUDA, which are smaller.
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'

@@ -1,7 +1,27 @@
-"""The networks of this house: one idea a file. `build_member` and `LungUNet` are what the steps use."""
+"""The networks of this house: one idea a file. `build` makes a member from its spec; `LungUNet` segments."""
 
-from training.models.head import CamHead, MemberOutput
+from training.models.files import load_network, save_network
+from training.models.head import CamHead, MemberOutput, TaskHead
 from training.models.members import ARCHITECTURES, build_member
+from training.models.networks import R20_NAMES, Network, NetworkSpec, build, names
+from training.models.shapes import resize, shapes_of
 from training.models.unet import GaussianDropout, LungUNet
 
-__all__ = ["ARCHITECTURES", "CamHead", "GaussianDropout", "LungUNet", "MemberOutput", "build_member"]
+__all__ = [
+    "ARCHITECTURES",
+    "R20_NAMES",
+    "CamHead",
+    "GaussianDropout",
+    "LungUNet",
+    "MemberOutput",
+    "Network",
+    "NetworkSpec",
+    "TaskHead",
+    "build",
+    "build_member",
+    "load_network",
+    "names",
+    "resize",
+    "save_network",
+    "shapes_of",
+]

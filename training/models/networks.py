@@ -1,0 +1,132 @@
+"""Every network that can be a member, by name: a `NetworkSpec` in, a trunk with its head out.
+
+A spec is JSON and says all that is needed to build the network again, the channels that pruning left included
+(`shapes`), so that no network is ever pickled. Trunks are timm's wherever timm has the design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import timm
+import torch
+from timm.models.vgg import VGG
+from torch import Tensor, nn
+
+from cxr_edge.errors import InputError
+from training.models.custom import FILTERS, custom_trunk
+from training.models.head import CamHead, MemberOutput, TaskHead
+from training.models.members import ARCHITECTURES, build_member
+from training.models.shapes import Shapes, resize
+
+__all__ = ["R20_NAMES", "Network", "NetworkSpec", "build", "names"]
+
+# Name here -> name in timm. Cut at the deepest convolution, as R20 does.
+_TIMM: Mapping[str, str] = {
+    "vgg16": "vgg16",
+    "vgg19": "vgg19",
+    "inception-v3": "inception_v3",
+    "xception": "legacy_xception",
+    "inception-resnet-v2": "inception_resnet_v2",
+    "mobilenet-v2": "mobilenetv2_100",
+    "densenet201": "densenet201",
+}
+R20_NAMES = ("custom", *_TIMM, "nasnet-mobile")
+
+# VGG-16's layout at a quarter of its width, with batch norm: what two cores can train from scratch.
+_NARROW_VGG = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128, 128, "M")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """architecture: a name of `names()`, or `timm:NAME` for any other convolutional network of timm. labels: how many.
+    channels: of the input, 1 or 3. head_maps: of R20's head convolution (the custom CNN and the starter's members have
+    none). dropout: before the dense layer. shapes: weights that pruning made smaller, name -> shape.
+    """
+
+    architecture: str
+    labels: int
+    channels: int = 1
+    head_maps: int = 1024
+    dropout: float = 0.5
+    shapes: Shapes = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object that `from_json` reads."""
+        return {**asdict(self), "shapes": {k: list(v) for k, v in self.shapes.items()}}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> NetworkSpec:
+        return cls(**{**values, "shapes": {k: tuple(v) for k, v in values["shapes"].items()}})
+
+
+class Network(nn.Module):
+    """A trunk and its head: (N, channels, S, S) -> logits and class activation map."""
+
+    def __init__(self, trunk: nn.Module, head: CamHead) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def forward(self, image: Tensor) -> MemberOutput:
+        return self.head(self.trunk(image))
+
+
+class TimmTrunk(nn.Module):
+    """A network of timm without its classifier; gives the feature map (N, C, h, w)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for name in ("pre_logits", "head", "global_pool", "fc", "last_linear", "classifier", "classif", "head_drop"):
+            if isinstance(getattr(network, name, None), nn.Module):
+                setattr(network, name, nn.Identity())
+        self.network = network
+        self.maps = int(network.num_features)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.forward_features(image)
+
+
+def names() -> tuple[str, ...]:
+    """The architectures by name, `timm:NAME` aside."""
+    return (*R20_NAMES, "narrow-vgg", *ARCHITECTURES)
+
+
+def build(spec: NetworkSpec) -> nn.Module:
+    """A fresh network with random weights, its layers resized to `spec.shapes`. Raises InputError for an unknown name."""
+    network = _fresh(spec)
+    resize(network, spec.shapes)
+    return network
+
+
+def _fresh(spec: NetworkSpec) -> nn.Module:
+    name = spec.architecture
+    if name in ARCHITECTURES:
+        if spec.channels != 1:
+            raise InputError(f"{name} takes one gray channel, not {spec.channels}")
+        return build_member(name, spec.labels)
+    if name == "custom":
+        return Network(custom_trunk(spec.channels), CamHead(FILTERS[-1], spec.labels, spec.dropout))
+    trunk, maps = _trunk(name, spec.channels)
+    return Network(trunk, TaskHead(maps, spec.head_maps, spec.labels, spec.dropout))
+
+
+def _trunk(name: str, channels: int) -> tuple[nn.Module, int]:
+    if name in _OWN:
+        return _OWN[name](channels)
+    known = _TIMM.get(name) or name.removeprefix("timm:")
+    if name not in _TIMM and not (name.startswith("timm:") and timm.is_model(known)):
+        raise InputError(f"no architecture is called {name!r}: choose from {', '.join(names())}, or timm:NAME")
+    trunk = TimmTrunk(timm.create_model(known, pretrained=False, num_classes=0, global_pool="", in_chans=channels))
+    return trunk, trunk.maps
+
+
+def _narrow_vgg(channels: int) -> tuple[nn.Module, int]:
+    network = VGG(list(_NARROW_VGG), num_classes=0, in_chans=channels, global_pool="", norm_layer=nn.BatchNorm2d)
+    network.num_features = 128
+    trunk = TimmTrunk(network)
+    return trunk, trunk.maps
+
+
+_OWN: Mapping[str, Callable[[int], tuple[nn.Module, int]]] = {"narrow-vgg": _narrow_vgg}
