@@ -20,6 +20,7 @@ __all__ = [
     "Figure",
     "auc",
     "auc_figure",
+    "auc_of_ranks",
     "bootstrap",
     "confusion",
     "f1_scores",
@@ -100,12 +101,11 @@ def f1_scores(table: Floats) -> Floats:
 
 def auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Floats | None = None) -> float:
     """Area under the ROC curve, ties counted half; NaN if one side is empty."""
-    return _auc_of_ranks(np.unique(scores, return_inverse=True)[1], positive, weights)
+    return auc_of_ranks(np.unique(scores, return_inverse=True)[1], positive, weights)
 
 
-def _auc_of_ranks(
-    ranks: npt.NDArray[np.int64], positive: npt.NDArray[np.bool_], weights: Floats | None = None
-) -> float:
+def auc_of_ranks(ranks: npt.NDArray[np.int64], positive: npt.NDArray[np.bool_], weights: Floats | None = None) -> float:
+    """The same from dense ranks (N,) of the scores, which a bootstrap need not sort again for each draw."""
     weights = np.ones(len(ranks)) if weights is None else weights
     hits, misses = np.bincount(ranks, weights * positive), np.bincount(ranks, weights * ~positive)
     pairs = hits.sum() * misses.sum()
@@ -140,7 +140,7 @@ def figures(answers: Answers, labels: Sequence[str], *, seed: int, resamples: in
 
     def measure(weights: Floats | None) -> Floats:
         f1 = f1_scores(confusion(answers.truth, answers.said, count, weights))
-        areas = np.array([_auc_of_ranks(r, p, weights) for r, p in zip(ranks, one_vs_rest, strict=True)])
+        areas = np.array([auc_of_ranks(r, p, weights) for r, p in zip(ranks, one_vs_rest, strict=True)])
         return np.concatenate([[f1.mean()], f1, areas, [areas.mean()]])
 
     spread = bootstrap(measure, answers.patients, seed=seed, resamples=resamples)
