@@ -7,20 +7,21 @@ every later stage reads the same table. `pixels` is the one place where training
 from __future__ import annotations
 
 import csv
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from cxr_edge.decode import decode
 from cxr_edge.errors import InputError
 from cxr_edge.records import GrayPixels
-from training.collections import Record, gather
+from training import leakage
+from training.collections import DEFAULT_COLLECTIONS, Record, collections_of, gather
 from training.duplicates import fingerprint, groups, same_image_pairs
-from training.splits import SIDES, Side, check_leakage, split
+from training.leakage import PlannedSplit
+from training.splits import SHARES, SIDES, Preset, Side, Unit, check_leakage, split
 
 __all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all"]
 
@@ -55,36 +56,75 @@ def read_all(records: Sequence[Record], threads: int, take: Callable[[Record, Gr
         yield from pool.map(lambda r: take(r, pixels(r)), records)
 
 
-def prepare(data: Path, out: Path, *, seed: int, threads: int) -> list[Sample]:
-    """Find duplicates, split, check for leaks; write table.csv and leakage.json to `out`. A table that is there is read."""
+def prepare(
+    data: Path,
+    out: Path,
+    *,
+    seed: int,
+    threads: int,
+    shares: Mapping[Side, float] = SHARES,
+    unit: Unit = "group",
+    preset: Preset = "sane",
+    collections: Sequence[str] | None = None,
+) -> list[Sample]:
+    """Find duplicates, split, check for leaks; write table.csv, leakage.json and leakage.md to `out`.
+
+    A table that is there is read. shares, unit: as `split` takes them; "image" needs preset `code`, which reports leaks
+    where the others refuse them. collections: names as `gather` takes them. Raises InputError for data that cannot be
+    used, a split that leaks, and a table that was made for other arguments.
+    """
+    asked = PlannedSplit(
+        seed=seed,
+        shares=dict(shares),
+        unit=unit,
+        preset=preset,
+        collections=tuple(sorted(DEFAULT_COLLECTIONS if collections is None else set(collections))),
+    )
     table = out / "table.csv"
     if table.exists():
+        _same_plan(asked, out)
         return load(data, table)
-    records = gather(data)
-    prints = list(read_all(records, threads, lambda _, p: fingerprint(p)))
-    pairs = same_image_pairs(prints)
+    records = gather(data, collections=collections)
+    pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p))))
     names = groups(records, pairs)
-    sides = split(records, names, seed=seed)
-    report = check_leakage(records, names, sides, pairs)
+    sides = split(records, names, seed=seed, shares=shares, unit=unit)
+    report = check_leakage(records, names, sides, pairs, preset=preset)
     samples = [Sample(record=r, group=g, side=s) for r, g, s in zip(records, names, sides, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "leakage.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    leakage.write(report, asked, out)
     _write(samples, table)
     return samples
 
 
+def _same_plan(asked: PlannedSplit, out: Path) -> None:
+    made = leakage.asked_of(out / "leakage.json")
+    if made is None:  # written before arguments were kept: the seed is unknown, the rest was fixed
+        made = PlannedSplit(
+            seed=None,
+            shares=dict(SHARES),
+            unit="group",
+            preset="sane",
+            collections=tuple(sorted(DEFAULT_COLLECTIONS)),
+        )
+    if replace(made, seed=asked.seed if made.seed is None else made.seed) != asked:
+        raise InputError(f"{out / 'table.csv'} was made for {made}, and {asked} is wanted: give another run folder")
+
+
 def _write(samples: Sequence[Sample], table: Path) -> None:
-    with table.open("w", newline="") as file:
+    with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["key", "group", "side", "label", "source"])
-        writer.writerows([s.record.key, s.group, s.side, s.record.label, s.record.source] for s in samples)
+        writer.writerow(["path", "patient", "label", "source", "view", "group", "side"])
+        for s in samples:
+            r = s.record
+            writer.writerow([r.key, r.patient, r.label, r.source, r.view, s.group, s.side])
 
 
 def load(data: Path, table: Path) -> list[Sample]:
     """The samples of a table that `prepare` wrote. Raises InputError if the data folder no longer fits it."""
-    with table.open(newline="") as file:
-        rows = {row["key"]: row for row in csv.DictReader(file)}
-    records = gather(data)
+    with table.open(newline="", encoding="utf-8") as file:
+        # Tables of before wrote `key` for `path`, and fewer columns.
+        rows = {row.get("path") or row["key"]: row for row in csv.DictReader(file)}
+    records = gather(data, collections=collections_of(row["source"] for row in rows.values()))
     if {r.key for r in records} != set(rows):
         raise InputError(
             f"{table} was made from other images than {data} holds: delete the run folder or give its data"
