@@ -1,14 +1,16 @@
 """A member's training: canvases and labels in, the best weights out; and what it is chosen by.
 
-A batch draws label and source together, each pair by the square root of its size: neither the children drown the adults nor
-the one scanner the other. Tuberculosis is abnormal and not COVID-19, and says so without being made a pneumonia (see
-`losses.allowed_label_loss`): without it every abnormal adult that a member sees has COVID-19.
+`draw` balances by drawing: a batch draws label and source together, each pair by the square root of its size, so that
+neither the children drown the adults nor the one scanner the other. `weigh` is R20's way: every image once an epoch, rare
+labels weigh more in the loss. Tuberculosis is abnormal and not COVID-19, and may say so without being made a pneumonia
+(`Target.partial`, `losses.allowed_label_loss`): without it every abnormal adult that a member sees has COVID-19.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,20 +19,18 @@ import torch
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
+from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec, normalize
 from training.augment import Augmentation, histogram_cdf
 from training.canvases import Canvases
 from training.dataset import Sample
 from training.losses import allowed_label_loss
+from training.parallel import World
+from training.targets import Target
 
-__all__ = ["ClassifyTask", "allowed_labels", "drawing_weights", "validation_figures"]
+__all__ = ["Balance", "ClassifyTask", "balanced_weights", "drawing_weights", "logits_of", "validation_figures"]
 
-
-def allowed_labels(label: str, labels: Sequence[str], *, partial_tuberculosis: bool) -> npt.NDArray[np.bool_]:
-    """Which of `labels` the truth may be: one, several (abnormal but not COVID-19), or none if it takes no part."""
-    if label == "tuberculosis" and partial_tuberculosis:
-        return np.array([name in ("bacterial", "viral") for name in labels])
-    return np.array([name == label for name in labels])
+Balance = Literal["draw", "weigh"]
 
 
 def drawing_weights(samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
@@ -41,9 +41,19 @@ def drawing_weights(samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
     return weights / weights.sum()
 
 
+def balanced_weights(truth: npt.NDArray[np.int64], labels: int) -> npt.NDArray[np.float32]:
+    """Weight of each label in the loss: images / (labels x images of the label), as scikit-learn's `balanced`."""
+    counts = np.bincount(truth[truth >= 0], minlength=labels)
+    return (counts.sum() / (labels * np.maximum(counts, 1))).astype(np.float32)
+
+
 class ClassifyTask:
     """samples and canvases in the same order; which of them train and which validate is the samples' side, less those in
-    `left_out` sources (for measuring what a member says of a site it never saw)."""
+    `left_out` sources (for measuring what a member says of a site it never saw).
+
+    epoch_images: images drawn an epoch with balance `draw`; with `weigh` an epoch is every training image once (the last
+    partial batch dropped). augmentation: None for none. by_loss: choose the epoch by validation loss, as R20, not by score.
+    """
 
     def __init__(
         self,
@@ -51,77 +61,112 @@ class ClassifyTask:
         samples: Sequence[Sample],
         canvases: Canvases,
         spec: PreprocessSpec,
-        labels: Sequence[str],
+        target: Target,
         *,
         batch: int,
         seed: int,
-        epoch_images: int,
         smoothing: float,
-        partial_tuberculosis: bool,
+        epoch_images: int | None = None,
+        balance: Balance = "draw",
         left_out: Sequence[str] = (),
         augmentation: Augmentation | None = None,
+        by_loss: bool = False,
     ) -> None:
-        self.model, self.samples, self.canvases, self.spec, self.labels = model, samples, canvases, spec, tuple(labels)
-        self.batch, self.seed, self.smoothing = batch, seed, smoothing
-        self.augmentation = augmentation or Augmentation()
-        self.batches_per_epoch = max(1, epoch_images // batch)
-        self._allowed = np.stack(
-            [allowed_labels(s.record.label, labels, partial_tuberculosis=partial_tuberculosis) for s in samples]
-        )
+        self.model, self.samples, self.canvases, self.spec, self.target = model, samples, canvases, spec, target
+        self.batch, self.seed, self.smoothing, self.balance, self.by_loss = batch, seed, smoothing, balance, by_loss
+        self.augmentation = augmentation
+        self._allowed = np.stack([target.allowed(s.record.label) for s in samples])
+        self._truth = np.array([target.truth(s.record.label) for s in samples])
         taken = [i for i, s in enumerate(samples) if self._allowed[i].any() and s.record.source not in left_out]
         self._train = np.array([i for i in taken if samples[i].side == "train"])
-        self._weights = drawing_weights([samples[i] for i in self._train])
-        self._cdfs = [histogram_cdf(canvases.lungs[i]) for i in self._train]
-        self._validation = [i for i in taken if samples[i].side == "validation" and samples[i].record.label in labels]
+        self._validation = [i for i in taken if samples[i].side == "validation" and self._truth[i] >= 0]
+        if not len(self._train) or not self._validation:
+            raise InputError(f"no images to train or to validate {target.labels}: which collections were read?")
+        self._draw = drawing_weights([samples[i] for i in self._train])
+        weights = balanced_weights(self._truth[self._train], len(target.labels))
+        self._weights = torch.from_numpy(weights if balance == "weigh" else np.ones_like(weights))
+        self._cdfs = {int(i): histogram_cdf(canvases.lungs[i]) for i in self._train}
+        images = len(self._train) if balance == "weigh" or epoch_images is None else epoch_images
+        self.batches_per_epoch = max(1, images // batch)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
         rng = np.random.default_rng([self.seed, epoch])
-        for _ in range(self.batches_per_epoch):
-            chosen = rng.choice(self._train, self.batch, p=self._weights)
-            images = np.stack([normalize(self._altered(i, rng), self.spec) for i in chosen])
-            yield torch.from_numpy(images), torch.from_numpy(self._allowed[chosen])
+        share = here.share(self.batch)
+        for b, chosen in enumerate(self._order(rng)):
+            rows = range(share.start, min(share.stop, len(chosen)))
+            # Each image has random numbers of its own, so that a process need not draw those of the others' images.
+            images = [self._altered(int(chosen[r]), np.random.default_rng([self.seed, epoch, b, r])) for r in rows]
+            mine = chosen[share]
+            yield (
+                torch.from_numpy(np.stack([normalize(i, self.spec) for i in images])),
+                torch.from_numpy(self._allowed[mine]),
+            )
+
+    def _order(self, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+        """The images of each batch of an epoch."""
+        if self.balance == "draw":
+            for _ in range(self.batches_per_epoch):
+                yield rng.choice(self._train, self.batch, p=self._draw)
+            return
+        order = rng.permutation(self._train)
+        for b in range(self.batches_per_epoch):
+            yield order[b * self.batch : (b + 1) * self.batch]
 
     def _altered(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        if self.augmentation is None:
+            return self.canvases.lungs[i]
         warp = self.augmentation.warp(tuple(self.canvases.boxes[i]), self.spec.canvas_px, rng)
         border = (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)[rng.integers(3)]
-        other = self._cdfs[rng.choice(len(self._cdfs), p=self._weights)]
+        other = self._cdfs[int(rng.choice(self._train, p=self._draw))]
         return self.augmentation.gray(warp.apply(self.canvases.wide[i], border=border), rng, other=other)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         images, allowed = batch
-        return allowed_label_loss(model(images).logits.float(), allowed, smoothing=self.smoothing)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return allowed_label_loss(
+            model(images).logits.float(), allowed, smoothing=self.smoothing, weights=self._weights.to(allowed.device)
+        )
 
     def score(self, model: nn.Module) -> dict[str, float]:
+        logits = logits_of(model, self.canvases.lungs[self._validation], self.spec)
         chosen = [self.samples[i] for i in self._validation]
-        return validation_figures(self.logits(model, self._validation), chosen, self.labels)
-
-    @torch.no_grad()
-    def logits(self, model: nn.Module, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits (rows, labels) on the deployed canvases."""
-        model.eval()
-        parts = []
-        for start in range(0, len(rows), 64):
-            images = np.stack([normalize(self.canvases.lungs[i], self.spec) for i in rows[start : start + 64]])
-            with torch.autocast("cpu", torch.bfloat16):
-                parts.append(model(torch.from_numpy(images)).logits.float().numpy())
-        return np.concatenate(parts)
+        figures = validation_figures(logits, chosen, self.target)
+        if not self.by_loss:
+            return figures
+        loss = allowed_label_loss(
+            torch.from_numpy(logits), torch.from_numpy(self._allowed[self._validation]), smoothing=0.0
+        )
+        return {**figures, "score": -float(loss)}
 
 
-def validation_figures(
-    logits: npt.NDArray[np.float32], samples: Sequence[Sample], labels: Sequence[str]
-) -> dict[str, float]:
-    """score = macro-F1 + half the specificity for COVID-19 on adult normals; and both, and the F1 of COVID-19."""
-    truth = np.array([labels.index(s.record.label) for s in samples])
+@torch.no_grad()
+def logits_of(
+    model: nn.Module, lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, bfloat16: bool = True
+) -> npt.NDArray[np.float32]:
+    """Logits (N, labels) of a network on deployed canvases (N, S, S), on the device that it is on."""
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, len(lungs), 64):
+        images = torch.from_numpy(np.stack([normalize(canvas, spec) for canvas in lungs[start : start + 64]]))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            logits = model(images.to(device, memory_format=torch.channels_last)).logits
+        parts.append(logits.float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def validation_figures(logits: npt.NDArray[np.float32], samples: Sequence[Sample], target: Target) -> dict[str, float]:
+    """macro_f1 and score; where COVID-19 is asked for also its F1 and its specificity on adult normals, half of which the
+    score adds to macro-F1: a member that takes adults for COVID-19 must not win."""
+    truth, labels = np.array([target.truth(s.record.label) for s in samples]), target.labels
     said = logits.argmax(axis=1)
     f1 = f1_score(truth, said, labels=range(len(labels)), average=None, zero_division=0)
+    macro = float(f1.mean())
+    if "covid-19" not in labels:
+        return {"score": macro, "macro_f1": macro}
     covid = labels.index("covid-19")
     adult_normal = np.array([s.record.adult and s.record.label == "normal" for s in samples])
     specificity = float((said[adult_normal] != covid).mean()) if adult_normal.any() else 1.0
-    macro = float(f1.mean())
-    return {
-        "score": macro + 0.5 * specificity,
-        "macro_f1": macro,
-        "covid_f1": float(f1[covid]),
-        "viral_f1": float(f1[labels.index("viral")]) if "viral" in labels else 0.0,
-        "adult_spec": specificity,
-    }
+    figures = {"score": macro + 0.5 * specificity, "macro_f1": macro, "covid_f1": float(f1[covid])}
+    viral = {"viral_f1": float(f1[labels.index("viral")])} if "viral" in labels else {}
+    return {**figures, **viral, "adult_spec": specificity}

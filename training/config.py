@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from cxr_edge.errors import InputError
+from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.preprocess import PreprocessSpec
 from training.engine import Plan
+from training.targets import Target
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["Config", "load_config"]
+__all__ = ["BundleConfig", "Config", "load_config", "plan", "read_toml", "table_of"]
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """labels: of the members, in order. epoch_images: how many images a member sees an epoch. partial_tuberculosis:
-    whether tuberculosis images train the members as `abnormal, but not COVID-19`. left_out: sources that members never
-    see, to measure what they say of an unknown site. members: plan an architecture. range_images: validation images that
-    activation ranges are measured on. known_answers: synthetic images in the bundle. resamples: of the bootstrap."""
+class BundleConfig:
+    """What every recipe settles, whatever its members.
 
-    name: str = "starter"
+    labels: of the members, in order. partial: findings that are no label, and the labels that such an image may have: it
+    trains and is not judged (labels that the members lack are passed over). range_images: validation images that
+    activation ranges are measured on. known_answers: synthetic images in the bundle. resamples: of the bootstrap.
+    segmenter_widths: channels of the U-Net a level.
+    """
+
+    name: str
     version: str = "1.0.0"
     seed: int = 1
     threads: int = 2
     labels: tuple[str, ...] = ("normal", "bacterial", "viral", "covid-19")
     segmenter_px: int = 128
     canvas_px: int = 160
-    epoch_images: int = 4000
     label_smoothing: float = 0.05
-    partial_tuberculosis: bool = True
-    left_out: tuple[str, ...] = ()
+    partial: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"tuberculosis": ("bacterial", "viral")})
     range_images: int = 200
     known_answers: int = 20
     resamples: int = 2000
     segmenter: Plan = field(default_factory=lambda: Plan(epochs=100))
-    members: dict[str, Plan] = field(default_factory=dict)
+
+    @property
+    def target(self) -> Target:
+        """What the members are asked."""
+        return self.target_of(self.labels)
+
+    def target_of(self, labels: tuple[str, ...]) -> Target:
+        """A task of these labels, with those of `partial` that say something about it."""
+        among = {k: tuple(n for n in names if n in labels) for k, names in self.partial.items() if k not in labels}
+        return Target(labels=labels, partial={k: names for k, names in among.items() if names})
 
     @property
     def segmenter_spec(self) -> PreprocessSpec:
@@ -56,28 +70,62 @@ class Config:
         return PreprocessSpec(region="lungs", canvas_px=self.canvas_px, crop_px=self.canvas_px, standardize="image")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config(BundleConfig):
+    """The starter's recipe. epoch_images: how many images a member sees an epoch. left_out: sources that members never
+    see, to measure what they say of an unknown site. members: plan an architecture."""
+
+    name: str = "starter"
+    epoch_images: int = 4000
+    left_out: tuple[str, ...] = ()
+    members: dict[str, Plan] = field(default_factory=dict)
+
+
 def load_config(file: Path) -> Config:
     """Read a TOML file. Raises InputError for a file that is not there and for keys that mean nothing."""
+    values = read_toml(file)
+    base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("seed", 1))
+    if "segmenter" in values:
+        values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")
+    members = values.get("members", {})
+    values["members"] = {name: plan(v, base, f"{file}: members.{name}") for name, v in members.items()}
+    return table_of(Config, values, str(file))
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The values of a TOML file. Raises InputError if it cannot be read."""
     try:
-        values = tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the configuration {file} cannot be read: {error}") from error
-    shared = {"threads": values.get("threads", 2), "seed": values.get("seed", 1)}
-    _known(values, Config, str(file))
-    if "segmenter" in values:
-        values["segmenter"] = _plan(values["segmenter"], shared, f"{file}: segmenter")
-    members = values.get("members", {})
-    values["members"] = {name: _plan(v, shared, f"{file}: members.{name}") for name, v in members.items()}
-    values.update({name: tuple(values[name]) for name in ("labels", "left_out") if name in values})
-    return Config(**values)
 
 
-def _plan(values: dict[str, Any], shared: dict[str, Any], where: str) -> Plan:
+def plan(values: Mapping[str, Any], base: Plan, where: str) -> Plan:
+    """`base` with what a table of the file changes."""
     _known(values, Plan, where)
-    return Plan(**{**shared, **values})
+    return _made(lambda: replace(base, **values), where)
 
 
-def _known(values: dict[str, Any], kind: type, where: str) -> None:
-    unknown = set(values) - {f.name for f in fields(kind)}
-    if unknown:
-        raise InputError(f"{where}: unknown keys {sorted(unknown)}; known are {sorted(f.name for f in fields(kind))}")
+def table_of(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
+    """A table of the file as a dataclass; lists become tuples. Raises InputError for keys or values that mean nothing."""
+    _known(values, kind, where)
+    return _made(lambda: kind(**{k: _frozen(v) for k, v in values.items()}), where)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_frozen(v) for v in value)
+    return {k: _frozen(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _made(make: Callable[[], Kind], where: str) -> Kind:
+    try:
+        return make()
+    except (TypeError, ValueError, CxrEdgeError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _known(values: Mapping[str, Any], kind: type, where: str) -> None:
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    if set(values) - set(known):
+        raise InputError(f"{where}: unknown keys {sorted(set(values) - set(known))}; known are {sorted(known)}")

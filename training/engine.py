@@ -1,6 +1,6 @@
 """One loop for everything that is trained: a task and a plan in, the best weights' file out; a killed run goes on.
 
-The task knows its data, loss and score; the engine knows bfloat16, warm-up and cosine, the moving average of the weights
+The task knows its data, loss and score; the engine knows optimiser, schedule, bfloat16, the moving average of the weights
 (which is what is scored and kept) and checkpoints. Random numbers are drawn from (seed, epoch), so that an epoch is the
 same whether or not the run was killed before it. Checkpoints are state dicts, loaded with weights_only.
 """
@@ -14,32 +14,53 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
+
+from cxr_edge.errors import InputError
+from training.parallel import World, everywhere, shared_model, wait, world
 
 __all__ = ["Plan", "Task", "fit", "load_best"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """epochs of one training. learning_rate: at its peak, AdamW. ema: decay of the weights' moving average, a step.
+    """epochs of one training. learning_rate: at its peak. optimizer: `adamw`, or `sgd` with Nesterov's momentum.
 
-    minutes: wall-clock budget of this training over all its runs, or None: where epochs do not fit, the schedule ends
-    when the time does, so that the last epochs always run at a small learning rate.
+    schedule: `cosine` to nearly zero after a warm-up; `plateau` multiplies the rate by plateau_factor after
+    plateau_epochs without a better score; `constant`. patience: stop after so many epochs without a better score, or
+    None. ema: decay of the weights' moving average, a step; 0 for none. minutes: wall-clock budget of this training over
+    all its runs, or None: where epochs do not fit, the schedule ends when the time does, so that the last epochs always
+    run at a small learning rate. tensorboard: write curves beside the log (needs the package tensorboard).
     """
 
     epochs: int
     batch: int = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
+    momentum: float = 0.95
     weight_decay: float = 2e-2
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     warmup_epochs: float = 1.0
+    plateau_factor: float = 0.5
+    plateau_epochs: int = 3
+    patience: int | None = None
     ema: float = 0.995
     seed: int = 1
     threads: int = 2
     bfloat16: bool = True
     minutes: float | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "sgd") or self.schedule not in ("cosine", "plateau", "constant"):
+            raise InputError(
+                f"a plan has the optimizer adamw or sgd and the schedule cosine, plateau or constant, "
+                f"got {self.optimizer!r} and {self.schedule!r}"
+            )
 
 
 class Task(Protocol):
@@ -48,8 +69,8 @@ class Task(Protocol):
     model: nn.Module
     batches_per_epoch: int
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of an epoch; the same for the same epoch."""
+    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
+        """This process's share of the batches of an epoch; the same for the same epoch."""
         ...
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor: ...
@@ -63,10 +84,13 @@ class Task(Protocol):
 class _State:
     model: nn.Module
     average: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     epoch: int = 0
     steps: int = 0
     best: float = -math.inf
+    best_epoch: int = 0
+    rate: float = 1.0  # what plateaus have left of the learning rate
+    rate_epoch: int = 0  # when they last took some
     seconds: float = 0.0  # spent by all runs so far
 
     def progress(self, plan: Plan, batches_per_epoch: int, seconds: float) -> float:
@@ -74,41 +98,59 @@ class _State:
         by_steps = self.steps / (plan.epochs * batches_per_epoch)
         return by_steps if plan.minutes is None else max(by_steps, seconds / (60 * plan.minutes))
 
+    def finished(self, plan: Plan, batches_per_epoch: int) -> bool:
+        out_of_patience = plan.patience is not None and self.epoch - self.best_epoch >= plan.patience
+        return out_of_patience or self.progress(plan, batches_per_epoch, self.seconds) >= 1
+
+
+_NUMBERS = ("epoch", "steps", "best", "best_epoch", "rate", "rate_epoch", "seconds")
+
 
 def fit(task: Task, plan: Plan, folder: Path) -> Path:
     """Train to the end, from the last finished epoch in `folder` if there is one. Returns the best weights' file."""
+    here = world()
     torch.set_num_threads(plan.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    state = _start_or_resume(task, plan, folder / "last.pt")
-    while state.progress(plan, task.batches_per_epoch, state.seconds) < 1:
+    state = _start_or_resume(task, plan, folder / "last.pt", here)
+    computes = shared_model(state.model, here)
+    while not state.finished(plan, task.batches_per_epoch):
         begin = time.monotonic()
-        loss = _train_epoch(task, plan, state)
-        figures = task.score(state.average)
+        loss = _train_epoch(task, plan, state, computes, here, folder.name)
+        figures = _scored(task, state, here)
         if figures["score"] > state.best:
-            state.best = figures["score"]
-            _save({"model": state.average.state_dict()}, folder / "best.pt")
-        state.seconds += time.monotonic() - begin
-        _save_state(state, folder / "last.pt")
-        _log(folder / "log.txt", _line(task, plan, state, loss, figures))
+            state.best, state.best_epoch = figures["score"], state.epoch
+            _save({"model": state.average.state_dict()}, folder / "best.pt", here)
+        _lower_rate(plan, state)
+        state.seconds = everywhere({"seconds": state.seconds + time.monotonic() - begin}, here)["seconds"]
+        _save_state(state, folder / "last.pt", here)
+        if here.first:
+            _log(folder / "log.txt", _line(task, plan, state, loss, figures))
+            _curves(plan, folder, state, loss, figures)
+    wait(here)
     return folder / "best.pt"
 
 
 def load_best(model: nn.Module, file: Path) -> nn.Module:
     """`model` with the weights of a `best.pt`, ready to be evaluated."""
-    model.load_state_dict(torch.load(file, weights_only=True)["model"])
+    model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu")["model"])
     return model.eval()
 
 
-def _train_epoch(task: Task, plan: Plan, state: _State) -> float:
-    torch.manual_seed(plan.seed * 100_003 + state.epoch)
-    state.model.train()
+def _train_epoch(task: Task, plan: Plan, state: _State, computes: nn.Module, here: World, name: str) -> float:
+    torch.manual_seed((plan.seed * 100_003 + state.epoch) * here.size + here.rank)
+    computes.train()
     begin, total = time.monotonic(), 0.0
-    for batch in task.batches(state.epoch):
-        progress = state.progress(plan, task.batches_per_epoch, state.seconds + time.monotonic() - begin)
+    quiet = not (here.first and sys.stderr.isatty())
+    batches = tqdm(task.batches(state.epoch, here), name, task.batches_per_epoch, leave=False, disable=quiet)
+    for batch in batches:
+        seconds = state.seconds + time.monotonic() - begin
+        if plan.minutes is not None:  # the clocks of several processes differ, their learning rates must not
+            seconds = everywhere({"seconds": seconds}, here)["seconds"]
+        progress = state.progress(plan, task.batches_per_epoch, seconds)
         for group in state.optimizer.param_groups:
-            group["lr"] = _learning_rate(plan, progress, state.steps / task.batches_per_epoch)
-        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
-            loss = task.loss(state.model, batch)
+            group["lr"] = _learning_rate(plan, state, progress, state.steps / task.batches_per_epoch)
+        with torch.autocast(here.device.type, torch.bfloat16, enabled=plan.bfloat16):
+            loss = task.loss(computes, tuple(t.to(here.device) for t in batch))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(state.model.parameters(), 5.0)
@@ -120,8 +162,21 @@ def _train_epoch(task: Task, plan: Plan, state: _State) -> float:
     return total / task.batches_per_epoch
 
 
-def _learning_rate(plan: Plan, progress: float, epochs_done: float) -> float:
+def _scored(task: Task, state: _State, here: World) -> dict[str, float]:
+    """The average model's figures. Every process scores, so that all know the names; the first one's numbers count."""
+    return everywhere(task.score(state.average), here)
+
+
+def _lower_rate(plan: Plan, state: _State) -> None:
+    waited = state.epoch - max(state.best_epoch, state.rate_epoch)
+    if plan.schedule == "plateau" and waited >= plan.plateau_epochs:
+        state.rate, state.rate_epoch = state.rate * plan.plateau_factor, state.epoch
+
+
+def _learning_rate(plan: Plan, state: _State, progress: float, epochs_done: float) -> float:
     warm = min(1.0, (epochs_done + 0.02) / plan.warmup_epochs) if plan.warmup_epochs else 1.0
+    if plan.schedule != "cosine":
+        return plan.learning_rate * warm * state.rate
     return plan.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
@@ -136,41 +191,46 @@ def _move_average(state: _State, decay: float) -> None:
             kept.copy_(new)
 
 
-def _start_or_resume(task: Task, plan: Plan, file: Path) -> _State:
-    model = task.model.to(memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=plan.learning_rate,
-    )
-    state = _State(model=model, average=copy.deepcopy(model).eval(), optimizer=optimizer)
+def _start_or_resume(task: Task, plan: Plan, file: Path, here: World) -> _State:
+    model = task.model.to(here.device, memory_format=torch.channels_last)
+    state = _State(model=model, average=copy.deepcopy(model).eval(), optimizer=_optimizer(model, plan))
+    wait(here)
     if file.exists():
-        saved = torch.load(file, weights_only=True)
+        saved = torch.load(file, weights_only=True, map_location=here.device)
         for name in ("model", "average", "optimizer"):
             getattr(state, name).load_state_dict(saved[name])
-        for name in ("epoch", "steps", "best", "seconds"):
-            setattr(state, name, saved[name])
+        for name in _NUMBERS:
+            setattr(state, name, saved.get(name, getattr(state, name)))
     return state
 
 
-def _save_state(state: _State, file: Path) -> None:
+def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.momentum > 0)
+    return torch.optim.AdamW(groups, lr=plan.learning_rate)
+
+
+def _save_state(state: _State, file: Path, here: World) -> None:
     values = {name: getattr(state, name).state_dict() for name in ("model", "average", "optimizer")}
-    _save({**values, **{name: getattr(state, name) for name in ("epoch", "steps", "best", "seconds")}}, file)
+    _save({**values, **{name: getattr(state, name) for name in _NUMBERS}}, file, here)
 
 
-def _save(values: dict[str, Any], file: Path) -> None:
-    """Write beside and rename, so that a kill never leaves half a checkpoint."""
-    beside = file.with_suffix(".tmp")
-    torch.save(values, beside)
-    beside.replace(file)
+def _save(values: dict[str, Any], file: Path, here: World) -> None:
+    """Write beside and rename, so that a kill never leaves half a checkpoint; only the first process writes."""
+    if here.first:
+        beside = file.with_suffix(".tmp")
+        torch.save(values, beside)
+        beside.replace(file)
 
 
 def _line(task: Task, plan: Plan, state: _State, loss: float, figures: dict[str, float]) -> str:
     progress = state.progress(plan, task.batches_per_epoch, state.seconds)
     left = state.seconds * (1 / progress - 1) / 60
     numbers = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
-    best = " *" if figures["score"] == state.best else ""
+    best = " *" if state.best_epoch == state.epoch else ""
     return f"epoch {state.epoch:3d}/{plan.epochs}  loss {loss:.4f}  {numbers}  {max(left, 0):.1f} min left{best}"
 
 
@@ -178,3 +238,15 @@ def _log(file: Path, line: str) -> None:
     print(f"{file.parent.name}: {line}", file=sys.stderr, flush=True)
     with file.open("a") as out:
         out.write(line + "\n")
+
+
+def _curves(plan: Plan, folder: Path, state: _State, loss: float, figures: dict[str, float]) -> None:
+    if not plan.tensorboard:
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("tensorboard = true needs the package: pip install tensorboard, or set it to false") from error
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        for name, value in {"loss": loss, **figures}.items():
+            writer.add_scalar(name, value, state.epoch)

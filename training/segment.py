@@ -23,6 +23,7 @@ from training.collections import Record
 from training.dataset import Sample, pixels
 from training.losses import mask_loss
 from training.models import LungUNet
+from training.parallel import World
 
 __all__ = ["FrameWithMask", "SegmentTask", "dice", "frames_with_masks", "read_mask"]
 
@@ -82,7 +83,7 @@ def as_8_bit(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Gray:
 
 
 class SegmentTask:
-    """train: frames at 1.5 times spec.canvas_px. validation: frames at spec.canvas_px."""
+    """train: frames at 1.5 times spec.canvas_px. validation: frames at spec.canvas_px. model: default LungUNet."""
 
     def __init__(
         self,
@@ -92,17 +93,18 @@ class SegmentTask:
         *,
         batch: int,
         seed: int,
+        model: nn.Module | None = None,
     ) -> None:
-        self.model: nn.Module = LungUNet()
+        self.model: nn.Module = model or LungUNet()
         self.train, self.validation, self.spec = train, validation, spec
         self.batch, self.seed = batch, seed
         self.batches_per_epoch = max(1, len(train) // batch)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.train))
         for b in range(self.batches_per_epoch):
-            chosen = order[b * self.batch : (b + 1) * self.batch]
+            chosen = order[b * self.batch : (b + 1) * self.batch][here.share(self.batch)]
             yield _stack([_altered(self.train[i], self.spec, rng) for i in chosen], self.spec)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -112,10 +114,10 @@ class SegmentTask:
     @torch.no_grad()
     def score(self, model: nn.Module) -> dict[str, float]:
         model.eval()
-        values = []
+        device, values = next(model.parameters()).device, []
         for start in range(0, len(self.validation), self.batch):
             image, lung, known = _stack(self.validation[start : start + self.batch], self.spec)
-            p = model(image.contiguous(memory_format=torch.channels_last)).sigmoid()
+            p = model(image.to(device, memory_format=torch.channels_last)).sigmoid().cpu()
             values += [dice(*(x.numpy() for x in t)) for t in zip(p, lung, known, strict=True)]
         return {"score": float(np.mean(values)), "worst": float(np.min(values))}
 

@@ -23,6 +23,7 @@ import torch
 import cxr_edge.bundle
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.manifest import LungBoxRule
+from training.augment import Augmentation
 from training.bundle import Fitted, add_figures, add_known_answers, member_logits, write_draft
 from training.canvases import Canvases, LungFinder, cut
 from training.card import key_metrics, model_card
@@ -120,13 +121,13 @@ def train_member(
         samples,
         canvases,
         config.member_spec,
-        config.labels,
+        config.target,
         batch=plan.batch,
         seed=plan.seed,
         epoch_images=config.epoch_images,
         smoothing=config.label_smoothing,
-        partial_tuberculosis=config.partial_tuberculosis,
         left_out=config.left_out,
+        augmentation=Augmentation(),
     )
     return task, fit(task, plan, out / name)
 

@@ -20,6 +20,7 @@ import torch
 
 from cxr_edge.errors import CxrEdgeError, InputError
 from training.canvases import Canvases
+from training.classify import logits_of
 from training.config import Config, load_config
 from training.dataset import Sample, data_folder, load
 from training.engine import load_best
@@ -40,11 +41,11 @@ def said_of_unseen(samples: Sequence[Sample], canvases: Canvases, config: Config
 
 
 def _judged(name: str, samples: Sequence[Sample], canvases: Canvases, config: Config, out: Path) -> dict[str, Any]:
-    task, best = train_member(name, samples, canvases, config, out)
+    _, best = train_member(name, samples, canvases, config, out)
     torch.set_num_threads(config.threads)
     network = load_best(build_member(name, len(config.labels)), best)
     rows = [i for i, s in enumerate(samples) if s.record.source in config.left_out]
-    said = task.logits(network, rows).argmax(axis=1)
+    said = logits_of(network, canvases.lungs[rows], config.member_spec).argmax(axis=1)
     kinds = np.array([f"{samples[i].record.source}/{samples[i].record.label}" for i in rows])
     return {kind: _counted(said[kinds == kind], config.labels) for kind in sorted(set(kinds.tolist()))}
 

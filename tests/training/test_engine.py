@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.engine import Plan, fit, load_best
+from training.parallel import World
 
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, bfloat16=False)
 
@@ -29,7 +30,7 @@ class _Task:
         self.model = _network()
         self.killed_in, self.scores = killed_in, list(scores)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
         source = torch.Generator().manual_seed(epoch)
         for i in range(self.batches_per_epoch):
             if epoch == self.killed_in and i == 2:

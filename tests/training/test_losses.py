@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from training.classify import allowed_labels
+from training.config import Config
 from training.losses import allowed_label_loss, mask_loss
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
@@ -38,10 +38,12 @@ def test_among_allowed_labels_the_loss_does_not_choose() -> None:
 
 
 def test_tuberculosis_is_abnormal_and_not_covid() -> None:
-    assert allowed_labels("tuberculosis", LABELS, partial_tuberculosis=True).tolist() == [False, True, True, False]
-    assert not allowed_labels("tuberculosis", LABELS, partial_tuberculosis=False).any()
-    assert not allowed_labels("other", LABELS, partial_tuberculosis=True).any()
-    assert allowed_labels("covid-19", LABELS, partial_tuberculosis=True).tolist() == [False, False, False, True]
+    target = Config().target
+    assert target.allowed("tuberculosis").tolist() == [False, True, True, False]
+    assert target.truth("tuberculosis") == -1
+    assert not target.allowed("other").any()
+    assert target.allowed("covid-19").tolist() == [False, False, False, True]
+    assert target.truth("covid-19") == 3
 
 
 def test_mask_loss_by_hand() -> None:

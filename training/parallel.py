@@ -1,0 +1,72 @@
+"""Training on several processes: what torchrun put into the environment in, this process's rank and device out.
+
+Started plainly, the world is one process. Started by torchrun, every process walks through the same batches and computes
+its share of each; gradients are averaged, so the result is that of one process with the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+__all__ = ["World", "everywhere", "shared_model", "wait", "world"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """rank: of this process, below size. device: where it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """This process's part of a batch of `count`, which must divide by `size`."""
+        if count % self.size:
+            raise ValueError(f"a batch of {count} does not divide among {self.size} processes: choose a multiple")
+        part = count // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+
+def world() -> World:
+    """This process's place. The first call under torchrun joins the others (NCCL with GPUs, else gloo)."""
+    size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if size > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(rank=int(os.environ.get("RANK", "0")) if size > 1 else 0, size=size, device=device)
+
+
+def shared_model(model: nn.Module, here: World) -> nn.Module:
+    """What computes the loss: the model itself, or wrapped so that gradients are averaged over the processes.
+
+    On GPUs batch norm takes its statistics over all processes; on CPUs, where torch cannot, over each one's share.
+    """
+    if here.size == 1:
+        return model
+    wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(model) if here.device.type == "cuda" else model
+    return nn.parallel.DistributedDataParallel(wrapped)
+
+
+def everywhere(values: Mapping[str, float], here: World) -> dict[str, float]:
+    """The first process's values, in every process; the others give the same names, with any values."""
+    if here.size == 1:
+        return dict(values)
+    numbers: Tensor = torch.tensor([values[k] for k in sorted(values)], dtype=torch.float64, device=here.device)
+    distributed.broadcast(numbers, src=0)
+    return dict(zip(sorted(values), numbers.tolist(), strict=True))
+
+
+def wait(here: World) -> None:
+    """Return when all processes have come here."""
+    if here.size > 1:
+        distributed.barrier()
