@@ -19,6 +19,7 @@ from cxr_edge.errors import InputError
 from training.models.custom import FILTERS, custom_trunk
 from training.models.head import CamHead, MemberOutput, TaskHead
 from training.models.members import ARCHITECTURES, build_member
+from training.models.nasnet import nasnet_mobile_trunk
 from training.models.shapes import Shapes, resize
 
 __all__ = ["R20_NAMES", "Network", "NetworkSpec", "build", "names"]
@@ -129,4 +130,7 @@ def _narrow_vgg(channels: int) -> tuple[nn.Module, int]:
     return trunk, trunk.maps
 
 
-_OWN: Mapping[str, Callable[[int], tuple[nn.Module, int]]] = {"narrow-vgg": _narrow_vgg}
+_OWN: Mapping[str, Callable[[int], tuple[nn.Module, int]]] = {
+    "nasnet-mobile": nasnet_mobile_trunk,
+    "narrow-vgg": _narrow_vgg,
+}

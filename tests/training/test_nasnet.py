@@ -1,0 +1,94 @@
+"""NASNet-A mobile: its size, its map, its way through the exporter and the pruner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch_pruning
+from torch import nn
+
+from training.models import NetworkSpec, build, load_network, save_network
+from training.models.nasnet import nasnet_mobile_trunk
+from training.models.transfer import with_trunk_of
+
+torch.set_num_threads(1)
+
+SPEC = NetworkSpec(architecture="nasnet-mobile", labels=2, head_maps=16)
+IMAGE = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    network = build(SPEC).train()
+    network(IMAGE.repeat(2, 1, 1, 1) + torch.rand(2, 1, 64, 64))  # statistics that keep the values small
+    return network.eval()
+
+
+def test_it_has_the_parameters_of_keras_trunk() -> None:
+    with torch.device("meta"):
+        trunk, maps = nasnet_mobile_trunk(3)
+    assert maps == 1056
+    assert sum(p.numel() for p in trunk.parameters()) == 4_232_978
+
+
+@pytest.mark.parametrize(("pixels", "cells"), [(224, 7), (64, 2), (97, 3), (32, 1)])
+def test_the_map_is_a_thirty_second_of_any_size(pixels: int, cells: int) -> None:
+    with torch.device("meta"):
+        trunk, _ = nasnet_mobile_trunk(3)
+        assert trunk(torch.rand(2, 3, pixels, pixels)).shape == (2, 1056, cells, cells)
+
+
+def test_it_ends_in_relu(network: nn.Module) -> None:
+    with torch.no_grad():
+        features = network.trunk(IMAGE)
+    assert float(features.min()) == 0
+    assert float(features.max()) > 0
+
+
+def test_halving_takes_even_and_odd_positions() -> None:
+    halve = next(m for m in nasnet_mobile_trunk(1)[0].modules() if type(m).__name__ == "_Halve").eval()
+    halve.norm.eps = 0.0
+    with torch.no_grad():
+        for conv in (halve.even, halve.odd):
+            conv.weight.zero_()
+            conv.weight[0, 0] = 1
+        x = torch.zeros(1, halve.even.in_channels, 5, 5)
+        x[0, 0] = torch.arange(25.0).reshape(5, 5)
+        made = halve(x)[0]
+    assert made[0].tolist() == [[0, 2, 4], [10, 12, 14], [20, 22, 24]]
+    assert made[halve.even.out_channels].tolist() == [[6, 8, 0], [16, 18, 0], [0, 0, 0]]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_the_exporter_by_tracing_takes_it(network: nn.Module, tmp_path: Path) -> None:
+    file = tmp_path / "nasnet.onnx"
+    torch.onnx.export(network, (IMAGE,), str(file), output_names=["logits", "cam"], opset_version=17, dynamo=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    logits, cam = session.run(None, {session.get_inputs()[0].name: IMAGE.numpy()})
+    with torch.no_grad():
+        expected = network(IMAGE)
+    np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
+    np.testing.assert_allclose(cam, expected.cam, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters")
+def test_it_is_pruned_saved_loaded_and_transferred(tmp_path: Path) -> None:
+    network = build(SPEC).eval()
+    graph = torch_pruning.DependencyGraph().build_dependency(network, IMAGE, output_transform=lambda out: out.logits)
+    before = sum(p.numel() for p in network.parameters())
+    for name in ("trunk.stem.0", "trunk.cells.1.adjust.odd", "trunk.cells.3.squeeze.1", "trunk.cells.8.adjust.1"):
+        conv = network.get_submodule(name)
+        group = graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, idxs=[0, 3])
+        assert graph.check_pruning_group(group)
+        group.prune()
+    assert sum(p.numel() for p in network.parameters()) < before
+    save_network(network, SPEC, tmp_path)
+    with torch.no_grad():
+        features = network.trunk(IMAGE)
+        assert torch.equal(load_network(tmp_path)[0](IMAGE).logits, network(IMAGE).logits)
+        assert torch.equal(with_trunk_of(network, SPEC).eval().trunk(IMAGE), features)
