@@ -13,6 +13,7 @@ import io
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,8 +213,14 @@ def covid_collection(
         raise InputError(f"{folder} holds no metadata.csv: expected the layout of the public COVID-19 image collection")
     rows = _rows(table, {"patientid", "finding", "view", "modality", "filename"})
     wanted = [r for r in rows if r["modality"].strip() in modalities and r["view"].strip() in views]
-    present = [r for r in (_covid_record(folder, row, masks) for row in wanted) if r.path.is_file()]
-    _some([r.path for r in present], folder, "images/ with the files that metadata.csv names")
+    records = dict.fromkeys(_covid_record(folder, row, masks) for row in wanted)
+    present = [r for r in records if r.path.is_file()]
+    for path, count in Counter(r.path for r in present).items():
+        if count > 1:
+            raise InputError(
+                f"{table} names {path} {count} times and says different things of it: keep one of its rows"
+            )
+    _some([r.path for r in present], folder, f"images/ with the files that metadata.csv names, of views {tuple(views)}")
     return present
 
 

@@ -120,14 +120,38 @@ def _write(samples: Sequence[Sample], table: Path) -> None:
 
 
 def load(data: Path, table: Path) -> list[Sample]:
-    """The samples of a table that `prepare` wrote. Raises InputError if the data folder no longer fits it."""
-    with table.open(newline="", encoding="utf-8") as file:
-        # Tables of before wrote `key` for `path`, and fewer columns.
-        rows = {row.get("path") or row["key"]: row for row in csv.DictReader(file)}
-    records = gather(data, collections=collections_of(row["source"] for row in rows.values()))
+    """The samples of a table that `prepare` wrote, also one of before, with fewer columns.
+
+    Raises InputError if there is no such table or the data folder no longer fits it: other images, other labels.
+    """
+    rows = _table(table)
+    # The sources name the collections, so that a folder with more of them than the table still fits it.
+    sources = [row["source"] for row in rows.values() if "source" in row]
+    records = gather(data, collections=collections_of(sources) or None)
     if {r.key for r in records} != set(rows):
         raise InputError(
             f"{table} was made from other images than {data} holds: delete the run folder or give its data"
         )
+    for r in records:
+        if rows[r.key].get("label", r.label) != r.label:
+            raise InputError(f"{table} says {rows[r.key]['label']} of {r.key}, {data} {r.label}: delete the run folder")
+    return [Sample(record=r, group=rows[r.key]["group"], side=_side(rows[r.key]["side"], table)) for r in records]
+
+
+def _table(table: Path) -> dict[str, dict[str, str]]:
+    """Rows by the path of the image, which tables of before call its key."""
+    if not table.is_file():
+        raise InputError(f"there is no {table}: run `python -m training.starter`, or name the folder of its run")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    name = "path" if rows and "path" in rows[0] else "key"
+    if not rows or not {name, "group", "side"} <= set(rows[0]):
+        raise InputError(f"{table} lacks rows or one of the columns path, group, side: delete the run folder")
+    return {row[name]: row for row in rows}
+
+
+def _side(text: str, table: Path) -> Side:
     sides: dict[str, Side] = {side: side for side in SIDES}
-    return [Sample(record=r, group=rows[r.key]["group"], side=sides[rows[r.key]["side"]]) for r in records]
+    if text not in sides:
+        raise InputError(f"{table} names the side {text!r}: expected one of {', '.join(SIDES)}; delete the run folder")
+    return sides[text]

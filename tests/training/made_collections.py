@@ -1,4 +1,4 @@
-"""The four collections in their published layouts, small and synthetic: for tests that read or train on folders."""
+"""The collections in their published layouts, small and synthetic: for tests that read or train on folders."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from tests.dicom_files import dataset, file_bytes
 from training.phantoms import Phantom, make_phantom
 
-__all__ = ["METADATA_HEAD", "write_collections"]
+__all__ = ["METADATA_HEAD", "RSNA_CLASSES", "write_collections", "write_rsna"]
 
 METADATA_HEAD = "patientid,finding,view,modality,folder,filename"
+
+RSNA_CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 
 
 def write_collections(data: Path, *, patients: int, size_px: int = 128) -> Path:
@@ -24,6 +27,26 @@ def write_collections(data: Path, *, patients: int, size_px: int = 128) -> Path:
         _write(data / "twitter-covid" / f"EX{i}.jfif", _phantom("covid-19", 500 + i, size_px).pixels)
     _covid(data / "covid-chestxray-dataset", data / "lung-masks" / "covid-chestxray-masks", patients, size_px)
     return data
+
+
+def write_rsna(folder: Path, *, patients: int, size_px: int = 48) -> Path:
+    """Write `patients` patients of each of RSNA_CLASSES: p0, p1, ... in turn, DICOM files and the two tables.
+
+    Opacities have two rows in the table of labels. Every second patient is seen from the front (AP), the rest PA; p1 is
+    of no stated age, p2 is 12, p3 17 months. Returns the folder.
+    """
+    labels, details = ["patientId,x,y,width,height,Target"], ["patientId,class"]
+    for i in range(3 * patients):
+        kind = RSNA_CLASSES[i % 3]
+        age = {1: "", 2: "012Y", 3: "017M"}.get(i, "043")
+        pixels = _phantom("bacterial" if i % 3 == 2 else "normal", 700 + i, size_px).pixels
+        header = dataset(pixels, bits=8, ViewPosition="PA" if i % 2 else "AP", PatientAge=age)
+        _bytes(folder / "stage_2_train_images" / f"p{i}.dcm", file_bytes(header))
+        labels += [f"p{i},1.0,2.0,3.0,4.0,1", f"p{i},5.0,2.0,3.0,4.0,1"] if i % 3 == 2 else [f"p{i},,,,,0"]
+        details += [f"p{i},{kind}"] * (2 if i % 3 == 2 else 1)
+    (folder / "stage_2_train_labels.csv").write_text("\n".join(labels) + "\n")
+    (folder / "stage_2_detailed_class_info.csv").write_text("\n".join(details) + "\n")
+    return folder
 
 
 def _phantom(label: str, seed: int, size_px: int) -> Phantom:
@@ -37,9 +60,13 @@ def _phantom(label: str, seed: int, size_px: int) -> Phantom:
 
 
 def _write(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     suffix = {".jpeg": ".jpg", ".jfif": ".jpg"}.get(path.suffix, path.suffix)
-    path.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    _bytes(path, cv2.imencode(suffix, pixels)[1].tobytes())
+
+
+def _bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _paediatric(folder: Path, i: int, patients: int, size_px: int) -> None:
