@@ -27,28 +27,31 @@ _ORIGINS = "_apoz_origins"
 
 # By name, in-place twins included. Those without exact zeros (SiLU, sigmoid) are here too: they end a layer as well.
 _ACTIVATIONS = frozenset(
-    (
-        "relu",
-        "relu6",
-        "hardtanh",
-        "clamp",
-        "clamp_min",
-        "threshold",
-        "leaky_relu",
-        "rrelu",
-        "prelu",
-        "elu",
-        "selu",
-        "celu",
-    )
-    + ("silu", "mish", "gelu", "hardswish", "hardsigmoid", "sigmoid", "logsigmoid", "tanh", "softplus", "softsign")
+    [
+        *(
+            "relu",
+            "relu6",
+            "hardtanh",
+            "clamp",
+            "clamp_min",
+            "threshold",
+            "leaky_relu",
+            "rrelu",
+            "prelu",
+            "elu",
+            "selu",
+        ),
+        *("celu", "silu", "mish", "gelu", "hardswish", "hardsigmoid", "sigmoid", "logsigmoid", "tanh", "softplus"),
+    ]
 )
 # After these the channels are others, or in another order. (A Conv2d's own hook then says which they are.)
 _ENDS = frozenset(
-    ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "bmm", "einsum", "channel_shuffle")
-    + ("permute", "transpose", "swapaxes", "reshape", "view", "flip", "roll", "index_select")
+    [
+        *("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "bmm", "einsum", "channel_shuffle"),
+        *("permute", "transpose", "swapaxes", "reshape", "view", "flip", "roll", "index_select"),
+    ]
 )
-_JOINS = frozenset(("cat", "concat", "concatenate"))
+_JOINS = frozenset(["cat", "concat", "concatenate"])
 
 
 def zero_shares(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, NDArray[np.float64]]:
