@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import re
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -375,8 +376,10 @@ def _dicom_view_and_age(path: Path) -> tuple[str, str]:
     import pydicom  # a third of a second, and only RSNA without its table of headers needs it
 
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition", "PatientAge"])
-        return str(header.get("ViewPosition") or ""), str(header.get("PatientAge") or "")
+        with warnings.catch_warnings():  # RSNA writes ages as bare numbers: one warning a file
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition", "PatientAge"])
+            return str(header.get("ViewPosition") or ""), str(header.get("PatientAge") or "")
     except Exception:  # pydicom raises a dozen types on damaged files, and its messages quote values
         raise InputError(f"{path}: the DICOM header cannot be read: copy or download the file again") from None
 

@@ -10,7 +10,7 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -106,8 +106,12 @@ def _same_plan(asked: PlannedSplit, out: Path) -> None:
             preset="sane",
             collections=tuple(sorted(DEFAULT_COLLECTIONS)),
         )
-    if replace(made, seed=asked.seed if made.seed is None else made.seed) != asked:
-        raise InputError(f"{out / 'table.csv'} was made for {made}, and {asked} is wanted: give another run folder")
+    if made.seed is None:
+        made = replace(made, seed=asked.seed)
+    changed = [f.name for f in fields(asked) if getattr(made, f.name) != getattr(asked, f.name)]
+    if changed:
+        said = "; ".join(f"{name} {getattr(made, name)}, not {getattr(asked, name)}" for name in changed)
+        raise InputError(f"{out / 'table.csv'} was made for {said}: give another run folder, or delete this one")
 
 
 def _write(samples: Sequence[Sample], table: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +34,17 @@ def write_rsna(folder: Path, *, patients: int, size_px: int = 48) -> Path:
     """Write `patients` patients of each of RSNA_CLASSES: p0, p1, ... in turn, DICOM files and the two tables.
 
     Opacities have two rows in the table of labels. Every second patient is seen from the front (AP), the rest PA; p1 is
-    of no stated age, p2 is 12, p3 17 months. Returns the folder.
+    of no stated age, p2 is 12, p3 17 months, p4 a bare "9". Returns the folder.
     """
     labels, details = ["patientId,x,y,width,height,Target"], ["patientId,class"]
     for i in range(3 * patients):
         kind = RSNA_CLASSES[i % 3]
-        age = {1: "", 2: "012Y", 3: "017M"}.get(i, "043")
+        age = {1: "", 2: "012Y", 3: "017M", 4: "9"}.get(i, "043Y")
         pixels = _phantom("bacterial" if i % 3 == 2 else "normal", 700 + i, size_px).pixels
-        header = dataset(pixels, bits=8, ViewPosition="PA" if i % 2 else "AP", PatientAge=age)
-        _bytes(folder / "stage_2_train_images" / f"p{i}.dcm", file_bytes(header))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ages as bare numbers, which RSNA has
+            header = dataset(pixels, bits=8, ViewPosition="PA" if i % 2 else "AP", PatientAge=age)
+            _bytes(folder / "stage_2_train_images" / f"p{i}.dcm", file_bytes(header))
         labels += [f"p{i},1.0,2.0,3.0,4.0,1", f"p{i},5.0,2.0,3.0,4.0,1"] if i % 3 == 2 else [f"p{i},,,,,0"]
         details += [f"p{i},{kind}"] * (2 if i % 3 == 2 else 1)
     (folder / "stage_2_train_labels.csv").write_text("\n".join(labels) + "\n")

@@ -182,7 +182,7 @@ RSNA_SAID = [
     ("p1", "other", "PA", True),
     ("p2", "pneumonia", "AP", False),
     ("p3", "normal", "PA", False),
-    ("p4", "other", "AP", True),
+    ("p4", "other", "AP", False),
     ("p5", "pneumonia", "PA", True),
 ]
 

@@ -1,19 +1,19 @@
-"""The split: no patient, and no image under two names, on two sides."""
+"""The split: no patient, and no image under two names, on two sides; where one may, the report says so."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_edge.errors import InputError
+from training import splits
 from training.collections import Record
-from training.duplicates import Fingerprint, fingerprint, groups, same_image_pairs
-from training.splits import SIDES, check_leakage, split
+from training.duplicates import groups
+from training.splits import R20_SHARES, SIDES, Side, check_leakage, check_plan, cramers_v, split
 
 
 def record(patient: str, i: int, label: str = "normal", source: str = "kcx") -> Record:
@@ -40,17 +40,34 @@ def tables(draw: st.DrawFn) -> tuple[list[Record], list[tuple[int, int]]]:
     return records, [(min(p), max(p)) for p in pairs if p[0] != p[1]]
 
 
-@given(tables(), st.integers(0, 5))
-def test_nobody_stands_on_two_sides(made: tuple[list[Record], list[tuple[int, int]]], seed: int) -> None:
+SHARES_TO_TRY = st.sampled_from([splits.SHARES, R20_SHARES, {"train": 0.5, "validation": 0.0, "test": 0.5}])
+
+
+@given(tables(), st.integers(0, 5), SHARES_TO_TRY)
+def test_nobody_stands_on_two_sides(
+    made: tuple[list[Record], list[tuple[int, int]]], seed: int, shares: dict[Side, float]
+) -> None:
     records, pairs = made
     names = groups(records, pairs)
-    sides = split(records, names, seed=seed)
+    sides = split(records, names, seed=seed, shares=shares)
+    assert sides == split(records, names, seed=seed, shares=shares)
     by_patient: dict[str, set[str]] = {}
     for r, side in zip(records, sides, strict=True):
         by_patient.setdefault(r.patient, set()).add(side)
     assert all(len(found) == 1 for found in by_patient.values())
     assert all(sides[i] == sides[j] for i, j in pairs)
-    assert check_leakage(records, names, sides, pairs).patients == len(by_patient)
+    report = check_leakage(records, names, sides, pairs)
+    assert report.patients == len(by_patient) == sum(report.patients_by_side.values())
+    assert not report.leaks
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(0, 5), SHARES_TO_TRY)
+def test_shares_are_met_within_the_largest_group(sizes: list[int], seed: int, shares: dict[Side, float]) -> None:
+    records = [record(f"p{g}", 100 * g + k) for g, size in enumerate(sizes) for k in range(size)]
+    counts = Counter(split(records, [r.patient for r in records], seed=seed, shares=shares))
+    for side, share in shares.items():
+        assert abs(counts[side] - share * len(records)) <= max(sizes), f"{side} of {sum(sizes)} images"
+        assert share > 0 or counts[side] == 0
 
 
 def test_shares_hold_in_every_stratum() -> None:
@@ -70,6 +87,47 @@ def test_a_seed_is_a_split() -> None:
     assert split(records, names, seed=1) == split(records, names, seed=1) != split(records, names, seed=2)
 
 
+def test_shares_of_r20_are_nine_tenths_of_nine_tenths() -> None:
+    records = [record(f"p{i}", i) for i in range(1000)]
+    counts = Counter(split(records, [r.patient for r in records], seed=1, shares=R20_SHARES))
+    assert counts == {"train": 810, "validation": 90, "test": 100}
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"train": 0.9, "test": 0.1},
+        {"train": 0.8, "validation": 0.1, "test": 0.2},
+        dict.fromkeys(SIDES, 1.0) | {"test": -1},
+    ],
+)
+def test_shares_that_are_none_are_refused(shares: dict[Side, float]) -> None:
+    with pytest.raises(InputError, match="for each of train, validation, test, sum 1"):
+        check_plan(shares, "group")
+    with pytest.raises(InputError, match="'patient': expected 'group', or 'image'"):
+        check_plan(R20_SHARES, "patient")
+
+
+def test_a_split_by_image_divides_patients_and_says_so() -> None:
+    records = [record(f"p{i // 4}", i) for i in range(80)]
+    names = [r.patient for r in records]
+    sides = split(records, names, seed=1, unit="image")
+    for preset in ("sane", "paper"):
+        with pytest.raises(InputError, match=r"patient p\d+ is in .* and \d+ more: split by group"):
+            check_leakage(records, names, sides, [], preset=preset)
+    pairs = [(i, j) for i in range(80) for j in range(i) if sides[i] != sides[j]][:12]
+    report = check_leakage(records, names, sides, pairs, preset="code")
+    divided = {p for p in names if len({s for r, s in zip(records, sides, strict=True) if r.patient == p}) > 1}
+    assert report.leaks
+    assert report.preset == "code"
+    assert report.divided_patients == len(divided) > 10
+    assert set(report.divided_patient_examples) < divided
+    assert len(report.divided_patient_examples) == 10
+    assert report.divided_pairs == 12
+    assert len(report.divided_pair_examples) == 10
+    assert sum(report.patients_by_side.values()) > report.patients == 20
+
+
 def test_a_leaking_split_is_refused() -> None:
     records = [record("a", 0), record("a", 1), record("b", 2)]
     with pytest.raises(InputError, match="patient a is in train and in test"):
@@ -87,30 +145,22 @@ def test_the_report_counts_what_was_joined() -> None:
     assert set(report.images) == set(SIDES)
 
 
-def test_patients_are_joined_through_others() -> None:
-    records = [record(p, i) for i, p in enumerate("dcba")]
-    assert groups(records, [(0, 1), (2, 3), (1, 2)]) == ["a"] * 4
-    assert groups(records, []) == list("dcba")
+def test_a_source_that_tells_the_label_is_seen() -> None:
+    told = [record(f"a{i}", i, "normal", "kcx") for i in range(10)]
+    told += [record(f"b{i}", 10 + i, "covid-19", "ccx") for i in range(10)]
+    mixed = [record(f"c{i}", i, ("normal", "covid-19")[i % 2], ("kcx", "ccx")[i // 2 % 2]) for i in range(20)]
+
+    def report(records: list[Record]) -> splits.LeakageReport:
+        return check_leakage(records, [r.patient for r in records], ["train"] * len(records), [])
+
+    assert (report(told).label_and_source, report(told).label_by_source) == (1.0, 1.0)
+    assert (report(mixed).label_and_source, report(mixed).label_by_source) == (0.0, 0.5)
+    assert report(told[:10]).label_and_source is None, "one label: nothing to tell"
+    assert report(told).sources["train"] == {"ccx": 10, "kcx": 10}
 
 
-def _picture(seed: int) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9))
-    return np.kron(coarse, np.ones((20, 20))).astype(np.uint8)
-
-
-def test_equal_pixels_and_nearly_equal_pictures_are_the_same_image() -> None:
-    rng = np.random.default_rng(0)
-    first, other = _picture(1), _picture(2)
-    noisy = np.clip(first.astype(int) + rng.integers(-1, 2, first.shape), 0, 255).astype(np.uint8)
-    prints = [fingerprint(p) for p in (first, other, first.copy(), noisy)]
-    assert {(0, 2), (0, 3), (2, 3)} == set(same_image_pairs(prints))
-
-
-def test_equal_pixels_pair_whatever_the_hash() -> None:
-    bits = np.zeros(256, bool)
-    prints = [
-        Fingerprint(pixels="x", bits=bits),
-        Fingerprint(pixels="x", bits=~bits),
-        Fingerprint(pixels="y", bits=~bits),
-    ]
-    assert same_image_pairs(prints, near_bits=-1) == [(0, 1)]
+def test_cramers_v_of_a_table_worked_by_hand() -> None:
+    # Cells 30, 10, 10, 30: chi-squared is 80 (30 * 30 - 10 * 10)^2 / 40^4 = 20, so V = sqrt(20 / 80).
+    first = ["a"] * 40 + ["b"] * 40
+    second = ["x"] * 30 + ["y"] * 10 + ["x"] * 10 + ["y"] * 30
+    assert cramers_v(first, second) == pytest.approx(0.5, abs=1e-12)
