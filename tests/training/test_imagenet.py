@@ -1,0 +1,140 @@
+"""ImageNet weights from a file, folded to gray, and what is said where there are none. The weights here are random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cxr_edge.errors import InputError
+from training.models import NetworkSpec, build
+from training.models.imagenet import load_imagenet
+
+torch.set_num_threads(1)
+
+SMALL = "mobilenetv3_small_050"
+
+
+def spec_of(name: str = f"timm:{SMALL}", channels: int = 1) -> NetworkSpec:
+    return NetworkSpec(architecture=name, labels=2, channels=channels, head_maps=8)
+
+
+def published(name: str = SMALL) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A whole network of timm, with statistics of its own, in the place of the published one."""
+    torch.manual_seed(7)
+    network = timm.create_model(name, pretrained=False).eval()
+    for m in network.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(std=0.1)
+            m.running_var.uniform_(0.5, 1.5)
+    return network, network.state_dict()
+
+
+def written(weights: Mapping[str, Tensor], file: Path) -> Path:
+    if file.suffix == ".safetensors":
+        save_file({k: v.contiguous() for k, v in weights.items()}, file)
+    else:
+        torch.save({"state_dict": weights}, file)
+    return file
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_color_features_are_the_published_networks(tmp_path: Path, name: str) -> None:
+    whole, weights = published()
+    network = build(spec_of(channels=3)).eval()
+    head = network.head.conv.weight.clone()
+    load_imagenet(network, spec_of(channels=3), written(weights, tmp_path / name))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network.trunk(image), whole.forward_features(image))
+    assert torch.equal(network.head.conv.weight, head)
+
+
+def test_gray_gives_what_three_copies_give(tmp_path: Path) -> None:
+    whole, weights = published()
+    network = build(spec_of()).eval()
+    load_imagenet(network, spec_of(), written(weights, tmp_path / "weights.safetensors"))
+    image = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        expected = whole.forward_features(image.expand(-1, 3, -1, -1))
+        assert (network.trunk(image) - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+    assert float(expected.abs().max()) > 0
+
+
+def test_a_file_of_another_network_is_named_and_changes_nothing(tmp_path: Path) -> None:
+    network = build(spec_of())
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    file = written(published("resnet10t")[1], tmp_path / "resnet.safetensors")
+    with pytest.raises(
+        InputError, match=r"resnet.safetensors does not hold.*missing: conv_stem.weight.*unexpected: conv1"
+    ):
+        load_imagenet(network, spec_of(), file)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_what_is_missing_unexpected_or_of_another_shape_is_named(tmp_path: Path) -> None:
+    _, weights = published()
+    weights = {**weights, "extra.weight": torch.ones(1), "bn1.bias": torch.ones(3)}
+    del weights["bn1.weight"]
+    with pytest.raises(InputError) as error:
+        load_imagenet(build(spec_of()), spec_of(), written(weights, tmp_path / "weights.pth"))
+    for part in ("missing: bn1.weight", "unexpected: extra.weight", "of another shape: bn1.bias [3]"):
+        assert part in str(error.value)
+
+
+def test_older_names_and_files_without_batch_counts(tmp_path: Path) -> None:
+    _, weights = published("densenet121")
+    old = {k.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): v for k, v in weights.items()}
+    old = {k: v for k, v in old.items() if not k.endswith("num_batches_tracked")}
+    spec = spec_of("timm:densenet121", 3)
+    network = build(spec)
+    load_imagenet(network, spec, written(old, tmp_path / "densenet.pth"))
+    name = "features.denseblock4.denselayer16.norm1.running_mean"
+    assert torch.equal(network.trunk.network.state_dict()[name], weights[name])
+
+
+def test_a_second_classifier_is_passed_over(tmp_path: Path) -> None:
+    _, weights = published()
+    weights = {**weights, "AuxLogits.fc.weight": torch.ones(2, 2)}  # as in torchvision's file of Inception-V3
+    load_imagenet(build(spec_of()), spec_of(), written(weights, tmp_path / "weights.pth"))
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    network, spec = build(spec_of()), spec_of()
+    with pytest.raises(InputError, match="there is no file"):
+        load_imagenet(network, spec, tmp_path / "nothing.pth")
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("no weights")
+        with pytest.raises(InputError, match="is no state dict"):
+            load_imagenet(network, spec, tmp_path / name)
+    torch.save({"state_dict": {"epoch": 3}}, tmp_path / "epoch.pth")
+    with pytest.raises(InputError, match="more than tensors"):
+        load_imagenet(network, spec, tmp_path / "epoch.pth")
+
+
+@pytest.mark.parametrize("name", ["custom", "narrow-vgg", "nasnet-mobile", "plain", "inverted", "inception"])
+def test_our_own_designs_have_none(name: str) -> None:
+    with torch.device("meta"):
+        network = build(spec_of(name))
+    with pytest.raises(InputError, match=f"{name} has no ImageNet weights: train it from scratch"):
+        load_imagenet(network, spec_of(name), None)
+
+
+def test_without_a_connection_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"could not be had from timm/mobilenetv3.*Give them as a file.*from scratch"):
+        load_imagenet(build(spec_of()), spec_of(), None)
+
+
+def test_the_hubs_weights_are_loaded_as_a_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, weights = published()
+    monkeypatch.setattr("timm.models.load_state_dict_from_hf", lambda name: weights)
+    network = build(spec_of())
+    load_imagenet(network, spec_of(), None)
+    assert torch.equal(network.trunk.network.bn1.running_mean, weights["bn1.running_mean"])
