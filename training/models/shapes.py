@@ -44,13 +44,15 @@ def resize(network: nn.Module, shapes: Shapes) -> None:
             layer.out_features, layer.in_features = shape
             layer.weight, layer.bias = _empty(shape), None if layer.bias is None else _empty(shape[:1])
         else:
-            raise BundleError(f"the network has no layer {name!r} that could be resized to {shape}: another architecture?")
+            raise BundleError(
+                f"the network has no layer {name!r} that could be resized to {shape}: another architecture?"
+            )
 
 
 def _resize_conv(layer: nn.Conv2d, shape: tuple[int, ...]) -> None:
     if layer.groups > 1:
-        # A depthwise layer stays depthwise; a grouped one keeps its width a group or its groups, whichever fits.
-        layer.groups = shape[0] if layer.weight.shape[1] == 1 and shape[1] == 1 else layer.groups
+        # A depthwise layer stays depthwise; another grouped one keeps its groups and gets narrower ones.
+        layer.groups = shape[0] if layer.groups == layer.in_channels == layer.out_channels else layer.groups
     layer.out_channels, layer.in_channels = shape[0], shape[1] * layer.groups
     layer.weight, layer.bias = _empty(shape), None if layer.bias is None else _empty(shape[:1])
 
