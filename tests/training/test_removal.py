@@ -1,0 +1,290 @@
+"""Removal: R20's step counts, what is chosen, and that channels which are always zero take nothing with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from timm.models.densenet import DenseNet
+from timm.models.resnet import Bottleneck, ResNet
+from torch import Tensor, nn
+
+from cxr_edge.errors import InputError
+from training.apoz import zero_shares
+from training.models import LungUNet
+from training.models.files import load_network, save_network
+from training.models.head import CamHead, TaskHead
+from training.models.networks import Network, NetworkSpec, TimmTrunk, build
+from training.removal import Member, Unit, choose, prunable, remove, unit_shares
+
+torch.set_num_threads(1)
+
+
+def _spec(architecture: str, channels: int = 1) -> NetworkSpec:
+    return NetworkSpec(architecture=architecture, labels=3, channels=channels, head_maps=64)
+
+
+def _image(side: int = 32, channels: int = 1) -> Tensor:
+    return torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def _convs(network: nn.Module) -> dict[str, nn.Conv2d]:
+    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+
+
+def _made_up_shares(network: nn.Module, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    return {n: rng.random(m.out_channels) for n, m in _convs(network).items()}
+
+
+def _dense() -> nn.Module:
+    trunk = TimmTrunk(DenseNet(growth_rate=8, block_config=(3, 2), in_chans=1))
+    return Network(trunk, TaskHead(trunk.maps, 16, 3, 0.5))
+
+
+def _grouped() -> nn.Module:
+    """ResNeXt: residual stages of bottlenecks whose middle convolution has four groups."""
+    trunk = TimmTrunk(ResNet(Bottleneck, (2, 1, 1, 1), cardinality=4, base_width=16, in_chans=1))
+    return Network(trunk, CamHead(trunk.maps, 3, 0.5))
+
+
+MADE = {"unet": LungUNet, "dense": _dense, "grouped": _grouped}
+NAMED = ("plain", "inverted", "inception", "custom", "narrow-vgg", "mobilenet-v2")
+
+
+def _network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = MADE[name]() if name in MADE else build(_spec(name))
+    for m in network.modules():
+        # A zero stays a zero through these, and every channel is told from every other.
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 2)
+            nn.init.uniform_(m.running_var, 0.5, 2)
+    return network.eval()
+
+
+def _silence(network: nn.Module, units: list[Unit], chosen: dict[str, tuple[int, ...]]) -> None:
+    convs = _convs(network)
+    for unit in units:
+        for member in unit.members:
+            gone = [o for o, u in zip(member.own, member.of_unit, strict=True) if u in chosen.get(unit.root, ())]
+            conv = convs[member.conv]
+            conv.weight.data[gone] = 0
+            if conv.bias is not None:
+                conv.bias.data[gone] = 0
+
+
+def _answers(network: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        out = network(image)
+    return (out,) if isinstance(out, Tensor) else tuple(out)
+
+
+@pytest.mark.parametrize("name", [*MADE, *NAMED])
+def test_silent_channels_take_nothing_with_them(name: str, tmp_path: Path) -> None:
+    network, image = _network(name), _image()
+    units = prunable(network, image)
+    original = {u.root: u.channels for u in units}
+    chosen = choose(units, _made_up_shares(network), step=1, original=original, fraction=0.3)
+    _silence(network, units, chosen)
+    shares = zero_shares(network, [image])
+    assert all((unit_shares(u, shares)[list(chosen.get(u.root, ()))] == 1).all() for u in units if u.activated)
+
+    before, counts = _answers(network, image), {n: m.out_channels for n, m in _convs(network).items()}
+    remove(network, image, chosen)
+    for b, a in zip(before, _answers(network, image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert all(_convs(network)[r].out_channels == counts[r] - len(gone) for r, gone in chosen.items())
+    left = prunable(network, image)
+    assert sum(u.channels for u in left) == sum(original.values()) - sum(map(len, chosen.values()))
+
+    if name not in MADE:
+        spec = save_network(network, _spec(name), tmp_path)
+        assert spec.shapes
+        for b, a in zip(_answers(network, image), _answers(load_network(tmp_path)[0], image), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_silent_norm_is_removed_without_a_trace() -> None:
+    """As pruning meets it: the convolution works, its norm pushes every value below zero."""
+    network, image = _network("narrow-vgg"), _image()
+    norm = network.trunk.network.features[4]
+    norm.weight.data[3:7], norm.bias.data[3:7] = 0, -1
+    before = _answers(network, image)
+    assert (zero_shares(network, [image])["trunk.network.features.3"][3:7] == 1).all()
+    remove(network, image, {"trunk.network.features.3": (3, 4, 5, 6)})
+    torch.testing.assert_close(_answers(network, image), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "side"), [("inception-v3", 75), ("xception", 64), ("timm:densenet121", 32)])
+def test_large_networks_survive_a_step(name: str, side: int, tmp_path: Path) -> None:
+    network, image = build(_spec(name)).eval(), _image(side)
+    units = prunable(network, image)
+    original = {u.root: u.channels for u in units}
+    chosen = choose(units, _made_up_shares(network), step=1, original=original, fraction=0.02)
+    remove(network, image, dict(list(chosen.items())[::8]))
+    save_network(network, _spec(name), tmp_path)
+    for a, b in zip(_answers(load_network(tmp_path)[0], image), _answers(network, image), strict=True):
+        assert torch.isfinite(a).all()
+        assert torch.equal(a, b)
+
+
+# R20: channels of the fresh network, the added head convolution included, and how many go a step.
+STEPS = {"vgg16": (5248, 104), "vgg19": (6528, 130), "inception-v3": (18240, 364)}
+
+
+@pytest.fixture
+def without_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose weights are whatever was in memory: drawing millions of them is most of these tests' time."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+
+
+@pytest.mark.usefixtures("without_values")
+@pytest.mark.parametrize("name", list(STEPS))
+def test_the_papers_steps(name: str) -> None:
+    network = build(NetworkSpec(architecture=name, labels=3, channels=3))
+    units = prunable(network, _image(75, 3) if name == "inception-v3" else _image(32, 3))
+    original = {u.root: u.channels for u in units}
+    chosen = choose(units, _made_up_shares(network), step=1, original=original)
+    assert (sum(original.values()), sum(map(len, chosen.values()))) == STEPS[name]
+
+
+@pytest.mark.usefixtures("without_values")
+def test_vgg16_is_half_after_25_steps() -> None:
+    network, image = build(NetworkSpec(architecture="vgg16", labels=3, channels=3)), _image(32, 3)
+    units, shares = prunable(network, image), _made_up_shares(network)
+    original = {u.root: u.channels for u in units}
+    alive = {root: np.arange(n) for root, n in original.items()}
+    for step in range(1, 26):
+        left = [_unit(root, len(a)) for root, a in alive.items()]
+        now = {root: shares[root][a] for root, a in alive.items()}
+        gone = choose(left, now, step=step, original=original)
+        assert sum(map(len, gone.values())) == 104
+        alive = {root: np.delete(a, gone.get(root, ())) for root, a in alive.items()}
+    remove(network, image, {r: np.setdiff1d(np.arange(original[r]), a).tolist() for r, a in alive.items()})
+    assert sum(u.channels for u in prunable(network, image)) == 5248 - 25 * 104
+    assert _answers(network, image)[0].shape == (1, 3)
+
+
+def _unit(root: str, channels: int, activated: bool = True) -> Unit:
+    all_of_them = tuple(range(channels))
+    member = Member(conv=root, own=all_of_them, of_unit=all_of_them, activated=activated, filters=False)
+    return Unit(root=root, channels=channels, members=(member,), ties=tuple((c,) for c in all_of_them))
+
+
+def _shares(**of: list[float]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.array(values) for name, values in of.items()}
+
+
+def test_global_ranks_all_layers_together_and_layer_each() -> None:
+    units = [_unit("a", 4), _unit("b", 4)]
+    shares = _shares(a=[0.1, 0.9, 0.8, 0.2], b=[0.3, 0.0, 0.1, 0.4])
+    original = {"a": 4, "b": 4}
+    assert choose(units, shares, step=1, original=original, fraction=0.25) == {"a": (1, 2)}
+    layer = choose(units, shares, step=1, original=original, fraction=0.25, scope="layer")
+    assert layer == {"a": (1,), "b": (3,)}
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_a_layer_keeps_one_channel(scope: str) -> None:
+    units = [_unit("a", 3), _unit("b", 1)]
+    shares = _shares(a=[0.9, 0.9, 0.9], b=[1.0])
+    chosen = choose(units, shares, step=1, original={"a": 3, "b": 1}, fraction=1.0, scope=scope)
+    assert len(chosen["a"]) == 2
+    assert "b" not in chosen
+    assert len(choose(units, shares, step=1, original={"a": 3, "b": 1}, fraction=1.0, keep_at_least=2)["a"]) == 1
+
+
+def test_what_remains_is_a_multiple_and_what_does_not_fit_is_due_later() -> None:
+    units, original = [_unit("a", 32), _unit("b", 20)], {"a": 32, "b": 20}
+    shares = {"a": np.linspace(0.5, 0.6, 32), "b": np.linspace(0.7, 0.8, 20)}
+    left = []
+    for step in range(1, 6):
+        # 10 % of 52 are 5 a step: 4 make b a multiple of 8, then 8 go when 8 are due (at step 3, 15 - 4).
+        chosen = choose(units, shares, step=step, original=original, fraction=0.1, multiple_of=8)
+        units = [_unit(u.root, u.channels - len(chosen.get(u.root, ()))) for u in units]
+        shares = {u.root: np.delete(shares[u.root], chosen.get(u.root, ())) for u in units}
+        left.append(tuple(u.channels for u in units))
+    assert left == [(32, 16), (32, 16), (32, 8), (24, 8), (24, 8)]
+
+
+def test_at_equal_zeros_the_expensive_layer_goes_first() -> None:
+    units, original = [_unit("cheap", 4), _unit("dear", 4)], {"cheap": 4, "dear": 4}
+    shares = _shares(cheap=[0.5] * 4, dear=[0.5] * 4)
+    ms = {"cheap": 0.1, "dear": 0.4}
+    assert list(choose(units, shares, step=1, original=original, fraction=0.25, ms_per_channel=ms)) == ["dear"]
+    plain = choose(units, shares, step=1, original=original, fraction=0.25)
+    assert {root: len(c) for root, c in plain.items()} == {"cheap": 1, "dear": 1}
+    with pytest.raises(InputError, match="dear"):
+        choose(units, shares, step=1, original=original, ms_per_channel={"cheap": 0.1})
+
+
+def test_a_projection_is_never_chosen_by_itself() -> None:
+    units = [_unit("projection", 8, activated=False), _unit("other", 2)]
+    shares = _shares(projection=[0.0] * 8, other=[0.0] * 2)
+    chosen = choose(units, shares, step=1, original={"projection": 8, "other": 2}, fraction=0.5)
+    assert list(chosen) == ["other"]
+
+
+def test_a_units_share_is_the_mean_of_those_with_a_say() -> None:
+    one, two = (0, 1), (1, 0)
+    members = (
+        Member(conv="a", own=one, of_unit=one, activated=True, filters=False),
+        Member(conv="b", own=one, of_unit=two, activated=True, filters=False),
+        Member(conv="depthwise", own=one, of_unit=one, activated=False, filters=True),
+    )
+    unit = Unit(root="a", channels=2, members=members, ties=((0,), (1,)))
+    shares = _shares(a=[1.0, 0.5], b=[0.25, 1.0], depthwise=[0, 0], linear=[0, 0])
+    np.testing.assert_array_equal(unit_shares(unit, shares), [1.0, 0.375])
+    linear = Member(conv="linear", own=one, of_unit=one, activated=False, filters=False)
+    felt = Unit(root="a", channels=2, members=(*members, linear), ties=unit.ties)
+    np.testing.assert_allclose(unit_shares(felt, shares), [2 / 3, 0.25])
+
+
+def test_units_of_an_inverted_network_couple_what_must_go_together() -> None:
+    units = {u.root: [m.conv for m in u.members] for u in prunable(_network("inverted"), _image())}
+    assert sorted(units["trunk.2.block.0.0"]) == ["trunk.2.block.0.0", "trunk.2.block.1.0"]
+    assert sorted(units["trunk.1.block.2.0"]) == ["trunk.1.block.2.0", "trunk.2.block.2.0"]
+    assert all("head.map" not in members for members in units.values())
+
+
+def test_latency_aware_and_aligned_on_a_real_network() -> None:
+    network, image = _network("inverted"), _image()
+    units = prunable(network, image)
+    original = {u.root: u.channels for u in units}
+    ms = {n: 1 / m.out_channels for n, m in _convs(network).items()}
+    remove(
+        network,
+        image,
+        choose(units, _made_up_shares(network), step=3, original=original, ms_per_channel=ms, multiple_of=8),
+    )
+    left = [u.channels for u in prunable(network, image)]
+    assert all(n % 8 == 0 for n in left)
+    assert sum(left) == sum(original.values()) - 3 * 38 // 8 * 8
+    _answers(network, image)
+
+
+def test_modes_and_frozen_weights_are_left_as_they_were() -> None:
+    network, image = _network("plain").train(), _image()
+    network.trunk[0].eval()
+    network.head.map.weight.requires_grad_(False)
+    remove(network, image, {"trunk.10.0": (0, 5)})
+    assert network.training
+    assert not network.trunk[0].training
+    assert [n for n, p in network.named_parameters() if not p.requires_grad] == ["head.map.weight"]
+
+
+def test_what_cannot_be_removed_is_refused() -> None:
+    network = _network("plain")
+    with pytest.raises(InputError, match="no convolution"):
+        remove(network, _image(), {"trunk.0.1": (0,)})
+    with pytest.raises(InputError, match="has no more"):
+        remove(network, _image(), {"trunk.0.0": tuple(range(16))})
+    with pytest.raises(InputError, match="'global' or 'layer'"):
+        choose([], {}, step=1, original={}, scope="network")
+    with pytest.raises(InputError, match="same network"):
+        choose([_unit("a", 2)], {}, step=1, original={})
