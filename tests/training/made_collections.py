@@ -34,12 +34,12 @@ def write_rsna(folder: Path, *, patients: int, size_px: int = 48) -> Path:
     """Write `patients` patients of each of RSNA_CLASSES: p0, p1, ... in turn, DICOM files and the two tables.
 
     Opacities have two rows in the table of labels. Every second patient is seen from the front (AP), the rest PA; p1 is
-    of no stated age, p2 is 12, p3 17 months, p4 a bare "9". Returns the folder.
+    of no stated age, p2 is 12, p3 30 months, p4 a bare "9". Returns the folder.
     """
     labels, details = ["patientId,x,y,width,height,Target"], ["patientId,class"]
     for i in range(3 * patients):
         kind = RSNA_CLASSES[i % 3]
-        age = {1: "", 2: "012Y", 3: "017M", 4: "9"}.get(i, "043Y")
+        age = {1: "", 2: "012Y", 3: "030M", 4: "9"}.get(i, "043Y")
         pixels = _phantom("bacterial" if i % 3 == 2 else "normal", 700 + i, size_px).pixels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of ages as bare numbers, which RSNA has
