@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -27,8 +28,14 @@ def _touch(*paths: Path) -> None:
         path.touch()
 
 
-def test_all_layouts_together(tmp_path: Path) -> None:
-    records = gather(write_collections(tmp_path, patients=1, size_px=32))
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The four default collections. Shared: a test that changes them takes a copy."""
+    return write_collections(tmp_path_factory.mktemp("four"), patients=1, size_px=32)
+
+
+def test_all_layouts_together(four: Path) -> None:
+    records = gather(four)
     assert [(r.key, r.patient, r.label, r.adult, r.mask is not None) for r in records] == [
         ("chest_xray/train/NORMAL/IM-0000-0001.jpeg", "kcx/IM-0000", "normal", False, False),
         ("chest_xray/train/PNEUMONIA/person0_bacteria_0.jpeg", "kcx/person0", "bacterial", False, False),
@@ -256,8 +263,8 @@ def test_an_rsna_folder_that_is_not_whole_is_refused(tmp_path: Path, spoil, mess
         rsna(tmp_path)
 
 
-def test_those_who_have_some_collections_name_them(tmp_path: Path) -> None:
-    write_collections(tmp_path, patients=1, size_px=32)
+def test_those_who_have_some_collections_name_them(four: Path, tmp_path: Path) -> None:
+    shutil.copytree(four, tmp_path, dirs_exist_ok=True)
     for name in ("lung-masks", "twitter-covid"):
         (tmp_path / name).rename(tmp_path / f"not-{name}")
     with pytest.raises(InputError, match=r"twitter in .*twitter-covid, tuberculosis in .*lung-masks.*\('kcx', 'ccx'\)"):
