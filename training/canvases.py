@@ -22,7 +22,10 @@ from training.collections import Record
 from training.dataset import Sample, read_all
 from training.segment import as_8_bit
 
-__all__ = ["WIDER", "Canvases", "LungFinder", "cut", "wide_roi"]
+__all__ = ["LUNG_BOX", "WIDER", "Canvases", "LungFinder", "cut", "wide_roi"]
+
+# Of R20's rule, a row or column of the 128 px mask counts from three lung pixels on: a speck is no lung.
+LUNG_BOX = LungBoxRule(min_pixels=3)
 
 WIDER = 0.2  # of the box side, on each side, where the image reaches that far
 

@@ -28,7 +28,15 @@ from training.losses import allowed_label_loss
 from training.parallel import World
 from training.targets import Target
 
-__all__ = ["Balance", "ClassifyTask", "balanced_weights", "drawing_weights", "logits_of", "validation_figures"]
+__all__ = [
+    "Balance",
+    "ClassifyTask",
+    "balanced_weights",
+    "drawing_weights",
+    "images_of",
+    "logits_of",
+    "validation_figures",
+]
 
 Balance = Literal["draw", "weigh"]
 
@@ -138,6 +146,16 @@ class ClassifyTask:
         )
         return {**figures, "score": -float(loss)}
 
+    def validation_images(self) -> Iterator[Tensor]:
+        """Batches (N, C, S, S) of the validation canvases, as pruning counts zeros on them."""
+        return images_of(self.canvases.lungs[self._validation], self.spec)
+
+
+def images_of(lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, batch: int = 64) -> Iterator[Tensor]:
+    """Deployed canvases (N, S, S) as batches of what a network takes."""
+    for start in range(0, len(lungs), batch):
+        yield torch.from_numpy(np.stack([normalize(canvas, spec) for canvas in lungs[start : start + batch]]))
+
 
 @torch.no_grad()
 def logits_of(
@@ -147,8 +165,7 @@ def logits_of(
     model.eval()
     device = next(model.parameters()).device
     parts = []
-    for start in range(0, len(lungs), 64):
-        images = torch.from_numpy(np.stack([normalize(canvas, spec) for canvas in lungs[start : start + 64]]))
+    for images in images_of(lungs, spec):
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits = model(images.to(device, memory_format=torch.channels_last)).logits
         parts.append(logits.float().cpu().numpy())

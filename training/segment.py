@@ -121,6 +121,11 @@ class SegmentTask:
             values += [dice(*(x.numpy() for x in t)) for t in zip(p, lung, known, strict=True)]
         return {"score": float(np.mean(values)), "worst": float(np.min(values))}
 
+    def validation_images(self) -> Iterator[Tensor]:
+        """Batches (N, 1, S, S) of the validation frames, as pruning counts zeros on them."""
+        for start in range(0, len(self.validation), self.batch):
+            yield _stack(self.validation[start : start + self.batch], self.spec)[0]
+
 
 def dice(probability: npt.NDArray[np.float32], lung: npt.NDArray[np.float32], known: npt.NDArray[np.float32]) -> float:
     """Dice of one image's mask cut at 0.5, over the known pixels; arrays of one shape."""

@@ -22,10 +22,9 @@ import torch
 
 import cxr_edge.bundle
 from cxr_edge.errors import CxrEdgeError
-from cxr_edge.manifest import LungBoxRule
 from training.augment import Augmentation
 from training.bundle import Fitted, add_figures, add_known_answers, member_logits, write_draft
-from training.canvases import Canvases, LungFinder, cut
+from training.canvases import LUNG_BOX, Canvases, LungFinder, cut
 from training.card import key_metrics, model_card
 from training.classify import ClassifyTask
 from training.config import Config, load_config
@@ -34,14 +33,11 @@ from training.engine import fit, load_best
 from training.ensemble import choose_combination, choose_decision
 from training.evaluate import evaluate
 from training.export import SegmenterForExport, export
-from training.models import LungUNet, build_member
+from training.models import LungUNet, NetworkSpec, build_member, save_network
 from training.segment import SegmentTask, frames_with_masks
 from training.splits import SIDES
 
 __all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
-
-# Of R20's rule, a row or column of the 128 px mask counts from three lung pixels on: a speck is no lung.
-LUNG_BOX = LungBoxRule(min_pixels=3)
 
 UNSEEN_FILE = "unseen-site.json"  # in the run folder: what `training.unseen` found, for the model card
 
@@ -87,7 +83,9 @@ def _segment(samples: Sequence[Sample], config: Config, out: Path) -> None:
         batch=config.segmenter.batch,
         seed=config.segmenter.seed,
     )
+    spec = NetworkSpec(architecture="lung-unet", labels=1)
     network = load_best(LungUNet(), fit(task, config.segmenter, out / "segmenter"))
+    save_network(network, spec, out / "segmenter")  # for a later run on the same split (`training.reproduce --segmenter-of`)
     difference = export(SegmenterForExport(network), config.segmenter_spec, ["mask"], out / "segmenter.onnx")
     print(f"segmenter.onnx: at most {difference:.1e} from torch", file=sys.stderr)
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import timm
-import torch
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
@@ -21,8 +20,9 @@ from training.models.head import CamHead, MemberOutput, TaskHead
 from training.models.members import ARCHITECTURES, build_member
 from training.models.nasnet import nasnet_mobile_trunk
 from training.models.shapes import Shapes, resize
+from training.models.unet import LungUNet
 
-__all__ = ["R20_NAMES", "Network", "NetworkSpec", "build", "names"]
+__all__ = ["R20_NAMES", "SEGMENTERS", "Network", "NetworkSpec", "build", "names"]
 
 # Name here -> name in timm. Cut at the deepest convolution, as R20 does.
 _TIMM: Mapping[str, str] = {
@@ -34,6 +34,11 @@ _TIMM: Mapping[str, str] = {
     "mobilenet-v2": "mobilenetv2_100",
     "densenet201": "densenet201",
 }
+# The lung segmenter, by its channels a level: ours, and as wide as the papers' (which takes longer than all members).
+SEGMENTERS: Mapping[str, tuple[int, ...]] = {
+    "lung-unet": (16, 16, 32, 48, 64),
+    "lung-unet-64": (64, 128, 256, 512, 1024),
+}
 R20_NAMES = ("custom", *_TIMM, "nasnet-mobile")
 
 # VGG-16's layout at a quarter of its width, with batch norm: what two cores can train from scratch.
@@ -44,7 +49,8 @@ _NARROW_VGG = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 12
 class NetworkSpec:
     """architecture: a name of `names()`, or `timm:NAME` for any other convolutional network of timm. labels: how many.
     channels: of the input, 1 or 3. head_maps: of R20's head convolution (the custom CNN and the starter's members have
-    none). dropout: before the dense layer. shapes: weights that pruning made smaller, name -> shape.
+    none). dropout: before the dense layer. shapes: weights that pruning made smaller, name -> shape. activation: of the
+    custom CNN, `relu`, `elu` or `leaky-relu`; without ReLU it has no exact zeros and cannot be pruned by APoZ.
     """
 
     architecture: str
@@ -53,6 +59,7 @@ class NetworkSpec:
     head_maps: int = 1024
     dropout: float = 0.5
     shapes: Shapes = field(default_factory=dict)
+    activation: str = "relu"
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object that `from_json` reads."""
@@ -103,12 +110,16 @@ def build(spec: NetworkSpec) -> nn.Module:
 
 def _fresh(spec: NetworkSpec) -> nn.Module:
     name = spec.architecture
+    if spec.activation != "relu" and name != "custom":
+        raise InputError(f"only the custom CNN takes another activation than relu; {name} was to have {spec.activation}")
+    if name in SEGMENTERS:
+        return LungUNet(SEGMENTERS[name])
     if name in ARCHITECTURES:
         if spec.channels != 1:
             raise InputError(f"{name} takes one gray channel, not {spec.channels}")
         return build_member(name, spec.labels)
     if name == "custom":
-        return Network(custom_trunk(spec.channels), CamHead(FILTERS[-1], spec.labels, spec.dropout))
+        return Network(custom_trunk(spec.channels, activation=spec.activation), CamHead(FILTERS[-1], spec.labels, spec.dropout))
     trunk, maps = _trunk(name, spec.channels)
     return Network(trunk, TaskHead(maps, spec.head_maps, spec.labels, spec.dropout))
 

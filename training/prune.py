@@ -1,0 +1,302 @@
+"""Iterative pruning by APoZ: a trained network and its task in, smaller and smaller networks out, each retrained.
+
+R20's loop: count zeros on validation images, remove the channels that are zero most often, retrain, keep the best weights,
+next step. Each step is a folder with the network as spec and weights, so that a killed run goes on where it stopped, and
+any step can be taken up later. What is pruned may be anything that a `Task` trains: a member or the lung segmenter.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cxr_edge.errors import BundleError, InputError
+from cxr_edge.preprocess import PreprocessSpec
+from training import cost
+from training.apoz import zero_shares
+from training.engine import Plan, Task, fit, load_best
+from training.export import SegmenterForExport, export
+from training.models import NetworkSpec, build, load_network, save_network
+from training.models.files import SPEC
+from training.models.networks import SEGMENTERS
+from training.parallel import everywhere, wait, world
+from training.removal import choose, prunable, remove
+
+__all__ = [
+    "PrunableTask",
+    "PrunePlan",
+    "Step",
+    "best_step",
+    "export_network",
+    "measured",
+    "prune",
+    "step_folder",
+    "steps_of",
+]
+
+STEP = "step.json"
+_REMOVED, _TRAINING = "removed", "training"  # folders in a step's folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunePlan:
+    """step: share of the original channels that goes each time. until: where it ends. scope: `global` ranks all channels
+    together (R20's code, and its Table 6), `layer` takes the share of each (R20's text). ranking: `apoz` is the share of
+    zeros; `latency` weighs it by the measured time of a channel. multiple_of: what channel counts stay a multiple of.
+    macs, milliseconds: stop when the network is down to this share of the unpruned one's, or None. tolerance: of the steps
+    whose validation score is this near the best, the smallest is chosen. retrain: after each step.
+    """
+
+    step: float = 0.02
+    until: float = 0.5
+    scope: Literal["global", "layer"] = "global"
+    ranking: Literal["apoz", "latency"] = "apoz"
+    multiple_of: int = 1
+    macs: float | None = None
+    milliseconds: float | None = None
+    tolerance: float = 0.0
+    retrain: Plan = field(default_factory=lambda: Plan(epochs=32, patience=5, schedule="plateau"))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= self.until < 1:
+            raise InputError(f"pruning needs 0 < step <= until < 1, got step {self.step} and until {self.until}")
+        if self.ranking not in ("apoz", "latency") or self.scope not in ("global", "layer") or self.multiple_of < 1:
+            raise InputError(
+                f"pruning has the scope global or layer, the ranking apoz or latency and a multiple of 1 or more; got "
+                f"{self.scope!r}, {self.ranking!r}, {self.multiple_of}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """number: 0 is the network as it came. channels: left in all prunable layers. macs: of an image. figures: on
+    validation, the best epoch's. milliseconds: an image through ONNX Runtime, or None if not measured."""
+
+    number: int
+    channels: int
+    parameters: int
+    macs: int
+    figures: Mapping[str, float]
+    milliseconds: float | None = None
+
+    @property
+    def score(self) -> float:
+        return self.figures["score"]
+
+
+class PrunableTask(Task, Protocol):
+    """A task that can show the validation images, as zeros are counted on them."""
+
+    def validation_images(self) -> Iterator[Tensor]:
+        """Batches (N, C, S, S)."""
+        ...
+
+
+def prune(
+    task_of: Callable[[nn.Module], PrunableTask],
+    start: Path,
+    plan: PrunePlan,
+    folder: Path,
+    preprocess: PreprocessSpec,
+) -> list[Step]:
+    """Prune the network in `start` step by step into `folder`/step-NN. Returns all steps, the unpruned network first.
+
+    task_of: the task of training a given network. preprocess: what the network was trained on. A step that is there is
+    read, not done again. Raises InputError where nothing can be removed.
+    """
+    network, spec = load_network(start)
+    loop = _Loop(task_of=task_of, plan=plan, folder=folder, preprocess=preprocess, spec=spec)
+    steps = [loop.first(network)]
+    for number in range(1, int(plan.until / plan.step + 1e-9) + 1):
+        if loop.enough(steps) or not loop.step(number):
+            break
+        steps.append(_read(_place(folder, number)))
+    if len(steps) == 1:
+        raise InputError(
+            f"no channel of {spec.architecture} can be removed: does an activation with zeros follow any of its layers?"
+        )
+    return steps
+
+
+def steps_of(folder: Path) -> list[Step]:
+    """The steps that lie in a folder of `prune`, in order."""
+    return [_read(place) for place in sorted(folder.glob("step-*")) if (place / STEP).exists()]
+
+
+def best_step(steps: Sequence[Step], *, tolerance: float = 0.0) -> Step:
+    """Of the pruned steps, the last one whose validation score is within `tolerance` of the best of them."""
+    pruned = [s for s in steps if s.number > 0]
+    best = max(s.score for s in pruned)
+    return [s for s in pruned if s.score >= best - tolerance][-1]
+
+
+def step_folder(folder: Path, step: Step) -> Path:
+    """Where `prune` keeps the network of a step."""
+    return _place(folder, step.number)
+
+
+def measured(folder: Path, preprocess: PreprocessSpec, *, threads: int) -> list[Step]:
+    """The steps with their milliseconds, all measured now, one after the other, so that they compare; written back."""
+    found = []
+    for step in steps_of(folder):
+        place = _place(folder, step.number)
+        network, spec = load_network(place)
+        found.append(replace(step, milliseconds=_milliseconds(network, spec, preprocess, threads)))
+        _write(found[-1], place)
+    return found
+
+
+def export_network(network: nn.Module, spec: NetworkSpec, preprocess: PreprocessSpec, file: Path) -> float:
+    """Export a member or a segmenter with the outputs that the contract asks for. Returns the difference to torch."""
+    if spec.architecture in SEGMENTERS:
+        return export(SegmenterForExport(network), preprocess, ["mask"], file)
+    return export(network, preprocess, ["logits", "cam"], file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """What stays the same from step to step. spec: of the unpruned network."""
+
+    task_of: Callable[[nn.Module], PrunableTask]
+    plan: PrunePlan
+    folder: Path
+    preprocess: PreprocessSpec
+    spec: NetworkSpec
+
+    @cached_property
+    def example(self) -> Tensor:
+        return torch.zeros(1, *self.preprocess.tensor_shape)
+
+    @cached_property
+    def original(self) -> dict[str, int]:
+        """Channels of the layers as the architecture has them, by unit."""
+        fresh = build(replace(self.spec, shapes={}))
+        return {u.root: u.channels for u in prunable(fresh, self.example)}
+
+    def first(self, network: nn.Module) -> Step:
+        """Step 0: the network as it came."""
+        place = _place(self.folder, 0)
+        if not (place / STEP).exists():
+            figures = self.task_of(network).score(network.to(world().device))
+            self._finish(0, network.cpu(), figures, place)
+        return _read(place)
+
+    def enough(self, steps: Sequence[Step]) -> bool:
+        """Whether the budgets are met."""
+        first, last, plan = steps[0], steps[-1], self.plan
+        lean = plan.macs is not None and last.macs <= plan.macs * first.macs
+        if plan.milliseconds is None or last.milliseconds is None or first.milliseconds is None:
+            return lean
+        return lean or last.milliseconds <= plan.milliseconds * first.milliseconds
+
+    def step(self, number: int) -> bool:
+        """Do a step, or what is left of it. Returns whether there was anything to remove."""
+        place = _place(self.folder, number)
+        if (place / STEP).exists():
+            return True
+        if not self._removed(number, place / _REMOVED):
+            return False
+        network, _ = load_network(place / _REMOVED)
+        task = self.task_of(network)
+        network = load_best(network, fit(task, self.plan.retrain, place / _TRAINING))
+        self._finish(number, network.cpu(), task.score(network.to(world().device)), place)
+        return True
+
+    def _removed(self, number: int, place: Path) -> bool:
+        """The network of the step before without its channels, in `place`."""
+        if not (place / SPEC).exists():
+            network, _ = load_network(_place(self.folder, number - 1))
+            chosen = self._chosen(network, number)
+            if not any(chosen.values()):
+                return False
+            remove(network, self.example, chosen)
+            if world().first:
+                save_network(network, self.spec, place)
+            wait(world())
+        return True
+
+    def _chosen(self, network: nn.Module, number: int) -> dict[str, tuple[int, ...]]:
+        plan, device = self.plan, world().device
+        images = self.task_of(network).validation_images()
+        shares = zero_shares(network.to(device), (batch.to(device) for batch in images))
+        units = prunable(network.cpu(), self.example)
+        return choose(
+            units,
+            shares,
+            step=number,
+            original=self.original,
+            fraction=plan.step,
+            scope=plan.scope,
+            ms_per_channel=self._times(network) if plan.ranking == "latency" else None,
+            multiple_of=plan.multiple_of,
+        )
+
+    def _times(self, network: nn.Module) -> dict[str, float]:
+        """Milliseconds of a channel, by convolution; the same in all processes, since they must remove the same."""
+        here, convs = world(), {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+        times = cost.layer_times_ms(network, self.preprocess, threads=self.plan.retrain.threads)
+        return everywhere({n: times.get(n, 0.0) / m.out_channels for n, m in convs.items()}, here)
+
+    def _finish(self, number: int, network: nn.Module, figures: Mapping[str, float], place: Path) -> None:
+        """Write the step, its network first and its figures last, and delete what it no longer needs."""
+        if world().first:
+            spec = save_network(network, self.spec, place)
+            units = prunable(network, self.example)
+            step = Step(
+                number=number,
+                channels=sum(u.channels for u in units),
+                parameters=cost.parameters(network),
+                macs=cost.macs(network, self.example),
+                figures={k: float(v) for k, v in figures.items()},
+            )
+            if self.plan.milliseconds is not None:
+                step = replace(
+                    step, milliseconds=_milliseconds(network, spec, self.preprocess, self.plan.retrain.threads)
+                )
+            _write(step, place)
+            for checkpoint in (place / _TRAINING).glob("*.pt"):
+                checkpoint.unlink()
+            shutil.rmtree(place / _REMOVED, ignore_errors=True)
+            print(f"{self.folder.name}: {_line(step)}", file=sys.stderr, flush=True)
+        wait(world())
+
+
+def _line(step: Step) -> str:
+    return (
+        f"step {step.number:2d}  {step.channels} channels  {step.parameters:,} parameters  {step.macs / 1e6:.1f} million MACs  "
+        f"score {step.score:.4f}"
+    )
+
+
+def _milliseconds(network: nn.Module, spec: NetworkSpec, preprocess: PreprocessSpec, threads: int) -> float:
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "network.onnx"
+        export_network(network, spec, preprocess, file)
+        return cost.latency_ms(file, threads=threads)
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / f"step-{number:02d}"
+
+
+def _read(place: Path) -> Step:
+    try:
+        return Step(**json.loads((place / STEP).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise BundleError(f"{place} holds no finished pruning step: {error}") from error
+
+
+def _write(step: Step, place: Path) -> None:
+    beside = place / f"{STEP}.tmp"
+    beside.write_text(json.dumps(asdict(step), indent=1) + "\n", encoding="utf-8")
+    beside.replace(place / STEP)
