@@ -7,19 +7,15 @@ pixels are read here.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import re
 import warnings
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_edge.errors import InputError
+from training.published_tables import find_table, read_rows
 
 __all__ = [
     "DEFAULT_COLLECTIONS",
@@ -212,7 +208,7 @@ def covid_collection(
     table = folder / "metadata.csv"
     if not table.is_file():
         raise InputError(f"{folder} holds no metadata.csv: expected the layout of the public COVID-19 image collection")
-    rows = _rows(table, {"patientid", "finding", "view", "modality", "filename"})
+    rows = read_rows(table, {"patientid", "finding", "view", "modality", "filename"})
     wanted = [r for r in rows if r["modality"].strip() in modalities and r["view"].strip() in views]
     records = dict.fromkeys(_covid_record(folder, row, masks) for row in wanted)
     present = [r for r in records if r.path.is_file()]
@@ -322,19 +318,14 @@ def rsna(folder: Path, *, not_normal: bool = False) -> list[Record]:
 
 
 def _rsna_table(folder: Path, name: str, columns: set[str]) -> list[dict[str, str]]:
-    table = _rsna_file(folder, name)
+    table = find_table(folder, name)
     if table is None:
         raise InputError(
             f"{folder} holds no {name}.csv (or .csv.gz, .csv.zip): expected the RSNA pneumonia challenge with "
             "stage_2_train_images/, stage_2_train_labels.csv and stage_2_detailed_class_info.csv, which alone tells "
             "normal from abnormal without opacity"
         )
-    return _rows(table, columns)
-
-
-def _rsna_file(folder: Path, name: str) -> Path | None:
-    names = [f"{maker}{name}.csv{packed}" for maker in ("", "kaggle_") for packed in ("", ".gz", ".zip")]
-    return next((folder / n for n in names if (folder / n).is_file()), None)
+    return read_rows(table, columns)
 
 
 def _rsna_class(path: Path, targets: Mapping[str, str], classes: Mapping[str, str]) -> str:
@@ -351,10 +342,10 @@ def _rsna_class(path: Path, targets: Mapping[str, str], classes: Mapping[str, st
 
 def _rsna_headers(folder: Path) -> dict[str, tuple[str, str]]:
     """Patient -> view and age, from the table of DICOM headers; empty without one."""
-    table = _rsna_file(folder, "stage_2_train_images_dicom_headers")
+    table = find_table(folder, "stage_2_train_images_dicom_headers")
     if table is None:
         return {}
-    rows = _rows(table, {"PatientID", "ViewPosition", "PatientAge"})
+    rows = read_rows(table, {"PatientID", "ViewPosition", "PatientAge"})
     return {r["PatientID"]: (r["ViewPosition"], r["PatientAge"]) for r in rows}
 
 
@@ -388,25 +379,6 @@ def _years(age: str) -> float | None:
     """Years of a DICOM age (018M, 043Y; PS3.5 6.2) or of a bare number of years, as RSNA's; None if there is none."""
     m = re.fullmatch(r"(\d+(?:\.\d+)?)([DWMY]?)", age.strip())
     return None if m is None else float(m[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1, "": 1}[m[2]]
-
-
-def _rows(table: Path, columns: set[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file, plain, gzipped or the one file of a zip archive, that has at least `columns`."""
-    try:
-        text = _unpacked(table).decode("utf-8-sig")
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, StopIteration, UnicodeDecodeError):
-        raise InputError(f"{table} cannot be read as a table: expected CSV in UTF-8; download it again") from None
-    rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text, newline=""))]
-    if missing := columns - set(rows[0] if rows else ()):
-        raise InputError(f"{table}: the columns {sorted(missing)} are missing: expected the table as published")
-    return rows
-
-
-def _unpacked(table: Path) -> bytes:
-    if table.suffix == ".zip":
-        with zipfile.ZipFile(table) as archive:
-            return archive.read(next(n for n in archive.namelist() if n.endswith(".csv")))
-    return gzip.decompress(table.read_bytes()) if table.suffix == ".gz" else table.read_bytes()
 
 
 def _record(
