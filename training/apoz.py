@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,12 @@ from torch.overrides import TorchFunctionMode
 
 from cxr_edge.errors import InputError
 
-__all__ = ["followed", "zero_shares"]
+__all__ = ["Followed", "followed", "zero_shares"]
 
 # Where the origins travel: on the tensor itself, so that they go when it goes.
 _ORIGINS = "_apoz_origins"
 
-# By name, in-place twins included. Those without exact zeros (SiLU, sigmoid) are here too: they end a layer as well.
+# By name, in-place twins included. Those without exact zeros (SiLU) are here too: they end a layer as well.
 _ACTIVATIONS = frozenset(
     [
         *(
@@ -41,9 +42,11 @@ _ACTIVATIONS = frozenset(
             "elu",
             "selu",
         ),
-        *("celu", "silu", "mish", "gelu", "hardswish", "hardsigmoid", "sigmoid", "logsigmoid", "tanh", "softplus"),
+        *("celu", "silu", "mish", "gelu", "hardswish", "logsigmoid", "tanh", "softplus"),
     ]
 )
+# These end a layer too, but make a factor for other channels (squeeze and excitation): their zeros are not counted.
+_GATES = frozenset(["sigmoid", "hardsigmoid"])
 # After these the channels are others, or in another order. (A Conv2d's own hook then says which they are.)
 _ENDS = frozenset(
     [
@@ -58,7 +61,8 @@ def zero_shares(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, NDAr
     """Each Conv2d's module name -> share of exact zeros of each of its output channels, in [0, 1].
 
     batches: images (N, C, H, W), of any N; the share is over all values of all images. Where several activations follow
-    (DenseNet), it is over the values of all of them; where none does (a linear projection), it is 0. Nothing is kept but
+    (DenseNet), it is over the values of all of them; where none does (a linear projection, a gate's
+    sigmoid), it is 0. Nothing is kept but
     two counts a channel, and the network is left as it was. Raises InputError when there is no image.
     """
     with _counting(network) as counts:
@@ -69,11 +73,19 @@ def zero_shares(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, NDAr
     return counts.shares()
 
 
-def followed(network: nn.Module, image: Tensor) -> frozenset[str]:
-    """The Conv2d modules that an activation follows, by name, as one image (1, C, H, W) shows."""
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """Names of Conv2d modules. activated: an activation follows. gates: a sigmoid does, to scale other channels."""
+
+    activated: frozenset[str]
+    gates: frozenset[str]
+
+
+def followed(network: nn.Module, image: Tensor) -> Followed:
+    """What follows which convolution, as one image (1, C, H, W) shows."""
     with _counting(network) as counts:
         counts.run(network, image)
-    return counts.reached()
+    return Followed(activated=counts.where(counts.values), gates=counts.where(counts.gated))
 
 
 class _Counts:
@@ -86,7 +98,7 @@ class _Counts:
         self.places = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, strict=True)}
         self.nowhere = ends[-1] if ends else 0
         self.zeros = torch.zeros(self.nowhere + 1, dtype=torch.int64, device=self.device)
-        self.values = torch.zeros_like(self.zeros)
+        self.values, self.gated = torch.zeros_like(self.zeros), torch.zeros_like(self.zeros)
         self.images = 0
 
     def run(self, network: nn.Module, batch: Tensor) -> None:
@@ -111,8 +123,9 @@ class _Counts:
         shares = self.zeros.cpu().numpy() / np.maximum(self.values.cpu().numpy(), 1)
         return {name: shares[place] for name, place in self.places.items()}
 
-    def reached(self) -> frozenset[str]:
-        return frozenset(name for name, place in self.places.items() if bool(self.values[place].any()))
+    def where(self, marked: Tensor) -> frozenset[str]:
+        """The convolutions with a channel that is not 0 in `marked`."""
+        return frozenset(name for name, place in self.places.items() if bool(marked[place].any()))
 
 
 class _Follow(TorchFunctionMode):
@@ -138,6 +151,9 @@ class _Follow(TorchFunctionMode):
             came = None
         elif name in _ACTIVATIONS:
             self.counts.add(out, came)
+            came = None
+        elif name in _GATES:
+            self.counts.gated[came.flatten()] = 1
             came = None
         if came is not None or hasattr(out, _ORIGINS):
             setattr(out, _ORIGINS, came)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from training.apoz import followed
+from training.apoz import Followed, followed
 
 __all__ = ["Member", "Unit", "choose", "prunable", "remove", "unit_shares"]
 
@@ -30,14 +30,14 @@ __all__ = ["Member", "Unit", "choose", "prunable", "remove", "unit_shares"]
 class Member:
     """A convolution in a unit: its channel `own[i]` is the unit's channel `of_unit[i]`.
 
-    activated: an activation follows. filters: depthwise, so that it makes no channels and only passes its input's on.
+    activated: an activation follows. passive: depthwise or a gate, so that a channel which others leave at zero stays zero.
     """
 
     conv: str
     own: tuple[int, ...]
     of_unit: tuple[int, ...]
     activated: bool
-    filters: bool
+    passive: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def prunable(network: nn.Module, example: Tensor) -> list[Unit]:
 
     example: one image (1, C, S, S). The last map (of labels) is in none, nor are channels of the image itself.
     """
-    activated = followed(network, example)
+    after = followed(network, example)
     with _traced(network, example) as graph:
         names = {m: n for n, m in network.named_modules()}
         units: list[Unit] = []
@@ -75,19 +75,19 @@ def prunable(network: nn.Module, example: Tensor) -> list[Unit]:
             group = _group(graph, conv, range(conv.out_channels))
             seen.update(m for m, _, _, makes in group if makes)
             if _can_go(group):
-                units.append(_unit(conv, group, names, activated))
+                units.append(_unit(conv, group, names, after))
     return units
 
 
 def unit_shares(unit: Unit, shares: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """(channels,): the mean of the members' zero shares; 1 only if every member's activation is always zero.
 
-    shares: of `training.apoz.zero_shares`. A depthwise member without an activation has no say, it passes zeros on; another
-    member without one (a linear projection into the same sum) counts as 0, since removing it would be felt.
+    shares: of `training.apoz.zero_shares`. A gate, or a depthwise member without an activation, has no say: it passes
+    zeros on. Another member without one (a linear projection into the same sum) counts as 0: its removal would be felt.
     """
     total, members = np.zeros(unit.channels), np.zeros(unit.channels)
     for member in unit.members:
-        if member.activated or not member.filters:
+        if member.activated or not member.passive:
             of_unit, own = list(member.of_unit), list(member.own)
             total[of_unit] += shares[member.conv][own] if member.activated else 0.0
             members[of_unit] += 1
@@ -192,11 +192,15 @@ def _can_go(group: Sequence[_Touched]) -> bool:
     return reads and not answers
 
 
-def _unit(
-    root: nn.Conv2d, group: Sequence[_Touched], names: Mapping[nn.Module, str], activated: frozenset[str]
-) -> Unit:
+def _unit(root: nn.Conv2d, group: Sequence[_Touched], names: Mapping[nn.Module, str], after: Followed) -> Unit:
     members = tuple(
-        Member(conv=names[m], own=tuple(own), of_unit=tuple(of), activated=names[m] in activated, filters=_filters(m))
+        Member(
+            conv=names[m],
+            own=tuple(own),
+            of_unit=tuple(of),
+            activated=names[m] in after.activated,
+            passive=_filters(m) or names[m] in after.gates,
+        )
         for m, own, of, makes in group
         if makes and isinstance(m, nn.Conv2d)
     )

@@ -90,7 +90,26 @@ def test_a_sum_counts_for_all_that_feed_it_and_a_projection_for_nothing() -> Non
     network = _Residual()
     shares = zero_shares(network, [_signs(6)])
     assert {k: v.item() for k, v in shares.items()} == {"first": 6 / 8, "second": 6 / 8, "linear": 0}
-    assert followed(network, _signs(1)) == {"first", "second"}
+    assert followed(network, _signs(1)).activated == {"first", "second"}
+
+
+class _Gated(nn.Module):
+    """Squeeze and excitation before the activation, as in SE-ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.gate = _constant([1.0]), _constant([5.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.maps(x)
+        return (y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()).relu()
+
+
+def test_a_gate_is_no_activation_of_what_it_scales() -> None:
+    shares = zero_shares(_Gated(), [_signs(2)])
+    assert (shares["maps"].item(), shares["gate"].item()) == (2 / 8, 0)
+    after = followed(_Gated(), _signs(2))
+    assert (after.activated, after.gates) == ({"maps"}, {"gate"})
 
 
 def test_depthwise_and_pointwise_count_for_themselves() -> None:
@@ -105,7 +124,7 @@ def test_depthwise_and_pointwise_count_for_themselves() -> None:
 
 def test_separable_layers_of_the_custom_network_count_at_the_pointwise_half() -> None:
     network = build(NetworkSpec(architecture="custom", labels=2))
-    assert followed(network, torch.randn(1, 1, 16, 16)) == {"trunk.0.1", "trunk.1.1", "trunk.2.1"}
+    assert followed(network, torch.randn(1, 1, 16, 16)).activated == {"trunk.0.1", "trunk.1.1", "trunk.2.1"}
 
 
 def test_the_network_is_left_as_it_was() -> None:

@@ -172,7 +172,7 @@ def test_vgg16_is_half_after_25_steps() -> None:
 
 def _unit(root: str, channels: int, activated: bool = True) -> Unit:
     all_of_them = tuple(range(channels))
-    member = Member(conv=root, own=all_of_them, of_unit=all_of_them, activated=activated, filters=False)
+    member = Member(conv=root, own=all_of_them, of_unit=all_of_them, activated=activated, passive=False)
     return Unit(root=root, channels=channels, members=(member,), ties=tuple((c,) for c in all_of_them))
 
 
@@ -233,14 +233,14 @@ def test_a_projection_is_never_chosen_by_itself() -> None:
 def test_a_units_share_is_the_mean_of_those_with_a_say() -> None:
     one, two = (0, 1), (1, 0)
     members = (
-        Member(conv="a", own=one, of_unit=one, activated=True, filters=False),
-        Member(conv="b", own=one, of_unit=two, activated=True, filters=False),
-        Member(conv="depthwise", own=one, of_unit=one, activated=False, filters=True),
+        Member(conv="a", own=one, of_unit=one, activated=True, passive=False),
+        Member(conv="b", own=one, of_unit=two, activated=True, passive=False),
+        Member(conv="depthwise", own=one, of_unit=one, activated=False, passive=True),
     )
     unit = Unit(root="a", channels=2, members=members, ties=((0,), (1,)))
     shares = _shares(a=[1.0, 0.5], b=[0.25, 1.0], depthwise=[0, 0], linear=[0, 0])
     np.testing.assert_array_equal(unit_shares(unit, shares), [1.0, 0.375])
-    linear = Member(conv="linear", own=one, of_unit=one, activated=False, filters=False)
+    linear = Member(conv="linear", own=one, of_unit=one, activated=False, passive=False)
     felt = Unit(root="a", channels=2, members=(*members, linear), ties=unit.ties)
     np.testing.assert_allclose(unit_shares(felt, shares), [2 / 3, 0.25])
 
