@@ -111,7 +111,9 @@ def build(spec: NetworkSpec) -> nn.Module:
 def _fresh(spec: NetworkSpec) -> nn.Module:
     name = spec.architecture
     if spec.activation != "relu" and name != "custom":
-        raise InputError(f"only the custom CNN takes another activation than relu; {name} was to have {spec.activation}")
+        raise InputError(
+            f"only the custom CNN takes another activation than relu; {name} was to have {spec.activation}"
+        )
     if name in SEGMENTERS:
         return LungUNet(SEGMENTERS[name])
     if name in ARCHITECTURES:
@@ -119,7 +121,9 @@ def _fresh(spec: NetworkSpec) -> nn.Module:
             raise InputError(f"{name} takes one gray channel, not {spec.channels}")
         return build_member(name, spec.labels)
     if name == "custom":
-        return Network(custom_trunk(spec.channels, activation=spec.activation), CamHead(FILTERS[-1], spec.labels, spec.dropout))
+        return Network(
+            custom_trunk(spec.channels, activation=spec.activation), CamHead(FILTERS[-1], spec.labels, spec.dropout)
+        )
     trunk, maps = _trunk(name, spec.channels)
     return Network(trunk, TaskHead(maps, spec.head_maps, spec.labels, spec.dropout))
 
