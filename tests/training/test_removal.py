@@ -119,6 +119,14 @@ def test_a_silent_norm_is_removed_without_a_trace() -> None:
     torch.testing.assert_close(_answers(network, image), before, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def one_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh weights are all 0.01: drawing millions of them is most of a large network's time."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor.data.fill_(0.01))
+
+
+@pytest.mark.usefixtures("one_value")
 @pytest.mark.parametrize(("name", "side"), [("inception-v3", 75), ("xception", 64), ("timm:densenet121", 32)])
 def test_large_networks_survive_a_step(name: str, side: int, tmp_path: Path) -> None:
     network, image = build(_spec(name)).eval(), _image(side)
@@ -136,14 +144,7 @@ def test_large_networks_survive_a_step(name: str, side: int, tmp_path: Path) -> 
 STEPS = {"vgg16": (5248, 104), "vgg19": (6528, 130), "inception-v3": (18240, 364)}
 
 
-@pytest.fixture
-def without_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks whose weights are whatever was in memory: drawing millions of them is most of these tests' time."""
-    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "uniform_"):
-        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
-
-
-@pytest.mark.usefixtures("without_values")
+@pytest.mark.usefixtures("one_value")
 @pytest.mark.parametrize("name", list(STEPS))
 def test_the_papers_steps(name: str) -> None:
     network = build(NetworkSpec(architecture=name, labels=3, channels=3))
@@ -153,7 +154,7 @@ def test_the_papers_steps(name: str) -> None:
     assert (sum(original.values()), sum(map(len, chosen.values()))) == STEPS[name]
 
 
-@pytest.mark.usefixtures("without_values")
+@pytest.mark.usefixtures("one_value")
 def test_vgg16_is_half_after_25_steps() -> None:
     network, image = build(NetworkSpec(architecture="vgg16", labels=3, channels=3)), _image(32, 3)
     units, shares = prunable(network, image), _made_up_shares(network)
