@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from cxr_edge.errors import InputError
+
 __all__ = ["World", "everywhere", "shared_model", "wait", "world"]
 
 
@@ -30,19 +32,22 @@ class World:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This process's part of a batch of `count`, which must divide by `size`."""
+        """This process's part of a batch of `count`. Raises InputError if that does not divide by `size`."""
         if count % self.size:
-            raise ValueError(f"a batch of {count} does not divide among {self.size} processes: choose a multiple")
+            raise InputError(f"a batch of {count} does not divide among {self.size} processes: choose a multiple")
         part = count // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 
 
 def world() -> World:
-    """This process's place. The first call under torchrun joins the others (NCCL with GPUs, else gloo)."""
+    """This process's place. The first call under torchrun joins the others (NCCL with GPUs, else gloo).
+
+    Raises InputError where torchrun started more processes than the machine has GPUs.
+    """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if size > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _join(device)
     return World(rank=int(os.environ.get("RANK", "0")) if size > 1 else 0, size=size, device=device)
 
 
@@ -70,3 +75,16 @@ def wait(here: World) -> None:
     """Return when all processes have come here."""
     if here.size > 1:
         distributed.barrier()
+
+
+def _join(device: torch.device) -> None:
+    if device.type == "cpu":
+        distributed.init_process_group("gloo")
+        return
+    if device.index >= torch.cuda.device_count():
+        raise InputError(
+            f"a process needs a GPU of its own, and this machine has {torch.cuda.device_count()} GPU(s): "
+            f"start as many with --nproc-per-node, or hide them (CUDA_VISIBLE_DEVICES=) to train on the CPU"
+        )
+    torch.cuda.set_device(device)  # else a barrier of NCCL takes the first GPU for everyone's
+    distributed.init_process_group("nccl", device_id=device)

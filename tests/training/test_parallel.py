@@ -1,0 +1,126 @@
+"""Several processes: the weights are those of one process with the whole batch, and only the first one writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cxr_edge.errors import InputError
+from tests.training.two_processes import PLAN, SGD, MeanTask, classify_task
+from training.engine import Plan, Task, fit
+from training.parallel import World, everywhere, shared_model, world
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+# float32 sums of half batches are added in another order.
+TOLERANCE = 1e-5
+CASES = ("mean", "draw", "weigh", "taken-up", "patience")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `two_processes` by torchrun; one run for all tests, since a start takes seconds."""
+    out = tmp_path_factory.mktemp("pair")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # Hidden GPUs: two processes need two of them.
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(out)], env=env, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+def _weights(file: Path) -> dict[str, Any]:
+    return torch.load(file, weights_only=True)
+
+
+def _alone(case: str, out: Path) -> Path:
+    tasks: dict[str, tuple[Task, Plan]] = {
+        "mean": (MeanTask(), PLAN),
+        "draw": (classify_task("draw"), SGD),
+        "weigh": (classify_task("weigh"), SGD),
+        "taken-up": (MeanTask(), replace(PLAN, epochs=2, schedule="constant")),
+        "patience": (MeanTask(scores=(0.1, 0.9, 0.5, 0.4)), replace(PLAN, epochs=9, patience=2)),
+    }
+    return fit(*tasks[case], out)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_what_one_does(case: str, pair: Path, tmp_path: Path) -> None:
+    folder = pair / case if case == "taken-up" else pair / "rank-0" / case
+    wanted, came = _weights(_alone(case, tmp_path)), _weights(folder / "best.pt")
+    start = MeanTask() if case in ("mean", "taken-up", "patience") else classify_task(case)
+    ended, alone = _weights(folder / "last.pt"), _weights(tmp_path / "last.pt")
+    moved = 0.0
+    for name, value in start.model.state_dict().items():
+        for a, b in ((came, wanted), (ended, alone)):
+            torch.testing.assert_close(a["model"][name], b["model"][name], rtol=0, atol=TOLERANCE)
+        moved = max(moved, float((value - wanted["model"][name]).abs().max()))
+    assert moved > 100 * TOLERANCE, "the training moves the weights by more than the tolerance"
+    assert [ended[k] for k in ("epoch", "steps", "best_epoch")] == [alone[k] for k in ("epoch", "steps", "best_epoch")]
+
+
+def test_only_the_first_process_writes(pair: Path) -> None:
+    written = {p.relative_to(pair / "rank-0") for p in (pair / "rank-0").rglob("*") if p.is_file()}
+    assert {Path("mean/best.pt"), Path("mean/last.pt"), Path("mean/log.txt")} <= written
+    assert [p for p in (pair / "rank-1").rglob("*") if p.is_file()] == []
+    assert len((pair / "rank-0/mean/log.txt").read_text().splitlines()) == PLAN.epochs
+
+
+def test_the_first_process_decides(pair: Path) -> None:
+    last = _weights(pair / "rank-0" / "patience" / "last.pt")
+    assert (last["epoch"], last["best_epoch"], last["best"]) == (4, 2, 0.9)
+    for rank in (0, 1):
+        assert json.loads((pair / f"said-{rank}.json").read_text())["heard"] == {"a": 2.0, "b": 1.0}
+
+
+def test_a_batch_that_does_not_divide_is_refused(pair: Path) -> None:
+    for rank in (0, 1):
+        said = json.loads((pair / f"said-{rank}.json").read_text())["odd"]
+        assert said == "a batch of 5 does not divide among 2 processes: choose a multiple"
+
+
+def test_shares_are_the_batch() -> None:
+    places = [World(rank=r, size=3, device=torch.device("cpu")).share(12) for r in range(3)]
+    assert [i for p in places for i in range(12)[p]] == list(range(12))
+    with pytest.raises(InputError, match="a batch of 12 does not divide among 5"):
+        World(rank=0, size=5, device=torch.device("cpu")).share(12)
+
+
+def test_alone_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    here, model = world(), nn.Linear(1, 1)
+    assert (here.rank, here.size, here.first) == (0, 1, True)
+    assert shared_model(model, here) is model
+    assert everywhere({"a": 1.0}, here) == {"a": 1.0}
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InputError, match="1 GPU"):
+        world()
+
+
+def test_norms_that_were_shared_score_without_a_gpu() -> None:
+    """On GPUs training leaves SyncBatchNorm in the network; scoring, pruning and export then see it on the CPU."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    image: Tensor = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = network(image)
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert isinstance(shared[1], nn.SyncBatchNorm)
+    assert torch.equal(shared(image), before)
+    assert list(shared.state_dict()) == list(network.state_dict())
