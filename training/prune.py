@@ -116,6 +116,7 @@ def prune(
     """
     network, spec = load_network(start)
     loop = _Loop(task_of=task_of, plan=plan, folder=folder, preprocess=preprocess, spec=spec)
+    wait(world())  # else a slow process finds the first step done by the others, and no longer meets them
     steps = [loop.first(network)]
     for number in range(1, int(plan.until / plan.step + 1e-9) + 1):
         if loop.enough(steps) or not loop.step(number):
@@ -136,6 +137,8 @@ def steps_of(folder: Path) -> list[Step]:
 def best_step(steps: Sequence[Step], *, tolerance: float = 0.0) -> Step:
     """Of the pruned steps, the last one whose validation score is within `tolerance` of the best of them."""
     pruned = [s for s in steps if s.number > 0]
+    if not pruned:
+        raise InputError("there is no pruned step to choose from: run the pruning first")
     best = max(s.score for s in pruned)
     return [s for s in pruned if s.score >= best - tolerance][-1]
 
@@ -203,6 +206,7 @@ class _Loop:
         """Do a step, or what is left of it. Returns whether there was anything to remove."""
         place = _place(self.folder, number)
         if (place / STEP).exists():
+            self._clear(place)
             return True
         if not self._removed(number, place / _REMOVED):
             return False
@@ -229,6 +233,8 @@ class _Loop:
         plan, device = self.plan, world().device
         images = self.task_of(network).validation_images()
         shares = zero_shares(network.to(device), (batch.to(device) for batch in images))
+        if not any(share.any() for share in shares.values()):
+            return {}  # another activation than ReLU: without zeros any choice would be as good
         units = prunable(network.cpu(), self.example)
         return choose(
             units,
@@ -243,12 +249,11 @@ class _Loop:
 
     def _times(self, network: nn.Module) -> dict[str, float]:
         """Milliseconds of a channel, by convolution; the same in all processes, since they must remove the same."""
-        here, convs = world(), {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
-        times = cost.layer_times_ms(network, self.preprocess, threads=self.plan.retrain.threads)
-        return everywhere({n: times.get(n, 0.0) / m.out_channels for n, m in convs.items()}, here)
+        times = cost.layer_times_ms(network, self.example, threads=self.plan.retrain.threads)
+        return everywhere(cost.ms_per_channel(network, times), world())
 
     def _finish(self, number: int, network: nn.Module, figures: Mapping[str, float], place: Path) -> None:
-        """Write the step, its network first and its figures last, and delete what it no longer needs."""
+        """Write the step, its network first and its figures last."""
         if world().first:
             spec = save_network(network, self.spec, place)
             units = prunable(network, self.example)
@@ -264,11 +269,16 @@ class _Loop:
                     step, milliseconds=_milliseconds(network, spec, self.preprocess, self.plan.retrain.threads)
                 )
             _write(step, place)
+            print(f"{self.folder.name}: {_line(step)}", file=sys.stderr, flush=True)
+        self._clear(place)
+        wait(world())
+
+    def _clear(self, place: Path) -> None:
+        """Delete what a finished step no longer needs; a kill may have come before that."""
+        if world().first:
             for checkpoint in (place / _TRAINING).glob("*.pt"):
                 checkpoint.unlink()
             shutil.rmtree(place / _REMOVED, ignore_errors=True)
-            print(f"{self.folder.name}: {_line(step)}", file=sys.stderr, flush=True)
-        wait(world())
 
 
 def _line(step: Step) -> str:

@@ -18,6 +18,7 @@ from cxr_edge.errors import InputError
 from tests.training.two_processes import PLAN, SGD, MeanTask, classify_task
 from training.engine import Plan, Task, fit
 from training.parallel import World, everywhere, shared_model, world
+from training.prune import steps_of
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -83,6 +84,16 @@ def test_the_first_process_decides(pair: Path) -> None:
     assert (last["epoch"], last["best_epoch"], last["best"]) == (4, 2, 0.9)
     for rank in (0, 1):
         assert json.loads((pair / f"said-{rank}.json").read_text())["heard"] == {"a": 2.0, "b": 1.0}
+
+
+def test_pruning_goes_on_together(pair: Path) -> None:
+    """Ranked by times, which differ from process to process: both must remove the same."""
+    steps = steps_of(pair / "pruned")
+    assert [s.number for s in steps] == [0, 1]
+    assert steps[1].channels == steps[0].channels - int(0.1 * steps[0].channels)
+    for rank in (0, 1):
+        said = json.loads((pair / f"said-{rank}.json").read_text())["channels"]
+        assert said == [s.channels for s in steps]
 
 
 def test_a_batch_that_does_not_divide_is_refused(pair: Path) -> None:

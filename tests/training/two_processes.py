@@ -8,20 +8,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec
-from training.canvases import Canvases
+from tests.training import pruned
+from tests.training.made_canvases import made_canvases
 from training.classify import ClassifyTask
-from training.collections import Record
-from training.dataset import Sample
 from training.engine import Plan, fit
 from training.models.head import CamHead
 from training.models.networks import Network
-from training.parallel import World, everywhere, world
+from training.parallel import World, everywhere, wait, world
+from training.prune import prune
 from training.targets import Target
 
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, bfloat16=False, learning_rate=1e-2)
@@ -54,18 +53,8 @@ class MeanTask:
 
 
 def classify_task(balance: str) -> ClassifyTask:
-    """Members' own task on canvases of noise, each label a little brighter than the one before."""
-    rng, samples = np.random.default_rng(0), []
-    for i in range(30):
-        label = TARGET.labels[min(i % 5, 2)]  # not as many of each, so that class weights are no ones
-        record = Record(
-            path=Path("x"), key=f"{i}", patient=f"{i}", label=label, source="a", view="PA", finding=label, adult=True
-        )
-        samples.append(Sample(record=record, group=f"{i}", side="validation" if i % 5 == 4 else "train"))
-    bright = np.array([60 * TARGET.labels.index(s.record.label) for s in samples], np.uint8)
-    pixels = rng.integers(0, 120, (30, SIDE_PX, SIDE_PX), dtype=np.uint8) + bright[:, None, None]
-    boxes = np.tile(np.array([0, 0, SIDE_PX, SIDE_PX], np.float32), (30, 1))
-    canvases = Canvases(lungs=pixels, wide=pixels, boxes=boxes, rois=boxes.astype(np.int32), failed=np.zeros(30, bool))
+    """Members' own task, with more of some labels than of others, so that class weights are no ones."""
+    samples, canvases = made_canvases([TARGET.labels[min(i % 5, 2)] for i in range(30)], validates_every=5)
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
     spec = PreprocessSpec(canvas_px=SIDE_PX, crop_px=SIDE_PX)
@@ -94,6 +83,12 @@ def cases(out: Path) -> dict[str, object]:
     # Taken up after an epoch, from the folder that all share.
     fit(MeanTask(), replace(PLAN, epochs=1, schedule="constant"), out / "taken-up")
     fit(MeanTask(), replace(PLAN, epochs=2, schedule="constant"), out / "taken-up")
+    network = out / "network"
+    if here.first:
+        pruned.start(network)
+    wait(here)
+    plan = replace(pruned.PLAN, until=pruned.PLAN.step, ranking="latency")
+    steps = prune(pruned.classify_task, network, plan, out / "pruned", pruned.CANVAS)
     # The second process scores the other way round; if it went by that, it would wait for the first for ever.
     scores = ((0.1, 0.9, 0.5, 0.4), (0.9, 0.1, 0.1, 0.1))[here.rank]
     fit(MeanTask(scores=scores), replace(PLAN, epochs=9, patience=2), mine / "patience")
@@ -102,7 +97,11 @@ def cases(out: Path) -> dict[str, object]:
         odd = ""
     except InputError as error:
         odd = str(error)
-    return {"odd": odd, "heard": everywhere({"b": here.rank + 1.0, "a": here.rank + 2.0}, here)}
+    return {
+        "odd": odd,
+        "channels": [s.channels for s in steps],
+        "heard": everywhere({"b": here.rank + 1.0, "a": here.rank + 2.0}, here),
+    }
 
 
 if __name__ == "__main__":
