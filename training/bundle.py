@@ -34,9 +34,8 @@ from cxr_edge.preprocess import Preprocessor, PreprocessSpec, normalize
 from cxr_edge.records import Roi, Screening
 from cxr_edge.screener import Screener
 from training.canvases import Canvases
-from training.config import Config
+from training.config import BundleConfig
 from training.dataset import Sample, pixels
-from training.models import ARCHITECTURES
 from training.phantoms import LABELS, make_phantom
 
 __all__ = [
@@ -101,15 +100,22 @@ def _in_turn(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:
 
 
 def write_draft(
-    root: Path, networks: Path, fitted: Fitted, config: Config, validation: Sequence[Sample], canvases: Canvases
+    root: Path,
+    networks: Path,
+    fitted: Fitted,
+    config: BundleConfig,
+    designs: Mapping[str, str],
+    validation: Sequence[Sample],
+    canvases: Canvases,
 ) -> Bundle:
     """Write the bundle without known answers and figures.
 
-    networks: folder of segmenter.onnx and NAME.onnx. validation, canvases: the patients whose images the activation
-    ranges are measured on, row by row; ranges of the very same networks that lie in `root` are kept.
+    networks: folder of segmenter.onnx and NAME.onnx. designs: member -> its design in words. validation, canvases: the
+    patients whose images the activation ranges are measured on, row by row; ranges of the very same networks that lie in
+    `root` are kept.
     """
     root.mkdir(parents=True, exist_ok=True)
-    for name in ("segmenter", *config.members):
+    for name in ("segmenter", *designs):
         shutil.copyfile(networks / f"{name}.onnx", root / f"{name}.onnx")
     (root / CARD).write_text("# Draft\n\nNot judged yet.\n", encoding="utf-8")
     chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
@@ -120,7 +126,8 @@ def write_draft(
         lung_box=fitted.lung_box,
         activation_ranges=_ranges(root, "segmenter", frames),
     )
-    members = tuple(_member(root, name, config.member_spec, canvases.lungs[chosen]) for name in config.members)
+    lungs = canvases.lungs[chosen]
+    members = tuple(_member(root, name, design, config.member_spec, lungs) for name, design in designs.items())
     manifest = Manifest(
         name=config.name,
         version=config.version,
@@ -139,11 +146,11 @@ def write_draft(
     return write_bundle(root, manifest)
 
 
-def _member(root: Path, name: str, spec: PreprocessSpec, lungs: npt.NDArray[np.uint8]) -> Member:
+def _member(root: Path, name: str, design: str, spec: PreprocessSpec, lungs: npt.NDArray[np.uint8]) -> Member:
     inputs = (normalize(canvas, spec)[None] for canvas in lungs)
     return Member(
         name=name,
-        architecture=(ARCHITECTURES[name].__doc__ or name).splitlines()[0],
+        architecture=design,
         file=file_ref(root, f"{name}.onnx"),
         preprocess=spec,
         has_cam=True,

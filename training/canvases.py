@@ -50,6 +50,10 @@ class Canvases:
         np.savez(beside, **{f.name: getattr(self, f.name) for f in fields(self)})
         beside.replace(file)
 
+    def rows(self, rows: Sequence[int]) -> Canvases:
+        """The canvases of some samples."""
+        return Canvases(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
     @classmethod
     def load(cls, file: Path) -> Canvases:
         with np.load(file, allow_pickle=False) as arrays:

@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -106,8 +107,12 @@ class _State:
 _NUMBERS = ("epoch", "steps", "best", "best_epoch", "rate", "rate_epoch", "seconds")
 
 
-def fit(task: Task, plan: Plan, folder: Path) -> Path:
-    """Train to the end, from the last finished epoch in `folder` if there is one. Returns the best weights' file."""
+def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Path:
+    """Train to the end, from the last finished epoch in `folder` if there is one. Returns the best weights' file.
+
+    name: what lines and bars call it; default the folder's.
+    """
+    name = name or folder.name
     here = world()
     torch.set_num_threads(plan.threads)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,7 @@ def fit(task: Task, plan: Plan, folder: Path) -> Path:
     computes = shared_model(state.model, here)
     while not state.finished(plan, task.batches_per_epoch):
         begin = time.monotonic()
-        loss = _train_epoch(task, plan, state, computes, here, folder.name)
+        loss = _train_epoch(task, plan, state, computes, here, name)
         figures = _scored(task, state, here)
         if figures["score"] > state.best:
             state.best, state.best_epoch = figures["score"], state.epoch
@@ -124,7 +129,7 @@ def fit(task: Task, plan: Plan, folder: Path) -> Path:
         state.seconds = everywhere({"seconds": state.seconds + time.monotonic() - begin}, here)["seconds"]
         _save_state(state, folder / "last.pt", here)
         if here.first:
-            _log(folder / "log.txt", _line(task, plan, state, loss, figures))
+            _log(folder / "log.txt", name, _line(task, plan, state, loss, figures))
             _curves(plan, folder, state, loss, figures)
     wait(here)
     return folder / "best.pt"
@@ -141,8 +146,8 @@ def _train_epoch(task: Task, plan: Plan, state: _State, computes: nn.Module, her
     computes.train()
     begin, total = time.monotonic(), 0.0
     quiet = not (here.first and sys.stderr.isatty())
-    batches = tqdm(task.batches(state.epoch, here), name, task.batches_per_epoch, leave=False, disable=quiet)
-    for batch in batches:
+    batches = _ahead(task.batches(state.epoch, here))
+    for batch in tqdm(batches, name, task.batches_per_epoch, leave=False, disable=quiet):
         seconds = state.seconds + time.monotonic() - begin
         if plan.minutes is not None:  # the clocks of several processes differ, their learning rates must not
             seconds = everywhere({"seconds": seconds}, here)["seconds"]
@@ -160,6 +165,15 @@ def _train_epoch(task: Task, plan: Plan, state: _State, computes: nn.Module, her
         total += loss.item()
     state.epoch += 1
     return total / task.batches_per_epoch
+
+
+def _ahead(batches: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """The same batches, each made by another thread while the one before it is learnt from."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _scored(task: Task, state: _State, here: World) -> dict[str, float]:
@@ -234,8 +248,8 @@ def _line(task: Task, plan: Plan, state: _State, loss: float, figures: dict[str,
     return f"epoch {state.epoch:3d}/{plan.epochs}  loss {loss:.4f}  {numbers}  {max(left, 0):.1f} min left{best}"
 
 
-def _log(file: Path, line: str) -> None:
-    print(f"{file.parent.name}: {line}", file=sys.stderr, flush=True)
+def _log(file: Path, name: str, line: str) -> None:
+    print(f"{name}: {line}", file=sys.stderr, flush=True)
     with file.open("a") as out:
         out.write(line + "\n")
 

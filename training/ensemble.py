@@ -23,7 +23,7 @@ from cxr_edge.errors import InputError
 from cxr_edge.manifest import Combination, Decision
 from training.metrics import log_loss
 
-__all__ = ["ChosenCombination", "ChosenDecision", "Strategy", "choose_combination", "choose_decision", "fit"]
+__all__ = ["STRATEGIES", "ChosenCombination", "ChosenDecision", "Strategy", "choose_combination", "choose_decision", "fit"]
 
 Strategy = Literal["average", "weighted-average", "voting", "stacking"]
 STRATEGIES: tuple[Strategy, ...] = ("average", "weighted-average", "voting", "stacking")  # the simplest first
@@ -89,21 +89,33 @@ def _out_of_fold(
     return loss
 
 
-def fit(strategy: Strategy, logits: Logits, truth: Truth, *, seed: int) -> Combination:
-    """Temperature of each member, parameters, then the temperature of the whole, each by its log loss."""
+def fit(
+    strategy: Strategy,
+    logits: Logits,
+    truth: Truth,
+    *,
+    seed: int,
+    calibrate: bool = True,
+    weights: Sequence[float] | None = None,
+) -> Combination:
+    """Temperature of each member, parameters, then the temperature of the whole, each by its log loss.
+
+    calibrate: False leaves all temperatures at 1, as both papers. weights: of a weighted average, given and not searched.
+    """
     members, labels = logits.shape[1:]
-    flat = Combination(strategy="average", member_temperatures=(1.0,) * members, temperature=1.0, parameters={})
-    temperatures = tuple(
-        _temperature(replace(flat, member_temperatures=(1.0,)), logits[:, i : i + 1], truth) for i in range(members)
-    )
+    temperatures = (1.0,) * members
+    if calibrate:
+        alone = Combination(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
+        temperatures = tuple(_temperature(alone, logits[:, i : i + 1], truth) for i in range(members))
     parameters: dict[str, Any] = {}
     if strategy == "weighted-average":
-        parameters = {"weights": _weights(logits, truth, temperatures)}
+        found = _weights(logits, truth, temperatures) if weights is None else [float(w) for w in weights]
+        parameters = {"weights": found}
     elif strategy == "stacking":
         parameters = _stacking(logits, truth, temperatures, seed)
     fitted = Combination(strategy=strategy, member_temperatures=temperatures, temperature=1.0, parameters=parameters)
     fitted.check_sizes(members=members, labels=labels)
-    return fitted if strategy == "voting" else replace(fitted, temperature=_temperature(fitted, logits, truth))
+    return fitted if strategy == "voting" or not calibrate else replace(fitted, temperature=_temperature(fitted, logits, truth))
 
 
 def _probabilities(combination: Combination, logits: Logits) -> npt.NDArray[np.float64]:

@@ -31,7 +31,7 @@ from cxr_edge.screener import Screener, screen_files
 from training.bundle import member_logits
 from training.canvases import Canvases, LungFinder
 from training.collections import Record
-from training.config import Config, load_config
+from training.config import BundleConfig, load_config
 from training.dataset import Sample, data_folder, load, read_all
 from training.metrics import Answers, Figure, auc_figure, figures, proportion
 from training.segment import dice, read_mask
@@ -84,7 +84,7 @@ def evaluate(
     bundle: Bundle,
     samples: Sequence[Sample],
     canvases: Canvases,
-    config: Config,
+    config: BundleConfig,
     *,
     built: EngineSet | None = None,
 ) -> dict[str, Any]:
@@ -140,12 +140,12 @@ def _answers(
     return Answers(truth=truth, said=said[rows], probabilities=probabilities[rows], patients=patients), known
 
 
-def _ensemble(screened: Screened, manifest: Manifest, config: Config) -> dict[str, Any]:
+def _ensemble(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, Any]:
     answers, _ = _answers(screened, manifest.labels, screened.said, screened.probabilities)
     return figures(answers, manifest.labels, seed=config.seed, resamples=config.resamples)
 
 
-def _models(screened: Screened, manifest: Manifest, config: Config) -> dict[str, Any]:
+def _models(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, Any]:
     labels = manifest.labels
     answers, known = _answers(screened, labels, screened.said, screened.probabilities)
     papers = np.array([s.record.source in PAPERS_SOURCES for s in screened.samples])[known]
@@ -175,7 +175,7 @@ def _sources(screened: Screened, labels: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def safety(screened: Screened, labels: Sequence[str], config: Config) -> dict[str, Any]:
+def safety(screened: Screened, labels: Sequence[str], config: BundleConfig) -> dict[str, Any]:
     """How often COVID-19 is said of those who do not have it, adults before all, and how well it is told among adults."""
     accused = screened.said == labels.index(GUARDED)
     adult, normal = screened.where(adult=True), screened.where(label="normal")
@@ -198,7 +198,7 @@ def safety(screened: Screened, labels: Sequence[str], config: Config) -> dict[st
     }
 
 
-def _covid_auc(screened: Screened, labels: Sequence[str], rows: npt.NDArray[np.bool_], config: Config) -> Figure:
+def _covid_auc(screened: Screened, labels: Sequence[str], rows: npt.NDArray[np.bool_], config: BundleConfig) -> Figure:
     patients = np.array([s.group for s in screened.samples])
     return auc_figure(
         screened.probabilities[rows, labels.index(GUARDED)],
@@ -221,7 +221,7 @@ def _flags(screened: Screened, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _lungs(bundle: Bundle, samples: Sequence[Sample], config: Config) -> dict[str, Any]:
+def _lungs(bundle: Bundle, samples: Sequence[Sample], config: BundleConfig) -> dict[str, Any]:
     """Dice and IoU of the segmenter on test patients with masks, at the masks' own resolution."""
     segmenter = bundle.manifest.segmenter
     if segmenter is None:
@@ -255,7 +255,7 @@ def _shortcuts(
     canvases: Canvases,
     test: Sequence[int],
     screened: Screened,
-    config: Config,
+    config: BundleConfig,
 ) -> dict[str, Any]:
     manifest = bundle.manifest
     found: dict[str, Any] = {

@@ -212,7 +212,9 @@ class _Loop:
             return False
         network, _ = load_network(place / _REMOVED)
         task = self.task_of(network)
-        network = load_best(network, fit(task, self.plan.retrain, place / _TRAINING))
+        network = load_best(
+            network, fit(task, self.plan.retrain, place / _TRAINING, name=f"{self.folder.name}, step {number}")
+        )
         self._finish(number, network.cpu(), task.score(network.to(world().device)), place)
         return True
 

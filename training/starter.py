@@ -11,31 +11,24 @@ import argparse
 import json
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 import cxr_edge.bundle
 from cxr_edge.errors import CxrEdgeError
+from training.assemble import assemble
 from training.augment import Augmentation
-from training.bundle import Fitted, add_figures, add_known_answers, member_logits, write_draft
 from training.canvases import LUNG_BOX, Canvases, LungFinder, cut
-from training.card import key_metrics, model_card
 from training.classify import ClassifyTask
 from training.config import Config, load_config
 from training.dataset import Sample, data_folder, prepare
 from training.engine import fit, load_best
-from training.ensemble import choose_combination, choose_decision
-from training.evaluate import evaluate
 from training.export import SegmenterForExport, export
-from training.models import LungUNet, NetworkSpec, build_member, save_network
+from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, save_network
 from training.segment import SegmentTask, frames_with_masks
-from training.splits import SIDES
 
 __all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
 
@@ -85,7 +78,9 @@ def _segment(samples: Sequence[Sample], config: Config, out: Path) -> None:
     )
     spec = NetworkSpec(architecture="lung-unet", labels=1)
     network = load_best(LungUNet(), fit(task, config.segmenter, out / "segmenter"))
-    save_network(network, spec, out / "segmenter")  # for a later run on the same split (`training.reproduce --segmenter-of`)
+    save_network(
+        network, spec, out / "segmenter"
+    )  # for a later run on the same split (`training.reproduce --segmenter-of`)
     difference = export(SegmenterForExport(network), config.segmenter_spec, ["mask"], out / "segmenter.onnx")
     print(f"segmenter.onnx: at most {difference:.1e} from torch", file=sys.stderr)
 
@@ -132,58 +127,14 @@ def train_member(
 
 def _bundle(samples: Sequence[Sample], config: Config, out: Path) -> None:
     canvases = Canvases.load(out / "canvases.npz")
-    rows = [i for i, s in enumerate(samples) if s.side == "validation"]
-    validation = [samples[i] for i in rows]
-    files = [out / f"{name}.onnx" for name in config.members]
-    logits = member_logits(files, canvases.lungs[rows], config.member_spec, threads=config.threads)
-    fitted = _fit_on_validation(validation, logits, config, samples)
-    draft = write_draft(out / "bundle", out, fitted, config, validation, _rows(canvases, rows))
-    bundle = add_known_answers(draft, count=config.known_answers)
-    results = evaluate(bundle, samples, canvases, config)
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    unseen = json.loads((out / UNSEEN_FILE).read_text()) if (out / UNSEEN_FILE).exists() else None
-    bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, unseen))
-    size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
-    print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)
-
-
-def _fit_on_validation(
-    validation: Sequence[Sample], logits: np.ndarray, config: Config, samples: Sequence[Sample]
-) -> Fitted:
-    """Combination, temperatures and decision. Findings that no label covers take part in the decision's specificity only."""
-    labels = config.labels
-    truth = np.array([labels.index(s.record.label) if s.record.label in labels else -1 for s in validation])
-    known = truth >= 0
-    patients = [s.group for s, k in zip(validation, known, strict=True) if k]
-    combined = choose_combination(logits[known], truth[known], patients, seed=config.seed)
-    adult_normal = np.array([s.record.adult and s.record.label == "normal" for s in validation])
-    decided = choose_decision(combined.combination, logits, truth, adult_normal, labels)
-    chosen = {"images": len(validation), "log_loss_out_of_fold": dict(combined.log_loss), **asdict(decided)}
-    print(f"on validation: {json.dumps(chosen)}", file=sys.stderr)
-    return Fitted(
-        combination=combined.combination,
-        decision=decided.decision,
-        lung_box=LUNG_BOX,
-        provenance=_provenance(samples, config, chosen),
-    )
-
-
-def _provenance(samples: Sequence[Sample], config: Config, chosen: dict[str, Any]) -> dict[str, Any]:
-    images = {s: Counter(f"{r.record.source}/{r.record.label}" for r in samples if r.side == s) for s in SIDES}
-    return {
+    designs = {name: (ARCHITECTURES[name].__doc__ or name).splitlines()[0] for name in config.members}
+    facts = {
         "made_by": "training/starter.py",
-        "preset": "sane",
-        "split": "by patient, patients that share an image kept together",
-        "seed": config.seed,
-        "images": {side: dict(sorted(counts.items())) for side, counts in images.items()},
-        "licences": "of the sources: mixed, some non-commercial, some unstated",
-        "validation": chosen,
         "training": {name: asdict(plan) for name, plan in {"segmenter": config.segmenter, **config.members}.items()},
     }
-
-
-def _rows(canvases: Canvases, rows: Sequence[int]) -> Canvases:
-    return Canvases(**{name: values[rows] for name, values in vars(canvases).items()})
+    unseen = json.loads((out / UNSEEN_FILE).read_text()) if (out / UNSEEN_FILE).exists() else None
+    _, results = assemble(out / "bundle", out, designs, samples, canvases, config, facts, unseen=unseen)
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def _install(bundle: Path, target: Path) -> None:

@@ -62,6 +62,7 @@ class R20Config(BundleConfig):
     segmenter_architecture: str = "lung-unet"
     paper_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
     cam_cases: int = 4
+    compare_with: str | None = None
     members: dict[str, MemberPlan] = field(default_factory=dict)
     modality: Plan = field(default_factory=lambda: Plan(epochs=32))
     binary: Plan | None = None

@@ -7,11 +7,10 @@ also a file of the run folder, so that any stage can be run by itself.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from training.models import NetworkSpec, build, load_network, save_network
 from training.models.imagenet import load_imagenet
 from training.parallel import wait, world
 from training.r20.config import R20Config
+from training.search import Trial
 from training.segment import SegmentTask, frames_with_masks
 from training.splits import Side
 from training.targets import Target
@@ -140,7 +140,9 @@ class Run:
     ) -> nn.Module:
         """The trained network of `folder`; trained, saved and asked for its predictions if it is not there yet."""
         if not (folder / PREDICTIONS).exists():
-            best = fit(self.task(start, target, plan, sources), plan, folder)
+            best = fit(
+                self.task(start, target, plan, sources), plan, folder, name=f"{folder.name}, {folder.parent.name}"
+            )
             network = load_best(start, best)
             self.keep(network, spec, target, folder, sources)
         return load_network(folder)[0]
@@ -167,15 +169,13 @@ class Run:
         logits = logits_of(network, self.canvases.lungs[rows], self.config.member_spec, bfloat16=False)
         return Predictions(rows=np.array(rows), logits=logits)
 
-    def fresh(
-        self, member: str, labels: int, seed: int, changes: Mapping[str, Any] | None = None
-    ) -> tuple[nn.Module, NetworkSpec]:
+    def fresh(self, member: str, labels: int, seed: int, trial: Trial | None = None) -> tuple[nn.Module, NetworkSpec]:
         """A member as training starts it: random weights drawn from `seed`, or ImageNet's where the configuration says.
 
-        changes: to its spec, as a search found them.
+        trial: of a search, with changes to its spec.
         """
         spec, imagenet = self.config.network(member, labels), self.config.members[member].imagenet
-        spec = replace(spec, **(changes or {}))
+        spec = spec if trial is None else trial.network(spec)
         torch.manual_seed(seed)
         network = build(spec)
         if imagenet is not None:

@@ -24,7 +24,7 @@ from training.models.transfer import with_trunk_of
 from training.parallel import wait, world
 from training.prune import best_step, export_network, prune, step_folder, steps_of
 from training.r20.run import PREDICTIONS, Predictions, Run
-from training.search import Found, Trial, search
+from training.search import Trial, search
 from training.targets import Target, binary, modality
 
 __all__ = ["STAGES", "chosen_step", "found_by_search", "member_folder", "plan_of", "take_segmenter", "top_members"]
@@ -84,11 +84,10 @@ def search_plans(run: Run) -> None:
     for member, m in c.members.items():
         file = run.out / "search" / f"{member}.json"
         if not file.exists():
-            kind = "custom" if m.architecture == "custom" else "pretrained"
             found = search(
                 lambda trial, member=member: _trial_score(run, member, trial),
                 c.search,
-                kind,
+                "custom" if m.architecture == "custom" else "pretrained",
                 study=f"{c.name}-{member}",
                 folder=run.out / "search",
                 seed=c.seed,
@@ -97,7 +96,7 @@ def search_plans(run: Run) -> None:
 
 
 def _trial_score(run: Run, member: str, trial: Trial) -> float:
-    plan = _with_trial(replace(run.config.modality, epochs=run.config.search.epochs), trial)
+    plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=run.config.search.epochs))
     network, _ = run.fresh(member, 2, plan.seed, trial)
     folder = run.out / "search" / f"{member}-{trial.number}"
     task = run.task(network, modality(), plan, run.config.modality_sources)
@@ -107,28 +106,26 @@ def _trial_score(run: Run, member: str, trial: Trial) -> float:
     return score
 
 
-def _with_trial(plan: Plan, trial: Trial) -> Plan:
-    return replace(plan, **trial.plan_changes())
-
-
-def found_by_search(run: Run, member: str) -> Found | None:
-    """What the search found for a member, or None if there was none."""
+def found_by_search(run: Run, member: str) -> Trial:
+    """What the search found best for a member; a trial that changes nothing if there was no search."""
     file = run.out / "search" / f"{member}.json"
-    return Found.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    return Trial(**json.loads(file.read_text(encoding="utf-8"))["best"]) if file.exists() else Trial(number=0)
 
 
 def plan_of(run: Run, member: str, plan: Plan) -> Plan:
-    """A stage's plan with what the search found for a member."""
-    found = found_by_search(run, member)
-    return plan if found is None else _with_trial(plan, found.best)
+    """A stage's plan with what the member's configuration and the search change."""
+    return found_by_search(run, member).plan(_own_plan(run, member, plan))
+
+
+def _own_plan(run: Run, member: str, plan: Plan) -> Plan:
+    return replace(plan, **run.config.members[member].plan)
 
 
 def learn_modality(run: Run) -> None:
     """Normal against abnormal, every member."""
     for member in run.config.members:
-        found = found_by_search(run, member)
         plan = plan_of(run, member, run.config.modality)
-        network, spec = run.fresh(member, 2, plan.seed, None if found is None else found.best)
+        network, spec = run.fresh(member, 2, plan.seed, found_by_search(run, member))
         run.train(network, spec, modality(), plan, member_folder(run, "modality", member), run.config.modality_sources)
 
 
@@ -157,10 +154,10 @@ def _fine_tuned(run: Run, stage: str, target: Target, plan: Plan) -> None:
     for member in top_members(run):
         trunk, before = load_network(member_folder(run, "modality", member))
         spec = replace(before, labels=len(target.labels), shapes={})
-        torch.manual_seed(plan.seed)
+        own = plan_of(run, member, plan)
+        torch.manual_seed(own.seed)
         start = with_trunk_of(trunk, spec)
-        folder = member_folder(run, stage, member)
-        run.train(start, spec, target, plan_of(run, member, plan), folder, run.config.task_sources)
+        run.train(start, spec, target, own, member_folder(run, stage, member), run.config.task_sources)
 
 
 def prune_members(run: Run) -> None:

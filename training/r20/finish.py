@@ -1,0 +1,69 @@
+"""What follows R20's training: times measured, the bundle written and judged, tables and figures made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from training.assemble import assemble
+from training.models import load_network
+from training.prune import export_network, measured
+from training.r20 import report
+from training.r20.results import results
+from training.r20.run import Run
+from training.r20.stages import SEGMENTER, chosen_step, plan_of, top_members
+from training.tables import results_as_markdown
+
+__all__ = ["STAGES"]
+
+
+def measure(run: Run, _: Path) -> None:
+    """Milliseconds of every pruning step, one after the other; best on a machine that does nothing else."""
+    c = run.config
+    for member in top_members(run):
+        measured(run.out / "pruned" / member, c.member_spec, threads=c.threads)
+    if c.prune_segmenter is not None:
+        measured(run.out / "pruned" / SEGMENTER, c.segmenter_spec, threads=c.threads)
+
+
+def bundle(run: Run, folder: Path) -> None:
+    """Export the pruned members, write the bundle in the run folder, and judge it through the deployed path."""
+    c, networks = run.config, run.out / "export"
+    networks.mkdir(parents=True, exist_ok=True)
+    (networks / "segmenter.onnx").write_bytes(run.segmenter_onnx.read_bytes())
+    for member in top_members(run):
+        network, spec = load_network(chosen_step(run, member))
+        export_network(network, spec, c.member_spec, networks / f"{member}.onnx")
+    facts = {
+        "made_by": f"training/reproduce.py r20, configuration {c.name}",
+        "training": {
+            "segmenter": asdict(c.segmenter),
+            **{
+                m: {"multiclass": asdict(plan_of(run, m, c.multiclass)), "prune": asdict(c.prune)}
+                for m in top_members(run)
+            },
+        },
+    }
+    designs = {m: _design(run, m) for m in top_members(run)}
+    _, judged = assemble(run.out / "bundle", networks, designs, run.samples, run.canvases, c, facts, preset=c.preset)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bundle.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    (folder / "bundle.md").write_text(results_as_markdown(judged), encoding="utf-8")
+
+
+def _design(run: Run, member: str) -> str:
+    step = chosen_step(run, member).name.removeprefix("step-").lstrip("0")
+    return f"{run.config.members[member].architecture} with R20's head, pruned by APoZ in {step} steps"
+
+
+def tables(run: Run, folder: Path) -> None:
+    """Tables and figures in `folder`, results.json of the run beside them."""
+    found = {**results(run), "cam_agreement": report.cam_agreement(run)}
+    page = report.write(run, found, folder)
+    print(f"wrote {page}", file=sys.stderr)
+
+
+STAGES: Mapping[str, Callable[[Run, Path], None]] = {"measure": measure, "bundle": bundle, "tables": tables}

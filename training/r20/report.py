@@ -1,0 +1,222 @@
+"""A run's results as files for people: Tables 2 to 7 (Markdown and CSV), the figures (PNG) and one page that holds them.
+
+Written next to each other: `index.md` is the page, `results.json` what it was made from. No figure is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cxr_edge.preprocess import normalize
+from training.gradcam import agreement, grad_cam
+from training.models import load_network
+from training.pictures import (
+    CamRow,
+    PruningPoint,
+    cam_picture,
+    confusion_picture,
+    pruning_picture,
+    roc_picture,
+)
+from training.r20.results import Ensembles
+from training.r20.run import Run
+from training.r20.stages import chosen_step
+from training.r20_tables import as_csv, as_markdown, tables
+from training.tables import interval, table
+
+__all__ = ["cam_agreement", "write"]
+
+Json = Mapping[str, Any]
+
+
+def write(run: Run, found: Json, folder: Path) -> Path:
+    """Write everything to `folder`. Returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    made = tables(found)
+    for name, t in made.items():
+        (folder / f"{name}.csv").write_text(as_csv(t), encoding="utf-8")
+    pictures = _pictures(run, found, folder)
+    page = "\n\n".join(
+        [_opening(found), *(as_markdown(t) for t in made.values()), *_pruning(found), *_paired(found), *pictures]
+    )
+    (folder / "index.md").write_text(page + "\n", encoding="utf-8")
+    return folder / "index.md"
+
+
+def _title(found: Json, what: str) -> str:
+    n, preset, seed = found["sides"]["test"]["images"], found["preset"], found["seed"]
+    return f"{what} (preset {preset}, {found['config']}, test side of {n} images, {found['split']}, seed {seed})"
+
+
+def _opening(found: Json) -> str:
+    sides = "; ".join(
+        f"{side}: {n['images']} images of {n['patients']} patients ("
+        + ", ".join(f"{label} {count}" for label, count in n["labels"].items())
+        + ")"
+        for side, n in found["sides"].items()
+    )
+    leak = found["leakage"]
+    return (
+        f"# R20 reproduced: {found['config']}\n\nMade by `python -m training.reproduce r20`; every figure comes from "
+        f"`results.json` beside this page. Preset `{found['preset']}`, split {found['split']}, seed {found['seed']}. {sides}. "
+        f"Intervals are 95 %. All that is fitted or chosen is so on validation patients; test patients are asked once.\n\n"
+        f"Leakage: {leak['divided_patients']} patients and "
+        f"{leak['divided_pairs']} pairs of equal images on two sides; {leak['same_image_pairs']} pairs of equal "
+        f"images were found. The source alone tells {_share(leak.get('label_by_source'))} of all labels."
+    )
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{100 * value:.0f} %"
+
+
+def _pruning(found: Json) -> list[str]:
+    """The curve of each member as a table."""
+    parts = []
+    for member, p in found.get("pruned", {}).items():
+        head = ["step", "channels", "parameters", "million MACs", "ms", "validation score", "macro-F1"]
+        rows = [
+            [
+                f"**{s['number']}**" if s["number"] == p["step"] else s["number"],
+                s["channels"],
+                f"{s['parameters']:,}",
+                f"{s['macs'] / 1e6:.1f}",
+                "-" if s["milliseconds"] is None else f"{s['milliseconds']:.2f}",
+                f"{s['figures']['score']:.4f}",
+                f"{s['figures'].get('macro_f1', float('nan')):.4f}",
+            ]
+            for s in p["steps"]
+        ]
+        parts.append(
+            f"### Pruning {member}\n\nThe step in bold was chosen, by validation score.\n\n{table(head, rows)}"
+        )
+    return parts
+
+
+def _paired(found: Json) -> list[str]:
+    if not found.get("comparisons"):
+        return []
+    head = [
+        "compared",
+        "n",
+        "accuracy, difference",
+        "macro-F, difference",
+        "only first right",
+        "only second right",
+        "p (McNemar)",
+    ]
+    rows = [
+        [
+            f"{c['a']} against {c['b']}",
+            c["n"],
+            interval(c["difference"]),
+            interval(c["macro_f_difference"]),
+            c["mcnemar"]["b"],
+            c["mcnemar"]["c"],
+            f"{c['mcnemar']['p']:.3g}",
+        ]
+        for c in found["comparisons"]
+    ]
+    return [
+        "## Paired comparisons\n\nOn the same test images; differences are first minus second, intervals by drawing patients, p "
+        f"exact and two-sided, not corrected for the number of rows.\n\n{table(head, rows)}"
+    ]
+
+
+def _pictures(run: Run, found: Json, folder: Path) -> list[str]:
+    if "pruned" not in found:
+        return []
+    labels, pruned = run.config.labels, Ensembles.of(run, "pruned")
+    answers = pruned.answers("weighted-average")
+    confusion = found["ensembles"]["pruned"]["weighted-average"]["confusion"]
+    what = "weighted average of the pruned members"
+    confusion_picture(confusion, labels, _title(found, f"Confusion, {what}"), folder / "confusion.png")
+    roc_picture(answers, labels, _title(found, f"ROC, {what}"), folder / "roc.png")
+    points = {m: _points(p) for m, p in found["pruned"].items()}
+    pruning_picture(points, _title(found, "Iterative pruning"), folder / "pruning.png")
+    cam_picture(_cam_rows(run, pruned), _title(found, "Grad-CAM of the pruned members"), folder / "grad-cam.png")
+    captions = {
+        "confusion": f"Confusion matrix of the {what} (the paper's Figure 7)",
+        "roc": f"ROC of the {what} (the paper's Figure 8)",
+        "pruning": "Channels, parameters, MACs, milliseconds and validation score over pruning",
+        "grad-cam": "Grad-CAM of the pruned members (the paper's Figure 6)",
+    }
+    return [
+        f"## Figures\n\n{_agreement_text(found)}",
+        *(f"![{text}]({name}.png)\n\n{text}." for name, text in captions.items()),
+    ]
+
+
+def _points(pruned: Json) -> list[PruningPoint]:
+    return [
+        PruningPoint(
+            channels=s["channels"],
+            parameters=s["parameters"],
+            macs=s["macs"],
+            milliseconds=float("nan") if s["milliseconds"] is None else s["milliseconds"],
+            score=s["figures"]["score"],
+            chosen=s["number"] == pruned["step"],
+        )
+        for s in pruned["steps"]
+    ]
+
+
+def _cam_cases(run: Run, pruned: Ensembles) -> list[int]:
+    """Indices of test samples, a few of each label in turn, drawn from the seed; COVID-19 first, since the paper shows it."""
+    rng, config = np.random.default_rng(run.config.seed), run.config
+    test = pruned.rows[pruned.on("test")]
+    labels = sorted(config.labels, key=lambda label: label != "covid-19")
+    queues = [rng.permutation([i for i in test if run.samples[i].record.label == label]).tolist() for label in labels]
+    taken = [q[k] for k in range(config.cam_cases) for q in queues if k < len(q)]
+    return taken[: config.cam_cases]
+
+
+def _cam_rows(run: Run, pruned: Ensembles) -> list[CamRow]:
+    networks = {m: load_network(chosen_step(run, m))[0] for m in pruned.members}
+    rows, config = [], run.config
+    for i in _cam_cases(run, pruned):
+        canvas, label = run.canvases.lungs[i], run.samples[i].record.label
+        image = torch.from_numpy(normalize(canvas, config.member_spec)[None])
+        maps = {m: grad_cam(n, image, config.labels.index(label)) for m, n in networks.items()}
+        with torch.no_grad():
+            odds = {m: n(image).logits.softmax(dim=1)[0] for m, n in networks.items()}
+        said = {m: f"{config.labels[int(p.argmax())]} {float(p.max()):.2f}" for m, p in odds.items()}
+        rows.append(CamRow(image=canvas, label=label, maps=maps, said=said))
+    return rows
+
+
+def cam_agreement(run: Run, *, images: int = 50) -> dict[str, dict[str, float]]:
+    """Member -> how well its engine's gradient-free map agrees with Grad-CAM on test images of COVID-19, on average."""
+    pruned, config = Ensembles.of(run, "pruned"), run.config
+    test = [i for i in pruned.rows[pruned.on("test")] if run.samples[i].record.label == "covid-19"][:images]
+    found, k = {}, config.labels.index("covid-19")
+    for member in pruned.members:
+        network, _ = load_network(chosen_step(run, member))
+        agreed = []
+        for i in test:
+            image = torch.from_numpy(normalize(run.canvases.lungs[i], config.member_spec)[None])
+            with torch.no_grad():
+                cam = network(image).cam[0, k].numpy()
+            agreed.append(agreement(grad_cam(network, image, k), cam))
+        found[member] = {
+            "images": len(test),
+            "correlation": float(np.mean([a.correlation for a in agreed])),
+            "top_overlap": float(np.mean([a.top_overlap for a in agreed])),
+        }
+    return found
+
+
+def _agreement_text(found: Json) -> str:
+    rows = [
+        [member, a["images"], f"{a['correlation']:.4f}", f"{a['top_overlap']:.4f}"]
+        for member, a in found.get("cam_agreement", {}).items()
+    ]
+    head = ["member", "COVID-19 images", "correlation", "overlap of the hottest tenth"]
+    return f"Grad-CAM against the map that the engine gives without gradients, mean over images:\n\n{table(head, rows)}"

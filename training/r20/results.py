@@ -1,0 +1,254 @@
+"""What a run of R20's pipeline found: stored predictions in, one JSON object out, from which tables and figures are made.
+
+Everything that is fitted (temperatures, weights, stacking) is fitted on validation patients; every figure is of test
+patients. Ensembles are computed by the deployed C++ combination.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.bundle import Bundle
+from cxr_edge.combine import Combiner
+from cxr_edge.engines import reference
+from cxr_edge.manifest import Combination
+from cxr_edge.screener import Screener
+from training import cost
+from training.ensemble import STRATEGIES, fit
+from training.evaluate import screen_samples
+from training.metrics import Answers
+from training.models import load_network
+from training.prune import best_step, steps_of
+from training.r20.run import PREDICTIONS, Predictions, Run
+from training.r20.stages import SEGMENTER, chosen_step, found_by_search, member_folder, plan_of, top_members
+from training.splits import SIDES
+from training.statistics import accuracy, macro_f, mcnemar, paired_difference, paper_row
+from training.targets import Target, binary, modality
+
+__all__ = ["Ensembles", "results"]
+
+Json = dict[str, Any]
+PAPER_WEIGHTED = "weighted-average, paper's weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensembles:
+    """The members of one kind, whole or pruned, combined in every way. logits: (N, members, labels) of `rows`."""
+
+    run: Run
+    members: tuple[str, ...]
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, run: Run, stage: str) -> Ensembles:
+        """stage: `multiclass` or `pruned`."""
+        members = top_members(run)
+        found = [Predictions.load(member_folder(run, stage, m) / PREDICTIONS) for m in members]
+        return cls(run=run, members=members, rows=found[0].rows, logits=np.stack([f.logits for f in found], axis=1))
+
+    def on(self, side: str) -> npt.NDArray[np.bool_]:
+        return np.array([self.run.samples[i].side == side for i in self.rows], dtype=bool)
+
+    @cached_property
+    def combinations(self) -> dict[str, Combination]:
+        """Strategy -> what validation patients made of it; with the paper's weights where there are as many members."""
+        config, on = self.run.config, self.on("validation")
+        truth, logits = self.run.truth(self.rows[on], config.target), self.logits[on]
+        calibrate = config.preset == "sane"
+        made = {s: fit(s, logits, truth, seed=config.seed, calibrate=calibrate) for s in STRATEGIES}
+        if len(config.paper_weights) == len(self.members):
+            weights = self._paper_weights(logits, truth)
+            made[PAPER_WEIGHTED] = fit(
+                "weighted-average", logits, truth, seed=config.seed, calibrate=calibrate, weights=weights
+            )
+        return made
+
+    def _paper_weights(self, logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> list[float]:
+        """The printed weights, the largest to the member with the best validation F, as the paper gives them."""
+        right = [(logits[:, i].argmax(axis=1) == truth).mean() for i in range(len(self.members))]
+        rank = np.argsort(np.argsort([-r for r in right], kind="stable"))
+        return [self.run.config.paper_weights[r] for r in rank]
+
+    def answers(self, strategy: str, side: str = "test") -> Answers:
+        """The ensemble's answers, by the deployed combination."""
+        on, config = self.on(side), self.run.config
+        combiner = Combiner(self.combinations[strategy], labels=len(config.labels))
+        probabilities, winners = combiner.run(np.ascontiguousarray(self.logits[on]))
+        rows = self.rows[on]
+        return Answers(
+            truth=self.run.truth(rows, config.target),
+            said=winners.astype(np.int64),
+            probabilities=probabilities.astype(np.float64),
+            patients=self.run.patients(rows),
+        )
+
+
+def results(run: Run) -> Json:
+    """All that the stages so far have found, as a JSON object (see `training.r20_tables`); a stage not run is left out."""
+    c = run.config
+    found: Json = {
+        "config": c.name,
+        "preset": c.preset,
+        "seed": c.seed,
+        "resamples": c.resamples,
+        "split": _split(run),
+        "labels": list(c.labels),
+        "sides": _sides(run),
+        "leakage": json.loads((run.out / "leakage.json").read_text(encoding="utf-8")),
+        "hyperparameters": {m: _hyperparameters(run, m) for m in c.members},
+    }
+    kinds: dict[str, Target] = {"modality": modality(), "binary": binary(), "multiclass": c.target}
+    for stage, target in kinds.items():
+        members = tuple(c.members) if stage == "modality" else top_members(run)
+        if all((member_folder(run, stage, m) / PREDICTIONS).exists() for m in members):
+            found[stage] = {m: _single(run, stage, m, target) for m in members}
+    if (run.out / "pruned" / SEGMENTER).exists():
+        found["segmenter_steps"] = [asdict(s) for s in steps_of(run.out / "pruned" / SEGMENTER)]
+    if "multiclass" in found:
+        whole = Ensembles.of(run, "multiclass")
+        found["ensembles"] = {"unpruned": _ensembles(whole)}
+        if all((run.out / "pruned" / m / PREDICTIONS).exists() for m in whole.members):
+            pruned = Ensembles.of(run, "pruned")
+            found["ensembles"]["pruned"] = _ensembles(pruned)
+            found["combinations"] = {s: _combination(k) for s, k in pruned.combinations.items()}
+            found["pruned"] = {m: _pruned(run, m) for m in pruned.members}
+            found["comparisons"] = _comparisons(run, whole, pruned)
+    return found
+
+
+def _split(run: Run) -> str:
+    what = "image by image, as the published code: it leaks" if run.config.unit == "image" else "by patient"
+    shares = "/".join(f"{100 * s:g}" for s in run.config.side_shares.values())
+    return f"{what}, {shares} % train/validation/test"
+
+
+def _sides(run: Run) -> dict[str, dict[str, Any]]:
+    found = {}
+    for side in SIDES:
+        here = [s for s in run.samples if s.side == side]
+        counts = {label: sum(s.record.label == label for s in here) for label in run.config.labels}
+        found[side] = {"images": len(here), "patients": len({s.group for s in here}), "labels": counts}
+    return found
+
+
+def _hyperparameters(run: Run, member: str) -> Json:
+    plan, trial = plan_of(run, member, run.config.modality), found_by_search(run, member)
+    spec = trial.network(run.config.network(member, 2))
+    file = run.out / "search" / f"{member}.json"
+    trials = len(json.loads(file.read_text(encoding="utf-8"))["finished"]) if file.exists() else 0
+    return {
+        "momentum": plan.momentum if plan.optimizer == "sgd" else None,
+        "learning_rate": plan.learning_rate,
+        "weight_decay": plan.weight_decay,
+        "dropout": spec.dropout,
+        "optimizer": plan.optimizer,
+        "activation": spec.activation,
+        "trials": trials,
+    }
+
+
+def _row(answers: Answers, labels: Sequence[str], run: Run) -> Json:
+    c = run.config
+    row = paper_row(answers, labels, seed=c.seed, resamples=c.resamples, preset=c.preset).as_json()
+    k = len(labels)
+    table = np.bincount(answers.truth * k + answers.said, minlength=k * k).reshape(k, k)
+    return {**row, "confusion": table.tolist()}
+
+
+def _single(run: Run, stage: str, member: str, target: Target) -> Json:
+    folder = member_folder(run, stage, member)
+    answers = run.answers("test", Predictions.load(folder / PREDICTIONS), target)
+    network, _ = load_network(folder)
+    return {"row": _row(answers, target.labels, run), "parameters": cost.parameters(network)}
+
+
+def _ensembles(ensembles: Ensembles) -> Json:
+    return {s: _row(ensembles.answers(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations}
+
+
+def _combination(combination: Combination) -> Json:
+    """What tells a combination from another of its strategy; a stacking network's weights are in the bundle."""
+    weights = {"weights": list(combination.parameters["weights"])} if "weights" in combination.parameters else {}
+    return {
+        "member_temperatures": list(combination.member_temperatures),
+        "temperature": combination.temperature,
+        **weights,
+    }
+
+
+def _pruned(run: Run, member: str) -> Json:
+    folder, config = run.out / "pruned" / member, run.config
+    steps = steps_of(folder)
+    best, whole = best_step(steps, tolerance=config.prune.tolerance), steps[0]
+    answers = run.answers("test", Predictions.load(folder / PREDICTIONS), config.target)
+    unpruned = run.answers(
+        "test", Predictions.load(member_folder(run, "multiclass", member) / PREDICTIONS), config.target
+    )
+    return {
+        "row": _row(answers, config.labels, run),
+        "unpruned_row": _row(unpruned, config.labels, run),
+        "step": best.number,
+        "folder": chosen_step(run, member).relative_to(run.out).as_posix(),
+        **{k: getattr(best, k) for k in ("channels", "parameters", "macs", "milliseconds")},
+        **{f"unpruned_{k}": getattr(whole, k) for k in ("channels", "parameters", "macs", "milliseconds")},
+        "steps": [asdict(s) for s in steps],
+    }
+
+
+def _comparisons(run: Run, whole: Ensembles, pruned: Ensembles) -> list[Json]:
+    """Paired tests on the same test images: what pruning, combining and the retraining changed."""
+    target = run.config.target
+    said: dict[str, Answers] = {}
+    for m in whole.members:
+        said[f"{m}, unpruned"] = run.answers(
+            "test", Predictions.load(member_folder(run, "multiclass", m) / PREDICTIONS), target
+        )
+        said[f"{m}, pruned"] = run.answers("test", Predictions.load(run.out / "pruned" / m / PREDICTIONS), target)
+    for strategy in whole.combinations:
+        said[f"{strategy}, unpruned"] = whole.answers(strategy)
+        said[f"{strategy}, pruned"] = pruned.answers(strategy)
+    pairs = [(f"{n}, pruned", f"{n}, unpruned") for n in (*whole.members, *whole.combinations)]
+    pairs += [(f"{s}, pruned", f"{m}, pruned") for s in ("weighted-average",) for m in whole.members]
+    if run.config.compare_with is not None:
+        name = f"bundle {run.config.compare_with}"
+        said[name] = _other_bundle(run, pruned)
+        pairs += [(f"{s}, pruned", name) for s in ("average", "weighted-average")]
+    return [_compared(a, b, said, run) for a, b in pairs]
+
+
+def _compared(a: str, b: str, said: Mapping[str, Answers], run: Run) -> Json:
+    first, second, c = said[a], said[b], run.config
+    seeded = {"seed": c.seed, "resamples": c.resamples}
+    return {
+        "a": a,
+        "b": b,
+        "n": len(first.truth),
+        "mcnemar": mcnemar(first.said == first.truth, second.said == second.truth).as_json(),
+        "difference": paired_difference(first, second, accuracy, **seeded).as_json(),
+        "macro_f_difference": paired_difference(first, second, macro_f, **seeded).as_json(),
+    }
+
+
+def _other_bundle(run: Run, pruned: Ensembles) -> Answers:
+    """What another bundle says of the same test images, its probabilities kept to our labels and normalised."""
+    c, on = run.config, pruned.on("test")
+    rows = pruned.rows[on]
+    bundle = Bundle.open(c.compare_with or "")
+    screener = Screener(bundle, reference(bundle, threads=1))
+    screened = screen_samples(screener, [run.samples[i] for i in rows], threads=c.threads)
+    columns = [bundle.manifest.labels.index(label) for label in c.labels]
+    kept = screened.probabilities[:, columns]
+    return Answers(
+        truth=run.truth(rows, c.target),
+        said=kept.argmax(axis=1).astype(np.int64),
+        probabilities=kept / np.maximum(kept.sum(axis=1, keepdims=True), 1e-12),
+        patients=run.patients(rows),
+    )
