@@ -164,6 +164,8 @@ def _train_epoch(task: Task, plan: Plan, state: _State, computes: nn.Module, her
         _move_average(state, plan.ema)
         total += loss.item()
     state.epoch += 1
+    if not math.isfinite(total):  # so are the weights now, and a score of such a network may still look like one
+        raise InputError(f"{name}: the loss became {total} in epoch {state.epoch}: lower the learning rate")
     return total / task.batches_per_epoch
 
 

@@ -24,6 +24,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import DBAPIError
 
 from cxr_edge.errors import InputError
 from training.engine import Plan
@@ -327,7 +328,7 @@ def _storage(plan: SearchPlan, folder: Path) -> BaseStorage:
 def _database(url: str) -> BaseStorage:
     try:
         return RDBStorage(url)
-    except Exception:  # of several processes that make the tables at once, all but one fail; then the tables are there
+    except DBAPIError:  # of several processes that make the tables at once, all but one fail; then the tables are there
         time.sleep(1.0)
         return RDBStorage(url)
 

@@ -212,7 +212,7 @@ def test_measured_writes_milliseconds(straight: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "preprocess", "outputs"),
-    [("lung-unet", FRAME, ["mask"]), ("narrow-vgg", CANVAS, ["logits", "cam"])],
+    [("lung-unet", FRAME, ["mask"]), ("inverted", CANVAS, ["logits", "cam"])],
 )
 def test_other_networks_go_through_the_same_loop(
     architecture: str, preprocess: PreprocessSpec, outputs: list[str], tmp_path: Path

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from cxr_edge.errors import InputError
-from training.engine import Plan
+from tests.training.two_processes import MeanTask
+from training.engine import Plan, fit
 from training.models import NetworkSpec, build
 from training.search import Found, Kind, SearchPlan, Trial, search
 
@@ -74,16 +75,16 @@ def _wait_for_a_trial(folder: Path) -> None:
 
 
 def test_values_lie_in_the_ranges_of_the_paper(tmp_path: Path) -> None:
-    found = _search(tmp_path, 60)
+    found = _search(tmp_path, 40)
     trials = [f.trial for f in found.finished]
-    assert [t.number for t in trials] == list(range(60))
+    assert [t.number for t in trials] == list(range(40))
     assert all(0.85 <= t.momentum <= 0.99 for t in trials)
     for name, low, high in (("learning_rate", 1e-9, 1e-2), ("weight_decay", 1e-10, 1e-3)):
         logs = [math.log10(getattr(t, name)) for t in trials]
         assert all(math.log10(low) <= v <= math.log10(high) for v in logs)
         middle = (math.log10(low) + math.log10(high)) / 2
-        assert 15 < sum(v < middle for v in logs) < 45, "half of the draws lie below the middle of the logarithm"
-    assert len({t.momentum for t in trials}) == 60
+        assert 8 < sum(v < middle for v in logs) < 32, "half of the draws lie below the middle of the logarithm"
+    assert len({t.momentum for t in trials}) == 40
     assert all(t.dropout is t.optimizer is t.activation is None for t in trials)
 
 
@@ -133,15 +134,15 @@ def test_an_interrupted_trial_is_tried_again_at_once(tmp_path: Path) -> None:
     assert _search(tmp_path) == _search(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("storage", [None, "sqlite:///{}/search.db"])
-def test_processes_share_the_trials(storage: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("storage", "trials", "slow_s"), [(None, 12, 0.1), ("sqlite:///{}/search.db", 4, 0.5)])
+def test_processes_share_the_trials(storage: str | None, trials: int, slow_s: float, tmp_path: Path) -> None:
     url = storage and storage.format(tmp_path)
-    found = [w.found() for w in [_Worker(tmp_path, name, 12, 0.05, url) for name in "abc"]]
+    found = [w.found() for w in [_Worker(tmp_path, name, trials, slow_s, url) for name in "ab"]]
     tried = _tried(tmp_path)
-    assert sorted(int(number) for _, number, _ in tried) == list(range(12)), "each once, none twice"
-    assert len({name for name, _, _ in tried}) > 1, "more than one took part"
-    assert len({momentum for _, _, momentum in tried}) == 12, "no two drew the same"
-    assert found[0] == found[1] == found[2] == _search(tmp_path / "alone", 12)
+    assert sorted(int(number) for _, number, _ in tried) == list(range(trials)), "each once, none twice"
+    assert {name for name, _, _ in tried} == {"a", "b"}, "both took part"
+    assert len({momentum for _, _, momentum in tried}) == trials, "no two drew the same"
+    assert found[0] == found[1] == _search(tmp_path / "alone", trials)
 
 
 def test_a_killed_process_blocks_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +159,7 @@ def test_a_killed_process_blocks_nobody(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_slow_trial_is_not_taken_for_a_killed_one(tmp_path: Path) -> None:
-    slow = _Worker(tmp_path, "slow", 2, 2 * PLAN.stale_s)
+    slow = _Worker(tmp_path, "slow", 2, 1.5 * PLAN.stale_s)
     _wait_for_a_trial(tmp_path)
     calls: list[int] = []
     found = _search(tmp_path, 2, score_of=lambda t: calls.append(t.number) or t.momentum)
@@ -197,6 +198,25 @@ def test_a_failed_trial_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines[1].startswith("s: trial 1  momentum 0.")
     assert lines[1].endswith("failed: RuntimeError: out of memory")
     assert _search(tmp_path, score_of=lambda t: pytest.fail("a failure is a result")) == found
+
+
+def test_a_training_that_diverges_is_a_failed_trial(tmp_path: Path) -> None:
+    """By the real loop: a network of NaN would answer something and get a score."""
+
+    def score_of(trial: Trial) -> float:
+        task = MeanTask()
+        if trial.number == 0:
+            task.loss = lambda model, batch: model(batch[0]).mean() * math.inf  # type: ignore[method-assign]
+        plan = trial.plan(Plan(epochs=1, batch=4, threads=1, bfloat16=False))
+        fit(task, plan, tmp_path / f"trial-{trial.number}")
+        return 0.5
+
+    found = _search(tmp_path, 2, score_of=score_of)
+    assert found.best.number == 1
+    assert found.finished[0].reason is not None
+    assert "the loss became" in found.finished[0].reason
+    assert found.finished[0].reason.endswith("in epoch 1: lower the learning rate")
+    assert not (tmp_path / "trial-0" / "best.pt").exists()
 
 
 def test_nothing_but_failures_is_an_error(tmp_path: Path) -> None:
