@@ -27,7 +27,7 @@ from training.pictures import (
 from training.r20.results import Ensembles
 from training.r20.run import Run
 from training.r20.stages import chosen_step
-from training.r20_tables import as_csv, as_markdown, tables
+from training.r20.tables import as_csv, as_markdown, tables
 from training.tables import interval, table
 
 __all__ = ["cam_agreement", "write"]
@@ -51,8 +51,8 @@ def write(run: Run, found: Json, folder: Path) -> Path:
 
 
 def _title(found: Json, what: str) -> str:
-    n, preset, seed = found["sides"]["test"]["images"], found["preset"], found["seed"]
-    return f"{what} (preset {preset}, {found['config']}, test side of {n} images, {found['split']}, seed {seed})"
+    n = next(iter(found["multiclass"].values()))["row"]["images"]
+    return f"{what} (preset {found['preset']}, {found['config']}, n = {n}, {found['split']}, seed {found['seed']})"
 
 
 def _opening(found: Json) -> str:

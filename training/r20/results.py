@@ -92,7 +92,7 @@ class Ensembles:
 
 
 def results(run: Run) -> Json:
-    """All that the stages so far have found, as a JSON object (see `training.r20_tables`); a stage not run is left out."""
+    """All that the stages so far have found, as a JSON object (see `training.r20.tables`); a stage not run is left out."""
     c = run.config
     found: Json = {
         "config": c.name,
