@@ -116,7 +116,6 @@ def prune(
     """
     network, spec = load_network(start)
     loop = _Loop(task_of=task_of, plan=plan, folder=folder, preprocess=preprocess, spec=spec)
-    wait(world())  # else a slow process finds the first step done by the others, and no longer meets them
     steps = [loop.first(network)]
     for number in range(1, int(plan.until / plan.step + 1e-9) + 1):
         if loop.enough(steps) or not loop.step(number):
@@ -189,7 +188,7 @@ class _Loop:
     def first(self, network: nn.Module) -> Step:
         """Step 0: the network as it came."""
         place = _place(self.folder, 0)
-        if not (place / STEP).exists():
+        if not _there(place / STEP):
             figures = self.task_of(network).score(network.to(world().device))
             self._finish(0, network.cpu(), figures, place)
         return _read(place)
@@ -205,7 +204,7 @@ class _Loop:
     def step(self, number: int) -> bool:
         """Do a step, or what is left of it. Returns whether there was anything to remove."""
         place = _place(self.folder, number)
-        if (place / STEP).exists():
+        if _there(place / STEP):
             self._clear(place)
             return True
         if not self._removed(number, place / _REMOVED):
@@ -220,7 +219,7 @@ class _Loop:
 
     def _removed(self, number: int, place: Path) -> bool:
         """The network of the step before without its channels, in `place`."""
-        if not (place / SPEC).exists():
+        if not _there(place / SPEC):
             network, _ = load_network(_place(self.folder, number - 1))
             chosen = self._chosen(network, number)
             if not any(chosen.values()):
@@ -295,6 +294,11 @@ def _milliseconds(network: nn.Module, spec: NetworkSpec, preprocess: PreprocessS
         file = Path(place) / "network.onnx"
         export_network(network, spec, preprocess, file)
         return cost.latency_ms(file, threads=threads)
+
+
+def _there(file: Path) -> bool:
+    """Whether the first process sees the file: a slow one may look when the first has written it, and miss the others."""
+    return everywhere({"there": float(file.exists())}, world())["there"] == 1
 
 
 def _place(folder: Path, number: int) -> Path:
