@@ -8,7 +8,7 @@ not patients, are what `splits` keeps whole.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,6 +23,7 @@ __all__ = ["Fingerprint", "fingerprint", "groups", "same_image_pairs"]
 _HASH_SIDE = 16
 # Of 256 bits. Chosen by looking at the closest pairs: beyond it different children of one scanner begin to match.
 _NEAR_BITS = 10
+_BLOCK = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +45,21 @@ def fingerprint(pixels: GrayPixels) -> Fingerprint:
 def same_image_pairs(prints: Sequence[Fingerprint], *, near_bits: int = _NEAR_BITS) -> list[tuple[int, int]]:
     """Index pairs (i < j) of images that are the same: equal pixels, or hashes at most `near_bits` apart."""
     signs = np.where(np.stack([p.bits for p in prints]), 1.0, -1.0).astype(np.float32)
-    distance = (signs.shape[1] - signs @ signs.T) / 2
-    first, second = np.nonzero(np.triu(distance <= near_bits, k=1))
-    near = {(int(i), int(j)) for i, j in zip(first, second, strict=True)}
+    near = {pair for start in range(0, len(signs), _BLOCK) for pair in _near(signs, start, near_bits)}
     seen: dict[str, int] = {}
     for i, p in enumerate(prints):
         j = seen.setdefault(p.pixels, i)
         if j != i:
             near.add((j, i))
     return sorted(near)
+
+
+def _near(signs: npt.NDArray[np.float32], start: int, near_bits: int) -> Iterator[tuple[int, int]]:
+    """Pairs whose first is one of the block that begins at `start`; a block at a time, since all at once is n x n."""
+    rest = signs[start:]
+    distance = (signs.shape[1] - rest[:_BLOCK] @ rest.T) / 2
+    for i, j in zip(*np.nonzero(np.triu(distance <= near_bits, k=1)), strict=True):
+        yield start + int(i), start + int(j)
 
 
 def groups(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.training.made_collections import METADATA_HEAD, write_collections
 from tests.training.test_splits import record
+from training import duplicates
 from training.collections import gather
 from training.dataset import Sample, prepare
 from training.duplicates import Fingerprint, fingerprint, groups, same_image_pairs
@@ -130,3 +131,13 @@ def test_the_page_of_a_sound_split() -> None:
     assert "No patient and no image stands on two sides: 3 patients in 3 groups." in page
     assert "| kcx/normal | 1 | 0 | 1 |" in page
     assert "One label or one source only" in page
+
+
+def test_the_search_in_blocks_finds_what_the_search_at_once_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    prints = [fingerprint(rng.integers(0, 256, (40, 40), dtype=np.uint8)) for _ in range(7)]
+    prints = [prints[i] for i in (0, 1, 2, 3, 0, 4, 5, 2, 6, 0)]
+    whole = same_image_pairs(prints)
+    assert whole == [(0, 4), (0, 9), (2, 7), (4, 9)]
+    monkeypatch.setattr(duplicates, "_BLOCK", 3)
+    assert same_image_pairs(prints) == whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from cxr_edge.combine import Combiner
 from cxr_edge.errors import InputError
@@ -110,3 +111,43 @@ def test_uncertain_is_the_given_share() -> None:
 
 def test_log_loss_of_certainty_is_finite() -> None:
     assert np.isfinite(log_loss(np.array([[1.0, 0.0]]), np.array([1]))).all()
+
+
+@pytest.mark.parametrize("strategy", ["average", "weighted-average", "voting", "stacking"])
+def test_the_deployed_combination_is_what_torch_computes(strategy: str) -> None:
+    """Fitted parameters, put into torch by its own operations, give the C++ result."""
+    logits, truth = _logits((1.0, 1.5, 2.0))
+    fitted = fit(strategy, logits, truth, seed=0)
+    found, winners = Combiner(fitted, labels=4).run(logits)
+    scaled = torch.from_numpy(logits).double() / torch.tensor(fitted.member_temperatures)[:, None]
+    p = scaled.softmax(dim=2)
+    if strategy == "voting":
+        votes = torch.nn.functional.one_hot(p.argmax(dim=2), 4).sum(dim=1)
+        assert np.allclose(found, votes / 3, atol=1e-6)
+        # A tie goes to the higher mean probability.
+        assert winners.tolist() == (votes + p.mean(dim=1) / 10).argmax(dim=1).tolist()
+        return
+    if strategy == "stacking":
+        w = {k: torch.tensor(v).double() for k, v in fitted.parameters.items()}
+        hidden = torch.relu(p.flatten(1) @ w["hidden_weight"].T + w["hidden_bias"])
+        scores = hidden @ w["output_weight"].T + w["output_bias"]
+    else:
+        weights = torch.tensor(fitted.parameters.get("weights", [1 / 3] * 3)).double()
+        scores = (p * weights[:, None]).sum(dim=1).log()
+    wanted = (scores / fitted.temperature).softmax(dim=1)
+    assert np.abs(found - wanted.numpy()).max() < 1e-6
+    assert winners.tolist() == wanted.argmax(dim=1).tolist()
+
+
+def test_stacking_has_the_papers_nine_hidden_neurons() -> None:
+    rng = np.random.default_rng(0)
+    logits, truth = rng.normal(size=(60, 3, 3)).astype(np.float32), rng.integers(0, 3, 60)
+    assert np.shape(fit("stacking", logits, truth, seed=0).parameters["hidden_weight"]) == (9, 9)
+
+
+def test_the_papers_way_fits_no_temperature_and_takes_given_weights() -> None:
+    logits, truth = _logits((1.0, 1.5, 2.0))
+    fitted = fit("weighted-average", logits, truth, seed=0, calibrate=False, weights=(0.5, 0.3, 0.2))
+    assert fitted.member_temperatures == (1.0, 1.0, 1.0)
+    assert fitted.temperature == 1.0
+    assert list(fitted.parameters["weights"]) == [0.5, 0.3, 0.2]

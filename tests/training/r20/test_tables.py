@@ -1,0 +1,104 @@
+"""The paper's tables from results: what is on the page is in the results, and the printed rows are the paper's."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.metrics import Answers
+from training.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
+from training.r20.tables import Table, as_csv, as_markdown, tables
+from training.statistics import paper_row
+
+LABELS = ("normal", "bacterial", "covid-19")
+
+
+def _row(seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(3), 60)
+    answers = Answers(
+        truth=rng.integers(0, 3, 60), said=p.argmax(axis=1), probabilities=p, patients=np.arange(60).astype(str)
+    )
+    return paper_row(answers, LABELS, seed=1, resamples=10, preset="sane").as_json()
+
+
+def _found() -> dict[str, Any]:
+    plan = {"momentum": 0.95, "learning_rate": 1e-3, "weight_decay": 1e-6, "dropout": 0.5, "optimizer": "sgd"}
+    costs = {"parameters": 500, "macs": 2_000_000, "milliseconds": 1.5, "channels": 40}
+    whole = {f"unpruned_{k}": 2 * v for k, v in costs.items()}
+    return {
+        "preset": "sane", "config": "c", "seed": 3, "split": "by patient", "labels": list(LABELS),
+        "hyperparameters": {"vgg": {**plan, "activation": "relu", "trials": 7}},
+        "modality": {"vgg": {"row": _row(0), "parameters": 1000}},
+        "binary": {"vgg": {"row": _row(1), "parameters": 1000}},
+        "multiclass": {"vgg": {"row": _row(2), "parameters": 1000}},
+        "ensembles": {"unpruned": {"average": _row(3)}, "pruned": {"average": _row(4)}},
+        "pruned": {"vgg": {"row": _row(5), "unpruned_row": _row(2), "step": 4, **costs, **whole}},
+    }  # fmt: skip
+
+
+def test_all_tables_are_made_with_preset_n_split_and_seed() -> None:
+    made = tables(_found())
+    assert [name[:7] for name in made] == ["table-2", "table-3", "table-4", "table-5", "table-6", "table-7", "by-labe"]
+    for name, table in made.items():
+        if name != "table-2-hyperparameters":
+            for what in ("preset sane", "n = 60", "by patient", "seed 3"):
+                assert what in table.title, (name, what)
+
+
+def test_a_stage_that_did_not_run_leaves_its_tables_out() -> None:
+    found = _found()
+    for key in ("pruned", "binary", "multiclass", "ensembles"):
+        del found[key]
+    assert set(tables(found)) == {"table-2-hyperparameters", "table-3-modality"}
+
+
+def test_figures_are_the_results() -> None:
+    found = _found()
+    row = found["ensembles"]["pruned"]["average"]
+    made = tables(found)["table-7-pruned-ensembles"]
+    ours = next(r for r in made.rows if r[0] == "average, pruned")
+    assert f"{row['accuracy']['value']:.3f}" in ours[1]
+    assert ours[3] == f"{row['sensitivity']['weighted']['value']:.4f}"
+    assert float(ours[3]) == pytest.approx(row["accuracy"]["value"], abs=1e-4)  # weighted sensitivity is accuracy
+
+
+def test_reductions_are_of_the_unpruned() -> None:
+    table = tables(_found())["table-6-pruned"]
+    assert table.rows[1][-2:] == ("50.00", "50.00")
+
+
+def test_csv_reads_back() -> None:
+    table = tables(_found())["table-4-task"]
+    lines = [line for line in as_csv(table).splitlines() if not line.startswith("#")]
+    rows = list(csv.reader(io.StringIO("\n".join(lines))))
+    assert tuple(rows[0]) == table.head
+    assert tuple(map(tuple, rows[1:])) == table.rows
+    assert table.title in as_markdown(table)
+
+
+def test_rows_fit_the_head() -> None:
+    with pytest.raises(ValueError, match="another length"):
+        Table(title="t", head=("a", "b"), rows=(("1",),))
+
+
+def test_printed_reductions_follow_from_printed_parameters() -> None:
+    """A slip of the pen in `published` would break what the paper's own numbers say."""
+    for name in ("VGG-16", "VGG-19", "Inception-V3"):
+        whole, pruned = PRUNED[f"{name}, unpruned"], PRUNED[f"{name}, pruned"]
+        less = 100 * (1 - int(pruned[6].replace(",", "")) / int(whole[6].replace(",", "")))
+        assert less == pytest.approx(float(pruned[7]), abs=0.06), name
+
+
+def test_printed_sensitivity_is_accuracy_where_it_is_class_weighted() -> None:
+    rows = (
+        [v for (stage, _), v in TASK.items() if stage == "multiclass"]
+        + list(ENSEMBLES.values())
+        + list(PRUNED.values())
+    )
+    assert all(float(r[0]) == float(r[2]) for r in rows)
+    assert len(MODALITY) == 9
