@@ -95,6 +95,8 @@ class ClassifyTask:
         self._weights = torch.from_numpy(weights if balance == "weigh" else np.ones_like(weights))
         self._cdfs = {int(i): histogram_cdf(canvases.lungs[i]) for i in self._train}
         images = len(self._train) if balance == "weigh" or epoch_images is None else epoch_images
+        if balance == "weigh" and images < batch:
+            raise InputError(f"{images} training images do not fill a batch of {batch}: choose a smaller batch")
         self.batches_per_epoch = max(1, images // batch)
 
     def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:

@@ -44,7 +44,7 @@ __all__ = [
     "steps_of",
 ]
 
-STEP = "step.json"
+STEP, PLAN = "step.json", "plan.json"
 _REMOVED, _TRAINING = "removed", "training"  # folders in a step's folder
 
 
@@ -112,8 +112,10 @@ def prune(
     """Prune the network in `start` step by step into `folder`/step-NN. Returns all steps, the unpruned network first.
 
     task_of: the task of training a given network. preprocess: what the network was trained on. A step that is there is
-    read, not done again. Raises InputError where nothing can be removed.
+    read, not done again. Raises InputError where nothing can be removed, and where the steps that are there came of a plan
+    that takes other steps.
     """
+    _same_plan(plan, folder)
     network, spec = load_network(start)
     loop = _Loop(task_of=task_of, plan=plan, folder=folder, preprocess=preprocess, spec=spec)
     steps = [loop.first(network)]
@@ -299,6 +301,20 @@ def _milliseconds(network: nn.Module, spec: NetworkSpec, preprocess: PreprocessS
 def _there(file: Path) -> bool:
     """Whether the first process sees the file: a slow one may look when the first has written it, and miss the others."""
     return everywhere({"there": float(file.exists())}, world())["there"] == 1
+
+
+def _same_plan(plan: PrunePlan, folder: Path) -> None:
+    """Note how steps are taken; where they end may change from run to run, how may not."""
+    ends = ("until", "macs", "milliseconds", "tolerance")
+    asked, file = {k: v for k, v in asdict(plan).items() if k not in ends}, folder / PLAN
+    if world().first:
+        if file.exists() and (made := json.loads(file.read_text(encoding="utf-8"))) != asked:
+            other = [k for k in asked if asked[k] != made.get(k)]
+            raise InputError(
+                f"the steps in {folder} were pruned with another {', '.join(other)}: delete them or that change"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
 
 
 def _place(folder: Path, number: int) -> Path:

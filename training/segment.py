@@ -95,10 +95,12 @@ class SegmentTask:
         seed: int,
         model: nn.Module | None = None,
     ) -> None:
+        if len(train) < batch:
+            raise InputError(f"{len(train)} images with masks do not fill a batch of {batch}: choose a smaller batch")
         self.model: nn.Module = model or LungUNet()
         self.train, self.validation, self.spec = train, validation, spec
         self.batch, self.seed = batch, seed
-        self.batches_per_epoch = max(1, len(train) // batch)
+        self.batches_per_epoch = len(train) // batch
 
     def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
         rng = np.random.default_rng([self.seed, epoch])

@@ -260,3 +260,14 @@ def test_a_step_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_plan_that_means_nothing_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match="pruning"):
         PrunePlan(**wrong)  # type: ignore[arg-type]
+
+
+def test_steps_of_another_plan_are_not_taken_up(straight: Path) -> None:
+    other = replace(PLAN, step=PLAN.step / 2, multiple_of=8)
+    with pytest.raises(InputError, match="another step, multiple_of"):
+        prune(classify_task, straight / "network", other, straight / "pruned", CANVAS)
+
+
+def test_where_it_ends_may_change(straight: Path) -> None:
+    steps = prune(classify_task, straight / "network", replace(PLAN, until=PLAN.step), straight / "pruned", CANVAS)
+    assert [s.number for s in steps] == [0, 1]

@@ -70,6 +70,10 @@ class NetworkSpec:
         return cls(**{**values, "shapes": {k: tuple(v) for k, v in values["shapes"].items()}})
 
 
+# VGG's dense layers of 4096, which its trunk is cut from, are drawn this thin: drawing 100 million numbers takes seconds.
+_THIN = 1 / 4096
+
+
 class Network(nn.Module):
     """A trunk and its head: (N, channels, S, S) -> logits and class activation map."""
 
@@ -134,13 +138,21 @@ def _trunk(name: str, channels: int) -> tuple[nn.Module, int]:
     known = _TIMM.get(name) or name.removeprefix("timm:")
     if name not in _TIMM and not (name.startswith("timm:") and timm.is_model(known)):
         raise InputError(f"no architecture is called {name!r}: choose from {', '.join(names())}, or timm:NAME")
-    trunk = TimmTrunk(timm.create_model(known, pretrained=False, num_classes=0, global_pool="", in_chans=channels))
+    thin = {"mlp_ratio": _THIN} if known.startswith("vgg") else {}
+    network = timm.create_model(known, pretrained=False, num_classes=0, global_pool="", in_chans=channels, **thin)
+    trunk = TimmTrunk(network)
     return trunk, trunk.maps
 
 
 def _narrow_vgg(channels: int) -> tuple[nn.Module, int]:
-    network = VGG(list(_NARROW_VGG), num_classes=0, in_chans=channels, global_pool="", norm_layer=nn.BatchNorm2d)
-    network.num_features = 128
+    network = VGG(
+        list(_NARROW_VGG),
+        num_classes=0,
+        in_chans=channels,
+        global_pool="",
+        norm_layer=nn.BatchNorm2d,
+        mlp_ratio=_THIN,
+    )
     trunk = TimmTrunk(network)
     return trunk, trunk.maps
 
