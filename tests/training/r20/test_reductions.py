@@ -1,0 +1,28 @@
+"""R20's step counts on its own networks: what a step of each reading removes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.r20.reductions import PRINTED, curve
+
+STORED = Path(__file__).parents[3] / "docs" / "results" / "r20-reductions.json"
+
+
+def test_a_step_of_the_custom_network_removes_what_it_should() -> None:
+    found = curve("custom", "layer", side_px=32, images=2, steps=2)
+    assert found[0] == 0.0
+    assert found == sorted(found)
+    assert 0 < found[1] < 10
+
+
+@pytest.mark.parametrize("name", sorted(PRINTED))
+def test_the_stored_curves_pass_table_6(name: str) -> None:
+    """On the paper's three networks, global pruning reaches the printed reduction within 25 steps, a step apart at most."""
+    reductions = json.loads(STORED.read_text())[name]["global"]
+    above = next(k for k, r in enumerate(reductions) if r >= PRINTED[name])
+    assert reductions[above - 1] < PRINTED[name] <= reductions[above]
+    assert len(reductions) == 26
