@@ -23,7 +23,15 @@ from cxr_edge.errors import InputError
 from cxr_edge.manifest import Combination, Decision
 from training.metrics import log_loss
 
-__all__ = ["STRATEGIES", "ChosenCombination", "ChosenDecision", "Strategy", "choose_combination", "choose_decision", "fit"]
+__all__ = [
+    "STRATEGIES",
+    "ChosenCombination",
+    "ChosenDecision",
+    "Strategy",
+    "choose_combination",
+    "choose_decision",
+    "fit",
+]
 
 Strategy = Literal["average", "weighted-average", "voting", "stacking"]
 STRATEGIES: tuple[Strategy, ...] = ("average", "weighted-average", "voting", "stacking")  # the simplest first
@@ -115,7 +123,11 @@ def fit(
         parameters = _stacking(logits, truth, temperatures, seed)
     fitted = Combination(strategy=strategy, member_temperatures=temperatures, temperature=1.0, parameters=parameters)
     fitted.check_sizes(members=members, labels=labels)
-    return fitted if strategy == "voting" or not calibrate else replace(fitted, temperature=_temperature(fitted, logits, truth))
+    return (
+        fitted
+        if strategy == "voting" or not calibrate
+        else replace(fitted, temperature=_temperature(fitted, logits, truth))
+    )
 
 
 def _probabilities(combination: Combination, logits: Logits) -> npt.NDArray[np.float64]:

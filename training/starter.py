@@ -78,9 +78,7 @@ def _segment(samples: Sequence[Sample], config: Config, out: Path) -> None:
     )
     spec = NetworkSpec(architecture="lung-unet", labels=1)
     network = load_best(LungUNet(), fit(task, config.segmenter, out / "segmenter"))
-    save_network(
-        network, spec, out / "segmenter"
-    )  # for a later run on the same split (`training.reproduce --segmenter-of`)
+    save_network(network, spec, out / "segmenter")  # as `training.reproduce` takes it up
     difference = export(SegmenterForExport(network), config.segmenter_spec, ["mask"], out / "segmenter.onnx")
     print(f"segmenter.onnx: at most {difference:.1e} from torch", file=sys.stderr)
 
@@ -99,6 +97,7 @@ def _members(samples: Sequence[Sample], config: Config, out: Path) -> None:
     for name in config.members:
         _, best = train_member(name, samples, canvases, config, out)
         network = load_best(build_member(name, len(config.labels)), best)
+        save_network(network, NetworkSpec(architecture=name, labels=len(config.labels)), out / name)
         difference = export(network, config.member_spec, ["logits", "cam"], out / f"{name}.onnx")
         print(f"{name}.onnx: at most {difference:.1e} from torch", file=sys.stderr)
 

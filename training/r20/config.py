@@ -63,6 +63,7 @@ class R20Config(BundleConfig):
     paper_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
     cam_cases: int = 4
     compare_with: str | None = None
+    networks: str | None = None
     members: dict[str, MemberPlan] = field(default_factory=dict)
     modality: Plan = field(default_factory=lambda: Plan(epochs=32))
     binary: Plan | None = None

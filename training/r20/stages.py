@@ -39,11 +39,17 @@ def take_segmenter(run: Run, other: Path) -> None:
     """
     if (run.out / SEGMENTER).exists():
         return
-    ours, theirs = (_sides(folder / "table.csv") for folder in (run.out, other))
-    if ours != theirs:
-        raise InputError(f"{other} has another split: its segmenter may have seen our test patients; train one instead")
+    _same_split(run, other)
     load_network(other / SEGMENTER)
     shutil.copytree(other / SEGMENTER, run.out / SEGMENTER, ignore=shutil.ignore_patterns("*.pt"))
+
+
+def _same_split(run: Run, other: Path) -> None:
+    ours, theirs = (_sides(folder / "table.csv") for folder in (run.out, other))
+    if ours != theirs:
+        raise InputError(
+            f"{other} has another split: what it trained may have seen our test patients; train it here instead"
+        )
 
 
 def _sides(table: Path) -> dict[str, str]:
@@ -122,15 +128,17 @@ def _own_plan(run: Run, member: str, plan: Plan) -> Plan:
 
 
 def learn_modality(run: Run) -> None:
-    """Normal against abnormal, every member."""
-    for member in run.config.members:
+    """Normal against abnormal, every member; none where trained networks are taken over."""
+    for member in run.config.members if run.config.networks is None else ():
         plan = plan_of(run, member, run.config.modality)
         network, spec = run.fresh(member, 2, plan.seed, found_by_search(run, member))
         run.train(network, spec, modality(), plan, member_folder(run, "modality", member), run.config.modality_sources)
 
 
 def top_members(run: Run) -> tuple[str, ...]:
-    """The members that go on, the best on the modality's validation images first."""
+    """The members that go on, the best on the modality's validation images first; taken-over networks all do."""
+    if run.config.networks is not None:
+        return tuple(run.config.members)
     scores = {m: _validation_score(run, member_folder(run, "modality", m), modality()) for m in run.config.members}
     return tuple(sorted(scores, key=lambda m: -scores[m])[: run.config.top])
 
@@ -145,9 +153,26 @@ def _validation_score(run: Run, folder: Path, target: Target) -> float:
 def fine_tune(run: Run) -> None:
     """The modality's trunks under task heads: normal against COVID-19, and all labels."""
     c = run.config
+    if c.networks is not None:
+        _taken_over(run, Path(c.networks))
+        return
     if c.binary is not None:
         _fine_tuned(run, "binary", binary(), c.binary)
     _fine_tuned(run, "multiclass", c.target, c.multiclass)
+
+
+def _taken_over(run: Run, other: Path) -> None:
+    """Networks that another run of the same split trained, as if they had been fine-tuned here."""
+    _same_split(run, other)
+    for member in run.config.members:
+        folder = member_folder(run, "multiclass", member)
+        if not (folder / PREDICTIONS).exists():
+            network, spec = load_network(other / member)
+            if spec.labels != len(run.config.labels):
+                raise InputError(
+                    f"{other / member} knows {spec.labels} labels, the configuration {len(run.config.labels)}"
+                )
+            run.keep(network, spec, run.config.target, folder, run.config.task_sources)
 
 
 def _fine_tuned(run: Run, stage: str, target: Target, plan: Plan) -> None:
