@@ -82,13 +82,12 @@ def _page(found: dict[str, dict[str, list[float]]]) -> str:
             at = [f"{reductions[k]:.2f}" for k in (1, 5, 10, 15, 20, _STEPS)]
             rows.append([f"{name}, {scope}", f"{PRINTED[name]:.2f}", *at, f"{near} ({reductions[near]:.2f})"])
     return (
-        "# What R20's pruning takes away\n\n% fewer parameters after steps of 2 % of the original channels, R20's head included, "
-        "random weights, zeros counted on synthetic X-rays, no retraining. `global` ranks all channels of a network together, as "
-        "the published code does; `layer` takes 2 % of each layer, as the text says. The paper does not print the step that its "
-        "Table 6 chose. How much `layer` removes does not depend on the weights, so that where none of its steps gives the printed "
-        "share, that reading is excluded; `global` follows the zeros, and passes through the printed share. Made by `training/r20/reductions.py`.\n\n"
-        + table(head, rows)
-        + "\n"
+        "# What R20's pruning takes away\n\n% fewer parameters after steps of 2 % of the original channels, R20's head "
+        "included, random weights, zeros counted on synthetic X-rays, no retraining. `global` ranks all channels of a network "
+        "together, as the published code does; `layer` takes 2 % of each layer, as the text says. The paper does not print the "
+        "step that its Table 6 chose. How much `layer` removes does not depend on the weights, so that where none of its steps "
+        "gives the printed share, that reading is excluded; `global` follows the zeros, and passes through it. Made by "
+        "`training/r20/reductions.py`.\n\n" + table(head, rows) + "\n"
     )
 
 
