@@ -253,6 +253,18 @@ def test_units_of_an_inverted_network_couple_what_must_go_together() -> None:
     assert all("head.map" not in members for members in units.values())
 
 
+def test_time_ranks_without_gutting_a_layer() -> None:
+    units, original = [_unit("cheap", 30), _unit("dear", 10)], {"cheap": 30, "dear": 10}
+    shares, ms = _shares(cheap=[0.9] * 30, dear=[0.5] * 10), {"cheap": 0.01, "dear": 10.0}
+    counts = []
+    for step in (1, 2):
+        chosen = choose(units, shares, step=step, original=original, fraction=0.1, ms_per_channel=ms)
+        counts.append({root: len(c) for root, c in chosen.items()})
+        units = [_unit(u.root, u.channels - len(chosen.get(u.root, ()))) for u in units]
+        shares = {u.root: shares[u.root][: u.channels] for u in units}
+    assert counts == [{"cheap": 2, "dear": 2}] * 2  # 4 of 40 a step; `dear` at most twice a tenth of its 10
+
+
 def test_latency_aware_and_aligned_on_a_real_network() -> None:
     network, image = _network("inverted"), _image()
     units = prunable(network, image)
