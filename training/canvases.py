@@ -94,7 +94,9 @@ def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec,
         box = (np.array(roi.as_tuple()) - np.array([wide.x0, wide.y0] * 2)) * scale
         return as_8_bit(canvas(image, roi, spec)), as_8_bit(canvas(image, wide, wide_spec)), box, roi.as_tuple(), failed
 
-    lungs, wides, boxes, rois, failed = zip(*read_all([s.record for s in samples], threads, one), strict=True)
+    lungs, wides, boxes, rois, failed = zip(
+        *read_all([s.record for s in samples], threads, one, what="lung boxes"), strict=True
+    )
     return Canvases(
         lungs=np.stack(lungs),
         wide=np.stack(wides),

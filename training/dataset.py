@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
+
+from tqdm import tqdm
 
 from cxr_edge.decode import decode
 from cxr_edge.errors import InputError
@@ -50,10 +53,16 @@ def pixels(record: Record) -> GrayPixels:
     return decode(record.path).pixels
 
 
-def read_all(records: Sequence[Record], threads: int, take: Callable[[Record, GrayPixels], Taken]) -> Iterator[Taken]:
-    """`take(record, pixels)` of each record, in order, `threads` images at a time; pixels are not kept."""
+def read_all(
+    records: Sequence[Record], threads: int, take: Callable[[Record, GrayPixels], Taken], *, what: str = "images"
+) -> Iterator[Taken]:
+    """`take(record, pixels)` of each record, in order, `threads` images at a time; pixels are not kept.
+
+    what: the name of the progress bar, which a terminal shows.
+    """
     with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(lambda r: take(r, pixels(r)), records)
+        taken = pool.map(lambda r: take(r, pixels(r)), records)
+        yield from tqdm(taken, what, len(records), leave=False, disable=not sys.stderr.isatty())
 
 
 def prepare(
@@ -66,11 +75,12 @@ def prepare(
     unit: Unit = "group",
     preset: Preset = "sane",
     collections: Sequence[str] | None = None,
+    views: Sequence[str] | None = None,
 ) -> list[Sample]:
     """Find duplicates, split, check for leaks; write table.csv, leakage.json and leakage.md to `out`.
 
     A table that is there is read. shares, unit: as `split` takes them; "image" needs preset `code`, which reports leaks
-    where the others refuse them. collections: names as `gather` takes them. Raises InputError for data that cannot be
+    where the others refuse them. collections, views: names as `gather` takes them. Raises InputError for data that cannot be
     used, a split that leaks, and a table that was made for other arguments.
     """
     asked = PlannedSplit(
@@ -79,13 +89,14 @@ def prepare(
         unit=unit,
         preset=preset,
         collections=tuple(sorted(DEFAULT_COLLECTIONS if collections is None else set(collections))),
+        views=None if views is None else tuple(sorted(set(views))),
     )
     table = out / "table.csv"
     if table.exists():
         _same_plan(asked, out)
         return load(data, table)
-    records = gather(data, collections=collections)
-    pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p))))
+    records = gather(data, collections=collections, views=views)
+    pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), what="duplicates")))
     names = groups(records, pairs)
     sides = split(records, names, seed=seed, shares=shares, unit=unit)
     report = check_leakage(records, names, sides, pairs, preset=preset)
@@ -131,7 +142,9 @@ def load(data: Path, table: Path) -> list[Sample]:
     rows = _table(table)
     # The sources name the collections, so that a folder with more of them than the table still fits it.
     sources = [row["source"] for row in rows.values() if "source" in row]
-    records = gather(data, collections=collections_of(sources) or None)
+    asked = leakage.asked_of(table.with_name("leakage.json"))
+    views = None if asked is None else asked.views
+    records = gather(data, collections=collections_of(sources) or None, views=views)
     if {r.key for r in records} != set(rows):
         raise InputError(
             f"{table} was made from other images than {data} holds: delete the run folder or give its data"

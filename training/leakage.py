@@ -19,13 +19,15 @@ __all__ = ["PlannedSplit", "as_markdown", "asked_of", "write"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSplit:
-    """What a split was asked for. shares: side -> share. collections: names. seed: None where an old run did not say."""
+    """What a split was asked for. shares: side -> share. collections, views: names; views None for all frontal ones.
+    seed: None where an old run did not say."""
 
     seed: int | None
     shares: dict[Side, float]
     unit: Unit
     preset: Preset
     collections: tuple[str, ...]
+    views: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_plan(self.shares, self.unit)
@@ -50,7 +52,10 @@ def asked_of(file: Path) -> PlannedSplit | None:
         return None
     try:
         asked: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")).get("asked")
-        return asked if asked is None else PlannedSplit(**{**asked, "collections": tuple(asked["collections"])})
+        if asked is None:
+            return None
+        names = {k: tuple(asked[k]) for k in ("collections", "views") if asked.get(k) is not None}
+        return PlannedSplit(**{**asked, **names})
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{file} is not a leakage report as written by `prepare`: delete the run folder") from None
 

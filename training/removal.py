@@ -117,9 +117,9 @@ def choose(
     units, shares: of the network as it is now. original: root -> channels of the fresh network. ms_per_channel: of each
     convolution, then zero share times milliseconds ranks, and a unit is at no step more than twice as far as all together:
     the layers at full resolution cost so much more than the others that they would be gutted before the network could learn
-    again (tried on the segmenter: Dice 0.95 -> 0 in one step of 10 %). multiple_of: a unit's remaining channels are, once it loses
-    any, a multiple of this. Units that no activation follows lose none. Raises InputError for a scope or mapping that does
-    not fit.
+    again (tried on the segmenter: Dice 0.95 -> 0 in one step of 10 %). multiple_of: a unit's remaining channels are, once
+    it loses any, a multiple of this. Units that no activation follows lose none. Raises InputError for a scope or mapping
+    that does not fit.
     """
     if scope not in ("global", "layer"):
         raise InputError(f"the scope of pruning is 'global' or 'layer', not {scope!r}")

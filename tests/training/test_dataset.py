@@ -129,3 +129,12 @@ def test_the_data_folder_is_given_or_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("CXR_EDGE_DATA")
     with pytest.raises(InputError, match="--data DIR"):
         data_folder(None)
+
+
+def test_views_narrow_the_table_and_are_remembered(tmp_path: Path) -> None:
+    write_collections(tmp_path / "data", patients=6, size_px=96)
+    samples = prepare(tmp_path / "data", tmp_path / "run", seed=1, threads=1, collections=("kcx", "ccx"), views=("PA",))
+    assert {s.record.view for s in samples} == {"PA"}
+    assert load(tmp_path / "data", tmp_path / "run" / "table.csv") == samples
+    with pytest.raises(InputError, match="another run folder"):
+        prepare(tmp_path / "data", tmp_path / "run", seed=1, threads=1, collections=("kcx", "ccx"))

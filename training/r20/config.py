@@ -44,15 +44,18 @@ class R20Config(BundleConfig):
     """preset: `sane` (patients apart, augmentation, balanced drawing, chosen by score), `paper` or `code` (class weights, no
     augmentation, chosen by loss; `code` splits by image, as the published code, and shows the leak).
 
-    collections: which are read, or None for the default ones. shares: of the sides, `r20` (81/9/10) or `starter`.
-    modality_sources, task_sources: which sources a stage trains on; none means all. top: how many members go on after the
-    modality stage. epoch_images: images drawn an epoch in `sane`. segmenter_architecture: a name of `SEGMENTERS`.
-    paper_weights: of the weighted average as printed, the best member first. members: by name.
-    binary: None skips normal against COVID-19. prune_segmenter: None leaves the segmenter whole.
+    collections, views: which are read, or None for the default collections and all frontal views. shares: of the sides,
+    `r20` (81/9/10) or `starter`. modality_sources, task_sources: which sources a stage trains on; none means all. top: how
+    many members go on after the modality stage. epoch_images: images drawn an epoch in `sane`. segmenter_architecture: a
+    name of `SEGMENTERS`. paper_weights: of the weighted average as printed, the best member first. cam_cases: rows of the
+    Grad-CAM picture. compare_with: a bundle (or `starter`) of the same split that is asked of the same test images.
+    networks: a run folder of the same split whose trained members (by name) are pruned, in place of the modality and task
+    stages. members: by name. binary: None skips normal against COVID-19. prune_segmenter: None leaves the segmenter whole.
     """
 
     preset: Preset = "sane"
     collections: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
     shares: Literal["r20", "starter"] = "r20"
     labels: tuple[str, ...] = ("normal", "bacterial", "covid-19")
     modality_sources: tuple[str, ...] = ()

@@ -79,6 +79,7 @@ class Run:
             unit=c.unit,
             preset=c.preset,
             collections=c.collections,
+            views=c.views,
         )
         wait(here)
         return samples
