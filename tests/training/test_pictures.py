@@ -1,0 +1,114 @@
+"""Figures: files are written, the text on them says what they show, and odd input is refused or survived."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training.metrics import Answers, proportion
+from training.pictures import (
+    CamRow,
+    PruningPoint,
+    bars_picture,
+    cam_picture,
+    confusion_picture,
+    precision_recall_picture,
+    pruning_picture,
+    roc_picture,
+)
+
+LABELS = ("normal", "bacterial", "covid-19")
+
+
+def _answers() -> Answers:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), 50)
+    return Answers(truth=rng.integers(0, 3, 50), said=p.argmax(1), probabilities=p, patients=np.arange(50).astype(str))
+
+
+def _points(milliseconds: float = 2.0) -> list[PruningPoint]:
+    kept = [100, 80, 60]
+    return [
+        PruningPoint(channels=c, parameters=c * 10, macs=c * 1000, milliseconds=milliseconds, score=0.9, chosen=c == 80)
+        for c in kept
+    ]
+
+
+def _texts(drawing: object) -> str:
+    found = [t.get_text() for t in drawing.findobj(lambda a: hasattr(a, "get_text"))]  # type: ignore[attr-defined]
+    return " ".join(found)
+
+
+def _is_picture(file: Path) -> bool:
+    image = cv2.imread(str(file))
+    return image is not None and min(image.shape[:2]) > 300 and int(image.std()) > 3
+
+
+def test_confusion_shows_counts_of_the_truth(tmp_path: Path) -> None:
+    drawing = confusion_picture([[8, 2, 0], [1, 5, 0], [0, 0, 4]], LABELS, "preset sane, n = 20", tmp_path / "c.png")
+    text = _texts(drawing)
+    assert _is_picture(tmp_path / "c.png")
+    for what in ("preset sane", "n = 10", "80.0%", "covid-19"):
+        assert what in text
+    with pytest.raises(ValueError, match="square"):
+        confusion_picture([[1, 2]], LABELS, "t", tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("draw", [roc_picture, precision_recall_picture])
+def test_curves_name_micro_macro_and_every_class(draw: object, tmp_path: Path) -> None:
+    drawing = draw(_answers(), LABELS, "title", tmp_path / "r.png")  # type: ignore[operator]
+    assert _is_picture(tmp_path / "r.png")
+    for what in ("micro", "macro", *LABELS):
+        assert what in _texts(drawing)
+    nobody = Answers(
+        truth=np.zeros(0, np.int64),
+        said=np.zeros(0, np.int64),
+        probabilities=np.zeros((0, 3)),
+        patients=np.zeros(0, str),
+    )
+    with pytest.raises(ValueError, match="image"):
+        draw(nobody, LABELS, "t", tmp_path / "x.png")  # type: ignore[operator]
+
+
+def test_a_class_without_images_has_no_curve_and_says_so(tmp_path: Path) -> None:
+    a = _answers()
+    some = a.only(a.truth != 2)
+    assert "no curve: covid-19" in _texts(roc_picture(some, LABELS, "t", tmp_path / "r.png"))
+
+
+def test_pruning_curves_with_and_without_times(tmp_path: Path) -> None:
+    drawing = pruning_picture({"vgg": _points(), "custom": _points()}, "title", tmp_path / "p.png")
+    assert _is_picture(tmp_path / "p.png")
+    for what in ("vgg", "custom", "chosen step", "channels left"):
+        assert what in _texts(drawing)
+    pruning_picture({"vgg": _points(float("nan"))}, "title", tmp_path / "n.png")
+    assert _is_picture(tmp_path / "n.png")
+    with pytest.raises(ValueError, match="needs a model"):
+        pruning_picture({}, "t", tmp_path / "x.png")
+
+
+def test_maps_over_images(tmp_path: Path) -> None:
+    image = (np.arange(64 * 64) % 256).reshape(64, 64).astype(np.uint8)
+    maps = {"a": np.eye(4), "b": np.zeros((4, 4)), "c": -np.ones((2, 3))}
+    row = CamRow(image=image, label="covid-19", maps=maps, said=dict.fromkeys(maps, "normal 0.5"))
+    flat = CamRow(image=np.full((32, 32), 7), label="normal", maps=maps, said=dict.fromkeys(maps, "normal 0.9"))
+    drawing = cam_picture([row, flat], "title", tmp_path / "m.png")
+    assert _is_picture(tmp_path / "m.png")
+    assert "truth: covid-19" in _texts(drawing)
+    with pytest.raises(ValueError, match="needs a case"):
+        cam_picture([], "t", tmp_path / "x.png")
+
+
+def test_values_with_intervals(tmp_path: Path) -> None:
+    values = {"vgg": {"whole": proportion(9, 10), "pruned": proportion(8, 10)}}
+    assert "F1" in _texts(bars_picture(values, "title", tmp_path / "b.png", quantity="F1"))
+    assert _is_picture(tmp_path / "b.png")
+
+
+def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        roc_picture(_answers(), LABELS, "title", tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
