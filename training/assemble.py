@@ -40,18 +40,22 @@ def assemble(
     facts: Mapping[str, Any],
     *,
     preset: str = "sane",
+    split: str = "by patient, patients that share an image kept together",
     unseen: Mapping[str, Any] | None = None,
 ) -> tuple[Bundle, dict[str, Any]]:
     """Write the bundle in `root`. Returns it and what `evaluate` found on test patients.
 
     networks: folder of segmenter.onnx and NAME.onnx. designs: member -> its design in words, in the members' order.
-    samples, canvases: of the whole run, row by row. facts: for the provenance. unseen: of `training.unseen`.
+    samples, canvases: of the whole run, row by row. preset, split: as the run was made, in words. facts: for the
+    provenance. unseen: of `training.unseen`.
     """
     rows = [i for i, s in enumerate(samples) if s.side == "validation"]
     validation, cut = [samples[i] for i in rows], canvases.rows(rows)
     files = [networks / f"{name}.onnx" for name in designs]
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
-    fitted = _fitted(validation, logits, config, {**_provenance(samples, config, preset), **facts})
+    fitted = _fitted(
+        validation, logits, config, {**_provenance(samples, config), "preset": preset, "split": split, **facts}
+    )
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate(bundle, samples, canvases, config)
@@ -82,11 +86,9 @@ def _fitted(
     )
 
 
-def _provenance(samples: Sequence[Sample], config: BundleConfig, preset: str) -> dict[str, Any]:
+def _provenance(samples: Sequence[Sample], config: BundleConfig) -> dict[str, Any]:
     images = {s: Counter(f"{r.record.source}/{r.record.label}" for r in samples if r.side == s) for s in SIDES}
     return {
-        "preset": preset,
-        "split": "by patient, patients that share an image kept together",
         "seed": config.seed,
         "images": {side: dict(sorted(counts.items())) for side, counts in images.items()},
         "licences": "of the sources: mixed, some non-commercial, some unstated",

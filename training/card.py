@@ -99,8 +99,8 @@ def _data(manifest: Manifest) -> str:
             "Licences of the collections are mixed: some non-commercial, some unstated. No image of theirs is in this bundle; "
             "its known-answer images are synthetic.",
             table(["source / label (images)", *sides], ([k, *(counts[s].get(k, 0) for s in sides)] for k in strata)),
-            "Split by patient; patients that share an image (equal pixels or nearly equal perceptual hash) are kept "
-            "together. Tuberculosis trains the members as 'abnormal, not COVID-19'; `other` findings take no part.",
+            f"Split {manifest.provenance['split']} (equal pixels or nearly equal perceptual hash make two images one). "
+            "Tuberculosis trains the members as 'abnormal, not COVID-19'; `other` findings take no part.",
         ]
     )
 

@@ -103,8 +103,8 @@ def evaluate(
         }
     return {
         "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version, "manifest_sha256": bundle.digest},
-        "preset": "sane",
-        "split": "test patients: of no image of theirs, nor a copy of it, was anything trained or chosen",
+        "preset": bundle.manifest.provenance.get("preset", "sane"),
+        "split": _split(samples),
         "seed": config.seed,
         "resamples": config.resamples,
         "labels": list(bundle.manifest.labels),
@@ -117,6 +117,16 @@ def evaluate(
         "lungs": _lungs(bundle, samples, config),
         "shortcuts": _shortcuts(bundle, samples, canvases, test, screened, config),
     }
+
+
+def _split(samples: Sequence[Sample]) -> str:
+    """What kept the test side apart, as the samples show it."""
+    test, rest = ({s.group for s in samples if (s.side == "test") is is_test} for is_test in (True, False))
+    if not test & rest:
+        return "test patients: of no image of theirs, nor a copy of it, was anything trained or chosen"
+    return (
+        f"it leaks: {len(test & rest)} of {len(test)} test patients have images, or copies of them, on the other sides"
+    )
 
 
 def _sides(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:

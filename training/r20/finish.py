@@ -12,7 +12,7 @@ from training.assemble import assemble
 from training.models import load_network
 from training.prune import export_network, measured
 from training.r20 import report
-from training.r20.results import results
+from training.r20.results import results, split_in_words
 from training.r20.run import Run
 from training.r20.stages import SEGMENTER, chosen_step, plan_of, top_members
 from training.tables import results_as_markdown
@@ -48,7 +48,17 @@ def bundle(run: Run, folder: Path) -> None:
         },
     }
     designs = {m: _design(run, m) for m in top_members(run)}
-    _, judged = assemble(run.out / "bundle", networks, designs, run.samples, run.canvases, c, facts, preset=c.preset)
+    _, judged = assemble(
+        run.out / "bundle",
+        networks,
+        designs,
+        run.samples,
+        run.canvases,
+        c,
+        facts,
+        preset=c.preset,
+        split=split_in_words(c),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bundle.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
     (folder / "bundle.md").write_text(results_as_markdown(judged), encoding="utf-8")

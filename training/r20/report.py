@@ -6,7 +6,7 @@ Written next to each other: `index.md` is the page, `results.json` what it was m
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def _opening(found: Json) -> str:
         f"Intervals are 95 %. All that is fitted or chosen is so on validation patients; test patients are asked once.\n\n"
         f"Leakage: {leak['divided_patients']} patients and "
         f"{leak['divided_pairs']} pairs of equal images on two sides; {leak['same_image_pairs']} pairs of equal "
-        f"images were found. The source alone tells {_share(leak.get('label_by_source'))} of all labels."
+        f"images were found. The source alone tells {_share(leak.get('label_by_source'))} of all labels.\n\n"
+        f"The bundle that these networks make, judged through the deployed path (specificity on adult normals, each source, the "
+        f"lungs painted over, what a source classifier can tell): [bundle.md](bundle.md)."
     )
 
 
@@ -78,26 +80,34 @@ def _share(value: float | None) -> str:
 
 
 def _pruning(found: Json) -> list[str]:
-    """The curve of each member as a table."""
+    """The curve of each member, and of the segmenter where it was pruned, as tables."""
     parts = []
     for member, p in found.get("pruned", {}).items():
-        head = ["step", "channels", "parameters", "million MACs", "ms", "validation score", "macro-F1"]
-        rows = [
-            [
-                f"**{s['number']}**" if s["number"] == p["step"] else s["number"],
-                s["channels"],
-                f"{s['parameters']:,}",
-                f"{s['macs'] / 1e6:.1f}",
-                "-" if s["milliseconds"] is None else f"{s['milliseconds']:.2f}",
-                f"{s['figures']['score']:.4f}",
-                f"{s['figures'].get('macro_f1', float('nan')):.4f}",
-            ]
-            for s in p["steps"]
-        ]
-        parts.append(
-            f"### Pruning {member}\n\nThe step in bold was chosen, by validation score.\n\n{table(head, rows)}"
-        )
+        text = "The step in bold was chosen, by validation score."
+        parts.append(f"### Pruning {member}\n\n{text}\n\n{_curve(p['steps'], p['step'], 'macro_f1', 'macro-F1')}")
+    if "segmenter_steps" in found:
+        steps = found["segmenter_steps"]
+        text = "Its score is the Dice of validation images; the step in bold is deployed, and made all crops."
+        curve = _curve(steps, found["segmenter_step"], "worst", "worst Dice")
+        parts.append(f"### Pruning the segmenter\n\n{text}\n\n{curve}")
     return parts
+
+
+def _curve(steps: Sequence[Json], chosen: int, figure: str, figure_name: str) -> str:
+    head = ["step", "channels", "parameters", "million MACs", "ms", "validation score", figure_name]
+    rows = [
+        [
+            f"**{s['number']}**" if s["number"] == chosen else s["number"],
+            s["channels"],
+            f"{s['parameters']:,}",
+            f"{s['macs'] / 1e6:.1f}",
+            "-" if s["milliseconds"] is None else f"{s['milliseconds']:.2f}",
+            f"{s['figures']['score']:.4f}",
+            f"{s['figures'].get(figure, float('nan')):.4f}",
+        ]
+        for s in steps
+    ]
+    return table(head, rows)
 
 
 def _paired(found: Json) -> list[str]:

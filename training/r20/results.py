@@ -26,13 +26,14 @@ from training.evaluate import screen_samples
 from training.metrics import Answers
 from training.models import load_network
 from training.prune import best_step, steps_of
+from training.r20.config import R20Config
 from training.r20.run import PREDICTIONS, Predictions, Run
 from training.r20.stages import SEGMENTER, chosen_step, found_by_search, member_folder, plan_of, top_members
 from training.splits import SIDES
 from training.statistics import accuracy, macro_f, mcnemar, paired_difference, paper_row
 from training.targets import Target, binary, modality
 
-__all__ = ["Ensembles", "results"]
+__all__ = ["Ensembles", "results", "split_in_words"]
 
 Json = dict[str, Any]
 PAPER_WEIGHTED = "weighted-average, paper's weights"
@@ -99,7 +100,7 @@ def results(run: Run) -> Json:
         "preset": c.preset,
         "seed": c.seed,
         "resamples": c.resamples,
-        "split": _split(run),
+        "split": split_in_words(c),
         "labels": list(c.labels),
         "sides": _sides(run),
         "leakage": json.loads((run.out / "leakage.json").read_text(encoding="utf-8")),
@@ -110,8 +111,10 @@ def results(run: Run) -> Json:
         members = tuple(c.members) if stage == "modality" else top_members(run)
         if all((member_folder(run, stage, m) / PREDICTIONS).exists() for m in members):
             found[stage] = {m: _single(run, stage, m, target) for m in members}
-    if (run.out / "pruned" / SEGMENTER).exists():
-        found["segmenter_steps"] = [asdict(s) for s in steps_of(run.out / "pruned" / SEGMENTER)]
+    if c.prune_segmenter is not None and (run.out / "pruned" / SEGMENTER).exists():
+        steps = steps_of(run.out / "pruned" / SEGMENTER)
+        found["segmenter_steps"] = [asdict(s) for s in steps]
+        found["segmenter_step"] = best_step(steps, tolerance=c.prune_segmenter.tolerance).number
     if "multiclass" in found:
         whole = Ensembles.of(run, "multiclass")
         found["ensembles"] = {"unpruned": _ensembles(whole)}
@@ -124,9 +127,10 @@ def results(run: Run) -> Json:
     return found
 
 
-def _split(run: Run) -> str:
-    what = "image by image, as the published code: it leaks" if run.config.unit == "image" else "by patient"
-    shares = "/".join(f"{100 * s:g}" for s in run.config.side_shares.values())
+def split_in_words(config: R20Config) -> str:
+    """How the sides were made."""
+    what = "image by image, as the published code: it leaks" if config.unit == "image" else "by patient"
+    shares = "/".join(f"{100 * s:g}" for s in config.side_shares.values())
     return f"{what}, {shares} % train/validation/test"
 
 
