@@ -117,7 +117,7 @@ def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Pat
     torch.set_num_threads(plan.threads)
     folder.mkdir(parents=True, exist_ok=True)
     state = _start_or_resume(task, plan, folder / "last.pt", here)
-    computes = shared_model(state.model, here)
+    computes, writer = shared_model(state.model, here), _curve_writer(plan, folder, here)
     while not state.finished(plan, task.batches_per_epoch):
         begin = time.monotonic()
         loss = _train_epoch(task, plan, state, computes, here, name)
@@ -130,7 +130,7 @@ def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Pat
         _save_state(state, folder / "last.pt", here)
         if here.first:
             _log(folder / "log.txt", name, _line(task, plan, state, loss, figures))
-            _curves(plan, folder, state, loss, figures)
+            _curves(writer, state.epoch, {"loss": loss, **figures})
     wait(here)
     return folder / "best.pt"
 
@@ -256,13 +256,19 @@ def _log(file: Path, name: str, line: str) -> None:
         out.write(line + "\n")
 
 
-def _curves(plan: Plan, folder: Path, state: _State, loss: float, figures: dict[str, float]) -> None:
-    if not plan.tensorboard:
-        return
+def _curve_writer(plan: Plan, folder: Path, here: World) -> Any:
+    """TensorBoard's writer, or None where the plan asks for none."""
+    if not (plan.tensorboard and here.first):
+        return None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError("tensorboard = true needs the package: pip install tensorboard, or set it to false") from error
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        for name, value in {"loss": loss, **figures}.items():
-            writer.add_scalar(name, value, state.epoch)
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _curves(writer: Any, epoch: int, figures: dict[str, float]) -> None:
+    if writer is not None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, epoch)
+        writer.flush()

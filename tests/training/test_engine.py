@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cxr_edge.errors import InputError
 from training.engine import Plan, fit, load_best
 from training.parallel import World
 
@@ -94,3 +97,53 @@ def test_training_learns(tmp_path: Path) -> None:
     learnt.load_state_dict(_weights(tmp_path / "last.pt")["average"])
     with torch.no_grad():
         assert task.loss(learnt.eval(), (x,)).item() < 0.2
+
+
+def test_curves_without_tensorboard_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        fit(_Task(), replace(PLAN, tensorboard=True), tmp_path)
+
+
+def test_curves_have_a_point_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points: list[tuple[str, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "tensorboard")
+
+        def add_scalar(self, name: str, value: float, epoch: int) -> None:
+            points.append((name, epoch))
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    fit(_Task(), replace(PLAN, tensorboard=True), tmp_path)
+    assert points == [("loss", 1), ("score", 1), ("loss", 2), ("score", 2)]
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "constant"])
+def test_sgd_and_its_schedules(schedule: str, tmp_path: Path) -> None:
+    """A plateau halves the rate after the epochs it waits; a constant rate stays."""
+    plan = replace(
+        PLAN, epochs=5, optimizer="sgd", momentum=0.9, learning_rate=0.01, schedule=schedule, plateau_epochs=2, ema=0.0,
+        warmup_epochs=0.0,
+    )  # fmt: skip
+    fit(_Task(scores=(1.0, 0.9, 0.8, 0.7, 0.6)), plan, tmp_path)
+    saved = _weights(tmp_path / "last.pt")
+    rate = saved["optimizer"]["param_groups"][0]["lr"]
+    # Best at epoch 1; lowered after epochs 3 and 5, of which the second lowering comes after the last step.
+    assert rate == pytest.approx(0.005 if schedule == "plateau" else 0.01)
+    assert saved["rate"] == pytest.approx(0.25 if schedule == "plateau" else 1.0)
+    assert saved["optimizer"]["param_groups"][0]["nesterov"]
+
+
+def test_patience_ends_a_run(tmp_path: Path) -> None:
+    fit(_Task(scores=(1.0, 0.9, 0.8, 0.7, 0.6)), replace(PLAN, epochs=5, patience=2), tmp_path)
+    saved = _weights(tmp_path / "last.pt")
+    assert (saved["epoch"], saved["best_epoch"]) == (3, 1)
+
+
+def test_a_plan_that_means_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="adamw or sgd"):
+        Plan(epochs=1, optimizer="adam")  # type: ignore[arg-type]
