@@ -125,7 +125,8 @@ def prune(
         steps.append(_read(_place(folder, number)))
     if len(steps) == 1:
         raise InputError(
-            f"no channel of {spec.architecture} can be removed: does an activation with zeros follow any of its layers?"
+            f"no channel of {spec.architecture} can be removed: does an activation with zeros follow any of its layers? "
+            'ELU and leaky ReLU have none; activations = ["relu"] keeps a search from them'
         )
     return steps
 
