@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import f1_score
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.combine import Combiner
@@ -74,8 +75,9 @@ class Ensembles:
 
     def _paper_weights(self, logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> list[float]:
         """The printed weights, the largest to the member with the best validation F, as the paper gives them."""
-        right = [(logits[:, i].argmax(axis=1) == truth).mean() for i in range(len(self.members))]
-        rank = np.argsort(np.argsort([-r for r in right], kind="stable"))
+        said = logits.argmax(axis=2)
+        f = [f1_score(truth, said[:, i], average="weighted", zero_division=0) for i in range(len(self.members))]
+        rank = np.argsort(np.argsort([-v for v in f], kind="stable"))
         return [self.run.config.paper_weights[r] for r in rank]
 
     def answers(self, strategy: str, side: str = "test") -> Answers:
