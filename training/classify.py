@@ -149,8 +149,16 @@ class ClassifyTask:
         return {**figures, "score": -float(loss)}
 
     def validation_images(self) -> Iterator[Tensor]:
-        """Batches (N, C, S, S) of the validation canvases, as pruning counts zeros on them."""
-        return images_of(self.canvases.lungs[self._validation], self.spec)
+        """Batches (N, C, S, S) of the validation canvases, as pruning counts zeros on them.
+
+        With balance `draw` every label has as many images, those of the rarer ones in turn again: a channel that answers to
+        one label is silent on all others, and the rarer its label, the more it would seem to be of no use.
+        """
+        rows = np.array(self._validation)
+        if self.balance == "draw":
+            own = [rows[self._truth[rows] == k] for k in np.unique(self._truth[rows])]
+            rows = np.concatenate([np.resize(r, max(map(len, own))) for r in own])
+        return images_of(self.canvases.lungs[rows], self.spec)
 
 
 def images_of(lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, batch: int = 64) -> Iterator[Tensor]:

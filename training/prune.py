@@ -52,7 +52,9 @@ _REMOVED, _TRAINING = "removed", "training"  # folders in a step's folder
 class PrunePlan:
     """step: share of the original channels that goes each time. until: where it ends. scope: `global` ranks all channels
     together (R20's code, and its Table 6), `layer` takes the share of each (R20's text). ranking: `apoz` is the share of
-    zeros; `latency` weighs it by the measured time of a channel. multiple_of: what channel counts stay a multiple of.
+    zeros; `latency` weighs it by the measured time of a channel. ahead: how many times as fast as all together a layer may
+    shrink; 0 for no limit, as R20: then a global ranking may leave a layer one channel, and the network no way through.
+    multiple_of: what channel counts stay a multiple of.
     macs, milliseconds: stop when the network is down to this share of the unpruned one's, or None. tolerance: of the steps
     whose validation score is this near the best, the smallest is chosen. retrain: after each step.
     """
@@ -61,6 +63,7 @@ class PrunePlan:
     until: float = 0.5
     scope: Literal["global", "layer"] = "global"
     ranking: Literal["apoz", "latency"] = "apoz"
+    ahead: float = 2.0
     multiple_of: int = 1
     macs: float | None = None
     milliseconds: float | None = None
@@ -68,6 +71,8 @@ class PrunePlan:
     retrain: Plan = field(default_factory=lambda: Plan(epochs=32, patience=5, schedule="plateau"))
 
     def __post_init__(self) -> None:
+        if self.ahead and self.ahead < 1:
+            raise InputError(f"ahead is 1 or more, or 0 for no limit, got {self.ahead}")
         if not 0 < self.step <= self.until < 1:
             raise InputError(f"pruning needs 0 < step <= until < 1, got step {self.step} and until {self.until}")
         if self.ranking not in ("apoz", "latency") or self.scope not in ("global", "layer") or self.multiple_of < 1:
@@ -249,6 +254,7 @@ class _Loop:
             scope=plan.scope,
             ms_per_channel=self._times(network) if plan.ranking == "latency" else None,
             multiple_of=plan.multiple_of,
+            ahead=plan.ahead or None,
         )
 
     def _times(self, network: nn.Module) -> dict[str, float]:

@@ -25,8 +25,6 @@ from training.apoz import Followed, followed
 
 __all__ = ["Member", "Unit", "choose", "prunable", "remove", "unit_shares"]
 
-_AHEAD = 2  # how many times as fast as all together a unit may shrink when time ranks
-
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
@@ -107,6 +105,7 @@ def choose(
     ms_per_channel: Mapping[str, float] | None = None,
     multiple_of: int = 1,
     keep_at_least: int = 1,
+    ahead: float | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """The channels that go at step 1, 2, ...: unit's root -> its channels, ascending.
 
@@ -115,11 +114,9 @@ def choose(
     a whole multiple or because layers are at their floor, is thereby due at the next.
 
     units, shares: of the network as it is now. original: root -> channels of the fresh network. ms_per_channel: of each
-    convolution, then zero share times milliseconds ranks, and a unit is at no step more than twice as far as all together:
-    the layers at full resolution cost so much more than the others that they would be gutted before the network could learn
-    again (tried on the segmenter: Dice 0.95 -> 0 in one step of 10 %). multiple_of: a unit's remaining channels are, once
-    it loses any, a multiple of this. Units that no activation follows lose none. Raises InputError for a scope or mapping
-    that does not fit.
+    convolution, then zero share times milliseconds ranks. multiple_of: a unit's remaining channels are, once it loses any, a
+    multiple of this. ahead: how many times as fast as all together a unit may shrink; None for no limit, as R20. Units that
+    no activation follows lose none. Raises InputError for a scope or mapping that does not fit.
     """
     if scope not in ("global", "layer"):
         raise InputError(f"the scope of pruning is 'global' or 'layer', not {scope!r}")
@@ -135,7 +132,7 @@ def choose(
     gone: dict[str, list[int]] = {}
     for batch in batches:
         due = _due(batch, original, fraction, step)
-        allowed = {u.root: _allowed(u, original, fraction * step, ms_per_channel is not None) for u in batch}
+        allowed = {u.root: _allowed(u, original, fraction * step, ahead) for u in batch}
         for block in _within([b for b in blocks if b.root in allowed], due, allowed):
             gone.setdefault(block.root, []).extend(block.channels)
     return {root: tuple(sorted(channels)) for root, channels in gone.items()}
@@ -269,11 +266,11 @@ def _due(units: Sequence[Unit], original: Mapping[str, int], fraction: float, st
     return step * floor(fraction * fresh + 1e-9) - (fresh - sum(u.channels for u in units))
 
 
-def _allowed(unit: Unit, original: Mapping[str, int], share: float, careful: bool) -> int:
+def _allowed(unit: Unit, original: Mapping[str, int], share: float, ahead: float | None) -> int:
     """How many channels a unit may lose when all together have lost `share` of theirs."""
-    if not careful:
+    if ahead is None:
         return unit.channels
-    return floor(_AHEAD * share * original[unit.root] + 1e-9) - (original[unit.root] - unit.channels)
+    return floor(ahead * share * original[unit.root] + 1e-9) - (original[unit.root] - unit.channels)
 
 
 def _within(blocks: Sequence[_Block], due: int, allowed: Mapping[str, int]) -> Iterator[_Block]:

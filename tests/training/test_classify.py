@@ -106,6 +106,16 @@ def test_partial_labels_are_not_validated() -> None:
     assert len(with_partial._train) > len(without._train)
 
 
+def test_zeros_are_counted_on_as_many_images_of_each_label() -> None:
+    """Those of the rarer label are shown again; none is left out."""
+    drawn, weighed = (torch.cat(list(_task(balance=b).validation_images())) for b in ("draw", "weigh"))
+    counts = {LABELS[i]: sum(LABELS[j] == LABELS[i] for j in range(4, 32, 5)) for i in range(4, 32, 5)}
+    known = [counts[label] for label in TARGET.labels]
+    assert len(weighed) == sum(known)
+    assert len(drawn) == 2 * max(known)
+    assert len(torch.unique(drawn, dim=0)) == len(weighed)
+
+
 def test_logits_do_not_depend_on_the_batches() -> None:
     _, canvases = made_canvases(LABELS, validates_every=5)
     torch.manual_seed(0)

@@ -271,3 +271,9 @@ def test_steps_of_another_plan_are_not_taken_up(straight: Path) -> None:
 def test_where_it_ends_may_change(straight: Path) -> None:
     steps = prune(classify_task, straight / "network", replace(PLAN, until=PLAN.step), straight / "pruned", CANVAS)
     assert [s.number for s in steps] == [0, 1]
+
+
+def test_a_limit_below_the_common_pace_is_refused() -> None:
+    assert PrunePlan(ahead=0).ahead == 0
+    with pytest.raises(InputError, match="1 or more, or 0"):
+        PrunePlan(ahead=0.5)

@@ -253,12 +253,12 @@ def test_units_of_an_inverted_network_couple_what_must_go_together() -> None:
     assert all("head.map" not in members for members in units.values())
 
 
-def test_time_ranks_without_gutting_a_layer() -> None:
+def test_a_limit_keeps_a_layer_from_being_gutted() -> None:
     units, original = [_unit("cheap", 30), _unit("dear", 10)], {"cheap": 30, "dear": 10}
     shares, ms = _shares(cheap=[0.9] * 30, dear=[0.5] * 10), {"cheap": 0.01, "dear": 10.0}
     counts = []
     for step in (1, 2):
-        chosen = choose(units, shares, step=step, original=original, fraction=0.1, ms_per_channel=ms)
+        chosen = choose(units, shares, step=step, original=original, fraction=0.1, ms_per_channel=ms, ahead=2)
         counts.append({root: len(c) for root, c in chosen.items()})
         units = [_unit(u.root, u.channels - len(chosen.get(u.root, ()))) for u in units]
         shares = {u.root: shares[u.root][: u.channels] for u in units}
