@@ -29,7 +29,7 @@ from training.models import load_network
 from training.prune import best_step, steps_of
 from training.r20.config import R20Config
 from training.r20.run import PREDICTIONS, Predictions, Run
-from training.r20.stages import SEGMENTER, chosen_step, found_by_search, member_folder, plan_of, top_members
+from training.r20.stages import SEGMENTER, chosen_step, found_by_search, is_done, member_folder, plan_of, top_members
 from training.splits import SIDES
 from training.statistics import accuracy, macro_f, mcnemar, paired_difference, paper_row
 from training.targets import Target, binary, modality
@@ -111,7 +111,7 @@ def results(run: Run) -> Json:
     kinds: dict[str, Target] = {"modality": modality(), "binary": binary(), "multiclass": c.target}
     for stage, target in kinds.items():
         members = tuple(c.members) if stage == "modality" else top_members(run)
-        if all((member_folder(run, stage, m) / PREDICTIONS).exists() for m in members):
+        if is_done(run, stage, members):
             found[stage] = {m: _single(run, stage, m, target) for m in members}
     if c.prune_segmenter is not None and (run.out / "pruned" / SEGMENTER).exists():
         steps = steps_of(run.out / "pruned" / SEGMENTER)
@@ -120,7 +120,7 @@ def results(run: Run) -> Json:
     if "multiclass" in found:
         whole = Ensembles.of(run, "multiclass")
         found["ensembles"] = {"unpruned": _ensembles(whole)}
-        if all((run.out / "pruned" / m / PREDICTIONS).exists() for m in whole.members):
+        if is_done(run, "pruned", whole.members):
             pruned = Ensembles.of(run, "pruned")
             found["ensembles"]["pruned"] = _ensembles(pruned)
             found["combinations"] = {s: _combination(k) for s, k in pruned.combinations.items()}
@@ -190,14 +190,15 @@ def _combination(combination: Combination) -> Json:
     }
 
 
+def _alone(run: Run, stage: str, member: str) -> Answers:
+    """A member's answers to the multi-class task."""
+    return run.answers("test", Predictions.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target)
+
+
 def _pruned(run: Run, member: str) -> Json:
-    folder, config = run.out / "pruned" / member, run.config
-    steps = steps_of(folder)
+    config, steps = run.config, steps_of(run.out / "pruned" / member)
     best, whole = best_step(steps, tolerance=config.prune.tolerance), steps[0]
-    answers = run.answers("test", Predictions.load(folder / PREDICTIONS), config.target)
-    unpruned = run.answers(
-        "test", Predictions.load(member_folder(run, "multiclass", member) / PREDICTIONS), config.target
-    )
+    answers, unpruned = (_alone(run, stage, member) for stage in ("pruned", "multiclass"))
     return {
         "row": _row(answers, config.labels, run),
         "unpruned_row": _row(unpruned, config.labels, run),
@@ -211,13 +212,9 @@ def _pruned(run: Run, member: str) -> Json:
 
 def _comparisons(run: Run, whole: Ensembles, pruned: Ensembles) -> list[Json]:
     """Paired tests on the same test images: what pruning, combining and the retraining changed."""
-    target = run.config.target
     said: dict[str, Answers] = {}
     for m in whole.members:
-        said[f"{m}, unpruned"] = run.answers(
-            "test", Predictions.load(member_folder(run, "multiclass", m) / PREDICTIONS), target
-        )
-        said[f"{m}, pruned"] = run.answers("test", Predictions.load(run.out / "pruned" / m / PREDICTIONS), target)
+        said[f"{m}, unpruned"], said[f"{m}, pruned"] = (_alone(run, stage, m) for stage in ("multiclass", "pruned"))
     for strategy in whole.combinations:
         said[f"{strategy}, unpruned"] = whole.answers(strategy)
         said[f"{strategy}, pruned"] = pruned.answers(strategy)

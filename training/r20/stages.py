@@ -10,7 +10,7 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,16 @@ from training.r20.run import PREDICTIONS, Predictions, Run
 from training.search import Trial, search
 from training.targets import Target, binary, modality
 
-__all__ = ["STAGES", "chosen_step", "found_by_search", "member_folder", "plan_of", "take_segmenter", "top_members"]
+__all__ = [
+    "STAGES",
+    "chosen_step",
+    "found_by_search",
+    "is_done",
+    "member_folder",
+    "plan_of",
+    "take_segmenter",
+    "top_members",
+]
 
 SEGMENTER = "segmenter"
 
@@ -189,10 +198,7 @@ def prune_members(run: Run) -> None:
     """Iterative pruning of every member, and the chosen step's predictions."""
     c = run.config
     for member in top_members(run):
-        folder = run.out / "pruned" / member
-        if (folder / PREDICTIONS).exists():
-            continue
-        retrain = plan_of(run, member, c.prune.retrain)
+        folder, retrain = run.out / "pruned" / member, plan_of(run, member, c.prune.retrain)
         prune(
             lambda network, retrain=retrain: run.task(network, c.target, retrain, c.task_sources),
             member_folder(run, "multiclass", member),
@@ -200,9 +206,9 @@ def prune_members(run: Run) -> None:
             folder,
             c.member_spec,
         )
-        network, _ = load_network(chosen_step(run, member))
-        if world().first:
-            run.predict(network, c.target, c.task_sources).save(folder / PREDICTIONS)
+        chosen = chosen_step(run, member)
+        if world().first and not (chosen / PREDICTIONS).exists():
+            run.predict(load_network(chosen)[0], c.target, c.task_sources).save(chosen / PREDICTIONS)
         wait(world())
 
 
@@ -213,8 +219,15 @@ def chosen_step(run: Run, member: str) -> Path:
 
 
 def member_folder(run: Run, stage: str, member: str) -> Path:
-    """Where a stage keeps a member: network, predictions, log."""
-    return run.out / stage / member
+    """Where a stage keeps a member: network, predictions, log. Of `pruned`, the step that validation chose."""
+    return chosen_step(run, member) if stage == "pruned" else run.out / stage / member
+
+
+def is_done(run: Run, stage: str, members: Sequence[str]) -> bool:
+    """Whether all members have come through a stage."""
+    if stage == "pruned" and not all(steps_of(run.out / stage / m)[1:] for m in members):
+        return False
+    return all((member_folder(run, stage, m) / PREDICTIONS).exists() for m in members)
 
 
 STAGES: Mapping[str, Callable[[Run], None]] = {
