@@ -131,7 +131,7 @@ def test_channels_stay_a_multiple(scope: str, tmp_path: Path) -> None:
 
 
 def test_latency_ranks_by_measured_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = replace(ONE_STEP, ranking="latency")
+    plan = replace(ONE_STEP, ranking="latency", ahead=0)
     prune(classify_task, start(tmp_path / "network"), plan, tmp_path / "measured", CANVAS)
     assert len(steps_of(tmp_path / "measured")) == 2
 

@@ -24,31 +24,32 @@ from training.phantoms import LABELS, make_phantom
 from training.removal import choose, prunable, remove
 from training.tables import table
 
-__all__ = ["PRINTED", "curve", "main"]
+__all__ = ["PRINTED", "curve", "images", "main"]
 
 # Table 6: % fewer parameters.
 PRINTED = {"vgg16": 46.03, "vgg19": 16.13, "inception-v3": 36.10}
 _STEPS = 25
 
 
-def curve(architecture: str, scope: str, *, side_px: int = 96, images: int = 8, steps: int = _STEPS) -> list[float]:
+def curve(architecture: str, scope: str, *, side_px: int = 96, count: int = 8, steps: int = _STEPS) -> list[float]:
     """% fewer parameters after each step, the first being 0 for none. scope: `global` or `layer`."""
+    spec = PreprocessSpec(canvas_px=side_px, crop_px=side_px, channels=3)
     torch.manual_seed(0)
     network = build(NetworkSpec(architecture=architecture, labels=3, channels=3)).eval()
     example = torch.zeros(1, 3, side_px, side_px)
     original = {u.root: u.channels for u in prunable(network, example)}
     whole, found = cost.parameters(network), [0.0]
     for step in range(1, steps + 1):
-        shares = zero_shares(network, _images(side_px, images))
+        shares = zero_shares(network, images(spec, count))
         chosen = choose(prunable(network, example), shares, step=step, original=original, scope=scope)
         remove(network, example, chosen)
         found.append(100 * (1 - cost.parameters(network) / whole))
     return found
 
 
-def _images(side_px: int, count: int) -> Iterator[Tensor]:
-    spec = PreprocessSpec(canvas_px=side_px, crop_px=side_px, channels=3)
-    drawn = [make_phantom(LABELS[i % len(LABELS)], size_px=side_px, seed=i).pixels for i in range(count)]
+def images(spec: PreprocessSpec, count: int) -> Iterator[Tensor]:
+    """One batch of synthetic X-rays."""
+    drawn = [make_phantom(LABELS[i % len(LABELS)], size_px=spec.canvas_px, seed=i).pixels for i in range(count)]
     yield torch.from_numpy(np.stack([normalize(pixels, spec) for pixels in drawn]))
 
 
