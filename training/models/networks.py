@@ -22,7 +22,7 @@ from training.models.nasnet import nasnet_mobile_trunk
 from training.models.shapes import Shapes, resize
 from training.models.unet import LungUNet
 
-__all__ = ["R20_NAMES", "SEGMENTERS", "Network", "NetworkSpec", "build", "names"]
+__all__ = ["R20_NAMES", "SEGMENTERS", "Network", "NetworkSpec", "build", "is_known", "names"]
 
 # Name here -> name in timm. Cut at the deepest convolution, as R20 does.
 _TIMM: Mapping[str, str] = {
@@ -105,6 +105,11 @@ def names() -> tuple[str, ...]:
     return (*R20_NAMES, "narrow-vgg", *ARCHITECTURES)
 
 
+def is_known(architecture: str) -> bool:
+    """Whether `build` knows the name."""
+    return architecture in names() or (architecture.startswith("timm:") and timm.is_model(architecture[5:]))
+
+
 def build(spec: NetworkSpec) -> nn.Module:
     """A fresh network with random weights, its layers resized to `spec.shapes`. Raises InputError for an unknown name."""
     network = _fresh(spec)
@@ -136,7 +141,7 @@ def _trunk(name: str, channels: int) -> tuple[nn.Module, int]:
     if name in _OWN:
         return _OWN[name](channels)
     known = _TIMM.get(name) or name.removeprefix("timm:")
-    if name not in _TIMM and not (name.startswith("timm:") and timm.is_model(known)):
+    if not is_known(name):
         raise InputError(f"no architecture is called {name!r}: choose from {', '.join(names())}, or timm:NAME")
     thin = {"mlp_ratio": _THIN} if known.startswith("vgg") else {}
     network = timm.create_model(known, pretrained=False, num_classes=0, global_pool="", in_chans=channels, **thin)

@@ -17,6 +17,7 @@ from training.classify import Balance
 from training.config import BundleConfig, plan, read_toml, table_of
 from training.engine import Plan
 from training.models import NetworkSpec
+from training.models.networks import is_known, names
 from training.prune import PrunePlan
 from training.search import SearchPlan
 from training.splits import R20_SHARES, SHARES, Preset, Side, Unit
@@ -37,6 +38,12 @@ class MemberPlan:
     dropout: float = 0.5
     imagenet: str | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not is_known(self.architecture):
+            raise InputError(
+                f"no architecture is called {self.architecture!r}: choose from {', '.join(names())}, or timm:NAME"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,7 +176,8 @@ def _taken_over(run: Run, other: Path) -> None:
     for member in run.config.members:
         folder = member_folder(run, "multiclass", member)
         if not (folder / PREDICTIONS).exists():
-            network, spec = load_network(other / member)
+            r20 = other / "multiclass" / member
+            network, spec = load_network(r20 if r20.exists() else other / member)
             if spec.labels != len(run.config.labels):
                 raise InputError(
                     f"{other / member} knows {spec.labels} labels, the configuration {len(run.config.labels)}"
