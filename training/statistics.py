@@ -96,7 +96,7 @@ class PaperRow:
     mcc: Figure
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object that `r20_tables` reads."""
+        """The JSON object that `training.r20.tables` reads."""
         plain = {k: getattr(self, k) for k in ("preset", "auc_interval", "images", "patients")}
         figures = ("accuracy", "auc", "sensitivity", "precision", "f", "mcc")
         return {**plain, **{k: getattr(self, k).as_json() for k in figures}}
