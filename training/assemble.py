@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.bundle import Bundle
+from cxr_edge.manifest import Combination
 from training.bundle import Fitted, add_figures, add_known_answers, member_logits, write_draft
 from training.canvases import LUNG_BOX, Canvases
 from training.card import key_metrics, model_card
@@ -42,20 +43,21 @@ def assemble(
     preset: str = "sane",
     split: str = "by patient, patients that share an image kept together",
     unseen: Mapping[str, Any] | None = None,
+    combination: Combination | None = None,
 ) -> tuple[Bundle, dict[str, Any]]:
     """Write the bundle in `root`. Returns it and what `evaluate` found on test patients.
 
-    networks: folder of segmenter.onnx and NAME.onnx. designs: member -> its design in words, in the members' order.
-    samples, canvases: of the whole run, row by row. preset, split: as the run was made, in words. facts: for the
-    provenance. unseen: of `training.unseen`.
+    networks: folder of NAME.onnx, and segmenter.onnx where members see the lung box. designs: member -> its design in
+    words, in the members' order. samples, canvases: of the whole run, row by row. preset, split: as the run was made, in
+    words. facts: for the provenance. unseen: of `training.unseen`. combination: fitted already; None chooses one on
+    validation patients.
     """
     rows = [i for i, s in enumerate(samples) if s.side == "validation"]
     validation, cut = [samples[i] for i in rows], canvases.rows(rows)
     files = [networks / f"{name}.onnx" for name in designs]
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
-    fitted = _fitted(
-        validation, logits, config, {**_provenance(samples, config), "preset": preset, "split": split, **facts}
-    )
+    known = {**_provenance(samples, config), "preset": preset, "split": split, **facts}
+    fitted = _fitted(validation, logits, config, known, combination)
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate(bundle, samples, canvases, config)
@@ -66,22 +68,29 @@ def assemble(
 
 
 def _fitted(
-    validation: Sequence[Sample], logits: npt.NDArray[np.float32], config: BundleConfig, facts: Mapping[str, Any]
+    validation: Sequence[Sample],
+    logits: npt.NDArray[np.float32],
+    config: BundleConfig,
+    facts: Mapping[str, Any],
+    combination: Combination | None,
 ) -> Fitted:
     """Combination, temperatures and decision. Findings that no label covers take part in the decision's specificity only."""
     labels = config.labels
     truth = np.array([labels.index(s.record.label) if s.record.label in labels else -1 for s in validation])
     known = truth >= 0
-    patients = [s.group for s, k in zip(validation, known, strict=True) if k]
-    combined = choose_combination(logits[known], truth[known], patients, seed=config.seed)
+    losses: Mapping[str, float] = {}
+    if combination is None:
+        patients = [s.group for s, k in zip(validation, known, strict=True) if k]
+        combined = choose_combination(logits[known], truth[known], patients, seed=config.seed)
+        combination, losses = combined.combination, combined.log_loss
     adult_normal = np.array([s.record.adult and s.record.label == "normal" for s in validation])
-    decided = choose_decision(combined.combination, logits, truth, adult_normal, labels)
-    chosen = {"images": len(validation), "log_loss_out_of_fold": dict(combined.log_loss), **asdict(decided)}
+    decided = choose_decision(combination, logits, truth, adult_normal, labels)
+    chosen = {"images": len(validation), "log_loss_out_of_fold": dict(losses), **asdict(decided)}
     print(f"on validation: {json.dumps(chosen)}", file=sys.stderr)
     return Fitted(
-        combination=combined.combination,
+        combination=combination,
         decision=decided.decision,
-        lung_box=LUNG_BOX,
+        lung_box=LUNG_BOX if config.member_spec.region == "lungs" else None,
         provenance={**facts, "validation": chosen},
     )
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Augmentation", "Warp", "histogram_cdf"]
+__all__ = ["Augmentation", "Warp", "histogram_cdf", "pa_as_ap"]
 
 Gray = npt.NDArray[np.uint8]
 Cdf = npt.NDArray[np.float32]
@@ -37,7 +37,8 @@ class Augmentation:
     """Ranges of the geometry and chances of each change of the gray values; the defaults are the members'.
 
     shift: of the box centre, as a share of the box side. zoom, stretch: log-uniform around 1, of the box side and of its
-    aspect. rotation_deg: either way. histogram_swap: chance to take another image's gray-value distribution.
+    aspect. rotation_deg: either way. histogram_swap: chance to take another image's gray-value distribution. The rest are
+    chances too.
     """
 
     shift: float = 0.08
@@ -46,6 +47,7 @@ class Augmentation:
     rotation_deg: float = 10.0
     flip: float = 0.5
     histogram_swap: float = 0.4
+    curve: float = 1.0
     shading: float = 0.3
     equalize: float = 0.1
     resample: float = 0.3
@@ -77,8 +79,8 @@ class Augmentation:
             canvas = _swap_histogram(canvas, other)
         if rng.random() < self.equalize:
             canvas = cv2.createCLAHE(rng.uniform(1, 4), (4, 4)).apply(canvas)
-        canvas = _curve(canvas, rng)
         for chance, change in (
+            (self.curve, _curve),
             (self.shading, _shade),
             (self.resample, _resample),
             (self.blur, _blur),
@@ -91,6 +93,11 @@ class Augmentation:
             if rng.random() < chance:
                 canvas = change(canvas, rng)
         return canvas
+
+
+def pa_as_ap(canvas: Gray, rng: np.random.Generator) -> Gray:
+    """A PA image made to look like an AP one, as FLANNEL's text has it: mirrored, with random noise."""
+    return _noise(np.ascontiguousarray(canvas[:, ::-1]), rng)
 
 
 def histogram_cdf(canvas: Gray) -> Cdf:

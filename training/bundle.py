@@ -63,11 +63,12 @@ _CANDIDATES_A_KNOWN_ANSWER = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What validation patients settled. provenance: facts for the manifest."""
+    """What validation patients settled. lung_box: None where members see the whole frame, and there is no segmenter.
+    provenance: facts for the manifest."""
 
     combination: Combination
     decision: Decision
-    lung_box: LungBoxRule
+    lung_box: LungBoxRule | None
     provenance: Mapping[str, Any]
 
 
@@ -110,22 +111,24 @@ def write_draft(
 ) -> Bundle:
     """Write the bundle without known answers and figures.
 
-    networks: folder of segmenter.onnx and NAME.onnx. designs: member -> its design in words. validation, canvases: the
-    patients whose images the activation ranges are measured on, row by row; ranges of the very same networks that lie in
-    `root` are kept.
+    networks: folder of NAME.onnx and, with a lung box, segmenter.onnx. designs: member -> its design in words. validation,
+    canvases: the patients whose images the activation ranges are measured on, row by row; ranges of the very same networks
+    that lie in `root` are kept.
     """
     root.mkdir(parents=True, exist_ok=True)
-    for name in ("segmenter", *designs):
+    for name in (*(("segmenter",) if fitted.lung_box is not None else ()), *designs):
         shutil.copyfile(networks / f"{name}.onnx", root / f"{name}.onnx")
     (root / CARD).write_text("# Draft\n\nNot judged yet.\n", encoding="utf-8")
     chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
-    frames = (_frame(validation[i], config.segmenter_spec) for i in chosen)
-    segmenter = Segmenter(
-        file=file_ref(root, "segmenter.onnx"),
-        preprocess=config.segmenter_spec,
-        lung_box=fitted.lung_box,
-        activation_ranges=_ranges(root, "segmenter", frames),
-    )
+    segmenter = None
+    if fitted.lung_box is not None:
+        frames = (_frame(validation[i], config.segmenter_spec) for i in chosen)
+        segmenter = Segmenter(
+            file=file_ref(root, "segmenter.onnx"),
+            preprocess=config.segmenter_spec,
+            lung_box=fitted.lung_box,
+            activation_ranges=_ranges(root, "segmenter", frames),
+        )
     lungs = canvases.lungs[chosen]
     members = tuple(_member(root, name, design, config.member_spec, lungs) for name, design in designs.items())
     manifest = Manifest(

@@ -22,7 +22,7 @@ from training.collections import Record
 from training.dataset import Sample, read_all
 from training.segment import as_8_bit
 
-__all__ = ["LUNG_BOX", "WIDER", "Canvases", "LungFinder", "cut", "wide_roi"]
+__all__ = ["LUNG_BOX", "WIDER", "Canvases", "LungFinder", "cut", "cut_frames", "wide_roi"]
 
 # Of R20's rule, a row or column of the 128 px mask counts from three lung pixels on: a speck is no lung.
 LUNG_BOX = LungBoxRule(min_pixels=3)
@@ -103,6 +103,27 @@ def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec,
         boxes=np.asarray(boxes, dtype=np.float32),
         rois=np.asarray(rois, dtype=np.int32),
         failed=np.asarray(failed),
+    )
+
+
+def cut_frames(samples: Sequence[Sample], spec: PreprocessSpec, *, threads: int) -> Canvases:
+    """Canvases of members that see the whole frame: no box is looked for, none fails, and nothing lies around it.
+
+    The centre crop is `normalize`'s, so that a shift of the canvas before it is a random crop.
+    """
+
+    def one(_: Record, image: GrayPixels) -> tuple[npt.NDArray[np.uint8], tuple[int, ...]]:
+        full = Roi.full(image.shape[1], image.shape[0])
+        return as_8_bit(canvas(image, full, spec)), full.as_tuple()
+
+    frames, rois = zip(*read_all([s.record for s in samples], threads, one, what="frames"), strict=True)
+    whole = np.stack(frames)
+    return Canvases(
+        lungs=whole,
+        wide=whole,
+        boxes=np.tile(np.float32([0, 0, spec.canvas_px, spec.canvas_px]), (len(samples), 1)),
+        rois=np.asarray(rois, dtype=np.int32),
+        failed=np.zeros(len(samples), dtype=bool),
     )
 
 

@@ -2,8 +2,9 @@
 
 `draw` balances by drawing: a batch draws label and source together, each pair by the square root of its size, so that
 neither the children drown the adults nor the one scanner the other. `weigh` is R20's way: every image once an epoch, rare
-labels weigh more in the loss. Tuberculosis is abnormal and not COVID-19, and may say so without being made a pneumonia
-(`Target.partial`, `losses.allowed_label_loss`): without it every abnormal adult that a member sees has COVID-19.
+labels weigh more in the loss. `none` leaves it to what comes after, as FLANNEL does. Tuberculosis is abnormal and not
+COVID-19, and may say so without being made a pneumonia (`Target.partial`, `losses.allowed_label_loss`): without it every
+abnormal adult that a member sees has COVID-19.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec, normalize
-from training.augment import Augmentation, histogram_cdf
+from training.augment import Augmentation, histogram_cdf, pa_as_ap
 from training.canvases import Canvases
 from training.dataset import Sample
 from training.losses import allowed_label_loss
@@ -38,7 +39,7 @@ __all__ = [
     "validation_figures",
 ]
 
-Balance = Literal["draw", "weigh"]
+Balance = Literal["draw", "weigh", "none"]
 
 
 def drawing_weights(samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
@@ -59,8 +60,9 @@ class ClassifyTask:
     """samples and canvases in the same order; which of them train and which validate is the samples' side, less those in
     `left_out` sources (for measuring what a member says of a site it never saw).
 
-    epoch_images: images drawn an epoch with balance `draw`; with `weigh` an epoch is every training image once (the last
-    partial batch dropped). augmentation: None for none. by_loss: choose the epoch by validation loss, as R20, not by score.
+    epoch_images: images drawn an epoch with balance `draw`; else an epoch is every training image once (the last partial
+    batch dropped). augmentation: None for none. by_loss: choose the epoch by validation loss, as R20, not by score.
+    turn_pa: make PA images look like AP ones in training (FLANNEL's text).
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class ClassifyTask:
         left_out: Sequence[str] = (),
         augmentation: Augmentation | None = None,
         by_loss: bool = False,
+        turn_pa: bool = False,
     ) -> None:
         self.model, self.samples, self.canvases, self.spec, self.target = model, samples, canvases, spec, target
         self.batch, self.seed, self.smoothing, self.balance, self.by_loss = batch, seed, smoothing, balance, by_loss
-        self.augmentation = augmentation
+        self.augmentation, self.turn_pa = augmentation, turn_pa
         self._allowed = np.stack([target.allowed(s.record.label) for s in samples])
         self._truth = np.array([target.truth(s.record.label) for s in samples])
         taken = [i for i, s in enumerate(samples) if self._allowed[i].any() and s.record.source not in left_out]
@@ -94,8 +97,8 @@ class ClassifyTask:
         weights = balanced_weights(self._truth[self._train], len(target.labels))
         self._weights = torch.from_numpy(weights if balance == "weigh" else np.ones_like(weights))
         self._cdfs = {int(i): histogram_cdf(canvases.lungs[i]) for i in self._train}
-        images = len(self._train) if balance == "weigh" or epoch_images is None else epoch_images
-        if balance == "weigh" and images < batch:
+        images = len(self._train) if balance != "draw" or epoch_images is None else epoch_images
+        if balance != "draw" and images < batch:
             raise InputError(f"{images} training images do not fill a batch of {batch}: choose a smaller batch")
         self.batches_per_epoch = max(1, images // batch)
 
@@ -105,7 +108,7 @@ class ClassifyTask:
         for b, chosen in enumerate(self._order(rng)):
             rows = range(share.start, min(share.stop, len(chosen)))
             # Each image has random numbers of its own, so that a process need not draw those of the others' images.
-            images = [self._altered(int(chosen[r]), np.random.default_rng([self.seed, epoch, b, r])) for r in rows]
+            images = [self.altered(int(chosen[r]), np.random.default_rng([self.seed, epoch, b, r])) for r in rows]
             mine = chosen[share]
             yield (
                 torch.from_numpy(np.stack([normalize(i, self.spec) for i in images])),
@@ -122,7 +125,12 @@ class ClassifyTask:
         for b in range(self.batches_per_epoch):
             yield order[b * self.batch : (b + 1) * self.batch]
 
-    def _altered(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    def altered(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """An image's canvas (S, S) as training sees it once."""
+        canvas = self._augmented(i, rng)
+        return pa_as_ap(canvas, rng) if self.turn_pa and self.samples[i].record.view == "PA" else canvas
+
+    def _augmented(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         if self.augmentation is None:
             return self.canvases.lungs[i]
         warp = self.augmentation.warp(tuple(self.canvases.boxes[i]), self.spec.canvas_px, rng)

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 
 from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.preprocess import PreprocessSpec
+from training.augment import Augmentation
+from training.classify import Balance
 from training.engine import Plan
+from training.models import NetworkSpec
+from training.models.networks import is_known, names
+from training.prune import PrunePlan
+from training.splits import Preset, Side, Unit
 from training.targets import Target
 
 if sys.version_info >= (3, 11):
@@ -18,7 +24,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["BundleConfig", "Config", "load_config", "plan", "read_toml", "table_of"]
+__all__ = [
+    "BundleConfig",
+    "Config",
+    "MemberPlan",
+    "RunConfig",
+    "load_config",
+    "members_of",
+    "plan",
+    "prune_plan",
+    "read_toml",
+    "table_of",
+]
 
 Kind = TypeVar("Kind")
 
@@ -71,6 +88,95 @@ class BundleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemberPlan:
+    """architecture, head_maps, dropout: as in `NetworkSpec`. imagenet: `hub`, a file of weights, or None for random.
+    plan: what this member changes in the plan of every stage.
+    """
+
+    architecture: str
+    head_maps: int = 1024
+    dropout: float = 0.5
+    imagenet: str | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not is_known(self.architecture):
+            raise InputError(
+                f"no architecture is called {self.architecture!r}: choose from {', '.join(names())}, or timm:NAME"
+            )
+
+    def network(self, labels: int, channels: int) -> NetworkSpec:
+        """The spec of its network for so many labels and input channels."""
+        return NetworkSpec(
+            architecture=self.architecture,
+            labels=labels,
+            channels=channels,
+            head_maps=self.head_maps,
+            dropout=self.dropout,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(BundleConfig):
+    """What the papers' recipes share.
+
+    preset: `sane` (patients apart, augmentation against what tells collections apart), `paper` (the text) or `code` (what
+    was run; it splits by image, and the report shows the leak). collections, views: which are read, or None for the default
+    collections and all frontal views. segmenter_architecture: a name of `SEGMENTERS`. prune_segmenter: None leaves it
+    whole. epoch_images: images drawn an epoch where balance is by drawing. augment: what differs from the defaults of
+    `Augmentation` in `sane`, such as gentler changes for a short training.
+    """
+
+    preset: Preset = "sane"
+    collections: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
+    segmenter_architecture: str = "lung-unet"
+    prune_segmenter: PrunePlan | None = None
+    epoch_images: int | None = None
+    augment: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("sane", "paper", "code"):
+            raise InputError(f"the preset is sane, paper or code, got {self.preset!r}")
+        _known(self.augment, Augmentation, "augment")
+
+    @property
+    def side_shares(self) -> Mapping[Side, float]:
+        """Of the images, on each side."""
+        raise NotImplementedError
+
+    @property
+    def read_collections(self) -> tuple[str, ...] | None:
+        """All collections that a run reads; None for the default ones."""
+        return self.collections
+
+    @property
+    def balance(self) -> Balance:
+        """How rare labels are made up for."""
+        raise NotImplementedError
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether an epoch is chosen by its validation loss, not by its score."""
+        return self.preset != "sane"
+
+    @property
+    def sees_lungs(self) -> bool:
+        """Whether members see the lung box, for which there must be a segmenter, or the whole frame."""
+        return self.member_spec.region == "lungs"
+
+    @property
+    def unit(self) -> Unit:
+        """What a split keeps together."""
+        return "image" if self.preset == "code" else "group"
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """How training images are altered; None for not at all."""
+        return Augmentation(**self.augment) if self.preset == "sane" else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(BundleConfig):
     """The starter's recipe. epoch_images: how many images a member sees an epoch. left_out: sources that members never
     see, to measure what they say of an unknown site. members: plan an architecture."""
@@ -104,6 +210,24 @@ def plan(values: Mapping[str, Any], base: Plan, where: str) -> Plan:
     """`base` with what a table of the file changes."""
     _known(values, Plan, where)
     return _made(lambda: replace(base, **values), where)
+
+
+def prune_plan(values: Mapping[str, Any], base: Plan, where: str) -> PrunePlan:
+    """A table of pruning, with the plan of its retraining."""
+    retrain = plan(values.get("retrain", {}), base, f"{where}.retrain")
+    return table_of(PrunePlan, {**values, "retrain": retrain}, where)
+
+
+def members_of(values: Any, base: Plan, where: str, **defaults: Any) -> dict[str, MemberPlan]:
+    """The tables of members by name; what each changes in a plan is checked too. defaults: where they differ from
+    `MemberPlan`'s."""
+    if not isinstance(values, Mapping) or not all(isinstance(v, Mapping) for v in values.values()):
+        raise InputError(
+            f"{where}: expected tables, [{where.split(': ')[-1]}.NAME] with an architecture; got {values!r}"
+        )
+    for name, member in values.items():
+        plan(member.get("plan", {}), base, f"{where}.{name}.plan")
+    return {name: table_of(MemberPlan, {**defaults, **v}, f"{where}.{name}") for name, v in values.items()}
 
 
 def table_of(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:

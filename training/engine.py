@@ -35,7 +35,8 @@ class Plan:
     plateau_epochs without a better score; `constant`. patience: stop after so many epochs without a better score, or
     None. ema: decay of the weights' moving average, a step; 0 for none. minutes: wall-clock budget of this training over
     all its runs, or None: where epochs do not fit, the schedule ends when the time does, so that the last epochs always
-    run at a small learning rate. tensorboard: write curves beside the log (needs the package tensorboard).
+    run at a small learning rate. keep: the weights of the epoch with the best score, or of the last one, so that nothing is
+    chosen on validation images. tensorboard: write curves beside the log (needs the package tensorboard).
     """
 
     epochs: int
@@ -53,10 +54,13 @@ class Plan:
     seed: int = 1
     threads: int = 2
     bfloat16: bool = True
+    keep: Literal["best", "last"] = "best"
     minutes: float | None = None
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.keep not in ("best", "last"):
+            raise InputError(f"a plan keeps the best or the last weights, got {self.keep!r}")
         if self.optimizer not in ("adamw", "sgd") or self.schedule not in ("cosine", "plateau", "constant"):
             raise InputError(
                 f"a plan has the optimizer adamw or sgd and the schedule cosine, plateau or constant, "
@@ -122,8 +126,10 @@ def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Pat
         begin = time.monotonic()
         loss = _train_epoch(task, plan, state, computes, here, name)
         figures = _scored(task, state, here)
-        if figures["score"] > state.best:
+        better = figures["score"] > state.best
+        if better:
             state.best, state.best_epoch = figures["score"], state.epoch
+        if better or plan.keep == "last":
             _save({"model": state.average.state_dict()}, folder / "best.pt", here)
         _lower_rate(plan, state)
         state.seconds = everywhere({"seconds": state.seconds + time.monotonic() - begin}, here)["seconds"]

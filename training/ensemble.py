@@ -28,6 +28,7 @@ __all__ = [
     "ChosenCombination",
     "ChosenDecision",
     "Strategy",
+    "calibrated",
     "choose_combination",
     "choose_decision",
     "fit",
@@ -43,6 +44,7 @@ _FOLDS = 5
 _WEIGHT_STEPS = 20  # weights are multiples of a twentieth: finer ones fit luck
 _THRESHOLDS = np.round(np.arange(0.20, 0.96, 0.05), 2)
 _F1_PLATEAU = 0.01
+_LOG_TEMPERATURES = (-3.5, 2.0)  # FLANNEL's sums of weighted probabilities want some of 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +125,12 @@ def fit(
         parameters = _stacking(logits, truth, temperatures, seed)
     fitted = Combination(strategy=strategy, member_temperatures=temperatures, temperature=1.0, parameters=parameters)
     fitted.check_sizes(members=members, labels=labels)
-    return (
-        fitted
-        if strategy == "voting" or not calibrate
-        else replace(fitted, temperature=_temperature(fitted, logits, truth))
-    )
+    return fitted if strategy == "voting" or not calibrate else calibrated(fitted, logits, truth)
+
+
+def calibrated(combination: Combination, logits: Logits, truth: Truth) -> Combination:
+    """The combination with the temperature whose log loss on these images is least. logits: (N, members, labels)."""
+    return replace(combination, temperature=_temperature(combination, logits, truth))
 
 
 def _probabilities(combination: Combination, logits: Logits) -> npt.NDArray[np.float64]:
@@ -140,7 +143,7 @@ def _temperature(combination: Combination, logits: Logits, truth: Truth) -> floa
         tried = replace(combination, temperature=float(np.exp(log_t)))
         return float(log_loss(_probabilities(tried, logits), truth).mean())
 
-    found = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-3})
+    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-3})
     return round(float(np.exp(found.x)), 4)
 
 

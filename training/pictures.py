@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "PruningPoint",
     "bars_picture",
     "cam_picture",
+    "compared_picture",
     "confusion_picture",
     "precision_recall_picture",
     "pruning_picture",
@@ -40,6 +42,7 @@ _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GRAY = "#767676"
 _DPI = 150
+_HIGH = 0.98  # a sensitivity that leaves nothing to compare
 _GRID = np.linspace(0, 1, 501)
 _CAM_COLOURS = "inferno"  # light grows with the value, so it reads without colours too
 
@@ -117,6 +120,40 @@ def precision_recall_picture(answers: Answers, labels: Sequence[str], title: str
     return _saved(drawing, file)
 
 
+def compared_picture(
+    scores: Mapping[str, Floats],
+    positive: npt.NDArray[np.bool_],
+    title: str,
+    file: Path | str,
+    *,
+    kind: Literal["roc", "precision-recall"],
+) -> Drawing:
+    """Curves of many models for one class against the rest. scores: (N,) a model. positive: (N,) booleans, of both kinds.
+
+    The best by area comes first in the legend. A ROC's axis is cut where all curves are high: good models crowd its left.
+    """
+    if not scores or positive.all() or not positive.any():
+        raise ValueError("curves need a model, and images with and without the class")
+    curve, figure = (_roc, "AUC") if kind == "roc" else (_precision_recall, "AP")
+    curves = {model: curve(np.asarray(s, np.float64), positive) for model, s in scores.items()}
+    drawing, axes = _blank(title, 8.6, 6.4)
+    for k, (model, (x, y, value)) in enumerate(sorted(curves.items(), key=lambda item: -item[1][2])):
+        colour, dash = _COLOURS[k % len(_COLOURS)], _DASHES[k // len(_COLOURS) % len(_DASHES)]
+        axes.step(x, y, where="pre", lw=1.5, color=colour, ls=dash, label=f"{model}: {figure} {value:.3f}")
+    end = 1.0
+    if kind == "roc":
+        end = min(1.0, 1.2 * max(float(x[np.argmax(y >= _HIGH)]) for x, y, _ in curves.values()) + 0.02)
+        cut = "" if end == 1 else f", cut at {end:.2f}: beyond it all are above {_HIGH}"
+        axes.set(xlabel=f"false positive rate (1 - specificity){cut}", ylabel="true positive rate (sensitivity)")
+    else:
+        axes.axhline(positive.mean(), color=_GRAY, lw=0.8, ls=(0, (2, 3)), label=f"chance: {positive.mean():.3f}")
+        axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
+    axes.set(xlim=(-0.02 * end, 1.02 * end), ylim=(-0.02, 1.02))
+    axes.grid(color="#E5E5E5")
+    drawing.legend(loc="outside right center", fontsize=9, frameon=False)
+    return _saved(drawing, file)
+
+
 def pruning_picture(steps: Mapping[str, Sequence[PruningPoint]], title: str, file: Path | str) -> Drawing:
     """What pruning costs and saves, over the share of channels left; the chosen step of each model is a star."""
     if not steps or not all(steps.values()):
@@ -153,7 +190,7 @@ def cam_picture(rows: Sequence[CamRow], title: str, file: Path | str) -> Drawing
         image = _as_picture(row.image)
         _draw_image(panels[0], image, f"truth: {row.label}")
         for axes, model in zip(panels[1:], models, strict=True):
-            _draw_image(axes, image, f"{model}\nsaid {row.said.get(model, '-')}")
+            _draw_image(axes, image, f"{model}\n{row.said.get(model, '-')}")
             share = _as_shares(row.maps[model], image.shape[:2])
             axes.imshow(share, cmap=_CAM_COLOURS, vmin=0, vmax=1, alpha=0.65 * share, interpolation="bilinear")
     scale = ScalarMappable(cmap=_CAM_COLOURS)
@@ -162,9 +199,15 @@ def cam_picture(rows: Sequence[CamRow], title: str, file: Path | str) -> Drawing
 
 
 def bars_picture(
-    values: Mapping[str, Mapping[str, Figure]], title: str, file: Path | str, *, quantity: str = "value"
+    values: Mapping[str, Mapping[str, Figure]],
+    title: str,
+    file: Path | str,
+    *,
+    quantity: str = "value",
+    whiskers: str = "95 % interval",
 ) -> Drawing:
     """Values with their intervals. values: model, then series (one is enough). quantity: the axis' name, with its unit.
+    whiskers: what they show.
 
     Dots with whiskers and no filled bars: figures near 1 need an axis that does not begin at 0, where bars would mislead.
     """
@@ -178,7 +221,7 @@ def bars_picture(
             _draw_interval(axes, of_model.get(name), height, j)
         axes.plot([], [], _MARKERS[j % len(_MARKERS)], color=_COLOURS[j % len(_COLOURS)], label=name)
     axes.set_yticks(range(len(values)), list(values))
-    axes.set(xlabel=f"{quantity}, 95 % interval", ylim=(len(values) - 0.4, -0.6))
+    axes.set(xlabel=f"{quantity}, {whiskers}", ylim=(len(values) - 0.4, -0.6))
     axes.grid(axis="x", color="#E5E5E5")
     if len(series) > 1:
         drawing.legend(loc="outside lower center", ncols=4, frameon=False)

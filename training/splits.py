@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cxr_edge.errors import InputError
 from training.collections import Record
 
 __all__ = [
+    "FLANNEL_SHARES",
     "R20_SHARES",
     "SHARES",
     "SIDES",
@@ -27,10 +28,13 @@ __all__ = [
     "Unit",
     "check_leakage",
     "check_plan",
+    "check_unit",
     "cramers_v",
+    "deal",
     "split",
 ]
 
+Part = TypeVar("Part", bound=Hashable)
 Side = Literal["train", "validation", "test"]
 Unit = Literal["group", "image"]
 Preset = Literal["sane", "paper", "code"]
@@ -38,6 +42,8 @@ SIDES: tuple[Side, ...] = ("train", "validation", "test")
 SHARES: Mapping[Side, float] = {"train": 0.72, "validation": 0.13, "test": 0.15}
 # R20, III.A: 90 % for training and 10 % for testing, and 10 % of the training part validates.
 R20_SHARES: Mapping[Side, float] = {"train": 0.81, "validation": 0.09, "test": 0.10}
+# FLANNEL, III: 4:1, and five folds of the training part validate in turn (`training.folds`).
+FLANNEL_SHARES: Mapping[Side, float] = {"train": 0.8, "validation": 0.0, "test": 0.2}
 
 _EXAMPLES = 10
 
@@ -89,27 +95,38 @@ def split(
     unit: "image" deals images one by one, whoever's they are, which leaks. Raises InputError for other shares or units.
     """
     check_plan(shares, unit)
+    parts = {side: shares[side] for side in SIDES if shares[side] > 0}
+    return deal(records, groups if unit == "group" else [r.key for r in records], seed=seed, shares=parts)
+
+
+def deal(records: Sequence[Record], groups: Sequence[str], *, seed: int, shares: Mapping[Part, float]) -> list[Part]:
+    """The part of each record, whole groups at a time, the shares met within each stratum of label and source."""
     members: dict[str, list[int]] = defaultdict(list)
-    for i, group in enumerate(groups if unit == "group" else [r.key for r in records]):
+    for i, group in enumerate(groups):
         members[group].append(i)
     strata: dict[tuple[str, str], list[str]] = defaultdict(list)
     for group in sorted(members):
         strata[_stratum([records[i] for i in members[group]])].append(group)
-    sides: list[Side] = ["train"] * len(records)
+    parts = [next(iter(shares))] * len(records)
     for stratum in sorted(strata):
-        for group, side in _deal(strata[stratum], members, random.Random(f"{seed}/{stratum}"), shares).items():
+        for group, part in _deal(strata[stratum], members, random.Random(f"{seed}/{stratum}"), shares).items():
             for i in members[group]:
-                sides[i] = side
-    return sides
+                parts[i] = part
+    return parts
 
 
 def check_plan(shares: Mapping[Side, float], unit: Unit) -> None:
     """Raises InputError for a unit that is none, and for shares that are not of all sides or do not sum to 1."""
-    if unit not in ("group", "image"):
-        raise InputError(f"a split by {unit!r}: expected 'group', or 'image' with preset 'code'")
+    check_unit(unit)
     right = set(shares) == set(SIDES) and all(0 <= s <= 1 for s in shares.values())
     if not right or not math.isclose(sum(shares.values()), 1, abs_tol=1e-9):
         raise InputError(f"the shares {dict(shares)}: expected one from 0 to 1 for each of {', '.join(SIDES)}, sum 1")
+
+
+def check_unit(unit: str) -> None:
+    """Raises InputError for a unit that is none."""
+    if unit not in ("group", "image"):
+        raise InputError(f"a split by {unit!r}: expected 'group', or 'image' with preset 'code'")
 
 
 def _stratum(records: Sequence[Record]) -> tuple[str, str]:
@@ -117,16 +134,16 @@ def _stratum(records: Sequence[Record]) -> tuple[str, str]:
 
 
 def _deal(
-    names: Sequence[str], members: Mapping[str, Sequence[int]], rng: random.Random, shares: Mapping[Side, float]
-) -> dict[str, Side]:
+    names: Sequence[str], members: Mapping[str, Sequence[int]], rng: random.Random, shares: Mapping[Part, float]
+) -> dict[str, Part]:
     order = rng.sample(list(names), len(names))
     order.sort(key=lambda g: -len(members[g]))
-    lacking = {side: share * sum(len(members[g]) for g in names) for side, share in shares.items()}
-    dealt: dict[str, Side] = {}
+    lacking = {part: share * sum(len(members[g]) for g in names) for part, share in shares.items()}
+    dealt: dict[str, Part] = {}
     for group in order:
-        side = max(SIDES, key=lambda s: lacking[s])
-        lacking[side] -= len(members[group])
-        dealt[group] = side
+        part = max(lacking, key=lambda p: lacking[p])
+        lacking[part] -= len(members[group])
+        dealt[group] = part
     return dealt
 
 

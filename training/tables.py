@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "Table",
     "interval",
     "labels_table",
     "lungs_table",
@@ -17,6 +21,32 @@ __all__ = [
 ]
 
 Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of a report. title: number and subject, with preset, n, split and seed. note: below it, or empty."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.head) for row in self.rows):
+            raise ValueError(f"{self.title}: a row of another length than the head")
+
+    def as_markdown(self) -> str:
+        """The table under its title."""
+        return "\n\n".join(part for part in (f"## {self.title}", table(self.head, self.rows), self.note) if part)
+
+    def as_csv(self) -> str:
+        """Head and rows; title and note as comment lines before them."""
+        out = io.StringIO()
+        for line in filter(None, (self.title, self.note)):
+            out.write(f"# {line}\n")
+        csv.writer(out, lineterminator="\n").writerows([self.head, *self.rows])
+        return out.getvalue()
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.augment import Augmentation, histogram_cdf
+from training.augment import Augmentation, histogram_cdf, pa_as_ap
 
 STILL = Augmentation(shift=0.0, zoom=0.0, stretch=0.0, rotation_deg=0.0, flip=0.0)
 ALWAYS = Augmentation(
     histogram_swap=1.0, shading=1.0, equalize=1.0, resample=1.0, blur=1.0, sharpen=1.0, noise=1.0, jpeg=1.0, letters=1.0,
     erase=1.0,
+)  # fmt: skip
+
+NOTHING = replace(
+    STILL, histogram_swap=0.0, curve=0.0, shading=0.0, equalize=0.0, resample=0.0, blur=0.0, sharpen=0.0, noise=0.0, jpeg=0.0,
+    letters=0.0, erase=0.0,
 )  # fmt: skip
 
 
@@ -69,3 +77,37 @@ def test_the_cdf_ends_at_one() -> None:
     assert cdf.shape == (256,)
     assert cdf[-1] == pytest.approx(1.0)
     assert (np.diff(cdf) >= 0).all()
+
+
+@given(st.integers(8, 90), st.integers(0, 2**31), st.sampled_from([cv2.BORDER_CONSTANT, cv2.BORDER_REFLECT_101]))
+def test_without_chances_and_ranges_a_whole_frame_stays_as_it_is(side: int, seed: int, border: int) -> None:
+    canvas, rng = _canvas(side), np.random.default_rng(seed)
+    warp = NOTHING.warp((0.0, 0.0, side, side), side, rng)
+    same = NOTHING.gray(warp.apply(canvas, border=border), rng, other=histogram_cdf(_canvas(side, 1)))
+    assert np.array_equal(same, canvas)
+
+
+def test_the_curve_is_a_chance_too() -> None:
+    always, half = (replace(NOTHING, curve=chance) for chance in (1.0, 0.5))
+    canvas = _canvas(32)
+    changed = [
+        sum(not np.array_equal(a.gray(canvas, np.random.default_rng(s)), canvas) for s in range(200))
+        for a in (always, half)
+    ]
+    assert changed[0] == 200
+    assert 70 < changed[1] < 130
+
+
+def test_a_pa_image_made_an_ap_one_is_mirrored_with_noise() -> None:
+    canvas = np.clip(_canvas(64), 40, 215)  # the noise, at most 10 gray values strong, is cut off nowhere
+    kept = canvas.copy()
+    strengths = []
+    for seed in range(20):
+        noise = pa_as_ap(canvas, np.random.default_rng(seed)).astype(float) - canvas[:, ::-1]
+        assert abs(noise.mean()) < 1
+        strengths.append(noise.std())
+    assert 0.5 < min(strengths) < 4 < 7 < max(strengths) < 11
+    assert np.array_equal(canvas, kept)
+    first, again = (pa_as_ap(canvas, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.dtype == np.uint8

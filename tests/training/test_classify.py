@@ -1,7 +1,8 @@
-"""What a member is trained on: two ways of balance, class weights, and by what an epoch is chosen."""
+"""What a member is trained on: three ways of balance, class weights, turned views, and by what an epoch is chosen."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from cxr_edge.errors import InputError
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.preprocess import PreprocessSpec, normalize
 from tests.training.made_canvases import made_canvases
 from training.augment import Augmentation
 from training.classify import ClassifyTask, balanced_weights, logits_of, validation_figures
@@ -135,3 +136,63 @@ def test_logits_do_not_depend_on_the_batches() -> None:
 def test_too_few_images_are_named(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         _task(**changes)
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation()])
+def test_without_balance_every_image_is_seen_once_an_epoch(augmentation: Augmentation | None) -> None:
+    labels = ["normal"] * 20 + ["bacterial"] * 10
+    samples, canvases = made_canvases(labels, validates_every=5)
+    model = build_member("plain", 2)
+    task = ClassifyTask(
+        model, samples, canvases, SPEC, TARGET, batch=8, seed=1, smoothing=0.0, balance="none", augmentation=augmentation,
+        epoch_images=8,
+    )  # fmt: skip
+    assert task.batches_per_epoch == 3, "24 images train; epoch_images is for drawing"
+    orders = []
+    for epoch in (0, 1):
+        images, allowed = (torch.cat(parts) for parts in zip(*task.batches(epoch, ALONE), strict=True))
+        assert allowed.sum(dim=0).tolist() == [16, 8], "as often as the labels are"
+        assert len(torch.unique(images, dim=0)) == 24
+        if augmentation is None:
+            wanted = {normalize(canvases.lungs[i], SPEC).tobytes() for i in range(30) if samples[i].side == "train"}
+            assert {image.numpy().tobytes() for image in images} == wanted
+        orders.append(allowed)
+    assert not torch.equal(*orders)
+
+
+def test_without_balance_every_label_weighs_one() -> None:
+    task = _task(balance="none", augmentation=None)
+    images, truth = torch.randn(6, 1, 32, 32), torch.tensor([0, 1, 1, 0, 0, 1])
+    task.model.eval()
+    with torch.no_grad():
+        wanted = torch.nn.functional.cross_entropy(task.model(images).logits, truth)
+        loss = task.loss(task.model, (images, torch.nn.functional.one_hot(truth, 2).bool()))
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("turn_pa", [True, False])
+def test_pa_images_are_turned_in_training_and_never_to_be_judged(turn_pa: bool) -> None:
+    """One label a view; every canvas is bright on the left, and a turned one on the right."""
+    views = {"normal": "PA", "viral": "AP", "bacterial": "AP Supine"}
+    target = Target(labels=tuple(views))
+    samples, canvases = made_canvases([*views] * 8, validates_every=3)
+    samples = [replace(s, record=replace(s.record, view=views[s.record.label])) for s in samples]
+    # Every third would be of one label: all three validate, and train.
+    samples = [replace(s, side="validation" if i >= 18 else "train") for i, s in enumerate(samples)]
+    canvases.lungs[..., :16] = 200
+    task = ClassifyTask(
+        build_member("plain", 3), samples, canvases, SPEC, target, batch=6, seed=1, smoothing=0.0, balance="none",
+        turn_pa=turn_pa,
+    )  # fmt: skip
+    images, allowed = (torch.cat(parts) for parts in zip(*task.batches(0, ALONE), strict=True))
+    right = images[:, 0, :, 16:].mean((1, 2)) > images[:, 0, :, :16].mean((1, 2))
+    assert len(images) == 18
+    assert torch.equal(right, allowed[:, 0] & turn_pa)
+    untouched = {normalize(canvas, SPEC).tobytes() for canvas in canvases.lungs}
+    assert [image.numpy().tobytes() in untouched for image in images] == (~right).tolist()
+
+    judged = torch.cat(list(task.validation_images()))
+    wanted = np.stack([normalize(canvas, SPEC) for canvas in canvases.lungs[18:]])
+    assert np.array_equal(judged.numpy(), wanted)
+    plain = validation_figures(logits_of(task.model, canvases.lungs[18:], SPEC), samples[18:], target)
+    assert task.score(task.model) == plain

@@ -1,4 +1,4 @@
-"""The loop: a run that was killed ends as one that was not; the best epoch is kept; time ends a run as epochs do."""
+"""The loop: a run that was killed ends as one that was not; the best epoch is kept, or the last; time ends a run as epochs do."""
 
 from __future__ import annotations
 
@@ -147,3 +147,38 @@ def test_patience_ends_a_run(tmp_path: Path) -> None:
 def test_a_plan_that_means_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="adamw or sgd"):
         Plan(epochs=1, optimizer="adam")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 4)])
+def test_a_plan_keeps_the_best_weights_or_the_last(keep: str, epoch: int, tmp_path: Path) -> None:
+    scored: list[dict[str, Tensor]] = []
+
+    class Task(_Task):
+        def score(self, model: nn.Module) -> dict[str, float]:
+            scored.append({name: value.clone() for name, value in model.state_dict().items()})
+            return super().score(model)
+
+    file = fit(Task(scores=(0.1, 0.9, 0.5, 0.3)), replace(PLAN, epochs=4, keep=keep), tmp_path)
+    kept = load_best(_network(), file).state_dict()
+    assert [k for k, s in enumerate(scored, 1) if all(torch.equal(kept[n], s[n]) for n in s)] == [epoch]
+
+
+def test_a_killed_run_that_keeps_the_last_weights_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    plan, scores = replace(PLAN, epochs=3, keep="last"), (0.9, 0.5, 0.1)
+    straight = fit(_Task(scores=scores), plan, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        fit(_Task(scores=scores, killed_in=2), plan, tmp_path / "killed")
+    killed = fit(_Task(scores=scores[2:]), plan, tmp_path / "killed")
+    wanted, found = (load_best(_network(), file).state_dict() for file in (straight, killed))
+    assert all(torch.equal(wanted[n], found[n]) for n in wanted)
+
+
+def test_a_run_that_keeps_the_last_weights_still_loses_patience(tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=5, keep="last", patience=2)
+    fit(_Task(scores=(0.9, 0.8, 0.7, 0.6, 0.5)), plan, tmp_path)
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 3
+
+
+def test_a_plan_keeps_nothing_else() -> None:
+    with pytest.raises(InputError, match="the best or the last weights, got 'nonsense'"):
+        Plan(epochs=1, keep="nonsense")  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from cxr_edge.errors import InputError
 from training import splits
 from training.collections import Record
 from training.duplicates import groups
-from training.splits import R20_SHARES, SIDES, Side, check_leakage, check_plan, cramers_v, split
+from training.splits import FLANNEL_SHARES, R20_SHARES, SIDES, Side, Unit, check_leakage, check_plan, cramers_v, split
 
 
 def record(patient: str, i: int, label: str = "normal", source: str = "kcx") -> Record:
@@ -164,3 +164,29 @@ def test_cramers_v_of_a_table_worked_by_hand() -> None:
     first = ["a"] * 40 + ["b"] * 40
     second = ["x"] * 30 + ["y"] * 10 + ["x"] * 10 + ["y"] * 30
     assert cramers_v(first, second) == pytest.approx(0.5, abs=1e-12)
+
+
+@given(tables(), st.integers(0, 5), st.sampled_from(["group", "image"]))
+def test_flannels_split_leaves_validation_to_its_folds(
+    made: tuple[list[Record], list[tuple[int, int]]], seed: int, unit: Unit
+) -> None:
+    records, pairs = made
+    sides = split(records, groups(records, pairs), seed=seed, shares=FLANNEL_SHARES, unit=unit)
+    assert set(sides) <= {"train", "test"}
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(0, 5))
+def test_a_fifth_of_flannels_images_judge(sizes: list[int], seed: int) -> None:
+    records = [record(f"p{g}", 100 * g + k) for g, size in enumerate(sizes) for k in range(size)]
+    counts = Counter(split(records, [r.patient for r in records], seed=seed, shares=FLANNEL_SHARES))
+    assert abs(counts["test"] - 0.2 * len(records)) <= max(sizes)
+    check_plan(FLANNEL_SHARES, "group")
+
+
+def test_shares_of_flannel_are_four_to_one_in_every_stratum() -> None:
+    strata = [("normal", "kcx"), ("viral", "kcx"), ("viral", "ccx"), ("covid-19", "ccx")]
+    records = [record(f"{label}{source}{i}", i, label, source) for label, source in strata for i in range(50)]
+    sides = split(records, [r.patient for r in records], seed=1, shares=FLANNEL_SHARES)
+    for label, source in strata:
+        own = Counter(s for r, s in zip(records, sides, strict=True) if (r.label, r.source) == (label, source))
+        assert own == {"train": 40, "test": 10}

@@ -15,10 +15,10 @@ __all__ = ["CamHead", "MemberOutput", "TaskHead"]
 
 
 class MemberOutput(NamedTuple):
-    """logits: (N, K). cam: (N, K, h, w), with logits = mean of cam over h and w + bias."""
+    """logits: (N, K). cam: (N, K, h, w), with logits = mean of cam over h and w + bias; None of a baseline without one."""
 
     logits: Tensor
-    cam: Tensor
+    cam: Tensor | None
 
 
 class CamHead(nn.Module):

@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import timm
+from timm.models.densenet import DenseNet
+from timm.models.resnet import Bottleneck, ResNet
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
+from training.models.covid_net import CovidNet
 from training.models.custom import FILTERS, custom_trunk
 from training.models.head import CamHead, MemberOutput, TaskHead
 from training.models.members import ARCHITECTURES, build_member
@@ -22,10 +25,21 @@ from training.models.nasnet import nasnet_mobile_trunk
 from training.models.shapes import Shapes, resize
 from training.models.unet import LungUNet
 
-__all__ = ["R20_NAMES", "SEGMENTERS", "Network", "NetworkSpec", "build", "is_known", "names"]
+__all__ = [
+    "COVID_NETS",
+    "FLANNEL_NAMES",
+    "GRAY_ONLY",
+    "R20_NAMES",
+    "SEGMENTERS",
+    "Network",
+    "NetworkSpec",
+    "build",
+    "is_known",
+    "names",
+]
 
 # Name here -> name in timm. Cut at the deepest convolution, as R20 does.
-_TIMM: Mapping[str, str] = {
+_R20: Mapping[str, str] = {
     "vgg16": "vgg16",
     "vgg19": "vgg19",
     "inception-v3": "inception_v3",
@@ -34,12 +48,27 @@ _TIMM: Mapping[str, str] = {
     "mobilenet-v2": "mobilenetv2_100",
     "densenet201": "densenet201",
 }
+# In the order of FLANNEL's code, by which the weight module's inputs are numbered.
+_FLANNEL: Mapping[str, str] = {
+    "densenet161": "densenet161",
+    "inception-v3": "inception_v3",
+    "resnet152": "resnet152",
+    "resnext101": "resnext101_32x8d",
+    "vgg19-bn": "vgg19_bn",
+}
+_TIMM = {**_R20, **_FLANNEL, "efficientnet-b4": "efficientnet_b4"}
+# COVID-Net's widths are divided by this, and its maps flattened from a grid of this side.
+COVID_NETS: Mapping[str, tuple[int, int]] = {"covid-net": (1, 7), "narrow-covid-net": (8, 3)}
+
 # The lung segmenter, by its channels a level: ours, and as wide as the papers' (which takes longer than all members).
 SEGMENTERS: Mapping[str, tuple[int, ...]] = {
     "lung-unet": (16, 16, 32, 48, 64),
     "lung-unet-64": (64, 128, 256, 512, 1024),
 }
-R20_NAMES = ("custom", *_TIMM, "nasnet-mobile")
+# The starter's members.
+GRAY_ONLY = tuple(ARCHITECTURES)
+R20_NAMES = ("custom", *_R20, "nasnet-mobile")
+FLANNEL_NAMES = tuple(_FLANNEL)
 
 # VGG-16's layout at a quarter of its width, with batch norm: what two cores can train from scratch.
 _NARROW_VGG = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128, 128, "M")
@@ -48,9 +77,10 @@ _NARROW_VGG = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 12
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
     """architecture: a name of `names()`, or `timm:NAME` for any other convolutional network of timm. labels: how many.
-    channels: of the input, 1 or 3. head_maps: of R20's head convolution (the custom CNN and the starter's members have
-    none). dropout: before the dense layer. shapes: weights that pruning made smaller, name -> shape. activation: of the
-    custom CNN, `relu`, `elu` or `leaky-relu`; without ReLU it has no exact zeros and cannot be pruned by APoZ.
+    channels: of the input, 1 or 3. head_maps: of R20's head convolution; 0 for none, as FLANNEL's learners (the custom CNN,
+    COVID-Net and the starter's members have none anyway). dropout: before the dense layer. shapes: weights that pruning
+    made smaller, name -> shape. activation: of the custom CNN, `relu`, `elu` or `leaky-relu`; without ReLU it has no exact
+    zeros and cannot be pruned by APoZ.
     """
 
     architecture: str
@@ -102,7 +132,7 @@ class TimmTrunk(nn.Module):
 
 def names() -> tuple[str, ...]:
     """The architectures by name, `timm:NAME` aside."""
-    return (*R20_NAMES, "narrow-vgg", *ARCHITECTURES)
+    return tuple(dict.fromkeys((*R20_NAMES, *_TIMM, *_OWN, *COVID_NETS, *ARCHITECTURES)))
 
 
 def is_known(architecture: str) -> bool:
@@ -125,15 +155,20 @@ def _fresh(spec: NetworkSpec) -> nn.Module:
         )
     if name in SEGMENTERS:
         return LungUNet(SEGMENTERS[name])
-    if name in ARCHITECTURES:
+    if name in GRAY_ONLY:
         if spec.channels != 1:
             raise InputError(f"{name} takes one gray channel, not {spec.channels}")
         return build_member(name, spec.labels)
+    if name in COVID_NETS:
+        narrower, grid = COVID_NETS[name]
+        return CovidNet(spec.channels, spec.labels, narrower=narrower, grid=grid)
     if name == "custom":
         return Network(
             custom_trunk(spec.channels, activation=spec.activation), CamHead(FILTERS[-1], spec.labels, spec.dropout)
         )
     trunk, maps = _trunk(name, spec.channels)
+    if not spec.head_maps:
+        return Network(trunk, CamHead(maps, spec.labels, spec.dropout))
     return Network(trunk, TaskHead(maps, spec.head_maps, spec.labels, spec.dropout))
 
 
@@ -162,7 +197,36 @@ def _narrow_vgg(channels: int) -> tuple[nn.Module, int]:
     return trunk, trunk.maps
 
 
+def _narrow_resnet(channels: int, *, cardinality: int = 1, base_width: int = 64) -> tuple[nn.Module, int]:
+    network = ResNet(
+        Bottleneck,
+        (1, 1, 1, 1),
+        num_classes=0,
+        in_chans=channels,
+        global_pool="",
+        stem_width=16,
+        channels=(16, 32, 64, 128),
+        cardinality=cardinality,
+        base_width=base_width,
+    )
+    trunk = TimmTrunk(network)
+    return trunk, trunk.maps
+
+
+def _narrow_resnext(channels: int) -> tuple[nn.Module, int]:
+    return _narrow_resnet(channels, cardinality=8, base_width=16)
+
+
+def _narrow_densenet(channels: int) -> tuple[nn.Module, int]:
+    network = DenseNet(16, (2, 3, 4, 3), num_classes=0, in_chans=channels, global_pool="", bn_size=2)
+    trunk = TimmTrunk(network)
+    return trunk, trunk.maps
+
+
 _OWN: Mapping[str, Callable[[int], tuple[nn.Module, int]]] = {
     "nasnet-mobile": nasnet_mobile_trunk,
     "narrow-vgg": _narrow_vgg,
+    "narrow-resnet": _narrow_resnet,
+    "narrow-resnext": _narrow_resnext,
+    "narrow-densenet": _narrow_densenet,
 }

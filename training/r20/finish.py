@@ -13,14 +13,15 @@ from training.models import load_network
 from training.prune import export_network, measured
 from training.r20 import report
 from training.r20.results import results, split_in_words
-from training.r20.run import Run
-from training.r20.stages import SEGMENTER, chosen_step, plan_of, top_members
+from training.r20.run import R20Run
+from training.r20.stages import chosen_step, plan_of, top_members
+from training.segmenting import SEGMENTER
 from training.tables import results_as_markdown
 
 __all__ = ["STAGES"]
 
 
-def measure(run: Run, _: Path) -> None:
+def measure(run: R20Run, _: Path) -> None:
     """Milliseconds of every pruning step, one after the other; best on a machine that does nothing else."""
     c = run.config
     for member in top_members(run):
@@ -29,7 +30,7 @@ def measure(run: Run, _: Path) -> None:
         measured(run.out / "pruned" / SEGMENTER, c.segmenter_spec, threads=c.threads)
 
 
-def bundle(run: Run, folder: Path) -> None:
+def bundle(run: R20Run, folder: Path) -> None:
     """Export the pruned members, write the bundle in the run folder, and judge it through the deployed path."""
     c, networks = run.config, run.out / "export"
     networks.mkdir(parents=True, exist_ok=True)
@@ -64,16 +65,16 @@ def bundle(run: Run, folder: Path) -> None:
     (folder / "bundle.md").write_text(results_as_markdown(judged), encoding="utf-8")
 
 
-def _design(run: Run, member: str) -> str:
+def _design(run: R20Run, member: str) -> str:
     step = chosen_step(run, member).name.removeprefix("step-").lstrip("0")
     return f"{run.config.members[member].architecture} with R20's head, pruned by APoZ in {step} steps"
 
 
-def tables(run: Run, folder: Path) -> None:
+def tables(run: R20Run, folder: Path) -> None:
     """Tables and figures in `folder`, results.json of the run beside them."""
     found = {**results(run), "cam_agreement": report.cam_agreement(run)}
     page = report.write(run, found, folder)
     print(f"wrote {page}", file=sys.stderr)
 
 
-STAGES: Mapping[str, Callable[[Run, Path], None]] = {"measure": measure, "bundle": bundle, "tables": tables}
+STAGES: Mapping[str, Callable[[R20Run, Path], None]] = {"measure": measure, "bundle": bundle, "tables": tables}

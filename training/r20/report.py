@@ -15,6 +15,7 @@ import torch
 
 from cxr_edge.preprocess import normalize
 from training.gradcam import agreement, grad_cam
+from training.maps import mean_row
 from training.models import load_network
 from training.pictures import (
     CamRow,
@@ -25,26 +26,32 @@ from training.pictures import (
     roc_picture,
 )
 from training.r20.results import Ensembles
-from training.r20.run import Run
+from training.r20.run import R20Run
 from training.r20.stages import chosen_step
-from training.r20.tables import as_csv, as_markdown, tables
+from training.r20.tables import tables
 from training.tables import interval, table
 
 __all__ = ["cam_agreement", "write"]
 
 Json = Mapping[str, Any]
+_MEAN_OF = 50
+_CAM_CAPTION = (
+    f"Where the pruned members look: Grad-CAM for the true label, mean over up to {_MEAN_OF} test images of it, over synthetic "
+    "X-rays. Single cases (the paper's Figure 6) are in the run folder, grad-cam-cases.png: the collections' images are not ours "
+    "to publish"
+)
 
 
-def write(run: Run, found: Json, folder: Path) -> Path:
+def write(run: R20Run, found: Json, folder: Path) -> Path:
     """Write everything to `folder`. Returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     made = tables(found)
     for name, t in made.items():
-        (folder / f"{name}.csv").write_text(as_csv(t), encoding="utf-8")
+        (folder / f"{name}.csv").write_text(t.as_csv(), encoding="utf-8")
     pictures = _pictures(run, found, folder)
     page = "\n\n".join(
-        [_opening(found), *(as_markdown(t) for t in made.values()), *_pruning(found), *_paired(found), *pictures]
+        [_opening(found), *(t.as_markdown() for t in made.values()), *_pruning(found), *_paired(found), *pictures]
     )
     (folder / "index.md").write_text(page + "\n", encoding="utf-8")
     return folder / "index.md"
@@ -140,7 +147,7 @@ def _paired(found: Json) -> list[str]:
     ]
 
 
-def _pictures(run: Run, found: Json, folder: Path) -> list[str]:
+def _pictures(run: R20Run, found: Json, folder: Path) -> list[str]:
     if "pruned" not in found:
         return []
     labels, pruned = run.config.labels, Ensembles.of(run, "pruned")
@@ -151,12 +158,14 @@ def _pictures(run: Run, found: Json, folder: Path) -> list[str]:
     roc_picture(answers, labels, _title(found, f"ROC, {what}"), folder / "roc.png")
     points = {m: _points(p) for m, p in found["pruned"].items()}
     pruning_picture(points, _title(found, "Iterative pruning"), folder / "pruning.png")
-    cam_picture(_cam_rows(run, pruned), _title(found, "Grad-CAM of the pruned members"), folder / "grad-cam.png")
+    title = _title(found, "Grad-CAM of the pruned members")
+    cam_picture(_cam_rows(run, pruned), title, run.out / "grad-cam-cases.png")  # patients: not for a page
+    cam_picture(_mean_rows(run, pruned), _title(found, "Mean Grad-CAM of the pruned members"), folder / "grad-cam.png")
     captions = {
         "confusion": f"Confusion matrix of the {what} (the paper's Figure 7)",
         "roc": f"ROC of the {what} (the paper's Figure 8)",
         "pruning": "Channels, parameters, MACs, milliseconds and validation score over pruning",
-        "grad-cam": "Grad-CAM of the pruned members (the paper's Figure 6)",
+        "grad-cam": _CAM_CAPTION,
     }
     return [
         f"## Figures\n\n{_agreement_text(found)}",
@@ -178,7 +187,7 @@ def _points(pruned: Json) -> list[PruningPoint]:
     ]
 
 
-def _cam_cases(run: Run, pruned: Ensembles) -> list[int]:
+def _cam_cases(run: R20Run, pruned: Ensembles) -> list[int]:
     """Indices of test samples, a few of each label in turn, drawn from the seed; COVID-19 first, since the paper shows it."""
     rng, config = np.random.default_rng(run.config.seed), run.config
     test = pruned.rows[pruned.on("test")]
@@ -188,7 +197,7 @@ def _cam_cases(run: Run, pruned: Ensembles) -> list[int]:
     return taken[: config.cam_cases]
 
 
-def _cam_rows(run: Run, pruned: Ensembles) -> list[CamRow]:
+def _cam_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
     networks = {m: load_network(chosen_step(run, m))[0] for m in pruned.members}
     rows, config = [], run.config
     for i in _cam_cases(run, pruned):
@@ -197,12 +206,25 @@ def _cam_rows(run: Run, pruned: Ensembles) -> list[CamRow]:
         maps = {m: grad_cam(n, image, config.labels.index(label)) for m, n in networks.items()}
         with torch.no_grad():
             odds = {m: n(image).logits.softmax(dim=1)[0] for m, n in networks.items()}
-        said = {m: f"{config.labels[int(p.argmax())]} {float(p.max()):.2f}" for m, p in odds.items()}
+        said = {m: f"said {config.labels[int(p.argmax())]} {float(p.max()):.2f}" for m, p in odds.items()}
         rows.append(CamRow(image=canvas, label=label, maps=maps, said=said))
     return rows
 
 
-def cam_agreement(run: Run, *, images: int = 50) -> dict[str, dict[str, float]]:
+def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
+    """A row a label: the mean of each member's maps for it."""
+    networks = {m: load_network(chosen_step(run, m))[0] for m in pruned.members}
+    test, spec, rows = pruned.rows[pruned.on("test")], run.config.member_spec, []
+    for k, label in enumerate(run.config.labels):
+        own = [i for i in test if run.samples[i].record.label == label][:_MEAN_OF]
+        images = [torch.from_numpy(normalize(run.canvases.lungs[i], spec)[None]) for i in own]
+        if images:
+            maps = {m: [grad_cam(n, image, k) for image in images] for m, n in networks.items()}
+            rows.append(mean_row(label, maps, spec, dict.fromkeys(networks, f"mean of {len(images)}")))
+    return rows
+
+
+def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float]]:
     """Member -> how well its engine's gradient-free map agrees with Grad-CAM on test images of COVID-19, on average."""
     pruned, config = Ensembles.of(run, "pruned"), run.config
     test = [i for i in pruned.rows[pruned.on("test")] if run.samples[i].record.label == "covid-19"][:images]

@@ -28,8 +28,10 @@ from training.metrics import Answers
 from training.models import load_network
 from training.prune import best_step, steps_of
 from training.r20.config import R20Config
-from training.r20.run import PREDICTIONS, Predictions, Run
-from training.r20.stages import SEGMENTER, chosen_step, found_by_search, is_done, member_folder, plan_of, top_members
+from training.r20.run import R20Run
+from training.r20.stages import chosen_step, found_by_search, is_done, member_folder, plan_of, top_members
+from training.run import PREDICTIONS, Predictions
+from training.segmenting import SEGMENTER
 from training.splits import SIDES
 from training.statistics import accuracy, macro_f, mcnemar, paired_difference, paper_row
 from training.targets import Target, binary, modality
@@ -44,13 +46,13 @@ PAPER_WEIGHTED = "weighted-average, paper's weights"
 class Ensembles:
     """The members of one kind, whole or pruned, combined in every way. logits: (N, members, labels) of `rows`."""
 
-    run: Run
+    run: R20Run
     members: tuple[str, ...]
     rows: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, run: Run, stage: str) -> Ensembles:
+    def of(cls, run: R20Run, stage: str) -> Ensembles:
         """stage: `multiclass` or `pruned`."""
         members = top_members(run)
         found = [Predictions.load(member_folder(run, stage, m) / PREDICTIONS) for m in members]
@@ -94,7 +96,7 @@ class Ensembles:
         )
 
 
-def results(run: Run) -> Json:
+def results(run: R20Run) -> Json:
     """All that the stages so far have found, as a JSON object (see `training.r20.tables`); a stage not run is left out."""
     c = run.config
     found: Json = {
@@ -136,7 +138,7 @@ def split_in_words(config: R20Config) -> str:
     return f"{what}, {shares} % train/validation/test"
 
 
-def _sides(run: Run) -> dict[str, dict[str, Any]]:
+def _sides(run: R20Run) -> dict[str, dict[str, Any]]:
     found = {}
     for side in SIDES:
         here = [s for s in run.samples if s.side == side]
@@ -145,7 +147,7 @@ def _sides(run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _hyperparameters(run: Run, member: str) -> Json:
+def _hyperparameters(run: R20Run, member: str) -> Json:
     plan, trial = plan_of(run, member, run.config.modality), found_by_search(run, member)
     spec = trial.network(run.config.network(member, 2))
     file = run.out / "search" / f"{member}.json"
@@ -161,7 +163,7 @@ def _hyperparameters(run: Run, member: str) -> Json:
     }
 
 
-def _row(answers: Answers, labels: Sequence[str], run: Run) -> Json:
+def _row(answers: Answers, labels: Sequence[str], run: R20Run) -> Json:
     c = run.config
     row = paper_row(answers, labels, seed=c.seed, resamples=c.resamples, preset=c.preset).as_json()
     k = len(labels)
@@ -169,7 +171,7 @@ def _row(answers: Answers, labels: Sequence[str], run: Run) -> Json:
     return {**row, "confusion": table.tolist()}
 
 
-def _single(run: Run, stage: str, member: str, target: Target) -> Json:
+def _single(run: R20Run, stage: str, member: str, target: Target) -> Json:
     folder = member_folder(run, stage, member)
     answers = run.answers("test", Predictions.load(folder / PREDICTIONS), target)
     network, _ = load_network(folder)
@@ -190,12 +192,12 @@ def _combination(combination: Combination) -> Json:
     }
 
 
-def _alone(run: Run, stage: str, member: str) -> Answers:
+def _alone(run: R20Run, stage: str, member: str) -> Answers:
     """A member's answers to the multi-class task."""
     return run.answers("test", Predictions.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target)
 
 
-def _pruned(run: Run, member: str) -> Json:
+def _pruned(run: R20Run, member: str) -> Json:
     config, steps = run.config, steps_of(run.out / "pruned" / member)
     best, whole = best_step(steps, tolerance=config.prune.tolerance), steps[0]
     answers, unpruned = (_alone(run, stage, member) for stage in ("pruned", "multiclass"))
@@ -210,7 +212,7 @@ def _pruned(run: Run, member: str) -> Json:
     }
 
 
-def _comparisons(run: Run, whole: Ensembles, pruned: Ensembles) -> list[Json]:
+def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles) -> list[Json]:
     """Paired tests on the same test images: what pruning, combining and the retraining changed."""
     said: dict[str, Answers] = {}
     for m in whole.members:
@@ -227,7 +229,7 @@ def _comparisons(run: Run, whole: Ensembles, pruned: Ensembles) -> list[Json]:
     return [_compared(a, b, said, run) for a, b in pairs]
 
 
-def _compared(a: str, b: str, said: Mapping[str, Answers], run: Run) -> Json:
+def _compared(a: str, b: str, said: Mapping[str, Answers], run: R20Run) -> Json:
     first, second, c = said[a], said[b], run.config
     seeded = {"seed": c.seed, "resamples": c.resamples}
     return {
@@ -240,7 +242,7 @@ def _compared(a: str, b: str, said: Mapping[str, Answers], run: Run) -> Json:
     }
 
 
-def _other_bundle(run: Run, pruned: Ensembles) -> Answers:
+def _other_bundle(run: R20Run, pruned: Ensembles) -> Answers:
     """What another bundle says of the same test images, its probabilities kept to our labels and normalised."""
     c, on = run.config, pruned.on("test")
     rows = pruned.rows[on]

@@ -1,195 +1,54 @@
-"""One run of R20's pipeline: data, segmenter, canvases and trained networks of a run folder, each made once.
-
-The stages (`training.r20.stages`) ask a `Run` for what the stages before made; nothing is kept in memory that is not
-also a file of the run folder, so that any stage can be run by itself.
-"""
+"""A run of R20's pipeline: a paper's run whose networks answer validation and test images of one target at a time."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
-from cxr_edge.errors import InputError
-from training.canvases import LUNG_BOX, Canvases, LungFinder, cut
-from training.classify import ClassifyTask, logits_of
-from training.dataset import Sample, load, prepare
-from training.engine import Plan, fit, load_best
+from training.engine import Plan
 from training.metrics import Answers
-from training.models import NetworkSpec, build, load_network, save_network
-from training.models.imagenet import load_imagenet
-from training.parallel import wait, world
+from training.models import NetworkSpec
 from training.r20.config import R20Config
+from training.run import Predictions, Run
 from training.search import Trial
-from training.segment import SegmentTask, frames_with_masks
 from training.splits import Side
 from training.targets import Target
 
-__all__ = ["Predictions", "Run"]
-
-PREDICTIONS = "predictions.npz"
+__all__ = ["R20Run"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """What a network says of validation and test images. rows: (N,) of the run's samples. logits: (N, K), float32."""
+class R20Run(Run):
+    """config: of R20's pipeline."""
 
-    rows: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float32]
-
-    def save(self, file: Path) -> None:
-        beside = file.with_name("unfinished.npz")
-        np.savez(beside, rows=self.rows, logits=self.logits)
-        beside.replace(file)
-
-    @classmethod
-    def load(cls, file: Path) -> Predictions:
-        if not file.exists():
-            raise InputError(f"{file} is missing: run the stages in order, or all of them")
-        with np.load(file, allow_pickle=False) as arrays:
-            return cls(rows=arrays["rows"], logits=arrays["logits"])
-
-
-class Run:
-    """config: of the pipeline. data: folder of the collections. out: run folder."""
-
-    def __init__(self, config: R20Config, data: Path, out: Path) -> None:
-        self.config, self.data, self.out = config, data, out
-
-    @cached_property
-    def samples(self) -> list[Sample]:
-        """All images with group and side; found, split and checked for leaks the first time."""
-        here, c = world(), self.config
-        if not here.first:
-            wait(here)
-            return load(self.data, self.out / "table.csv")
-        samples = prepare(
-            self.data,
-            self.out,
-            seed=c.seed,
-            threads=c.threads,
-            shares=c.side_shares,
-            unit=c.unit,
-            preset=c.preset,
-            collections=c.collections,
-            views=c.views,
-        )
-        wait(here)
-        return samples
-
-    @cached_property
-    def canvases(self) -> Canvases:
-        """Every image cut by the exported segmenter's box; cut the first time."""
-        here, c, file = world(), self.config, self.out / "canvases.npz"
-        if here.first and not file.exists():
-            find_lungs = LungFinder(self.segmenter_onnx, c.segmenter_spec, LUNG_BOX)
-            canvases = cut(self.samples, find_lungs, c.member_spec, threads=c.threads)
-            print(f"lung boxes: {canvases.failed.sum()} of {len(self.samples)} failed", file=sys.stderr)
-            canvases.save(file)
-        wait(here)
-        return Canvases.load(file)
-
-    @property
-    def segmenter_onnx(self) -> Path:
-        return self.out / "segmenter.onnx"
-
-    @cached_property
-    def _frames(self) -> dict[Side, list]:
-        masked = [s for s in self.samples if s.record.mask is not None]
-        side = self.config.segmenter_px
-        return {
-            "train": frames_with_masks([s for s in masked if s.side == "train"], side * 3 // 2),
-            "validation": frames_with_masks([s for s in masked if s.side == "validation"], side),
-        }
-
-    def segment_task(self, network: nn.Module, plan: Plan) -> SegmentTask:
-        """The segmenter's training."""
-        spec = self.config.segmenter_spec
-        frames = self._frames
-        return SegmentTask(frames["train"], frames["validation"], spec, batch=plan.batch, seed=plan.seed, model=network)
-
-    def task(self, network: nn.Module, target: Target, plan: Plan, sources: Sequence[str] = ()) -> ClassifyTask:
-        """A member's training on `target`. sources: to train and validate on; none means all."""
-        c, known = self.config, {s.record.source for s in self.samples}
-        if set(sources) - known:
-            raise InputError(f"no images of {sorted(set(sources) - known)}: the data folder holds {sorted(known)}")
-        return ClassifyTask(
-            network,
-            self.samples,
-            self.canvases,
-            c.member_spec,
-            target,
-            batch=plan.batch,
-            seed=plan.seed,
-            smoothing=c.label_smoothing if c.preset == "sane" else 0.0,
-            epoch_images=c.epoch_images,
-            balance=c.balance,
-            left_out=sorted(known - set(sources)) if sources else (),
-            augmentation=c.augmentation,
-            by_loss=c.by_loss,
-        )
+    config: R20Config
 
     def train(
         self, start: nn.Module, spec: NetworkSpec, target: Target, plan: Plan, folder: Path, sources: Sequence[str] = ()
     ) -> nn.Module:
         """The trained network of `folder`; trained, saved and asked for its predictions if it is not there yet."""
-        if not (folder / PREDICTIONS).exists():
-            best = fit(
-                self.task(start, target, plan, sources), plan, folder, name=f"{folder.name}, {folder.parent.name}"
-            )
-            network = load_best(start, best)
-            self.keep(network, spec, target, folder, sources)
-        return load_network(folder)[0]
+        return self.trained(self.task(start, target, plan, sources), spec, plan, folder, self.judged(target, sources))
 
-    def keep(
-        self, network: nn.Module, spec: NetworkSpec, target: Target, folder: Path, sources: Sequence[str] = ()
-    ) -> None:
-        """Save a network in `folder` and its predictions last; training checkpoints are no longer needed then."""
-        if world().first:
-            save_network(network, spec, folder)
-            self.predict(network, target, sources).save(folder / PREDICTIONS)
-            for checkpoint in folder.glob("*.pt"):
-                checkpoint.unlink()
-        wait(world())
-
-    def predict(self, network: nn.Module, target: Target, sources: Sequence[str] = ()) -> Predictions:
-        """Logits on the validation and test images that `target` can judge."""
+    def judged(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+        """The validation and test images that `target` can judge."""
         rows = [
             i
             for i, s in enumerate(self.samples)
             if s.side != "train" and target.truth(s.record.label) >= 0 and (not sources or s.record.source in sources)
         ]
-        network = network.to(world().device)
-        logits = logits_of(network, self.canvases.lungs[rows], self.config.member_spec, bfloat16=False)
-        return Predictions(rows=np.array(rows), logits=logits)
+        return np.array(rows)
 
     def fresh(self, member: str, labels: int, seed: int, trial: Trial | None = None) -> tuple[nn.Module, NetworkSpec]:
         """A member as training starts it: random weights drawn from `seed`, or ImageNet's where the configuration says.
 
         trial: of a search, with changes to its spec.
         """
-        spec, imagenet = self.config.network(member, labels), self.config.members[member].imagenet
+        spec = self.config.network(member, labels)
         spec = spec if trial is None else trial.network(spec)
-        torch.manual_seed(seed)
-        network = build(spec)
-        if imagenet is not None:
-            load_imagenet(network, spec, None if imagenet == "hub" else Path(imagenet))
-        return network, spec
-
-    def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:
-        """Label indices (N,) of samples."""
-        return np.array([target.truth(self.samples[i].record.label) for i in rows], dtype=np.int64)
-
-    def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-        """Group names (N,) of samples: patients that share an image are one."""
-        return np.array([self.samples[i].group for i in rows])
+        return self.started(spec, self.config.members[member].imagenet, seed), spec
 
     def on(self, side: Side, predictions: Predictions) -> npt.NDArray[np.bool_]:
         """Which predictions are of a side (N,)."""

@@ -6,10 +6,8 @@ does nothing; what a member is chosen by is always its validation score.
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +17,14 @@ import torch
 from cxr_edge.errors import InputError
 from training.classify import validation_figures
 from training.engine import Plan, fit, load_best
-from training.models import NetworkSpec, build, load_network, save_network
+from training.models import load_network
 from training.models.transfer import with_trunk_of
 from training.parallel import wait, world
-from training.prune import best_step, export_network, prune, step_folder, steps_of
-from training.r20.run import PREDICTIONS, Predictions, Run
+from training.prune import best_step, prune, step_folder, steps_of
+from training.r20.run import R20Run
+from training.run import PREDICTIONS, Predictions
 from training.search import Trial, search
+from training.segmenting import same_split, segment
 from training.targets import Target, binary, modality
 
 __all__ = [
@@ -34,64 +34,11 @@ __all__ = [
     "is_done",
     "member_folder",
     "plan_of",
-    "take_segmenter",
     "top_members",
 ]
 
-SEGMENTER = "segmenter"
 
-
-def take_segmenter(run: Run, other: Path) -> None:
-    """Take the segmenter of another run folder, which must have been trained on the same split.
-
-    Raises InputError where it was not, since test patients would have trained the crops.
-    """
-    if (run.out / SEGMENTER).exists():
-        return
-    _same_split(run, other)
-    load_network(other / SEGMENTER)
-    shutil.copytree(other / SEGMENTER, run.out / SEGMENTER, ignore=shutil.ignore_patterns("*.pt"))
-
-
-def _same_split(run: Run, other: Path) -> None:
-    ours, theirs = (_sides(folder / "table.csv") for folder in (run.out, other))
-    if ours != theirs:
-        raise InputError(
-            f"{other} has another split: what it trained may have seen our test patients; train it here instead"
-        )
-
-
-def _sides(table: Path) -> dict[str, str]:
-    if not table.exists():
-        raise InputError(f"{table} is missing: is it a run folder?")
-    with table.open(newline="") as file:
-        return {row.get("path") or row["key"]: row["side"] for row in csv.DictReader(file)}
-
-
-def segment(run: Run) -> None:
-    """Train the segmenter, prune it if asked for, export it; from then on it is frozen."""
-    c, folder = run.config, run.out / SEGMENTER
-    spec = NetworkSpec(architecture=c.segmenter_architecture, labels=1)
-    if not (folder / "network.json").exists():
-        torch.manual_seed(c.segmenter.seed)
-        network = build(spec)
-        network = load_best(network, fit(run.segment_task(network, c.segmenter), c.segmenter, folder))
-        if world().first:
-            save_network(network.cpu(), spec, folder)
-        wait(world())
-    final = folder
-    if c.prune_segmenter is not None:
-        plan, pruned = c.prune_segmenter, run.out / "pruned" / SEGMENTER
-        steps = prune(lambda n: run.segment_task(n, plan.retrain), folder, plan, pruned, c.segmenter_spec)
-        final = step_folder(pruned, best_step(steps, tolerance=plan.tolerance))
-    if world().first and not run.segmenter_onnx.exists():
-        network, spec = load_network(final)
-        difference = export_network(network, spec, c.segmenter_spec, run.segmenter_onnx)
-        print(f"segmenter.onnx: at most {difference:.1e} from torch", file=sys.stderr)
-    wait(world())
-
-
-def search_plans(run: Run) -> None:
+def search_plans(run: R20Run) -> None:
     """Random search on the modality task, a member each, if the configuration asks for one."""
     c = run.config
     if c.search is None:
@@ -110,7 +57,7 @@ def search_plans(run: Run) -> None:
             file.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
 
 
-def _trial_score(run: Run, member: str, trial: Trial) -> float:
+def _trial_score(run: R20Run, member: str, trial: Trial) -> float:
     plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=run.config.search.epochs))
     network, _ = run.fresh(member, 2, plan.seed, trial)
     folder = run.out / "search" / f"{member}-{trial.number}"
@@ -121,22 +68,22 @@ def _trial_score(run: Run, member: str, trial: Trial) -> float:
     return score
 
 
-def found_by_search(run: Run, member: str) -> Trial:
+def found_by_search(run: R20Run, member: str) -> Trial:
     """What the search found best for a member; a trial that changes nothing if there was no search."""
     file = run.out / "search" / f"{member}.json"
     return Trial(**json.loads(file.read_text(encoding="utf-8"))["best"]) if file.exists() else Trial(number=0)
 
 
-def plan_of(run: Run, member: str, plan: Plan) -> Plan:
+def plan_of(run: R20Run, member: str, plan: Plan) -> Plan:
     """A stage's plan with what the member's configuration and the search change."""
     return found_by_search(run, member).plan(_own_plan(run, member, plan))
 
 
-def _own_plan(run: Run, member: str, plan: Plan) -> Plan:
+def _own_plan(run: R20Run, member: str, plan: Plan) -> Plan:
     return replace(plan, **run.config.members[member].plan)
 
 
-def learn_modality(run: Run) -> None:
+def learn_modality(run: R20Run) -> None:
     """Normal against abnormal, every member; none where trained networks are taken over."""
     for member in run.config.members if run.config.networks is None else ():
         plan = plan_of(run, member, run.config.modality)
@@ -144,7 +91,7 @@ def learn_modality(run: Run) -> None:
         run.train(network, spec, modality(), plan, member_folder(run, "modality", member), run.config.modality_sources)
 
 
-def top_members(run: Run) -> tuple[str, ...]:
+def top_members(run: R20Run) -> tuple[str, ...]:
     """The members that go on, the best on the modality's validation images first; taken-over networks all do."""
     if run.config.networks is not None:
         return tuple(run.config.members)
@@ -152,14 +99,14 @@ def top_members(run: Run) -> tuple[str, ...]:
     return tuple(sorted(scores, key=lambda m: -scores[m])[: run.config.top])
 
 
-def _validation_score(run: Run, folder: Path, target: Target) -> float:
+def _validation_score(run: R20Run, folder: Path, target: Target) -> float:
     predictions = Predictions.load(folder / PREDICTIONS)
     on = run.on("validation", predictions)
     samples = [run.samples[i] for i in predictions.rows[on]]
     return validation_figures(predictions.logits[on], samples, target)["macro_f1"]
 
 
-def fine_tune(run: Run) -> None:
+def fine_tune(run: R20Run) -> None:
     """The modality's trunks under task heads: normal against COVID-19, and all labels."""
     c = run.config
     if c.networks is not None:
@@ -170,9 +117,9 @@ def fine_tune(run: Run) -> None:
     _fine_tuned(run, "multiclass", c.target, c.multiclass)
 
 
-def _taken_over(run: Run, other: Path) -> None:
+def _taken_over(run: R20Run, other: Path) -> None:
     """Networks that another run of the same split trained, as if they had been fine-tuned here."""
-    _same_split(run, other)
+    same_split(run, other)
     for member in run.config.members:
         folder = member_folder(run, "multiclass", member)
         if not (folder / PREDICTIONS).exists():
@@ -182,10 +129,10 @@ def _taken_over(run: Run, other: Path) -> None:
                 raise InputError(
                     f"{other / member} knows {spec.labels} labels, the configuration {len(run.config.labels)}"
                 )
-            run.keep(network, spec, run.config.target, folder, run.config.task_sources)
+            run.keep(network, spec, folder, run.judged(run.config.target, run.config.task_sources))
 
 
-def _fine_tuned(run: Run, stage: str, target: Target, plan: Plan) -> None:
+def _fine_tuned(run: R20Run, stage: str, target: Target, plan: Plan) -> None:
     for member in top_members(run):
         trunk, before = load_network(member_folder(run, "modality", member))
         spec = replace(before, labels=len(target.labels), shapes={})
@@ -195,7 +142,7 @@ def _fine_tuned(run: Run, stage: str, target: Target, plan: Plan) -> None:
         run.train(start, spec, target, own, member_folder(run, stage, member), run.config.task_sources)
 
 
-def prune_members(run: Run) -> None:
+def prune_members(run: R20Run) -> None:
     """Iterative pruning of every member, and the chosen step's predictions."""
     c = run.config
     for member in top_members(run):
@@ -209,29 +156,29 @@ def prune_members(run: Run) -> None:
         )
         chosen = chosen_step(run, member)
         if world().first and not (chosen / PREDICTIONS).exists():
-            run.predict(load_network(chosen)[0], c.target, c.task_sources).save(chosen / PREDICTIONS)
+            run.predict(load_network(chosen)[0], run.judged(c.target, c.task_sources)).save(chosen / PREDICTIONS)
         wait(world())
 
 
-def chosen_step(run: Run, member: str) -> Path:
+def chosen_step(run: R20Run, member: str) -> Path:
     """Folder of the pruned network that validation chose."""
     folder = run.out / "pruned" / member
     return step_folder(folder, best_step(steps_of(folder), tolerance=run.config.prune.tolerance))
 
 
-def member_folder(run: Run, stage: str, member: str) -> Path:
+def member_folder(run: R20Run, stage: str, member: str) -> Path:
     """Where a stage keeps a member: network, predictions, log. Of `pruned`, the step that validation chose."""
     return chosen_step(run, member) if stage == "pruned" else run.out / stage / member
 
 
-def is_done(run: Run, stage: str, members: Sequence[str]) -> bool:
+def is_done(run: R20Run, stage: str, members: Sequence[str]) -> bool:
     """Whether all members have come through a stage."""
     if stage == "pruned" and not all(steps_of(run.out / stage / m)[1:] for m in members):
         return False
     return all((member_folder(run, stage, m) / PREDICTIONS).exists() for m in members)
 
 
-STAGES: Mapping[str, Callable[[Run], None]] = {
+STAGES: Mapping[str, Callable[[R20Run], None]] = {
     "segment": segment,
     "search": search_plans,
     "modality": learn_modality,

@@ -1,51 +1,20 @@
 """R20's Tables 2 to 7 from a run's results (`training.r20.results`), and what the paper printed beside them.
 
-A table knows its caption, head and rows; `as_markdown` and `as_csv` write it. A stage that was not run leaves its tables
-out. The columns are the paper's: averages over classes weighted by their images, so that its `Sens.` equals its accuracy.
+A stage that was not run leaves its tables out. The columns are the paper's: averages over classes weighted by their images,
+so that its `Sens.` equals its accuracy.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from training.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
-from training.tables import interval, table
+from training.tables import Table, interval
 
-__all__ = ["Table", "as_csv", "as_markdown", "tables"]
+__all__ = ["tables"]
 
 Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """title: number and subject, with preset, n, split and seed. note: below it, or empty."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if any(len(row) != len(self.head) for row in self.rows):
-            raise ValueError(f"{self.title}: a row of another length than the head")
-
-
-def as_markdown(made: Table) -> str:
-    """The table under its title."""
-    return "\n\n".join(part for part in (f"## {made.title}", table(made.head, made.rows), made.note) if part)
-
-
-def as_csv(made: Table) -> str:
-    """Head and rows; title and note as comment lines before them."""
-    out = io.StringIO()
-    for line in filter(None, (made.title, made.note)):
-        out.write(f"# {line}\n")
-    csv.writer(out, lineterminator="\n").writerows([made.head, *made.rows])
-    return out.getvalue()
 
 
 def tables(found: Json) -> dict[str, Table]:

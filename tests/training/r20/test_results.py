@@ -8,25 +8,27 @@ import numpy as np
 import pytest
 
 from tests.training.test_splits import record
+from training.config import MemberPlan
 from training.dataset import Sample
-from training.r20.config import MemberPlan, R20Config
+from training.r20.config import R20Config
 from training.r20.results import PAPER_WEIGHTED, Ensembles, split_in_words
-from training.r20.run import Predictions, Run
+from training.r20.run import R20Run
+from training.run import Predictions
 
 LABELS = ("normal", "bacterial", "covid-19")
 
 
-def _run(**changes: object) -> Run:
+def _run(**changes: object) -> R20Run:
     """A run of 90 images, of which 60 validate and 30 are tests; nothing on disk is asked for."""
     config = R20Config(name="x", members={"a": MemberPlan(architecture="custom")}, **changes)  # type: ignore[arg-type]
-    run = Run(config, Path("nowhere"), Path("nowhere"))
+    run = R20Run(config, Path("nowhere"), Path("nowhere"))
     records = [record(f"p{i}", i, label=LABELS[i % 3]) for i in range(90)]
     sides = ["validation"] * 60 + ["test"] * 30
     run.__dict__["samples"] = [Sample(record=r, group=r.patient, side=s) for r, s in zip(records, sides, strict=True)]
     return run
 
 
-def _ensembles(run: Run, noise: tuple[float, ...]) -> Ensembles:
+def _ensembles(run: R20Run, noise: tuple[float, ...]) -> Ensembles:
     rng = np.random.default_rng(0)
     truth = np.arange(90) % 3
     logits = np.stack([2 * np.eye(3)[truth] + rng.normal(0, s, (90, 3)) for s in noise], axis=1)

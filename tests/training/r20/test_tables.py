@@ -11,8 +11,9 @@ import pytest
 
 from training.metrics import Answers
 from training.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
-from training.r20.tables import Table, as_csv, as_markdown, tables
+from training.r20.tables import tables
 from training.statistics import paper_row
+from training.tables import Table
 
 LABELS = ("normal", "bacterial", "covid-19")
 
@@ -74,11 +75,11 @@ def test_reductions_are_of_the_unpruned() -> None:
 
 def test_csv_reads_back() -> None:
     table = tables(_found())["table-4-task"]
-    lines = [line for line in as_csv(table).splitlines() if not line.startswith("#")]
+    lines = [line for line in table.as_csv().splitlines() if not line.startswith("#")]
     rows = list(csv.reader(io.StringIO("\n".join(lines))))
     assert tuple(rows[0]) == table.head
     assert tuple(map(tuple, rows[1:])) == table.rows
-    assert table.title in as_markdown(table)
+    assert table.title in table.as_markdown()
 
 
 def test_rows_fit_the_head() -> None:

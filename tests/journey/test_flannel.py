@@ -1,0 +1,165 @@
+"""FLANNEL's whole chain in two minutes: folders of (synthetic) X-rays -> folds, tables, figures, a bundle -> engines -> answers.
+
+What is learnt in a few steps is worth nothing; that every stage takes what the one before made, is the point.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_edge.bundle import Bundle, check_networks
+from cxr_edge.cli import main as cxr_edge
+from cxr_edge.combine import Combiner
+from tests.training.made_collections import write_collections
+from training import reproduce
+from training.neural_weights import NeuralWeightModule
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CONFIG = Path(__file__).parents[2] / "training" / "configs" / "flannel-small.toml"
+FOLDS = 3
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/, a finished run/ and its results/."""
+    root = tmp_path_factory.mktemp("flannel")
+    write_collections(root / "data", patients=15, size_px=96)
+    assert reproduce.main(_arguments(root)) == 0
+    return root
+
+
+def _arguments(root: Path, *more: str, config: Path = CONFIG, out: str = "run") -> list[str]:
+    places = {"--data": "data", "--out": out, "--results": f"{out}-results"}
+    return ["flannel", "--config", str(config), *(v for k, p in places.items() for v in (k, str(root / p))), *more]
+
+
+def test_every_table_and_figure_is_there(root: Path) -> None:
+    page = (root / "run-results" / "index.md").read_text()
+    for what in (
+        "Table 1",
+        "Table 3",
+        "paper: FLANNEL",
+        "Paired comparisons",
+        "sane",
+        "seed 1",
+        "by patient",
+        "Nothing leaks",
+    ):
+        assert what in page, what
+    for name in ("f1-covid-19", "roc", "precision-recall", "confusion", "f1-covid-19-ap", "cam"):
+        assert (root / "run-results" / f"{name}.png").stat().st_size > 10_000
+    assert len(list((root / "run-results").glob("*.csv"))) >= 9
+    assert "No patient stands in two folds" in (root / "run" / "folds.md").read_text()
+
+
+def test_every_row_of_table_3_has_every_fold(root: Path) -> None:
+    found = json.loads((root / "run-results" / "results.json").read_text())
+    ensembles = {"averaging", "voting", "mlp-1", "mlp-2", "flannel-ce", "flannel-ce-sampling", "flannel"}
+    assert set(found["methods"]) == {"densenet", "resnet", "vgg", "covid-net"} | ensembles
+    for method in found["methods"].values():
+        assert len(method["folds"]) == FOLDS
+        assert method["mean"]["macro"] == pytest.approx(np.mean([f["macro"] for f in method["folds"]]), abs=1e-6)
+        assert method["sd"]["macro"] == pytest.approx(np.std([f["macro"] for f in method["folds"]], ddof=1), abs=1e-6)
+        assert method["together"]["images"] == found["data"]["split, test"][0]
+        assert sum(map(sum, method["together"]["confusion"])) == method["together"]["images"]
+    assert found["temperature"]["raw"]["largest"] < found["temperature"]["most"]
+    assert sum(found["data"][f"split, {side}"][0] for side in ("training", "test")) == found["data"]["all, all"][0]
+
+
+def test_the_bundle_combines_as_pytorch_does(root: Path) -> None:
+    combination = Bundle.open(root / "run" / "bundle").manifest.combination
+    assert combination.strategy == "flannel"
+    module = NeuralWeightModule(3, 4)
+    with torch.no_grad():
+        module.dense.weight.copy_(torch.tensor(combination.parameters["module_weight"]))
+        module.dense.bias.copy_(torch.tensor(combination.parameters["module_bias"]))
+        logits = torch.randn(500, 3, 4, generator=torch.Generator().manual_seed(0)) * 4
+        module, p = module.double(), logits.double().softmax(dim=2)
+        wanted = (module.combined(p) / combination.temperature).softmax(dim=1).numpy()
+    got, _ = Combiner(combination, labels=4).run(logits.numpy())
+    assert np.abs(got - wanted).max() < 1e-6
+
+
+def test_the_bundle_is_built_and_screens(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Bundle.open(root / "run" / "bundle")
+    check_networks(bundle)
+    assert bundle.manifest.labels == ("covid-19", "viral", "bacterial", "normal")
+    assert [m.name for m in bundle.manifest.members] == ["densenet", "resnet", "vgg"]
+    places = ["--engines", str(root / "engines")]
+    assert cxr_edge(["build-engine", str(bundle.root), *places, "--precision", "fp32"]) == 0
+    capsys.readouterr()
+    image = sorted((root / "data" / "twitter-covid").glob("*.jfif"))[0]
+    assert cxr_edge(["screen", str(image), "--bundle", str(bundle.root), *places, "--json"]) == 0
+    assert "probabilities" in capsys.readouterr().out
+
+
+def test_a_second_run_trains_and_fits_nothing(root: Path) -> None:
+    files = [*sorted((root / "run").glob("**/weights.safetensors")), *sorted((root / "run" / "combined").iterdir())]
+    before = [f.stat().st_mtime_ns for f in files]
+    for stage in ("learn", "baselines", "combine"):
+        assert reproduce.main(_arguments(root, "--stage", stage)) == 0
+    assert [f.stat().st_mtime_ns for f in files] == before
+
+
+def test_a_run_that_lost_a_fold_makes_that_fold_again_and_alike(root: Path) -> None:
+    lost = root / "run" / "networks" / "fold-1" / "vgg"
+    before = (lost / "predictions.npz").read_bytes()
+    (lost / "predictions.npz").unlink()
+    assert reproduce.main(_arguments(root, "--fold", "1")) == 0
+    with np.load(lost / "predictions.npz") as again:
+        logits = again["logits"]
+    (lost / "predictions.npz").write_bytes(before)
+    with np.load(lost / "predictions.npz") as first:
+        assert np.abs(first["logits"] - logits).max() < 1e-4
+
+
+def test_pruned_learners_of_a_finished_run_go_under_a_module_of_their_own(root: Path) -> None:
+    config = root / "pruned.toml"
+    pruning = "\n[prune]\nstep = 0.1\nuntil = 0.1\n[prune.retrain]\nepochs = 1\nbatch = 16\n"
+    text = CONFIG.read_text().replace("[segmenter]", f'learners_of = "{root / "run"}"\n[segmenter]')
+    config.write_text(text[: text.index("[baselines")] + pruning)
+    assert reproduce.main(_arguments(root, config=config, out="pruned")) == 0
+    whole, pruned = (json.loads((root / f"{r}-results" / "results.json").read_text()) for r in ("run", "pruned"))
+    for name in ("densenet", "resnet", "vgg"):
+        assert pruned["networks"][name]["parameters"] < whole["networks"][name]["parameters"]
+    assert pruned["methods"]["flannel, unpruned"]["mean"] == whole["methods"]["flannel"]["mean"]
+    assert any(c["b"] == "flannel, unpruned" for c in pruned["comparisons"])
+    bundle = Bundle.open(root / "pruned" / "bundle")
+    assert all("pruned by APoZ" in m.architecture for m in bundle.manifest.members)
+
+
+@pytest.mark.parametrize("preset", ["paper", "code"])
+def test_the_published_ways_run_too(root: Path, preset: str) -> None:
+    config = root / f"{preset}.toml"
+    text = CONFIG.read_text().replace(
+        'name = "flannel-small"', f'name = "flannel-{preset}"\npreset = "{preset}"\npa_to_ap = true\ncopies = 2'
+    )
+    text = text[: text.index("[baselines")].replace("canvas_px = 64", "canvas_px = 72")
+    config.write_text(text.replace('"plain"', '"narrow-vgg"'))
+    assert reproduce.main(_arguments(root, config=config, out=preset)) == 0
+    page = (root / f"{preset}-results" / "index.md").read_text()
+    assert ("It leaks" in page) is (preset == "code")
+    bundle = Bundle.open(root / preset / "bundle")
+    assert bundle.manifest.segmenter is None
+    assert bundle.manifest.combination.temperature == 1.0
+    assert bundle.manifest.members[0].preprocess.crop_px == {"paper": 63, "code": 48}[preset]
+
+
+def test_a_stage_out_of_order_says_what_is_missing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(_arguments(root, "--stage", "combine", out="early")) == 2
+    assert "run the stages in order" in capsys.readouterr().err
+
+
+def test_other_folds_in_the_same_folder_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = root / "folds.toml"
+    config.write_text(CONFIG.read_text().replace("folds = 3", "folds = 4"))
+    assert reproduce.main(_arguments(root, "--stage", "learn", config=config)) == 2
+    assert "folds 3, not 4" in capsys.readouterr().err
+    assert reproduce.main(_arguments(root, "--fold", "3")) == 2
+    assert "--fold is 0 to 2" in capsys.readouterr().err

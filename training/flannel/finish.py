@@ -1,0 +1,78 @@
+"""What follows FLANNEL's training: stage 2, the bundle written and judged, tables and figures made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from training.assemble import assemble
+from training.flannel import report
+from training.flannel.combine import FLANNEL
+from training.flannel.combine import combine as combine_folds
+from training.flannel.results import Table3, results, split_in_words
+from training.flannel.run import FlannelRun
+from training.flannel.stages import network_folder
+from training.models import load_network
+from training.prune import export_network
+from training.tables import results_as_markdown
+
+__all__ = ["STAGES"]
+
+
+def combine(run: FlannelRun, _: Path) -> None:
+    """Stage 2 of every fold: the module, its variants, and what they are compared with."""
+    combine_folds(run, range(run.config.folds))
+
+
+def bundle(run: FlannelRun, folder: Path) -> None:
+    """Export the learners of the best fold, write the bundle in the run folder, and judge it through the deployed path.
+
+    The fold's own images choose the decision's threshold, and are those that the temperature was fitted on.
+    """
+    c, table, networks = run.config, Table3(run), run.out / "export"
+    fold = table.chosen_fold
+    networks.mkdir(parents=True, exist_ok=True)
+    if c.sees_lungs:
+        (networks / "segmenter.onnx").write_bytes(run.segmenter_onnx.read_bytes())
+    for name in c.learners:
+        network, spec = load_network(network_folder(run, fold, name))
+        export_network(network, spec, c.member_spec, networks / f"{name}.onnx")
+    facts = {
+        "made_by": f"training/reproduce.py flannel, configuration {c.name}, model of fold {fold} of {c.folds}",
+        "training": {"learn": asdict(c.learn), "fit": asdict(c.fit), "segmenter": asdict(c.segmenter)},
+    }
+    _, judged = assemble(
+        run.out / "bundle",
+        networks,
+        {name: _design(run, fold, name) for name in c.learners},
+        run.fold_samples(fold),
+        run.canvases,
+        c,
+        facts,
+        preset=c.preset,
+        split=split_in_words(run),
+        combination=table.folds[fold].combinations[FLANNEL],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bundle.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    (folder / "bundle.md").write_text(results_as_markdown(judged), encoding="utf-8")
+
+
+def _design(run: FlannelRun, fold: int, name: str) -> str:
+    architecture = run.config.learners[name].architecture
+    if run.config.prune is None:
+        return f"{architecture}, global pooling and one dense layer"
+    step = network_folder(run, fold, name).name.removeprefix("step-").lstrip("0") or "0"
+    return f"{architecture}, global pooling and one dense layer, pruned by APoZ in {step} steps"
+
+
+def tables(run: FlannelRun, folder: Path) -> None:
+    """Tables and figures in `folder`, results.json beside them."""
+    page = report.write(run, results(run), folder)
+    print(f"wrote {page}", file=sys.stderr)
+
+
+STAGES: Mapping[str, Callable[[FlannelRun, Path], None]] = {"combine": combine, "bundle": bundle, "tables": tables}

@@ -1,0 +1,96 @@
+"""COVID-Net, a baseline of FLANNEL's Table 3: projection-expansion-projection-extension blocks with long-range sums.
+
+Wang, Lin, Wong, "COVID-Net" (arXiv 2003.09871, later Scientific Reports 10): a 7x7 convolution, four stages of PEPX blocks,
+each stage with a 1x1 convolution beside them, every block fed with the sum of all that came before it in its stage; then
+dense layers of 1024 and 256 on the flattened maps. The text says neither where the activations are nor whether there is batch
+norm: here both follow every convolution but a block's and a 1x1's last, which are summed, have batch norm alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.models.head import MemberOutput
+
+__all__ = ["CovidNet"]
+
+_STEM = 64
+_STAGES = ((256, 3), (512, 4), (1024, 6), (2048, 3))  # maps, PEPX blocks
+_DENSE = (1024, 256)
+_GRID = 7  # of the flattened maps: 224 px / 32
+
+
+def _conv(ins: int, outs: int, kernel: int = 1, *, groups: int = 1, stride: int = 1, relu: bool = True) -> nn.Module:
+    layers: list[nn.Module] = [
+        nn.Conv2d(ins, outs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outs),
+    ]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+class Pepx(nn.Module):
+    """Project to half, expand to three quarters, 3x3 a channel, project to half, extend to `outs`."""
+
+    def __init__(self, ins: int, outs: int) -> None:
+        super().__init__()
+        half, wide = ins // 2, 3 * ins // 4
+        self.layers = nn.Sequential(
+            _conv(ins, half),
+            _conv(half, wide),
+            _conv(wide, wide, 3, groups=wide),
+            _conv(wide, half),
+            _conv(half, outs, relu=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class _Stage(nn.Module):
+    """Blocks and the 1x1 convolution beside them; gives the sum of all."""
+
+    def __init__(self, ins: int, outs: int, blocks: int) -> None:
+        super().__init__()
+        self.beside = _conv(ins, outs, relu=False)
+        self.blocks = nn.ModuleList(Pepx(ins if k == 0 else outs, outs) for k in range(blocks))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.beside(x)
+        for k, block in enumerate(self.blocks):
+            total = total + block(x if k == 0 else self.relu(total))
+        return self.relu(total)
+
+
+class CovidNet(nn.Module):
+    """(N, channels, S, S) -> logits; there is no class activation map, since dense layers mix the places.
+
+    narrower: divides all widths and is 1 for the published network; the narrow one flattens a grid of 3 (112 px). Maps of
+    another side than the grid's are averaged to it, so that any S from 32 on will do.
+    """
+
+    def __init__(self, channels: int, labels: int, *, narrower: int = 1, grid: int = _GRID) -> None:
+        super().__init__()
+        stem = _STEM // narrower
+        widths = [stem, *(maps // narrower for maps, _ in _STAGES)]
+        self.stem = _conv(channels, stem, 7, stride=2)
+        self.stages = nn.ModuleList(
+            _Stage(ins, outs, blocks) for ins, outs, (_, blocks) in zip(widths, widths[1:], _STAGES, strict=False)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.to_grid = nn.AdaptiveAvgPool2d(grid)
+        first, second = (n // narrower for n in _DENSE)
+        self.dense = nn.Sequential(
+            nn.Linear(widths[-1] * grid * grid, first),
+            nn.ReLU(inplace=True),
+            nn.Linear(first, second),
+            nn.ReLU(inplace=True),
+            nn.Linear(second, labels),
+        )
+
+    def forward(self, image: Tensor) -> MemberOutput:
+        x = self.stem(image)
+        for stage in self.stages:
+            x = stage(self.pool(x))
+        return MemberOutput(self.dense(torch.flatten(self.to_grid(x), 1)), None)

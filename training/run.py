@@ -1,0 +1,206 @@
+"""One run of a paper's pipeline: data, segmenter, canvases and trained networks of a run folder, each made once.
+
+The stages of a paper ask a `Run` for what the stages before made; nothing is kept in memory that is not also a file of the
+run folder, so that any stage can be run by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from cxr_edge.errors import InputError
+from training.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
+from training.classify import ClassifyTask, logits_of
+from training.config import RunConfig
+from training.dataset import Sample, load, prepare
+from training.engine import Plan, fit, load_best
+from training.models import NetworkSpec, build, load_network, save_network
+from training.models.imagenet import load_imagenet
+from training.parallel import wait, world
+from training.segment import SegmentTask, frames_with_masks
+from training.splits import Side
+from training.targets import Target
+
+__all__ = ["PREDICTIONS", "Predictions", "Run"]
+
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a network says of images. rows: (N,) of the run's samples. logits: (N, K), float32."""
+
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+    def save(self, file: Path) -> None:
+        """Write to `file`; a kill leaves nothing half done."""
+        beside = file.with_name("unfinished.npz")
+        np.savez(beside, rows=self.rows, logits=self.logits)
+        beside.replace(file)
+
+    @classmethod
+    def load(cls, file: Path) -> Predictions:
+        if not file.exists():
+            raise InputError(f"{file} is missing: run the stages in order, or all of them")
+        with np.load(file, allow_pickle=False) as arrays:
+            return cls(rows=arrays["rows"], logits=arrays["logits"])
+
+
+class Run:
+    """config: of the pipeline. data: folder of the collections. out: run folder."""
+
+    def __init__(self, config: RunConfig, data: Path, out: Path) -> None:
+        self.config, self.data, self.out = config, data, out
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All images with group and side; found, split and checked for leaks the first time."""
+        here, c = world(), self.config
+        if not here.first:
+            wait(here)
+            return load(self.data, self.out / "table.csv")
+        samples = prepare(
+            self.data,
+            self.out,
+            seed=c.seed,
+            threads=c.threads,
+            shares=c.side_shares,
+            unit=c.unit,
+            preset=c.preset,
+            collections=c.read_collections,
+            views=c.views,
+        )
+        wait(here)
+        return samples
+
+    @cached_property
+    def canvases(self) -> Canvases:
+        """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
+        here, c, file = world(), self.config, self.out / "canvases.npz"
+        if here.first and not file.exists():
+            canvases = (
+                self._lung_canvases() if c.sees_lungs else cut_frames(self.samples, c.member_spec, threads=c.threads)
+            )
+            canvases.save(file)
+        wait(here)
+        return Canvases.load(file)
+
+    def _lung_canvases(self) -> Canvases:
+        c = self.config
+        if not self.segmenter_onnx.exists():
+            raise InputError(f"{self.segmenter_onnx} is missing: run the stages in order, or all of them")
+        find_lungs = LungFinder(self.segmenter_onnx, c.segmenter_spec, LUNG_BOX)
+        canvases = cut(self.samples, find_lungs, c.member_spec, threads=c.threads)
+        print(f"lung boxes: {canvases.failed.sum()} of {len(self.samples)} failed", file=sys.stderr)
+        return canvases
+
+    @property
+    def segmenter_onnx(self) -> Path:
+        return self.out / "segmenter.onnx"
+
+    @cached_property
+    def segmenter_samples(self) -> Sequence[Sample]:
+        """Samples whose sides train and validate the segmenter."""
+        return self.samples
+
+    @cached_property
+    def _frames(self) -> dict[Side, list]:
+        masked = [s for s in self.segmenter_samples if s.record.mask is not None]
+        side = self.config.segmenter_px
+        return {
+            "train": frames_with_masks([s for s in masked if s.side == "train"], side * 3 // 2),
+            "validation": frames_with_masks([s for s in masked if s.side == "validation"], side),
+        }
+
+    def segment_task(self, network: nn.Module, plan: Plan) -> SegmentTask:
+        """The segmenter's training."""
+        spec = self.config.segmenter_spec
+        frames = self._frames
+        return SegmentTask(frames["train"], frames["validation"], spec, batch=plan.batch, seed=plan.seed, model=network)
+
+    def task(
+        self,
+        network: nn.Module,
+        target: Target,
+        plan: Plan,
+        sources: Sequence[str] = (),
+        samples: Sequence[Sample] | None = None,
+        *,
+        turn_pa: bool = False,
+    ) -> ClassifyTask:
+        """A member's training on `target`. sources: to train and validate on; none means all. samples: the run's, with
+        other sides, or None. turn_pa: as `ClassifyTask` takes it."""
+        c, known = self.config, {s.record.source for s in self.samples}
+        if set(sources) - known:
+            raise InputError(f"no images of {sorted(set(sources) - known)}: the data folder holds {sorted(known)}")
+        return ClassifyTask(
+            network,
+            self.samples if samples is None else samples,
+            self.canvases,
+            c.member_spec,
+            target,
+            batch=plan.batch,
+            seed=plan.seed,
+            smoothing=c.label_smoothing if c.preset == "sane" else 0.0,
+            epoch_images=c.epoch_images,
+            balance=c.balance,
+            left_out=sorted(known - set(sources)) if sources else (),
+            augmentation=c.augmentation,
+            by_loss=c.by_loss,
+            turn_pa=turn_pa,
+        )
+
+    def started(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
+        """A network as training starts it: random weights drawn from `seed`, or ImageNet's (`hub`, or a file)."""
+        torch.manual_seed(seed)
+        network = build(spec)
+        if imagenet is not None:
+            load_imagenet(network, spec, None if imagenet == "hub" else Path(imagenet))
+        return network
+
+    def trained(
+        self,
+        task: ClassifyTask,
+        spec: NetworkSpec,
+        plan: Plan,
+        folder: Path,
+        rows: npt.NDArray[np.int64],
+    ) -> nn.Module:
+        """The trained network of `folder`; trained, saved and asked for its predictions of `rows` if it is not there yet."""
+        if not (folder / PREDICTIONS).exists():
+            best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
+            self.keep(load_best(task.model, best), spec, folder, rows)
+        return load_network(folder)[0]
+
+    def keep(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
+        """Save a network in `folder` and its predictions last; training checkpoints are no longer needed then."""
+        if world().first:
+            save_network(network, spec, folder)
+            self.predict(network, rows).save(folder / PREDICTIONS)
+            for checkpoint in folder.glob("*.pt"):
+                checkpoint.unlink()
+        wait(world())
+
+    def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> Predictions:
+        """Logits on deployed canvases, (N,) of the run's samples."""
+        network = network.to(world().device)
+        logits = logits_of(network, self.canvases.lungs[rows], self.config.member_spec, bfloat16=False)
+        return Predictions(rows=rows, logits=logits)
+
+    def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:
+        """Label indices (N,) of samples; -1 where `target` has none."""
+        return np.array([target.truth(self.samples[i].record.label) for i in rows], dtype=np.int64)
+
+    def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+        """Group names (N,) of samples: patients that share an image are one."""
+        return np.array([self.samples[i].group for i in rows])

@@ -1,0 +1,72 @@
+"""The segmenter of a run: trained (and pruned) on its split, or taken over from a run of the same split; then frozen."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from cxr_edge.errors import InputError
+from training.engine import fit, load_best
+from training.models import NetworkSpec, build, load_network, save_network
+from training.parallel import wait, world
+from training.prune import best_step, export_network, prune, step_folder
+from training.run import Run
+
+__all__ = ["SEGMENTER", "same_split", "segment", "take_segmenter"]
+
+SEGMENTER = "segmenter"
+
+
+def take_segmenter(run: Run, other: Path) -> None:
+    """Take the segmenter of another run folder, which must have been trained on the same split.
+
+    Raises InputError where it was not, since test patients would have trained the crops.
+    """
+    if (run.out / SEGMENTER).exists():
+        return
+    same_split(run, other)
+    load_network(other / SEGMENTER)
+    shutil.copytree(other / SEGMENTER, run.out / SEGMENTER, ignore=shutil.ignore_patterns("*.pt"))
+
+
+def same_split(run: Run, other: Path) -> None:
+    """Raises InputError unless the other run folder has the same images on the same sides."""
+    ours, theirs = (_sides(folder / "table.csv") for folder in (run.out, other))
+    if ours != theirs:
+        raise InputError(
+            f"{other} has another split: what it trained may have seen our test patients; train it here instead"
+        )
+
+
+def _sides(table: Path) -> dict[str, str]:
+    if not table.exists():
+        raise InputError(f"{table} is missing: is it a run folder?")
+    with table.open(newline="") as file:
+        return {row.get("path") or row["key"]: row["side"] for row in csv.DictReader(file)}
+
+
+def segment(run: Run) -> None:
+    """Train the segmenter, prune it if asked for, export it; from then on it is frozen."""
+    c, folder = run.config, run.out / SEGMENTER
+    spec = NetworkSpec(architecture=c.segmenter_architecture, labels=1)
+    if not (folder / "network.json").exists():
+        torch.manual_seed(c.segmenter.seed)
+        network = build(spec)
+        network = load_best(network, fit(run.segment_task(network, c.segmenter), c.segmenter, folder))
+        if world().first:
+            save_network(network.cpu(), spec, folder)
+        wait(world())
+    final = folder
+    if c.prune_segmenter is not None:
+        plan, pruned = c.prune_segmenter, run.out / "pruned" / SEGMENTER
+        steps = prune(lambda n: run.segment_task(n, plan.retrain), folder, plan, pruned, c.segmenter_spec)
+        final = step_folder(pruned, best_step(steps, tolerance=plan.tolerance))
+    if world().first and not run.segmenter_onnx.exists():
+        network, spec = load_network(final)
+        difference = export_network(network, spec, c.segmenter_spec, run.segmenter_onnx)
+        print(f"segmenter.onnx: at most {difference:.1e} from torch", file=sys.stderr)
+    wait(world())
