@@ -20,6 +20,10 @@ SOURCES: Mapping[str, str] = {
 }
 
 
+# Who trains what, where the recipe does not say otherwise in the provenance.
+_DATA = "Tuberculosis trains the members as 'abnormal, not COVID-19'; `other` findings take no part."
+
+
 def key_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest and `inspect` show of the results."""
     ensemble, safety = results["models"]["ensemble"], results["safety"]
@@ -100,7 +104,7 @@ def _data(manifest: Manifest) -> str:
             "its known-answer images are synthetic.",
             table(["source / label (images)", *sides], ([k, *(counts[s].get(k, 0) for s in sides)] for k in strata)),
             f"Split {manifest.provenance['split']} (equal pixels or nearly equal perceptual hash make two images one). "
-            "Tuberculosis trains the members as 'abnormal, not COVID-19'; `other` findings take no part.",
+            f"{manifest.provenance.get('data', _DATA)}",
         ]
     )
 

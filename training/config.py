@@ -161,6 +161,11 @@ class RunConfig(BundleConfig):
         return self.preset != "sane"
 
     @property
+    def turn_pa(self) -> bool:
+        """Whether PA images are made to look like AP ones in training."""
+        return False
+
+    @property
     def sees_lungs(self) -> bool:
         """Whether members see the lung box, for which there must be a segmenter, or the whole frame."""
         return self.member_spec.region == "lungs"

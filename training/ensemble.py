@@ -44,7 +44,8 @@ _FOLDS = 5
 _WEIGHT_STEPS = 20  # weights are multiples of a twentieth: finer ones fit luck
 _THRESHOLDS = np.round(np.arange(0.20, 0.96, 0.05), 2)
 _F1_PLATEAU = 0.01
-_LOG_TEMPERATURES = (-3.5, 2.0)  # FLANNEL's sums of weighted probabilities want some of 0.1
+_LOG_TEMPERATURES = (-2.0, 2.0)
+_FLAT_LOG_TEMPERATURES = (-4.0, 2.0)  # FLANNEL's sums of weighted probabilities lie close together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,9 @@ def fit(
 
 def calibrated(combination: Combination, logits: Logits, truth: Truth) -> Combination:
     """The combination with the temperature whose log loss on these images is least. logits: (N, members, labels)."""
-    return replace(combination, temperature=_temperature(combination, logits, truth))
+    flat = combination.strategy == "flannel"
+    bounds = _FLAT_LOG_TEMPERATURES if flat else _LOG_TEMPERATURES
+    return replace(combination, temperature=_temperature(combination, logits, truth, bounds))
 
 
 def _probabilities(combination: Combination, logits: Logits) -> npt.NDArray[np.float64]:
@@ -138,12 +141,14 @@ def _probabilities(combination: Combination, logits: Logits) -> npt.NDArray[np.f
     return found.astype(np.float64)
 
 
-def _temperature(combination: Combination, logits: Logits, truth: Truth) -> float:
+def _temperature(
+    combination: Combination, logits: Logits, truth: Truth, bounds: tuple[float, float] = _LOG_TEMPERATURES
+) -> float:
     def loss(log_t: float) -> float:
         tried = replace(combination, temperature=float(np.exp(log_t)))
         return float(log_loss(_probabilities(tried, logits), truth).mean())
 
-    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-3})
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
     return round(float(np.exp(found.x)), 4)
 
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -139,7 +139,7 @@ def compared_picture(
     drawing, axes = _blank(title, 8.6, 6.4)
     for k, (model, (x, y, value)) in enumerate(sorted(curves.items(), key=lambda item: -item[1][2])):
         colour, dash = _COLOURS[k % len(_COLOURS)], _DASHES[k // len(_COLOURS) % len(_DASHES)]
-        axes.step(x, y, where="pre", lw=1.5, color=colour, ls=dash, label=f"{model}: {figure} {value:.3f}")
+        _draw_curve(axes, x, y, figure, lw=1.5, color=colour, ls=dash, label=f"{model}: {figure} {value:.3f}")
     end = 1.0
     if kind == "roc":
         end = min(1.0, 1.2 * max(float(x[np.argmax(y >= _HIGH)]) for x, y, _ in curves.values()) + 0.02)
@@ -280,6 +280,14 @@ def _macro(
     return x, np.mean([at_grid(a, b) for a, b, _ in kept], axis=0), float(np.mean([figure for _, _, figure in kept]))
 
 
+def _draw_curve(axes: Axes, x: Floats, y: Floats, figure: str, **style: Any) -> None:
+    """A ROC goes straight through a tie, as its area counts it; precision falls in steps, as average precision does."""
+    if figure == "AUC":
+        axes.plot(x, y, **style)
+    else:
+        axes.step(x, y, where="pre", **style)
+
+
 def _draw_curves(
     axes: Axes,
     curves: Mapping[str, Curve],
@@ -291,7 +299,7 @@ def _draw_curves(
         x, y, value = curves[name]
         by_chance = f", chance {chance[name]:.2f}" if chance else ""
         style = {"color": _COLOURS[k % 6], "ls": _DASHES[k % 4]}
-        axes.step(x, y, where="pre", lw=1.6, label=f"{name}: {figure} {value:.3f}{by_chance}", **style)
+        _draw_curve(axes, x, y, figure, lw=1.6, label=f"{name}: {figure} {value:.3f}{by_chance}", **style)
     for name, ls, lw in (("micro", "-", 2.2), ("macro", (0, (1, 1)), 2.2)):
         x, y, value = curves[name]
         by_chance = f", chance {chance[name]:.2f}" if chance and name in chance else ""

@@ -6,9 +6,10 @@ run folder, so that any stage can be run by itself.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from training.targets import Target
 __all__ = ["PREDICTIONS", "Predictions", "Run"]
 
 PREDICTIONS = "predictions.npz"
+TRAINING = "training.json"  # how a folder's network is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +137,9 @@ class Run:
         plan: Plan,
         sources: Sequence[str] = (),
         samples: Sequence[Sample] | None = None,
-        *,
-        turn_pa: bool = False,
     ) -> ClassifyTask:
         """A member's training on `target`. sources: to train and validate on; none means all. samples: the run's, with
-        other sides, or None. turn_pa: as `ClassifyTask` takes it."""
+        other sides, or None."""
         c, known = self.config, {s.record.source for s in self.samples}
         if set(sources) - known:
             raise InputError(f"no images of {sorted(set(sources) - known)}: the data folder holds {sorted(known)}")
@@ -157,7 +157,7 @@ class Run:
             left_out=sorted(known - set(sources)) if sources else (),
             augmentation=c.augmentation,
             by_loss=c.by_loss,
-            turn_pa=turn_pa,
+            turn_pa=c.turn_pa,
         )
 
     def started(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
@@ -170,17 +170,41 @@ class Run:
 
     def trained(
         self,
-        task: ClassifyTask,
+        make_task: Callable[[], ClassifyTask],
         spec: NetworkSpec,
         plan: Plan,
         folder: Path,
         rows: npt.NDArray[np.int64],
     ) -> nn.Module:
-        """The trained network of `folder`; trained, saved and asked for its predictions of `rows` if it is not there yet."""
+        """The trained network of `folder`; trained, saved and asked for its predictions of `rows` if it is not there yet.
+
+        Raises InputError where it was trained, or begun, by another plan than now: networks of two plans do not compare.
+        """
+        self._same_training(spec, plan, folder)
         if not (folder / PREDICTIONS).exists():
+            task = make_task()
             best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
             self.keep(load_best(task.model, best), spec, folder, rows)
         return load_network(folder)[0]
+
+    def _same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
+        """Note in the folder how its network is trained, or hold it against what is noted; one of before has no note."""
+        c, file = self.config, folder / TRAINING
+        how = {
+            "plan": {k: v for k, v in asdict(plan).items() if k not in ("threads", "tensorboard")},
+            "network": json.loads(json.dumps(spec.as_json())),
+            "balance": c.balance,
+            "augmentation": None if c.augmentation is None else asdict(c.augmentation),
+            "turn_pa": c.turn_pa,
+        }
+        if file.exists():
+            made = json.loads(file.read_text(encoding="utf-8"))
+            if changed := [f"{k} {made.get(k)}, not {how[k]}" for k in how if made.get(k) != how[k]]:
+                raise InputError(f"{folder} was trained with {'; '.join(changed)}: delete it to train it anew")
+        elif world().first and not (folder / PREDICTIONS).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(how, indent=1) + "\n", encoding="utf-8")
+        wait(world())
 
     def keep(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
         """Save a network in `folder` and its predictions last; training checkpoints are no longer needed then."""

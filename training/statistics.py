@@ -27,6 +27,7 @@ __all__ = [
     "PaperRow",
     "accuracy",
     "clopper_pearson",
+    "compared",
     "delong",
     "delong_test",
     "macro_f",
@@ -213,6 +214,19 @@ def paired_difference(answers_a: Answers, answers_b: Answers, measure: Measure, 
         return np.array([measure(answers_a, weights) - measure(answers_b, weights)])
 
     return bootstrap(difference, answers_a.patients, seed=seed, resamples=resamples)[0]
+
+
+def compared(a: str, b: str, first: Answers, second: Answers, *, seed: int, resamples: int) -> dict[str, Any]:
+    """Two models' answers to the same images, as a JSON object. a, b: what they are called."""
+    seeded = {"seed": seed, "resamples": resamples}
+    return {
+        "a": a,
+        "b": b,
+        "n": len(first.truth),
+        "mcnemar": mcnemar(first.said == first.truth, second.said == second.truth).as_json(),
+        "difference": paired_difference(first, second, accuracy, **seeded).as_json(),
+        "macro_f_difference": paired_difference(first, second, macro_f, **seeded).as_json(),
+    }
 
 
 def accuracy(answers: Answers, weights: Floats | None = None) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "safety_table",
     "table",
     "unseen_as_markdown",
+    "write_results",
 ]
 
 Json = Mapping[str, Any]
@@ -47,6 +50,14 @@ class Table:
             out.write(f"# {line}\n")
         csv.writer(out, lineterminator="\n").writerows([self.head, *self.rows])
         return out.getvalue()
+
+
+def write_results(found: Json, made: Mapping[str, Table], folder: Path) -> None:
+    """Write results.json and every table as NAME.csv to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for name, t in made.items():
+        (folder / f"{name}.csv").write_text(t.as_csv(), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

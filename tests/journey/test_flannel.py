@@ -89,6 +89,8 @@ def test_the_bundle_combines_as_pytorch_does(root: Path) -> None:
 def test_the_bundle_is_built_and_screens(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Bundle.open(root / "run" / "bundle")
     check_networks(bundle)
+    judged = json.loads((root / "run-results" / "bundle.json").read_text())
+    assert judged["split"].startswith("test patients: of no image of theirs")
     assert bundle.manifest.labels == ("covid-19", "viral", "bacterial", "normal")
     assert [m.name for m in bundle.manifest.members] == ["densenet", "resnet", "vgg"]
     places = ["--engines", str(root / "engines")]
@@ -154,6 +156,24 @@ def test_the_published_ways_run_too(root: Path, preset: str) -> None:
 def test_a_stage_out_of_order_says_what_is_missing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main(_arguments(root, "--stage", "combine", out="early")) == 2
     assert "run the stages in order" in capsys.readouterr().err
+
+
+def test_networks_of_another_plan_are_not_mixed_in(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = root / "longer.toml"
+    config.write_text(CONFIG.read_text().replace("[learn]\nepochs = 1", "[learn]\nepochs = 2"))
+    assert reproduce.main(_arguments(root, "--stage", "learn", config=config)) == 2
+    said = capsys.readouterr().err
+    assert "was trained with plan" in said
+    assert "delete it to train it anew" in said
+
+
+def test_learners_of_another_kind_of_run_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, other = root / "taken.toml", root / "other"
+    other.mkdir()
+    (other / "table.csv").write_bytes((root / "run" / "table.csv").read_bytes())
+    config.write_text(CONFIG.read_text().replace("[segmenter]", f'learners_of = "{other}"\n[segmenter]'))
+    assert reproduce.main(_arguments(root, "--stage", "segment", config=config, out="taken")) == 2
+    assert "run folder of a FLANNEL run" in capsys.readouterr().err
 
 
 def test_other_folds_in_the_same_folder_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

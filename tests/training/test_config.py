@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from cxr_edge.errors import InputError
-from training.config import load_config
+from training.augment import Augmentation
+from training.config import RunConfig, load_config
+from training.flannel.config import load_flannel
+from training.r20.config import load_r20
 
 
 def _config(tmp_path: Path, text: str) -> Path:
@@ -50,3 +55,35 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.toml")
     with pytest.raises(InputError, match=r"c\.toml"):
         load_config(_config(tmp_path, "= 3"))
+
+
+_LOADERS = pytest.mark.parametrize(("load", "kind"), [(load_r20, "members"), (load_flannel, "learners")])
+
+
+def _papers(load: Callable[[Path], RunConfig], kind: str, tmp_path: Path, preset: str, augment: str = "") -> RunConfig:
+    """A paper's configuration of two networks."""
+    networks = "".join(f'[{kind}.{name}]\narchitecture = "narrow-vgg"\n' for name in "ab")
+    return load(_config(tmp_path, f'name = "x"\npreset = "{preset}"\n{networks}{augment}'))
+
+
+@_LOADERS
+def test_an_unknown_change_of_images_is_named_with_the_known_ones(
+    load: Callable[[Path], RunConfig], kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"c\.toml: augment: unknown keys \['blurr'\]; known are ") as error:
+        _papers(load, kind, tmp_path, "sane", "[augment]\nblurr = 0.1\nblur = 0.2\n")
+    for known in fields(Augmentation):
+        assert repr(known.name) in str(error.value)
+    with pytest.raises(InputError, match="blurr"):
+        _papers(load, kind, tmp_path, "paper", "[augment]\nblurr = 0.1\n")
+
+
+@_LOADERS
+def test_changes_of_images_are_of_sane_only(load: Callable[[Path], RunConfig], kind: str, tmp_path: Path) -> None:
+    changes = "[augment]\nrotation_deg = 3.0\nequalize = 0.0\n"
+    sane = _papers(load, kind, tmp_path, "sane", changes)
+    assert sane.augmentation == replace(Augmentation(), rotation_deg=3.0, equalize=0.0)
+    assert _papers(load, kind, tmp_path, "sane").augmentation == Augmentation()
+    for preset in ("paper", "code"):
+        changed, plain = (_papers(load, kind, tmp_path, preset, text) for text in (changes, ""))
+        assert changed.augmentation == plain.augmentation

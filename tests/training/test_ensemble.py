@@ -8,7 +8,8 @@ import torch
 
 from cxr_edge.combine import Combiner
 from cxr_edge.errors import InputError
-from training.ensemble import choose_combination, choose_decision, fit
+from cxr_edge.manifest import Combination
+from training.ensemble import calibrated, choose_combination, choose_decision, fit
 from training.metrics import log_loss
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
@@ -151,3 +152,26 @@ def test_the_papers_way_fits_no_temperature_and_takes_given_weights() -> None:
     assert fitted.member_temperatures == (1.0, 1.0, 1.0)
     assert fitted.temperature == 1.0
     assert list(fitted.parameters["weights"]) == [0.5, 0.3, 0.2]
+
+
+def test_a_temperature_sharpens_flannels_flat_answers_and_keeps_who_wins() -> None:
+    """Weights of 0.6 a learner whatever the image: no probability can pass e^1.8 / (e^1.8 + 3)."""
+    logits, truth = _logits((1.5, 1.5, 1.5))
+    flat = Combination(
+        strategy="flannel",
+        member_temperatures=(1.0, 1.0, 1.0),
+        temperature=1.0,
+        parameters={"module_weight": np.zeros((3, 144)).tolist(), "module_bias": [float(np.arctanh(0.6))] * 3},
+    )
+    sharp = calibrated(flat, logits, truth)
+    assert sharp == Combination(**{**vars(flat), "temperature": sharp.temperature}), "nothing else is changed"
+    assert 0.05 < sharp.temperature < 0.9
+    (before, winners), (after, same_winners) = (Combiner(c, labels=4).run(logits) for c in (flat, sharp))
+    assert before.max() <= np.exp(1.8) / (np.exp(1.8) + 3)
+    assert log_loss(after, truth).mean() < 0.5 * log_loss(before, truth).mean()
+    assert np.array_equal(winners, same_winners)
+    losses = []
+    for factor in (0.8, 1.25):
+        moved = Combination(**{**vars(sharp), "temperature": factor * sharp.temperature})
+        losses.append(log_loss(Combiner(moved, labels=4).run(logits)[0], truth).mean())
+    assert min(losses) > log_loss(after, truth).mean(), "it is the least"

@@ -14,6 +14,7 @@ from training.pictures import (
     PruningPoint,
     bars_picture,
     cam_picture,
+    compared_picture,
     confusion_picture,
     precision_recall_picture,
     pruning_picture,
@@ -112,3 +113,87 @@ def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
         roc_picture(_answers(), LABELS, "title", tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def _scores(noise: dict[str, float], images: int = 80) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Scores a model, the better the less its noise, of images of which every fourth has the class."""
+    rng, positive = np.random.default_rng(0), np.arange(images) % 4 == 0
+    return {name: positive + rng.normal(0, s, images) for name, s in noise.items()}, positive
+
+
+def _legend(drawing: object) -> list[str]:
+    return [t.get_text() for t in drawing.legends[0].get_texts()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("kind", "figure"), [("roc", "AUC"), ("precision-recall", "AP")])
+def test_compared_models_stand_in_the_legend_by_their_area(kind: str, figure: str, tmp_path: Path) -> None:
+    scores, positive = _scores({"worst": 3.0, "best": 0.1, "middle": 0.7, "guess": 50.0})
+    drawing = compared_picture(scores, positive, "preset sane, n = 80", tmp_path / "c.png", kind=kind)  # type: ignore[arg-type]
+    assert _is_picture(tmp_path / "c.png")
+    assert "preset sane, n = 80" in _texts(drawing)
+    names = [line.split(":")[0] for line in _legend(drawing)]
+    assert names[:2] == ["best", "middle"]
+    assert set(names[:4]) == set(scores)
+    areas = [float(line.split()[-1]) for line in _legend(drawing)[:4]]
+    assert areas == sorted(areas, reverse=True)
+    assert all(f": {figure} " in line for line in _legend(drawing)[:4])
+    assert names[4:] == ([] if kind == "roc" else ["chance"])
+    if kind == "precision-recall":
+        assert _legend(drawing)[4] == "chance: 0.250"
+
+
+@pytest.mark.parametrize("kind", ["roc", "precision-recall"])
+def test_curves_of_one_class_or_of_no_model_are_refused(kind: str, tmp_path: Path) -> None:
+    scores, positive = _scores({"a": 1.0})
+    for given, truth in (({}, positive), (scores, np.ones_like(positive)), (scores, np.zeros_like(positive))):
+        with pytest.raises(ValueError, match="a model, and images with and without the class"):
+            compared_picture(given, truth, "t", tmp_path / "x.png", kind=kind)  # type: ignore[arg-type]
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_the_axis_is_cut_where_nothing_is_left_to_compare(tmp_path: Path) -> None:
+    scores, positive = _scores({"a": 0.1, "b": 0.15})
+    (axes,) = compared_picture(scores, positive, "t", tmp_path / "c.png", kind="roc").axes
+    assert "cut at 0.02: beyond it all are above 0.98" in axes.get_xlabel()
+    assert axes.get_xlim()[1] < 0.05
+    # With one bad model among them the axis is whole again, and so is that of precision and recall.
+    bad = {**scores, "bad": -scores["a"]}
+    (axes,) = compared_picture(bad, positive, "t", tmp_path / "c.png", kind="roc").axes
+    assert "cut" not in axes.get_xlabel()
+    assert axes.get_xlim()[1] == pytest.approx(1.02)
+    (axes,) = compared_picture(scores, positive, "t", tmp_path / "c.png", kind="precision-recall").axes
+    assert "cut" not in axes.get_xlabel()
+    assert axes.get_xlim()[1] == pytest.approx(1.02)
+
+
+def test_beyond_the_cut_every_curve_is_high(tmp_path: Path) -> None:
+    scores, positive = _scores({"a": 0.3, "b": 0.4}, images=400)
+    (axes,) = compared_picture(scores, positive, "t", tmp_path / "c.png", kind="roc").axes
+    end = float(axes.get_xlabel().split("cut at ")[1].split(":")[0])
+    assert 0.03 < end < 0.6
+    for line in axes.lines[:2]:
+        x, y = line.get_data()
+        assert y[x > end].min() >= 0.98
+
+
+def test_more_models_than_colours_are_told_apart_by_their_dashes(tmp_path: Path) -> None:
+    scores, positive = _scores({f"model {k}": 0.5 + 0.05 * k for k in range(17)})
+    drawing = compared_picture(scores, positive, "t", tmp_path / "c.png", kind="roc")
+    looks = {(line.get_color(), line.get_linestyle()) for line in drawing.axes[0].lines}
+    assert len(looks) == 17
+
+
+def test_whiskers_say_what_they_are(tmp_path: Path) -> None:
+    values = {"vgg": {"F1": proportion(9, 10)}}
+    (axes,) = bars_picture(values, "t", tmp_path / "b.png", quantity="F1", whiskers="standard deviation").axes
+    assert axes.get_xlabel() == "F1, standard deviation"
+    (axes,) = bars_picture(values, "t", tmp_path / "b.png", quantity="F1").axes
+    assert axes.get_xlabel() == "F1, 95 % interval"
+
+
+def test_a_tie_is_a_straight_line_of_a_roc(tmp_path: Path) -> None:
+    scores, positive = {"constant": np.full(40, 0.5)}, np.arange(40) % 4 == 0
+    drawing = compared_picture(scores, positive, "t", tmp_path / "roc.png", kind="roc")
+    (line,) = drawing.axes[0].lines
+    assert line.get_drawstyle() == "default"
+    assert line.get_xydata().tolist() == [[0, 0], [1, 1]]

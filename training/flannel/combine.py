@@ -9,6 +9,7 @@ no fold is chosen by test images.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -101,7 +102,9 @@ class _Fold:
         for name in self.run.config.learners:
             found = Predictions.load(network_folder(self.run, self.fold, name, whole=self.whole) / AUGMENTED)
             if not np.array_equal(found.rows, np.tile(others, self.run.config.copies)):
-                raise ValueError(f"{AUGMENTED} of {name}, fold {self.fold}, is of other images than the folds say")
+                raise InputError(
+                    f"{AUGMENTED} of {name}, fold {self.fold}, is of other images or copies: run the stage augmented again"
+                )
             parts.append(found.logits)
         return np.stack(parts, axis=1), np.tile(truth, self.run.config.copies)
 
@@ -138,9 +141,18 @@ def _file(run: FlannelRun, fold: int) -> Path:
 
 
 def _plan(run: FlannelRun, fold: int) -> dict[str, Any]:
-    names = [*run.config.learners, *run.config.baselines]
-    networks = [network_folder(run, fold, name).relative_to(run.out).as_posix() for name in names]
-    return {"fit": asdict(run.config.fit), "seed": run.config.seed, "networks": networks}
+    """What a fold's stage 2 is made of: settings, and the predictions of all folds' networks by digest."""
+    c = run.config
+    asked = [(k, name) for k in range(c.folds) for name in c.learners] + [(fold, name) for name in c.baselines]
+    folders = {network_folder(run, k, name, whole=whole) for k, name in asked for whole in (False, True)}
+    digests = {f.relative_to(run.out).as_posix(): _digest(f / PREDICTIONS) for f in sorted(folders)}
+    return {"fit": asdict(c.fit), "seed": c.seed, "copies": c.copies, "predictions": digests}
+
+
+def _digest(file: Path) -> str:
+    if not file.exists():
+        raise InputError(f"{file} is missing: run the stages in order, or all of them")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _is_done(run: FlannelRun, fold: int) -> bool:
@@ -158,7 +170,9 @@ def _save(run: FlannelRun, fold: int, made: Combined) -> None:
     beside.replace(file)
     combinations = {k: c.as_json() for k, c in made.combinations.items()}
     content = {"plan": _plan(run, fold), "methods": methods, "combinations": combinations}
-    file.with_suffix(".json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    beside = file.with_name("unfinished.json")
+    beside.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    beside.replace(file.with_suffix(".json"))
 
 
 def _combined(fold: _Fold) -> Combined:

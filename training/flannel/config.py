@@ -116,6 +116,10 @@ class FlannelConfig(RunConfig):
         return False
 
     @property
+    def turn_pa(self) -> bool:
+        return self.pa_to_ap
+
+    @property
     def augmentation(self) -> Augmentation:
         """`sane`: against what tells collections apart. `paper`: crop, flip, scaling and noise; `code`: crop and flip."""
         if self.preset == "sane":

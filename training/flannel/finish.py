@@ -15,6 +15,7 @@ from training.flannel.combine import combine as combine_folds
 from training.flannel.results import Table3, results, split_in_words
 from training.flannel.run import FlannelRun
 from training.flannel.stages import network_folder
+from training.folds import in_fold
 from training.models import load_network
 from training.prune import export_network
 from training.tables import results_as_markdown
@@ -30,7 +31,8 @@ def combine(run: FlannelRun, _: Path) -> None:
 def bundle(run: FlannelRun, folder: Path) -> None:
     """Export the learners of the best fold, write the bundle in the run folder, and judge it through the deployed path.
 
-    The fold's own images choose the decision's threshold, and are those that the temperature was fitted on.
+    The fold's images choose the decision's threshold: Table 1's, which the temperature was fitted on, and those of the outside
+    collections, without whose adult normals no threshold could be trusted.
     """
     c, table, networks = run.config, Table3(run), run.out / "export"
     fold = table.chosen_fold
@@ -41,6 +43,8 @@ def bundle(run: FlannelRun, folder: Path) -> None:
         network, spec = load_network(network_folder(run, fold, name))
         export_network(network, spec, c.member_spec, networks / f"{name}.onnx")
     facts = {
+        "data": f"Members train on {', '.join(run.sources)} only, validated on one fold in {c.folds} of the training side; "
+        "of other collections, masks trained the segmenter and a fold's images help to choose the threshold.",
         "made_by": f"training/reproduce.py flannel, configuration {c.name}, model of fold {fold} of {c.folds}",
         "training": {"learn": asdict(c.learn), "fit": asdict(c.fit), "segmenter": asdict(c.segmenter)},
     }
@@ -48,7 +52,7 @@ def bundle(run: FlannelRun, folder: Path) -> None:
         run.out / "bundle",
         networks,
         {name: _design(run, fold, name) for name in c.learners},
-        run.fold_samples(fold),
+        in_fold(run.samples, run.fold_of, fold),
         run.canvases,
         c,
         facts,

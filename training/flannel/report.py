@@ -5,7 +5,6 @@ Written next to each other: `index.md` is the page, `results.json` what it was m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from training.maps import mean_row
 from training.metrics import Figure
 from training.models import load_network
 from training.pictures import CamRow, bars_picture, cam_picture, compared_picture, confusion_picture
+from training.tables import write_results
 
 __all__ = ["write"]
 
@@ -34,7 +34,6 @@ _CAPTIONS = {
     "roc": "ROC for COVID-19 against the rest (Figure 3)",
     "precision-recall": "Precision and recall for COVID-19 against the rest (Figure 3)",
     "confusion": "Confusion matrix of FLANNEL (Figure 4)",
-    "f1-covid-19-ap": "F1 for COVID-19 on AP views (Figure 5)",
 }
 _CAM_CAPTION = (
     "Where each learner looks: its class activation map for COVID-19, mean over all COVID-19 test images, with its mean "
@@ -45,11 +44,8 @@ _CAM_CAPTION = (
 
 def write(run: FlannelRun, found: Json, folder: Path) -> Path:
     """Write everything to `folder`. Returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     made = tables(found)
-    for name, t in made.items():
-        (folder / f"{name}.csv").write_text(t.as_csv(), encoding="utf-8")
+    write_results(found, made, folder)
     pictures = _pictures(run, found, folder)
     page = "\n\n".join([_opening(found), *(t.as_markdown() for t in made.values()), "## Figures", *pictures])
     (folder / "index.md").write_text(page + "\n", encoding="utf-8")
@@ -84,10 +80,12 @@ def _pictures(run: FlannelRun, found: Json, folder: Path) -> list[str]:
         compared_picture(scores, positive, title, folder / f"{kind}.png", kind=kind)
     title = caption(found, "Confusion, FLANNEL, all folds' models together")
     confusion_picture(methods[FLANNEL]["together"]["confusion"], labels, title, folder / "confusion.png")
-    ap = {m: v["ap"] for m, v in methods.items()}
-    n = ap[FLANNEL]["images"]
-    _bars(ap, caption(found, "F1 for COVID-19, AP view only", n), folder / "f1-covid-19-ap.png")
     captions = dict(_CAPTIONS)
+    if methods[FLANNEL]["ap"] is not None:
+        ap = {m: v["ap"] for m, v in methods.items()}
+        title = caption(found, "F1 for COVID-19, AP view only", ap[FLANNEL]["images"])
+        _bars(ap, title, folder / "f1-covid-19-ap.png")
+        captions["f1-covid-19-ap"] = "F1 for COVID-19 on AP views (Figure 5)"
     if cases := [i for i in run.test.tolist() if run.samples[i].record.label == COVID]:
         title = caption(found, f"Class activation maps for COVID-19, model of fold {table.chosen_fold}", len(cases))
         cam_picture(_case_rows(run, table, cases), title, run.out / "cam-cases.png")  # patients: not for a page

@@ -25,7 +25,7 @@ from training.folds import divided_patients
 from training.metrics import Answers, Figure, confusion, f1_scores, figures, proportion
 from training.models import load_network
 from training.neural_weights import most
-from training.statistics import Measure, accuracy, macro_f, mcnemar, paired_difference
+from training.statistics import Measure, compared, macro_f, paired_difference
 
 __all__ = ["Table3", "results", "split_in_words"]
 
@@ -54,9 +54,14 @@ class Table3:
         """What the folds' models say together: the mean of their probabilities; voting's ties go by the learners' mean."""
         rows = self.run.test if rows is None else rows
         p = np.mean([made.probabilities[method][rows] for made in self.folds], axis=0)
-        tie_breaker = np.mean([made.probabilities["averaging"][rows] for made in self.folds], axis=0)
-        said = (p + 1e-6 * tie_breaker).argmax(axis=1) if method == "voting" else p.argmax(axis=1)
+        said = (
+            (p.round(4) + 1e-6 * self._learners_mean(rows)).argmax(axis=1) if method == "voting" else p.argmax(axis=1)
+        )
         return self._as_answers(said, p, rows)
+
+    def _learners_mean(self, rows: npt.NDArray[np.int64]) -> Floats:
+        every = [made.probabilities[name][rows] for made in self.folds for name in self.run.config.learners]
+        return np.mean(every, axis=0)
 
     def raw(self, fold: int) -> Answers:
         """FLANNEL's answers before the temperature."""
@@ -178,21 +183,21 @@ def _size(run: FlannelRun, name: str, *, whole: bool = False) -> Json:
 
 
 def _method(table: Table3, method: str) -> Json:
-    c, together = table.run.config, table.together(method)
-    folds = [_figures(table.answers(method, k), c.labels) for k in range(c.folds)]
-    ap = [_figures(table.answers(method, k, table.ap), c.labels) for k in range(c.folds)]
     return {
+        **_summary(table, method, table.run.test),
+        "ap": _summary(table, method, table.ap) if len(table.ap) else None,
+    }
+
+
+def _summary(table: Table3, method: str, rows: npt.NDArray[np.int64]) -> Json:
+    c, together = table.run.config, table.together(method, rows)
+    folds = [_figures(table.answers(method, k, rows), c.labels) for k in range(c.folds)]
+    return {
+        "images": len(rows),
         "folds": folds,
         "mean": _over(folds, np.mean),
         "sd": _over(folds, _sd),
         "together": figures(together, c.labels, seed=c.seed, resamples=c.resamples),
-        "ap": {
-            "images": len(table.ap),
-            "folds": ap,
-            "mean": _over(ap, np.mean),
-            "sd": _over(ap, _sd),
-            "together": figures(table.together(method, table.ap), c.labels, seed=c.seed, resamples=c.resamples),
-        },
     }
 
 
@@ -241,16 +246,10 @@ def _compared(table: Table3, a: str, b: str) -> Json:
     c = table.run.config
     first, second = table.together(a), table.together(b)
     seeded = {"seed": c.seed, "resamples": c.resamples}
-    by_fold = [
-        macro_f(table.answers(a, k)) - macro_f(table.answers(b, k)) for k in range(c.folds)
-    ]  # models share images, so no test is made of these
+    # The folds' models share training images, so no test is made of these.
+    by_fold = [macro_f(table.answers(a, k)) - macro_f(table.answers(b, k)) for k in range(c.folds)]
     return {
-        "a": a,
-        "b": b,
-        "n": len(first.truth),
-        "mcnemar": mcnemar(first.said == first.truth, second.said == second.truth).as_json(),
-        "difference": paired_difference(first, second, accuracy, **seeded).as_json(),
-        "macro_f_difference": paired_difference(first, second, macro_f, **seeded).as_json(),
+        **compared(a, b, first, second, **seeded),
         "covid_f_difference": paired_difference(first, second, covid_f(c.labels), **seeded).as_json(),
         "macro_f_by_fold": {"mean": float(np.mean(by_fold)), "sd": _sd(by_fold), "wins": sum(d > 0 for d in by_fold)},
     }
@@ -262,7 +261,9 @@ def _weights(table: Table3) -> Json:
     truth = run.truth(run.test, run.config.target)
     weights = np.mean([weights_of(table, fold)[run.test] for fold in range(run.config.folds)], axis=0)
     for k, label in enumerate(run.config.labels):
-        found[label] = dict(zip(run.config.learners, weights[truth == k].mean(axis=0).round(4).tolist(), strict=True))
+        if (truth == k).any():
+            mean = weights[truth == k].mean(axis=0).round(4).tolist()
+            found[label] = dict(zip(run.config.learners, mean, strict=True))
     return found
 
 

@@ -7,6 +7,7 @@ module learns from, test images judge, and the collections outside tell what a h
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +47,9 @@ class FlannelRun(Run):
         found = folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
         if world().first:
             self.same_plan(self.out / PLAN)
-            (self.out / PLAN).write_text(json.dumps(self.plan(), indent=1) + "\n", encoding="utf-8")
-            (self.out / "folds.md").write_text(folds.as_markdown(self.samples, found), encoding="utf-8")
+            if not (self.out / PLAN).exists():
+                _written(json.dumps(self.plan(), indent=1) + "\n", self.out / PLAN)
+                _written(folds.as_markdown(self.samples, found), self.out / "folds.md")
         wait(world())
         return found
 
@@ -107,3 +109,10 @@ class FlannelRun(Run):
     def folder(self, fold: int, name: str, *, pruned: bool = False) -> Path:
         """Where a network of a fold is kept; of pruned ones the folder of all steps."""
         return self.out / ("pruned" if pruned else "networks") / f"fold-{fold}" / name
+
+
+def _written(text: str, file: Path) -> None:
+    """Written beside and renamed: several folds may start at once in one run folder."""
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(file)

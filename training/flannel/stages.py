@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from cxr_edge.errors import InputError
 from training import segmenting
-from training.classify import logits_of
+from training.classify import ClassifyTask, logits_of
 from training.engine import Plan
 from training.flannel.run import PLAN, FlannelRun
 from training.models import load_network
@@ -33,19 +34,20 @@ AUGMENTED = "augmented.npz"
 def segment(run: FlannelRun, _: Iterable[int]) -> None:
     """Train the segmenter where members see the lung box; the first fold chooses its epoch."""
     if run.config.learners_of is not None:
-        _take_canvases(run, Path(run.config.learners_of))
+        _take_canvases(run, _taken_from(run))
     elif run.config.sees_lungs:
         segmenting.segment(run)
 
 
 def learn(run: FlannelRun, chosen: Iterable[int]) -> None:
     """Stage 1: every learner of every fold, all layers."""
+    other = None if run.config.learners_of is None else _taken_from(run)
     for fold in chosen:
         for name in run.config.learners:
-            if run.config.learners_of is None:
+            if other is None:
                 _trained(run, fold, name)
             else:
-                _taken_over(run, Path(run.config.learners_of), fold, name)
+                _taken_over(run, other, fold, name)
 
 
 def baselines(run: FlannelRun, chosen: Iterable[int]) -> None:
@@ -63,18 +65,27 @@ def _plan(run: FlannelRun, fold: int, name: str, plan: Plan) -> Plan:
 
 def _trained(run: FlannelRun, fold: int, name: str) -> None:
     c, folder = run.config, run.folder(fold, name)
-    if (folder / PREDICTIONS).exists():
-        return
     plan, spec = _plan(run, fold, name, c.learn), c.network(name)
-    start = run.started(spec, c.networks[name].imagenet, plan.seed)
-    task = run.task(start, c.target, plan, run.sources, run.fold_samples(fold), turn_pa=c.pa_to_ap)
+
+    def task() -> ClassifyTask:
+        start = run.started(spec, c.networks[name].imagenet, plan.seed)
+        return run.task(start, c.target, plan, run.sources, run.fold_samples(fold))
+
     run.trained(task, spec, plan, folder, run.every_row)
 
 
-def _take_canvases(run: FlannelRun, other: Path) -> None:
-    """Canvases and segmenter of another run folder of the same data, split, folds and preprocessing."""
+def _taken_from(run: FlannelRun) -> Path:
+    """The run whose learners are taken over. Raises InputError unless it has our data, split, folds and preprocessing."""
+    other = Path(run.config.learners_of or "")
     same_split(run, other)
+    if not (other / PLAN).exists():
+        raise InputError(f"{other} has no {PLAN}: learners_of names the run folder of a FLANNEL run")
     run.same_plan(other / PLAN)
+    return other
+
+
+def _take_canvases(run: FlannelRun, other: Path) -> None:
+    """Canvases and segmenter of another run folder."""
     for name in ("segmenter", "segmenter.onnx", "canvases.npz"):
         source, here = other / name, run.out / name
         if source.is_dir() and not here.exists():
@@ -93,7 +104,10 @@ def _taken_over(run: FlannelRun, other: Path, fold: int, name: str) -> None:
             f"{there} is not finished, or knows {spec.labels} labels where {len(run.config.labels)} are asked"
         )
     if world().first:
-        shutil.copytree(there, here)
+        beside = here.with_name(f"{name}.unfinished")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(there, beside)
+        beside.replace(here)
     wait(world())
 
 
@@ -108,7 +122,7 @@ def prune_learners(run: FlannelRun, chosen: Iterable[int]) -> None:
             retrain = _plan(run, fold, name, c.prune.retrain)
             prune(
                 lambda network, retrain=retrain, samples=samples: run.task(
-                    network, c.target, retrain, run.sources, samples, turn_pa=c.pa_to_ap
+                    network, c.target, retrain, run.sources, samples
                 ),
                 run.folder(fold, name),
                 replace(c.prune, retrain=retrain),
@@ -131,18 +145,22 @@ def ask_augmented(run: FlannelRun, chosen: Iterable[int]) -> None:
         return
     for fold in chosen:
         rows = np.tile(np.flatnonzero(run.judged & (run.fold_of >= 0) & (run.fold_of != fold)), c.copies)
-        missing = [n for n in c.learners if not (network_folder(run, fold, n) / AUGMENTED).exists()]
+        folders = {network_folder(run, fold, name, whole=whole) for name in c.learners for whole in (False, True)}
+        missing = [f for f in sorted(folders) if not _is_of(f / AUGMENTED, rows)]
         if not (missing and world().first):
             continue
-        task = run.task(nn.Identity(), c.target, c.learn, run.sources, run.fold_samples(fold), turn_pa=c.pa_to_ap)
-        copies = (np.random.default_rng([c.seed, fold, k]) for k in range(len(rows)))
-        canvases = np.stack([task.altered(int(i), rng) for i, rng in zip(rows, copies, strict=True)])
-        for name in missing:
-            folder = network_folder(run, fold, name)
+        task = run.task(nn.Identity(), c.target, c.learn, run.sources, run.fold_samples(fold))
+        drawn = (np.random.default_rng([c.seed, fold, k]) for k in range(len(rows)))
+        canvases = np.stack([task.altered(int(i), rng) for i, rng in zip(rows, drawn, strict=True)])
+        for folder in missing:
             network = load_network(folder)[0].to(world().device)
             logits = logits_of(network, canvases, c.member_spec, bfloat16=False)
             Predictions(rows=rows, logits=logits).save(folder / AUGMENTED)
     wait(world())
+
+
+def _is_of(file: Path, rows: npt.NDArray[np.int64]) -> bool:
+    return file.exists() and np.array_equal(Predictions.load(file).rows, rows)
 
 
 def chosen_step(run: FlannelRun, fold: int, name: str) -> Path:

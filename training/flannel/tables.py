@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from training.flannel.published import COVID, TABLE_1, TABLE_3
+from training.flannel.published import COVID, LABELS, TABLE_1, TABLE_3
 from training.tables import Table, interval
 
 __all__ = ["in_words", "tables"]
@@ -34,19 +34,19 @@ def in_words(method: str) -> str:
 
 def tables(found: Json) -> dict[str, Table]:
     """File name -> table, in the order of the page."""
-    return {
+    made = {
         "table-1-data": _data(found),
         "findings": _findings(found),
         "networks": _networks(found),
         "table-3-methods": _methods(found),
         "together": _together(found),
         "covid-19": _covid(found),
-        "ap-view": _ap(found),
         "comparisons": _comparisons(found),
         "weights": _weights(found),
         "temperature": _temperature(found),
         "outside": _outside(found),
     }
+    return made if found["methods"]["flannel"]["ap"] is None else {**made, "ap-view": _ap(found)}
 
 
 def caption(found: Json, what: str, n: int | None = None) -> str:
@@ -69,15 +69,20 @@ def _data(found: Json) -> Table:
         first, second = name.split(", ")
         rows.append([name, *counts])
         paper = TABLE_1.get((first, second))
-        rows.append(
-            [f"paper: {name}", *(paper if paper is not None and len(paper) == len(counts) else "-" * len(counts))]
-        )
+        if paper is not None:
+            rows.append([f"paper: {name}", paper[0], *_by_label(paper[1:], found["labels"])])
     title = f"Table 1: data (preset {found['preset']}, {found['config']}, {found['split']}, seed {found['seed']})"
     note = (
         "AP with AP supine, as the paper counts. The paper's files are those of spring 2020; where the public set's other "
         "normals went is not known. Its labels are those of `training/collections.py`, FINDINGS."
     )
     return Table(title=title, head=("images", "total", *found["labels"]), rows=_rows(rows), note=note)
+
+
+def _by_label(printed: Sequence[object], labels: Sequence[str]) -> list[object]:
+    """What the paper printed of each of our labels, in our order; a dash for one that it does not have."""
+    known = dict(zip(LABELS, printed, strict=True))
+    return [known.get(label, "-") for label in labels]
 
 
 def _findings(found: Json) -> Table:
@@ -112,9 +117,10 @@ def _methods(found: Json) -> Table:
     rows = []
     for name, method in found["methods"].items():
         rows.append([in_words(name), *(_over_folds(method, k) for k in (*found["labels"], "macro"))])
-        if name in TABLE_3 and len(found["labels"]) == 4:
+        if name in TABLE_3 and set(found["labels"]) == set(LABELS):
             row, printed = TABLE_3[name]
-            rows.append([f"paper: {row}", *(v.replace("(", " (") for v in printed)])
+            values = (*_by_label(printed[:-1], found["labels"]), printed[-1])
+            rows.append([f"paper: {row}", *(str(v).replace("(", " (") for v in values)])
     note = "F1, one label against the rest: mean (standard deviation) of the folds' models on the same test images."
     return Table(
         title=caption(found, f"Table 3: F1 over {_folds(found)} folds"),

@@ -5,7 +5,6 @@ Written next to each other: `index.md` is the page, `results.json` what it was m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from training.r20.results import Ensembles
 from training.r20.run import R20Run
 from training.r20.stages import chosen_step
 from training.r20.tables import tables
-from training.tables import interval, table
+from training.tables import interval, table, write_results
 
 __all__ = ["cam_agreement", "write"]
 
@@ -44,11 +43,8 @@ _CAM_CAPTION = (
 
 def write(run: R20Run, found: Json, folder: Path) -> Path:
     """Write everything to `folder`. Returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     made = tables(found)
-    for name, t in made.items():
-        (folder / f"{name}.csv").write_text(t.as_csv(), encoding="utf-8")
+    write_results(found, made, folder)
     pictures = _pictures(run, found, folder)
     page = "\n\n".join(
         [_opening(found), *(t.as_markdown() for t in made.values()), *_pruning(found), *_paired(found), *pictures]

@@ -7,7 +7,7 @@ patients. Ensembles are computed by the deployed C++ combination.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +33,7 @@ from training.r20.stages import chosen_step, found_by_search, is_done, member_fo
 from training.run import PREDICTIONS, Predictions
 from training.segmenting import SEGMENTER
 from training.splits import SIDES
-from training.statistics import accuracy, macro_f, mcnemar, paired_difference, paper_row
+from training.statistics import compared, paper_row
 from training.targets import Target, binary, modality
 
 __all__ = ["Ensembles", "results", "split_in_words"]
@@ -226,20 +226,8 @@ def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles) -> list[Json]
         name = f"bundle {run.config.compare_with}"
         said[name] = _other_bundle(run, pruned)
         pairs += [(f"{s}, pruned", name) for s in ("average", "weighted-average")]
-    return [_compared(a, b, said, run) for a, b in pairs]
-
-
-def _compared(a: str, b: str, said: Mapping[str, Answers], run: R20Run) -> Json:
-    first, second, c = said[a], said[b], run.config
-    seeded = {"seed": c.seed, "resamples": c.resamples}
-    return {
-        "a": a,
-        "b": b,
-        "n": len(first.truth),
-        "mcnemar": mcnemar(first.said == first.truth, second.said == second.truth).as_json(),
-        "difference": paired_difference(first, second, accuracy, **seeded).as_json(),
-        "macro_f_difference": paired_difference(first, second, macro_f, **seeded).as_json(),
-    }
+    c = run.config
+    return [compared(a, b, said[a], said[b], seed=c.seed, resamples=c.resamples) for a, b in pairs]
 
 
 def _other_bundle(run: R20Run, pruned: Ensembles) -> Answers:

@@ -30,7 +30,9 @@ class R20Run(Run):
         self, start: nn.Module, spec: NetworkSpec, target: Target, plan: Plan, folder: Path, sources: Sequence[str] = ()
     ) -> nn.Module:
         """The trained network of `folder`; trained, saved and asked for its predictions if it is not there yet."""
-        return self.trained(self.task(start, target, plan, sources), spec, plan, folder, self.judged(target, sources))
+        return self.trained(
+            lambda: self.task(start, target, plan, sources), spec, plan, folder, self.judged(target, sources)
+        )
 
     def judged(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
         """The validation and test images that `target` can judge."""

@@ -1,0 +1,411 @@
+"""Stage 2 on made answers: what each fold's combinations are fitted on, what is kept, and that test images have no say in it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from cxr_edge.errors import InputError
+from cxr_edge.manifest import Combination
+from tests.training.test_splits import record
+from training.config import MemberPlan
+from training.dataset import Sample
+from training.flannel import combine as stage_2
+from training.flannel.combine import ENSEMBLES, FLANNEL, combine, combined, folds_done, unpruned
+from training.flannel.config import FlannelConfig
+from training.flannel.run import FlannelRun
+from training.flannel.stages import AUGMENTED
+from training.neural_weights import FitPlan, NeuralWeightModule
+from training.prune import PrunePlan
+from training.run import PREDICTIONS, Predictions
+
+torch.set_num_threads(1)
+
+LABELS = ("covid-19", "viral", "bacterial", "normal")
+LEARNERS = ("densenet", "resnet", "vgg")
+BASELINE = "covid-net"
+FOLDS = 3
+COPIES = 2
+VIEWS = ("AP", "PA", "AP Supine")
+PRESETS = ("sane", "paper", "code")
+
+Logits = npt.NDArray[np.float32]
+# The logits (N, labels) of a fold's network, by its name.
+Answering = Callable[[FlannelRun, int, str], Logits]
+
+
+def sample(i: int, patient: str, label: str, source: str, view: str, *, test: bool, group: str | None = None) -> Sample:
+    """One image; its group is its patient unless another is given."""
+    made = replace(record(f"{source}/{patient}", i, label=label, source=source), view=view)
+    return Sample(record=made, group=group or made.patient, side="test" if test else "train")
+
+
+def made_samples() -> list[Sample]:
+    """149 images in no order: 120 of Table 1, 7 of its collections that are not judged, 22 of other collections.
+
+    One of the latter shares a group with a patient of Table 1.
+    """
+    found = []
+    for p in range(60):
+        source = "ccx" if p % 3 == 0 else "kcx"
+        found += [
+            sample(2 * p + j, f"p{p}", LABELS[p % 4], source, VIEWS[(p + j) % 3], test=p % 5 == 4) for j in (0, 1)
+        ]
+    found += [sample(120 + k, f"o{k}", "other", "ccx", "PA", test=k == 0) for k in range(4)]
+    found += [sample(124 + k, f"l{k}", "covid-19", "ccx", "L", test=k == 0) for k in range(3)]
+    for k in range(16):
+        label, group = ("normal", "tuberculosis")[k % 2], "ccx/p0" if k == 0 else None
+        found.append(sample(127 + k, f"s{k}", label, "shenzhen", "PA", test=k % 4 == 3, group=group))
+    found += [sample(143 + k, f"t{k}", "covid-19", "twitter", "unknown", test=k % 3 == 2) for k in range(6)]
+    random.Random(0).shuffle(found)
+    return found
+
+
+def flannel_run(out: Path, **changes: Any) -> FlannelRun:
+    """A run of the made samples with three learners, a baseline and three folds; no network is trained."""
+    plan = MemberPlan(architecture="narrow-vgg", head_maps=0, dropout=0.0)
+    settings: dict[str, Any] = {
+        "learners": dict.fromkeys(LEARNERS, plan), "baselines": {BASELINE: plan}, "folds": FOLDS, "copies": COPIES,
+        "fit": FitPlan(epochs=4, learning_rate=2e-2), "resamples": 20, **changes,
+    }  # fmt: skip
+    run = FlannelRun(FlannelConfig(name="made", **settings), Path("nowhere"), out)
+    run.__dict__["samples"] = made_samples()
+    return run
+
+
+def truth_of(run: FlannelRun) -> npt.NDArray[np.int64]:
+    """Label indices of all samples, -1 for those without."""
+    return run.truth(run.every_row, run.config.target)
+
+
+def informative(run: FlannelRun, fold: int, name: str) -> Logits:
+    """Twice the truth's one-hot and noise of the network's own; noise alone where no label is true."""
+    labels, truth = len(run.config.labels), truth_of(run)
+    noise = np.random.default_rng([fold, len(name), ord(name[0])]).normal(0, 1.0, (len(truth), labels))
+    return (2 * np.eye(labels)[truth] * (truth >= 0)[:, None] + noise).astype(np.float32)
+
+
+def marked(run: FlannelRun, fold: int, name: str) -> Logits:
+    """Whose logits they are and of which image: fold, place of the learner, row, 0."""
+    place = [*run.config.networks].index(name)
+    return np.array([[fold, place, row, 0] for row in run.every_row], dtype=np.float32)
+
+
+def answered(run: FlannelRun, answering: Answering = informative) -> FlannelRun:
+    """The run with predictions of all networks in its folder; with those of augmented copies in preset `code`."""
+    for fold in range(run.config.folds):
+        rows = np.tile(others_by_hand(run, fold), run.config.copies)
+        for name in run.config.networks:
+            folder, logits = run.folder(fold, name), answering(run, fold, name)
+            folder.mkdir(parents=True)
+            Predictions(rows=run.every_row, logits=logits).save(folder / PREDICTIONS)
+            if run.config.preset == "code" and name in run.config.learners:
+                # A copy is known by the last column's quarter.
+                copy = np.repeat(np.arange(run.config.copies), len(rows) // run.config.copies)[:, None]
+                last = np.arange(logits.shape[1]) == logits.shape[1] - 1
+                Predictions(rows=rows, logits=(logits[rows] + 0.25 * copy * last).astype(np.float32)).save(
+                    folder / AUGMENTED
+                )
+    return run
+
+
+def others_by_hand(run: FlannelRun, fold: int) -> list[int]:
+    """Rows of Table 1's training images that stand in another fold."""
+    return [
+        i
+        for i, s in enumerate(run.samples)
+        if s.side == "train"
+        and run.fold_of[i] != fold
+        and s.record.source in ("ccx", "kcx")
+        and s.record.view in VIEWS
+        and s.record.label in run.config.labels
+    ]
+
+
+def _softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    return torch.from_numpy(logits).double().softmax(dim=-1).numpy()
+
+
+def _learners_said(run: FlannelRun, fold: int) -> Logits:
+    files = [run.folder(fold, name) / PREDICTIONS for name in run.config.learners]
+    return np.stack([Predictions.load(f).logits for f in files], axis=1)
+
+
+def _backdated(files: Iterable[Path]) -> None:
+    for file in files:
+        os.utime(file, ns=(10**9, 10**9))
+
+
+def _with_other_test_images(run: FlannelRun) -> FlannelRun:
+    """The same run, whose test images have labels in another order."""
+    labels = [run.samples[i].record.label for i in run.test]
+    changed = dict(zip(run.test.tolist(), np.roll(labels, 7).tolist(), strict=True))
+    made = [
+        replace(s, record=replace(s.record, label=changed[i])) if i in changed else s for i, s in enumerate(run.samples)
+    ]
+    assert sum(a.record.label != b.record.label for a, b in zip(made, run.samples, strict=True)) > 10
+    other = FlannelRun(run.config, run.data, run.out.with_name("other"))
+    other.out.mkdir()
+    other.__dict__["samples"] = made
+    return other
+
+
+def test_the_made_run_has_all_that_a_real_one_has(tmp_path: Path) -> None:
+    run = flannel_run(tmp_path)
+    assert len(run.samples) == 149
+    assert run.judged.sum() == 120
+    assert len(run.test) == 24
+    assert {run.samples[i].record.label for i in run.test} == set(LABELS)
+    assert set(run.fold_of.tolist()) == {-1, 0, 1, 2}
+    assert ((run.fold_of >= 0) & ~run.judged).any(), "images that do not count stand in folds too"
+
+
+def test_in_sane_each_image_is_answered_by_its_own_folds_networks(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path), marked)
+    for k in range(FOLDS):
+        logits, truth = stage_2._Fold(run=run, fold=k).fitted_on
+        wanted = [[[run.fold_of[i], m, i, 0] for m in range(3)] for i in others_by_hand(run, k)]
+        assert logits.tolist() == wanted
+        assert [LABELS[t] for t in truth] == [run.samples[i].record.label for i in others_by_hand(run, k)]
+        assert k not in logits[..., 0], "no network of the fold itself"
+
+
+def test_in_paper_the_folds_own_networks_answer_what_trained_them(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path, preset="paper"), marked)
+    for k in range(FOLDS):
+        logits, truth = stage_2._Fold(run=run, fold=k).fitted_on
+        assert logits.tolist() == [[[k, m, i, 0] for m in range(3)] for i in others_by_hand(run, k)]
+        assert len(truth) == len(logits)
+
+
+def test_in_code_they_answer_augmented_copies_in_one_order(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path, preset="code"), marked)
+    for k in range(FOLDS):
+        logits, truth = stage_2._Fold(run=run, fold=k).fitted_on
+        others = others_by_hand(run, k)
+        wanted = [[[k, m, i, 0.25 * copy] for m in range(3)] for copy in range(COPIES) for i in others]
+        assert logits.tolist() == wanted
+        assert [LABELS[t] for t in truth] == [run.samples[i].record.label for i in others] * COPIES
+
+
+def test_augmented_copies_of_other_images_are_refused(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path, preset="code"))
+    file = run.folder(1, "resnet") / AUGMENTED
+    made = Predictions.load(file)
+    Predictions(rows=np.roll(made.rows, 1), logits=made.logits).save(file)
+    assert len(stage_2._Fold(run=run, fold=0).fitted_on[0])
+    with pytest.raises(InputError, match="resnet, fold 1, is of other images or copies: run the stage augmented again"):
+        _ = stage_2._Fold(run=run, fold=1).fitted_on
+    file.unlink()
+    with pytest.raises(InputError, match=r"augmented\.npz is missing: run the stages in order"):
+        _ = stage_2._Fold(run=run, fold=1).fitted_on
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_neither_the_folds_own_nor_test_nor_outside_images_are_fitted_on(tmp_path: Path, preset: str) -> None:
+    run = answered(flannel_run(tmp_path, preset=preset), marked)
+    for k in range(FOLDS):
+        fold = stage_2._Fold(run=run, fold=k)
+        rows = set(fold.fitted_on[0][:, 0, 2].astype(int).tolist())
+        own = set(fold.validation.tolist())
+        assert own == {i for i in np.flatnonzero(run.fold_of == k).tolist() if run.judged[i]}
+        assert own
+        assert not rows & own
+        for i in rows | own:
+            assert run.samples[i].side == "train"
+            assert run.samples[i].record.source in ("ccx", "kcx")
+        assert rows | own == {i for i in np.flatnonzero(run.judged).tolist() if run.samples[i].side == "train"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_temperatures_come_from_the_folds_own_images_in_sane_only(
+    tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = answered(flannel_run(tmp_path, preset=preset)), []
+
+    def spy(combination: Combination, logits: Logits, truth: npt.NDArray[np.int64]) -> Combination:
+        asked.append((combination.strategy, logits, truth))
+        return replace(combination, temperature=0.37)
+
+    monkeypatch.setattr(stage_2, "calibrated", spy)
+    combine(run, [1])
+    found = {name: c.temperature for name, c in combined(run, 1).combinations.items()}
+    if preset != "sane":
+        assert not asked
+        assert set(found.values()) == {1.0}
+        return
+    assert found == {"averaging": 0.37, "voting": 1.0, "flannel-ce": 0.37, "flannel-ce-sampling": 0.37, FLANNEL: 0.37}
+    rows = [i for i in range(len(run.samples)) if run.judged[i] and run.fold_of[i] == 1]
+    for _, logits, truth in asked:
+        assert np.array_equal(logits, _learners_said(run, 1)[rows]), "answered by the fold's own networks"
+        assert np.array_equal(truth, truth_of(run)[rows])
+
+
+def test_a_temperature_lowers_the_log_loss_of_flat_answers(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path))
+    combine(run, [0])
+    made, rows = combined(run, 0), stage_2._Fold(run=run, fold=0).validation
+    truth = truth_of(run)[rows]
+    raw, scaled = (-np.log(p[rows, truth]).mean() for p in (made.raw, made.probabilities[FLANNEL]))
+    assert scaled < raw
+    assert made.combinations[FLANNEL].temperature < 1
+
+
+def test_what_was_combined_comes_back(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path))
+    combine(run, range(FOLDS))
+    assert folds_done(run)
+    for k in range(FOLDS):
+        made, back = stage_2._combined(stage_2._Fold(run=run, fold=k)), combined(run, k)
+        assert list(back.probabilities) == list(back.said) == [*LEARNERS, BASELINE, *ENSEMBLES]
+        assert back.combinations == made.combinations
+        assert np.array_equal(back.raw, made.raw)
+        for name in made.probabilities:
+            assert np.array_equal(back.probabilities[name], made.probabilities[name])
+            assert np.array_equal(back.said[name], made.said[name])
+            assert back.probabilities[name].shape == (149, 4)
+            assert back.probabilities[name].sum(axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_networks_alone_say_their_softmax(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path))
+    combine(run, [2])
+    made = combined(run, 2)
+    for name in (*LEARNERS, BASELINE):
+        p = _softmax(Predictions.load(run.folder(2, name) / PREDICTIONS).logits)
+        assert np.abs(made.probabilities[name] - p).max() < 1e-12
+        assert np.array_equal(made.said[name], p.argmax(axis=1))
+    mean = np.mean([made.probabilities[name] for name in LEARNERS], axis=0)
+    assert np.array_equal(made.said["averaging"], mean.argmax(axis=1)), "the baseline is no learner"
+
+
+def test_a_second_combine_writes_nothing_and_another_fit_does(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path))
+    combine(run, range(FOLDS))
+    files = sorted((tmp_path / "combined").iterdir())
+    assert [f.name for f in files] == [f"fold-{k}.{kind}" for k in range(FOLDS) for kind in ("json", "npz")]
+    _backdated(files)
+    combine(run, range(FOLDS))
+    assert {f.stat().st_mtime_ns for f in files} == {10**9}
+
+    other = flannel_run(tmp_path, fit=replace(run.config.fit, gamma=1.0))
+    assert not folds_done(other)
+    with pytest.raises(InputError, match=r"or of another \[fit\]"):
+        combined(other, 1)
+    before = combined(run, 1).combinations[FLANNEL]
+    combine(other, [1])
+    again = {f.name for f in files if f.stat().st_mtime_ns != 10**9}
+    assert again == {"fold-1.json", "fold-1.npz"}
+    assert not folds_done(other), "two folds are of the fit before"
+    assert combined(other, 1).combinations[FLANNEL] != before
+
+
+def test_another_seed_is_another_fit(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path))
+    combine(run, [0])
+    plan = stage_2._plan(run, 0)
+    assert stage_2._plan(flannel_run(tmp_path, seed=2), 0) != plan
+    assert stage_2._plan(flannel_run(tmp_path, fit=FitPlan()), 0) != plan
+    assert stage_2._plan(flannel_run(tmp_path), 0) == plan
+
+
+def test_asked_too_early_it_says_what_to_do(tmp_path: Path) -> None:
+    run = flannel_run(tmp_path)
+    with pytest.raises(InputError, match=r"fold-2\.npz is missing .*run the stages in order, or all of them"):
+        combined(run, 2)
+    with pytest.raises(InputError, match=r"predictions\.npz is missing: run the stages in order"):
+        combine(run, [2])
+    assert not folds_done(run)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_stored_probabilities_are_what_torch_computes(tmp_path: Path, preset: str) -> None:
+    """Softmax of sum_i w_i P_i / T, with w = tanh of the dense layer on the outer product, from the stored arrays."""
+    run = answered(flannel_run(tmp_path, preset=preset))
+    combine(run, [0])
+    made = combined(run, 0)
+    p = torch.from_numpy(_learners_said(run, 0)).double().softmax(dim=2)
+    for name in ("flannel-ce", "flannel-ce-sampling", FLANNEL):
+        stored = made.combinations[name]
+        assert set(stored.member_temperatures) == {1.0}
+        module = NeuralWeightModule(len(LEARNERS), len(LABELS)).double()
+        with torch.no_grad():
+            module.dense.weight.copy_(torch.tensor(stored.parameters["module_weight"]))
+            module.dense.bias.copy_(torch.tensor(stored.parameters["module_bias"]))
+            sums = module.combined(p)
+        wanted = (sums / stored.temperature).softmax(dim=1).numpy()
+        assert np.abs(made.probabilities[name] - wanted).max() < 1e-6
+        assert np.array_equal(made.said[name], wanted.argmax(axis=1))
+        if name == FLANNEL:
+            assert np.abs(made.raw - sums.softmax(dim=1).numpy()).max() < 1e-6
+
+
+def test_votings_ties_go_to_the_higher_mean_probability(tmp_path: Path) -> None:
+    run = answered(flannel_run(tmp_path))
+    combine(run, [0])
+    p = _softmax(_learners_said(run, 0))
+    votes = np.eye(4)[p.argmax(axis=2)].sum(axis=1)
+    said, shares = combined(run, 0).said["voting"], combined(run, 0).probabilities["voting"]
+    assert np.abs(shares - votes / 3).max() < 1e-6
+    tied = (votes.max(axis=1) == 1).nonzero()[0]
+    assert len(tied) > 5
+    assert any(said[i] != shares[i].argmax() for i in tied), "the shares alone do not tell"
+    mean = np.where(votes == votes.max(axis=1, keepdims=True), p.mean(axis=1), -1)
+    assert np.array_equal(said, mean.argmax(axis=1))
+
+
+def test_test_images_change_no_fit(tmp_path: Path) -> None:
+    """Other labels of test images and other answers to them leave everything else as it was."""
+    (tmp_path / "run").mkdir()
+    run = answered(flannel_run(tmp_path / "run"))
+    other = _with_other_test_images(run)
+    assert np.array_equal(other.fold_of, run.fold_of)
+
+    def upside_down(_: FlannelRun, fold: int, name: str) -> Logits:
+        logits = informative(run, fold, name)
+        logits[run.test] *= -3
+        return logits
+
+    answered(other, upside_down)
+    combine(run, range(FOLDS))
+    combine(other, range(FOLDS))
+    rest = np.setdiff1d(run.every_row, run.test)
+    for k in range(FOLDS):
+        a, b = combined(run, k), combined(other, k)
+        assert a.combinations == b.combinations
+        for name in a.probabilities:
+            assert np.array_equal(a.probabilities[name][rest], b.probabilities[name][rest])
+            assert not np.array_equal(a.probabilities[name][run.test], b.probabilities[name][run.test])
+
+
+def test_pruned_learners_stand_beside_the_unpruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pruned_folder(run: FlannelRun, fold: int, name: str, *, whole: bool = False) -> Path:
+        return run.folder(fold, name, pruned=name in run.config.learners and not whole)
+
+    run = answered(flannel_run(tmp_path, prune=PrunePlan()))
+    for k in range(FOLDS):
+        for name in LEARNERS:
+            run.folder(k, name, pruned=True).mkdir(parents=True)
+            worse = informative(run, k, name) + informative(run, k + FOLDS, name)[:, ::-1]
+            Predictions(rows=run.every_row, logits=worse).save(run.folder(k, name, pruned=True) / PREDICTIONS)
+    monkeypatch.setattr(stage_2, "network_folder", pruned_folder)
+    combine(run, [0])
+    made = combined(run, 0)
+    assert list(made.probabilities)[-4:] == [unpruned(m) for m in (*LEARNERS, FLANNEL)]
+    assert unpruned("vgg") == "vgg, unpruned"
+    for name in LEARNERS:
+        whole = Predictions.load(run.folder(0, name) / PREDICTIONS).logits
+        assert np.abs(made.probabilities[unpruned(name)] - _softmax(whole)).max() < 1e-12
+        assert not np.array_equal(made.probabilities[name], made.probabilities[unpruned(name)])
+    monkeypatch.undo()
+    alone = stage_2._combined(stage_2._Fold(run=flannel_run(tmp_path), fold=0))
+    assert np.array_equal(made.probabilities[unpruned(FLANNEL)], alone.probabilities[FLANNEL])
