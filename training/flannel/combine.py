@@ -3,8 +3,8 @@
 The five models of the paper are the five folds' learners, each with a combination fitted for it. For fold k, `sane` fits it
 on the images of the other folds, each answered by the networks of its own fold, which never saw it, and the temperature on
 fold k's images, answered by fold k's networks: the very ones that the combination is used with. `paper` and `code` fit it on
-the same images answered by fold k's networks, which were trained on them; `code` on augmented copies. No epoch, no gamma and
-no fold is chosen by test images.
+the same images answered by fold k's networks, which were trained on them (`fit_on`); `code` on augmented copies. No epoch,
+no gamma and no fold is chosen by test images.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ class _Fold:
     @cached_property
     def fitted_on(self) -> tuple[Logits, npt.NDArray[np.int64]]:
         """Logits (n, members, labels) and truth (n,) of the other folds' images."""
-        run, preset = self.run, self.run.config.preset
+        run, kind = self.run, self.run.config.fitted_on
         others = np.flatnonzero(run.judged & (run.fold_of >= 0) & (run.fold_of != self.fold))
         truth = run.truth(others, run.config.target)
-        if preset == "paper":
+        if kind == "in-sample":
             return self.learners[others], truth
-        if preset == "code":
+        if kind == "augmented":
             return self._augmented(others, truth)
         logits = np.empty((len(others), *self.learners.shape[1:]), dtype=np.float32)
         for fold in np.unique(run.fold_of[others]).tolist():
@@ -146,7 +146,7 @@ def _plan(run: FlannelRun, fold: int) -> dict[str, Any]:
     asked = [(k, name) for k in range(c.folds) for name in c.learners] + [(fold, name) for name in c.baselines]
     folders = {network_folder(run, k, name, whole=whole) for k, name in asked for whole in (False, True)}
     digests = {f.relative_to(run.out).as_posix(): _digest(f / PREDICTIONS) for f in sorted(folders)}
-    return {"fit": asdict(c.fit), "seed": c.seed, "copies": c.copies, "predictions": digests}
+    return {"fit": asdict(c.fit), "seed": c.seed, "fitted_on": c.fitted_on, "copies": c.copies, "predictions": digests}
 
 
 def _digest(file: Path) -> str:

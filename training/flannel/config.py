@@ -27,6 +27,8 @@ __all__ = ["FlannelConfig", "load_flannel"]
 
 # Crop over canvas: the text's 224 of 256, the code's 224 of 336.
 _CROPS: Mapping[str, tuple[int, int]] = {"paper": (7, 8), "code": (2, 3)}
+FitOn = Literal["out-of-fold", "in-sample", "augmented"]
+_FIT_ON: Mapping[str, FitOn] = {"sane": "out-of-fold", "paper": "in-sample", "code": "augmented"}
 _AP = ("AP", "AP Supine")
 
 
@@ -39,7 +41,9 @@ class FlannelConfig(RunConfig):
     collections: of Table 1, the only ones that learners see. outside: collections that are read besides, for their lung masks
     and to ask of finished models. view: `frontal` (AP, AP supine, PA) or `ap`, on which everything is then trained and
     judged. folds: of the training side. pa_to_ap: mirror PA images and add noise in training, as the text says (its
-    published code does not). copies: of each training image, augmented, that the module learns from in `code`.
+    published code does not). fit_on: which predictions of training images the module learns from: `out-of-fold`, `in-sample`
+    (those of the networks that they trained) or `augmented` (in-sample, of augmented copies); None is the preset's. copies: of
+    each image, for `augmented`.
     learners: by name, in the order of the module's inputs. baselines: networks of Table 3 that are no learners. learners_of:
     run folder of the same split and folds whose trained learners are taken over. prune: prunes every learner before stage
     2. learn: of stage 1. fit: of stage 2. cam_cases: rows of the picture of class activation maps.
@@ -51,6 +55,7 @@ class FlannelConfig(RunConfig):
     view: Literal["frontal", "ap"] = "frontal"
     folds: int = 5
     pa_to_ap: bool = False
+    fit_on: FitOn | None = None
     copies: int = 4
     balance: Balance = "none"
     label_smoothing: float = 0.0
@@ -67,6 +72,8 @@ class FlannelConfig(RunConfig):
         super().__post_init__()
         if self.view not in ("frontal", "ap"):
             raise InputError(f"view is frontal or ap, got {self.view!r}")
+        if self.fit_on not in (None, *_FIT_ON.values()):
+            raise InputError(f"fit_on is one of {', '.join(_FIT_ON.values())}, got {self.fit_on!r}")
         if self.folds < 2 or self.copies < 1:
             raise InputError(f"folds are 2 or more and copies 1 or more, got {self.folds} and {self.copies}")
         if len(self.learners) < 2:
@@ -105,6 +112,11 @@ class FlannelConfig(RunConfig):
     def networks(self) -> dict[str, MemberPlan]:
         """Learners, then baselines."""
         return {**self.learners, **self.baselines}
+
+    @property
+    def fitted_on(self) -> FitOn:
+        """Which predictions stage 2 is fitted on."""
+        return _FIT_ON[self.preset] if self.fit_on is None else self.fit_on
 
     @property
     def kept_views(self) -> Sequence[str]:

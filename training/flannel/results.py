@@ -110,6 +110,7 @@ def results(run: FlannelRun) -> Json:
         "learners": list(c.learners),
         "baselines": list(c.baselines),
         "pruned": c.prune is not None,
+        "fitted_on": c.fitted_on,
         "data": _data(run),
         "findings": _findings(run),
         "leakage": json.loads((run.out / "leakage.json").read_text(encoding="utf-8")),

@@ -136,12 +136,12 @@ def prune_learners(run: FlannelRun, chosen: Iterable[int]) -> None:
 
 
 def ask_augmented(run: FlannelRun, chosen: Iterable[int]) -> None:
-    """Preset `code`: what each fold's learners say of augmented copies of the images that trained them.
+    """For `fit_on = "augmented"` (preset `code`): what each fold's learners say of altered copies of what trained them.
 
     A copy is the same for all learners, as in one batch of the published code.
     """
     c = run.config
-    if c.preset != "code":
+    if c.fitted_on != "augmented":
         return
     for fold in chosen:
         rows = np.tile(np.flatnonzero(run.judged & (run.fold_of >= 0) & (run.fold_of != fold)), c.copies)

@@ -187,6 +187,15 @@ def test_in_paper_the_folds_own_networks_answer_what_trained_them(tmp_path: Path
         assert len(truth) == len(logits)
 
 
+@pytest.mark.parametrize(("preset", "fit_on"), [("sane", "in-sample"), ("paper", "out-of-fold")])
+def test_what_stage_2_is_fitted_on_can_be_set_apart_from_the_preset(tmp_path: Path, preset: str, fit_on: str) -> None:
+    run = answered(flannel_run(tmp_path, preset=preset, fit_on=fit_on), marked)
+    for k in range(FOLDS):
+        networks = {int(f) for f in stage_2._Fold(run=run, fold=k).fitted_on[0][:, 0, 0]}
+        assert networks == ({k} if fit_on == "in-sample" else set(range(FOLDS)) - {k})
+    assert stage_2._plan(run, 0) != stage_2._plan(flannel_run(tmp_path, preset=preset), 0)
+
+
 def test_in_code_they_answer_augmented_copies_in_one_order(tmp_path: Path) -> None:
     run = answered(flannel_run(tmp_path, preset="code"), marked)
     for k in range(FOLDS):

@@ -138,6 +138,7 @@ def test_tables_change_the_plans_that_they_name(tmp_path: Path) -> None:
         (f'{NAME}balance = "even"\n{TWO}', r"none \(the paper\), draw or weigh, got 'even'"),
         (f'{NAME}labels = ["normal", "viral"]\n{TWO}', "give it and another label, each once, got"),
         (f'{NAME}labels = ["covid-19", "viral", "viral"]\n{TWO}', "each once, got"),
+        (f'{NAME}fit_on = "test"\n{TWO}', "fit_on is one of out-of-fold, in-sample, augmented, got 'test'"),
         (f"{NAME}folds = 1\n{TWO}", "folds are 2 or more and copies 1 or more, got 1 and 4"),
         (f"{NAME}learners = 3\n", "learners: expected tables"),
         (f'{NAME}[learners]\na = "narrow-vgg"\n', "expected tables, .learners.NAME. with an architecture"),
