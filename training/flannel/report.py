@@ -47,7 +47,8 @@ def write(run: FlannelRun, found: Json, folder: Path) -> Path:
     made = tables(found)
     write_results(found, made, folder)
     pictures = _pictures(run, found, folder)
-    page = "\n\n".join([_opening(found), *(t.as_markdown() for t in made.values()), "## Figures", *pictures])
+    opening = [_opening(found), *([_bundle(found)] if (folder / "bundle.md").exists() else [])]
+    page = "\n\n".join([*opening, *(t.as_markdown() for t in made.values()), "## Figures", *pictures])
     (folder / "index.md").write_text(page + "\n", encoding="utf-8")
     return folder / "index.md"
 
@@ -63,7 +64,12 @@ def _opening(found: Json) -> str:
         f"chosen is so on training images and their folds; test images are asked once. Stage 2 is fitted on {found['fitted_on']} "
         f"predictions of training images.\n\n"
         f"{said}: {leak['divided_patients']} patients stand on both sides of the split and {found['divided_by_folds']} in "
-        f"several folds. The source alone tells {100 * leak['label_by_source']:.0f} % of all labels.\n\n"
+        f"several folds. The source alone tells {100 * leak['label_by_source']:.0f} % of all labels."
+    )
+
+
+def _bundle(found: Json) -> str:
+    return (
         f"The bundle holds the model of fold {found['chosen_fold']}, the best on its own fold's images; judged through the "
         f"deployed path (adult normals, each source, the lungs painted over): [bundle.md](bundle.md)."
     )

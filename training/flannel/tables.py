@@ -39,6 +39,7 @@ def tables(found: Json) -> dict[str, Table]:
         "findings": _findings(found),
         "networks": _networks(found),
         "table-3-methods": _methods(found),
+        "against-the-paper": _against_the_paper(found),
         "together": _together(found),
         "covid-19": _covid(found),
         "comparisons": _comparisons(found),
@@ -128,6 +129,43 @@ def _methods(found: Json) -> Table:
         rows=_rows(rows),
         note=note,
     )
+
+
+def _against_the_paper(found: Json) -> Table:
+    """FLANNEL's figures beside the printed ones, and whether those lie in our interval."""
+    method, (_, printed) = found["methods"]["flannel"], TABLE_3["flannel"]
+    papers = {**dict(zip((*LABELS, "macro"), printed, strict=True)), **COVID}
+    own = {k: method["together"]["labels"][k]["f1"] for k in found["labels"]}
+    covid = method["together"]["labels"]["covid-19"]
+    together = {
+        **own,
+        "macro": method["together"]["macro_f1"],
+        "precision": covid["precision"],
+        "recall": covid["recall"],
+    }
+    rows = []
+    for key, figure in together.items():
+        paper = float(papers[key].split("(")[0]) if key in papers else None
+        words = {"macro": "macro-F1", "precision": "COVID-19 precision", "recall": "COVID-19 recall"}.get(
+            key, f"F1 {key}"
+        )
+        said = "-" if paper is None else _verdict(figure, paper)
+        rows.append([words, _over_folds(method, key), interval(figure), papers.get(key, "-").replace("(", " ("), said])
+    note = (
+        "Comparable: the two collections, the task, the module, the loss, five folds, the mean over five models. Not comparable: "
+        "the images (Table 1; twice the COVID-19, other normals), the test patients, ImageNet's weights and learners' sizes, the "
+        "split (the published code splits by image), and what stage 2 is fitted on."
+    )
+    head = ("FLANNEL", "ours, mean (sd)", "ours, the models together", "the paper", "the printed figure is")
+    return Table(title=caption(found, "Against the paper"), head=head, rows=_rows(rows), note=note)
+
+
+def _verdict(figure: Json, paper: float) -> str:
+    if figure["value"] is None:
+        return "-"
+    if paper < figure["low"]:
+        return "below our interval: ours is better"
+    return "above our interval: ours is worse" if paper > figure["high"] else "within our interval"
 
 
 def _together(found: Json) -> Table:

@@ -47,7 +47,7 @@ OURS = {
     "FLANNEL_w/o_Focal + Sampling": "flannel-ce-sampling", "FLANNEL": "flannel",
 }  # fmt: skip
 # Names of the tables whose titles count test images, and of those that count none of them.
-COUNTING = ("table-3-methods", "together", "covid-19", "comparisons", "weights", "temperature")
+COUNTING = ("against-the-paper", "table-3-methods", "together", "covid-19", "comparisons", "weights", "temperature")
 OTHERS = ("table-1-data", "findings", "networks", "ap-view", "outside")
 
 
@@ -249,3 +249,18 @@ def test_the_module_of_the_paper_could_not_say_more_than_its_most(made: dict[str
     most = 2.718281828459045**learners / (2.718281828459045**learners + labels - 1)
     assert f"No published answer can pass {most:.4f}" in table.note
     assert float(table.rows[0][3]) < most
+
+
+def test_the_page_says_where_the_printed_figure_lies(found: dict[str, Any]) -> None:
+    flannel = found["methods"]["flannel"]
+    together = flannel["together"]
+    figures = {"viral": (0.7, 0.65, 0.75), "bacterial": (0.7, 0.6, 0.75), "normal": (0.9, 0.88, 0.95)}
+    labels = {k: {**v, "f1": {**v["f1"], **dict(zip(("value", "low", "high"), figures.get(k, (0.8, 0.7, 0.9)), strict=True))}}
+              for k, v in together["labels"].items()}  # fmt: skip
+    changed = {**found["methods"], "flannel": {**flannel, "together": {**together, "labels": labels}}}
+    rows = {row[0]: row for row in tables({**found, "methods": changed})["against-the-paper"].rows}
+    assert rows["F1 covid-19"][3:] == ("0.8168 (0.03)", "within our interval")
+    assert rows["F1 viral"][3:] == ("0.6063 (0.02)", "below our interval: ours is better")
+    assert rows["F1 bacterial"][3:] == ("0.8267 (0.00)", "above our interval: ours is worse")
+    assert rows["COVID-19 recall"][3] == "0.8609 (0.03)"
+    assert list(rows)[-3:] == ["macro-F1", "COVID-19 precision", "COVID-19 recall"]
