@@ -31,7 +31,7 @@ from training.flannel.stages import AUGMENTED, network_folder
 from training.neural_weights import as_combination, fit_dense, fit_module
 from training.run import PREDICTIONS, Predictions
 
-__all__ = ["ENSEMBLES", "FLANNEL", "Combined", "combine", "combined", "folds_done", "unpruned"]
+__all__ = ["ENSEMBLES", "FLANNEL", "Combined", "combine", "combined", "unpruned"]
 
 Floats = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]
@@ -114,11 +114,6 @@ def combine(run: FlannelRun, chosen: Iterable[int]) -> None:
     for fold in chosen:
         if not _is_done(run, fold):
             _save(run, fold, _combined(_Fold(run=run, fold=fold)))
-
-
-def folds_done(run: FlannelRun) -> bool:
-    """Whether all folds came through stage 2 as the configuration asks for it."""
-    return all(_is_done(run, fold) for fold in range(run.config.folds))
 
 
 def combined(run: FlannelRun, fold: int) -> Combined:

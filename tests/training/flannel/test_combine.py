@@ -20,7 +20,7 @@ from tests.training.test_splits import record
 from training.config import MemberPlan
 from training.dataset import Sample
 from training.flannel import combine as stage_2
-from training.flannel.combine import ENSEMBLES, FLANNEL, combine, combined, folds_done, unpruned
+from training.flannel.combine import ENSEMBLES, FLANNEL, combine, combined, unpruned
 from training.flannel.config import FlannelConfig
 from training.flannel.run import FlannelRun
 from training.flannel.stages import AUGMENTED
@@ -80,6 +80,11 @@ def flannel_run(out: Path, **changes: Any) -> FlannelRun:
     run = FlannelRun(FlannelConfig(name="made", **settings), Path("nowhere"), out)
     run.__dict__["samples"] = made_samples()
     return run
+
+
+def folds_done(run: FlannelRun) -> bool:
+    """Whether all folds came through stage 2 as the configuration asks for it."""
+    return all(stage_2._is_done(run, fold) for fold in range(run.config.folds))
 
 
 def truth_of(run: FlannelRun) -> npt.NDArray[np.int64]:
