@@ -143,7 +143,7 @@ def compared_picture(
     end = 1.0
     if kind == "roc":
         end = min(1.0, 1.2 * max(float(x[np.argmax(y >= _HIGH)]) for x, y, _ in curves.values()) + 0.02)
-        cut = "" if end == 1 else f", cut at {end:.2f}: beyond it all are above {_HIGH}"
+        cut = "" if end == 1 else f"\ncut at {end:.2f}: beyond it all are above {_HIGH}"
         axes.set(xlabel=f"false positive rate (1 - specificity){cut}", ylabel="true positive rate (sensitivity)")
     else:
         axes.axhline(positive.mean(), color=_GRAY, lw=0.8, ls=(0, (2, 3)), label=f"chance: {positive.mean():.3f}")
