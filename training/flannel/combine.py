@@ -111,9 +111,14 @@ class _Fold:
 
 def combine(run: FlannelRun, chosen: Iterable[int]) -> None:
     """Fit and ask every combination of the folds chosen, where it is not done; a change of `[fit]` does it again."""
-    for fold in chosen:
-        if not _is_done(run, fold):
-            _save(run, fold, _combined(_Fold(run=run, fold=fold)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the module is so small that threads only wait for each other
+    try:
+        for fold in chosen:
+            if not _is_done(run, fold):
+                _save(run, fold, _combined(_Fold(run=run, fold=fold)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def combined(run: FlannelRun, fold: int) -> Combined:
