@@ -16,6 +16,7 @@ from training.classify import Balance
 from training.config import MemberPlan, RunConfig, members_of, plan, prune_plan, read_toml, table_of
 from training.engine import Plan
 from training.models import NetworkSpec
+from training.models.networks import COVID_NETS
 from training.prune import PrunePlan
 from training.search import SearchPlan
 from training.splits import R20_SHARES, SHARES, Side
@@ -60,6 +61,10 @@ class R20Config(RunConfig):
             raise InputError(f"shares are r20 or starter, got {self.shares!r}")
         if not self.members or self.top < 1:
             raise InputError("give at least one member ([members.NAME] with an architecture) and top = 1 or more")
+
+        for name, m in self.members.items():
+            if m.architecture in COVID_NETS:
+                raise InputError(f"members.{name}: {m.architecture} has no trunk to cut and no class activation map")
 
     @property
     def side_shares(self) -> Mapping[Side, float]:
