@@ -21,8 +21,8 @@ __all__ = ["with_trunk_of"]
 def with_trunk_of(source: nn.Module, spec: NetworkSpec) -> nn.Module:
     """A fresh network of `spec` with the source's trunk weights (copied) and a random head.
 
-    source: any network of `training.models.names()` but COVID-Net, pruned or not, with any number of labels. spec: of the new network;
-    its `shapes` are not read, since the trunk's are the source's and the head is whole. Raises InputError where the
+    source: any network of `training.models.names()` but COVID-Net, pruned or not, with any number of labels. spec: of the new
+    network; its `shapes` are not read, since the trunk's are the source's and the head is whole. Raises InputError where the
     source has no trunk and head, or a trunk of another architecture or for another number of input channels.
     """
     if not (isinstance(getattr(source, "trunk", None), nn.Module) and hasattr(getattr(source, "head", None), "map")):
