@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -117,7 +118,7 @@ class MemberPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(BundleConfig):
+class RunConfig(BundleConfig, ABC):
     """What the papers' recipes share.
 
     preset: `sane` (patients apart, augmentation against what tells collections apart), `paper` (the text) or `code` (what
@@ -141,9 +142,9 @@ class RunConfig(BundleConfig):
         _known(self.augment, Augmentation, "augment")
 
     @property
+    @abstractmethod
     def side_shares(self) -> Mapping[Side, float]:
         """Of the images, on each side."""
-        raise NotImplementedError
 
     @property
     def read_collections(self) -> tuple[str, ...] | None:
@@ -151,9 +152,9 @@ class RunConfig(BundleConfig):
         return self.collections
 
     @property
+    @abstractmethod
     def balance(self) -> Balance:
         """How rare labels are made up for."""
-        raise NotImplementedError
 
     @property
     def by_loss(self) -> bool:
