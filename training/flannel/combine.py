@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import nn
 
 from cxr_edge.combine import Combiner
@@ -179,9 +180,9 @@ def _combined(fold: _Fold) -> Combined:
     run, labels = fold.run, len(fold.run.config.labels)
     found: dict[str, tuple[Floats, Said]] = {}
     for i, name in enumerate(run.config.learners):
-        found[name] = _likeliest(softmax(fold.learners[:, i]))
+        found[name] = _likeliest(_softmax(fold.learners[:, i]))
     for name in run.config.baselines:
-        found[name] = _likeliest(softmax(Predictions.load(network_folder(run, fold.fold, name) / PREDICTIONS).logits))
+        found[name] = _likeliest(_softmax(Predictions.load(network_folder(run, fold.fold, name) / PREDICTIONS).logits))
     combinations, perceptrons = _combinations(fold), _perceptrons(fold)
     for name in ENSEMBLES:
         asked = perceptrons[name] if name in perceptrons else _combiner(combinations[name], labels)
@@ -200,7 +201,7 @@ def _combined(fold: _Fold) -> Combined:
 def _unpruned(fold: _Fold) -> dict[str, tuple[Floats, Said]]:
     """The learners as they were before pruning, and FLANNEL of them."""
     run = fold.run
-    found = {unpruned(name): _likeliest(softmax(fold.learners[:, i])) for i, name in enumerate(run.config.learners)}
+    found = {unpruned(name): _likeliest(_softmax(fold.learners[:, i])) for i, name in enumerate(run.config.learners)}
     combination = _combinations(fold)[FLANNEL]
     return {**found, unpruned(FLANNEL): _combiner(combination, len(run.config.labels))(fold.learners)}
 
@@ -214,7 +215,7 @@ def _combinations(fold: _Fold) -> dict[str, Combination]:
     """What the deployed combination can compute, by method; temperatures from the fold's own images, in `sane` only."""
     run, c = fold.run, fold.run.config
     logits, truth = fold.fitted_on
-    p, ones = softmax(logits), (1.0,) * len(c.learners)
+    p, ones = _softmax(logits), (1.0,) * len(c.learners)
     made = {
         "averaging": Combination(strategy="average", member_temperatures=ones, temperature=1.0, parameters={}),
         "voting": Combination(strategy="voting", member_temperatures=ones, temperature=1.0, parameters={}),
@@ -247,14 +248,14 @@ def _combiner(combination: Combination, labels: int) -> Asked:
 
 def _perceptrons(fold: _Fold) -> dict[str, Asked]:
     c, (logits, truth) = fold.run.config, fold.fitted_on
-    p = softmax(logits)
+    p = _softmax(logits)
     return {f"mlp-{n}": _dense(fit_dense(p, truth, c.fit, seed=c.seed, layers=n)) for n in (1, 2)}
 
 
 def _dense(network: nn.Module) -> Asked:
     def asked(logits: Logits) -> tuple[Floats, Said]:
         with torch.no_grad():
-            return _likeliest(network(torch.from_numpy(softmax(logits)).float()).softmax(dim=1).double().numpy())
+            return _likeliest(network(torch.from_numpy(_softmax(logits)).float()).softmax(dim=1).double().numpy())
 
     return asked
 
@@ -263,8 +264,6 @@ def _likeliest(probabilities: Floats) -> tuple[Floats, Said]:
     return probabilities, probabilities.argmax(axis=1).astype(np.int64)
 
 
-def softmax(logits: Logits) -> Floats:
-    """Over the last axis."""
-    values = logits.astype(np.float64)
-    odds = np.exp(values - values.max(axis=-1, keepdims=True))
-    return odds / odds.sum(axis=-1, keepdims=True)
+def _softmax(logits: Logits) -> Floats:
+    """Over the labels, in float64."""
+    return softmax(logits.astype(np.float64), axis=-1)

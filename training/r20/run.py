@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from torch import nn
 
 from training.engine import Plan
@@ -60,10 +61,9 @@ class R20Run(Run):
         """A single network's answers on a side: softmax, and the likeliest label."""
         chosen = self.on(side, predictions)
         rows, logits = predictions.rows[chosen], predictions.logits[chosen].astype(np.float64)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return Answers(
             truth=self.truth(rows, target),
             said=logits.argmax(axis=1),
-            probabilities=odds / odds.sum(axis=1, keepdims=True),
+            probabilities=softmax(logits, axis=1),
             patients=self.patients(rows),
         )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from tests.training.flannel.test_combine import (
+from tests.training.flannel.made_run import (
     BASELINE,
     FOLDS,
     LABELS,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.flannel.test_combine import FOLDS, LABELS, flannel_run
+from tests.training.flannel.made_run import FOLDS, LABELS, flannel_run
 from tests.training.flannel.test_results import finished, found_of
 from training.flannel.published import COVID, TABLE_1, TABLE_3
 from training.flannel.tables import caption, in_words, tables
