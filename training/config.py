@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -237,8 +237,12 @@ def members_of(values: Any, base: Plan, where: str, **defaults: Any) -> dict[str
 
 
 def table_of(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
-    """A table of the file as a dataclass; lists become tuples. Raises InputError for keys or values that mean nothing."""
+    """A table of the file as a dataclass; lists become tuples. Raises InputError for keys or values that mean nothing, and for
+    keys that are missing."""
     _known(values, kind, where)
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in needed if name not in values]:
+        raise InputError(f"{where}: {', '.join(missing)} is missing: give every table its {' and '.join(needed)}")
     return _made(lambda: kind(**{k: _frozen(v) for k, v in values.items()}), where)
 
 

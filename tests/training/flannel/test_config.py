@@ -148,7 +148,7 @@ def test_tables_change_the_plans_that_they_name(tmp_path: Path) -> None:
             "c: plain takes one gray channel, and preset 'paper' has three",
         ),
         (f'{NAME}outside = ["ccx"]\n{TWO}', r"\['ccx'\] are in collections and in outside"),
-        (TWO, "name"),
+        (TWO, "name is missing: give every table its name"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, says: str) -> None:
