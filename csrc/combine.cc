@@ -43,13 +43,56 @@ void check(const Combination& c) {
 
 }  // namespace
 
+CombineView Combination::view() const {
+  return {strategy,
+          members,
+          labels,
+          static_cast<int>(hidden.bias.size()),
+          temperature,
+          member_temperatures.data(),
+          weights.data(),
+          hidden.weight.data(),
+          hidden.bias.data(),
+          output.weight.data(),
+          output.bias.data(),
+          module.weight.data(),
+          module.bias.data()};
+}
+
+std::vector<double> Combination::flat() const {
+  std::vector<double> all;
+  for (const auto* part : {&member_temperatures, &weights, &hidden.weight, &hidden.bias, &output.weight, &output.bias,
+                           &module.weight, &module.bias}) {
+    all.insert(all.end(), part->begin(), part->end());
+  }
+  return all;
+}
+
+CombineView Combination::view_of_flat(const double* base) const {
+  CombineView v = view();
+  auto take = [&base](const double*& to, size_t count) {
+    to = base;
+    base += count;
+  };
+  take(v.member_temperatures, member_temperatures.size());
+  take(v.weights, weights.size());
+  take(v.hidden_weight, hidden.weight.size());
+  take(v.hidden_bias, hidden.bias.size());
+  take(v.output_weight, output.weight.size());
+  take(v.output_bias, output.bias.size());
+  take(v.module_weight, module.weight.size());
+  take(v.module_bias, module.bias.size());
+  return v;
+}
+
 Combiner::Combiner(Combination combination) : combination_(std::move(combination)) { check(combination_); }
 
 void Combiner::run(const float* logits, int images, float* probabilities, int32_t* winners) const {
-  CombineScratch scratch(combination_);
-  const size_t stride = static_cast<size_t>(members()) * labels();
+  const CombineView view = combination_.view();
+  CombineScratch scratch(view);
+  const size_t stride = static_cast<size_t>(view.scores());
   for (int i = 0; i < images; ++i) {
-    winners[i] = combine_cpu(combination_, logits + i * stride, scratch);
+    winners[i] = combine_cpu(view, logits + i * stride, scratch);
     for (const double p : scratch.result) *probabilities++ = static_cast<float>(p);
   }
 }

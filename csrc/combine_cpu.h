@@ -1,25 +1,22 @@
-// The strategies' arithmetic for one image on the CPU; combine.cc checks and dispatches.
+// The strategies for one image on the CPU; combine.cc checks and dispatches.
 #pragma once
 
-#include <cstddef>
+#include <vector>
 
-#include "cxr/combine.h"
+#include "cxr/combine_math.h"
 
 namespace cxr {
 
 // Memory for one image's combination, made once a run.
 struct CombineScratch {
-  explicit CombineScratch(const Combination& c)
-      : scores(static_cast<size_t>(c.members) * c.labels),
-        hidden(c.hidden.bias.size()),
-        result(static_cast<size_t>(c.labels)) {}
+  explicit CombineScratch(const CombineView& c)
+      : working(static_cast<size_t>(c.working())), result(static_cast<size_t>(c.labels)) {}
 
-  std::vector<double> scores;  // member probabilities (members, labels)
-  std::vector<double> hidden;
+  std::vector<double> working;  // member probabilities (members, labels), then what the strategy needs
   std::vector<double> result;
 };
 
 // logits (members, labels) -> scratch.result (labels); returns the winning label.
-int combine_cpu(const Combination& combination, const float* logits, CombineScratch& scratch);
+int combine_cpu(const CombineView& combination, const float* logits, CombineScratch& scratch);
 
 }  // namespace cxr

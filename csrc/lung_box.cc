@@ -31,13 +31,8 @@ LungBox find_lung_box(const float* mask, int rows, int columns, const LungRule& 
       total += lung;
     }
   }
-  const double lung_area = static_cast<double>(total) / (static_cast<double>(rows) * columns);
-  const Interval y_cells = occupied(in_row, rule.min_pixels);
-  const Interval x_cells = occupied(in_column, rule.min_pixels);
-  if (total == 0 || y_cells.first > y_cells.last || x_cells.first > x_cells.last) return {false, {}, lung_area};
-  const Interval x = widen(x_cells, columns, width, rule.margin);
-  const Interval y = widen(y_cells, rows, height, rule.margin);
-  return {true, {x.first, y.first, x.last, y.last}, lung_area};
+  return judge_lungs(occupied(in_row, rule.min_pixels), occupied(in_column, rule.min_pixels), total, rows, columns,
+                     rule, width, height);
 }
 
 }  // namespace cxr

@@ -18,14 +18,14 @@ __all__ = ["Combiner", "decide", "member_probabilities"]
 
 
 class Combiner:
-    """A combination made ready to run. May be used by several threads at once."""
+    """A combination made ready to run. May be used by several threads at once. core: the native object."""
 
     def __init__(self, combination: Combination, *, labels: int) -> None:
         self.combination = combination
         self.labels = labels
         numbers = {name: _flat(name, values) for name, values in combination.parameters.items()}
         try:
-            self._core = _core.Combiner(
+            self.core = _core.Combiner(
                 strategy=combination.strategy,
                 members=len(combination.member_temperatures),
                 labels=labels,
@@ -41,7 +41,7 @@ class Combiner:
     def run(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """logits: (images, members, labels) float32. Returns probabilities (images, labels) float32 and the index of
         the winning label (images) int32, which for voting breaks ties by the mean probability."""
-        return self._core.run(logits)
+        return self.core.run(logits)
 
 
 def _flat(name: str, values: object) -> list[float]:

@@ -22,7 +22,7 @@ from cxr_edge import _core
 from cxr_edge.errors import ContractError, InputError
 from cxr_edge.records import GrayPixels, Roi
 
-__all__ = ["PRESETS", "PreprocessSpec", "Preprocessor", "canvas", "normalize", "preset"]
+__all__ = ["PRESETS", "PreprocessSpec", "Preprocessor", "canvas", "core_spec", "normalize", "preset"]
 
 # Bumped when the same spec starts to give other numbers, so that old digests stop matching.
 ARITHMETIC_VERSION = 1
@@ -163,7 +163,7 @@ def normalize(canvas: GrayPixels, spec: PreprocessSpec) -> npt.NDArray[Any]:
     """Crop, filter, scale and standardise a canvas (canvas_px, canvas_px): (channels, crop_px, crop_px) of spec.dtype."""
     if canvas.shape != (spec.canvas_px, spec.canvas_px):
         raise ContractError(f"the spec has canvases of {spec.canvas_px}x{spec.canvas_px}, got shape {canvas.shape}")
-    return _core.normalize(_gray(canvas), _core_spec(spec))
+    return _core.normalize(_gray(canvas), core_spec(spec))
 
 
 class Preprocessor:
@@ -180,7 +180,7 @@ class Preprocessor:
         if threads < 1:
             raise InputError(f"threads must be 1 or more, got {threads}")
         self.specs = tuple(specs)
-        self._core = _core.Preprocessor([_core_spec(s) for s in specs], threads)
+        self._core = _core.Preprocessor([core_spec(s) for s in specs], threads)
 
     def allocate(self, images: int) -> list[npt.NDArray[Any]]:
         """Output arrays for `images` images, one a spec: (images, channels, crop_px, crop_px)."""
@@ -224,7 +224,8 @@ class Preprocessor:
                 )
 
 
-def _core_spec(spec: PreprocessSpec) -> _core.Spec:
+def core_spec(spec: PreprocessSpec) -> _core.Spec:
+    """The spec as csrc takes it."""
     return _core.Spec(
         lungs=spec.region == "lungs",
         canvas_px=spec.canvas_px,

@@ -6,7 +6,7 @@ no behaviour beyond that and their JSON form; the steps (`decode`, `lungs`, `pre
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -109,17 +109,23 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """Milliseconds spent in each stage of one screening, wall clock."""
+    """Milliseconds spent in each stage of one screening: wall clock, on a GPU by its own clock between the stages.
+
+    upload_ms and download_ms: pixels to the GPU and answers back, 0 where the host does all. The image's way to the GPU
+    holds its copy into pinned memory and the launch.
+    """
 
     decode_ms: float
     lungs_ms: float
     preprocess_ms: float
     members_ms: float
     combine_ms: float
+    upload_ms: float = 0.0
+    download_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
-        return self.decode_ms + self.lungs_ms + self.preprocess_ms + self.members_ms + self.combine_ms
+        return sum((getattr(self, f.name) for f in fields(self)), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +180,12 @@ class Screening:
             "flags": [{"code": f.code, "message": f.message} for f in self.flags],
             "times_ms": {
                 "decode": t.decode_ms,
+                "upload": t.upload_ms,
                 "lungs": t.lungs_ms,
                 "preprocess": t.preprocess_ms,
                 "members": t.members_ms,
                 "combine": t.combine_ms,
+                "download": t.download_ms,
                 "total": t.total_ms,
             },
         }

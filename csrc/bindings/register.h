@@ -9,5 +9,6 @@ namespace cxr::bindings {
 void register_preprocess(pybind11::module_& module);
 void register_lung_box(pybind11::module_& module);
 void register_combine(pybind11::module_& module);
+void register_device(pybind11::module_& module);
 
 }  // namespace cxr::bindings

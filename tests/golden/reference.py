@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from cxr_edge.lungs import LungVerdict
 from cxr_edge.manifest import Combination
 from cxr_edge.preprocess import PreprocessSpec
 
@@ -84,6 +85,16 @@ def lung_box(mask, threshold, min_pixels, margin, width, height):
     x0, x1 = _widen(columns, mask.shape[1], width, margin)
     y0, y1 = _widen(rows, mask.shape[0], height, margin)
     return (x0, y0, x1, y1)
+
+
+def lung_verdict(box, width, height, rule):
+    """Whether a pair of lungs can have the box, by area and aspect."""
+    if box is None:
+        return LungVerdict.NO_LUNG
+    w, h = box[2] - box[0], box[3] - box[1]
+    if not rule.min_area <= w * h / (width * height) <= rule.max_area:
+        return LungVerdict.AREA
+    return LungVerdict.BELIEVED if rule.min_aspect <= w / h <= rule.max_aspect else LungVerdict.ASPECT
 
 
 def _widen(occupied, cells, length, margin):

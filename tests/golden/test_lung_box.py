@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_edge import _core
-from cxr_edge.lungs import lung_box
+from cxr_edge.lungs import LungVerdict, core_rule, lung_box
 from cxr_edge.manifest import LungBoxRule
 from cxr_edge.records import Roi
 from tests.golden import reference
@@ -19,10 +19,10 @@ from tests.golden import reference
 @settings(max_examples=300, deadline=None)
 def test_equals_the_reference(rows, columns, seed, share, min_pixels, width, height):
     mask = (np.random.default_rng(seed).random((rows, columns)) < share).astype(np.float32)
-    box, area = _core.lung_box(
-        mask, threshold=0.5, min_pixels=min_pixels, margin=0.05, width_px=width, height_px=height
-    )
-    assert box == reference.lung_box(mask, 0.5, min_pixels, 0.05, width, height)
+    rule = LungBoxRule(min_pixels=min_pixels)
+    verdict, box, area = _core.lung_box(mask, core_rule(rule), width_px=width, height_px=height)
+    expected = reference.lung_box(mask, 0.5, min_pixels, 0.05, width, height)
+    assert (LungVerdict(verdict), box) == (reference.lung_verdict(expected, width, height, rule), expected or (0,) * 4)
     assert area == pytest.approx(mask.mean())
 
 

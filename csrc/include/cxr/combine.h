@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace cxr {
+#include "cxr/combine_math.h"
 
-enum class Strategy { kVoting, kAverage, kWeightedAverage, kStacking, kFlannel };
+namespace cxr {
 
 // A dense layer: weight (outputs, inputs) row by row, bias (outputs).
 struct Dense {
@@ -27,6 +27,12 @@ struct Combination {
   Dense hidden;                 // stacking: (hidden, members * labels)
   Dense output;                 // stacking: (labels, hidden)
   Dense module;                 // FLANNEL: (members, (members * labels)^2)
+
+  // The same as pointers into this object.
+  CombineView view() const;
+  // All parameters one after the other, and the view of them with `base` as the address of the first: for a device.
+  std::vector<double> flat() const;
+  CombineView view_of_flat(const double* base) const;
 };
 
 class Combiner {
@@ -36,6 +42,7 @@ class Combiner {
 
   int members() const { return combination_.members; }
   int labels() const { return combination_.labels; }
+  const Combination& combination() const { return combination_; }
 
   // logits: (images, members, labels). probabilities: (images, labels). winners: (images), the label with the highest
   // probability; in voting a tie goes to the higher mean member probability. May be called by several threads.

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cxr/pixel_math.h"
+
 namespace cxr {
 
 // Gray pixels, row by row; rows may be strided, columns are adjacent. bytes_per_pixel is 1 (uint8) or 2 (uint16).
@@ -24,8 +26,8 @@ struct Box {
   int x1;
   int y1;
 
-  int width() const { return x1 - x0; }
-  int height() const { return y1 - y0; }
+  CXR_HD int width() const { return x1 - x0; }
+  CXR_HD int height() const { return y1 - y0; }
 };
 
 }  // namespace cxr
