@@ -5,28 +5,42 @@ IMAGES ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
-CORE := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.cc' -o -name '*.h')
+CORE := CMakeLists.txt pyproject.toml $(shell find csrc cmake -type f)
 
-.PHONY: help setup demo test sanitize lint fmt bench wheel clean
+.PHONY: help setup demo test sanitize lint fmt bench wheel clean test-aarch64
 
 help:
 	@echo "make demo    build the starter bundle's engines and screen synthetic X-rays (IMAGES=folder: yours)"
 	@echo "make test    run the tests            make lint    ruff, mypy, clang-format"
 	@echo "make bench   measure against peers    make fmt     format    make wheel    build a wheel"
+	@echo "make test-aarch64   the native core cross-compiled for Arm, its golden tests under qemu-user"
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
 
 # The runtime alone: what a device needs.
-$(VENV)/.runtime: $(CORE)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+$(VENV)/.runtime: $(VENV)/.made $(CORE)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-# Training, tests and linters besides. torch and torchvision together, so that they fit each other (timm needs both); TORCH chooses
-# versions, or an index with builds for a machine without CUDA, which are smaller.
-$(VENV)/.dev: $(VENV)/.runtime
+# Training, tests and linters besides; the core is compiled once, here or for the runtime. torch and torchvision together, so
+# that they fit each other (timm needs both); TORCH chooses versions, or an index with builds for a machine without CUDA, which
+# are smaller.
+$(VENV)/.dev: $(VENV)/.made $(CORE)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
-	touch $@
+	touch $(VENV)/.runtime $@
+
+# NVIDIA's own Python bindings of TensorRT, without the library: what tests/contract/test_tensorrt_api_only.py reads, and skips
+# without. Only some machines have wheels of them; what could not be installed is tried again the next time.
+BINDINGS := 10.3/tensorrt-cu12-bindings==10.3.0 10.16/tensorrt-cu13-bindings==10.16.1.11 11.4/tensorrt-cu13-bindings==11.4.0.106
+$(VENV)/.bindings: $(VENV)/.dev
+	@failed=; test "$$(uname -sm)" != "Linux x86_64" || for pin in $(BINDINGS); do folder=$(VENV)/tensorrt/$${pin%%/*}; test -d $$folder || \
+	  $(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --target $$folder $${pin##*/} || \
+	  { rm -rf $$folder; echo "No bindings of TensorRT $${pin%%/*} here: their tests will skip."; failed=yes; }; \
+	done; test -n "$$failed" || touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
@@ -41,29 +55,35 @@ demo: $(VENV)/.runtime
 	  $(if $(IMAGES),,--note "These X-rays are synthetic: drawn by a program. The answers mean nothing.")
 	$(BIN)/cxr-edge bench
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.bindings
 	$(BIN)/python -m pytest
 
-# The golden tests on a core built with the address and undefined-behaviour sanitizers.
+# The golden tests on a core built with the address and undefined-behaviour sanitizers. -S: without the editable install,
+# which would put the ordinary core before it.
 sanitize: $(VENV)/.dev
-	cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCXR_EDGE_SANITIZE=ON \
+	cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCXR_EDGE_SANITIZE=ON -DCXR_EDGE_CUDA=OFF \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	cmake --build build/sanitize
 	rm -rf build/sanitize/tree && mkdir build/sanitize/tree && cp -r cxr_edge tests build/sanitize/tree/
 	rm -f build/sanitize/tree/cxr_edge/_core*.so && cp build/sanitize/_core*.so build/sanitize/tree/cxr_edge/
 	cd build/sanitize/tree && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider tests/golden
+	  PYTHONPATH=.:$$($(CURDIR)/$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+	  $(CURDIR)/$(BIN)/python -S -m pytest -p no:cacheprovider tests/golden
+
+# The golden tests on a core cross-compiled for aarch64, under qemu-user. It sets up what it needs in build/aarch64.
+test-aarch64:
+	PYTHON=$(PYTHON) tests/aarch64/run.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cc' 'csrc/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cc' 'csrc/*.h' 'csrc/*.cu')
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cc' 'csrc/*.h')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cc' 'csrc/*.h' 'csrc/*.cu')
 
 # Peers that cannot be imported (torchvision beside a CPU-only torch, say) stay in the tables, with the reason.
 bench: $(VENV)/.bench

@@ -136,6 +136,7 @@ struct ResizeBlock {
                       static_cast<size_t>(box.y0 + taps.start) * frame.row_bytes;
     const Pack<T> top = *reinterpret_cast<const Pack<T>*>(row);
     uint32_t middle[kColumns] = {};
+    CXR_UNROLL
     for (int i = 1; i < taps.count - 1; ++i) {
       row += frame.row_bytes;
       const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(row);

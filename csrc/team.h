@@ -7,6 +7,13 @@
 
 #include "cxr/pixel_math.h"
 
+// Before a loop over memory: several loads on their way at once.
+#if defined(__CUDACC__)
+#define CXR_UNROLL _Pragma("unroll 4")
+#else
+#define CXR_UNROLL
+#endif
+
 namespace cxr {
 
 // How many blocks a launch has, and which of them one is.

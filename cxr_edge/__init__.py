@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cxr_edge.bundle import Bundle
     from cxr_edge.decode import decode as load_image
     from cxr_edge.engines import load as load_engines
-    from cxr_edge.errors import BackendError, BundleError, ContractError, CxrEdgeError, InputError
+    from cxr_edge.errors import BackendError, BundleError, ContractError, CxrEdgeError, EngineError, InputError
     from cxr_edge.records import Image, Screening
     from cxr_edge.screener import Screener, screen_files
 
@@ -29,6 +29,7 @@ __all__ = [
     "BundleError",
     "ContractError",
     "CxrEdgeError",
+    "EngineError",
     "Image",
     "InputError",
     "Screener",

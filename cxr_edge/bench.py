@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from cxr_edge.backends.host import platform_name, processor_name
 from cxr_edge.bundle import Bundle
@@ -35,9 +36,10 @@ __all__ = [
     "latency",
     "measure_latency",
     "measure_throughput",
+    "percentiles",
 ]
 
-STAGES = ("decode", "lungs", "preprocess", "members", "combine", "total")
+STAGES = ("decode", "upload", "lungs", "preprocess", "members", "combine", "download", "total")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +106,24 @@ def environment(versions: Mapping[str, str]) -> Environment:
     )
 
 
+def percentiles(values: npt.ArrayLike, ranks: Sequence[float] = (50, 90, 99)) -> tuple[float, ...]:
+    """Percentiles of at least one value, interpolated between neighbours: the one definition behind every figure.
+
+    ranks: from 0 to 100 each.
+    """
+    return tuple(float(v) for v in np.percentile(np.asarray(values, dtype=np.float64), ranks))
+
+
 def latency(milliseconds: Sequence[float]) -> Latency:
     """Percentiles of measured durations, at least one."""
     values = np.asarray(milliseconds, dtype=np.float64)
-    p50, p90, p99 = np.percentile(values, [50, 90, 99])
+    p50, p90, p99 = percentiles(values)
     return Latency(
         n=values.size,
         mean_ms=float(values.mean()),
-        p50_ms=float(p50),
-        p90_ms=float(p90),
-        p99_ms=float(p99),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
         max_ms=float(values.max()),
     )
 
@@ -137,12 +147,16 @@ def known_images(bundle: Bundle, *, side_px: int, most: int = 8) -> list[bytes]:
 
 
 def measure_latency(screener: Screener, images: Sequence[bytes], *, warmup: int, iterations: int) -> dict[str, Latency]:
-    """Screen one image after the other, `iterations` in all after `warmup` uncounted ones; percentiles by stage."""
+    """Screen one image after the other, `iterations` in all after `warmup` uncounted ones; percentiles by stage.
+
+    Stages that there are none of, such as the copies to a GPU where the host does all, are left out.
+    """
     screen = _screen_bytes(screener)
     for data in islice(cycle(images), warmup):
         screen(data)
     screenings = [screen(data) for data in islice(cycle(images), iterations)]
-    return {stage: latency([getattr(s.times, f"{stage}_ms") for s in screenings]) for stage in STAGES}
+    times = {stage: [float(getattr(s.times, f"{stage}_ms")) for s in screenings] for stage in STAGES}
+    return {stage: latency(values) for stage, values in times.items() if any(values)}
 
 
 def measure_throughput(screener: Screener, images: Sequence[bytes], *, workers: int, iterations: int) -> Throughput:

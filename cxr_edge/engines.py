@@ -13,14 +13,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_edge import backends
-from cxr_edge.backends.base import Backend, CompileOptions, Engine, TensorInfo
+from cxr_edge.backends.base import Backend, CompileOptions, DeviceBackend, Engine, GpuOptions, TensorInfo
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import ENGINES_DIR, STARTER, Bundle
-from cxr_edge.errors import BackendError, ContractError
+from cxr_edge.errors import ContractError, EngineError, InputError
 from cxr_edge.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    from cxr_edge.device.memory import Device
 
 __all__ = [
     "BUILD_FILE",
@@ -32,6 +35,7 @@ __all__ = [
     "check_signature",
     "engine_set",
     "engines_root",
+    "last_gpu_options",
     "load",
     "parts",
     "rebuild_command",
@@ -49,7 +53,8 @@ _BUILD_SCHEMA = "cxr-edge-build/1"
 class EngineSet:
     """Loaded engines of a bundle, in its order.
 
-    parts: their names, the segmenter first if there is one; precisions: one a part. versions: of the backend.
+    parts: their names, the segmenter first if there is one; precisions: one a part. versions: of the backend. device:
+    the one whose memory the engines can use, None if they take arrays of the host only.
     """
 
     backend: str
@@ -58,6 +63,7 @@ class EngineSet:
     parts: tuple[str, ...]
     precisions: tuple[str, ...]
     versions: Mapping[str, str]
+    device: Device | None = None
 
     def describe(self) -> str:
         """One line: `onnxruntime: segmenter uint8, a fp32`."""
@@ -80,7 +86,8 @@ class Part:
 class SideCar:
     """What one engine file was made of and for. bundle_sha256: None for a network that was built alone.
 
-    versions: of the backend, as `Backend.versions` gave them. gate: the figures that let it pass, for people.
+    versions: of the backend, as `Backend.versions` gave them; portable: those of them that may differ where it runs.
+    gate: the figures that let it pass, for people.
     """
 
     part: str
@@ -95,6 +102,7 @@ class SideCar:
     created: str
     cxr_edge: str
     gate: Mapping[str, Any]
+    portable: Sequence[str] = ()
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
@@ -108,20 +116,27 @@ class SideCar:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The head of build.json: which engine each part runs with. report: the build's table, for people."""
+    """The head of build.json: which engine each part runs with, and the GPU options that all were built with.
+
+    report: the build's table, for people.
+    """
 
     backend: str
     bundle_sha256: str
     precisions: Mapping[str, str]
+    gpu: GpuOptions
     report: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        return {"schema": _BUILD_SCHEMA, **asdict(self)}
+        cache = self.gpu.timing_cache
+        gpu = {**asdict(self.gpu), "timing_cache": None if cache is None else str(cache)}
+        return {"schema": _BUILD_SCHEMA, **asdict(self), "gpu": gpu}
 
     @classmethod
     def read(cls, path: Path) -> Selection:
         """Read a build.json. Raises ValueError if it is not one."""
-        return cls(**_read_json(path, _BUILD_SCHEMA, {f.name for f in fields(cls)}))
+        values = _read_json(path, _BUILD_SCHEMA, {f.name for f in fields(cls)})
+        return cls(**{**values, "gpu": _gpu_options(values["gpu"])})
 
 
 def parts(bundle: Bundle) -> tuple[Part, ...]:
@@ -145,17 +160,17 @@ def load(bundle: Bundle, engines_dir: Path | None = None, *, backend: str = "aut
     """The engines that build-engine chose for `bundle`, loaded.
 
     engines_dir: as in `engines_root`. backend: `auto` takes the first runtime that works here and has engines. Raises
-    BackendError if there are none, or they are outdated, altered or from another machine: with the command to run.
+    EngineError if there are none, or they are outdated, altered or from another machine: with the command to run.
     """
-    options = CompileOptions(threads=threads)
     root = engines_root(bundle, engines_dir)
     again = "build them with\n  " + rebuild_command(bundle, engines_dir, backend)
     built = [name for name in backends.BACKENDS if (root / name / BUILD_FILE).is_file()]
     if not built if backend == "auto" else backends.get(backend).name not in built:
-        raise BackendError(f"there are no engines for bundle {bundle.manifest.name!r} in {root}: {again}")
-    runtime = backends.choose(backend, among=built)
+        raise EngineError(f"there are no engines for bundle {bundle.manifest.name!r} in {root}: {again}")
+    runtime = backends.choose(backend, among=built, engines=root)
     folder = root / runtime.name
     selection = _selection(folder, bundle, again)
+    options = CompileOptions(threads=threads, gpu=selection.gpu)
     versions = runtime.versions()
     loaded = [_load_part(folder, part, selection, runtime, versions, options, again) for part in parts(bundle)]
     return engine_set(bundle, runtime, loaded, tuple(selection.precisions[p.name] for p in parts(bundle)))
@@ -182,16 +197,37 @@ def engine_set(bundle: Bundle, backend: Backend, loaded: Sequence[Engine], preci
         parts=tuple(p.name for p in parts(bundle)),
         precisions=precisions,
         versions=backend.versions(),
+        device=backend.device() if isinstance(backend, DeviceBackend) else None,
     )
 
 
 def rebuild_command(bundle: Bundle, engines_dir: Path | None = None, backend: str = "auto") -> str:
-    """The exact command that builds the engines which `load` with the same arguments looks for."""
+    """The exact command that builds the engines which `load` with the same arguments looks for.
+
+    GPU options are those of the last build there, so that they are not lost.
+    """
     packaged = Path(__file__).resolve().parent / STARTER
     words = ["cxr-edge", "build-engine", STARTER if bundle.root == packaged else str(bundle.root)]
     words += [] if engines_dir in (None, engines_root(bundle, None)) else ["--engines", str(engines_dir)]
     words += [] if backend == "auto" else ["--backend", backend]
+    last = last_gpu_options(bundle, engines_dir, backend)
+    for option in fields(GpuOptions):
+        value = getattr(last, option.name)
+        if value != option.default:
+            words += [f"--{option.name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join(words)
+
+
+def last_gpu_options(bundle: Bundle, engines_dir: Path | None, backend: str) -> GpuOptions:
+    """Those of the build whose engines `load` looks for, whether or not they can be used; the defaults if none is."""
+    root = engines_root(bundle, engines_dir)
+    names = [name for name in backends.BACKENDS if backend in ("auto", name)]
+    for path in (root / name / BUILD_FILE for name in names):
+        try:
+            return Selection.read(path).gpu
+        except ValueError:
+            continue
+    return GpuOptions()
 
 
 def check_signature(engine: Engine, part: Part) -> None:
@@ -213,15 +249,15 @@ def _selection(folder: Path, bundle: Bundle, again: str) -> Selection:
     try:
         selection = Selection.read(path)
     except ValueError as error:
-        raise BackendError(f"{path} cannot be used ({error}): {again}") from None
+        raise EngineError(f"{path} cannot be used ({error}): {again}") from None
     if selection.bundle_sha256 != bundle.digest:
-        raise BackendError(
+        raise EngineError(
             f"the engines in {folder} are outdated: they were built from a bundle with digest "
             f"{selection.bundle_sha256[:12]}..., {bundle.manifest.name!r} now has {bundle.digest[:12]}...; {again}"
         )
     missing = [p.name for p in parts(bundle) if p.name not in selection.precisions]
     if missing:
-        raise BackendError(f"the last build in {folder} ended without an engine for {', '.join(missing)}: {again}")
+        raise EngineError(f"the last build in {folder} ended without an engine for {', '.join(missing)}: {again}")
     return selection
 
 
@@ -240,10 +276,10 @@ def _load_part(
         car = SideCar.read(folder / f"{stem}.json")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError) as error:
-        raise BackendError(f"the engine {path.name} in {folder} is incomplete ({error}): {again}") from None
+        raise EngineError(f"the engine {path.name} in {folder} is incomplete ({error}): {again}") from None
     difference = _difference(car, part, versions, digest)
     if difference:
-        raise BackendError(f"the engine {path.name} in {folder} {difference}; {again}")
+        raise EngineError(f"the engine {path.name} in {folder} {difference}; {again}")
     engine = runtime.load(path, options)
     check_signature(engine, part)
     return engine
@@ -255,11 +291,21 @@ def _difference(car: SideCar, part: Part, versions: Mapping[str, str], engine_sh
         return f"was altered: expected SHA-256 {car.engine_sha256[:12]}..., it has {engine_sha256[:12]}..."
     if (car.onnx_sha256, car.preprocess_sha256) != (part.onnx_sha256, part.preprocess.digest()):
         return f"is outdated: the network {part.name!r} or its preprocessing has changed since it was built"
-    different = [k for k in sorted({*car.versions, *versions}) if car.versions.get(k) != versions.get(k)]
+    counting = sorted({*car.versions, *versions} - set(car.portable))
+    different = [k for k in counting if car.versions.get(k) != versions.get(k)]
     if not different:
         return None
     said = ", ".join(f"{k} {car.versions.get(k)!r} there, {versions.get(k)!r} here" for k in different)
     return f"was built on another machine or with other versions ({said})"
+
+
+def _gpu_options(values: Mapping[str, Any]) -> GpuOptions:
+    """From JSON. Raises ValueError for options that do not exist or make no sense."""
+    try:
+        cache = values["timing_cache"]
+        return GpuOptions(**{**values, "timing_cache": None if cache is None else Path(cache)})
+    except (TypeError, KeyError, InputError) as error:
+        raise ValueError(f"its GPU options cannot be used: {error}") from None
 
 
 def _read_json(path: Path, schema: str, keys: set[str]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ patient's identity.
     CxrEdgeError
     ├── InputError      this image cannot be answered; the next one may
     ├── BundleError     this model folder is incomplete, altered or malformed
-    ├── BackendError    this machine cannot run it (runtime missing, engine foreign or outdated)
+    ├── BackendError    this machine cannot run it (runtime missing, GPU out of memory)
+    │   └── EngineError     its engines are not there, outdated, altered or foreign: building them anew helps
     └── ContractError   trained and deployed differently (preprocessing, shapes, labels)
 """
 
-__all__ = ["BackendError", "BundleError", "ContractError", "CxrEdgeError", "InputError"]
+__all__ = ["BackendError", "BundleError", "ContractError", "CxrEdgeError", "EngineError", "InputError"]
 
 
 class CxrEdgeError(Exception):
@@ -27,7 +28,11 @@ class BundleError(CxrEdgeError):
 
 
 class BackendError(CxrEdgeError):
-    """This machine cannot run the model: a runtime is missing, or an engine was built elsewhere or is outdated."""
+    """This machine cannot run the model: a runtime is missing, fails, or has no engines that fit."""
+
+
+class EngineError(BackendError):
+    """The engines are missing, outdated, altered or from another machine; the message ends with the command to run."""
 
 
 class ContractError(CxrEdgeError):

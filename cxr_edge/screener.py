@@ -1,4 +1,4 @@
-"""From a decoded image to its screening: lungs, preprocess, members, combine, decision.
+"""From a decoded image to its screening: the pipeline's outputs, the decision, the heat map.
 
 A `Screener` holds one bundle and its loaded engines. It keeps no state between images, so several threads may use one
 at once; `screen_files` does that for a folder, with as many images in flight as there are workers and no more.
@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from cxr_edge import heatmap as heatmaps
 from cxr_edge.bundle import Bundle
-from cxr_edge.combine import Combiner, decide, member_probabilities
+from cxr_edge.combine import decide, member_probabilities
 from cxr_edge.decode import MAX_PIXELS, decode
 from cxr_edge.engines import EngineSet
 from cxr_edge.errors import ContractError, InputError
-from cxr_edge.lungs import lung_box
-from cxr_edge.preprocess import Preprocessor
-from cxr_edge.records import Failure, Flag, Image, MemberScore, Roi, Screening, StageTimes
+from cxr_edge.manifest import Manifest
+from cxr_edge.pipeline import HostPipeline, Pipeline
+from cxr_edge.records import Failure, Image, MemberScore, Roi, Screening
 
 __all__ = ["Answer", "Screener", "screen_files"]
 
@@ -38,16 +38,11 @@ class Answer:
     image: Image | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _MemberOutputs:
-    logits: npt.NDArray[np.float32]  # (1, members, labels)
-    cams: tuple[npt.NDArray[np.float32], ...]  # (labels, h, w) each; empty if a member gives none
-
-
 class Screener:
     """One bundle, its engines, ready to screen.
 
-    threads: threads that preprocessing one image may use; the engines were loaded with their own.
+    threads: threads that preprocessing one image on the host may use; the engines were loaded with their own. Engines of
+    a GPU screen on it as one graph where that is possible; `describe` says what is done.
     Raises ContractError if the engines are not this bundle's in number.
     """
 
@@ -60,50 +55,38 @@ class Screener:
             )
         self.bundle = bundle
         self.manifest = manifest
-        self._engines = engines
         self._specs = tuple(m.preprocess for m in manifest.members)
-        self._preprocessor = Preprocessor(self._specs, threads=threads)
-        self._lung_preprocessor = (
-            Preprocessor([manifest.segmenter.preprocess], threads=threads) if manifest.segmenter else None
-        )
-        self._combiner = Combiner(manifest.combination, labels=len(manifest.labels))
+        self._engines = engines
+        self._pipeline = _pipeline(manifest, engines, threads)
+
+    def describe(self) -> str:
+        """One line for reports: backend, precisions, and on a GPU in what manner it is used."""
+        return "; ".join(part for part in (self._engines.describe(), self._pipeline.how) if part)
 
     def screen(self, image: Image, *, heatmap: bool = False, decode_ms: float = 0.0) -> Screening:
         """Screen one image. heatmap: also make the class activation map of the decided label.
 
-        decode_ms: what decoding took, for the stage times. The heat map's time is in none of the stages.
+        decode_ms: what decoding took, for the stage times. The decision's rule counts to combining, the heat map to no
+        stage.
         """
+        outputs = self._pipeline.run(image)
         start = perf_counter()
-        roi, lung_flags = self.find_lungs(image)
-        lungs_done = perf_counter()
-        tensors = self._preprocessor.run([image.pixels], [roi])
-        preprocess_done = perf_counter()
-        outputs = self._run_members(tensors)
-        members_done = perf_counter()
-        probabilities, winners = self._combiner.run(outputs.logits)
         labels = self.manifest.labels
-        decision, decision_flags = decide(probabilities[0], int(winners[0]), labels, self.manifest.decision)
-        combine_done = perf_counter()
-        times = StageTimes(
-            decode_ms=decode_ms,
-            lungs_ms=1e3 * (lungs_done - start),
-            preprocess_ms=1e3 * (preprocess_done - lungs_done),
-            members_ms=1e3 * (members_done - preprocess_done),
-            combine_ms=1e3 * (combine_done - members_done),
-        )
+        decision, flags = decide(outputs.probabilities, outputs.winner, labels, self.manifest.decision)
+        combine_ms = outputs.times.combine_ms + 1e3 * (perf_counter() - start)
         return Screening(
             source=image.source,
             sha256=image.sha256,
             width_px=image.width_px,
             height_px=image.height_px,
             labels=labels,
-            probabilities=tuple(float(p) for p in probabilities[0]),
+            probabilities=tuple(float(p) for p in outputs.probabilities),
             decision=decision,
             members=self._member_scores(outputs.logits),
-            roi=roi,
-            flags=(*image.flags, *lung_flags, *decision_flags),
-            times=times,
-            heatmap=self._heatmap(outputs.cams, decision, roi, image) if heatmap else None,
+            roi=outputs.roi,
+            flags=(*image.flags, *outputs.flags, *flags),
+            times=replace(outputs.times, decode_ms=decode_ms, combine_ms=combine_ms),
+            heatmap=self._heatmap(outputs.cams, decision, outputs.roi, image) if heatmap else None,
         )
 
     def screen_file(self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS) -> Answer:
@@ -116,25 +99,8 @@ class Screener:
         except InputError as error:
             return Answer(outcome=Failure(source=str(path), reason=str(error).removeprefix(f"{path}: ")))
 
-    def find_lungs(self, image: Image) -> tuple[Roi, tuple[Flag, ...]]:
-        """The lung box of an image, or the full frame with the flag that says why (none if there is no segmenter)."""
-        segmenter = self.manifest.segmenter
-        if segmenter is None or self._engines.segmenter is None or self._lung_preprocessor is None:
-            return Roi.full(image.width_px, image.height_px), ()
-        frame = Roi.full(image.width_px, image.height_px)
-        (tensor,) = self._lung_preprocessor.run([image.pixels], [frame])
-        mask = self._engines.segmenter.run({"image": tensor})["mask"][0, 0]
-        roi, flag = lung_box(mask, width_px=image.width_px, height_px=image.height_px, rule=segmenter.lung_box)
-        return roi, (flag,) if flag else ()
-
-    def _run_members(self, tensors: Iterable[npt.NDArray[np.float32]]) -> _MemberOutputs:
-        outputs = [engine.run({"image": t}) for engine, t in zip(self._engines.members, tensors, strict=True)]
-        logits = np.stack([o["logits"] for o in outputs], axis=1)
-        cams = tuple(o["cam"][0] for o in outputs if "cam" in o)
-        return _MemberOutputs(logits=logits, cams=cams if len(cams) == len(outputs) else ())
-
     def _member_scores(self, logits: npt.NDArray[np.float32]) -> tuple[MemberScore, ...]:
-        probabilities = member_probabilities(logits, self.manifest.combination)[0]
+        probabilities = member_probabilities(logits[None], self.manifest.combination)[0]
         return tuple(
             MemberScore(member=m.name, probabilities=tuple(float(p) for p in row))
             for m, row in zip(self.manifest.members, probabilities, strict=True)
@@ -147,6 +113,18 @@ class Screener:
             return None
         weights = self.manifest.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
         return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(decision), self._specs, roi, image)
+
+
+def _pipeline(manifest: Manifest, engines: EngineSet, threads: int) -> Pipeline:
+    """On the GPU if the engines run there and so do the core's kernels; else on the host, saying why."""
+    if engines.device is None:
+        return HostPipeline(manifest, engines, threads=threads)
+    if not engines.device.has_kernels:
+        how = "preprocessing on the host, since cxr-edge was built without CUDA"
+        return HostPipeline(manifest, engines, threads=threads, how=how)
+    from cxr_edge.device.pipeline import DevicePipeline
+
+    return DevicePipeline(manifest, engines.segmenter, engines.members, engines.device)  # type: ignore[arg-type]
 
 
 def screen_files(

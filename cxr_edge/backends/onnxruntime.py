@@ -19,7 +19,7 @@ from cxr_edge.backends import host
 from cxr_edge.backends.base import CompileOptions, TensorInfo, check_inputs
 from cxr_edge.errors import BackendError
 
-__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeEngine"]
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeEngine", "quiet_settings", "runtime", "short", "tensor_info"]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _SEVERITY_FATAL = 4
@@ -31,8 +31,8 @@ class OnnxRuntimeEngine:
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self.inputs = tuple(_info(t) for t in session.get_inputs())
-        self.outputs = tuple(_info(t) for t in session.get_outputs())
+        self.inputs = tuple(tensor_info(t) for t in session.get_inputs())
+        self.outputs = tuple(tensor_info(t) for t in session.get_outputs())
         self._names = [t.name for t in self.outputs]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -41,7 +41,7 @@ class OnnxRuntimeEngine:
         try:
             values = self._session.run(self._names, dict(inputs))
         except Exception as error:  # the runtime raises its own types, none of which share a public base
-            raise BackendError(f"ONNX Runtime failed while it ran a network: {_short(error)}") from error
+            raise BackendError(f"ONNX Runtime failed while it ran a network: {short(error)}") from error
         return dict(zip(self._names, values, strict=True))
 
 
@@ -61,7 +61,7 @@ class OnnxRuntimeBackend:
     def versions(self) -> dict[str, str]:
         """Runtime version, processor, its instruction sets, platform."""
         return {
-            "onnxruntime": str(_runtime().__version__),
+            "onnxruntime": str(runtime().__version__),
             "processor": host.processor_name(),
             "instruction_sets": " ".join(host.instruction_sets()),
             "platform": host.platform_name(),
@@ -70,24 +70,25 @@ class OnnxRuntimeBackend:
     def compile(self, onnx: Path, engine: Path, options: CompileOptions) -> None:
         """Optimise `onnx` for this machine and write `engine`. Raises BackendError if the runtime cannot."""
         settings = _settings(options)
-        settings.graph_optimization_level = _runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.optimized_model_filepath = str(engine)
         _session(onnx, settings, doing="compile")
 
     def load(self, engine: Path, options: CompileOptions) -> OnnxRuntimeEngine:
         """Load what `compile` wrote. Raises BackendError if the runtime cannot."""
         settings = _settings(options)
-        settings.graph_optimization_level = _runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
         return OnnxRuntimeEngine(_session(engine, settings, doing="load"))
 
     def load_reference(self, onnx: Path, options: CompileOptions) -> OnnxRuntimeEngine:
         """Load a plain ONNX file with no engine file in between: the fp32 reference that others are compared with."""
         settings = _settings(options)
-        settings.graph_optimization_level = _runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
         return OnnxRuntimeEngine(_session(onnx, settings, doing="load"))
 
 
-def _runtime() -> Any:
+def runtime() -> Any:
+    """The package. Raises BackendError if it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -95,9 +96,15 @@ def _runtime() -> Any:
     return onnxruntime
 
 
+def quiet_settings() -> Any:
+    """Session options under which the runtime prints nothing: its errors come back as exceptions, which we word."""
+    settings = runtime().SessionOptions()
+    settings.log_severity_level = _SEVERITY_FATAL
+    return settings
+
+
 def _settings(options: CompileOptions) -> Any:
-    settings = _runtime().SessionOptions()
-    settings.log_severity_level = _SEVERITY_FATAL  # its errors come back as exceptions, which we word ourselves
+    settings = quiet_settings()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     # Threads that spin between operators are quick to start the next one; those that go on spinning after a run take the
@@ -109,16 +116,17 @@ def _settings(options: CompileOptions) -> Any:
 
 def _session(path: Path, settings: Any, *, doing: str) -> Any:
     try:
-        return _runtime().InferenceSession(str(path), settings, providers=_PROVIDERS)
+        return runtime().InferenceSession(str(path), settings, providers=_PROVIDERS)
     except Exception as error:  # the runtime raises its own types, none of which share a public base
-        raise BackendError(f"ONNX Runtime could not {doing} {path.name}: {_short(error)}") from error
+        raise BackendError(f"ONNX Runtime could not {doing} {path.name}: {short(error)}") from error
 
 
-def _info(tensor: Any) -> TensorInfo:
+def tensor_info(tensor: Any) -> TensorInfo:
+    """A session's input or output in our words."""
     shape = tuple(d if isinstance(d, int) else None for d in tensor.shape)
     return TensorInfo(name=tensor.name, dtype=_DTYPES.get(tensor.type, tensor.type), shape=shape)
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
     """The first line of the runtime's message, without the tail of graph details."""
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

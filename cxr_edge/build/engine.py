@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge import backends, engines
-from cxr_edge.backends.base import Backend, CompileOptions
+from cxr_edge.backends.base import Backend, CompileOptions, DeviceBackend, GpuOptions
 from cxr_edge.build import samples, store
 from cxr_edge.build.calibrate import Ranges, measure_ranges
-from cxr_edge.build.candidates import PRECISION_CHOICES, Candidate, PrecisionChoice
+from cxr_edge.build.candidates import PRECISION_CHOICES, Candidate, PrecisionChoice, recipes
 from cxr_edge.build.gate import Limits, Verdict, judge_member, judge_segmenter, judge_set
 from cxr_edge.build.report import BuildReport, Row
 from cxr_edge.build.samples import IMAGE_LIMIT, Samples
@@ -45,7 +45,7 @@ def silent(_: str) -> None:
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
     """What to build. engines_dir: None for the bundle's own. calibration: a folder of X-rays, or None for the bundle's
-    activation ranges and known answers. image_limit: how many of them to use at most.
+    activation ranges and known answers. image_limit: how many of them to use at most. gpu: for runtimes that have such.
     """
 
     bundle: Bundle
@@ -56,6 +56,7 @@ class BuildRequest:
     threads: int = 1
     max_loss: float = 0.01
     image_limit: int = IMAGE_LIMIT
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISION_CHOICES:
@@ -76,13 +77,14 @@ def build(request: BuildRequest, say: Callable[[str], None] = silent) -> BuildRe
     bundle = request.bundle
     check_networks(bundle)
     backend = backends.choose(request.backend)
+    wanted = recipes(request.precision, backend)
     root = engines.engines_root(bundle, request.engines_dir)
     folder = root / backend.name
     with store.scratch_folder(folder) as scratch:
         reference = engines.reference(bundle, threads=request.threads)
         images = _images(request, reference, say)
-        options = CompileOptions(threads=request.threads)
-        tools = Tools(backend=backend, options=options, precision=request.precision, scratch=scratch, say=say)
+        options = CompileOptions(threads=request.threads, gpu=request.gpu, progress=say)
+        tools = Tools(backend=backend, options=options, recipes=wanted, scratch=scratch, say=say)
         build_of_parts = _Parts(request, reference, images, tools, root)
         outcomes = {part.name: build_of_parts.outcome(part) for part in engines.parts(bundle)}
         chosen, whole = _choose(request, backend, images, outcomes, say)
@@ -104,7 +106,7 @@ class _Parts:
     def outcome(self, part: Part) -> Outcome:
         simplified = simplify(part.onnx)
         self.notes[simplified.notes[0]] = None
-        ranges = self._ranges(part) if self._request.precision != "fp32" else None
+        ranges = self._ranges(part) if any(r.scheme for r in self._tools.recipes) else None
         trial = Trial(
             part=part,
             simplified=simplified,
@@ -197,7 +199,7 @@ def _choose(
 ) -> tuple[Chosen, Verdict | None]:
     """The fastest candidate of each part, such that the set passes as a whole.
 
-    While it does not, the part that gains least by its choice steps back to its next candidate with higher precision.
+    While it does not, the part that gains least by its choice steps back, as `_retreat` says.
     """
     chosen = {name: o.passed[0] for name, o in outcomes.items() if o.passed}
     if len(chosen) < len(outcomes):
@@ -207,10 +209,10 @@ def _choose(
         whole = _judge_set(request, backend, images, chosen)
         if whole.passed:
             return chosen, whole
-        retreats = {name: fp32 for name, o in outcomes.items() if (fp32 := _fp32(o)) and chosen[name] is not fp32}
+        retreats = {name: next_ for name, o in outcomes.items() if (next_ := _retreat(o, chosen[name]))}
         if not retreats:
             return {}, whole
-        least = min(retreats, key=lambda name: _gain_ms(outcomes[name], chosen[name]))
+        least = min(retreats, key=lambda name: _gain_ms(outcomes[name], chosen[name], retreats[name]))
         chosen[least] = retreats[least]
 
 
@@ -225,13 +227,28 @@ def _judge_set(request: BuildRequest, backend: Backend, images: Samples, chosen:
     return judge_set(before, after, images.truth(), Limits(max_loss=request.max_loss))
 
 
-def _fp32(outcome: Outcome) -> Candidate | None:
-    return next((c for c in outcome.passed if c.recipe.scheme is None), None)
+def _retreat(outcome: Outcome, candidate: Candidate) -> Candidate | None:
+    """What to take in the place of `candidate`: fp32, or where that did not pass, the next fastest; None if none is left."""
+    fp32 = next((c for c in outcome.passed if c.recipe.kind == "fp32"), None)
+    if fp32 is not None:
+        return None if candidate is fp32 else fp32
+    slower = outcome.passed[outcome.passed.index(candidate) + 1 :]
+    return slower[0] if slower else None
 
 
-def _gain_ms(outcome: Outcome, candidate: Candidate) -> float:
+def _gain_ms(outcome: Outcome, candidate: Candidate, retreat: Candidate) -> float:
     p50 = {r.precision: r.timing.p50_ms for r in outcome.rows if r.timing}
-    return p50["fp32"] - p50[candidate.recipe.name]
+    return p50[retreat.recipe.name] - p50[candidate.recipe.name]
+
+
+def _rejected(outcome: Outcome, kept: Candidate) -> list[str]:
+    """The names of the candidates that were chosen before `kept` and stepped back from."""
+    names: list[str] = []
+    candidate: Candidate | None = outcome.passed[0]
+    while candidate is not None and candidate is not kept:
+        names.append(candidate.recipe.name)
+        candidate = _retreat(outcome, candidate)
+    return names
 
 
 def _report(
@@ -270,7 +287,7 @@ def _final(row: Row, outcome: Outcome, chosen: Chosen, whole: Verdict | None) ->
         return replace(row, status="refused" if whole is not None else "passed", reason=reason)
     if kept.recipe.name == row.precision:
         return replace(row, status="kept")
-    if outcome.passed[0].recipe.name == row.precision:
+    if row.precision in _rejected(outcome, kept):
         return replace(row, status="refused", reason="the engines together did not pass with it")
     return row
 
@@ -290,13 +307,16 @@ def _write(
                 folder,
                 backend=backend,
                 bundle_sha256=request.bundle.digest,
-                threads=request.threads,
+                options=CompileOptions(threads=request.threads, gpu=request.gpu),
             )
         store.remove_stale(folder, part.name, kept=precision, suffix=backend.suffix)
     selection = Selection(
         backend=backend.name,
         bundle_sha256=request.bundle.digest,
         precisions=report.precisions,
+        gpu=request.gpu,
         report=report.as_json(),
     )
+    if report.complete and isinstance(backend, DeviceBackend):  # whose compilers need seconds even for that
+        backends.keep_proof(backend, folder)
     store.write_build(folder, scratch, selection.as_json())

@@ -54,9 +54,13 @@ class Graph:
         """Add an initializer, under a free name made from `name`; returns the name."""
         while name in self.constants:
             name += "_"
-        self.constants[name] = value
-        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        self.add_tensor(numpy_helper.from_array(np.asarray(value, order="C"), name), value)
         return name
+
+    def add_tensor(self, tensor: onnx.TensorProto, value: npt.NDArray[np.generic]) -> None:
+        """Add an initializer as it is; its name must be free. value: the same in a type that NumPy has."""
+        self.constants[tensor.name] = value
+        self.model.graph.initializer.append(tensor)
 
     def replace_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Put `nodes`, in topological order, in the place of all nodes; drops constants that nobody takes any more."""
@@ -78,8 +82,8 @@ class Graph:
         graph = self.model.graph
         kept = []
         for node in graph.node:
-            value = next((a.t for a in node.attribute if a.name == "value"), None)
-            if node.op_type != "Constant" or value is None:
+            value = _constant(node) if node.op_type == "Constant" else None
+            if value is None:
                 kept.append(_copy(node))
                 continue
             tensor = graph.initializer.add()
@@ -95,6 +99,17 @@ class Graph:
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(kept)
         self.constants = {name: v for name, v in self.constants.items() if name in used}
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The value of a Constant node; None for strings and sparse tensors."""
+    kind = node.attribute[0].name
+    if kind == "value":
+        return node.attribute[0].t
+    dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if kind not in dtype:
+        return None
+    return numpy_helper.from_array(np.asarray(attribute(node, kind), dtype[kind]))
 
 
 def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:

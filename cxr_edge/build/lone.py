@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,11 @@ import onnx
 from onnx import helper
 
 from cxr_edge import backends
-from cxr_edge.backends.base import CompileOptions
+from cxr_edge.backends.base import CompileOptions, GpuOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.build import store
 from cxr_edge.build.calibrate import Ranges, measure_ranges
-from cxr_edge.build.candidates import PrecisionChoice
+from cxr_edge.build.candidates import PrecisionChoice, Recipe, recipes
 from cxr_edge.build.engine import silent, softmax
 from cxr_edge.build.gate import Limits, judge_member, judge_segmenter
 from cxr_edge.build.report import BuildReport
@@ -57,13 +57,15 @@ class NetworkRequest:
     threads: int = 1
     max_loss: float = 0.01
     image_limit: int = IMAGE_LIMIT
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 def build_network(request: NetworkRequest, say: Callable[[str], None] = silent) -> BuildReport:
     """Build one network. Raises as `engine.build`; ContractError if the network carries another spec's digest."""
     part = _part(request)
     backend = backends.choose(request.backend)
-    options = CompileOptions(threads=request.threads)
+    wanted = recipes(request.precision, backend)
+    options = CompileOptions(threads=request.threads, gpu=request.gpu, progress=say)
     inputs, description = _inputs(request)
     simplified = simplify(part.onnx)
     with store.scratch_folder(request.out) as scratch:
@@ -71,19 +73,19 @@ def build_network(request: NetworkRequest, say: Callable[[str], None] = silent) 
             part=part,
             simplified=simplified,
             reference=OnnxRuntimeBackend().load_reference(part.onnx, options),
-            ranges=_ranges(request, inputs, say),
+            ranges=_ranges(request, wanted, inputs, say),
             output=part.outputs[0],
             inputs=inputs,
             judge=_judge(part, Limits(max_loss=request.max_loss)),
         )
-        tools = Tools(backend=backend, options=options, precision=request.precision, scratch=scratch, say=say)
+        tools = Tools(backend=backend, options=options, recipes=wanted, scratch=scratch, say=say)
         outcome = run_trial(trial, tools)
         kept = outcome.passed[0] if outcome.passed else None
         precision = kept.recipe.name if kept else None
         rows = tuple(replace(r, status="kept") if r.precision == precision else r for r in outcome.rows)
         if kept is not None:
             row = next(r for r in rows if r.status == "kept")
-            store.keep(kept, row, part, request.out, backend=backend, bundle_sha256=None, threads=request.threads)
+            store.keep(kept, row, part, request.out, backend=backend, bundle_sha256=None, options=options)
         store.remove_stale(request.out, part.name, kept=precision, suffix=backend.suffix)
     return BuildReport(
         name=part.name,
@@ -155,9 +157,11 @@ def _inputs(request: NetworkRequest) -> tuple[list[Tensor], str]:
     return inputs, f"{len(inputs)} of {len(paths)} files in {request.calibration}{whole}"
 
 
-def _ranges(request: NetworkRequest, inputs: list[Tensor], say: Callable[[str], None]) -> Ranges | None:
+def _ranges(
+    request: NetworkRequest, wanted: Sequence[Recipe], inputs: list[Tensor], say: Callable[[str], None]
+) -> Ranges | None:
     """Measured on the user's images; noise would give ranges that fit nothing."""
-    if request.calibration is None or request.precision == "fp32":
+    if request.calibration is None or not any(r.scheme for r in wanted):
         return None
     say(f"measuring activation ranges on {len(inputs)} images")
     return measure_ranges(request.onnx, inputs, source="calibration folder")

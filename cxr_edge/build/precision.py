@@ -31,9 +31,11 @@ from cxr_edge.build.placement import (
 )
 from cxr_edge.errors import BundleError
 
-__all__ = ["SCHEMES", "QuantParams", "Scheme", "first_layer", "quantize", "quantize_weight"]
+__all__ = ["SCHEMES", "QuantParams", "Scheme", "first_layer", "int8_layers", "quantize", "quantize_weight"]
 
 Range = tuple[float, float]
+
+_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")  # see _guard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,13 @@ def first_layer(model: onnx.ModelProto) -> str:
     raise BundleError("the network has no Conv, Gemm or MatMul with constant weights: int8 has nothing to speed up")
 
 
+def int8_layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The output names of the layers with weights that `quantize` would reduce to int8, in order."""
+    graph = Graph(_copy(model))
+    _norms_to_convolutions(graph)
+    return tuple(out for out, node in choose_nodes(graph, frozenset()).items() if node.op_type in WITH_WEIGHTS)
+
+
 def quantize(
     model: onnx.ModelProto,
     ranges: Mapping[str, Range],
@@ -109,7 +118,7 @@ def quantize(
         raise BundleError("no layer of the network can be quantised: only its last layer has constant float32 weights")
     folded = {} if scheme.symmetric else foldable_activations(graph, quantized)
     params = _choose_params(graph, quantized, ranges, scheme, folded)
-    _rewrite(graph, quantized, params, scheme, folded)
+    _rewrite(graph, quantized, params, scheme, folded, keep_float)
     onnx.checker.check_model(graph.model)
     return graph.model
 
@@ -166,6 +175,7 @@ def _rewrite(
     params: Mapping[str, QuantParams],
     scheme: Scheme,
     folded: Mapping[str, str],
+    keep_float: frozenset[str],
 ) -> None:
     inputs = {i.name for i in graph.model.graph.input}
     new: list[onnx.NodeProto] = []
@@ -180,6 +190,8 @@ def _rewrite(
         replaced.input[:] = [f"{name}_dq" if name in params else name for name in node.input]
         if node.output[0] in quantized and weight_of(graph, node) is not None:
             new += _quantized_weights(graph, node, replaced, params, scheme)
+        if node.output[0] in keep_float and node.op_type in _REQUANTIZED and node.input[0] in params:
+            new.append(_guard(graph, replaced, params[node.input[0]]))
         new.append(replaced)
         for out in node.output:
             target = next((relu for relu, source in folded.items() if source == out), out)
@@ -196,6 +208,20 @@ def _pair(graph: Graph, raw: str, name: str, params: QuantParams) -> list[onnx.N
         helper.make_node("QuantizeLinear", [raw, scale, zero], [f"{name}_q"], name=f"{name}_Q"),
         helper.make_node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"], name=f"{name}_DQ"),
     ]
+
+
+def _guard(graph: Graph, layer: onnx.NodeProto, params: QuantParams) -> onnx.NodeProto:
+    """A Clip before a layer that stays float32, to limits that its dequantised input cannot pass.
+
+    ONNX Runtime (WeightBiasQuantization, from 1.21 on) gives float weights of a layer between DQ and Q int8 values, with
+    one scale for all channels. With something in between it leaves the layer as it is written.
+    """
+    limits, out = np.iinfo(params.dtype), layer.output[0]
+    low, high = (np.float32(q - params.zero_point) * np.float32(params.scale) for q in (limits.min, limits.max))
+    names = [graph.add_constant(f"{out}_{end}", np.asarray(v)) for end, v in (("low", low), ("high", high))]
+    clip = helper.make_node("Clip", [layer.input[0], *names], [f"{out}_input"], name=f"{out}_guard")
+    layer.input[0] = clip.output[0]
+    return clip
 
 
 def _quantized_weights(

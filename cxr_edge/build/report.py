@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cxr_edge.build.autotune import Timing
 from cxr_edge.build.gate import Verdict
+from cxr_edge.build.sensitivity import Harm
 
 __all__ = ["BuildReport", "Row", "Status"]
 
@@ -18,12 +19,19 @@ __all__ = ["BuildReport", "Row", "Status"]
 # skipped: something that it needs was not given.
 Status = Literal["kept", "passed", "refused", "failed", "skipped"]
 
+_NAMED = 4  # layers that a line names; the JSON has all
+
 _HEAD = ("Engine", "Status", "Size", "agreement", "dAUC", "p50", "p99", "speed-up")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One candidate. speed_up: p50 of the plain fp32 network through ONNX Runtime, over this one's."""
+    """One candidate.
+
+    speed_up: p50 of the plain fp32 network through ONNX Runtime, over this one's. hurt: of a refused one, the layers
+    that moved the output most when they alone were reduced. kept_float: of a mixed one, those that stayed fp32. Both
+    worst first.
+    """
 
     part: str
     precision: str
@@ -33,6 +41,8 @@ class Row:
     verdict: Verdict | None = None
     timing: Timing | None = None
     speed_up: float | None = None
+    hurt: tuple[Harm, ...] = ()
+    kept_float: tuple[Harm, ...] = ()
 
     def cells(self) -> tuple[str, ...]:
         """The row's texts under the table's head."""
@@ -84,13 +94,11 @@ class BuildReport:
         """The table and what must be read with it."""
         lines = _aligned([_HEAD, *(row.cells() for row in self.rows)])
         lines += ["", f"Gate: {self.images}, compared with the fp32 networks; at most {self.max_loss:g} may be lost."]
-        lines += self._reasons()
+        lines += [*self._reasons(), *self._layers()]
         lines += [] if self.whole is None else [_whole_line(self.whole)]
         against = {r.verdict.auc_against for r in self.rows if r.verdict and r.verdict.auc_against}
         lines += [f"dAUC is macro one-vs-rest against {', '.join(sorted(against))}."] if against else []
-        lines.append(
-            f"Times: one image, {self.threads} threads, {self.backend} on {self.versions.get('processor', '?')}."
-        )
+        lines.append(f"Times: one image, {self.threads} threads, {self.backend} on {self._where()}.")
         lines += [f"Note: {note}" for note in self.notes]
         overlaps = [
             f"{r.precision} {r.verdict.mask_iou:.4f}" for r in self.rows if r.verdict and r.verdict.mask_iou is not None
@@ -100,6 +108,9 @@ class BuildReport:
         lines.append(f"NO ENGINE for {', '.join(empty)}." if empty else f"Engines: {self.engines}")
         return lines
 
+    def _where(self) -> str:
+        return self.versions.get("gpu") or self.versions.get("processor", "?")
+
     def _reasons(self) -> list[str]:
         """One line a reason, with all engines that it holds for."""
         said: dict[str, list[str]] = {}
@@ -107,6 +118,19 @@ class BuildReport:
             if row.reason:
                 said.setdefault(f"{row.status}: {row.reason}", []).append(f"{row.part} {row.precision}")
         return [f"  {', '.join(names)} {text}" for text, names in said.items()]
+
+    def _layers(self) -> list[str]:
+        """One line for the layers that each refused candidate suffers from, or that a mixed one keeps in fp32."""
+        mixed = [r for r in self.rows if r.kept_float and r.status in ("kept", "passed")]
+        lines = [f"  {r.part} {r.precision} is hurt most by {_listed(r.hurt)}" for r in self.rows if r.hurt]
+        lines += [f"  {r.part} {r.precision} keeps in fp32 {_listed(r.kept_float)}" for r in mixed]
+        note = "  (in brackets: how far the layer alone moved the output, in per cent of the output's spread)"
+        return [*lines, note] if lines else []
+
+
+def _listed(harms: tuple[Harm, ...]) -> str:
+    more = f" and {len(harms) - _NAMED} more" if len(harms) > _NAMED else ""
+    return ", ".join(map(str, harms[:_NAMED])) + more
 
 
 def _whole_line(whole: Verdict) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr_edge import __version__
-from cxr_edge.backends.base import Backend
-from cxr_edge.build.candidates import RECIPES, Candidate
+from cxr_edge.backends.base import Backend, CompileOptions, DeviceBackend
+from cxr_edge.build.candidates import NAMES, Candidate
 from cxr_edge.build.report import Row
 from cxr_edge.engines import BUILD_FILE, Part, SideCar
 from cxr_edge.errors import BackendError
@@ -53,7 +53,7 @@ def keep(
     *,
     backend: Backend,
     bundle_sha256: str | None,
-    threads: int,
+    options: CompileOptions,
 ) -> SideCar:
     """Move the chosen engine to `folder` as `<part>.<precision><suffix>` and write its side-car beside it."""
     stem = f"{part.name}.{candidate.recipe.name}"
@@ -66,10 +66,11 @@ def keep(
         engine_sha256=hashlib.sha256(candidate.file.read_bytes()).hexdigest(),
         preprocess_sha256=part.preprocess.digest(),
         versions=backend.versions(),
-        threads=threads,
+        portable=backend.portable(options.gpu) if isinstance(backend, DeviceBackend) else (),
+        threads=options.threads,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         cxr_edge=__version__,
-        gate=asdict(row.verdict) if row.verdict else {},
+        gate=_gate(row),
     )
     written = candidate.file.with_suffix(".json")
     car.write(written)
@@ -78,12 +79,19 @@ def keep(
     return car
 
 
+def _gate(row: Row) -> dict[str, Any]:
+    """The figures that let an engine pass, and for a mixed one the layers that were kept in fp32."""
+    figures = asdict(row.verdict) if row.verdict else {}
+    kept = [name for harm in row.kept_float for name in harm.layers]
+    return {**figures, "kept_float": kept} if kept else figures
+
+
 def remove_stale(folder: Path, part: str, *, kept: str | None, suffix: str) -> None:
     """Remove the part's engines of other precisions than `kept` (None: all), which an earlier build may have left."""
-    for recipe in RECIPES:
-        if recipe.name != kept:
+    for name in NAMES:
+        if name != kept:
             for ending in (suffix, ".json"):
-                (folder / f"{part}.{recipe.name}{ending}").unlink(missing_ok=True)
+                (folder / f"{part}.{name}{ending}").unlink(missing_ok=True)
 
 
 def write_build(folder: Path, scratch: Path, values: Mapping[str, Any]) -> None:

@@ -6,13 +6,18 @@ In: a parser; out: the parser with the argument group. Each function's help text
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import fields
 from pathlib import Path
 
+from cxr_edge.backends import BACKENDS
+from cxr_edge.backends.base import HARDWARE_COMPATIBILITY, GpuOptions
 from cxr_edge.bundle import STARTER, Bundle
-from cxr_edge.engines import EngineSet, load
+from cxr_edge.engines import EngineSet, last_gpu_options, load
+from cxr_edge.errors import EngineError
 from cxr_edge.screener import cores
 
-__all__ = ["add_bundle", "add_engines", "at_least_one", "load_engines"]
+__all__ = ["add_bundle", "add_engines", "add_gpu", "add_rebuild", "at_least_one", "gpu_options", "load_engines"]
 
 
 def at_least_one(text: str) -> int:
@@ -34,7 +39,12 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     """--engines, --backend, --threads: what to run it with."""
     group = parser.add_argument_group("engines")
     group.add_argument("--engines", type=Path, metavar="DIR", help="folder of the engines (default: in the bundle)")
-    group.add_argument("--backend", default="auto", help="runtime to use: auto (default) or onnxruntime")
+    group.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help=f"runtime to use: auto (default: the first that works here), {', '.join(BACKENDS)}",
+    )
     group.add_argument(
         "--threads",
         type=at_least_one,
@@ -44,6 +54,64 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rebuild(parser: argparse.ArgumentParser) -> None:
+    """--rebuild: what to do about engines that do not fit."""
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="build engines that are missing, outdated or of another machine, instead of refusing",
+    )
+
+
+def add_gpu(parser: argparse.ArgumentParser) -> None:
+    """--optimization-level and more: how a GPU's compiler builds; other runtimes ignore them."""
+    group = parser.add_argument_group("GPU (TensorRT)")
+    group.add_argument(
+        "--optimization-level", type=int, choices=range(6), metavar="0..5",
+        help="0 builds quickly, 5 tries most (default: TensorRT's own)",
+    )  # fmt: skip
+    group.add_argument("--workspace-mib", type=at_least_one, metavar="N", help="memory that one layer may use")
+    group.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="measured kernels, made or added to; the next build is quick"
+    )
+    group.add_argument(
+        "--hardware-compatibility", choices=HARDWARE_COMPATIBILITY, default="none",
+        help="other GPUs that the engines shall be valid for, at a cost in speed (default: none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--version-compatible", action="store_true", help="let later minor versions of TensorRT load the engines"
+    )
+    group.add_argument(
+        "--max-batch", type=at_least_one, default=1, metavar="N", help="largest batch of an engine (%(default)s)"
+    )
+    group.add_argument(
+        "--dla-core", type=int, metavar="N", help="build for that DLA of a Jetson; the rest goes to the GPU"
+    )
+
+
+def gpu_options(args: argparse.Namespace) -> GpuOptions:
+    """What `add_gpu`'s arguments say. Raises InputError for values that make no sense together."""
+    return GpuOptions(**{f.name: getattr(args, f.name) for f in fields(GpuOptions)})
+
+
 def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> EngineSet:
-    """The engines that the arguments ask for, with `threads` threads an inference."""
+    """The engines that the arguments ask for, with `threads` threads an inference; with --rebuild built if need be."""
+    try:
+        return load(bundle, args.engines, backend=args.backend, threads=threads)
+    except EngineError as error:
+        if not getattr(args, "rebuild", False):
+            raise
+        print(f"{str(error).splitlines()[0]} ...: building, because of --rebuild", file=sys.stderr)
+    _build(args, bundle, threads)
     return load(bundle, args.engines, backend=args.backend, threads=threads)
+
+
+def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
+    """Build as `cxr-edge build-engine` with the same arguments would; with the GPU options of the last build, if any."""
+    from cxr_edge.build.engine import BuildRequest, build  # imports onnx
+
+    gpu = last_gpu_options(bundle, args.engines, args.backend)
+    build(
+        BuildRequest(bundle=bundle, engines_dir=args.engines, backend=args.backend, threads=threads, gpu=gpu),
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_engines
+from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines
 from cxr_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="X-ray files (default: synthetic ones)")
     add_bundle(parser)
     add_engines(parser)
+    add_rebuild(parser)
     parser.add_argument("--warmup", type=at_least_one, default=10, metavar="N", help="uncounted runs (%(default)s)")
     parser.add_argument("--iterations", type=at_least_one, default=100, metavar="N", help="counted runs (%(default)s)")
     parser.add_argument(
@@ -52,9 +53,8 @@ def _measure(args: argparse.Namespace) -> BenchReport:
     images, described = _images(args, bundle)
     engines = load_engines(args, bundle, threads=args.threads)
     print(f"measuring {args.iterations} screenings of {described} ...", file=sys.stderr)
-    stages = bench.measure_latency(
-        Screener(bundle, engines, threads=args.threads), images, warmup=args.warmup, iterations=args.iterations
-    )
+    screener = Screener(bundle, engines, threads=args.threads)
+    stages = bench.measure_latency(screener, images, warmup=args.warmup, iterations=args.iterations)
     alone = Screener(bundle, load_engines(args, bundle, threads=1))
     throughput = [
         bench.measure_throughput(alone, images, workers=workers, iterations=args.iterations)
@@ -64,7 +64,7 @@ def _measure(args: argparse.Namespace) -> BenchReport:
         environment=bench.environment(engines.versions),
         bundle=f"{bundle.manifest.name} {bundle.manifest.version}",
         bundle_digest=bundle.digest,
-        engines=engines.describe(),
+        engines=screener.describe(),
         threads=args.threads,
         warmup=args.warmup,
         images=described,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_edge.build.samples import IMAGE_LIMIT
 from cxr_edge.bundle import STARTER, Bundle
-from cxr_edge.cli.arguments import add_engines, at_least_one
+from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PRESETS, PreprocessSpec, preset
 
@@ -42,12 +42,14 @@ def add_parser(subparsers: Any) -> None:
         help="folder of the bundle, the word starter for the packaged one (default), or a lone .onnx file",
     )
     add_engines(parser)
+    add_gpu(parser)
     group = parser.add_argument_group("precision and gate")
     group.add_argument(
         "--precision",
-        choices=("auto", "fp32", "int8"),
+        choices=("auto", "fp32", "fp16", "bf16", "int8"),
         default="auto",
-        help="auto (default) tries all that the backend has",
+        help="auto (default) tries all that the backend has; where the gate refuses one of less than 32 bits, the layers "
+        "that hurt stay in fp32",
     )
     group.add_argument(
         "--calibration",
@@ -99,6 +101,7 @@ def _build_bundle(args: argparse.Namespace) -> BuildReport:
         threads=args.threads,
         max_loss=args.max_loss,
         image_limit=args.images,
+        gpu=gpu_options(args),
     )
     return build(request, _say)
 
@@ -119,6 +122,7 @@ def _build_network(args: argparse.Namespace) -> BuildReport:
         threads=args.threads,
         max_loss=args.max_loss,
         image_limit=args.images,
+        gpu=gpu_options(args),
     )
     return build_network(request, _say)
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from cxr_edge import __version__
 from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_engines
+from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines
 from cxr_edge.cli.files import Selection, select
 from cxr_edge.decode import MAX_PIXELS
-from cxr_edge.engines import EngineSet
 from cxr_edge.records import Failure
 from cxr_edge.screener import Answer, Screener, screen_files
 
@@ -41,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or glob patterns")
     add_bundle(parser)
     add_engines(parser)
+    add_rebuild(parser)
     output = parser.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         heatmap=args.html is not None or args.heatmap is not None,
         max_pixels=args.max_pixels,
     )
-    failed = _write(_progress(answers, len(selection.files)), _writers(args, bundle, engines, selection))
+    failed = _write(_progress(answers, len(selection.files)), _writers(args, screener, selection))
     if selection.skipped and not args.json:
         print(f"{len(selection.skipped)} files were not tried: by their names they are no images", file=sys.stderr)
     for written in (args.html, args.heatmap):
@@ -92,11 +92,11 @@ def _write(answers: Iterable[Answer], writers: list[ReportWriter]) -> int:
     return failed
 
 
-def _writers(args: argparse.Namespace, bundle: Bundle, engines: EngineSet, selection: Selection) -> list[ReportWriter]:
+def _writers(args: argparse.Namespace, screener: Screener, selection: Selection) -> list[ReportWriter]:
     from cxr_edge.report.structured import CsvWriter, JsonWriter
     from cxr_edge.report.text import TextWriter
 
-    info = _run_info(args, bundle, engines)
+    info = _run_info(args, screener)
     writers: list[ReportWriter] = []
     if args.json:
         writers.append(JsonWriter(sys.stdout, info, selection.skipped))
@@ -115,18 +115,18 @@ def _writers(args: argparse.Namespace, bundle: Bundle, engines: EngineSet, selec
     return writers
 
 
-def _run_info(args: argparse.Namespace, bundle: Bundle, engines: EngineSet) -> RunInfo:
+def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
     from cxr_edge.backends.host import processor_name
     from cxr_edge.report import RunInfo
 
-    manifest = bundle.manifest
+    bundle, manifest = screener.bundle, screener.manifest
     return RunInfo(
         bundle=manifest.name,
         version=manifest.version,
         digest=bundle.digest,
         labels=manifest.labels,
         intended_use=manifest.intended_use,
-        engines=engines.describe(),
+        engines=screener.describe(),
         machine=f"{processor_name()}, {args.threads} threads",
         cxr_edge=__version__,
         started=datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -62,6 +62,7 @@ class CudaDevice:
         device = self._cuda.Device(ordinal)
         self.gpu = _facts(self._cuda, device)
         self.name = self.gpu.name
+        self.has_kernels = bool(_core.cuda_architectures())
         self._context = device.retain_primary_context()
 
     @contextmanager

@@ -20,6 +20,9 @@ __all__ = ["Buffer", "Device", "Event", "Graph", "Kernels", "Stream", "frame_byt
 _HEADER = np.dtype([("width", "<i4"), ("height", "<i4"), ("row_bytes", "<i4"), ("bytes_per_pixel", "<i4")])
 
 
+Event = Any  # a point in a stream, with a time once it has been passed; of the device that made it
+
+
 class Buffer(Protocol):
     """Device memory, 256-byte aligned, freed with the object."""
 
@@ -31,10 +34,6 @@ class Stream(Protocol):
     """Work in order. handle: the runtime's, as an integer."""
 
     handle: int
-
-
-class Event(Protocol):
-    """A point in a stream, with a time once it has been passed."""
 
 
 class Graph(Protocol):
@@ -76,9 +75,10 @@ class Kernels(Protocol):
 
 
 class Device(Protocol):
-    """One GPU, or what stands for it. All methods but `current` are called with the device current."""
+    """One GPU, or what stands for it. All methods are called with the device current."""
 
     name: str
+    has_kernels: bool  # whether the native core was built with kernels for it
 
     def current(self) -> Any:
         """A context manager that makes the device the calling thread's."""

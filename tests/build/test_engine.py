@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
-from cxr_edge import engines
+from cxr_edge import backends, engines
 from cxr_edge.build import candidates, engine, trial
 from cxr_edge.build.autotune import Timing
+from cxr_edge.build.candidates import RECIPES, Candidate
 from cxr_edge.build.engine import BuildRequest, build
 from cxr_edge.build.gate import Verdict
+from cxr_edge.build.report import Row
+from cxr_edge.build.sensitivity import rank_layers
+from cxr_edge.build.trial import Outcome
 from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.decode import decode
 from cxr_edge.errors import BackendError, ContractError, InputError
 from cxr_edge.screener import Screener
+from tests import toy_bundle as toy_bundle_module
+from tests.build.networks import HalfOnCpu, deep
 from tests.toy_bundle import build_toy_bundle
 
 # Toy networks have next to no redundancy, so int8 costs them more than real ones.
@@ -56,8 +64,16 @@ def xrays(toy_bundle, tmp_path):
     return folder
 
 
+@pytest.fixture
+def half_on_cpu(monkeypatch):
+    """The registry with one runtime that computes in half."""
+    monkeypatch.setattr(backends, "BACKENDS", {"half-on-cpu": HalfOnCpu})
+
+
 def files(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """What a build left, without the runtime's proof (`backends.keep_proof`)."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.stem != "proof")
+    return sorted(p.relative_to(folder).as_posix() for p in found)
 
 
 def test_the_fastest_of_each_part_is_kept(ranged, tmp_path, quick):
@@ -257,10 +273,143 @@ def test_nothing_is_left_of_a_build_that_fails(toy_bundle, tmp_path, monkeypatch
     assert files(tmp_path) == []
 
 
+def test_a_runtime_with_half_precision_tries_it(ranged, tmp_path, half_on_cpu, quick):
+    quick(["fp16", "bf16"])
+    report = build(BuildRequest(bundle=ranged, engines_dir=tmp_path, backend="half-on-cpu"))
+    assert set(report.precisions.values()) == {"fp16"}
+    assert "half-on-cpu/plain.fp16.onnx" in files(tmp_path)
+    rows = {(r.part, r.precision): r for r in report.rows}
+    assert rows["plain", "bf16"].status == "passed"
+    assert 0 < rows["plain", "fp16"].verdict.max_shift < rows["plain", "bf16"].verdict.max_shift < 0.05
+    image = decode(ranged.file(ranged.manifest.known_answers[0].file))
+    wanted = Screener(ranged, engines.reference(ranged)).screen(image)
+    got = Screener(ranged, engines.load(ranged, tmp_path, backend="half-on-cpu")).screen(image)
+    assert got.probabilities == pytest.approx(wanted.probabilities, abs=0.02)
+
+
+def test_a_precision_that_the_runtime_has_not_is_an_error(ranged, tmp_path):
+    with pytest.raises(BackendError, match=r"onnxruntime has no fp16 here, only fp32, int8: give --precision"):
+        build(BuildRequest(bundle=ranged, engines_dir=tmp_path, precision="fp16"))
+    assert files(tmp_path) == []
+
+
+def fatal_member(how):
+    """In the place of a toy member: one whose third layer of six is fatal in int8 or in fp16."""
+
+    def member_model(name, spec, *, cam=True, labels=4):
+        model = deep(6, bad=2, how=how)
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = spec.crop_px
+        model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = spec.crop_px
+        onnx.helper.set_model_props(model, {"cxr_edge.preprocess_digest": spec.digest()})
+        return model
+
+    return member_model
+
+
+@pytest.fixture
+def fatal(tmp_path, monkeypatch):
+    """Makes a bundle of one such member."""
+
+    def make(how):
+        monkeypatch.setattr(toy_bundle_module, "member_model", fatal_member(how))
+        return build_toy_bundle(
+            tmp_path / how, members=["plain"], segmenter=False, cam=False, activation_ranges=True, thresholds={}
+        )
+
+    return make
+
+
+def test_the_one_layer_that_is_fatal_is_found_and_kept_in_fp32(fatal, tmp_path, half_on_cpu, quick):
+    quick(["fp16-mixed"])
+    bundle, said = fatal("fp16"), []
+    request = BuildRequest(bundle=bundle, engines_dir=tmp_path / "out", backend="half-on-cpu", max_loss=0.1)
+    report = build(request, said.append)
+    rows = {r.precision: r for r in report.rows}
+    assert rows["fp16"].status == "refused"
+    assert rows["fp16"].hurt[0].layers == ("layer_2",)
+    assert rows["fp16-mixed"].status == "kept"
+    assert [h.layers for h in rows["fp16-mixed"].kept_float] == [("layer_2",)]
+    assert report.precisions == {"plain": "fp16-mixed"}
+    assert "plain: fp16-mixed with 1 of 7 layers in fp32" in said
+    text = "\n".join(report.lines())
+    assert "plain fp16 is hurt most by layer_2 (not finite), " in text
+    assert "plain fp16-mixed keeps in fp32 layer_2 (not finite)" in text
+    folder = tmp_path / "out" / "half-on-cpu"
+    assert json.loads((folder / "plain.fp16-mixed.json").read_text())["gate"]["kept_float"] == ["layer_2"]
+    stored = json.loads((folder / "build.json").read_text())["report"]["rows"]
+    assert [r["kept_float"] for r in stored if r["precision"] == "fp16-mixed"] == [
+        [{"layers": ["layer_2"], "moved": None}]
+    ]
+    loaded = engines.load(bundle, tmp_path / "out", backend="half-on-cpu")
+    assert loaded.precisions == ("fp16-mixed",)
+
+
+def test_a_mixed_engine_of_an_earlier_build_is_removed(fatal, tmp_path, half_on_cpu, quick):
+    quick(["fp16-mixed"])
+    request = BuildRequest(
+        bundle=fatal("fp16"), engines_dir=tmp_path / "out", backend="half-on-cpu", max_loss=0.1, precision="fp16"
+    )
+    assert set(build(request).precisions.values()) == {"fp16-mixed"}
+    build(dataclasses.replace(request, precision="fp32"))
+    assert [f for f in files(tmp_path / "out") if "mixed" in f] == []
+    assert "half-on-cpu/plain.fp32.onnx" in files(tmp_path / "out")
+
+
+def test_what_mixing_does_not_mend_is_refused_and_still_says_what_hurts(ranged, tmp_path, quick):
+    quick(["fp32"])
+    report = build(BuildRequest(bundle=ranged, engines_dir=tmp_path, max_loss=1e-6))
+    assert set(report.precisions.values()) == {"fp32"}
+    rows = {(r.part, r.precision): r for r in report.rows}
+    assert rows["depthwise", "uint8"].status == "refused"
+    assert len(rows["depthwise", "uint8"].hurt) == 3
+    assert rows["depthwise", "uint8-mixed"].reason.startswith("even with 2 of 5 layers in fp32: ")
+    assert "depthwise uint8-mixed keeps" not in "\n".join(report.lines())
+    assert [f for f in files(tmp_path) if "mixed" in f] == []
+
+
+def test_a_ranking_that_would_take_too_long_is_left_out(ranged, tmp_path, monkeypatch, quick):
+    quick(["fp32"])
+    monkeypatch.setattr(trial, "rank_layers", functools.partial(rank_layers, budget_s=0.0))
+    report = build(BuildRequest(bundle=ranged, engines_dir=tmp_path, max_loss=1e-6))
+    mixed = next(r for r in report.rows if r.precision == "uint8-mixed")
+    assert mixed.status == "skipped"
+    assert "to find the layers that hurt would take more than" in mixed.reason
+
+
+def outcome_of(*precisions):
+    """An outcome whose candidates passed, fastest first."""
+    recipes = {r.name: r for r in RECIPES}
+    passed = tuple(Candidate(recipe=recipes[p], file=None, engine=None) for p in precisions)
+    rows = tuple(
+        Row(part="net", precision=p, status="passed", timing=Timing(p50_ms=1.0 + i, p99_ms=2.0, runs=1))
+        for i, p in enumerate(precisions)
+    )
+    return Outcome(rows=rows, passed=passed)
+
+
+@pytest.mark.parametrize(
+    ("passed", "steps"),
+    [
+        (["uint8", "fp16", "fp32"], ["uint8", "fp32"]),  # fp32 is what is left to trust
+        (["uint8", "fp16", "bf16"], ["uint8", "fp16", "bf16"]),  # without it, the next fastest
+        (["fp32", "uint8"], ["fp32"]),
+    ],
+)
+def test_a_part_steps_back_to_fp32_or_to_the_next(passed, steps):
+    outcome = outcome_of(*passed)
+    candidate, seen = outcome.passed[0], []
+    while candidate is not None:
+        seen.append(candidate)
+        before, candidate = candidate, engine._retreat(outcome, candidate)
+        assert candidate is None or engine._gain_ms(outcome, before, candidate) > 0
+    assert [c.recipe.name for c in seen] == steps
+    assert engine._rejected(outcome, seen[-1]) == steps[:-1]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"precision": "fp8"}, "auto, fp32, int8"),
+        ({"precision": "fp8"}, "auto, fp32, fp16, bf16, int8"),
         ({"max_loss": 0.0}, "share above 0"),
         ({"image_limit": 0}, "1 or more"),
     ],

@@ -14,7 +14,7 @@ from cxr_edge.build.calibrate import measure_ranges
 from cxr_edge.build.precision import SCHEMES, first_layer, quantize, quantize_weight
 from cxr_edge.build.simplify import simplify
 from cxr_edge.errors import BundleError
-from tests.build.networks import SPEC, chain, compiled, engine_of, images, op_types, saved
+from tests.build.networks import SPEC, chain, compiled, deep, engine_of, images, op_types, saved
 from tests.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, Graph, member_model, segmenter_model
 
 UINT8, INT8 = SCHEMES["uint8"], SCHEMES["int8"]
@@ -183,6 +183,32 @@ def test_a_layer_can_be_kept_in_float(tmp_path):
     first = quantised.graph.node[0]
     assert (first.op_type, list(first.output)) == ("Conv", [first_layer(model)])
     assert initializers(quantised)[first.input[1]].dtype == np.float32
+
+
+@pytest.mark.parametrize("scheme", [UINT8, INT8], ids=lambda s: s.name)
+def test_a_kept_layer_in_the_middle_is_float_in_the_engine_too(scheme, tmp_path):
+    """ONNX Runtime would quantise it on its own authority, by one scale, which is fatal here."""
+    model, inputs = deep(6, bad=3, how="int8"), images(4)
+    ranges = ranges_of(model, tmp_path, SPEC)
+    kept = quantize(model, ranges, scheme, keep_float=frozenset(["layer_3"]))
+    assert op_types(compiled(kept, tmp_path / "int8")).count("Conv") == 2  # it and the last one
+    wanted, got, lost = (
+        np.stack([engine_of(m, tmp_path / "run").run({"image": x})["logits"] for x in inputs])
+        for m in (model, kept, quantize(model, ranges, scheme))
+    )
+    assert np.abs(got - wanted).max() < 0.1 * np.abs(lost - wanted).max()
+
+
+def test_a_kept_layer_computes_on_the_very_values_that_were_dequantised():
+    quantised = quantize(deep(4), {n: (-1.0, 3.0) for n in ("image", *(f"relu_{i}" for i in range(4)))}, UINT8,
+                         keep_float=frozenset(["layer_2"]))  # fmt: skip
+    constants = initializers(quantised)
+    guard = next(n for n in quantised.graph.node if n.op_type == "Clip")
+    pair = next(n for n in quantised.graph.node if n.output[0] == guard.input[0])
+    scale, zero = (constants[name] for name in pair.input[1:])
+    levels = (np.arange(256, dtype=np.float32) - np.float32(zero)) * scale
+    assert (pair.op_type, guard.output[0]) == ("DequantizeLinear", "layer_2_input")
+    assert [constants[n] for n in guard.input[1:]] == [levels.min(), levels.max()]
 
 
 def test_a_norm_after_a_concat_becomes_int8(tmp_path):

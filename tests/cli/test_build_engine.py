@@ -9,10 +9,13 @@ import shutil
 import onnx
 import pytest
 
+from cxr_edge import backends
 from cxr_edge.build import engine
+from cxr_edge.build.candidates import PRECISION_CHOICES
 from cxr_edge.build.gate import Verdict
 from cxr_edge.cli import build_engine
-from cxr_edge.errors import BundleError, ContractError, InputError
+from cxr_edge.errors import BackendError, BundleError, ContractError, InputError
+from tests.build.networks import SPEC, HalfOnCpu, deep
 from tests.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, member_model, segmenter_model
 
 
@@ -102,6 +105,58 @@ def test_a_lone_network_on_x_rays(lone, toy_bundle, capsys):
     assert call(lone / "net.onnx", *words, "--precision", "int8") == 0
     assert "3 of 4 files in" in capsys.readouterr().out
     assert len(list((lone / "out").glob("net.*int8*.onnx"))) == 1
+
+
+def test_the_choices_of_precision_are_the_builds():
+    parser = argparse.ArgumentParser()
+    build_engine.add_parser(parser.add_subparsers())
+    words = [["build-engine", "--precision", p] for p in PRECISION_CHOICES]
+    assert [parser.parse_args(w).precision for w in words] == list(PRECISION_CHOICES)
+
+
+def test_a_precision_that_no_runtime_has_here(lone):
+    with pytest.raises(BackendError, match="onnxruntime has no fp16 here, only fp32, int8: give --precision"):
+        call(lone / "net.onnx", "--spec", lone / "spec.json", "--precision", "fp16")
+
+
+def test_a_layer_that_is_fatal_in_half_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(backends, "BACKENDS", {"half-on-cpu": HalfOnCpu})
+    onnx.save(deep(6, bad=3, how="fp16"), tmp_path / "net.onnx")
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC.as_json()))
+    words = ("--spec", tmp_path / "spec.json", "--precision", "fp16", "--backend", "half-on-cpu")
+    assert call(tmp_path / "net.onnx", *words) == 0
+    out, err = capsys.readouterr()
+    assert "net: fp16 is refused, finding out which of 7 layers hurt" in err
+    assert [line.split()[:3] for line in out.splitlines()[1:3]] == [
+        ["net", "fp16", "refused"],
+        ["net", "fp16-mixed", "kept"],
+    ]
+    assert "net fp16 refused: it gives probabilities that are not finite" in out
+    assert "net fp16 is hurt most by layer_3 (not finite)" in out
+    assert "net fp16-mixed keeps in fp32 layer_3 (not finite)" in out
+    assert (tmp_path / "engines" / "net.fp16-mixed.onnx").is_file()
+    assert call(tmp_path / "net.onnx", *words, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[1]["kept_float"] == [{"layers": ["layer_3"], "moved": None}]
+
+
+@pytest.mark.parametrize("precision", ["uint8", "int8"])
+def test_a_layer_that_is_fatal_in_int8_is_named(precision, lone, toy_bundle, capsys):
+    onnx.save(deep(6, bad=3, how="int8"), lone / "net.onnx")
+    (lone / "spec.json").write_text(json.dumps(SPEC.as_json()))
+    (lone / "xrays").mkdir()
+    for path in toy_bundle.glob("*.png"):
+        shutil.copy(path, lone / "xrays")
+    words = ("--spec", lone / "spec.json", "--calibration", lone / "xrays", "--precision", "int8", "--json")
+    assert call(lone / "net.onnx", *words) == 0
+    out, err = capsys.readouterr()
+    rows = {r["precision"]: r for r in json.loads(out)["rows"]}
+    assert rows[precision]["status"] == "refused"
+    assert rows[precision]["hurt"][0]["layers"] == ["layer_3"]
+    assert rows[precision]["hurt"][0]["moved"] > 50 * rows[precision]["hurt"][1]["moved"]
+    assert rows[f"{precision}-mixed"]["status"] in ("kept", "passed")
+    assert [h["layers"] for h in rows[f"{precision}-mixed"]["kept_float"]] == [["layer_3"]]
+    assert f"net: {precision}-mixed with 1 of 6 layers in fp32" in err
 
 
 def test_a_lone_segmenter(tmp_path, capsys):

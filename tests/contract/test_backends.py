@@ -1,4 +1,7 @@
-"""What every backend promises, run on each one that is registered; those that cannot run here skip and say why."""
+"""What every backend promises, run on each one that is registered; those that cannot run here skip and say why.
+
+The GPU backends run on stand-ins besides, which shows that their own code keeps the promises (see `stand_ins`).
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,33 @@ import onnx
 import pytest
 
 from cxr_edge import backends
-from cxr_edge.backends.base import Backend, CompileOptions, Engine, TensorInfo
+from cxr_edge.backends.base import (
+    Backend,
+    CompileOptions,
+    DeviceBackend,
+    DeviceEngine,
+    Engine,
+    GpuOptions,
+    TensorInfo,
+)
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.build.calibrate import measure_ranges
+from cxr_edge.build.half import to_half
 from cxr_edge.build.precision import SCHEMES, quantize
 from cxr_edge.errors import BackendError, ContractError, InputError
+from tests.contract.stand_ins import STAND_INS, stand_in
 from tests.toy_bundle import MEMBER_SPECS, member_model
 
 SPEC = MEMBER_SPECS["plain"]
 
 # Largest difference to the reference, as a share of the activation map's largest value.
-TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.1, "uint8": 0.1}
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": 0.1, "uint8": 0.1}
 
 
-@pytest.fixture(params=list(backends.BACKENDS))
-def backend(request) -> Backend:
+@pytest.fixture(params=[*backends.BACKENDS, *STAND_INS])
+def backend(request, monkeypatch) -> Backend:
+    if request.param in STAND_INS:
+        return stand_in(request.param, monkeypatch)
     found = backends.get(request.param)
     reason = found.unavailable_because()
     if reason is not None:
@@ -54,6 +69,8 @@ def precision_of(network, precision, images):
     """`network` written in `precision`, as `build` would."""
     if precision == "fp32":
         return onnx.load(network)
+    if precision in ("fp16", "bf16"):
+        return to_half(onnx.load(network), precision)
     return quantize(onnx.load(network), measure_ranges(network, [images], source="test").tensors, SCHEMES[precision])
 
 
@@ -82,7 +99,7 @@ def test_an_engine_knows_its_inputs_and_outputs(engine):
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_every_precision_is_as_near_to_the_reference_as_it_may(backend, precision, network, images, tmp_path):
-    if precision not in backend.precisions or (precision != "fp32" and precision not in SCHEMES):
+    if precision not in backend.precisions:
         pytest.skip(f"{backend.name} is given no {precision}")
     onnx.save(precision_of(network, precision, images), tmp_path / "written.onnx")
     backend.compile(tmp_path / "written.onnx", tmp_path / f"engine{backend.suffix}", CompileOptions())
@@ -138,6 +155,71 @@ def test_wrong_inputs_are_refused(engine, images, change, message):
         engine.run(change(images))
 
 
+@pytest.fixture
+def bound(backend, engine, images):
+    """(the engine, its device, a function that gives it an image on the device and returns the outputs)."""
+    if not isinstance(backend, DeviceBackend):
+        pytest.skip(f"{backend.name} works on host memory only")
+    device = backend.device()
+    with device.current():
+        yield engine, device, lambda image: on_device_memory(device, engine, image)
+
+
+def on_device_memory(device, engine, image):
+    stream, shapes = device.stream(), engine.output_shapes(len(image))
+    results = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+    buffers = {name: device.allocate(x.nbytes) for name, x in {"image": image, **results}.items()}
+    addresses = {name: buffer.address for name, buffer in buffers.items()}
+    enqueue = engine.bind(addresses, batch=len(image), stream=stream.handle)
+    for _ in range(2):  # a binding serves many inferences
+        device.upload(addresses["image"], image, stream)
+        enqueue()
+        for name, result in results.items():
+            device.download(result, addresses[name], stream)
+        device.synchronize(stream)
+    return results
+
+
+def test_on_device_memory_it_gives_the_same(bound, images):
+    engine, _, infer = bound
+    assert isinstance(engine, DeviceEngine)
+    wanted = engine.run({"image": images[:1]})
+    got = infer(images[:1])
+    assert {name: y.shape for name, y in got.items()} == engine.output_shapes(1)
+    for name in ("logits", "cam"):
+        assert np.allclose(got[name], wanted[name], atol=1e-5 * np.abs(wanted["cam"]).max())
+
+
+def test_it_can_be_captured_and_run_again_on_other_images(bound, images):
+    engine, device, _ = bound
+    stream, shapes = device.stream(), engine.output_shapes(1)
+    image, cam = np.ascontiguousarray(images[:1]), np.zeros(shapes["cam"], np.float32)
+    buffers = {"image": device.allocate(image.nbytes), "cam": device.allocate(cam.nbytes)}
+    buffers["logits"] = device.allocate(4 * int(np.prod(shapes["logits"])))
+    enqueue = engine.bind({n: b.address for n, b in buffers.items()}, batch=1, stream=stream.handle)
+    enqueue()
+    device.synchronize(stream)
+    graph = device.capture(stream, enqueue)
+    for i in range(3):
+        device.upload(buffers["image"].address, np.ascontiguousarray(images[i : i + 1]), stream)
+        graph.launch(stream)
+        device.download(cam, buffers["cam"].address, stream)
+        device.synchronize(stream)
+        assert np.allclose(cam, engine.run({"image": images[i : i + 1]})["cam"], atol=1e-5 * np.abs(cam).max())
+
+
+def test_addresses_of_other_tensors_are_refused(bound):
+    engine, device, _ = bound
+    with pytest.raises(ContractError, match=r"has the tensors .* got addresses of \['picture'\]"):
+        engine.bind({"picture": 256}, batch=1, stream=device.stream().handle)
+
+
+def test_a_device_backend_says_what_its_engines_do_not_depend_on(backend):
+    if isinstance(backend, DeviceBackend):
+        assert set(backend.portable(GpuOptions())) == set()
+        assert set(backend.portable(GpuOptions(version_compatible=True))) <= set(backend.versions())
+
+
 def test_rubbish_cannot_be_compiled_or_loaded(backend, tmp_path, capfd):
     rubbish = tmp_path / f"rubbish{backend.suffix}"
     rubbish.write_bytes(b"no network" * 40)
@@ -189,5 +271,7 @@ def test_auto_says_why_each_one_failed(monkeypatch):
 
 
 def test_an_unknown_backend():
-    with pytest.raises(BackendError, match=r"no backend is called 'abacus': choose from auto, onnxruntime"):
+    with pytest.raises(
+        BackendError, match=r"no backend is called 'abacus': choose from auto, tensorrt, .*, onnxruntime"
+    ):
         backends.choose("abacus")

@@ -1,0 +1,221 @@
+"""TensorRT: compiles an ONNX file into a plan for this GPU and runs plans on device or host memory.
+
+Networks are strongly typed, so the precision is the ONNX file's; TensorRT 10 is asked for that by a flag, 11 knows nothing
+else. What was checked without a GPU is that every name used here exists in NVIDIA's bindings of 10.3, 10.16 and 11.4
+(tests/contract/test_tensorrt_api_only.py) and that the logic holds on a stand-in; docs/hardware-support.md says what ran.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.backends import _tensorrt_build, _tensorrt_log, host
+from cxr_edge.backends.base import CompileOptions, GpuOptions, TensorInfo, check_inputs
+from cxr_edge.device.cuda import CudaDevice, cuda_device, missing
+from cxr_edge.device.memory import Device
+from cxr_edge.errors import BackendError, ContractError
+
+__all__ = ["TensorRtBackend", "TensorRtEngine"]
+
+# By TensorRT's names; what has no NumPy type (bfloat16) never leaves a network of ours.
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
+
+
+class TensorRtBackend:
+    """The registry's entry for TensorRT. Holds no state."""
+
+    name = "tensorrt"
+    suffix = ".plan"
+    precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
+
+    def unavailable_because(self) -> str | None:
+        """None, or what to install."""
+        if importlib.util.find_spec("tensorrt") is None:
+            return (
+                "the package tensorrt is not installed: on a Jetson it comes with JetPack (docs/jetson.md), elsewhere "
+                "pip install 'cxr-edge[tensorrt]'"
+            )
+        reason = missing()
+        if reason is not None:
+            return reason
+        try:
+            _tensorrt()
+        except BackendError as error:
+            return str(error)
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """TensorRT, GPU, compute capability, the driver's CUDA version, platform."""
+        gpu = cuda_device().gpu
+        return {
+            "tensorrt": str(_tensorrt().__version__),
+            "gpu": gpu.name,
+            "compute_capability": gpu.compute_capability,
+            "driver": gpu.driver,
+            "platform": host.platform_name(),
+        }
+
+    def portable(self, options: GpuOptions) -> tuple[str, ...]:
+        """As NVIDIA promises it for the compatibility that was asked for."""
+        keys: tuple[str, ...] = ("tensorrt",) if options.version_compatible else ()
+        if options.hardware_compatibility == "same-compute-capability":
+            keys += ("gpu",)
+        if options.hardware_compatibility == "ampere-plus":
+            keys += ("gpu", "compute_capability")
+        return keys
+
+    def device(self) -> CudaDevice:
+        return cuda_device()
+
+    def compile(self, onnx: Path, engine: Path, options: CompileOptions) -> None:
+        """Build a plan from `onnx` and write it. Raises BackendError with TensorRT's own words if it cannot."""
+        trt = _tensorrt()
+        with self.device().current():
+            engine.write_bytes(_tensorrt_build.build_plan(trt, onnx, options))
+
+    def load(self, engine: Path, options: CompileOptions) -> TensorRtEngine:
+        """Load a plan. Raises BackendError if it is none, or not for this GPU and version."""
+        trt, device = _tensorrt(), self.device()
+        with device.current():
+            return TensorRtEngine(trt, engine, device, options.gpu)
+
+
+class TensorRtEngine:
+    """One loaded plan. `run` may be called by several threads, which then take turns."""
+
+    def __init__(self, trt: Any, path: Path, device: Device, options: GpuOptions) -> None:
+        self._trt, self._device = trt, device
+        self._log = _tensorrt_log.Log.of(trt)
+        self._runtime = _tensorrt_log.made(trt.Runtime, self._log, doing="start its runtime")
+        self._engine = _deserialize(self._runtime, path, self._log, options)
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        kinds = {name: self._engine.get_tensor_mode(name) for name in names}
+        self.inputs = tuple(self._info(n) for n in names if kinds[n] == trt.TensorIOMode.INPUT)
+        self.outputs = tuple(self._info(n) for n in names if kinds[n] == trt.TensorIOMode.OUTPUT)
+        self._max_batch = self._largest_batch()
+        self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}  # of the outputs, by batch
+        self._lock = threading.Lock()
+        self._host: _HostRun | None = None
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
+        """All outputs by name; a batch beyond the engine's largest goes through in pieces."""
+        check_inputs(self.inputs, inputs)
+        batch = len(next(iter(inputs.values())))
+        with self._lock, self._device.current():
+            if self._host is None:
+                self._host = _HostRun(self, self._device, self._max_batch)
+            pieces = [
+                self._host.run({name: x[first : first + self._max_batch] for name, x in inputs.items()})
+                for first in range(0, batch, self._max_batch)
+            ]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def output_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """The shape of every output for that batch. Raises BackendError beyond the engine's largest."""
+        if batch not in self._shapes:
+            self._context(batch)
+        return self._shapes[batch]
+
+    def bind(self, addresses: Mapping[str, int], *, batch: int, stream: int) -> Callable[[], None]:
+        """See `DeviceEngine.bind`. Every binding has an execution context, and so working memory, of its own."""
+        names = {t.name for t in (*self.inputs, *self.outputs)}
+        if set(addresses) != names:
+            raise ContractError(f"the engine has the tensors {sorted(names)}, got addresses of {sorted(addresses)}")
+        context = self._context(batch)
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise self._log.error(f"TensorRT refused the address of {name!r}")
+
+        def enqueue() -> None:
+            if not context.execute_async_v3(stream):
+                raise self._log.error("TensorRT failed while it ran a network")
+
+        return enqueue
+
+    def _context(self, batch: int) -> Any:
+        """A new execution context for that batch; it takes device memory, so the outputs' shapes are kept."""
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise self._log.error("TensorRT could not make an execution context: is there GPU memory left?")
+        for tensor in self.inputs:
+            if not context.set_input_shape(tensor.name, (batch, *tensor.shape[1:])):
+                raise self._log.error(f"the engine was built for batches of up to {self._max_batch}, got {batch}")
+        self._shapes[batch] = {t.name: tuple(int(d) for d in context.get_tensor_shape(t.name)) for t in self.outputs}
+        return context
+
+    def _info(self, name: str) -> TensorInfo:
+        shape = tuple(int(d) for d in self._engine.get_tensor_shape(name))
+        dtype = self._engine.get_tensor_dtype(name).name
+        inner = tuple(None if d < 0 else d for d in shape[1:])
+        return TensorInfo(name=name, dtype=_DTYPES.get(dtype, dtype.lower()), shape=(None, *inner))
+
+    def _largest_batch(self) -> int:
+        name = self.inputs[0].name
+        batch = int(self._engine.get_tensor_shape(name)[0])
+        return batch if batch > 0 else int(self._engine.get_tensor_profile_shape(name, 0)[2][0])
+
+
+class _HostRun:
+    """Buffers and bindings for arrays in host memory, made once for each batch size that comes."""
+
+    def __init__(self, engine: TensorRtEngine, device: Device, max_batch: int) -> None:
+        self._engine, self._device = engine, device
+        self._stream = device.stream()
+        tensors = (*engine.inputs, *engine.outputs)
+        shapes = {**engine.output_shapes(max_batch), **{t.name: (max_batch, *t.shape[1:]) for t in engine.inputs}}
+        sizes = {t.name: _n_bytes(shapes[t.name], t.dtype) for t in tensors}
+        self._buffers = {name: device.allocate(size) for name, size in sizes.items()}
+        self._bound: dict[int, tuple[Callable[[], None], dict[str, npt.NDArray[Any]]]] = {}
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        enqueue, outputs = self._for_batch(len(next(iter(inputs.values()))))
+        arrays = {name: np.ascontiguousarray(x) for name, x in inputs.items()}
+        for name, array in arrays.items():
+            self._device.upload(self._buffers[name].address, array, self._stream)
+        enqueue()
+        for name, array in outputs.items():
+            self._device.download(array, self._buffers[name].address, self._stream)
+        self._device.synchronize(self._stream)
+        return {name: array.copy() for name, array in outputs.items()}
+
+    def _for_batch(self, batch: int) -> tuple[Callable[[], None], dict[str, npt.NDArray[Any]]]:
+        if batch not in self._bound:
+            addresses = {name: buffer.address for name, buffer in self._buffers.items()}
+            enqueue = self._engine.bind(addresses, batch=batch, stream=self._stream.handle)
+            shapes = self._engine.output_shapes(batch)
+            outputs = {t.name: np.empty(shapes[t.name], t.dtype) for t in self._engine.outputs}
+            self._bound[batch] = enqueue, outputs
+        return self._bound[batch]
+
+
+def _n_bytes(shape: tuple[int | None, ...], dtype: str) -> int:
+    return int(np.prod([d or 1 for d in shape])) * np.dtype(dtype).itemsize
+
+
+def _deserialize(runtime: Any, path: Path, log: _tensorrt_log.Log, options: GpuOptions) -> Any:
+    # A plan that later versions may load carries code of its own, which runs only if it is allowed to.
+    runtime.engine_host_code_allowed = options.version_compatible
+    if options.dla_core is not None:
+        runtime.DLA_core = options.dla_core
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise log.error(f"TensorRT could not load {path.name}")
+    return engine
+
+
+@functools.cache
+def _tensorrt() -> Any:
+    """NVIDIA's module. Raises BackendError if it is not there or its libraries are not."""
+    try:
+        import tensorrt as trt
+    except (ImportError, OSError) as error:  # a missing library is an ImportError without a module's name
+        raise BackendError(f"TensorRT cannot be imported: {str(error).splitlines()[0]}") from error
+    return trt

@@ -1,0 +1,16 @@
+/* Stands in for libnvinfer, libnvinfer_plugin and libnvonnxparser, so that NVIDIA's Python bindings import without them.
+ * The bindings link against these nine functions and nothing else; each gives null here, so nothing can be built or run.
+ * Compiled once for each of the three libraries' names by trt_api.py, for test_tensorrt_api_only.py. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+void* createInferBuilder_INTERNAL(void* logger, int32_t version) { return NULL; }
+void* createInferRefitter_INTERNAL(void* engine, void* logger, int32_t version) { return NULL; }
+void* createInferRuntime_INTERNAL(void* logger, int32_t version) { return NULL; }
+void* createNvOnnxParser_INTERNAL(void* network, void* logger, int32_t version) { return NULL; }
+void* createNvOnnxParserRefitter_INTERNAL(void* refitter, void* logger, int32_t version) { return NULL; }
+void* getBuilderPluginRegistry(int32_t capability) { return NULL; }
+void* getPluginRegistry(void) { return NULL; }
+int32_t getNvOnnxParserVersion(void) { return 0; }
+_Bool initLibNvInferPlugins(void* logger, const char* name_space) { return 0; }
