@@ -1,7 +1,8 @@
-"""All benchmarks, one after the other, and the page of results: `python -m benchmarks`.
+"""The benchmarks, one after the other, and the page of results: `python -m benchmarks`.
 
 Each script runs in a process of its own, so that no threads or memory of one are left to the next. Run it on an idle
-machine, after `cxr-edge build-engine` with the same Python (an engine of another ONNX Runtime is refused).
+machine, after `cxr-edge build-engine` with the same Python (an engine of another ONNX Runtime is refused). The two that
+take many minutes, idle and sustained, run when `--only` names them.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ from benchmarks import tables
 
 __all__ = ["main"]
 
-NEED_ENGINES = frozenset({"end_to_end", "cold_start", "throughput"})
+NEED_ENGINES = frozenset(tables.ORDER) - {"preprocess", "combine"}
+LONG = frozenset({"idle", "sustained"})
+# What --rounds becomes where it is not the script's own option: a look whether it runs, not a measurement.
+ROUNDS = {
+    "latency": ("--duration", "0", "--warm-up", "0", "--iterations"),
+    "scenarios": ("--duration", "0", "--samples", "8", "--min-queries"),
+    "sustained": ("--minutes",),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the scripts; 1 if one failed, and then the page is not made."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run all benchmarks, make their page.")
-    parser.add_argument("--only", nargs="+", choices=tables.ORDER, default=tables.ORDER, help="not all of them")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run benchmarks, make their page.")
+    usual = [name for name in tables.ORDER if name not in LONG]
+    parser.add_argument("--only", nargs="+", choices=tables.ORDER, default=usual, help=f"(default: {' '.join(usual)})")
     parser.add_argument("--bundle", default="starter", metavar="DIR", help="folder of the bundle (%(default)s)")
     parser.add_argument("--engines", metavar="DIR", help="folder of its engines (default: in the bundle)")
     parser.add_argument(
@@ -40,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(name: str, args: argparse.Namespace) -> list[str]:
     words = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(args.results / f"{name}.json")]
-    words += ["--rounds", args.rounds] if args.rounds else []
+    words += [*ROUNDS.get(name, ("--rounds",)), args.rounds] if args.rounds else []
     if name in NEED_ENGINES:
         words += ["--bundle", args.bundle, *(["--engines", args.engines] if args.engines else [])]
     return words

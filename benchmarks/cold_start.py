@@ -25,6 +25,7 @@ from benchmarks import command
 from benchmarks.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes, speckled
 from benchmarks.report import Target, add_common, publish
 from benchmarks.side_by_side import Contender, Table, latency_table, measure, missing
+from cxr_edge.bench import percentiles
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one
 from cxr_edge.decode import decode
@@ -122,10 +123,7 @@ def _steps(args: argparse.Namespace, file: Path) -> Table:
     return Table(
         title=f"Steps of one process, {COMMAND}, without printing and exit",
         columns=("step", "p50 ms", "p90 ms", "p99 ms", "n"),
-        rows=tuple(
-            (name, *(float(v) for v in np.percentile(values[:, i], [50, 90, 99])), len(rows))
-            for i, name in enumerate((*STEPS, "all"))
-        ),
+        rows=tuple((name, *percentiles(values[:, i]), len(rows)) for i, name in enumerate((*STEPS, "all"))),
     )
 
 

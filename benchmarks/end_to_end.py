@@ -38,14 +38,15 @@ from benchmarks.side_by_side import (
     measure,
     missing,
 )
+from benchmarks.workload import read_images, screen_bytes
 from cxr_edge.backends.base import Engine, TensorInfo
-from cxr_edge.bench import STAGES
+from cxr_edge.bench import STAGES, percentiles
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_engines
-from cxr_edge.decode import decode, decode_bytes
+from cxr_edge.decode import decode
 from cxr_edge.engines import EngineSet, parts, reference
-from cxr_edge.errors import BundleError, CxrEdgeError, InputError
-from cxr_edge.records import Roi, Screening
+from cxr_edge.errors import BundleError, CxrEdgeError
+from cxr_edge.records import Roi
 from cxr_edge.screener import Screener
 
 __all__ = ["main"]
@@ -108,13 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _given(files: Sequence[Path]) -> dict[str, list[bytes]]:
-    try:
-        contents = [f.read_bytes() for f in files]
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}): give X-ray files") from None
-    for file, data in zip(files, contents, strict=True):
-        decode_bytes(data, source=str(file))  # refused now, by name, rather than in the middle of a run
-    return {f"{len(files)} given files": contents}
+    return {f"{len(files)} given files": read_images(files)}
 
 
 def _synthetic(bundle: Bundle, side_px: int, *, most: int = 4) -> dict[str, list[bytes]]:
@@ -186,15 +181,9 @@ def _measure(
 
 def _ours(name: str, screener: Screener, files: Sequence[bytes], note: str) -> Contender:
     def run(i: int) -> npt.NDArray[np.float64]:
-        return np.asarray(_screened(screener, files[i]).probabilities)
+        return np.asarray(screen_bytes(screener, files[i]).probabilities)
 
     return Contender(name=name, run=run, note=note)
-
-
-def _screened(screener: Screener, data: bytes) -> Screening:
-    start = perf_counter()
-    image = decode_bytes(data, source="benchmark image")
-    return screener.screen(image, decode_ms=1e3 * (perf_counter() - start))
 
 
 Maker = Callable[[Sequence[bytes]], list[Contender]]
@@ -258,7 +247,7 @@ def _random(name: str, recipe: Recipe, networks: pipelines.Networks, judge: Scre
     """A pipeline with random weights, whose members are cropped to the lung box that `judge` finds."""
 
     def make(files: Sequence[bytes]) -> list[Contender]:
-        boxes = [_screened(judge, data).roi for data in files]
+        boxes = [screen_bytes(judge, data).roi for data in files]
         return [Contender(name=name, run=_boxed(files, recipe, networks, boxes), note=RANDOM)]
 
     return make
@@ -328,7 +317,7 @@ def _stages(
     rows: list[list[float]] = []
     for number in range(-args.warmup, args.rounds):
         before = sum(t.spent_ms for t in timed if t is not None)
-        times = _screened(screener, files[number % len(files)]).times
+        times = screen_bytes(screener, files[number % len(files)]).times
         networks = sum(t.spent_ms for t in timed if t is not None) - before
         outside = times.total_ms - times.decode_ms - networks
         if number >= 0:
@@ -337,11 +326,10 @@ def _stages(
     values = np.asarray(rows)
     after_decoding = values[:, names.index("total")] - values[:, names.index("decode")]
     shares = [float(np.median(values[:, -1] / whole)) for whole in (values[:, names.index("total")], after_decoding)]
-    quantiles = np.percentile(values, [50, 90, 99], axis=0).T
     table = Table(
         title="Stages of cxr-edge, built engines, first kind of file",
         columns=("stage", "p50 ms", "p90 ms", "p99 ms", "n"),
-        rows=tuple((name, *(float(v) for v in q), len(rows)) for name, q in zip(names, quantiles, strict=True)),
+        rows=tuple((name, *percentiles(values[:, i]), len(rows)) for i, name in enumerate(names)),
     )
     return table, shares
 

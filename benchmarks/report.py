@@ -92,8 +92,12 @@ def publish(
     targets: Sequence[Target],
     notes: Sequence[str] = (),
     out: Path,
+    text: str | None = None,
 ) -> Report:
-    """Print the report and write it to `out`, together with a record of this machine."""
+    """Print the report and write it to `out`, together with a record of this machine.
+
+    text: printed instead of the Markdown, by a script that has a form of its own.
+    """
     report = Report(
         name=name,
         question=question,
@@ -105,9 +109,9 @@ def publish(
         notes=tuple(notes),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report.as_json(), indent=1, allow_nan=False)
-    out.write_text(text + "\n", encoding="utf-8")
-    print(markdown(json.loads(text)))
+    written = json.dumps(report.as_json(), indent=1, allow_nan=False)
+    out.write_text(written + "\n", encoding="utf-8")
+    print(markdown(json.loads(written)) if text is None else text)
     print(f"written to {out}")
     return report
 

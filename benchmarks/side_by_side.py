@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.bench import percentiles
+
 __all__ = [
     "Contender",
     "Evictor",
@@ -139,9 +141,9 @@ def measure(
 
 def _run_once(contender: Contender, item: int) -> float:
     assert contender.run is not None
+    gc.collect(0)  # before the preparation, which may be a rest that nothing shall end but the run
     if contender.prepare is not None:
         contender.prepare()
-    gc.collect(0)
     gc.disable()
     try:
         start = perf_counter()
@@ -182,7 +184,7 @@ def _percentiles(measured: Measured, scale: float) -> tuple[Cell, ...]:
     values = measured.milliseconds
     if not values.size:
         return None, None, None, 0
-    return (*(float(v) for v in np.percentile(values, [50, 90, 99]) * scale), values.size)
+    return (*(v * scale for v in percentiles(values)), values.size)
 
 
 def missing(package: str) -> str | None:

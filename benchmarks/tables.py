@@ -16,13 +16,15 @@ from benchmarks.report import markdown
 __all__ = ["main", "page"]
 
 # The order in which a reader asks; a report of another name comes after these.
-ORDER = ("end_to_end", "preprocess", "combine", "cold_start", "throughput")
+ORDER = (
+    "end_to_end", "latency", "scenarios", "idle", "sustained", "preprocess", "combine", "cold_start", "throughput",
+)  # fmt: skip
 
 HEAD = """# Benchmarks
 
-Made by `python -m benchmarks.tables` from the JSON that the scripts in `benchmarks/` wrote; not edited by hand. All
-contenders of a table ran in one process, interleaved round by round in shuffled order. `ratio` is the median over the
-rounds of a contender's time divided by the baseline's in the same round; the baseline is the row with ratio 1.
+Made by `python -m benchmarks.tables` from the JSON that the scripts in `benchmarks/` wrote; not edited by hand. Where a
+table has contenders, all ran in one process, interleaved round by round in shuffled order. `ratio` is then the median
+over the rounds of a contender's time divided by the baseline's in the same round; the baseline is the row with ratio 1.
 """
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,14 +35,6 @@ ROI = Roi(x0=11, y0=7, x1=291, y1=263)
 # A gray level of 8 bits (1/255), or of 16, over the deviation of the test picture: what another rounding may shift.
 ONE_LEVEL = {np.uint8: 0.03, np.uint16: 2e-4}
 OTHER_FILTER = 0.1  # a triangle filter against an area average, in deviations, on a soft picture
-
-
-@pytest.fixture(scope="module")
-def built_bundle(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy bundle with engines built for this machine."""
-    root = Path(shutil.copytree(toy_bundle, tmp_path_factory.mktemp("built") / "toy"))
-    assert cxr_edge(["build-engine", str(root), "--precision", "fp32", "--threads", "1"]) == 0
-    return root
 
 
 def test_every_round_runs_every_contender_once_on_the_same_item() -> None:

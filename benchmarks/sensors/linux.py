@@ -1,0 +1,207 @@
+"""Clocks, temperatures, power and throttling as Linux itself tells them, in files below /sys and /proc.
+
+No package and mostly no permission is needed, on x86 as on Arm. In containers and virtual machines much is missing:
+each sensor then says what it looked for. `root` is the folder that these files lie below; tests give one of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from time import monotonic
+
+from benchmarks.sensors.reading import State, number, slug, text
+
+__all__ = ["CpuClocks", "Hwmon", "Rapl", "Thermal"]
+
+ROOT = Path("/")
+_CPUS = "sys/devices/system/cpu"
+
+
+class _Files:
+    """What the sensors here have in common: nothing is held open between two reads."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root = root
+
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class CpuClocks(_Files):
+    """Clocks of the processor's cores: from cpufreq, else from /proc/cpuinfo."""
+
+    name = "CPU clocks"
+
+    def unavailable_because(self) -> str | None:
+        if self._clocks_mhz():
+            return None
+        return "neither cpufreq in /sys nor clocks in /proc/cpuinfo: usual in virtual machines and containers"
+
+    def read(self) -> State:
+        clocks = self._clocks_mhz()
+        if not clocks:
+            return State()
+        mean = sum(clocks) / len(clocks)
+        return State(values={"cpu_clock_mhz": mean, "slowest_core_mhz": min(clocks), "fastest_core_mhz": max(clocks)})
+
+    def _clocks_mhz(self) -> list[float]:
+        files = (self._root / _CPUS).glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+        clocks = [khz / 1e3 for file in files if (khz := number(file)) is not None]
+        if clocks:
+            return clocks
+        found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text(self._root / "proc/cpuinfo") or "", re.MULTILINE)
+        return [float(mhz) for mhz in found]
+
+
+class Thermal(_Files):
+    """Thermal zones, and what the kernel says of throttling: alerts of a Jetson, throttle counters of x86 cores."""
+
+    name = "thermal zones"
+
+    def __init__(self, root: Path = ROOT) -> None:
+        super().__init__(root)
+        self._events: dict[Path, float] = {}
+
+    def unavailable_because(self) -> str | None:
+        if self._temperatures() or self._alerts() or self._counters():
+            return None
+        return "no zone that can be read in /sys/class/thermal: usual in virtual machines and containers"
+
+    def read(self) -> State:
+        slowed_by = [kind for file, kind in self._alerts() if number(file)]
+        slowed_by += [file.stem.removesuffix("_count") for file in self._counters() if self._has_grown(file)]
+        return State(values=self._temperatures(), slowed_by=tuple(dict.fromkeys(slowed_by)))
+
+    def _temperatures(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for zone in _numbered(self._root / "sys/class/thermal", "thermal_zone*"):
+            millidegrees = number(zone / "temp")  # a zone of a part that is switched off cannot be read
+            if millidegrees is not None:
+                kind = re.sub("_therm(al)?$", "", slug(text(zone / "type") or zone.name))
+                found[_unused(f"{kind}_temperature", found)] = millidegrees / 1e3
+        return found
+
+    def _alerts(self) -> list[tuple[Path, str]]:
+        devices = _numbered(self._root / "sys/class/thermal", "cooling_device*")
+        kinds = [(device / "cur_state", text(device / "type") or "") for device in devices]
+        return [(file, kind) for file, kind in kinds if kind.endswith("-throttle-alert")]
+
+    def _counters(self) -> list[Path]:
+        return sorted((self._root / _CPUS).glob("cpu[0-9]*/thermal_throttle/*_throttle_count"))
+
+    def _has_grown(self, file: Path) -> bool:
+        now = number(file) or 0.0
+        before = self._events.setdefault(file, now)
+        self._events[file] = now
+        return now > before
+
+
+class Rapl(_Files):
+    """Power of an x86 processor, from its energy counters: the mean since the read before, none at the first."""
+
+    name = "RAPL"
+
+    def __init__(self, root: Path = ROOT) -> None:
+        super().__init__(root)
+        self._before: dict[str, tuple[float, float]] = {}
+
+    def unavailable_because(self) -> str | None:
+        zones = self._zones()
+        if not zones:
+            return "no energy counters in /sys/class/powercap: an x86 processor's only, hidden from virtual machines"
+        if not any(number(zone / "energy_uj") is not None for zone in zones):
+            return (
+                f"{zones[0].name}/energy_uj cannot be read: Linux lets root alone since CVE-2020-8694; run as root, or "
+                "make it readable with `sudo chmod o+r`"
+            )
+        return None
+
+    def read(self) -> State:
+        values = {}
+        for zone in self._zones():
+            watts = self._watts(zone)
+            if watts is not None:
+                values[f"{self._label(zone)}_power_w"] = watts
+        return State(values=values)
+
+    def _zones(self) -> list[Path]:
+        # intel-rapl:0 is a package, intel-rapl:0:0 a part of it; intel-rapl-mmio repeats the package.
+        return sorted((self._root / "sys/class/powercap").glob("intel-rapl:*"))
+
+    def _label(self, zone: Path) -> str:
+        parent = zone.name.rpartition(":")[0]
+        above = text(zone.parent / parent / "name") if parent.count(":") else None
+        return slug(f"{above or ''} {text(zone / 'name') or zone.name}")
+
+    def _watts(self, zone: Path) -> float | None:
+        microjoules, now = number(zone / "energy_uj"), monotonic()
+        if microjoules is None:
+            return None
+        before, self._before[zone.name] = self._before.get(zone.name), (microjoules, now)
+        if before is None or now <= before[1]:
+            return None
+        spent = microjoules - before[0]
+        if spent < 0:  # the counter began anew
+            spent += number(zone / "max_energy_range_uj") or 0.0
+        return max(0.0, spent) / 1e6 / (now - before[1])
+
+
+class Hwmon(_Files):
+    """Monitoring chips: the hottest place and the power of each; on a Jetson the rails of its INA3221."""
+
+    name = "hwmon"
+
+    def unavailable_because(self) -> str | None:
+        if self.read().values:
+            return None
+        return "no chip with temperatures or power in /sys/class/hwmon: usual in virtual machines and containers"
+
+    def read(self) -> State:
+        values: dict[str, float] = {}
+        for chip in _numbered(self._root / "sys/class/hwmon", "hwmon*"):
+            kind = slug(text(chip / "name") or chip.name)
+            hottest = _known(chip.glob("temp*_input"))
+            if hottest:
+                values[_unused(f"{kind}_temperature", values)] = max(hottest) / 1e3
+            values |= self._powers(chip, kind)
+        return State(values=values)
+
+    def _powers(self, chip: Path, kind: str) -> dict[str, float]:
+        powers = {}
+        for file in sorted([*chip.glob("power*_input"), *chip.glob("power*_average")]):
+            microwatts = number(file)
+            if microwatts is not None:
+                powers[f"{kind}_{_label(file)}_power_w"] = microwatts / 1e6
+        for file in sorted(chip.glob("curr*_input")):
+            milliamperes, millivolts = number(file), number(file.with_name(file.name.replace("curr", "in")))
+            rail = text(file.with_name(file.name.replace("curr", "in").replace("_input", "_label")))
+            if milliamperes is not None and millivolts is not None and rail and "shunt" not in rail:
+                powers[f"{slug(rail)}_power_w"] = milliamperes * millivolts / 1e6
+        return powers
+
+
+def _label(file: Path) -> str:
+    stem = file.name.rpartition("_")[0]
+    return slug(text(file.with_name(f"{stem}_label")) or stem)
+
+
+def _known(files: Iterable[Path]) -> list[float]:
+    return [value for file in files if (value := number(file)) is not None]
+
+
+def _numbered(folder: Path, pattern: str) -> list[Path]:
+    """In the order of the numbers that their names end with."""
+    return sorted(folder.glob(pattern), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
+
+
+def _unused(stem: str, taken: dict[str, float]) -> str:
+    """`stem_c`, or `stem_2_c` and so on where two have one name."""
+    count = 1
+    while (name := f"{stem}_c" if count == 1 else f"{stem}_{count}_c") in taken:
+        count += 1
+    return name

@@ -1,0 +1,256 @@
+"""Does it stay as quick when it screens for minutes without pause?
+
+    cxr-edge build-engine starter && python -m benchmarks.sustained --minutes 10
+
+A fanless box is quick until it is warm. Screenings follow each other; throughput and latency are told for each window
+of ten seconds, with clocks, temperature, power and throttling beside them where the machine gives them. In the end the
+last quarter of the time is compared with the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from benchmarks.report import publish
+from benchmarks.sensors import Record, Sample, Sampler, all_sensors
+from benchmarks.side_by_side import Cell, Table
+from benchmarks.workload import SOURCES, Workload, add_source, add_workload, at_least_zero, head, screening, settings
+from cxr_edge.bench import percentiles
+from cxr_edge.cli.arguments import at_least_one, load_engines
+from cxr_edge.errors import CxrEdgeError
+from cxr_edge.records import Screening
+from cxr_edge.screener import Screener
+
+__all__ = ["Finished", "Quarters", "main", "screen_for"]
+
+WARM_UP = 10
+# Less than this share of the first quarter counts as slower, or as a lower clock; below it lies what noise does.
+KEPT = 0.97
+# The reading of power to show beside each window, the first of these that there is: the whole box before a part of it.
+POWERS = (
+    "vin_power_w", "vdd_in_power_w", "pom_5v_in_power_w", "power_w", "vdd_gpu_soc_power_w", "package_0_power_w",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """One screening. at_s: its end, by `time.perf_counter`."""
+
+    at_s: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarters:
+    """A figure in the first quarter of the time and in the last; None where there is none."""
+
+    first: float | None
+    last: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.first is None or self.last is None or self.first == 0 else self.last / self.first
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write JSON; 3 if the bundle, its engines or an image cannot be used."""
+    args = _parser().parse_args(argv)
+    try:
+        _measure(args, Workload.of(args))
+    except CxrEdgeError as error:
+        print(f"sustained: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sustained", description=(__doc__ or "").split("\n")[0])
+    add_workload(parser, "sustained")
+    add_source(parser, "bytes")
+    parser.add_argument("--minutes", type=_above_zero, default=5, metavar="N", help="how long (%(default)s)")
+    parser.add_argument("--window-s", type=_above_zero, default=10, metavar="S", help="of the table (%(default)s)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=1, metavar="N",
+        help="images at once, one thread each; 1 (default): one image after the other, with --threads",
+    )  # fmt: skip
+    parser.add_argument("--sample-s", type=_above_zero, default=1, metavar="S", help="between readings (%(default)s)")
+    parser.add_argument(
+        "--gpu", type=int, default=0, metavar="N", help="number of the NVIDIA GPU to watch (%(default)s)"
+    )
+    return parser
+
+
+def _above_zero(text: str) -> float:
+    """argparse type: a number above 0."""
+    value = at_least_zero(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def _measure(args: argparse.Namespace, workload: Workload) -> None:
+    threads = args.threads if args.workers == 1 else 1
+    engines = load_engines(args, workload.bundle, threads=threads)
+    screen = screening(Screener(workload.bundle, engines, threads=threads), workload, args.source)
+    facts = settings(workload, engines, threads)
+    facts |= {"workers": args.workers, "minutes": args.minutes, "warm-up": f"{WARM_UP} screenings"}
+    print(head("cxr-edge without pause", facts, engines))
+    for i in range(WARM_UP):
+        screen(i)
+    with Sampler(all_sensors(gpu=args.gpu), interval_s=args.sample_s) as sampler:
+        begin = perf_counter()
+        finished = screen_for(60 * args.minutes, screen, args.workers)
+        end = perf_counter()
+    record = sampler.record()
+    publish(
+        name="sustained",
+        question="Does it stay as quick when it screens for minutes without pause?",
+        interval=SOURCES[args.source],
+        settings=facts,
+        tables=[
+            _verdict(finished, record, begin, end),
+            _windows(finished, record, begin, args.window_s),
+            _readings(record, begin, end),
+        ],
+        targets=(),
+        notes=(
+            "The first and the last quarter of the time are compared. Slower or lower means less than "
+            f"{KEPT:.0%} of the first quarter.",
+            f"Reading the sensors took {record.cpu_share:.2%} of one core. Not read: "
+            + ("; ".join(f"{sensor}: {reason}" for sensor, reason in record.absent) or "none")
+            + ".",
+        ),
+        out=args.out,
+    )
+
+
+def screen_for(seconds: float, screen: Callable[[int], Screening], workers: int) -> list[Finished]:
+    """Screen image after image for so long, `workers` at once; at least one each. In the order of their ends."""
+    stop_at = perf_counter() + seconds
+
+    def work(worker: int) -> list[Finished]:
+        done: list[Finished] = []
+        while not done or perf_counter() < stop_at:
+            start = perf_counter()
+            screen(worker + workers * len(done))
+            end = perf_counter()
+            done.append(Finished(at_s=end, latency_ms=1e3 * (end - start)))
+        return done
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool:
+        each = list(pool.map(work, range(workers)))
+    return sorted((f for done in each for f in done), key=lambda f: f.at_s)
+
+
+def _windows(finished: Sequence[Finished], record: Record, begin: float, window_s: float) -> Table:
+    """One row a full window; a single row if the run was shorter than one."""
+    lasted = finished[-1].at_s - begin
+    count = max(1, int(lasted / window_s))
+    beside = [*_clocks(record), *_power(record)]
+    rows: list[tuple[Cell, ...]] = []
+    for i in range(count):
+        since, until = begin + i * window_s, begin + min((i + 1) * window_s, lasted)
+        inside = [f.latency_ms for f in finished if since < f.at_s <= until]
+        samples = [s for s in record.samples if since <= s.at_s < until]
+        figures = percentiles(inside, (50, 99)) if inside else (None, None)
+        rows.append(
+            (
+                i * window_s, len(inside), len(inside) / (until - since), *figures,
+                *(_mean(samples, *reading) for reading in beside), _hottest(samples), _slowed_by(samples),
+            )
+        )  # fmt: skip
+    columns = ("from s", "n", "images/s", "p50 ms", "p99 ms", *(f"{name}, {sensor}" for sensor, name in beside))
+    return Table(title="Windows", columns=(*columns, "hottest C", "slowed by"), rows=tuple(rows))
+
+
+def _readings(record: Record, begin: float, end: float) -> Table:
+    names = dict.fromkeys((s.sensor, name) for s in record.samples for name in s.state.values)
+    rows: list[tuple[Cell, ...]] = []
+    for sensor, name in names:
+        values = _values(record.samples, sensor, name)
+        quarters = _reading_quarters(record, sensor, name, begin, end)
+        spread = (min(values), float(np.mean(values)), max(values), len(values))
+        rows.append((sensor, name, quarters.first, quarters.last, *spread))
+    columns = ("sensor", "reading", "first quarter", "last quarter", "min", "mean", "max", "samples")
+    return Table(title="Sensors", columns=columns, rows=tuple(rows))
+
+
+def _verdict(finished: Sequence[Finished], record: Record, begin: float, end: float) -> Table:
+    first, last = _quarter(begin, end)
+    early, late = ([f.latency_ms for f in finished if a < f.at_s <= b] for a, b in (first, last))
+    quarter_s = (end - begin) / 4
+    speed = Quarters(first=len(early) / quarter_s, last=len(late) / quarter_s)
+    p50 = Quarters(first=_median(early), last=_median(late))
+    rows = [
+        ("images/s", speed.first, speed.last, speed.ratio, _said(speed.ratio, "slowed down", "did not slow down")),
+        ("p50 ms", p50.first, p50.last, p50.ratio, ""),
+    ]
+    for sensor, name in _clocks(record):
+        clock = _reading_quarters(record, sensor, name, begin, end)
+        said = _said(clock.ratio, "the clock fell", "the clock did not fall")
+        if len(set(_values(record.samples, sensor, name))) == 1:
+            said = "the same in every sample: locked, or a nominal clock as virtual machines tell it"
+        rows.append((f"{name}, {sensor}", clock.first, clock.last, clock.ratio, said))
+    rows.append(("slowed by, as the machine says", None, None, None, _slowed_by(record.samples) or "nothing was said"))
+    columns = ("figure", "first quarter", "last quarter", "ratio", "verdict")
+    return Table(title="Did it slow down?", columns=columns, rows=tuple(rows))
+
+
+def _said(ratio: float | None, fell: str, held: str) -> str:
+    return "not known: nothing in a quarter" if ratio is None else fell if ratio < KEPT else held
+
+
+def _quarter(begin: float, end: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    quarter = (end - begin) / 4
+    return (begin, begin + quarter), (end - quarter, end)
+
+
+def _reading_quarters(record: Record, sensor: str, name: str, begin: float, end: float) -> Quarters:
+    first, last = (
+        _mean([s for s in record.samples if since <= s.at_s <= until], sensor, name)
+        for since, until in _quarter(begin, end)
+    )
+    return Quarters(first=first, last=last)
+
+
+def _clocks(record: Record) -> list[tuple[str, str]]:
+    """Sensor and reading."""
+    return sorted({(s.sensor, name) for s in record.samples for name in s.state.values if name.endswith("clock_mhz")})
+
+
+def _power(record: Record) -> list[tuple[str, str]]:
+    """Sensor and reading, of one at most."""
+    known = {name: s.sensor for s in record.samples for name in s.state.values}
+    return [(known[name], name) for name in POWERS if name in known][:1]
+
+
+def _values(samples: Sequence[Sample], sensor: str, name: str) -> list[float]:
+    return [s.state.values[name] for s in samples if s.sensor == sensor and name in s.state.values]
+
+
+def _mean(samples: Sequence[Sample], sensor: str, name: str) -> float | None:
+    values = _values(samples, sensor, name)
+    return float(np.mean(values)) if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return percentiles(values, (50,))[0] if values else None
+
+
+def _hottest(samples: Sequence[Sample]) -> float | None:
+    return max((v for s in samples for name, v in s.state.values.items() if name.endswith("_c")), default=None)
+
+
+def _slowed_by(samples: Sequence[Sample]) -> str:
+    return ", ".join(dict.fromkeys(reason for s in samples for reason in s.state.slowed_by))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The latency summary counts what it was told to count and shows a GPU's copies only where there are some."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks import latency
+from benchmarks.latency import Budget, Run, Section, Steps, repeat
+from benchmarks.on_device import EngineOnDevice
+from benchmarks.spread import Spread, columns, ranks_argument, spread
+from benchmarks.workload import at_least_zero
+from cxr_edge.backends.base import CompileOptions
+from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
+from cxr_edge.bundle import Bundle
+from cxr_edge.decode import decode
+from cxr_edge.engines import parts
+from cxr_edge.records import StageTimes
+from tests.benchmarks.scripts import report_of, table_of
+from tests.emulated_device import TICK_MS, EmulatedDevice, EmulatedEngine
+
+SMALL = ("--image-px", "96", "--threads", "1", "--duration", "0", "--warm-up", "0", "--iterations", "3")
+
+
+def test_a_spread_names_what_it_saw() -> None:
+    found = spread([4.0, 1.0, 3.0, 2.0], (50, 90))
+    assert (found.n, found.min_ms, found.mean_ms, found.median_ms, found.max_ms) == (4, 1, 2.5, 2.5, 4)
+    assert found.percentiles_ms == pytest.approx((2.5, 3.7))
+    assert found.variation == pytest.approx(np.std([1, 2, 3, 4]) / 2.5)
+    assert found.line() == (
+        "min = 1 ms, max = 4 ms, mean = 2.5 ms, median = 2.5 ms, percentile(50%) = 2.5 ms, percentile(90%) = 3.7 ms"
+    )
+    assert len(found.cells()) == len(columns((50, 90)))
+
+
+def test_a_spread_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="one run or more, got none"):
+        spread([])
+    with pytest.raises(ValueError, match="a value for each of 2 percentiles, got 1 runs and 1 values"):
+        Spread(
+            n=1, min_ms=1, mean_ms=1, median_ms=1, max_ms=1, variation=0, ranks=(90.0, 99.0), percentiles_ms=(1.0,)
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "90,x", "101", "-1", "90;95"])
+def test_percentiles_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"from 0 to 100, such as 90,95,99, got"):
+        ranks_argument(text)
+    assert ranks_argument("50,99.9") == (50, 99.9)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
+def test_durations_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="a number from 0 on, got"):
+        at_least_zero(text)
+
+
+def test_runs_are_counted_until_both_bounds_are_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    ticks = count()
+    monkeypatch.setattr(latency, "perf_counter", lambda: next(ticks) / 1e3)  # each look at the clock takes 1 ms
+
+    def run(i: int) -> Steps:
+        calls.append(i)
+        return Steps(compute_ms=1.0)
+
+    section = repeat("x", run, Budget(iterations=4, duration_s=0, warm_up_ms=0))
+    assert calls == [0, 0, 1, 2, 3], "one uncounted run, then four"
+    assert (section.warm_up_runs, len(section.runs)) == (1, 4)
+    longer = repeat("x", run, Budget(iterations=1, duration_s=0.020, warm_up_ms=5))
+    assert longer.warm_up_runs == 5
+    assert [r.start_ms for r in longer.runs] == pytest.approx([1, 4, 7, 10, 13, 16, 19])
+    assert {round(r.host_ms, 6) for r in longer.runs} == {1}
+    assert longer.wall_s == pytest.approx(0.020)
+    assert longer.per_second == pytest.approx(7 / 0.020)
+
+
+def test_steps_of_a_host_are_decode_and_compute() -> None:
+    times = StageTimes(decode_ms=0.0, lungs_ms=1.0, preprocess_ms=2.0, members_ms=3.0, combine_ms=4.0)
+    assert latency._stages(SimpleNamespace(times=times)) == Steps(compute_ms=10.0)  # type: ignore[arg-type]
+
+
+def test_steps_of_a_gpu_hold_the_copies_apart() -> None:
+    times = StageTimes(
+        decode_ms=7.0, lungs_ms=1.0, preprocess_ms=2.0, members_ms=3.0, combine_ms=4.0, upload_ms=5.0, download_ms=6.0
+    )
+    steps = latency._stages(SimpleNamespace(times=times))  # type: ignore[arg-type]
+    assert steps == Steps(decode_ms=7.0, upload_ms=5.0, compute_ms=10.0, download_ms=6.0)
+    section = Section(
+        name="x", device=True, runs=(Run(start_ms=0, host_ms=28.5, steps=steps),), wall_s=0.0285, warm_up_runs=1
+    )
+    rows = section.rows()
+    assert list(rows) == ["End-to-end host latency", "Decode", "Enqueue", "H2D", "GPU compute", "D2H"]
+    assert rows["H2D"] == [5.0]
+    assert rows["Enqueue"] is None
+    text = latency._text(section, (99.0,))
+    assert "GPU compute: min = 10 ms, max = 10 ms" in text
+    assert "Enqueue: -" in text
+
+
+def test_a_gpu_engine_alone_tells_its_steps(toy_bundle: Path) -> None:
+    bundle, device = Bundle.open(toy_bundle), EmulatedDevice()
+    image = decode(bundle.file(bundle.manifest.known_answers[0].file))
+    part = parts(bundle)[1]
+    host = OnnxRuntimeBackend().load_reference(part.onnx, CompileOptions())
+    told = latency._engine_run(EmulatedEngine(host, device), part, [image], 1, device)(0)
+    assert (told.upload_ms, told.compute_ms, told.download_ms) == pytest.approx((TICK_MS,) * 3)
+    assert told.decode_ms is None
+    assert told.enqueue_ms is not None
+
+
+def test_an_engine_on_device_memory_gives_what_it_gives_on_the_host(toy_bundle: Path) -> None:
+    part, device = parts(Bundle.open(toy_bundle))[1], EmulatedDevice()
+    host = OnnxRuntimeBackend().load_reference(part.onnx, CompileOptions())
+    images = np.random.default_rng(0).standard_normal((3, 1, *part.preprocess.tensor_shape)).astype(np.float32)
+    bound = EngineOnDevice(EmulatedEngine(host, device), device, [{"image": x} for x in images])
+    for i, x in enumerate(images):
+        bound.run(i)
+        for name, wanted in host.run({"image": x}).items():
+            np.testing.assert_array_equal(bound.outputs()[name], wanted)
+
+
+def test_latency_runs(built_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = tmp_path / "made" / "times.json"
+    options = ("--percentile", "50,99.9", "--export-times", str(times), *SMALL)
+    report = report_of(latency, tmp_path, "--bundle", str(built_bundle), *options)
+    titles = [t["title"] for t in report["tables"][1:]]
+    assert titles == [
+        "Screening from decoded pixels", "Screening from file bytes", "segmenter alone, fp32", "plain alone, fp32",
+        "depthwise alone, fp32", "residual alone, fp32",
+    ]  # fmt: skip
+    pixels, files = (table_of(report, title) for title in titles[:2])
+    assert pixels["Decode"]["mean ms"] is None
+    assert files["Decode"]["n"] == 3
+    for rows in (pixels, files, table_of(report, "plain alone")):
+        assert rows["H2D"]["n"] is rows["D2H"]["n"] is rows["Enqueue"]["n"] is None, "a host copies nothing"
+        assert rows["Compute"]["n"] == 3
+        assert 0 < rows["Compute"]["min ms"] <= rows["End-to-end host latency"]["max ms"]
+        assert rows["Compute"]["p99.9 ms"] >= rows["Compute"]["p50 ms"]
+    assert report["settings"]["engines"].endswith("segmenter fp32, plain fp32, depthwise fp32, residual fp32")
+    assert {"threads", "batch", "warm-up", "power mode"} <= set(report["settings"])
+    exported = json.loads(times.read_text(encoding="utf-8"))
+    assert [(s["name"], len(s["runs"])) for s in exported] == [(title, 3) for title in titles]
+    assert set(exported[0]["runs"][0]) == {"start_ms", "host_ms", "steps"}
+    text = capsys.readouterr().out
+    assert text.startswith("=== cxr-edge latency ===\nMachine: ")
+    assert "Power mode: " in text
+    assert "=== Performance summary: Screening from decoded pixels ===\nThroughput: " in text
+    assert "| step |" not in text, "the summary is printed in place of the Markdown"
+
+
+def test_latency_takes_given_files_and_names_the_one_that_it_cannot_use(
+    built_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Bundle.open(built_bundle)
+    given = str(bundle.file(bundle.manifest.known_answers[0].file))
+    report = report_of(latency, tmp_path, given, "--bundle", str(built_bundle), *SMALL)
+    assert report["settings"]["images"] == "1 given files"
+    assert latency.main([str(tmp_path / "none.png"), "--bundle", str(built_bundle)]) == 3
+    assert "none.png cannot be read (No such file or directory): give X-ray files" in capsys.readouterr().err
+
+
+def test_latency_without_engines_says_how_to_build_them(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert latency.main(["--bundle", str(toy_bundle), *SMALL]) == 3
+    assert "cxr-edge build-engine" in capsys.readouterr().err
