@@ -5,7 +5,8 @@
 # Turing to Blackwell. 87: Jetson Orin. 110: Jetson Thor. 121: DGX Spark.
 set(CXR_EDGE_CUDA_KNOWN 75 80 86 87 89 90 100 110 120 121)
 
-if(CXR_EDGE_CUDA STREQUAL "OFF")
+# Not while cross-compiling, unless asked for: the nvcc on PATH compiles for this machine's own processor.
+if(CXR_EDGE_CUDA STREQUAL "OFF" OR (CXR_EDGE_CUDA STREQUAL "AUTO" AND CMAKE_CROSSCOMPILING))
   set(CXR_EDGE_HAS_CUDA OFF)
 else()
   include(CheckLanguage)
