@@ -2,12 +2,16 @@
 
 pycuda has no stream capture and gives no event's handle, so those two come from csrc. Everything happens in the device's
 primary context, which torch and the CUDA runtime use too; `pycuda.autoinit`, which would make another, is never used.
+pycuda frees memory only in the thread that retained the context or with the context current, so what is made here is given
+back with the context current, in whatever thread that happens.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge import _core
-from cxr_edge.device.memory import Stream
 from cxr_edge.errors import BackendError
 
 __all__ = ["CudaDevice", "Gpu", "cuda_device", "missing"]
@@ -64,6 +67,8 @@ class CudaDevice:
         self.name = self.gpu.name
         self.has_kernels = bool(_core.cuda_architectures())
         self._context = device.retain_primary_context()
+        # Never released: the driver does that when the process ends, and pycuda 2026.1 would detach it the wrong way.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._context))
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -76,34 +81,41 @@ class CudaDevice:
 
     def allocate(self, n_bytes: int) -> _Buffer:
         with self._said(f"{n_bytes} bytes of GPU memory cannot be had"):
-            return _Buffer(self._cuda.mem_alloc(max(n_bytes, 1)), n_bytes)
+            allocation = self._cuda.mem_alloc(max(n_bytes, 1))
+        buffer = _Buffer(int(allocation), n_bytes)
+        weakref.finalize(buffer, self._free, allocation)
+        return buffer
 
     def pinned(self, n_bytes: int) -> npt.NDArray[np.uint8]:
         with self._said(f"{n_bytes} bytes of pinned memory cannot be had"):
-            return np.asarray(self._cuda.pagelocked_empty(n_bytes, np.uint8))
+            array: npt.NDArray[np.uint8] = self._cuda.pagelocked_empty(n_bytes, np.uint8)
+        weakref.finalize(array, self._free, array.base)
+        return array
 
-    def stream(self) -> Stream:
+    def stream(self) -> _Stream:
         with self._said("a stream could not be made"):
-            stream: Stream = self._cuda.Stream(_NON_BLOCKING)
-            return stream
+            pycuda = self._cuda.Stream(_NON_BLOCKING)
+        stream = _Stream(pycuda, pycuda.handle)
+        weakref.finalize(stream, self._drop, [pycuda])
+        return stream
 
-    def upload(self, to: int, source: npt.NDArray[Any], stream: Stream) -> None:
+    def upload(self, to: int, source: npt.NDArray[Any], stream: _Stream) -> None:
         with self._said("a copy to the GPU failed"):
-            self._cuda.memcpy_htod_async(to, source, stream)
+            self._cuda.memcpy_htod_async(to, source, stream.pycuda)
 
-    def download(self, to: npt.NDArray[Any], source: int, stream: Stream) -> None:
+    def download(self, to: npt.NDArray[Any], source: int, stream: _Stream) -> None:
         with self._said("a copy from the GPU failed"):
-            self._cuda.memcpy_dtoh_async(to, source, stream)
+            self._cuda.memcpy_dtoh_async(to, source, stream.pycuda)
 
     def event(self) -> _core.Event:
         with self._said("an event could not be made"):
             return _core.Event()
 
-    def record(self, event: _core.Event, stream: Stream, *, in_graph: bool = False) -> None:
+    def record(self, event: _core.Event, stream: _Stream, *, in_graph: bool = False) -> None:
         with self._said("recording failed"):
             event.record(stream.handle, in_graph)
 
-    def wait(self, stream: Stream, event: _core.Event) -> None:
+    def wait(self, stream: _Stream, event: _core.Event) -> None:
         with self._said("waiting failed"):
             event.hold(stream.handle)
 
@@ -111,14 +123,14 @@ class CudaDevice:
         with self._said("timing failed"):
             return end.ms_since(start)
 
-    def synchronize(self, stream: Stream) -> None:
+    def synchronize(self, stream: _Stream) -> None:
         with self._said("the GPU's work failed"):
-            stream.synchronize()  # type: ignore[attr-defined]
+            stream.pycuda.synchronize()
 
-    def kernels(self, stream: Stream) -> _Kernels:
+    def kernels(self, stream: _Stream) -> _Kernels:
         return _Kernels(self, _core.Cuda(stream.handle))
 
-    def capture(self, stream: Stream, work: Callable[[], None]) -> _Graph:
+    def capture(self, stream: _Stream, work: Callable[[], None]) -> _Graph:
         with self._said("the GPU's work cannot be captured as a graph"):
             _core.begin_capture(stream.handle)
             try:
@@ -129,10 +141,19 @@ class CudaDevice:
             return _Graph(self, _core.end_capture(stream.handle))
 
     @staticmethod
-    def _abandon(stream: Stream) -> None:
+    def _abandon(stream: _Stream) -> None:
         """End a capture whose work failed, so that the stream can be used again. It may be broken already."""
         with suppress(RuntimeError):
             _core.end_capture(stream.handle)
+
+    def _free(self, allocation: Any) -> None:
+        with self.current():
+            allocation.free()
+
+    def _drop(self, only_reference: list[Any]) -> None:
+        """Destroy what has no method for it, by forgetting it."""
+        with self.current():
+            only_reference.clear()
 
     @contextmanager
     def _said(self, what: str) -> Iterator[None]:
@@ -143,18 +164,29 @@ class CudaDevice:
             raise BackendError(f"{what} on {self.name}: {str(error).strip()}") from error
 
 
+@dataclass(eq=False)
 class _Buffer:
-    def __init__(self, allocation: Any, n_bytes: int) -> None:
-        self._allocation = allocation  # frees the memory when it goes
-        self.address = int(allocation)
-        self.n_bytes = n_bytes
+    address: int
+    n_bytes: int
+
+
+class _Stream:
+    """handle: the driver's. pycuda: the object that its functions take; a weak one, so that forgetting it destroys it."""
+
+    def __init__(self, pycuda: Any, handle: int) -> None:
+        self._pycuda = weakref.ref(pycuda)
+        self.handle = handle
+
+    @property
+    def pycuda(self) -> Any:
+        return self._pycuda()
 
 
 class _Graph:
     def __init__(self, device: CudaDevice, graph: _core.Graph) -> None:
         self._device, self._graph = device, graph
 
-    def launch(self, stream: Stream) -> None:
+    def launch(self, stream: _Stream) -> None:
         with self._device._said("launching the graph failed"):
             self._graph.launch(stream.handle)
 

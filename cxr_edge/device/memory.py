@@ -20,7 +20,9 @@ __all__ = ["Buffer", "Device", "Event", "Graph", "Kernels", "Stream", "frame_byt
 _HEADER = np.dtype([("width", "<i4"), ("height", "<i4"), ("row_bytes", "<i4"), ("bytes_per_pixel", "<i4")])
 
 
-Event = Any  # a point in a stream, with a time once it has been passed; of the device that made it
+# Both are taken by the device that made them only.
+Event = Any  # a point in a stream, with a time once it has been passed
+Stream = Any  # work in order; its `handle` is the runtime's, as an integer
 
 
 class Buffer(Protocol):
@@ -28,12 +30,6 @@ class Buffer(Protocol):
 
     address: int
     n_bytes: int
-
-
-class Stream(Protocol):
-    """Work in order. handle: the runtime's, as an integer."""
-
-    handle: int
 
 
 class Graph(Protocol):
