@@ -57,8 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(args: argparse.Namespace, workload: Workload) -> None:
     engines = load_engines(args, workload.bundle, threads=args.threads)
-    screen = screening(Screener(workload.bundle, engines, threads=args.threads), workload, args.source)
-    facts = settings(workload, engines, args.threads)
+    screener = Screener(workload.bundle, engines, threads=args.threads)
+    screen = screening(screener, workload, args.source)
+    facts = settings(workload, screener, args.threads)
     facts |= {"rounds": args.rounds, "warm-up": f"{args.warmup} screenings before each rest"}
     rests = sorted({0.0, *args.idle})
     print(head("cxr-edge after a rest", facts, engines))

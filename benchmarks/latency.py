@@ -132,13 +132,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(args: argparse.Namespace, workload: Workload, engines: EngineSet) -> None:
     budget = Budget(iterations=args.iterations, duration_s=args.duration, warm_up_ms=args.warm_up)
-    facts = settings(workload, engines, args.threads)
+    screener = Screener(workload.bundle, engines, threads=args.threads)
+    facts = settings(workload, screener, args.threads)
     facts |= {
         "warm-up": f"{args.warm_up:g} ms",
         "counted": f"{args.iterations} runs and {args.duration:g} s at least",
     }
     print(head("cxr-edge latency", facts, engines))
-    screener = Screener(workload.bundle, engines, threads=args.threads)
     sections = [_whole(screener, workload, source, engines, budget) for source in SOURCES]
     sections += _alone(workload, engines, args.threads, budget)
     publish(

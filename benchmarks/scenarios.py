@@ -159,7 +159,7 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
     alone = Screener(workload.bundle, engines, threads=args.threads)
     each = load_engines(args, workload.bundle, threads=1) if workers > 1 else engines
     many = Screener(workload.bundle, each) if workers > 1 else alone
-    facts = settings(workload, engines, args.threads)
+    facts = settings(workload, alone, args.threads)
     several = f"{workers}, one thread each" if workers > 1 else "1, with all threads"
     facts |= {"workers on a query of several samples": several, "warm-up": f"{WARM_UP_SAMPLES} samples", "seed": SEED}
     print(

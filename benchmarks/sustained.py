@@ -98,8 +98,9 @@ def _above_zero(text: str) -> float:
 def _measure(args: argparse.Namespace, workload: Workload) -> None:
     threads = args.threads if args.workers == 1 else 1
     engines = load_engines(args, workload.bundle, threads=threads)
-    screen = screening(Screener(workload.bundle, engines, threads=threads), workload, args.source)
-    facts = settings(workload, engines, threads)
+    screener = Screener(workload.bundle, engines, threads=threads)
+    screen = screening(screener, workload, args.source)
+    facts = settings(workload, screener, threads)
     facts |= {"workers": args.workers, "minutes": args.minutes, "warm-up": f"{WARM_UP} screenings"}
     print(head("cxr-edge without pause", facts, engines))
     for i in range(WARM_UP):

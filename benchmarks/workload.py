@@ -120,12 +120,12 @@ def screening(screener: Screener, workload: Workload, source: str) -> Callable[[
     return lambda i: screen_bytes(screener, files[i % len(files)])
 
 
-def settings(workload: Workload, engines: EngineSet, threads: int) -> dict[str, str | int | float]:
+def settings(workload: Workload, screener: Screener, threads: int) -> dict[str, str | int | float]:
     """What every report of these scripts says of its run, the power mode included."""
     manifest = workload.bundle.manifest
     return {
         "bundle": f"{manifest.name} {manifest.version}",
-        "engines": engines.describe(),
+        "engines": screener.describe(),
         "batch": 1,
         "threads": threads,
         "images": workload.described,
