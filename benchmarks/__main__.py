@@ -2,7 +2,7 @@
 
 Each script runs in a process of its own, so that no threads or memory of one are left to the next. Run it on an idle
 machine, after `cxr-edge build-engine` with the same Python (an engine of another ONNX Runtime is refused). The two that
-take many minutes, idle and sustained, run when `--only` names them.
+take many minutes, idle and sustained, and gpu, which needs one, run when `--only` names them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks import tables
 __all__ = ["main"]
 
 NEED_ENGINES = frozenset(tables.ORDER) - {"preprocess", "combine"}
-LONG = frozenset({"idle", "sustained"})
+WHEN_NAMED = frozenset({"idle", "sustained", "gpu"})
 # What --rounds becomes where it is not the script's own option: a look whether it runs, not a measurement.
 ROUNDS = {
     "latency": ("--duration", "0", "--warm-up", "0", "--iterations"),
@@ -30,7 +30,7 @@ ROUNDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the scripts; 1 if one failed, and then the page is not made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run benchmarks, make their page.")
-    usual = [name for name in tables.ORDER if name not in LONG]
+    usual = [name for name in tables.ORDER if name not in WHEN_NAMED]
     parser.add_argument("--only", nargs="+", choices=tables.ORDER, default=usual, help=f"(default: {' '.join(usual)})")
     parser.add_argument("--bundle", default="starter", metavar="DIR", help="folder of the bundle (%(default)s)")
     parser.add_argument("--engines", metavar="DIR", help="folder of its engines (default: in the bundle)")

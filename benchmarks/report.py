@@ -21,7 +21,9 @@ from cxr_edge.cli.arguments import at_least_one
 
 __all__ = ["Report", "Target", "add_common", "installed_versions", "markdown", "publish"]
 
-_PEERS = ("onnxruntime", "openvino", "pillow", "pydicom", "timm", "torch", "torchvision")
+_PEERS = (
+    "onnxruntime", "onnxruntime-gpu", "openvino", "pillow", "pycuda", "pydicom", "tensorrt", "timm", "torch", "torchvision",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

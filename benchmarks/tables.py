@@ -17,7 +17,7 @@ __all__ = ["main", "page"]
 
 # The order in which a reader asks; a report of another name comes after these.
 ORDER = (
-    "end_to_end", "latency", "scenarios", "idle", "sustained", "preprocess", "combine", "cold_start", "throughput",
+    "end_to_end", "latency", "scenarios", "idle", "sustained", "preprocess", "combine", "cold_start", "throughput", "gpu",
 )  # fmt: skip
 
 HEAD = """# Benchmarks

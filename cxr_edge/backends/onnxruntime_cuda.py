@@ -7,10 +7,13 @@ captured. The provider is in the package onnxruntime-gpu, which takes the place 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +132,18 @@ class OnnxRuntimeCudaEngine:
         return enqueue
 
 
+@functools.cache
+def _load_libraries() -> None:
+    """CUDA's and cuDNN's libraries where pip put them; the system's are found without. Its remarks are no results."""
+    preload = getattr(runtime(), "preload_dlls", None)  # from 1.21 on
+    if preload is not None:
+        with redirect_stdout(sys.stderr):
+            preload()
+
+
 def _session(path: Path, *, doing: str, stream: int | None = None) -> Any:
     """A session on the GPU alone."""
+    _load_libraries()
     options = {"device_id": str(_GPU), "arena_extend_strategy": "kSameAsRequested"}
     if stream is not None:
         options["user_compute_stream"] = str(stream)
