@@ -11,7 +11,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILD_FILE",
     "SEGMENTER",
+    "Asked",
     "EngineSet",
     "Part",
     "Selection",
@@ -35,7 +36,7 @@ __all__ = [
     "check_signature",
     "engine_set",
     "engines_root",
-    "last_gpu_options",
+    "last_asked",
     "load",
     "parts",
     "rebuild_command",
@@ -115,28 +116,58 @@ class SideCar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The head of build.json: which engine each part runs with, and the GPU options that all were built with.
+class Asked:
+    """What a build was asked for, as far as it decides which engines come out; see `build.engine.BuildRequest`."""
 
-    report: the build's table, for people.
+    precision: str = "auto"
+    calibration: Path | None = None
+    max_loss: float = 0.01
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+
+    def words(self) -> list[str]:
+        """The command line's options that ask for it; none for the defaults."""
+        words: list[str] = []
+        for values in (self, self.gpu):
+            for option in fields(values):
+                value = getattr(values, option.name)
+                if option.name != "gpu" and value != option.default:
+                    words += [f"--{option.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return words
+
+    def as_json(self) -> dict[str, Any]:
+        return _paths_as_text({**asdict(self), "gpu": _paths_as_text(asdict(self.gpu))})
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Asked:
+        """Read `as_json`'s form. Raises ValueError for options that do not exist or make no sense."""
+        try:
+            gpu = GpuOptions(**_text_as_path(values["gpu"], "timing_cache"))
+            return cls(**{**_text_as_path(values, "calibration"), "gpu": gpu})
+        except (TypeError, KeyError, InputError) as error:
+            raise ValueError(f"what its build was asked for cannot be read: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The head of build.json: which engine each part runs with, and what was asked for when they were built.
+
+    asked: the `Asked` of the build, so that building anew asks for the same. report: the build's table, for people.
     """
 
     backend: str
     bundle_sha256: str
     precisions: Mapping[str, str]
-    gpu: GpuOptions
+    asked: Asked
     report: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        cache = self.gpu.timing_cache
-        gpu = {**asdict(self.gpu), "timing_cache": None if cache is None else str(cache)}
-        return {"schema": _BUILD_SCHEMA, **asdict(self), "gpu": gpu}
+        return {"schema": _BUILD_SCHEMA, **asdict(self), "asked": self.asked.as_json()}
 
     @classmethod
     def read(cls, path: Path) -> Selection:
         """Read a build.json. Raises ValueError if it is not one."""
         values = _read_json(path, _BUILD_SCHEMA, {f.name for f in fields(cls)})
-        return cls(**{**values, "gpu": _gpu_options(values["gpu"])})
+        return cls(**{**values, "asked": Asked.from_json(values["asked"])})
 
 
 def parts(bundle: Bundle) -> tuple[Part, ...]:
@@ -170,7 +201,7 @@ def load(bundle: Bundle, engines_dir: Path | None = None, *, backend: str = "aut
     runtime = backends.choose(backend, among=built, engines=root)
     folder = root / runtime.name
     selection = _selection(folder, bundle, again)
-    options = CompileOptions(threads=threads, gpu=selection.gpu)
+    options = CompileOptions(threads=threads, gpu=selection.asked.gpu)
     versions = runtime.versions()
     loaded = [_load_part(folder, part, selection, runtime, versions, options, again) for part in parts(bundle)]
     return engine_set(bundle, runtime, loaded, tuple(selection.precisions[p.name] for p in parts(bundle)))
@@ -204,30 +235,25 @@ def engine_set(bundle: Bundle, backend: Backend, loaded: Sequence[Engine], preci
 def rebuild_command(bundle: Bundle, engines_dir: Path | None = None, backend: str = "auto") -> str:
     """The exact command that builds the engines which `load` with the same arguments looks for.
 
-    GPU options are those of the last build there, so that they are not lost.
+    What the last build there was asked for is asked for again.
     """
     packaged = Path(__file__).resolve().parent / STARTER
     words = ["cxr-edge", "build-engine", STARTER if bundle.root == packaged else str(bundle.root)]
     words += [] if engines_dir in (None, engines_root(bundle, None)) else ["--engines", str(engines_dir)]
     words += [] if backend == "auto" else ["--backend", backend]
-    last = last_gpu_options(bundle, engines_dir, backend)
-    for option in fields(GpuOptions):
-        value = getattr(last, option.name)
-        if value != option.default:
-            words += [f"--{option.name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(words)
+    return shlex.join([*words, *last_asked(bundle, engines_dir, backend).words()])
 
 
-def last_gpu_options(bundle: Bundle, engines_dir: Path | None, backend: str) -> GpuOptions:
-    """Those of the build whose engines `load` looks for, whether or not they can be used; the defaults if none is."""
+def last_asked(bundle: Bundle, engines_dir: Path | None, backend: str) -> Asked:
+    """What the build of the engines that `load` looks for was asked for, usable or not; the defaults if none is."""
     root = engines_root(bundle, engines_dir)
     names = [name for name in backends.BACKENDS if backend in ("auto", name)]
     for path in (root / name / BUILD_FILE for name in names):
         try:
-            return Selection.read(path).gpu
+            return Selection.read(path).asked
         except ValueError:
             continue
-    return GpuOptions()
+    return Asked()
 
 
 def check_signature(engine: Engine, part: Part) -> None:
@@ -299,13 +325,12 @@ def _difference(car: SideCar, part: Part, versions: Mapping[str, str], engine_sh
     return f"was built on another machine or with other versions ({said})"
 
 
-def _gpu_options(values: Mapping[str, Any]) -> GpuOptions:
-    """From JSON. Raises ValueError for options that do not exist or make no sense."""
-    try:
-        cache = values["timing_cache"]
-        return GpuOptions(**{**values, "timing_cache": None if cache is None else Path(cache)})
-    except (TypeError, KeyError, InputError) as error:
-        raise ValueError(f"its GPU options cannot be used: {error}") from None
+def _paths_as_text(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+
+
+def _text_as_path(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {**values, name: None if values[name] is None else Path(values[name])}
 
 
 def _read_json(path: Path, schema: str, keys: set[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cxr_edge import engines
+from cxr_edge.backends.base import GpuOptions
 from cxr_edge.build.engine import BuildRequest, build
 from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.errors import BackendError, ContractError
@@ -84,10 +85,34 @@ def test_the_command_repeats_what_was_asked_for(bundle, tmp_path):
 
 
 def test_the_default_folder_needs_no_option(bundle):
-    assert engines.rebuild_command(bundle, bundle.root / "engines") == f"cxr-edge build-engine {bundle.root}"
+    command = engines.rebuild_command(bundle, bundle.root / "engines")
+    assert command == f"cxr-edge build-engine {bundle.root} --precision fp32"  # as the last build was asked
 
 
-def test_the_packaged_bundle_is_called_starter(bundle):
+def test_what_a_build_was_asked_for_survives_json_and_becomes_options(tmp_path):
+    asked = engines.Asked(
+        precision="int8",
+        calibration=tmp_path / "my x-rays",
+        max_loss=0.02,
+        gpu=GpuOptions(timing_cache=tmp_path / "cache", version_compatible=True, max_batch=4),
+    )
+    assert engines.Asked.from_json(json.loads(json.dumps(asked.as_json()))) == asked
+    assert asked.words() == [
+        "--precision", "int8", "--calibration", str(tmp_path / "my x-rays"), "--max-loss", "0.02",
+        "--timing-cache", str(tmp_path / "cache"), "--version-compatible", "--max-batch", "4",
+    ]  # fmt: skip
+    assert engines.Asked().words() == []
+
+
+@pytest.mark.parametrize("change", [{"gpu": {}}, {"surprise": 1}, {"gpu": {"timing_cache": None, "max_batch": 0}}])
+def test_unreadable_wishes_make_the_build_unusable(bundle, folder, change):
+    values = json.loads((folder / "build.json").read_text())
+    edit(folder / "build.json", asked={**values["asked"], **change})
+    assert "what its build was asked for cannot be read" in refusal(bundle)[0]
+
+
+def test_the_packaged_bundle_is_called_starter(bundle, monkeypatch):
+    monkeypatch.setattr(engines, "last_asked", lambda *_: engines.Asked())
     packaged = Path(engines.__file__).resolve().parent / "starter"
     assert engines.rebuild_command(dataclasses.replace(bundle, root=packaged)) == "cxr-edge build-engine starter"
 

@@ -27,7 +27,7 @@ from cxr_edge.build.simplify import simplify
 from cxr_edge.build.trial import Judge, Outcome, Tools, Trial, run_trial
 from cxr_edge.bundle import Bundle, check_networks
 from cxr_edge.decode import decode
-from cxr_edge.engines import SEGMENTER, EngineSet, Part, Selection
+from cxr_edge.engines import SEGMENTER, Asked, EngineSet, Part, Selection
 from cxr_edge.errors import BundleError, InputError
 from cxr_edge.screener import Screener
 
@@ -314,7 +314,12 @@ def _write(
         backend=backend.name,
         bundle_sha256=request.bundle.digest,
         precisions=report.precisions,
-        gpu=request.gpu,
+        asked=Asked(
+            precision=request.precision,
+            calibration=request.calibration,
+            max_loss=request.max_loss,
+            gpu=request.gpu,
+        ),
         report=report.as_json(),
     )
     if report.complete and isinstance(backend, DeviceBackend):  # whose compilers need seconds even for that

@@ -13,7 +13,7 @@ from pathlib import Path
 from cxr_edge.backends import BACKENDS
 from cxr_edge.backends.base import HARDWARE_COMPATIBILITY, GpuOptions
 from cxr_edge.bundle import STARTER, Bundle
-from cxr_edge.engines import EngineSet, last_gpu_options, load
+from cxr_edge.engines import EngineSet, last_asked, load
 from cxr_edge.errors import EngineError
 from cxr_edge.screener import cores
 
@@ -107,11 +107,18 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
 
 
 def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
-    """Build as `cxr-edge build-engine` with the same arguments would; with the GPU options of the last build, if any."""
+    """Build as `cxr-edge build-engine` would, asked for what the last build was asked for, if there was one."""
     from cxr_edge.build.engine import BuildRequest, build  # imports onnx
 
-    gpu = last_gpu_options(bundle, args.engines, args.backend)
-    build(
-        BuildRequest(bundle=bundle, engines_dir=args.engines, backend=args.backend, threads=threads, gpu=gpu),
-        lambda line: print(line, file=sys.stderr, flush=True),
+    asked = last_asked(bundle, args.engines, args.backend)
+    request = BuildRequest(
+        bundle=bundle,
+        engines_dir=args.engines,
+        backend=args.backend,
+        threads=threads,
+        precision=asked.precision,  # type: ignore[arg-type]  # BuildRequest checks it
+        calibration=asked.calibration,
+        max_loss=asked.max_loss,
+        gpu=asked.gpu,
     )
+    build(request, lambda line: print(line, file=sys.stderr, flush=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -12,7 +13,8 @@ from cxr_edge import backends, engines
 from cxr_edge.backends.base import GpuOptions
 from cxr_edge.build.engine import BuildRequest, build
 from cxr_edge.bundle import Bundle
-from cxr_edge.cli import main
+from cxr_edge.cli import build_engine, main
+from cxr_edge.cli.arguments import gpu_options
 from cxr_edge.decode import decode
 from cxr_edge.errors import EngineError
 from cxr_edge.screener import Screener
@@ -82,7 +84,8 @@ def test_engines_of_another_gpu_are_refused_with_the_command(machine, bundle):
     assert "was built on another machine or with other versions (gpu 'emulated GPU' there, 'Orin' here)" in str(
         error.value
     )
-    command = f"cxr-edge build-engine {bundle.root} --backend tensorrt --optimization-level 4 --version-compatible"
+    command = f"cxr-edge build-engine {bundle.root} --backend tensorrt --precision fp32"
+    command += " --optimization-level 4 --version-compatible"
     assert str(error.value).endswith(command)
 
 
@@ -107,7 +110,8 @@ def test_rebuild_builds_what_does_not_fit(machine, bundle, capsys):
     assert "building, because of --rebuild" in said.err
     assert json.loads(said.out)["run"]["engines"].endswith("one CUDA graph an image, on emulated GPU")
     built = json.loads((bundle.root / "engines" / "tensorrt" / "build.json").read_text())
-    assert built["gpu"]["workspace_mib"] == 32
+    assert built["asked"]["gpu"]["workspace_mib"] == 32
+    assert built["asked"]["precision"] == "fp32"
 
 
 def test_rebuild_builds_where_there_is_nothing_yet(bundle, capsys):
@@ -133,3 +137,24 @@ def test_bench_on_a_gpu_shows_the_copies(machine, bundle, capsys):
 def test_gpu_options_of_the_command_line(bundle, capsys):
     assert main(["build-engine", str(bundle.root), "--dla-core", "0", "--max-batch", "4"]) == 2
     assert "max_batch 1" in capsys.readouterr().err
+
+
+def test_the_command_of_a_refusal_is_one_that_build_engine_takes(tmp_path):
+    asked = engines.Asked(
+        precision="bf16",
+        calibration=tmp_path,
+        max_loss=0.02,
+        gpu=GpuOptions(
+            optimization_level=3,
+            workspace_mib=64,
+            timing_cache=tmp_path / "cache",
+            hardware_compatibility="ampere-plus",
+            version_compatible=True,
+            dla_core=1,
+        ),
+    )
+    parser = argparse.ArgumentParser()
+    build_engine.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["build-engine", *asked.words()])
+    assert gpu_options(args) == asked.gpu
+    assert (args.precision, args.calibration, args.max_loss) == ("bf16", tmp_path, 0.02)
