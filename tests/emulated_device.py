@@ -76,11 +76,14 @@ class EmulatedGraph:
     """Calls to play back. launches: how often that was done."""
 
     calls: list[Callable[[], None]]
+    breaks: str = ""
     launches: int = 0
 
     def launch(self, stream: EmulatedStream) -> None:
         self.launches += 1
-        for call in self.calls:
+        if self.breaks == "on launch":
+            raise BackendError("launching the graph failed: out of memory")
+        for call in self.calls[-2:] if self.breaks == "silently" else self.calls:
             call()
 
 
@@ -98,9 +101,12 @@ class _Access:
 
 @dataclass(eq=False)
 class EmulatedDevice:
-    """refuses_capture: raise BackendError, as a driver may. seed: of the order of blocks and threads in the kernels."""
+    """refuses_capture: raise BackendError, as a driver may. breaks_graphs: `on launch`, or `silently`, by leaving most of
+    the work out. seed: of the order of blocks and threads in the kernels.
+    """
 
     refuses_capture: bool = False
+    breaks_graphs: str = ""
     seed: int = 0
     name: str = "emulated GPU"
     has_kernels: bool = True
@@ -189,7 +195,7 @@ class EmulatedDevice:
             work()
             forked = [s for s in self.streams.values() if s.captured and s is not stream]
             assert all(stream.knows.get(s.handle, 0) == s.own for s in forked), "a stream of the capture was not joined"
-            graph = EmulatedGraph(calls=self._recording)
+            graph = EmulatedGraph(calls=self._recording, breaks=self.breaks_graphs)
         finally:
             self._recording, self._accesses = None, []
             for s in self.streams.values():

@@ -1,42 +1,33 @@
-"""One screening on a GPU: upload, lungs, preprocess, members on their own streams, combine, download, as one graph.
+"""Screening on a GPU as one CUDA graph: a `Pipeline` that captures a screening's work and plays it back.
 
-An image comes in, `Outputs` go out; in between nothing returns to the host, the lung box least of all. The first image of
-a size class runs plainly and is the warm-up that capture needs; then its work is captured, and every later image is one
-copy into pinned memory and one launch. Kernels read the image's size from its header on the device, so that the graph
-depends on the class alone: sizes rounded up by at most an eighth.
+The first image of a size class runs plainly, which is the warm-up that capture needs; then its work is captured, and every
+later image is one copy into pinned memory and one launch. Kernels read the image's size from its header on the device, so
+that the graph depends on the class alone: sizes rounded up by at most an eighth.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge import _core
 from cxr_edge.backends.base import DeviceEngine
-from cxr_edge.combine import Combiner
-from cxr_edge.device.arena import Arena
-from cxr_edge.device.memory import Buffer, Device, Event, Graph, Stream, frame_bytes, put_frame
+from cxr_edge.device.memory import Device, Graph, frame_bytes, put_frame
+from cxr_edge.device.work import Frame, ScreeningWork
 from cxr_edge.errors import BackendError, ContractError
-from cxr_edge.lungs import LungVerdict, core_rule, roi_and_flag
+from cxr_edge.lungs import LungVerdict, roi_and_flag
 from cxr_edge.manifest import Manifest
 from cxr_edge.pipeline import Outputs
-from cxr_edge.preprocess import PreprocessSpec, core_spec
 from cxr_edge.records import Flag, GrayPixels, Image, Roi, StageTimes
 
 __all__ = ["DevicePipeline", "size_class"]
 
 _LEAST_CLASS = 1 << 16  # bytes; below it a graph a class would gain nothing
-_STAGES = ("upload", "lungs", "preprocess", "members", "combine", "download")
-_WARM_UP_SIDE = 64  # of the blank image with which a pipeline is tried when it is made
-
-_RECORD = np.dtype([("seen", "<i4", 4), ("found", "<i4", 4), ("verdict", "<i4")])
+_TRIAL_SIDE = 96  # of the picture with which a pipeline is tried when it is made
+_SAME = 1e-3  # probabilities of the plain run and of the graph on that picture may differ so far
 
 
 def size_class(n_bytes: int) -> int:
@@ -45,21 +36,11 @@ def size_class(n_bytes: int) -> int:
     return -(-max(n_bytes, _LEAST_CLASS) // step) * step
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Network:
-    """An engine bound to its addresses. out: its outputs on the device."""
-
-    run: Callable[[], None]
-    tensor: Buffer
-    stream: Stream
-    done: Event
-
-
 class DevicePipeline:
     """A `Pipeline` on one GPU. Several threads may use it; they take turns.
 
-    how: `one CUDA graph an image`, or that it runs on plain streams and why. Raises BackendError if a blank image cannot
-    be screened, ContractError for engines that do not run on device memory.
+    how: `one CUDA graph an image`, or that it runs on plain streams and why. Raises BackendError if a trial picture cannot
+    be screened, ContractError for engines that do not fit the manifest.
     """
 
     def __init__(
@@ -74,200 +55,93 @@ class DevicePipeline:
         self._graphs: dict[int, Graph] = {}
         self._refused: str | None = None
         with device.current():
-            self._stream = device.stream()
-            self._kernels = device.kernels(self._stream)
-            self._plan_memory(segmenter, members)
-            self._bind(segmenter, members)
-            self._marks = [device.event() for _ in range(len(_STAGES) + 1)]
-            self._fork = device.event()
-            self._frame, self._pinned = self._memory_for_frames(_LEAST_CLASS)
-        blank = np.zeros((_WARM_UP_SIDE, _WARM_UP_SIDE), np.uint8)
-        self._run_pixels(blank)
-        self._run_pixels(blank)  # by the graph, if it could be captured: a launch that fails must fail here
+            self._work = ScreeningWork(manifest, segmenter, members, device)
+            self._frame = self._room_for(_LEAST_CLASS)
+        self._try()
 
     @property
     def how(self) -> str:
         """In what manner it works, for the report."""
-        what = "one CUDA graph an image" if self._refused is None else f"plain CUDA streams ({self._refused})"
+        what = "one CUDA graph an image" if self._refused is None else f"plain CUDA streams (no graph: {self._refused})"
         return f"{what}, on {self._device.name}"
 
     def run(self, image: Image) -> Outputs:
         """See `Pipeline`."""
-        results, times = self._run_pixels(image.pixels)
+        results, times = self._screen(image.pixels)
         roi, flags = self._roi(results, image)
-        logits = np.stack([results[f"logits {m.name}"][0] for m in self._manifest.members])
-        cams = [results[f"cam {m.name}"][0] for m in self._manifest.members if f"cam {m.name}" in results]
+        names = [m.name for m in self._manifest.members]
+        cams = [results[f"cam {name}"][0] for name in names if f"cam {name}" in results]
         return Outputs(
             roi=roi,
             flags=flags,
-            logits=logits,
-            cams=tuple(cams) if len(cams) == len(self._manifest.members) else (),
+            logits=np.stack([results[f"logits {name}"][0] for name in names]),
+            cams=tuple(cams) if len(cams) == len(names) else (),
             probabilities=results["probabilities"],
             winner=int(results["winner"][0]),
             times=times,
         )
 
-    def _plan_memory(self, segmenter: DeviceEngine | None, members: tuple[DeviceEngine, ...]) -> None:
-        """All memory but the image's: tensors, what the kernels need, and the arena of results, which is one download."""
-        manifest, device = self._manifest, self._device
-        self._lungs_first = (
-            _core.DevicePreprocessor([core_spec(manifest.segmenter.preprocess)]) if manifest.segmenter else None
-        )
-        self._members_next = _core.DevicePreprocessor([core_spec(m.preprocess) for m in manifest.members])
-        self._combiner = _core.DeviceCombiner(Combiner(manifest.combination, labels=len(manifest.labels)).core)
-        arena = Arena()
-        arena.add("record", (1,), _RECORD)
-        arena.add("probabilities", (len(manifest.labels),), np.float32)
-        arena.add("winner", (1,), np.int32)
-        for member, engine in zip(manifest.members, members, strict=True):
-            arena.add(f"logits {member.name}", _logits_shape(member.name, engine, len(manifest.labels)), np.float32)
-        for member, engine in zip(manifest.members, members, strict=True):
-            if "cam" in engine.output_shapes(1):
-                arena.add(f"cam {member.name}", engine.output_shapes(1)["cam"], np.float32)
-        self._arena = arena
-        self._results = device.allocate(arena.n_bytes)
-        self._pinned_results = device.pinned(arena.n_bytes)
-        first, scratch = self._lungs_first, [self._members_next.scratch_bytes, self._combiner.scratch_bytes]
-        self._scratch = device.allocate(max(scratch + ([first.scratch_bytes] if first else [])))
-        self._parameters = device.allocate(self._combiner.parameters().nbytes)
-        self._parameters_host = self._combiner.parameters()
-        device.upload(self._parameters.address, self._parameters_host, self._stream)
-        device.synchronize(self._stream)
+    def _try(self) -> None:
+        """Screen a made-up picture plainly and by the graph, which is believed only if it gives the same answer."""
+        picture = np.random.default_rng(0).integers(0, 256, (_TRIAL_SIDE, _TRIAL_SIDE), np.uint8)
+        plain = self._screen(picture)[0]["probabilities"]
+        if self._refused is None:
+            try:
+                self._screen(np.zeros_like(picture), plainly=True)  # nothing shall be left of the answer
+                by_graph = self._screen(picture)[0]["probabilities"]
+            except BackendError as error:
+                self._refused = str(error)
+            else:
+                if not np.allclose(plain, by_graph, atol=_SAME):
+                    self._refused = f"it answered {by_graph.tolist()} for {plain.tolist()}"
+        if self._refused is not None:
+            self._graphs.clear()
+            self._screen(picture)  # must work now
 
-    def _bind(self, segmenter: DeviceEngine | None, members: tuple[DeviceEngine, ...]) -> None:
-        spec = self._manifest.segmenter.preprocess if self._manifest.segmenter else None
-        self._segmenter = None
-        if segmenter is not None and spec is not None:
-            _, _, rows, columns = segmenter.output_shapes(1)["mask"]
-            self._mask = self._device.allocate(4 * rows * columns)
-            self._mask_shape = rows, columns
-            self._lung_scratch = self._device.allocate(_core.lung_scratch_bytes(rows, columns))
-            self._segmenter = self._bound(segmenter, spec, {"mask": self._mask.address}, self._stream)
-        self._members = tuple(
-            self._bound(engine, member.preprocess, self._output_addresses(member.name, engine), self._device.stream())
-            for member, engine in zip(self._manifest.members, members, strict=True)
-        )
-
-    def _output_addresses(self, member: str, engine: DeviceEngine) -> dict[str, int]:
-        names = [t.name for t in engine.outputs]
-        return {n: self._results.address + self._arena.offset(f"{n} {member}") for n in names}
-
-    def _bound(self, engine: DeviceEngine, spec: PreprocessSpec, outputs: dict[str, int], stream: Stream) -> _Network:
-        tensor = self._device.allocate(int(np.prod(spec.tensor_shape)) * np.dtype(spec.dtype).itemsize)
-        run = engine.bind({"image": tensor.address, **outputs}, batch=1, stream=stream.handle)
-        return _Network(run=run, tensor=tensor, stream=stream, done=self._device.event())
-
-    def _run_pixels(self, pixels: GrayPixels) -> tuple[dict[str, npt.NDArray[Any]], StageTimes]:
+    def _screen(self, pixels: GrayPixels, *, plainly: bool = False) -> tuple[dict[str, npt.NDArray[Any]], StageTimes]:
+        """plainly: without the graph, also if there is one."""
         with self._lock, self._device.current():
             start = perf_counter()
             size = size_class(frame_bytes(pixels))
             self._grow(size)
-            put_frame(pixels, self._pinned)
-            graph = self._graphs.get(size)
+            put_frame(pixels, self._frame.pinned)
+            graph = None if plainly else self._graphs.get(size)
             if graph is not None:
-                graph.launch(self._stream)
+                graph.launch(self._work.stream)
             else:
-                self._enqueue(size, in_graph=False)
-            self._device.synchronize(self._stream)
-            results = self._arena.views(self._pinned_results.copy())
-            times = self._times(1e3 * (perf_counter() - start))
-            if graph is None and self._refused is None:
+                self._work.enqueue(self._part(size), in_graph=False)
+            self._device.synchronize(self._work.stream)
+            results, times = self._work.results(), self._times(1e3 * (perf_counter() - start))
+            if size not in self._graphs and self._refused is None:
                 self._capture(size)
             return results, times
 
     def _grow(self, size: int) -> None:
         """Make room for frames of `size` bytes. Graphs hold addresses, so larger memory makes the old ones void."""
-        if self._frame.n_bytes < size:
+        if self._frame.memory.n_bytes < size:
             self._graphs.clear()
-            self._frame, self._pinned = self._memory_for_frames(size)
+            self._frame = self._room_for(size)
 
-    def _memory_for_frames(self, size: int) -> tuple[Buffer, npt.NDArray[np.uint8]]:
+    def _room_for(self, size: int) -> Frame:
         pinned = self._device.pinned(size)
         pinned[:] = 0
-        return self._device.allocate(size), pinned
+        return Frame(pinned=pinned, memory=self._device.allocate(size))
+
+    def _part(self, size: int) -> Frame:
+        return Frame(pinned=self._frame.pinned[:size], memory=self._frame.memory)
 
     def _capture(self, size: int) -> None:
+        frame = self._part(size)
         try:
-            self._graphs[size] = self._device.capture(self._stream, lambda: self._enqueue(size, in_graph=True))
+            self._graphs[size] = self._device.capture(
+                self._work.stream, lambda: self._work.enqueue(frame, in_graph=True)
+            )
         except BackendError as error:
-            self._refused = f"no graph: {error}"
-
-    def _enqueue(self, size: int, *, in_graph: bool) -> None:
-        """All of a screening's work, in stream order; marks between the stages."""
-        device, stream, marks = self._device, self._stream, iter(self._marks)
-
-        def mark() -> None:
-            device.record(next(marks), stream, in_graph=in_graph)
-
-        mark()
-        device.upload(self._frame.address, self._pinned[:size], stream)
-        mark()
-        self._enqueue_lungs()
-        mark()
-        self._preprocess(self._members_next, [m.tensor.address for m in self._members], lungs=self._record)
-        mark()
-        self._enqueue_members()
-        mark()
-        self._enqueue_combination()
-        mark()
-        device.download(self._pinned_results, self._results.address, stream)
-        mark()
-
-    @property
-    def _record(self) -> int:
-        """Address of the lung record, which begins with the box that members see; 0 without a segmenter."""
-        return self._results.address + self._arena.offset("record") if self._segmenter else 0
-
-    def _preprocess(self, planned: _core.DevicePreprocessor, outputs: list[int], *, lungs: int) -> None:
-        self._kernels.preprocess(
-            planned, frame=self._frame.address, lungs=lungs, scratch=self._scratch.address, outputs=outputs
-        )
-
-    def _enqueue_lungs(self) -> None:
-        segmenter = self._manifest.segmenter
-        if self._segmenter is None or self._lungs_first is None or segmenter is None:
-            return
-        self._preprocess(self._lungs_first, [self._segmenter.tensor.address], lungs=0)
-        self._segmenter.run()
-        rows, columns = self._mask_shape
-        self._kernels.lung_box(
-            mask=self._mask.address,
-            rows=rows,
-            columns=columns,
-            rule=core_rule(segmenter.lung_box),
-            frame=self._frame.address,
-            scratch=self._lung_scratch.address,
-            record=self._record,
-        )
-
-    def _enqueue_members(self) -> None:
-        self._device.record(self._fork, self._stream)
-        for member in self._members:
-            self._device.wait(member.stream, self._fork)
-            member.run()
-            self._device.record(member.done, member.stream)
-        for member in self._members:
-            self._device.wait(self._stream, member.done)
-
-    def _enqueue_combination(self) -> None:
-        names = [f"logits {m.name}" for m in self._manifest.members]
-        offsets = [self._arena.offset(name) for name in names]
-        stride = (offsets[1] - offsets[0]) // 4 if len(offsets) > 1 else len(self._manifest.labels)
-        self._kernels.combine(
-            self._combiner,
-            parameters=self._parameters.address,
-            logits=self._results.address + offsets[0],
-            member_stride=stride,
-            scratch=self._scratch.address,
-            probabilities=self._results.address + self._arena.offset("probabilities"),
-            winner=self._results.address + self._arena.offset("winner"),
-        )
+            self._refused = str(error)
 
     def _times(self, whole_ms: float) -> StageTimes:
         """The stages by the GPU's clock; what remains of the whole is the image's way there, with the launch."""
-        marks = self._marks
-        spans = [self._device.elapsed_ms(a, b) for a, b in pairwise(marks)]
-        stages = dict(zip(_STAGES, spans, strict=True))
+        stages = self._work.stage_ms()
         del stages["upload"]
         return StageTimes(
             decode_ms=0.0,
@@ -285,10 +159,3 @@ class DevicePipeline:
         if roi.as_tuple() != tuple(int(v) for v in record["seen"]):
             raise ContractError(f"the GPU's members saw the box {record['seen'].tolist()}, its verdict says {roi}")
         return roi, (flag,) if flag else ()
-
-
-def _logits_shape(member: str, engine: DeviceEngine, labels: int) -> tuple[int, ...]:
-    shape = engine.output_shapes(1)["logits"]
-    if shape != (1, labels):
-        raise ContractError(f"{member}: expected logits of shape (1, {labels}), the engine gives {shape}")
-    return shape

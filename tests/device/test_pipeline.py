@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -142,6 +143,24 @@ def test_where_capture_is_refused_it_runs_on_streams_and_says_so(toy_bundle):
     assert screener.describe().endswith(
         "; plain CUDA streams (no graph: the capture failed: operation not permitted), on emulated GPU"
     )
+
+
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        ("on launch", r"launching the graph failed: out of memory"),
+        ("silently", r"it answered \[.*\] for \[.*\]"),
+    ],
+)
+def test_a_graph_that_fails_or_answers_otherwise_is_not_used(toy_bundle, breaks, reason):
+    bundle, device = Bundle.open(toy_bundle), EmulatedDevice(breaks_graphs=breaks)
+    screener = Screener(bundle, on_device(bundle, device))
+    launches = [g.launches for g in device.graphs]
+    image = image_of(lung_like(220, 200, np.uint8))
+    for _ in range(3):
+        same(screener.screen(image), Screener(bundle, engines.reference(bundle)).screen(image))
+    assert [g.launches for g in device.graphs] == launches
+    assert re.search(rf"; plain CUDA streams \(no graph: {reason}\), on emulated GPU$", screener.describe())
 
 
 def test_engines_on_a_gpu_without_the_cores_kernels_run_from_the_host(toy_bundle):
