@@ -46,6 +46,7 @@ class Launches {
 
   template <typename Block>
   void launch(const Block& block, Grid grid) {
+    static_assert(sizeof(Block) <= 4096, "what a kernel is given by value must fit 4 KiB");
     const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
     kernel<Block><<<blocks, Block::kThreads, 0, stream_>>>(block);
     check(cudaGetLastError(), "a kernel could not be launched");

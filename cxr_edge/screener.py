@@ -119,11 +119,13 @@ def _pipeline(manifest: Manifest, engines: EngineSet, threads: int) -> Pipeline:
     """On the GPU if the engines run there and so do the core's kernels; else on the host, saying why."""
     if engines.device is None:
         return HostPipeline(manifest, engines, threads=threads)
-    if not engines.device.has_kernels:
-        how = "preprocessing on the host, since cxr-edge was built without CUDA"
-        return HostPipeline(manifest, engines, threads=threads, how=how)
     from cxr_edge.device.pipeline import DevicePipeline
+    from cxr_edge.device.proof import kernel_failure
 
+    reason = kernel_failure(engines.device)
+    if reason is not None:
+        how = f"preprocessing on the host, since the core's kernels do not run: {reason}"
+        return HostPipeline(manifest, engines, threads=threads, how=how)
     return DevicePipeline(manifest, engines.segmenter, engines.members, engines.device)  # type: ignore[arg-type]
 
 

@@ -102,14 +102,15 @@ class _Access:
 @dataclass(eq=False)
 class EmulatedDevice:
     """refuses_capture: raise BackendError, as a driver may. breaks_graphs: `on launch`, or `silently`, by leaving most of
-    the work out. seed: of the order of blocks and threads in the kernels.
+    the work out. kernels_fail: `loudly`, or `silently`, by doing nothing. seed: of the order of the kernels' blocks and
+    threads.
     """
 
     refuses_capture: bool = False
     breaks_graphs: str = ""
     seed: int = 0
     name: str = "emulated GPU"
-    has_kernels: bool = True
+    kernels_fail: str = ""
     gpu: Gpu = _GPU
     graphs: list[EmulatedGraph] = field(default_factory=list)
     allocations: int = 0
@@ -251,6 +252,10 @@ class _Kernels:
         )  # fmt: skip
 
     def _do(self, kernel: Callable[[Any], None], *, reads: Sequence[Range], writes: Sequence[Range]) -> None:
+        if self.device.kernels_fail == "loudly":
+            raise BackendError("no kernel image is available for execution on the device")
+        if self.device.kernels_fail:
+            return
         executor = _core.Emulated(self.device.seed)
         self.device.do(lambda: kernel(executor), self.stream, reads=reads, writes=writes)
 

@@ -53,14 +53,8 @@ class OnnxRuntimeCudaBackend:
 
     def versions(self) -> dict[str, str]:
         """Runtime, GPU, compute capability, the driver's CUDA version, platform."""
-        gpu = cuda_device().gpu
-        return {
-            "onnxruntime": str(runtime().__version__),
-            "gpu": gpu.name,
-            "compute_capability": gpu.compute_capability,
-            "driver": gpu.driver,
-            "platform": host.platform_name(),
-        }
+        gpu = cuda_device().gpu.versions()
+        return {"onnxruntime": str(runtime().__version__), **gpu, "platform": host.platform_name()}
 
     def portable(self, options: GpuOptions) -> tuple[str, ...]:
         """An ONNX file depends on no GPU; what the gate found on one may differ on another, so no key is left out."""

@@ -54,14 +54,8 @@ class TensorRtBackend:
 
     def versions(self) -> dict[str, str]:
         """TensorRT, GPU, compute capability, the driver's CUDA version, platform."""
-        gpu = cuda_device().gpu
-        return {
-            "tensorrt": str(_tensorrt().__version__),
-            "gpu": gpu.name,
-            "compute_capability": gpu.compute_capability,
-            "driver": gpu.driver,
-            "platform": host.platform_name(),
-        }
+        gpu = cuda_device().gpu.versions()
+        return {"tensorrt": str(_tensorrt().__version__), **gpu, "platform": host.platform_name()}
 
     def portable(self, options: GpuOptions) -> tuple[str, ...]:
         """As NVIDIA promises it for the compatibility that was asked for."""

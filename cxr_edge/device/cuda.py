@@ -37,6 +37,10 @@ class Gpu:
     driver: str
     integrated: bool
 
+    def versions(self) -> dict[str, str]:
+        """The part of `Backend.versions` that is the GPU's."""
+        return {"gpu": self.name, "compute_capability": self.compute_capability, "driver": self.driver}
+
 
 def missing() -> str | None:
     """None if a GPU can be used through pycuda here, else why not and what to do. Starts the driver, makes no context."""
@@ -65,7 +69,6 @@ class CudaDevice:
         device = self._cuda.Device(ordinal)
         self.gpu = _facts(self._cuda, device)
         self.name = self.gpu.name
-        self.has_kernels = bool(_core.cuda_architectures())
         self._context = device.retain_primary_context()
         # Never released: the driver does that when the process ends, and pycuda 2026.1 would detach it the wrong way.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._context))

@@ -74,7 +74,6 @@ class Device(Protocol):
     """One GPU, or what stands for it. All methods are called with the device current."""
 
     name: str
-    has_kernels: bool  # whether the native core was built with kernels for it
 
     def current(self) -> Any:
         """A context manager that makes the device the calling thread's."""

@@ -163,12 +163,20 @@ def test_a_graph_that_fails_or_answers_otherwise_is_not_used(toy_bundle, breaks,
     assert re.search(rf"; plain CUDA streams \(no graph: {reason}\), on emulated GPU$", screener.describe())
 
 
-def test_engines_on_a_gpu_without_the_cores_kernels_run_from_the_host(toy_bundle):
-    bundle, device = Bundle.open(toy_bundle), EmulatedDevice(has_kernels=False)
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        ("loudly", "no kernel image is available for execution on the device"),
+        ("silently", r"a kernel found the box .* where .* is right"),
+    ],
+)
+def test_where_the_cores_kernels_fail_engines_run_from_the_host(toy_bundle, fail, reason):
+    bundle, device = Bundle.open(toy_bundle), EmulatedDevice(kernels_fail=fail)
     screener = Screener(bundle, on_device(bundle, device))
     image = image_of(lung_like(220, 200, np.uint8))
     same(screener.screen(image), Screener(bundle, engines.reference(bundle)).screen(image))
-    assert screener.describe().endswith("; preprocessing on the host, since cxr-edge was built without CUDA")
+    how = rf"; preprocessing on the host, since the core's kernels do not run: {reason}$"
+    assert re.search(how, screener.describe())
 
 
 def test_the_stages_are_timed_and_add_up(screeners):

@@ -23,7 +23,7 @@ from cxr_edge.records import Roi
 from tests.emulated_device import EmulatedDevice
 from tests.golden import reference
 from tests.golden.test_combine import STRATEGIES, combination
-from tests.golden.test_preprocess import DTYPES, SPECS, random_pixels, square
+from tests.golden.test_preprocess import DTYPES, SPECS, image_and_box, random_pixels, square
 
 # Largest difference to the CPU: everything up to the last float is the same arithmetic; a GPU's exp, log and tanh may
 # differ from the CPU's in the last bit of a double.
@@ -84,15 +84,6 @@ def preprocess(device, specs, pixels, roi):
     )
     device.synchronize(stream)
     return [from_device(device, o, s.tensor_shape, s.dtype) for o, s in zip(outputs, specs, strict=True)]
-
-
-@st.composite
-def image_and_box(draw):
-    width, height = draw(st.integers(1, 90)), draw(st.integers(1, 90))
-    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
-    x1, y1 = draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
-    pixels = random_pixels(height, width, draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**16)))
-    return pixels, Roi(x0=x0, y0=y0, x1=x1, y1=y1)
 
 
 @given(image_and_box(), st.integers(1, 70), st.booleans())

@@ -105,7 +105,6 @@ class DevicePreprocessor {
   // Throws std::invalid_argument for a spec that cannot be run, or one with more than 3 channels.
   explicit DevicePreprocessor(const std::vector<Spec>& specs);
 
-  size_t tensors() const { return specs_; }
   size_t scratch_bytes() const { return scratch_bytes_; }
 
   // outputs: one address a spec. lungs 0: none.
