@@ -131,6 +131,7 @@ class Backend(Protocol):
     name: str
     suffix: str  # of its engine files, ".onnx"
     precisions: tuple[str, ...]  # of the ONNX files that it compiles: "fp32", "fp16", "bf16", "int8", "uint8"
+    takes_gpu_options: bool  # whether `GpuOptions` change what it compiles
 
     def unavailable_because(self) -> str | None:
         """None if it can run here, else why not and what to install. Cheap; `auto` runs an inference besides."""

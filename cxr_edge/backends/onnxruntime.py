@@ -51,6 +51,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     suffix = ".onnx"
     precisions: tuple[str, ...] = ("fp32", "int8", "uint8")
+    takes_gpu_options: bool = False
 
     def unavailable_because(self) -> str | None:
         """None, or what to install."""

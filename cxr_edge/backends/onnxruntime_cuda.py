@@ -42,6 +42,7 @@ class OnnxRuntimeCudaBackend:
     name = "onnxruntime-cuda"
     suffix = ".onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16")
+    takes_gpu_options: bool = False
 
     def unavailable_because(self) -> str | None:
         """None, or what to install."""

@@ -35,6 +35,7 @@ class TensorRtBackend:
     name = "tensorrt"
     suffix = ".plan"
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
+    takes_gpu_options: bool = True
 
     def unavailable_because(self) -> str | None:
         """None, or what to install."""

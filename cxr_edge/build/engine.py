@@ -31,7 +31,7 @@ from cxr_edge.engines import SEGMENTER, Asked, EngineSet, Part, Selection
 from cxr_edge.errors import BundleError, InputError
 from cxr_edge.screener import Screener
 
-__all__ = ["BuildRequest", "build", "silent"]
+__all__ = ["BuildRequest", "build", "options_note", "silent", "softmax"]
 
 Chosen = dict[str, Candidate]
 
@@ -273,8 +273,14 @@ def _report(
         engines=str(folder),
         rows=tuple(rows),
         whole=whole,
-        notes=(*notes, *more),
+        notes=(*notes, *more, *options_note(backend, request.gpu)),
     )
+
+
+def options_note(backend: Backend, gpu: GpuOptions) -> list[str]:
+    """What to say of options that were given to a backend without such."""
+    idle = gpu != GpuOptions() and not backend.takes_gpu_options
+    return [f"{backend.name} has no GPU options: those that were given changed nothing"] if idle else []
 
 
 def _final(row: Row, outcome: Outcome, chosen: Chosen, whole: Verdict | None) -> Row:

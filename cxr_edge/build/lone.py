@@ -23,7 +23,7 @@ from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.build import store
 from cxr_edge.build.calibrate import Ranges, measure_ranges
 from cxr_edge.build.candidates import PrecisionChoice, Recipe, recipes
-from cxr_edge.build.engine import silent, softmax
+from cxr_edge.build.engine import options_note, silent, softmax
 from cxr_edge.build.gate import Limits, judge_member, judge_segmenter
 from cxr_edge.build.report import BuildReport
 from cxr_edge.build.samples import IMAGE_LIMIT, image_paths, spread
@@ -97,7 +97,7 @@ def build_network(request: NetworkRequest, say: Callable[[str], None] = silent) 
         engines=str(request.out),
         rows=rows,
         whole=None,
-        notes=simplified.notes[:1],
+        notes=(*simplified.notes[:1], *options_note(backend, request.gpu)),
     )
 
 

@@ -6,6 +6,7 @@ In: a parser; out: the parser with the argument group. Each function's help text
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -101,7 +102,8 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
     except EngineError as error:
         if not getattr(args, "rebuild", False):
             raise
-        print(f"{str(error).splitlines()[0]} ...: building, because of --rebuild", file=sys.stderr)
+        reason = re.sub(r"[:;] build them with$", "", str(error).splitlines()[0])
+        print(f"{reason}; building, because of --rebuild", file=sys.stderr)
     _build(args, bundle, threads)
     return load(bundle, args.engines, backend=args.backend, threads=threads)
 

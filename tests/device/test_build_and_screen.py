@@ -107,7 +107,7 @@ def test_rebuild_builds_what_does_not_fit(machine, bundle, capsys):
     assert "cxr-edge build-engine" in capsys.readouterr().err
     assert main([*words, "--rebuild"]) == 0
     said = capsys.readouterr()
-    assert "building, because of --rebuild" in said.err
+    assert "(gpu 'emulated GPU' there, 'Orin' here); building, because of --rebuild\n" in said.err
     assert json.loads(said.out)["run"]["engines"].endswith("one CUDA graph an image, on emulated GPU")
     built = json.loads((bundle.root / "engines" / "tensorrt" / "build.json").read_text())
     assert built["asked"]["gpu"]["workspace_mib"] == 32
@@ -132,6 +132,13 @@ def test_bench_on_a_gpu_shows_the_copies(machine, bundle, capsys):
     assert "upload" in table
     assert "download" in table
     assert "one CUDA graph an image" in table
+
+
+def test_gpu_options_that_a_backend_does_not_have_are_said_to_change_nothing(bundle):
+    note = "onnxruntime has no GPU options: those that were given changed nothing"
+    asked = {"bundle": bundle, "precision": "fp32", "backend": "onnxruntime"}
+    assert note in build(BuildRequest(**asked, gpu=GpuOptions(workspace_mib=64))).notes
+    assert note not in build(BuildRequest(**asked)).notes
 
 
 def test_gpu_options_of_the_command_line(bundle, capsys):
