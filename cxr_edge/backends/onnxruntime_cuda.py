@@ -31,9 +31,6 @@ __all__ = ["OnnxRuntimeCudaBackend", "OnnxRuntimeCudaEngine"]
 _PROVIDER = "CUDAExecutionProvider"
 _MEMORY = "cuda"
 _GPU = 0
-_KEEP_OFF_THE_HOST = (
-    "1"  # session.disable_cpu_ep_fallback: what the provider cannot do must fail, not wander to and fro
-)
 
 
 class OnnxRuntimeCudaBackend:
@@ -137,13 +134,14 @@ def _load_libraries() -> None:
 
 
 def _session(path: Path, *, doing: str, stream: int | None = None) -> Any:
-    """A session on the GPU alone."""
+    """A session on the GPU. Shape arithmetic that the runtime keeps on the host does no harm; a layer that it runs there
+    cannot be captured, which the pipeline then says.
+    """
     _load_libraries()
     options = {"device_id": str(_GPU), "arena_extend_strategy": "kSameAsRequested"}
     if stream is not None:
         options["user_compute_stream"] = str(stream)
     settings = quiet_settings()
-    settings.add_session_config_entry("session.disable_cpu_ep_fallback", _KEEP_OFF_THE_HOST)
     try:
         session = runtime().InferenceSession(str(path), settings, providers=[(_PROVIDER, options)])
     except Exception as error:  # as above

@@ -52,7 +52,6 @@ def _onnxruntime(monkeypatch, device: EmulatedDevice) -> Backend:
     _use(monkeypatch, onnxruntime_cuda, device)
     monkeypatch.setattr(onnxruntime_cuda, "_PROVIDER", "CPUExecutionProvider")
     monkeypatch.setattr(onnxruntime_cuda, "_MEMORY", "cpu")
-    monkeypatch.setattr(onnxruntime_cuda, "_KEEP_OFF_THE_HOST", "0")
     bind = OnnxRuntimeCudaEngine.bind
 
     def bind_later(self, addresses: Mapping[str, int], *, batch: int, stream: int) -> Callable[[], None]:
