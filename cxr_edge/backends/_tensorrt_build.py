@@ -33,7 +33,6 @@ def build_plan(trt: Any, onnx: Path, options: CompileOptions) -> bytes:
     # Strongly typed: each tensor has the type that the ONNX file says. TensorRT 11 ignores the flag, it knows no other.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     config = builder.create_builder_config()
-    # Older parsers look into the configuration (for a DLA) and are not given one; newer ones may be.
     _parse(trt, onnx, network, log)
     _configure(trt, builder, network, config, options.gpu, log)
     _use_timing_cache(config, options.gpu.timing_cache, log)
