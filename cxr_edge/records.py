@@ -127,6 +127,15 @@ class StageTimes:
     def total_ms(self) -> float:
         return sum((getattr(self, f.name) for f in fields(self)), 0.0)
 
+    def describe(self) -> str:
+        """The stages in the order of the work, for people; copies to and from a GPU only where there were some."""
+        there = f"upload {self.upload_ms:.2f}, " if self.upload_ms else ""
+        back = f", download {self.download_ms:.2f}" if self.download_ms else ""
+        return (
+            f"decode {self.decode_ms:.1f}, {there}lungs {self.lungs_ms:.1f}, preprocess {self.preprocess_ms:.2f}, "
+            f"members {self.members_ms:.1f}, combine {self.combine_ms:.2f}{back}"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemberScore:

@@ -164,8 +164,4 @@ def _flags(s: Screening) -> str:
 
 
 def _times(s: Screening) -> str:
-    t = s.times
-    return (
-        f'<p class="small">{t.total_ms:.1f} ms: decode {t.decode_ms:.1f}, lungs {t.lungs_ms:.1f}, preprocess '
-        f"{t.preprocess_ms:.2f}, members {t.members_ms:.1f}, combine {t.combine_ms:.2f}</p>"
-    )
+    return f'<p class="small">{s.times.total_ms:.1f} ms: {s.times.describe()}</p>'

@@ -65,10 +65,7 @@ def block(s: Screening) -> str:
         lines.append(f"  member {member.member}: {scores}")
     lines.append(f"  lung box: x {box.x0}..{box.x1}, y {box.y0}..{box.y1}")
     lines += [f"  note: {flag.message} [{flag.code}]" for flag in s.flags]
-    lines.append(
-        f"  time: {t.total_ms:.1f} ms (decode {t.decode_ms:.1f}, lungs {t.lungs_ms:.1f}, "
-        f"preprocess {t.preprocess_ms:.2f}, members {t.members_ms:.1f}, combine {t.combine_ms:.2f})"
-    )
+    lines.append(f"  time: {t.total_ms:.1f} ms ({t.describe()})")
     return "\n".join(lines)
 
 

@@ -185,3 +185,13 @@ def test_pictures_of_one_name_are_kept_apart(tmp_path):
         writer.add(answer)
     writer.close()
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["00001-a.png.png", "00003-a.png.png"]
+
+
+def test_copies_to_a_gpu_are_among_the_times_where_there_were_some():
+    here = StageTimes(decode_ms=1.0, lungs_ms=2.0, preprocess_ms=0.5, members_ms=3.0, combine_ms=0.25)
+    assert here.describe() == "decode 1.0, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25"
+    there = replace(here, upload_ms=0.75, download_ms=0.125)
+    assert there.describe() == (
+        "decode 1.0, upload 0.75, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25, download 0.12"
+    )
+    assert there.total_ms == here.total_ms + 0.875
