@@ -2,7 +2,7 @@
 
 It is as strict as a GPU where that can be told on a host: memory is filled with rubbish; nothing runs while it is captured;
 a graph keeps the addresses and sizes that it was captured with; streams must have been told to wait for one another before
-they touch the same memory (`Order` keeps a vector clock a stream, and a missing wait is an error although the host did
+they touch the same memory (every stream keeps a vector clock, and a missing wait is an error although the host did
 everything in turn); and a capture must have forked into every stream that it uses and joined it again.
 """
 
@@ -33,7 +33,7 @@ __all__ = [
 
 _ALIGNMENT = 256
 TICK_MS = 1e-3  # what passes between two events
-_GPU = Gpu(name="emulated GPU", compute_capability="0.0", driver="0.0", integrated=False)
+_GPU = Gpu(name="emulated GPU", compute_capability="0.0", driver="0.0")
 
 Range = tuple[int, int]  # address and bytes
 

@@ -87,7 +87,7 @@ class TensorRtEngine:
     """One loaded plan. `run` may be called by several threads, which then take turns."""
 
     def __init__(self, trt: Any, path: Path, device: Device, options: GpuOptions) -> None:
-        self._trt, self._device = trt, device
+        self._device = device
         self._log = _tensorrt_log.Log.of(trt)
         self._runtime = _tensorrt_log.made(trt.Runtime, self._log, doing="start its runtime")
         self._engine = _deserialize(self._runtime, path, self._log, options)

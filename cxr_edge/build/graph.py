@@ -1,4 +1,4 @@
-"""An ONNX graph with its look-ups: who makes a tensor, who takes it, which values are constant.
+"""An ONNX graph with its look-ups: who takes a tensor, which values are constant.
 
 Comes from a ModelProto, which it changes in place; the rewriting steps (`simplify`, `precision`) share it, because ONNX
 itself offers none of these look-ups.
@@ -32,10 +32,6 @@ class Graph:
     def nodes(self) -> Sequence[onnx.NodeProto]:
         """The nodes in topological order."""
         return list(self.model.graph.node)
-
-    def producer(self, tensor: str) -> onnx.NodeProto | None:
-        """The node that makes `tensor`; None for inputs and constants."""
-        return self._producers.get(tensor)
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
         """The nodes that take `tensor`."""
@@ -72,7 +68,6 @@ class Graph:
         self._index()
 
     def _index(self) -> None:
-        self._producers = {out: n for n in self.model.graph.node for out in n.output if out}
         self._consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.model.graph.node:
             for name in dict.fromkeys(node.input):

@@ -35,7 +35,6 @@ class Gpu:
     name: str
     compute_capability: str
     driver: str
-    integrated: bool
 
     def versions(self) -> dict[str, str]:
         """The part of `Backend.versions` that is the GPU's."""
@@ -228,5 +227,4 @@ def _facts(cuda: Any, device: Any) -> Gpu:
         name=device.name(),
         compute_capability=f"{major}.{minor}",
         driver=f"{version // 1000}.{version % 1000 // 10}",
-        integrated=bool(device.get_attribute(cuda.device_attribute.INTEGRATED)),
     )

@@ -24,7 +24,6 @@ class FakeDriver:
     """The module. counts: objects that exist; gpus: how many; complaints: what a real driver would have warned of."""
 
     Error = Error
-    device_attribute = SimpleNamespace(INTEGRATED="integrated")
 
     def __init__(self, *, gpus: int = 1) -> None:
         self.gpus, self.counts, self.complaints = gpus, {"memory": 0, "pinned": 0, "stream": 0}, []
@@ -50,7 +49,6 @@ class FakeDriver:
         return SimpleNamespace(
             name=lambda: "Fake GPU",
             compute_capability=lambda: (8, 7),
-            get_attribute=lambda attribute: 1 if attribute == "integrated" else 0,
             retain_primary_context=lambda: context,
         )
 
