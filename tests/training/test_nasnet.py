@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
 import torch_pruning
 from torch import nn
 
+from tests.tolerances import DEEP_NETWORK, assert_close
 from training.models import NetworkSpec, build, load_network, save_network
 from training.models.nasnet import nasnet_mobile_trunk
 from training.models.transfer import with_trunk_of
@@ -72,8 +72,8 @@ def test_the_exporter_by_tracing_takes_it(network: nn.Module, tmp_path: Path) ->
     logits, cam = session.run(None, {session.get_inputs()[0].name: IMAGE.numpy()})
     with torch.no_grad():
         expected = network(IMAGE)
-    np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
-    np.testing.assert_allclose(cam, expected.cam, atol=1e-4)
+    assert_close(logits, expected.logits, DEEP_NETWORK)
+    assert_close(cam, expected.cam, DEEP_NETWORK)
 
 
 @pytest.mark.filterwarnings("ignore:Unwrapped parameters")
