@@ -1,36 +1,48 @@
 # `make demo` and `make test` each set everything up by themselves, in .venv.
+# constraints.txt holds the versions that were tested; CONSTRAINTS= (empty) takes the newest of everything.
 PYTHON ?= python3
+PYTHON_NEWEST ?= python3.13
+PYTHON_LOWEST ?= python3.10
 TORCH ?= torch torchvision
+CONSTRAINTS ?= constraints.txt
+UPGRADE ?=
 IMAGES ?=
+FUZZ ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
-CORE := CMakeLists.txt pyproject.toml $(shell find csrc cmake -type f)
+CORE := CMakeLists.txt pyproject.toml $(CONSTRAINTS) $(shell find csrc cmake -type f)
+INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+BUILD_CONSTRAINT := $(if $(CONSTRAINTS),--build-constraint $(CONSTRAINTS))
 
-.PHONY: help setup demo test sanitize lint fmt bench wheel clean test-aarch64
+.PHONY: help setup demo test test-newest test-lowest test-aarch64 fuzz lock sanitize lint fmt bench wheel clean
 
 help:
 	@echo "make demo    build the starter bundle's engines and screen synthetic X-rays (IMAGES=folder: yours)"
 	@echo "make test    run the tests            make lint    ruff, mypy, clang-format"
 	@echo "make bench   measure against peers    make fmt     format    make wheel    build a wheel"
+	@echo "make fuzz    mutate files for the header parsers and decoders (FUZZ=arguments)"
+	@echo "make lock    write constraints.txt again (UPGRADE=--upgrade: newest versions)"
+	@echo "make test-newest    the tests on the newest of all dependencies, PYTHON_NEWEST=$(PYTHON_NEWEST)"
+	@echo "make test-lowest    the runtime's tests on its lowest allowed ones, PYTHON_LOWEST=$(PYTHON_LOWEST)"
 	@echo "make test-aarch64   the native core cross-compiled for Arm, its golden tests under qemu-user"
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(INSTALL) --upgrade pip
 	touch $@
 
 # The runtime alone: what a device needs.
 $(VENV)/.runtime: $(VENV)/.made $(CORE)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) $(BUILD_CONSTRAINT) --editable .
 	touch $@
 
 # Training, tests and linters besides; the core is compiled once, here or for the runtime. torch and torchvision together, so
-# that they fit each other (timm needs both); TORCH chooses versions, or an index with builds for a machine without CUDA, which
-# are smaller.
+# that they fit each other (timm needs both); TORCH chooses an index with builds for a machine without CUDA, which are smaller,
+# or, with CONSTRAINTS=, versions.
 $(VENV)/.dev: $(VENV)/.made $(CORE)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	$(INSTALL) $(TORCH)
+	$(INSTALL) $(BUILD_CONSTRAINT) --editable '.[train,dev]'
 	touch $(VENV)/.runtime $@
 
 # NVIDIA's own Python bindings of TensorRT, without the library: what tests/contract/test_tensorrt_api_only.py reads, and skips
@@ -43,7 +55,7 @@ $(VENV)/.bindings: $(VENV)/.dev
 	done; test -n "$$failed" || touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(INSTALL) $(BUILD_CONSTRAINT) --editable '.[bench]'
 	touch $@
 
 setup: $(VENV)/.dev
@@ -57,6 +69,33 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev $(VENV)/.bindings
 	$(BIN)/python -m pytest
+
+# The whole suite on the newest of everything that pyproject.toml allows.
+test-newest:
+	$(MAKE) test VENV=build/newest PYTHON=$(PYTHON_NEWEST) CONSTRAINTS=
+
+# The runtime's tests on the lowest version of each of its dependencies, without torch: what tests training is left out.
+test-lowest:
+	$(MAKE) build/lowest/.lowest VENV=build/lowest PYTHON=$(PYTHON_LOWEST)
+	build/lowest/bin/python -m pytest tests --ignore=tests/training --ignore=tests/journey --ignore=tests/benchmarks
+
+$(VENV)/.lowest: $(VENV)/.made $(CORE)
+	$(INSTALL) uv
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --no-annotate pyproject.toml --output-file $(VENV)/lowest.txt
+	$(BIN)/python -m pip install --quiet $(BUILD_CONSTRAINT) --constraint $(VENV)/lowest.txt --editable '.[dev]'
+	touch $@
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Versions stay as they are where pyproject.toml allows them; UPGRADE=--upgrade takes the newest. What holds of every machine that
+# cxr-edge is for (CPython on Linux) is cut from the markers.
+lock: $(VENV)/.made
+	$(INSTALL) uv
+	UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 \
+	  --no-annotate --extra train --extra dev --extra bench --group tools pyproject.toml --output-file constraints.txt
+	sed -i -E "s/ (and )?(python_full_version < '3.15'|(implementation_name|platform_python_implementation) [!=]= '\w+'|sys_platform == 'linux')//g; \
+	  s/; and/;/; s/ ;$$//" constraints.txt
 
 # The golden tests on a core built with the address and undefined-behaviour sanitizers. -S: without the editable install,
 # which would put the ordinary core before it.
@@ -91,7 +130,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --page build/bench/benchmarks.md
 
 wheel: $(VENV)/.dev
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel --quiet $(BUILD_CONSTRAINT) --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf build dist $(VENV)
