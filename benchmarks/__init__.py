@@ -7,4 +7,6 @@ that take many minutes or a GPU; `python -m benchmarks.tables build/bench docs/r
 results from the JSON. Peers come with `pip install '.[bench]'`; those that are missing are shown so.
 """
 
+import cxr_edge  # noqa: F401  # switches ONNX Runtime's telemetry off before a script here imports it
+
 __all__: list[str] = []

@@ -1,7 +1,8 @@
 """cxr-edge: train, prune, compile and screen chest X-ray ensembles on small machines.
 
 This package is the runtime: what a device needs to turn an X-ray file into an answer. It pulls in no deep-learning
-framework; training lives in the repository's `training` folder and depends on this package, never the other way.
+framework; training lives in the repository's `training` folder and depends on this package, never the other way. Importing
+it switches ONNX Runtime's telemetry off for this process and its children.
 
     from cxr_edge import Bundle, Screener, load_engines, load_image
 
@@ -12,6 +13,7 @@ framework; training lives in the repository's `training` folder and depends on t
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,11 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.29 and later writes a device id and an event database below the user's cache folder and looks up its
+# telemetry host. It reads this variable when it is first imported, so every package here that imports it imports this
+# one first (docs/environment.md, tests/test_privacy.py).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Where each public name lives. Imported on first use, so that `import cxr_edge` costs nothing.
 _HOMES = {
