@@ -17,6 +17,7 @@ from cxr_edge.backends.base import GpuOptions
 from cxr_edge.build.engine import BuildRequest, build
 from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.errors import BackendError, ContractError
+from tests.tolerances import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_engines_load(bundle):
 def test_the_engines_compute_what_the_reference_computes(bundle):
     image = np.random.default_rng(0).standard_normal((1, 1, 48, 48)).astype(np.float32)
     wanted, got = (s.members[0].run({"image": image}) for s in (engines.reference(bundle), engines.load(bundle)))
-    assert np.allclose(wanted["cam"], got["cam"], atol=1e-5 * np.abs(wanted["cam"]).max())
+    assert_close(got["cam"], wanted["cam"])
 
 
 def test_no_engines_at_all(bundle):

@@ -12,17 +12,31 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DEEP_NETWORK", "NETWORK", "PROBABILITY", "assert_close"]
+__all__ = [
+    "DEEP_NETWORK", "HALF", "HEAT_MAP", "NETWORK", "OF_PRECISION", "PROBABILITY", "PROBABILITY_ON_A_GPU", "assert_close",
+]  # fmt: skip
 
-# Absolute. Probabilities of one combination computed by two implementations from the same logits.
+# Absolute: probabilities of one combination by two implementations from the same logits. Everything up to the last float
+# is the same arithmetic; exp, log and tanh may differ in the last bit of a double.
 PROBABILITY = 1e-6
 
-# Relative to the largest magnitude. Outputs in float32 of a network of up to about fifty layers, by two runtimes, batch
-# sizes or layouts: 5e-7 is typical.
+# Absolute: the same with the networks on a GPU beside the CPU's; fp32 is TF32 where the GPU has it.
+PROBABILITY_ON_A_GPU = {"fp32": 5e-3, "fp16": 2e-2}
+
+# Absolute: heat maps, 0 to 1, of activation maps that differ by NETWORK.
+HEAT_MAP = 1e-5
+
+# Relative to the largest magnitude: float32 outputs of a network by two runtimes, batch sizes or layouts.
 NETWORK = 1e-5
 
-# The same for NASNet-A, some 300 layers deep: 1.4e-6 measured here, 4.5e-6 on another processor.
+# The same for NASNet-A, some 300 layers deep: 1.4e-6 measured on one processor, 4.5e-6 on another.
 DEEP_NETWORK = 5e-5
+
+# The same for the small networks of tests/contract in that precision.
+OF_PRECISION = {"fp32": NETWORK, "fp16": 5e-3, "bf16": 4e-2, "int8": 0.1, "uint8": 0.1}
+
+# The same for the networks of tests/build/test_half.py: 11 and 8 bits of mantissa, a few layers.
+HALF = {"fp16": 0.01, "bf16": 0.06}
 
 
 def assert_close(actual: Any, expected: Any, relative: float = NETWORK) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_edge.errors import ContractError
@@ -22,7 +23,7 @@ __all__ = ["DIGEST_KEY", "SegmenterForExport", "export"]
 
 DIGEST_KEY = "cxr_edge.preprocess_digest"
 _OPSET = 17
-# Of logits and probabilities: float32 sums in another order differ by this much at most.
+# Of an output's largest magnitude: float32 sums in another order differ by much less.
 _TOLERANCE = 1e-3
 
 
@@ -38,7 +39,8 @@ class SegmenterForExport(nn.Module):
 
 
 def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], file: Path) -> float:
-    """Write `network` (its outputs named `outputs`, in order) to `file`. Returns the largest difference to torch.
+    """Write `network` (its outputs named `outputs`, in order) to `file`. Returns the largest difference to torch, relative
+    to the output's largest magnitude: logits and maps have no scale of their own.
 
     Raises ContractError, and leaves no file, if that difference is above the tolerance.
     """
@@ -62,7 +64,8 @@ def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], fil
     if not difference <= _TOLERANCE:
         file.unlink()
         raise ContractError(
-            f"{file.name}: ONNX and torch differ by {difference:.2g}, allowed are {_TOLERANCE:g}: not exported"
+            f"{file.name}: ONNX and torch differ by {difference:.2g} of the largest output, allowed are "
+            f"{_TOLERANCE:g}: not exported"
         )
     return difference
 
@@ -97,5 +100,10 @@ def _parity(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], fi
             wanted = network(x)
         wanted = (wanted,) if isinstance(wanted, Tensor) else tuple(wanted)
         came = session.run(list(outputs), {"image": x.numpy()})
-        worst = max(worst, *(float(np.abs(w.numpy() - c).max()) for w, c in zip(wanted, came, strict=True)))
+        worst = max(worst, *(_difference(w.numpy(), c) for w, c in zip(wanted, came, strict=True)))
     return worst
+
+
+def _difference(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
+    scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+    return float(np.abs(expected - actual).max()) / scale

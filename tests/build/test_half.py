@@ -22,13 +22,11 @@ from cxr_edge.build.half import HALF_TYPES, half_layers, round_to_half, to_half
 from cxr_edge.build.simplify import simplify
 from cxr_edge.errors import BundleError
 from tests.build.networks import SPEC, chain, deep, engine_of, images
+from tests.tolerances import HALF
 from tests.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, Graph, member_model, segmenter_model
 
 FLOAT, FP16 = TensorProto.FLOAT, TensorProto.FLOAT16
 STARTER = Path(cxr_edge.__file__).parent / "starter"
-
-# Largest change of an output allowed, over the output's largest value. 11 and 8 bits of mantissa, a few layers.
-TOLERANCE = {"fp16": 0.01, "bf16": 0.06}
 
 
 def unet():
@@ -156,7 +154,7 @@ def test_numbers_in_float16(network, tmp_path):
     model, spec = network
     inputs = images(4, spec)
     wanted, got = answers(model, tmp_path / "fp32", inputs), answers(to_half(model, "fp16"), tmp_path / "half", inputs)
-    assert farthest(wanted, got) < TOLERANCE["fp16"]
+    assert farthest(wanted, got) < HALF["fp16"]
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
@@ -166,7 +164,7 @@ def test_numbers_where_every_value_is_rounded(network, dtype, tmp_path):
     rounded = emulated(to_half(model, dtype))
     onnx.checker.check_model(rounded, full_check=True)
     wanted, got = answers(model, tmp_path / "fp32", inputs), answers(rounded, tmp_path / "half", inputs)
-    assert 0 < farthest(wanted, got) < TOLERANCE[dtype]
+    assert 0 < farthest(wanted, got) < HALF[dtype]
 
 
 @pytest.mark.parametrize("name", ["plain", "inception", "inverted", "segmenter"])
@@ -178,10 +176,10 @@ def test_the_starter_bundle(name, tmp_path):
     half = to_half(model, "fp16")
     onnx.checker.check_model(half, full_check=True)
     assert kinds(half)["Cast"] == 2
-    assert farthest(wanted, answers(half, tmp_path / "fp16", inputs)) < TOLERANCE["fp16"]
+    assert farthest(wanted, answers(half, tmp_path / "fp16", inputs)) < HALF["fp16"]
     for dtype in HALF_TYPES:
         got = answers(emulated(to_half(model, dtype)), tmp_path / dtype, inputs)
-        assert farthest(wanted, got) < TOLERANCE[dtype]
+        assert farthest(wanted, got) < HALF[dtype]
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
@@ -241,7 +239,7 @@ def test_an_output_that_others_take_too(tmp_path):
     assert node_of(half, "cam").op_type == "Cast"
     assert next(n for n in half.graph.node if n.op_type == "Conv" and "cam" in n.input[0]).input[0] == "cam_fp16"
     inputs = images(2)
-    assert farthest(answers(model, tmp_path / "a", inputs), answers(half, tmp_path / "b", inputs)) < TOLERANCE["fp16"]
+    assert farthest(answers(model, tmp_path / "a", inputs), answers(half, tmp_path / "b", inputs)) < HALF["fp16"]
 
 
 @pytest.mark.parametrize("kind", ["Softmax", "Exp", "ReduceMean", "GlobalAveragePool"])
@@ -307,7 +305,7 @@ def test_shape_arithmetic_is_left_alone(tmp_path):
     assert types[shape.input[0]] == FP16  # no cast for the sake of a shape
     assert types[node_of(half, "sizes").input[0]] == FLOAT
     inputs = images(2)
-    assert farthest(answers(model, tmp_path / "a", inputs), answers(half, tmp_path / "b", inputs)) < TOLERANCE["fp16"]
+    assert farthest(answers(model, tmp_path / "a", inputs), answers(half, tmp_path / "b", inputs)) < HALF["fp16"]
 
 
 @pytest.mark.parametrize(("dtype", "casts"), [("fp16", 1), ("bf16", 2)])
@@ -323,7 +321,7 @@ def test_a_network_that_takes_float16_images(dtype, casts, tmp_path):
     assert kinds(half)["Cast"] == casts
     inputs = [x.astype(np.float16) for x in images(2)]
     got = answers(emulated(half), tmp_path / "b", inputs)
-    assert farthest(answers(model, tmp_path / "a", inputs), got) < TOLERANCE[dtype]
+    assert farthest(answers(model, tmp_path / "a", inputs), got) < HALF[dtype]
 
 
 def test_constants_that_are_nodes(tmp_path):
@@ -422,7 +420,7 @@ def test_emulation_equals_a_numpy_model(dtype, tmp_path):
     maps = np.einsum("chw,kc->khw", features, rounded(head)[:, :, 0, 0].astype(np.float64))
     expected = rounded(maps + rounded(head_bias)[:, None, None]).astype(np.float64).mean(axis=(1, 2))
     got = answers(emulated(to_half(model, dtype)), tmp_path, [image])[0]["logits"][0]
-    assert np.abs(got - expected).max() < 2e-3 * TOLERANCE[dtype] * np.abs(expected).max()
+    assert np.abs(got - expected).max() < 2e-3 * HALF[dtype] * np.abs(expected).max()
 
 
 def test_emulation_shows_what_leaves_the_range(tmp_path):

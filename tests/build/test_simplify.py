@@ -11,6 +11,7 @@ from cxr_edge.build import simplify as module
 from cxr_edge.build.simplify import check_parity, simplify
 from cxr_edge.errors import BackendError, ContractError
 from tests.build.networks import SPEC, chain, engine_of, images, saved
+from tests.tolerances import assert_close
 from tests.toy_bundle import Graph
 
 
@@ -37,7 +38,7 @@ def test_a_tiling_transposed_convolution_becomes_a_convolution(stride, bias, tmp
     assert "DepthToSpace" in types(simple)
     image = images(1)[0]
     wanted, got = (engine_of(m, tmp_path / "run").run({"image": image})["mask"] for m in (model, simple))
-    assert np.allclose(wanted, got, atol=1e-5)
+    assert_close(got, wanted)
 
 
 def test_an_overlapping_transposed_convolution_stays(tmp_path):

@@ -13,6 +13,7 @@ from cxr_edge.build.precision import SCHEMES, quantize
 from cxr_edge.errors import BackendError, InputError
 from tests.contract.stand_ins import STAND_INS, stand_in
 from tests.emulated_device import EmulatedDevice
+from tests.tolerances import assert_close
 from tests.toy_bundle import MEMBER_SPECS, member_model
 
 SPEC = MEMBER_SPECS["plain"]
@@ -55,7 +56,7 @@ def test_options(backend, network, tmp_path, gpu, capfd):
     wanted = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": IMAGES})
     got = built(backend, network, tmp_path, **gpu).run({"image": IMAGES})
     for name, values in wanted.items():
-        np.testing.assert_allclose(got[name], values, atol=1e-5 * np.abs(values).max())
+        assert_close(got[name], values)
     assert capfd.readouterr() == ("", "")
 
 

@@ -13,9 +13,7 @@ from cxr_edge.build.engine import BuildRequest, build
 from cxr_edge.bundle import Bundle
 from cxr_edge.screener import Screener
 from tests.device.test_pipeline import image_of, lung_like
-
-# Of probabilities: fp32 on a GPU is TF32 where the GPU has it.
-TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2}
+from tests.tolerances import PROBABILITY_ON_A_GPU
 
 
 @pytest.fixture(params=[name for name in backends.BACKENDS if name != "onnxruntime"])
@@ -26,14 +24,14 @@ def runtime(request):
     return request.param
 
 
-@pytest.fixture(params=sorted(TOLERANCE))
+@pytest.fixture(params=sorted(PROBABILITY_ON_A_GPU))
 def screeners(request, runtime, toy_bundle, tmp_path):
     """(on the GPU, on the CPU, how far they may differ)."""
     bundle = Bundle.open(shutil.copytree(toy_bundle, tmp_path / "toy"))
     report = build(BuildRequest(bundle=bundle, backend=runtime, precision=request.param, max_loss=1.0))
     assert report.complete, report.lines()
     ours = Screener(bundle, engines.load(bundle, backend=runtime))
-    return ours, Screener(bundle, engines.reference(bundle)), TOLERANCE[request.param]
+    return ours, Screener(bundle, engines.reference(bundle)), PROBABILITY_ON_A_GPU[request.param]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -17,6 +17,7 @@ from cxr_edge.errors import ContractError
 from cxr_edge.records import Image
 from cxr_edge.screener import Screener
 from tests.emulated_device import EmulatedDevice, EmulatedEngine
+from tests.tolerances import HEAT_MAP, PROBABILITY
 from tests.toy_bundle import build_toy_bundle
 
 STRATEGIES = ("voting", "average", "weighted-average", "stacking", "flannel")
@@ -53,9 +54,9 @@ def same(ours, theirs):
     assert ours.roi == theirs.roi
     assert ours.flags == theirs.flags
     assert ours.decision == theirs.decision
-    np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-6)
+    np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=PROBABILITY)
     for a, b in zip(ours.members, theirs.members, strict=True):
-        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-6)
+        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=PROBABILITY)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_the_bundles_own_images(screeners, toy_bundle):
         image = decode(bundle.file(answer.file))
         got, wanted = ours.screen(image, heatmap=True), theirs.screen(image, heatmap=True)
         same(got, wanted)
-        np.testing.assert_allclose(got.heatmap, wanted.heatmap, atol=1e-5)
+        np.testing.assert_allclose(got.heatmap, wanted.heatmap, atol=HEAT_MAP)
 
 
 def test_boxes_are_found_and_refused_on_the_device(screeners):

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from tests import fake_tensorrt
+from tests.tolerances import assert_close
 from tests.toy_bundle import MEMBER_SPECS, member_model
 
 SPEC = MEMBER_SPECS["plain"]
@@ -103,7 +104,8 @@ def test_it_computes_what_onnx_runtime_computes(trt, tmp_path):
     assert execute(context, image, **arrays)
     onnx.save(member_model("plain", SPEC), tmp_path / "plain.onnx")
     wanted = OnnxRuntimeBackend().load_reference(tmp_path / "plain.onnx", CompileOptions()).run({"image": image})
-    assert all(np.allclose(arrays[n], wanted[n], atol=1e-6) for n in arrays)
+    for name, values in arrays.items():
+        assert_close(values, wanted[name])
     assert logger.lines == []
 
 

@@ -1,4 +1,4 @@
-"""The native combination against the NumPy reference, to 1e-6, for every strategy."""
+"""The native combination against the NumPy reference, for every strategy."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from cxr_edge.combine import Combiner, decide
 from cxr_edge.errors import BundleError
 from cxr_edge.manifest import Combination, Decision
 from tests.golden import reference
+from tests.tolerances import PROBABILITY
 
 STRATEGIES = ("voting", "average", "weighted-average", "stacking", "flannel")
 
@@ -53,7 +54,7 @@ def test_equals_the_reference(strategy, members, labels, seed, temperature):
     probabilities, winners = Combiner(c, labels=labels).run(logits)
     for i in range(7):
         expected, winner = reference.combine(logits[i], c)
-        np.testing.assert_allclose(probabilities[i], expected, atol=1e-6)
+        np.testing.assert_allclose(probabilities[i], expected, atol=PROBABILITY)
         assert winners[i] == winner
 
 
@@ -68,7 +69,7 @@ def test_flannel_cannot_pass_its_ceiling_without_temperature():
     c.parameters["module_weight"] = np.zeros((5, 400)).tolist()
     c.parameters["module_bias"] = [100.0] * 5
     sure = np.tile(np.array([60.0, 0, 0, 0], np.float32), (1, 5, 1))
-    assert Combiner(c, labels=4).run(sure)[0][0, 0] == pytest.approx(np.exp(5) / (np.exp(5) + 3), abs=1e-6)
+    assert Combiner(c, labels=4).run(sure)[0][0, 0] == pytest.approx(np.exp(5) / (np.exp(5) + 3), abs=PROBABILITY)
 
 
 def test_a_tied_vote_goes_to_the_higher_mean_probability():

@@ -24,10 +24,7 @@ from tests.emulated_device import EmulatedDevice
 from tests.golden import reference
 from tests.golden.test_combine import STRATEGIES, combination
 from tests.golden.test_preprocess import DTYPES, SPECS, image_and_box, random_pixels, square
-
-# Largest difference to the CPU: everything up to the last float is the same arithmetic; a GPU's exp, log and tanh may
-# differ from the CPU's in the last bit of a double.
-TOLERANCE = 1e-6
+from tests.tolerances import PROBABILITY
 
 LEAVE_FIXTURES = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
 
@@ -212,7 +209,7 @@ def test_the_combination_is_the_cpus(device, strategy, members, labels, seed, te
     logits[:, :labels] = rng.normal(size=(members, labels)) * 4
     wanted, winners = made.run(logits[None, :, :labels])
     probabilities, winner = combine_on(device, made, logits, stride, labels)
-    np.testing.assert_allclose(probabilities, wanted[0], atol=TOLERANCE)
+    np.testing.assert_allclose(probabilities, wanted[0], atol=PROBABILITY)
     assert winner == winners[0]
 
 

@@ -15,6 +15,7 @@ import torch
 from cxr_edge.bundle import Bundle, check_networks
 from cxr_edge.cli import main as cxr_edge
 from cxr_edge.combine import Combiner
+from tests.tolerances import PROBABILITY, assert_close
 from tests.training.made_collections import write_collections
 from training import reproduce
 from training.neural_weights import NeuralWeightModule
@@ -83,7 +84,7 @@ def test_the_bundle_combines_as_pytorch_does(root: Path) -> None:
         module, p = module.double(), logits.double().softmax(dim=2)
         wanted = (module.combined(p) / combination.temperature).softmax(dim=1).numpy()
     got, _ = Combiner(combination, labels=4).run(logits.numpy())
-    assert np.abs(got - wanted).max() < 1e-6
+    assert np.abs(got - wanted).max() < PROBABILITY
 
 
 def test_the_bundle_is_built_and_screens(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +119,7 @@ def test_a_run_that_lost_a_fold_makes_that_fold_again_and_alike(root: Path) -> N
         logits = again["logits"]
     (lost / "predictions.npz").write_bytes(before)
     with np.load(lost / "predictions.npz") as first:
-        assert np.abs(first["logits"] - logits).max() < 1e-4
+        assert_close(logits, first["logits"])
 
 
 def test_pruned_learners_of_a_finished_run_go_under_a_module_of_their_own(root: Path) -> None:

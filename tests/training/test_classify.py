@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec, normalize
+from tests.tolerances import assert_close
 from tests.training.made_canvases import made_canvases
 from training.augment import Augmentation
 from training.classify import ClassifyTask, balanced_weights, logits_of, validation_figures
@@ -122,10 +123,8 @@ def test_logits_do_not_depend_on_the_batches() -> None:
     torch.manual_seed(0)
     network = build_member("plain", 2)
     many = np.concatenate([canvases.lungs] * 3)
-    assert np.allclose(
-        logits_of(network, many, SPEC, bfloat16=False)[:32],
-        logits_of(network, canvases.lungs, SPEC, bfloat16=False),
-        atol=1e-5,
+    assert_close(
+        logits_of(network, many, SPEC, bfloat16=False)[:32], logits_of(network, canvases.lungs, SPEC, bfloat16=False)
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from cxr_edge.combine import Combiner
 from cxr_edge.errors import InputError
 from cxr_edge.manifest import Combination
+from tests.tolerances import PROBABILITY
 from training.ensemble import calibrated, choose_combination, choose_decision, fit
 from training.metrics import log_loss
 
@@ -124,7 +125,7 @@ def test_the_deployed_combination_is_what_torch_computes(strategy: str) -> None:
     p = scaled.softmax(dim=2)
     if strategy == "voting":
         votes = torch.nn.functional.one_hot(p.argmax(dim=2), 4).sum(dim=1)
-        assert np.allclose(found, votes / 3, atol=1e-6)
+        assert np.allclose(found, votes / 3, atol=PROBABILITY)
         # A tie goes to the higher mean probability.
         assert winners.tolist() == (votes + p.mean(dim=1) / 10).argmax(dim=1).tolist()
         return
@@ -136,7 +137,7 @@ def test_the_deployed_combination_is_what_torch_computes(strategy: str) -> None:
         weights = torch.tensor(fitted.parameters.get("weights", [1 / 3] * 3)).double()
         scores = (p * weights[:, None]).sum(dim=1).log()
     wanted = (scores / fitted.temperature).softmax(dim=1)
-    assert np.abs(found - wanted.numpy()).max() < 1e-6
+    assert np.abs(found - wanted.numpy()).max() < PROBABILITY
     assert winners.tolist() == wanted.argmax(dim=1).tolist()
 
 
