@@ -19,7 +19,7 @@ from pydicom.encaps import encapsulate
 PATIENT = "Nobody^Knows"
 
 
-def picture(bits: int = 12, *, rows: int = 40, columns: int = 31, seed: int = 0) -> np.ndarray:
+def picture(bits: int = 12, *, rows: int = 40, columns: int = 33, seed: int = 0) -> np.ndarray:
     """(rows, columns) uint16 of smooth shapes with noise that leaves the lowest and highest values unused."""
     y, x = np.mgrid[:rows, :columns]
     noise = np.random.default_rng(seed).normal(0, 0.01, (rows, columns))

@@ -276,7 +276,7 @@ def test_several_pictures_in_one_file_are_refused() -> None:
         frames[0].save(stream, kind, save_all=True, append_images=frames[1:])
         text = refusal(stream.getvalue())
         assert message in text
-        assert "one picture a file" in text
+        assert "one picture per file" in text or "one per file" in text
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
@@ -366,7 +366,8 @@ def test_a_jpeg_closed_after_the_cut_is_refused() -> None:
     data = encode(".jpg", noisy)
     for share in (0.3, 0.6, 0.9):
         message = refusal(data[: int(len(data) * share)].rstrip(b"\xff") + b"\xff\xd9")
-        assert "missing JPEG data" in message
+        assert "the JPEG data are damaged or cut" in message
+        assert "premature end of data segment" in message
 
 
 def test_a_progressive_jpeg_without_its_last_scans_is_refused() -> None:

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge._dicom_pixels import Layout
+from cxr_edge.decoding.dicom_header import Header
+from cxr_edge.decoding.dicom_pixels import Layout
+from cxr_edge.decoding.gray import bands, looked_up
 from cxr_edge.errors import InputError
 from cxr_edge.records import Flag, GrayPixels
 
 __all__ = ["Display", "Lut", "Window", "read_display"]
 
 Reals = npt.NDArray[np.float64]
-_ROWS_AT_A_TIME = 32
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -72,13 +73,22 @@ class Display:
     padding: tuple[int, int] | None
     window_ignored: bool = False
 
-    def padding_mask(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-        """Which stored values are padding, or None when the file names none."""
+    def padding_mask(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which stored values are padding."""
         if self.padding is None:
-            return None
+            return np.zeros(values.shape, np.bool_)
         low, high = self.padding
         mask: npt.NDArray[np.bool_] = (values >= low) & (values <= high)
         return mask
+
+    def stored_range(self, values: npt.NDArray[Any]) -> tuple[int, int] | None:
+        """The lowest and highest stored value that is no padding; None where all are."""
+        ends: list[int] = []
+        for rows in bands(values):
+            valid = values[rows] if self.padding is None else values[rows][~self.padding_mask(values[rows])]
+            if valid.size:
+                ends += [int(valid.min()), int(valid.max())]
+        return (min(ends), max(ends)) if ends else None
 
     def apply(
         self, values: npt.NDArray[Any], *, low: int, high: int, bits: int, stored_bits: int
@@ -92,11 +102,14 @@ class Display:
         top = (1 << bits) - 1
         dtype = np.uint8 if bits == 8 else np.uint16
         if high - low >= 1 << 16:
-            clipped = np.clip(values, low, high).astype(np.float64)
-            return np.rint(self._shown(clipped, low, high) * top).astype(dtype), flags
+            out = np.empty(values.shape, dtype)
+            for rows in bands(values):
+                clipped = np.clip(values[rows], low, high).astype(np.float64)
+                out[rows] = np.rint(self._shown(clipped, low, high) * top)
+            return out, flags
         table = np.rint(self._shown(np.arange(low, high + 1, dtype=np.float64), low, high) * top).astype(dtype)
         # Padding lies outside low..high; what it gets here is overwritten by the caller.
-        return _looked_up(table, values, low), flags
+        return looked_up(table, values, low), flags
 
     def _shown(self, values: Reals, low: int, high: int) -> Reals:
         """Values on a scale of 0 (black) to 1 (white), MONOCHROME1 not yet inverted."""
@@ -128,37 +141,26 @@ class Display:
         )
 
 
-def _looked_up(table: GrayPixels, values: npt.NDArray[Any], low: int) -> GrayPixels:
-    """table[values - low], the table's ends for values beyond it; few rows at a time, so that the indices stay in cache."""
-    out = np.empty(values.shape, table.dtype)
-    for start in range(0, len(values), _ROWS_AT_A_TIME):
-        rows = slice(start, start + _ROWS_AT_A_TIME)
-        np.take(table, values[rows].astype(np.intp) - low, out=out[rows], mode="clip")
-    return out
-
-
-def read_display(dataset: Any, layout: Layout) -> Display:
+def read_display(header: Header, layout: Layout) -> Display:
     """Read the display elements; raises InputError where they contradict themselves."""
-    tables = dataset.get("ModalityLUTSequence")
-    modality = _read_lut(dataset, tables[0], signed_input=layout.signed) if tables else _rescale(dataset)
+    table = _first_table(header, "ModalityLUTSequence", signed_input=layout.signed)
+    modality = table or _rescale(header)
     lowest = -(1 << (layout.bits_stored - 1)) if layout.signed else 0
     signed_voi = not isinstance(modality, Lut) and lowest * modality[0] + modality[1] < 0
-    tables = dataset.get("VOILUTSequence")
-    if tables:
-        voi: Lut | Window | None = _read_lut(dataset, tables[0], signed_input=signed_voi)
-        present = True
-    else:
-        present, voi = _read_window(dataset)
+    voi: Lut | Window | None = _first_table(header, "VOILUTSequence", signed_input=signed_voi)
+    present = voi is not None
+    if voi is None:
+        present, voi = _read_window(header)
     return Display(
         modality=modality,
         voi=voi,
-        padding=_read_padding(dataset, layout),
+        padding=_read_padding(header, layout),
         window_ignored=present and voi is None,
     )
 
 
-def _rescale(dataset: Any) -> tuple[float, float]:
-    slope, intercept = _first(dataset, "RescaleSlope", 1.0), _first(dataset, "RescaleIntercept", 0.0)
+def _rescale(header: Header) -> tuple[float, float]:
+    slope, intercept = header.number("RescaleSlope", 1.0), header.number("RescaleIntercept", 0.0)
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
         raise InputError(
             f"the rescale slope {slope:g} and intercept {intercept:g} cannot be used: export the file again"
@@ -166,10 +168,10 @@ def _rescale(dataset: Any) -> tuple[float, float]:
     return slope, intercept
 
 
-def _read_window(dataset: Any) -> tuple[bool, Window | None]:
+def _read_window(header: Header) -> tuple[bool, Window | None]:
     """(whether the file has a window, the first of its windows or None when that cannot be used)."""
-    center, width = (_first(dataset, keyword, math.nan) for keyword in ("WindowCenter", "WindowWidth"))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    center, width = header.number("WindowCenter", math.nan), header.number("WindowWidth", math.nan)
+    function = header.code("VOILUTFunction") or "LINEAR"
     if math.isnan(center) and math.isnan(width):
         return False, None
     if function not in _FUNCTIONS:
@@ -180,25 +182,22 @@ def _read_window(dataset: Any) -> tuple[bool, Window | None]:
     return True, Window(center=center, width=width, function=function)
 
 
-def _first(dataset: Any, keyword: str, default: float) -> float:
-    """The first value of a numeric element, or the default when it is missing or empty."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return default
-    if hasattr(value, "__len__") and not isinstance(value, str):
-        return float(value[0]) if len(value) else default
-    return float(value)
+def _first_table(header: Header, keyword: str, *, signed_input: bool) -> Lut | None:
+    """The first lookup table of a sequence; items without one are passed over and noted."""
+    for item in header.items(keyword):
+        descriptor, data = header.value_of(item, keyword, "LUTDescriptor"), header.value_of(item, keyword, "LUTData")
+        if descriptor is not None and data is not None:
+            return _lut(keyword, descriptor, data, little=header.elements.little_endian, signed_input=signed_input)
+        header.note(f"an item of {header.name(keyword)} holds no lookup table")
+    return None
 
 
-def _read_lut(dataset: Any, item: Any, *, signed_input: bool) -> Lut:
-    count, first, bits = (int(v) for v in item.LUTDescriptor)
-    count = (count & 0xFFFF) or 1 << 16
-    first &= 0xFFFF
+def _lut(keyword: str, descriptor: Any, data: Any, *, little: bool, signed_input: bool) -> Lut:
+    count, first, bits = _descriptor(keyword, descriptor, little=little)
+    count = count or 1 << 16
     if signed_input and first >= 1 << 15:
         first -= 1 << 16
-    data = item.LUTData
     if isinstance(data, bytes):
-        little = dataset.original_encoding[1] is not False
         # Tables of 8 bits come packed or one entry to a word.
         kind = "u1" if bits <= 8 and len(data) < 2 * count else "<u2" if little else ">u2"
         entries = np.frombuffer(data[: len(data) // np.dtype(kind).itemsize * np.dtype(kind).itemsize], kind)
@@ -206,18 +205,32 @@ def _read_lut(dataset: Any, item: Any, *, signed_input: bool) -> Lut:
         entries = np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF
     if len(entries) < count or not 1 <= bits <= 16:
         raise InputError(
-            f"a lookup table holds {len(entries)} of {count} entries with {bits} bits: export the file again"
+            f"a lookup table of {keyword} holds {len(entries)} of {count} entries with {bits} bits: export the file again"
         )
     values = entries[:count].astype(np.float64)
     return Lut(first=first, entries=values, top=max(float((1 << bits) - 1), float(values.max())))
 
 
-def _read_padding(dataset: Any, layout: Layout) -> tuple[int, int] | None:
-    value = dataset.get("PixelPaddingValue")
-    if value is None or value == "":
+def _descriptor(keyword: str, value: Any, *, little: bool) -> tuple[int, int, int]:
+    """Number of entries, first value mapped, bits per entry (PS3.3 C.11.1.1), each 0..65535."""
+    try:
+        words = np.frombuffer(value, "<u2" if little else ">u2") if isinstance(value, bytes) else list(value)
+        count, first, bits = (int(v) & 0xFFFF for v in words)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"LUT Descriptor (0028,3002) of {keyword} is invalid, expected three numbers: export the file again"
+        ) from None
+    return count, first, bits
+
+
+def _read_padding(header: Header, layout: Layout) -> tuple[int, int] | None:
+    if "PixelPaddingValue" not in header:
         return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    ends = sorted(_stored(int(v), layout) for v in (value, value if limit is None or limit == "" else limit))
+    value = header.word("PixelPaddingValue")
+    limit = header.word("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    ends = sorted(_stored(v, layout) for v in (value, value if limit is None else limit))
     return ends[0], ends[1]
 
 

@@ -1,0 +1,157 @@
+"""One element of a DICOM header in, its value out, or an InputError that names the element.
+
+It exists because makers write numbers and codes in their own ways: what can be read without doubt is read, and noted, so that
+the result carries a flag. Free text is never repeated, since it may name a patient.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydicom.datadict import tag_for_keyword
+
+from cxr_edge.decoding.dicom_elements import Elements, element_name
+from cxr_edge.errors import InputError
+from cxr_edge.records import Flag
+
+__all__ = ["Header"]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_TEXT_VRS = (None, "DS", "IS", "UN", "CS", "SH", "LO", "ST", "LT", "UT")
+
+
+class Header:
+    """The elements of one file. `note` collects what departs from the standard and was read all the same."""
+
+    def __init__(self, elements: Elements) -> None:
+        self.elements = elements
+        self._dataset = elements.dataset
+        self._notes: list[str] = []
+
+    def __contains__(self, keyword: str) -> bool:
+        return keyword in self._dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def note(self, text: str) -> None:
+        """Note a departure from the standard, once."""
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def flags(self) -> tuple[Flag, ...]:
+        """The flag `nonconforming` if anything was noted."""
+        if not self._notes:
+            return ()
+        message = f"the file departs from the DICOM standard and was read all the same: {'; '.join(self._notes)}"
+        return (Flag(code="nonconforming", message=message),)
+
+    def codes(self, keyword: str) -> list[str]:
+        """The values of a coded element in capitals, each at most 32 letters, digits and spaces; none where it is missing."""
+        value = self._value(keyword)
+        values = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
+        return [_code(v) for v in values if v not in (None, "")]
+
+    def code(self, keyword: str) -> str:
+        """The first coded value, "" where there is none."""
+        return next(iter(self.codes(keyword)), "")
+
+    def integer(self, keyword: str, default: int | None = None) -> int:
+        """An integer; `default` where it is missing or empty. Raises InputError naming the element."""
+        value = self._value(keyword)
+        if value is None or value == "" or value == []:
+            if default is None:
+                raise InputError(f"{self.name(keyword)} is missing from the DICOM header: export the file again")
+            return default
+        try:
+            return int(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self._invalid(keyword, "expected a whole number") from None
+
+    def word(self, keyword: str) -> int | None:
+        """A 16-bit word, signed or not as the file writes it; None where it is missing or empty."""
+        value = self._value(keyword)
+        if isinstance(value, bytes) and len(value) == 2:  # the element's representation is not known
+            return int.from_bytes(value, "little" if self.elements.little_endian else "big")
+        return None if value in (None, "", b"") else self.integer(keyword)
+
+    def numbers(self, keyword: str) -> list[float]:
+        """The values of a decimal or integer string (PS3.5 6.2: DS, IS). Brackets and decimal commas are read and noted."""
+        raw = self._raw(keyword)
+        if raw is None:
+            return []
+        if not isinstance(raw, bytes):
+            values = raw if isinstance(raw, (list, tuple)) or type(raw).__name__ == "MultiValue" else [raw]
+            return [float(v) for v in values]
+        text = raw.decode("latin-1").strip(" \0\t\r\n")
+        plain = text.strip("[](){}'\" ")
+        parts = re.split(r"\\|,\s+" if plain != text else r"\\", plain)
+        return [self._number(keyword, part, tidy=plain == text) for part in parts if part.strip(" \0")]
+
+    def number(self, keyword: str, default: float) -> float:
+        """The first of `numbers`, or the default."""
+        return next(iter(self.numbers(keyword)), default)
+
+    def items(self, keyword: str) -> list[Any]:
+        """The items of a sequence, none where it is missing."""
+        value = self._value(keyword)
+        if value is None:
+            return []
+        if type(value).__name__ != "Sequence":
+            raise self._invalid(keyword, "expected a sequence")
+        return list(value)
+
+    def value_of(self, item: Any, sequence: str, keyword: str) -> Any:
+        """An element of a sequence's item, None where it is missing or empty."""
+        try:
+            value = item.get(keyword)
+        except Exception:  # as in `_value`
+            raise self._invalid(sequence, f"its {keyword} cannot be read") from None
+        return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
+
+    @staticmethod
+    def name(keyword: str) -> str:
+        """`Rows (0028,0010)`: for messages."""
+        return element_name(int(tag_for_keyword(keyword) or 0))
+
+    def _number(self, keyword: str, text: str, *, tidy: bool) -> float:
+        plain = text.strip(" \0[](){}'\"")
+        if not _NUMBER.fullmatch(plain) and plain.count(",") == 1 and _NUMBER.fullmatch(plain.replace(",", ".")):
+            plain = plain.replace(",", ".")
+        if not _NUMBER.fullmatch(plain):
+            raise self._invalid(keyword, "expected a number")
+        if not tidy or plain != text.strip(" \0"):
+            self.note(f"{self.name(keyword)} is not written as the standard asks and was read as {plain}")
+        return float(plain)
+
+    def _raw(self, keyword: str) -> Any:
+        """The bytes of a text value, or the converted value where it is stored as binary numbers."""
+        item: Any = self._dataset.get_item(tag_for_keyword(keyword))
+        if item is None or item.value in (None, b"", ""):
+            return None
+        if getattr(item, "is_raw", False) and getattr(item, "VR", None) in _TEXT_VRS:
+            return item.value
+        return self._value(keyword)
+
+    def _value(self, keyword: str) -> Any:
+        try:
+            return self._dataset.get(keyword)
+        except Exception:  # pydicom converts on access and raises as its parser does, quoting values
+            raise self._invalid(keyword, "it cannot be read") from None
+
+    def _invalid(self, keyword: str, why: str) -> InputError:
+        item: Any = self._dataset.get_item(tag_for_keyword(keyword))
+        raw = getattr(item, "value", b"")
+        shown = ""
+        if isinstance(raw, bytes) and raw:
+            text = raw[:24].decode("latin-1")
+            # Digits and signs only: letters may be free text.
+            shown = (
+                f", got {''.join(c if c in '0123456789.,+-eE[]() ' or c == chr(92) else '?' for c in text).strip()!r}"
+            )
+        return InputError(f"{self.name(keyword)} of the DICOM header is invalid ({why}{shown}): export the file again")
+
+
+def _code(value: object) -> str:
+    return "".join(c for c in str(value).upper().strip()[:32] if c.isascii() and (c.isalnum() or c in " _-"))

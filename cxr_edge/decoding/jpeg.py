@@ -1,0 +1,240 @@
+"""A JPEG file in, its decoded picture out; also the frame header of any JPEG stream, for TIFF and DICOM.
+
+It exists because decoders answer a cut-off JPEG with a half-gray picture: every segment up to the end marker is followed,
+every scan must be there, and what libjpeg remarks on the coded data (simplejpeg passes that on, OpenCV does not) is
+refused or flagged.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.decoding.limits import Limits
+from cxr_edge.decoding.metadata import aspect_flag, exif_orientation, first_orientation, xmp_orientation
+from cxr_edge.decoding.picture import CUT, DAMAGED, HOW_TO_CONVERT, Picture
+from cxr_edge.errors import InputError
+from cxr_edge.records import Flag
+
+__all__ = ["JpegFrame", "decode", "decoded_8_bit", "read_frame"]
+
+# After a scan's header come entropy-coded bytes, where FF is followed by 00 or a restart marker; anything else ends it.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_PROCESSES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC9: "arithmetic", 0xCA: "arithmetic"}
+_PROGRESSIVE = (0xC2, 0xCA)
+_LOSSLESS = 0xC3
+_ALL_COEFFICIENTS = (1 << 64) - 1
+# Encoders write at most a dozen scans; each costs a pass over the whole picture.
+_MAX_SCANS, _MAX_SEGMENTS = 64, 20_000
+# libjpeg's words (jerror.h) for what does not touch the pixels, and for bytes left over where the coded data end.
+_HARMLESS = re.compile(
+    r"unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters|bad ICC marker", re.IGNORECASE
+)
+_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker")
+_FEW_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class JpegFrame:
+    """The frame header of a JPEG stream and its metadata.
+
+    process: the number of its SOF marker, 0 baseline, 3 lossless. samples: per pixel. density: horizontal and vertical
+    pixels per unit of length by JFIF, 0 where it does not say.
+    """
+
+    process: int
+    width_px: int
+    height_px: int
+    bits: int
+    samples: int
+    orientation: int = 1
+    density: tuple[int, int] = (0, 0)
+
+
+def decode(data: bytes, limits: Limits) -> Picture:
+    """Decode an 8-bit JPEG file. Raises InputError."""
+    frame = read_frame(data)
+    if frame.process + 0xC0 not in _PROCESSES or frame.bits != 8:
+        kind = "lossless" if frame.process == 3 else f"{frame.bits}-bit (process SOF{frame.process})"
+        raise InputError(f"a {kind} JPEG is read only inside DICOM: export it as 8-bit JPEG, 16-bit PNG or DICOM")
+    limits.check_size(frame.width_px, frame.height_px)
+    # Samples and gray; a progressive picture keeps its coefficients, two bytes each, until the last scan.
+    coefficients = 2 * frame.samples if frame.process in (2, 10) else 0
+    limits.check_memory(frame.width_px, frame.height_px, coefficients + frame.samples + 1)
+    samples, flags = decoded_8_bit(data, frame)
+    return Picture(
+        format="jpeg",
+        samples=samples,
+        bits=8,
+        orientation=frame.orientation,
+        flags=flags + aspect_flag(*frame.density),
+    )
+
+
+def read_frame(data: bytes) -> JpegFrame:
+    """The frame header of a JPEG stream, also lossless, also one inside DICOM or TIFF.
+
+    Raises InputError for a stream that ends before its end marker or lacks scans.
+    """
+    try:
+        return _read_frame(data)
+    except (struct.error, IndexError):
+        raise InputError(CUT) from None
+
+
+def _read_frame(data: bytes) -> JpegFrame:
+    sof, frame, density = 0, b"", (0, 0)
+    exif: int | None = None
+    xmp: int | None = None
+    done: dict[int, int] = {}
+    scans = 0
+    for marker, body in _segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if sof:
+                raise InputError(f"it holds more than one JPEG frame: {HOW_TO_CONVERT}")
+            sof, frame = marker, body
+        elif marker == 0xE0 and body.startswith(b"JFIF\0"):
+            density = struct.unpack_from(">HH", body, 8)
+        elif marker == 0xE1 and exif is None and body.startswith(b"Exif\0\0"):
+            exif = exif_orientation(body)
+        elif marker == 0xE1 and xmp is None and body.startswith(b"http://ns.adobe.com/xap/1.0/"):
+            xmp = xmp_orientation(body)
+        elif marker == 0xDA:
+            scans += 1
+            if scans > _MAX_SCANS:
+                raise InputError(
+                    f"it holds more than {_MAX_SCANS} scans, an ordinary JPEG has a dozen: export it again"
+                )
+            _note_scan(done, body, progressive=sof in _PROGRESSIVE)
+    if not sof:
+        raise InputError(f"there is no picture in this JPEG file: {DAMAGED}")
+    bits, height, width, samples = struct.unpack_from(">BHHB", frame)
+    if any(done.get(frame[6 + 3 * i]) != _ALL_COEFFICIENTS for i in range(samples)):
+        raise InputError("scans of this JPEG are missing, the picture would be incomplete: copy or export it again")
+    return JpegFrame(
+        process=sof - 0xC0,
+        width_px=width,
+        height_px=height,
+        bits=bits,
+        samples=samples,
+        orientation=first_orientation((exif, xmp)),
+        density=density,
+    )
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, payload) of each segment up to and with EOI. Raises InputError when the data end before EOI."""
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        at = _marker_at(data, at)
+        marker = data[at + 1]
+        if marker == 0xD9:
+            yield marker, b""
+            return
+        end = at + 2 + int(struct.unpack_from(">H", data, at + 2)[0])
+        if end > len(data):
+            raise InputError(CUT)
+        yield marker, data[at + 4 : end]
+        at = _after_scan(data, end) if marker == 0xDA else end
+    raise InputError(f"it holds more than {_MAX_SEGMENTS:,} segments, an ordinary JPEG has dozens: {DAMAGED}")
+
+
+# Up to the next marker that has a length or ends the stream: not TEM, SOI, a restart, a stuffed or a fill byte.
+_MARKER_WITH_MEANING = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
+
+
+def _marker_at(data: bytes, at: int) -> int:
+    found = _MARKER_WITH_MEANING.search(data, at)
+    if found is None:
+        raise InputError(CUT)
+    return found.start()
+
+
+def _after_scan(data: bytes, at: int) -> int:
+    found = _NEXT_MARKER.search(data, at)
+    if found is None:
+        raise InputError(CUT)
+    return found.start()
+
+
+def _note_scan(done: dict[int, int], body: bytes, *, progressive: bool) -> None:
+    """Mark in `done` which coefficients of which components this scan brings to full precision."""
+    count = body[0]
+    first, last, low_bit = body[1 + 2 * count], body[2 + 2 * count], body[3 + 2 * count] & 15
+    for i in range(count):
+        component = body[1 + 2 * i]
+        if not progressive:
+            done[component] = _ALL_COEFFICIENTS
+        elif low_bit == 0:
+            done[component] = done.get(component, 0) | (
+                ((1 << (last + 1)) - 1) & ~((1 << first) - 1) & _ALL_COEFFICIENTS
+            )
+
+
+def decoded_8_bit(data: bytes, frame: JpegFrame) -> tuple[npt.NDArray[Any], tuple[Flag, ...]]:
+    """Samples (height, width), or (height, width, 3) blue first, of an 8-bit JPEG stream; a flag on stray bytes.
+
+    frame: from `read_frame`. Raises InputError for coded data that are damaged or end too early.
+    """
+    import simplejpeg
+
+    colorspace = {1: "GRAY", 3: "BGR", 4: "CMYK"}.get(frame.samples)
+    if colorspace is None:
+        raise InputError(f"a JPEG with {frame.samples} samples per pixel is not read here: {HOW_TO_CONVERT}")
+    flags: tuple[Flag, ...] = ()
+    try:
+        samples = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True)
+    except ValueError as remark:
+        flags = _remark_flags(str(remark))
+        try:
+            samples = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=False)
+        except ValueError as error:
+            raise _damaged(str(error)) from None
+    if frame.samples == 4:
+        samples = _cmyk(data)
+    if samples.shape[:2] != (frame.height_px, frame.width_px):
+        raise InputError(f"the decoded size is not that of the header: {DAMAGED}")
+    return samples[..., 0] if frame.samples == 1 else samples, flags
+
+
+def _remark_flags(remark: str) -> tuple[Flag, ...]:
+    """What follows from libjpeg's remark on the coded data: nothing, a flag, or an InputError."""
+    if _HARMLESS.search(remark):
+        return ()
+    left_over = _LEFT_OVER.search(remark)
+    if left_over is None or int(left_over[1]) > _FEW_BYTES:
+        raise InputError(
+            f"the JPEG data are damaged or cut, the decoder says: {_ascii(remark)}. Copy or export it again"
+        )
+    message = f"the JPEG holds {left_over[1]} stray bytes, the picture may be damaged ({_ascii(remark)})"
+    return (Flag(code="jpeg_stray_bytes", message=message),)
+
+
+def _damaged(remark: str) -> InputError:
+    return InputError(
+        f"the JPEG data are damaged or cut, the decoder reports: {_ascii(remark)}. Copy or export the file again"
+    )
+
+
+def _ascii(text: str) -> str:
+    return "".join(c if " " <= c <= "~" else "?" for c in text)[:120]
+
+
+def _cmyk(data: bytes) -> npt.NDArray[Any]:
+    """Four samples to BGR by OpenCV, which knows Adobe's inverted CMYK."""
+    try:
+        bgr: npt.NDArray[Any] | None = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise InputError(f"the JPEG data cannot be decoded: {DAMAGED}")
+    return bgr
