@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.errors import BundleError, ContractError
+from cxr_edge.errors import BackendError, BundleError, ContractError
 
 if TYPE_CHECKING:
     from cxr_edge.bundle import Bundle
@@ -48,7 +48,7 @@ def check_networks(bundle: Bundle) -> tuple[Network, ...]:
     """Check the segmenter (first, named `segmenter`) and every member of a bundle.
 
     Raises BundleError for a malformed file, external data or an unsupported opset; ContractError if inputs, outputs or
-    the preprocessing digest are not what the manifest says.
+    the preprocessing digest are not what the manifest says; BackendError if the installed onnx is older than a file.
     """
     manifest, labels = bundle.manifest, len(bundle.manifest.labels)
     networks = []
@@ -73,6 +73,7 @@ def check_network(name: str, path: Path, spec: PreprocessSpec, outputs: dict[str
     _check_texts(model, path)
     _check_external_data(model, path)
     opset = _check_opset(model, path)
+    _check_installed_onnx(model, opset, path)
     _check_well_formed(model, path)
     where = f"{path.name} ({name})"
     initialized = {t.name for t in model.graph.initializer}
@@ -162,6 +163,22 @@ def _check_opset(model: Any, path: Path) -> int:
             f"{path} has opset {opset}, supported are {OLDEST_OPSET} to {NEWEST_OPSET}: export again with one of these"
         )
     return opset
+
+
+def _check_installed_onnx(model: Any, opset: int, path: Path) -> None:
+    """The checker of an onnx package older than the file calls a sound file invalid."""
+    import onnx
+
+    found = (
+        ("IR version", model.ir_version, onnx.IR_VERSION, "ir_version"),
+        ("opset", opset, onnx.defs.onnx_opset_version(), "opset"),
+    )
+    for what, version, newest, setting in found:
+        if version > newest:
+            raise BackendError(
+                f"{path} has {what} {version}, the installed onnx {onnx.__version__} reads up to {newest}: install a "
+                f"newer one (pip install --upgrade onnx), or export again with {setting} {newest} or older"
+            )
 
 
 def _check_well_formed(model: Any, path: Path) -> None:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cxr_edge import contract
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
 from cxr_edge.contract import DIGEST_KEY, check_network, check_networks
-from cxr_edge.errors import BundleError, ContractError
+from cxr_edge.errors import BackendError, BundleError, ContractError
 from cxr_edge.preprocess import PreprocessSpec
 from tests.toy_bundle import (
     LABELS,
@@ -222,6 +222,24 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path, 
 def test_an_opset_that_is_not_supported(tmp_path: Path, model: onnx.ModelProto, opset: int) -> None:
     model.opset_import[0].version = opset
     with pytest.raises(BundleError, match=f"has opset {opset}, supported are 13 to 23: export again"):
+        check(model, tmp_path)
+
+
+def test_an_onnx_package_older_than_the_files_ir_version(tmp_path: Path, model: onnx.ModelProto) -> None:
+    newest = onnx.IR_VERSION
+    model.ir_version = newest
+    check(model, tmp_path)
+    model.ir_version = newest + 1
+    expected = rf"IR version {newest + 1}, the installed onnx {onnx.__version__} reads up to {newest}: .*--upgrade onnx"
+    with pytest.raises(BackendError, match=expected):
+        check(model, tmp_path)
+
+
+def test_an_onnx_package_older_than_the_files_opset(
+    tmp_path: Path, model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 16)
+    with pytest.raises(BackendError, match=r"has opset 17, the installed onnx .* reads up to 16: .* opset 16 or older"):
         check(model, tmp_path)
 
 
