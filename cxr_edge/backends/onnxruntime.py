@@ -8,6 +8,7 @@ operators and layouts chosen for this processor, so it must not travel: `engines
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeEngine", "quiet_settings", "runtime
 _PROVIDERS = ["CPUExecutionProvider"]
 _SEVERITY_FATAL = 4
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+_TOO_NEW = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 
 
 class OnnxRuntimeEngine:
@@ -119,6 +121,12 @@ def _session(path: Path, settings: Any, *, doing: str) -> Any:
     try:
         return runtime().InferenceSession(str(path), settings, providers=_PROVIDERS)
     except Exception as error:  # the runtime raises its own types, none of which share a public base
+        if too_new := _TOO_NEW.search(str(error)):
+            raise BackendError(
+                f"{path.name} has IR version {too_new[1]}, the installed ONNX Runtime {runtime().__version__} reads up to "
+                f"{too_new[2]}: install a newer one (pip install --upgrade onnxruntime), or export again with ir_version "
+                f"{too_new[2]} or older"
+            ) from error
         raise BackendError(f"ONNX Runtime could not {doing} {path.name}: {short(error)}") from error
 
 

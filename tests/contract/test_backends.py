@@ -120,6 +120,14 @@ def test_an_input_need_not_be_contiguous(engine, images):
     assert_close(engine.run({"image": strided})["logits"], engine.run({"image": images[:1]})["logits"])
 
 
+def test_a_runtime_older_than_the_networks_ir_version_says_so(network, tmp_path):
+    model = onnx.load(network)
+    model.ir_version = 99
+    onnx.save(model, tmp_path / "new.onnx")
+    with pytest.raises(BackendError, match=r"new\.onnx has IR version 99, .* reads up to \d+: .*upgrade onnxruntime"):
+        OnnxRuntimeBackend().load_reference(tmp_path / "new.onnx", CompileOptions())
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads(backend, network, images, threads, tmp_path):
     options = CompileOptions(threads=threads)
