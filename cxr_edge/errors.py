@@ -6,13 +6,14 @@ patient's identity.
 
     CxrEdgeError
     ├── InputError      this image cannot be answered; the next one may
+    ├── OutputError     the results cannot be written: disk full, reader of the output gone
     ├── BundleError     this model folder is incomplete, altered or malformed
     ├── BackendError    this machine cannot run it (runtime missing, GPU out of memory)
     │   └── EngineError     its engines are not there, outdated, altered or foreign: building them anew helps
     └── ContractError   trained and deployed differently (preprocessing, shapes, labels)
 """
 
-__all__ = ["BackendError", "BundleError", "ContractError", "CxrEdgeError", "EngineError", "InputError"]
+__all__ = ["BackendError", "BundleError", "ContractError", "CxrEdgeError", "EngineError", "InputError", "OutputError"]
 
 
 class CxrEdgeError(Exception):
@@ -21,6 +22,10 @@ class CxrEdgeError(Exception):
 
 class InputError(CxrEdgeError):
     """This image or argument cannot be used; others may."""
+
+
+class OutputError(CxrEdgeError):
+    """The results could not be written."""
 
 
 class BundleError(CxrEdgeError):

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.names import json_name
+
 __all__ = ["Failure", "Flag", "Image", "MemberScore", "Roi", "Screening", "StageTimes"]
 
 GrayPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -37,7 +39,7 @@ class Failure:
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of this failure."""
-        return {"source": self.source, "error": self.reason}
+        return {**_source_json(self.source), "error": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ class Screening:
         """The JSON object of this screening; no pixels."""
         t = self.times
         return {
-            "source": self.source,
+            **_source_json(self.source),
             "sha256": self.sha256,
             "width_px": self.width_px,
             "height_px": self.height_px,
@@ -198,3 +200,9 @@ class Screening:
                 "total": t.total_ms,
             },
         }
+
+
+def _source_json(source: str) -> dict[str, str]:
+    """`source`, and `source_bytes` where the name holds bytes that are no text."""
+    shown, encoded = json_name(source)
+    return {"source": shown} if encoded is None else {"source": shown, "source_bytes": encoded}

@@ -17,25 +17,36 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge import defects
 from cxr_edge import heatmap as heatmaps
 from cxr_edge.bundle import Bundle
 from cxr_edge.combine import decide, member_probabilities
-from cxr_edge.decode import MAX_PIXELS, decode
+from cxr_edge.decode import MAX_PIXELS, MIN_SIDE_PX, decode
 from cxr_edge.engines import EngineSet
-from cxr_edge.errors import ContractError, InputError
+from cxr_edge.errors import ContractError, CxrEdgeError, InputError
 from cxr_edge.manifest import Manifest
+from cxr_edge.names import printable
 from cxr_edge.pipeline import HostPipeline, Pipeline
 from cxr_edge.records import Failure, Image, MemberScore, Roi, Screening
 
-__all__ = ["Answer", "Screener", "screen_files"]
+__all__ = ["Answer", "Screener", "internal_error", "screen_files"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came of one file: its screening and the image, or the failure and no image."""
+    """What came of one file: its screening and the image, or the failure and no image.
+
+    trace: the traceback of an unexpected exception, else empty.
+    """
 
     outcome: Screening | Failure
     image: Image | None = None
+    trace: str = ""
+
+
+def internal_error(source: str, error: Exception) -> Answer:
+    """The row of a file whose work ended in an unexpected exception."""
+    return Answer(outcome=Failure(source=source, reason=defects.reason(error)), trace=defects.trace(error))
 
 
 class Screener:
@@ -89,15 +100,25 @@ class Screener:
             heatmap=self._heatmap(outputs.cams, decision, outputs.roi, image) if heatmap else None,
         )
 
-    def screen_file(self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS) -> Answer:
-        """Decode and screen one file; an InputError becomes a Failure."""
+    def screen_file(
+        self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
+    ) -> Answer:
+        """Decode and screen one file. What is wrong with the file, foreseen or not, becomes a Failure.
+
+        Raises the other CxrEdgeErrors: no file can be screened then.
+        """
         start = perf_counter()
         try:
-            image = decode(path, max_pixels=max_pixels)
+            image = decode(path, max_pixels=max_pixels, min_side_px=min_side_px)
             decode_ms = 1e3 * (perf_counter() - start)
             return Answer(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
         except InputError as error:
-            return Answer(outcome=Failure(source=str(path), reason=str(error).removeprefix(f"{path}: ")))
+            reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")
+            return Answer(outcome=Failure(source=str(path), reason=reason))
+        except CxrEdgeError:
+            raise
+        except Exception as error:
+            return internal_error(str(path), error)
 
     def _member_scores(self, logits: npt.NDArray[np.float32]) -> tuple[MemberScore, ...]:
         probabilities = member_probabilities(logits[None], self.manifest.combination)[0]
@@ -136,6 +157,7 @@ def screen_files(
     workers: int,
     heatmap: bool = False,
     max_pixels: int = MAX_PIXELS,
+    min_side_px: int = MIN_SIDE_PX,
 ) -> Iterator[Answer]:
     """Screen files in their order, `workers` at a time (1: in the caller's thread).
 
@@ -144,7 +166,7 @@ def screen_files(
     """
 
     def screen(path: Path) -> Answer:
-        return screener.screen_file(path, heatmap=heatmap, max_pixels=max_pixels)
+        return screener.screen_file(path, heatmap=heatmap, max_pixels=max_pixels, min_side_px=min_side_px)
 
     return map(screen, paths) if workers == 1 else _in_order(screen, paths, workers)
 

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from cxr_edge import screener as screener_module
 from cxr_edge.bundle import Bundle
 from cxr_edge.decode import decode
 from cxr_edge.engines import reference
-from cxr_edge.errors import ContractError
+from cxr_edge.errors import BackendError, ContractError
 from cxr_edge.records import Failure, Roi, Screening
 from cxr_edge.screener import Screener, screen_files
 
@@ -100,6 +101,46 @@ def test_no_more_images_are_held_than_workers_need(screener, images):
     answers = screen_files(screener, paths(), workers=2)
     next(answers)
     assert len(taken) <= 4
+
+
+def failing_on(name, error, work):
+    """`work`, which raises `error` for the file of that name."""
+
+    def wrapped(path, **options):
+        if path.name == name:
+            raise error
+        return work(path, **options)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("error", [OverflowError("too large"), MemoryError(), RecursionError(), KeyError("DOE^JOHN")])
+def test_an_unexpected_exception_of_one_file_is_its_row(screener, images, monkeypatch, workers, error):
+    monkeypatch.setattr(screener_module, "decode", failing_on("1.png", error, decode))
+    answers = list(screen_files(screener, images[:5], workers=workers))
+    assert [type(a.outcome) for a in answers] == [Screening, Failure, *[Screening] * 3]
+    assert answers[1].outcome.source == str(images[1])
+    assert answers[1].outcome.reason.startswith(f"internal error: {type(error).__name__}")
+    assert "failing_on" in answers[1].trace or "wrapped" in answers[1].trace
+    assert answers[0].trace == ""
+
+
+def test_what_stops_every_file_and_the_user_are_raised(screener, images, monkeypatch):
+    for error in (BackendError("the GPU is gone"), KeyboardInterrupt()):
+        monkeypatch.setattr(screener_module, "decode", failing_on("0.png", error, decode))
+        with pytest.raises(type(error)):
+            screener.screen_file(images[0])
+
+
+def test_small_pictures_are_refused_by_the_side_that_was_requested(screener, images):
+    assert isinstance(screener.screen_file(images[0], min_side_px=200).outcome, Screening)
+    refused = [
+        screener.screen_file(images[0], min_side_px=201),
+        *screen_files(screener, images[:1], workers=1, min_side_px=201),
+    ]
+    assert [type(a.outcome) for a in refused] == [Failure, Failure]
+    assert all("201" in a.outcome.reason for a in refused)
 
 
 def test_engines_of_another_number_are_refused(bundle):

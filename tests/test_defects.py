@@ -1,0 +1,44 @@
+"""What is told of an exception that nobody foresaw, and what is not."""
+
+import pytest
+
+from cxr_edge import defects
+
+
+def raised(error):
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OverflowError("Python int too large"), "OverflowError: Python int too large;"),
+        (MemoryError(), "MemoryError;"),
+        (ValueError("invalid literal for int(): 'DOE^JOHN'"), "ValueError: invalid literal for int(): '...';"),
+        (ValueError("bad value b'DOE^JOHN', not \"O'DOE\""), "ValueError: bad value '...', not '...';"),
+        (KeyError("DOE^JOHN"), "KeyError: '...';"),
+        (UnicodeDecodeError("utf-8", b"DOE", 0, 1, "no"), "UnicodeDecodeError: '...' codec can't decode byte"),
+        (RuntimeError("first\nDOE^JOHN"), "RuntimeError: first;"),
+        (RuntimeError("\x1b[2J"), r"RuntimeError: \x1b[2J;"),
+    ],
+)
+def test_the_reason_names_the_type_and_quotes_nothing_of_the_file(error, told):
+    reason = defects.reason(error)
+    assert reason.startswith(f"internal error: {told}")
+    assert "this is a defect of cxr-edge: report it" in reason
+    assert "DOE" not in reason + defects.trace(raised(error))
+
+
+def test_the_trace_tells_the_way_and_what_came_before():
+    try:
+        try:
+            {}["DOE^JOHN"]
+        except KeyError as error:
+            raise ValueError("no") from error
+    except ValueError as error:
+        trace = defects.trace(error)
+    assert trace.count("test_defects.py") == 2
+    assert trace.index("KeyError: '...'") < trace.index("which led to:") < trace.index("ValueError: no")
