@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 from cxr_edge.backends import BACKENDS
 from cxr_edge.backends.base import HARDWARE_COMPATIBILITY, GpuOptions
 from cxr_edge.bundle import STARTER, Bundle
+from cxr_edge.cli.output import say
 from cxr_edge.engines import EngineSet, last_asked, load
 from cxr_edge.errors import EngineError
 from cxr_edge.screener import cores
 
-__all__ = ["add_bundle", "add_engines", "add_gpu", "add_rebuild", "at_least_one", "gpu_options", "load_engines"]
+__all__ = [
+    "add_bundle",
+    "add_engines",
+    "add_gpu",
+    "add_rebuild",
+    "at_least_one",
+    "gpu_options",
+    "load_engines",
+    "not_empty",
+    "path_argument",
+]
 
 
 def at_least_one(text: str) -> int:
@@ -29,17 +39,35 @@ def at_least_one(text: str) -> int:
     return value
 
 
+def not_empty(text: str) -> str:
+    """argparse type: text that is not empty, as an unset variable of a shell is; as a path it would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one: is a shell variable unset?")
+    return text
+
+
+def path_argument(text: str) -> Path:
+    """argparse type: a path that is not empty."""
+    return Path(not_empty(text))
+
+
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """--bundle: which model."""
     parser.add_argument(
-        "--bundle", default=STARTER, metavar="DIR", help="folder of the bundle; `starter` is the packaged one (default)"
+        "--bundle",
+        type=not_empty,
+        default=STARTER,
+        metavar="DIR",
+        help="folder of the bundle; `starter` is the packaged one (default)",
     )
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
     """--engines, --backend, --threads: what to run it with."""
     group = parser.add_argument_group("engines")
-    group.add_argument("--engines", type=Path, metavar="DIR", help="folder of the engines (default: in the bundle)")
+    group.add_argument(
+        "--engines", type=path_argument, metavar="DIR", help="folder of the engines (default: in the bundle)"
+    )
     group.add_argument(
         "--backend",
         default="auto",
@@ -73,7 +101,10 @@ def add_gpu(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--workspace-mib", type=at_least_one, metavar="N", help="memory that one layer may use")
     group.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="measured kernels, made or added to; the next build is quick"
+        "--timing-cache",
+        type=path_argument,
+        metavar="FILE",
+        help="measured kernels, made or added to; the next build is quick",
     )
     group.add_argument(
         "--hardware-compatibility", choices=HARDWARE_COMPATIBILITY, default="none",
@@ -103,7 +134,7 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
         if not getattr(args, "rebuild", False):
             raise
         reason = re.sub(r"[:;] build them with$", "", str(error).splitlines()[0])
-        print(f"{reason}; building, because of --rebuild", file=sys.stderr)
+        say(f"{reason}; building, because of --rebuild")
     _build(args, bundle, threads)
     return load(bundle, args.engines, backend=args.backend, threads=threads)
 
@@ -123,4 +154,4 @@ def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
         max_loss=asked.max_loss,
         gpu=asked.gpu,
     )
-    build(request, lambda line: print(line, file=sys.stderr, flush=True))
+    build(request, say)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines
+from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
+from cxr_edge.cli.output import print_results, say
+from cxr_edge.cli.traces import Traces, add_traces
 from cxr_edge.errors import InputError
+from cxr_edge.names import printable
+from cxr_edge.records import Failure
+from cxr_edge.screener import Screener
 
 if TYPE_CHECKING:
     from cxr_edge.bench import BenchReport
 
 __all__ = ["add_parser", "run"]
+
+_SOME_FAILED = 1
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,7 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="measure latency and throughput",
         description="Measure latency by stage and throughput, from a file's bytes in memory to its screening.",
     )
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="X-ray files (default: synthetic ones)")
+    parser.add_argument(
+        "images", nargs="*", type=path_argument, metavar="IMAGE", help="X-ray files (default: synthetic ones)"
+    )
     add_bundle(parser)
     add_engines(parser)
     add_rebuild(parser)
@@ -35,32 +42,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--image-px", type=at_least_one, default=2048, metavar="N", help="side of the synthetic images (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_traces(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, return the exit status."""
-    report = _measure(args)
-    print(json.dumps(report.as_json(), indent=1) if args.json else _table(report))
-    return 0
+    report, failed = _measure(args)
+    print_results(json.dumps(report.as_json(), indent=1) if args.json else _table(report))
+    return _SOME_FAILED if failed else 0
 
 
-def _measure(args: argparse.Namespace) -> BenchReport:
+def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
+    """The report, and how many of the given files are left out of it."""
     from cxr_edge import bench
-    from cxr_edge.screener import Screener
 
+    traces = Traces(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
-    images, described = _images(args, bundle)
     engines = load_engines(args, bundle, threads=args.threads)
-    print(f"measuring {args.iterations} screenings of {described} ...", file=sys.stderr)
     screener = Screener(bundle, engines, threads=args.threads)
+    images, described = _images(args, screener, traces)
+    say(f"measuring {args.iterations} screenings of {described} ...")
     stages = bench.measure_latency(screener, images, warmup=args.warmup, iterations=args.iterations)
     alone = Screener(bundle, load_engines(args, bundle, threads=1))
     throughput = [
         bench.measure_throughput(alone, images, workers=workers, iterations=args.iterations)
         for workers in sorted({1, args.threads})
     ]
-    return bench.BenchReport(
+    report = bench.BenchReport(
         environment=bench.environment(engines.versions),
         bundle=f"{bundle.manifest.name} {bundle.manifest.version}",
         bundle_digest=bundle.digest,
@@ -71,18 +80,27 @@ def _measure(args: argparse.Namespace) -> BenchReport:
         stages=stages,
         throughput=tuple(throughput),
     )
+    return report, len(args.images) - len(images) if args.images else 0
 
 
-def _images(args: argparse.Namespace, bundle: Bundle) -> tuple[list[bytes], str]:
+def _images(args: argparse.Namespace, screener: Screener, traces: Traces) -> tuple[list[bytes], str]:
+    """Images to measure on, in memory, and what they are. A given file that cannot be screened is told and left out."""
     from cxr_edge.bench import known_images
 
     if not args.images:
         side = args.image_px
-        return known_images(bundle, side_px=side), f"synthetic X-rays, {side}x{side} JPEG"
-    try:
-        return [p.read_bytes() for p in args.images], f"{len(args.images)} given files"
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}): give X-ray files") from None
+        return known_images(screener.bundle, side_px=side), f"synthetic X-rays, {side}x{side} JPEG"
+    images = []
+    for path in args.images:
+        answer = screener.screen_file(path)
+        traces.add(answer)
+        if isinstance(answer.outcome, Failure):
+            say(f"left out: {printable(path)}: {answer.outcome.reason}")
+        else:
+            images.append(path.read_bytes())
+    if not images:
+        raise InputError("none of the given files can be screened: give X-ray files")
+    return images, f"{len(images)} given files"
 
 
 def _table(report: BenchReport) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_edge.build.samples import IMAGE_LIMIT
 from cxr_edge.bundle import STARTER, Bundle
-from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options
+from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options, not_empty, path_argument
+from cxr_edge.cli.output import print_results, say
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PRESETS, PreprocessSpec, preset
 
@@ -37,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "model",
         nargs="?",
+        type=not_empty,
         default=STARTER,
         metavar="BUNDLE",
         help="folder of the bundle, the word starter for the packaged one (default), or a lone .onnx file",
@@ -53,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
     )
     group.add_argument(
         "--calibration",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="X-rays to measure int8 ranges and compare engines on (default: the ranges and synthetic images of the "
         "bundle); files in sub-folders called like the labels count as labelled",
@@ -73,9 +74,11 @@ def add_parser(subparsers: Any) -> None:
         help="share of decisions, and of AUC, that may be lost against fp32 (%(default)s)",
     )
     lone = parser.add_argument_group("for a lone .onnx file")
-    lone.add_argument("--spec", type=Path, metavar="JSON", help="its preprocessing, as in a manifest")
+    lone.add_argument("--spec", type=path_argument, metavar="JSON", help="its preprocessing, as in a manifest")
     lone.add_argument("--preset", choices=tuple(PRESETS), help="or the name of its preprocessing")
-    lone.add_argument("--out", type=Path, metavar="DIR", help="where its engine goes (default: engines, beside it)")
+    lone.add_argument(
+        "--out", type=path_argument, metavar="DIR", help="where its engine goes (default: engines, beside it)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
 
@@ -83,7 +86,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, print the report, return the exit status."""
     report = _build_network(args) if args.model.lower().endswith(".onnx") else _build_bundle(args)
-    print(json.dumps(report.as_json(), indent=1) if args.json else "\n".join(report.lines()))
+    print_results(json.dumps(report.as_json(), indent=1) if args.json else "\n".join(report.lines()))
     return 0 if report.complete else INCOMPLETE
 
 
@@ -103,7 +106,7 @@ def _build_bundle(args: argparse.Namespace) -> BuildReport:
         image_limit=args.images,
         gpu=gpu_options(args),
     )
-    return build(request, _say)
+    return build(request, say)
 
 
 def _build_network(args: argparse.Namespace) -> BuildReport:
@@ -124,7 +127,7 @@ def _build_network(args: argparse.Namespace) -> BuildReport:
         image_limit=args.images,
         gpu=gpu_options(args),
     )
-    return build_network(request, _say)
+    return build_network(request, say)
 
 
 def _spec(args: argparse.Namespace) -> PreprocessSpec:
@@ -149,7 +152,3 @@ def _share(text: str) -> float:
     if not 0.0 < value <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text!r}")
     return value
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

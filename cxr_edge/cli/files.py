@@ -1,18 +1,24 @@
 """From the PATH arguments of `screen` to the files to answer, in a stable order.
 
 In: files, folders and glob patterns as the user typed them; out: a `Selection` of files and of what was left out. A file
-that was named is always answered or refused; only in a folder are files left out that say by their name that they are
-no image, and those are listed.
+that was named is always answered or refused. In a folder, what is no image by its name or no regular file is left out and
+listed; links to folders are followed, each folder once.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
+import os
+import stat
+from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxr_edge.errors import InputError
+from cxr_edge.names import printable
+from cxr_edge.report import Skipped
 
 __all__ = ["Selection", "select"]
 
@@ -40,52 +46,113 @@ _NO_IMAGE = frozenset(
         *("xls", "xlsx", "py", "sh", "zip", "gz", "tar", "onnx", "npy", "npz", "log", "ini", "db"),
     )
 )
+_KINDS = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISCHR, "a device"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """files: to be screened, each once. skipped: left out of folders because their name says they are no image."""
+    """files: to be screened, each once. skipped: left out of folders. hidden: how many hidden files and folders besides."""
 
     files: tuple[Path, ...]
-    skipped: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
+    hidden: int = 0
 
 
 def select(arguments: Sequence[str]) -> Selection:
-    """Expand the arguments. A path that does not exist stays in, to be refused as its own row.
+    """Expand the arguments. A path that does not exist or cannot be reached stays in, to be refused as its own row.
 
-    Raises InputError if a folder holds no file to screen or a pattern matches nothing.
+    Raises InputError if an argument is empty, a folder holds no file to screen or a pattern matches nothing.
     """
     files: dict[Path, None] = {}
-    skipped: dict[Path, None] = {}
+    skipped: dict[Path, Skipped] = {}
+    hidden = 0
     for argument in arguments:
         for path in _expand(argument):
-            if path.is_dir():
-                found, left = _walk(path)
-                files.update(dict.fromkeys(found))
-                skipped.update(dict.fromkeys(left))
+            if os.path.isdir(path):
+                found = _walk(path)
+                files.update(dict.fromkeys(found.files))
+                skipped.update({s.path: s for s in found.skipped})
+                hidden += found.hidden
             else:
                 files[path] = None
-    return Selection(files=tuple(files), skipped=tuple(skipped))
+    return Selection(files=tuple(files), skipped=tuple(skipped.values()), hidden=hidden)
 
 
 def _expand(argument: str) -> Iterable[Path]:
-    path = Path(argument)
-    if path.exists() or not glob.has_magic(argument):
-        return [path]
+    if not argument:
+        raise InputError("an empty PATH: expected a file, a folder or a pattern; is a shell variable unset?")
+    if os.path.exists(argument) or not glob.has_magic(argument) or "\0" in argument:
+        return [Path(argument)]
     found = sorted(glob.glob(argument, recursive=True))
     if not found:
         raise InputError(
-            f"the pattern {argument!r} matches no file: quote it so that the shell leaves it alone, or fix it"
+            f"the pattern '{printable(argument)}' matches no file: quote it so that the shell leaves it alone, or fix it"
         )
     return [Path(f) for f in found]
 
 
-def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    inside = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    visible = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    left = [p for p in visible if p.suffix.lower() in _NO_IMAGE or p.name == "DICOMDIR"]
-    refused = set(left)
-    found = [p for p in visible if p not in refused]
-    if not found:
-        raise InputError(f"the folder {folder} holds no image to screen: give a folder with X-ray files")
-    return found, left
+@dataclass(kw_only=True)
+class _Walk:
+    """What has been found below a folder. folders, links: to be searched; links to folders come last."""
+
+    folders: deque[Path] = field(default_factory=deque)
+    links: deque[Path] = field(default_factory=deque)
+    files: list[Path] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    hidden: int = 0
+
+    def skip(self, path: Path, reason: str) -> None:
+        self.skipped.append(Skipped(path=path, reason=reason))
+
+    def sort(self, path: Path) -> None:
+        """Put one entry of a folder where it belongs."""
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            broken = error.errno == errno.ENOENT and path.is_symlink()
+            return self.skip(path, "a broken link" if broken else f"it cannot be read ({error.strerror})")
+        if stat.S_ISDIR(mode):
+            (self.links if path.is_symlink() else self.folders).append(path)
+        elif not stat.S_ISREG(mode):
+            self.skip(path, next((f"{kind}, no file" for is_kind, kind in _KINDS if is_kind(mode)), "no regular file"))
+        elif path.suffix.lower() in _NO_IMAGE or path.name == "DICOMDIR":
+            self.skip(path, "by its name no image")
+        else:
+            self.files.append(path)
+
+
+def _walk(root: Path) -> Selection:
+    walk = _Walk(folders=deque([root]))
+    seen: dict[tuple[int, int], Path] = {}
+    while walk.folders or walk.links:
+        _search(walk, (walk.folders or walk.links).popleft(), seen)
+    skipped = tuple(sorted(walk.skipped, key=lambda s: s.path))
+    if not walk.files:
+        left = "".join(f"; left out: {printable(s.path)} ({s.reason})" for s in skipped[:1])
+        more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        raise InputError(
+            f"the folder {printable(root)} holds no image to screen{left}{more}: give a folder with X-ray files"
+        )
+    return Selection(files=tuple(sorted(walk.files)), skipped=skipped, hidden=walk.hidden)
+
+
+def _search(walk: _Walk, folder: Path, seen: dict[tuple[int, int], Path]) -> None:
+    """Sort the entries of a folder, unless it was searched before, by whatever way."""
+    try:
+        status = os.stat(folder)
+        first = seen.setdefault((status.st_dev, status.st_ino), folder)
+        names = os.listdir(folder) if first is folder else []
+    except OSError as error:
+        return walk.skip(folder, f"the folder cannot be read ({error.strerror})")
+    if first is not folder:
+        return walk.skip(folder, f"the same folder as {printable(first)}")
+    for name in sorted(names):
+        if name.startswith("."):
+            walk.hidden += 1
+        else:
+            walk.sort(folder / name)

@@ -13,9 +13,12 @@ from dataclasses import asdict
 from typing import Any
 
 from cxr_edge.bundle import ENGINES_DIR, Bundle
+from cxr_edge.cli.arguments import not_empty
+from cxr_edge.cli.output import print_results
 from cxr_edge.contract import Network, check_networks
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.manifest import Combination, Manifest
+from cxr_edge.names import printable
 from cxr_edge.preprocess import PreprocessSpec
 
 __all__ = ["add_parser", "run"]
@@ -31,7 +34,10 @@ def add_parser(subparsers: Any) -> None:
         description="Check a bundle (files, digests, networks) without running it, and show what is in it.",
     )
     parser.add_argument(
-        "bundle", metavar="BUNDLE", help="folder of the bundle, or the word starter for the packaged one"
+        "bundle",
+        type=not_empty,
+        metavar="BUNDLE",
+        help="folder of the bundle, or the word starter for the packaged one",
     )
     parser.add_argument("--json", action="store_true", help="print JSON: the whole manifest and the networks' facts")
     parser.set_defaults(run=run)
@@ -44,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
         networks = check_networks(bundle)
     except (BundleError, ContractError) as error:
         if args.json:
-            print(json.dumps({"usable": False, "error": str(error)}, indent=1))
+            print_results(json.dumps({"usable": False, "error": str(error)}, indent=1))
         raise
     if args.json:
-        print(json.dumps(_as_json(bundle, networks), indent=1))
+        print_results(json.dumps(_as_json(bundle, networks), indent=1))
     else:
-        print("\n".join(_lines(bundle, networks)))
+        print_results("\n".join(_lines(bundle, networks)))
     return 0
 
 
@@ -87,7 +93,7 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
         yield from ["", title, *_tree(facts, "  ")]
     yield from ["", "Engines", *_engine_lines(bundle)]
     if unlisted := bundle.unlisted_files():
-        yield f"\nNot in the manifest, and not used: {', '.join(map(_printable, unlisted))}"
+        yield f"\nNot in the manifest, and not used: {', '.join(map(printable, unlisted))}"
     yield "\nAll files are unaltered, and the networks are what the manifest says."
 
 
@@ -154,7 +160,7 @@ def _engines(bundle: Bundle) -> dict[str, list[str]]:
 
 def _engine_lines(bundle: Bundle) -> list[str]:
     found = _engines(bundle).items()
-    lines = [f"  {_printable(name)}: {', '.join(map(_printable, files)) or 'none'}" for name, files in found]
+    lines = [f"  {printable(name)}: {', '.join(map(printable, files)) or 'none'}" for name, files in found]
     return lines or [f"  none yet: cxr-edge build-engine {bundle.root}"]
 
 
@@ -178,11 +184,11 @@ def _tree(value: Any, indent: str) -> Iterator[str]:
         yield f"{indent}none"
     for key, item in value.items():
         if isinstance(item, dict) and item:
-            yield f"{indent}{_printable(key)}"
+            yield f"{indent}{printable(key)}"
             yield from _tree(item, indent + "  ")
         else:
             text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
-            yield f"{indent}{_printable(key)}: {_printable(text)}"
+            yield f"{indent}{printable(key)}: {printable(text)}"
 
 
 def _short(count: int) -> str:
@@ -190,8 +196,3 @@ def _short(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return str(count)
-
-
-def _printable(text: str) -> str:
-    """Text that no field check has seen, safe for a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

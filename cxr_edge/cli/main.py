@@ -7,43 +7,70 @@ traceback.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from cxr_edge import __version__
 from cxr_edge.cli import bench, build_engine, inspect, screen
-from cxr_edge.errors import CxrEdgeError, InputError
+from cxr_edge.cli.output import Results, discard_results, prepare_streams, say
+from cxr_edge.errors import CxrEdgeError, InputError, OutputError
+from cxr_edge.names import printable_lines
 
 __all__ = ["main"]
 
-USAGE_ERROR, UNUSABLE = 2, 3
+USAGE_ERROR, UNUSABLE, NOT_WRITTEN, INTERRUPTED = 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name; None: sys.argv's) and return the exit status."""
+    prepare_streams()
+    try:
+        try:
+            return _run(argv)
+        finally:  # also of --help and --version, which end in SystemExit
+            if sys.stdout is not None:
+                Results().flush()
+    except OutputError as error:
+        discard_results()
+        return _fail(error, NOT_WRITTEN)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     try:
+        Results()  # a closed standard output is found before there is work
         return int(args.run(args))
+    except OutputError:
+        raise
     except InputError as error:
         return _fail(error, USAGE_ERROR)
     except CxrEdgeError as error:
         return _fail(error, UNUSABLE)
-    except BrokenPipeError:  # the reader of stdout went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        say("interrupted")
+        return INTERRUPTED
 
 
 def _fail(error: CxrEdgeError, status: int) -> int:
-    print(f"cxr-edge: {error}", file=sys.stderr)
+    say(f"cxr-edge: {error}")
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable_lines(message))  # it repeats arguments
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and version as results are printed: argparse drops what cannot be written."""
+        if file is not None and file is sys.stdout:
+            Results().write(message)
+        else:
+            super()._print_message(message, file)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cxr-edge",
         description="Compile chest X-ray ensembles for this machine and screen images with them. Research use only.",
     )

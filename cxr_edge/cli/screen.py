@@ -8,17 +8,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_edge import __version__
 from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines
+from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
 from cxr_edge.cli.files import Selection, select
-from cxr_edge.decode import MAX_PIXELS
+from cxr_edge.cli.output import Results, say
+from cxr_edge.cli.traces import Traces, add_traces
+from cxr_edge.decode import MAX_PIXELS, MIN_SIDE_PX
+from cxr_edge.errors import CxrEdgeError
+from cxr_edge.names import printable
 from cxr_edge.records import Failure
-from cxr_edge.screener import Answer, Screener, screen_files
+from cxr_edge.screener import Answer, Screener, internal_error, screen_files
 
 if TYPE_CHECKING:
     from cxr_edge.report import ReportWriter, RunInfo
@@ -27,6 +31,7 @@ __all__ = ["add_parser", "run"]
 
 _BLOCKS_UP_TO = 4  # images that are shown as a block each; more are a line each
 _PROGRESS_FROM = 8
+_SKIPPED_SHOWN = 20
 _SOME_FAILED = 1
 
 
@@ -45,20 +50,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--csv", action="store_true", help="print CSV, one row a file")
-    output.add_argument("--html", type=Path, metavar="FILE", help="write a report with pictures, one file")
+    output.add_argument("--html", type=path_argument, metavar="FILE", help="write a report with pictures, one file")
     output.add_argument(
-        "--heatmap", type=Path, metavar="DIR", help="write a PNG an image: lung box and heat map over it"
+        "--heatmap", type=path_argument, metavar="DIR", help="write a PNG an image: lung box and heat map over it"
     )
     output.add_argument("--note", default="", metavar="TEXT", help="a sentence for the head of the reports")
     parser.add_argument(
         "--max-pixels", type=at_least_one, default=MAX_PIXELS, metavar="N", help="refuse larger images (%(default)s)"
     )
+    parser.add_argument(
+        "--min-side", type=at_least_one, default=MIN_SIDE_PX, metavar="N",
+        help="refuse pictures with a side shorter than this, in pixels (%(default)s)",
+    )  # fmt: skip
+    add_traces(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Screen, print, return the exit status."""
     selection = select(args.paths)
+    _check_outputs(args)
+    traces = Traces(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
     workers = min(args.threads, len(selection.files))
     threads = max(1, args.threads // workers)
@@ -70,49 +82,94 @@ def run(args: argparse.Namespace) -> int:
         workers=workers,
         heatmap=args.html is not None or args.heatmap is not None,
         max_pixels=args.max_pixels,
+        min_side_px=args.min_side,
     )
-    failed = _write(_progress(answers, len(selection.files)), _writers(args, screener, selection))
-    if selection.skipped and not args.json:
-        print(f"{len(selection.skipped)} files were not tried: by their names they are no images", file=sys.stderr)
+    with ExitStack() as stack:
+        writers = _writers(args, screener, selection, stack)
+        failed = _write(_progress(answers, len(selection.files)), writers, traces)
+    if not args.json:
+        _say_skipped(selection)
     for written in (args.html, args.heatmap):
         if written is not None:
-            print(f"written: {written}", file=sys.stderr)
+            say(f"written: {printable(written)}")
     return _SOME_FAILED if failed else 0
 
 
-def _write(answers: Iterable[Answer], writers: list[ReportWriter]) -> int:
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse reports that cannot be written there before there is work. Raises InputError."""
+    if args.html is not None:
+        from cxr_edge.report.html import page_target
+
+        page_target(args.html)
+    if args.heatmap is not None:
+        from cxr_edge.report.overlay import check_folder
+
+        check_folder(args.heatmap)
+
+
+def _write(answers: Iterable[Answer], writers: list[ReportWriter], traces: Traces) -> int:
     """Give every answer to every writer. Returns how many files failed."""
     failed = 0
     for answer in answers:
-        failed += isinstance(answer.outcome, Failure)
         for writer in writers:
-            writer.add(answer)
+            answer = _add(writer, answer)
+        traces.add(answer)
+        failed += isinstance(answer.outcome, Failure)
     for writer in writers:
         writer.close()
     return failed
 
 
-def _writers(args: argparse.Namespace, screener: Screener, selection: Selection) -> list[ReportWriter]:
+def _add(writer: ReportWriter, answer: Answer) -> Answer:
+    """Write the answer; a picture that cannot be made turns it into an internal error, for this and the next writers."""
+    try:
+        writer.add(answer)
+    except CxrEdgeError:
+        raise
+    except Exception as error:
+        answer = internal_error(answer.outcome.source, error)
+        writer.add(answer)
+    return answer
+
+
+def _writers(
+    args: argparse.Namespace, screener: Screener, selection: Selection, stack: ExitStack
+) -> list[ReportWriter]:
+    """Those that make pictures come first, so that all know of a file whose picture could not be made."""
     from cxr_edge.report.structured import CsvWriter, JsonWriter
     from cxr_edge.report.text import TextWriter
 
     info = _run_info(args, screener)
     writers: list[ReportWriter] = []
-    if args.json:
-        writers.append(JsonWriter(sys.stdout, info, selection.skipped))
-    elif args.csv:
-        writers.append(CsvWriter(sys.stdout, info))
-    else:
-        writers.append(TextWriter(sys.stdout, info, compact=len(selection.files) > _BLOCKS_UP_TO))
-    if args.html is not None:
-        from cxr_edge.report.html import HtmlWriter
-
-        writers.append(HtmlWriter(args.html, info, selection.skipped))
     if args.heatmap is not None:
         from cxr_edge.report.overlay import OverlayWriter
 
         writers.append(OverlayWriter(args.heatmap))
+    if args.html is not None:
+        from cxr_edge.report.html import HtmlWriter
+
+        writers.append(stack.enter_context(HtmlWriter(args.html, info, selection.skipped, hidden=selection.hidden)))
+    results = Results(utf8=args.json)
+    if args.json:
+        writers.append(JsonWriter(results, info, selection.skipped, hidden=selection.hidden))
+    elif args.csv:
+        writers.append(CsvWriter(results, info))
+    else:
+        writers.append(TextWriter(results, info, compact=len(selection.files) > _BLOCKS_UP_TO))
     return writers
+
+
+def _say_skipped(selection: Selection) -> None:
+    """List what was left out of folders, up to a bound."""
+    skipped = selection.skipped
+    if skipped:
+        say(f"{len(skipped)} files or folders were not tried:")
+    for one in skipped[:_SKIPPED_SHOWN]:
+        say(f"  {printable(one.path)}: {one.reason}")
+    if len(skipped) > _SKIPPED_SHOWN:
+        say(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which --json and --html list")
+    if selection.hidden:
+        say(f"{selection.hidden} hidden files or folders were not tried (their names begin with a dot)")
 
 
 def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:

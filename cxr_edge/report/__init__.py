@@ -1,17 +1,22 @@
 """From answers to what a person or a program reads: text, JSON, CSV, an HTML page, pictures.
 
 Every writer takes `Answer`s one by one with `add` and ends with `close`, so that a folder of any size needs the memory of
-one image.
+one image. Names are shown by `cxr_edge.names`, and a file that cannot be written is an OutputError.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from cxr_edge.errors import OutputError
+from cxr_edge.names import printable
 from cxr_edge.screener import Answer
 
-__all__ = ["ReportWriter", "RunInfo"]
+__all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "writing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,22 @@ class RunInfo:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file or folder inside a given folder that was not screened, and why."""
+
+    path: Path
+    reason: str
+
+
+class TextStream(Protocol):
+    """Where text goes: a file, or standard output."""
+
+    def write(self, text: str, /) -> object:
+        """Write some text."""
+        ...
+
+
 class ReportWriter(Protocol):
     """Takes answers one by one."""
 
@@ -47,3 +68,13 @@ class ReportWriter(Protocol):
     def close(self) -> None:
         """Write the end. Nothing may be added after it; a writer that is not closed leaves no finished file."""
         ...
+
+
+@contextmanager
+def writing(name: str | Path) -> Iterator[None]:
+    """Turn a failure of the operating system into an OutputError that says what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"the results could not be written to {printable(name)}: {reason}") from None

@@ -1,25 +1,31 @@
 """Answers as one HTML page that needs nothing else: pictures inside, no script, light and dark, fit for printing.
 
-In: answers and a path; out: the page. It is written as the answers come, into a hidden file beside the path that takes the
-path's place when it is whole, so a folder of any size needs the memory of one image.
+In: answers and a path; out: the page. It is written as the answers come, into a hidden file beside the page that replaces it
+when it is complete, so a folder of any size needs the memory of one image, and an old page stays until there is a new one.
 """
 
 from __future__ import annotations
 
 import base64
+import os
+import secrets
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 
-from cxr_edge.errors import InputError
+from cxr_edge.errors import InputError, OutputError
+from cxr_edge.names import printable
 from cxr_edge.records import Failure, Image, Screening
-from cxr_edge.report import RunInfo
+from cxr_edge.report import RunInfo, Skipped, writing
 from cxr_edge.report.overlay import Picture, overlay, picture
 from cxr_edge.screener import Answer
 
-__all__ = ["HtmlWriter"]
+__all__ = ["HtmlWriter", "page_target"]
 
 _JPEG_QUALITY = 82
 
@@ -58,44 +64,90 @@ ul.flags { margin: 12px 0 0; padding: 8px 12px 8px 28px; background: var(--warn-
 """
 
 
-class HtmlWriter:
-    """path: where the page goes. skipped: files of the folders that were not tried, listed at the end.
+def page_target(path: Path) -> Path:
+    """The file that the page goes to: the path, or what it links to. Raises InputError if that is no regular file."""
+    target = Path(os.path.realpath(path))
+    if os.path.lexists(target) and not os.path.isfile(target):
+        kind = "a folder" if os.path.isdir(target) else "no regular file"
+        raise InputError(f"the report {printable(path)} cannot be written, it is {kind}: give the name of a file")
+    return target
 
-    Raises InputError if the page cannot be written there.
+
+class HtmlWriter:
+    """path: where the page goes. skipped: what was left out of the folders, listed at the end; hidden: how many more.
+
+    A context manager that removes an unfinished page. Raises InputError if the page cannot be made there, OutputError if it
+    cannot be written to the end.
     """
 
-    def __init__(self, path: Path, run: RunInfo, skipped: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path, run: RunInfo, skipped: Sequence[Skipped] = (), *, hidden: int = 0) -> None:
         self._path = path
-        self._unfinished = path.with_name(f".{path.name}.unfinished")
+        self._target = page_target(path)
+        self._unfinished = self._target.with_name(f".cxr-edge-{secrets.token_hex(6)}.unfinished")
         self._skipped = skipped
+        self._hidden = hidden
         self._answered = 0
         self._failed = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._unfinished.open("w", encoding="utf-8")
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._unfinished.open("x", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise InputError(
-                f"the report {path} cannot be written ({error.strerror}): give a file in a folder that can be written to"
+                f"the report {printable(path)} cannot be written ({error.strerror}): give a file in a folder that can be "
+                "written to"
             ) from None
-        self._file.write(_head(run))
+        self._write(_head(run))
+
+    def __enter__(self) -> HtmlWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._discard()
 
     def add(self, answer: Answer) -> None:
         """Write one card."""
         outcome = answer.outcome
         if isinstance(outcome, Failure) or answer.image is None:
+            self._write(_failure(outcome))
             self._failed += 1
-            self._file.write(_failure(outcome))
         else:
+            self._write(_card(outcome, answer.image))
             self._answered += 1
-            self._file.write(_card(outcome, answer.image))
 
     def close(self) -> None:
-        """Write the end and put the page in its place."""
-        for path in self._skipped:
-            self._file.write(f'<p class="small">Not tried, by its name no image: {escape(str(path))}</p>\n')
-        self._file.write(f"<p>{self._answered} answered, {self._failed} failed.</p>\n</body>\n</html>\n")
-        self._file.close()
-        self._unfinished.replace(self._path)
+        """Write the end and replace the old page."""
+        for skipped in self._skipped:
+            text = escape(f"{printable(skipped.path)}: {printable(skipped.reason)}")
+            self._write(f'<p class="small">Not tried: {text}</p>\n')
+        if self._hidden:
+            self._write(f'<p class="small">Hidden files and folders, not tried: {self._hidden}</p>\n')
+        self._write(f"<p>{self._answered} answered, {self._failed} failed.</p>\n</body>\n</html>\n")
+        try:
+            with writing(self._path):
+                self._file.close()
+                with suppress(FileNotFoundError):
+                    shutil.copymode(self._target, self._unfinished)
+                self._unfinished.replace(self._target)
+        except OutputError:
+            self._discard()
+            raise
+
+    def _write(self, text: str) -> None:
+        try:
+            with writing(self._path):
+                self._file.write(text)
+        except OutputError:
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        """Remove what is unfinished; after `close` that is nothing."""
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._unfinished.unlink(missing_ok=True)
 
 
 def _head(run: RunInfo) -> str:
@@ -118,15 +170,21 @@ def _head(run: RunInfo) -> str:
     )
 
 
+def _name(outcome: Failure | Screening) -> str:
+    return escape(printable(outcome.source))
+
+
 def _failure(outcome: Failure | Screening) -> str:
     reason = outcome.reason if isinstance(outcome, Failure) else "the image is missing"
-    return f'<article class="failed"><h2>{escape(outcome.source)}</h2><p>Not answered: {escape(reason)}</p></article>\n'
+    return (
+        f'<article class="failed"><h2>{_name(outcome)}</h2><p>Not answered: {escape(printable(reason))}</p></article>\n'
+    )
 
 
 def _card(s: Screening, image: Image) -> str:
     mapped = "lung box and class activation map" if s.heatmap is not None else "lung box"
     return (
-        f'<article>\n<div class="head"><h2>{escape(s.source)}</h2><span class="decision">{escape(s.decision)}</span></div>\n'
+        f'<article>\n<div class="head"><h2>{_name(s)}</h2><span class="decision">{escape(s.decision)}</span></div>\n'
         f'<div class="body">\n{_figure(picture(image), f"{s.width_px} x {s.height_px} px")}'
         f"{_figure(overlay(image, s), f'{mapped}: {s.decision}')}"
         f"<div>{_scores(s)}{_members(s)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"

@@ -6,17 +6,21 @@ see the image itself.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.errors import InputError
+from cxr_edge.errors import InputError, OutputError
+from cxr_edge.names import printable, shortened
 from cxr_edge.records import Image, Screening
+from cxr_edge.report import writing
 from cxr_edge.screener import Answer
 
-__all__ = ["OverlayWriter", "overlay", "picture"]
+__all__ = ["OverlayWriter", "check_folder", "overlay", "picture"]
 
 Picture = npt.NDArray[np.uint8]
 
@@ -56,27 +60,47 @@ def _heat(under: Picture, heatmap: npt.NDArray[np.float32]) -> Picture:
     return np.asarray(under * (1 - opacity) + colours * opacity, dtype=np.uint8)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise InputError if there is something else of the folder's name."""
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{printable(folder)} is no folder: give a folder for the pictures, or a new name")
+
+
 class OverlayWriter:
     """A ReportWriter that leaves a PNG an answered image in a folder: its number in the run, its name, `.png`.
 
-    The number keeps files of one name in different folders apart. Raises InputError if the folder cannot be written to.
+    The number keeps files of one name in different folders apart; a name that is too long with it is cut. Raises InputError
+    if the folder cannot be made, OutputError if a picture cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
+        check_folder(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._name_bytes = os.pathconf(folder, "PC_NAME_MAX")
         except OSError as error:
-            raise InputError(f"the folder {folder} cannot be made ({error.strerror}): give one that can") from None
+            raise InputError(
+                f"the folder {printable(folder)} cannot be made ({error.strerror}): give one that can"
+            ) from None
         self._folder = folder
         self._count = 0
 
     def add(self, answer: Answer) -> None:
         """Write one picture; failures have none."""
-        self._count += 1
         if isinstance(answer.outcome, Screening) and answer.image is not None:
-            path = self._folder / f"{self._count:05d}-{Path(answer.outcome.source).name}.png"
-            if not cv2.imwrite(str(path), overlay(answer.image, answer.outcome)):
-                raise InputError(f"{path} cannot be written: is the folder writable and the disk not full?")
+            png = cv2.imencode(".png", overlay(answer.image, answer.outcome))[1].tobytes()
+            name = f"{self._count + 1:05d}-{Path(answer.outcome.source).name}"
+            self._write(self._folder / shortened(name, self._name_bytes, suffix=".png"), png)
+        self._count += 1
 
     def close(self) -> None:
         """Nothing is left to write."""
+
+    def _write(self, path: Path, png: bytes) -> None:
+        try:
+            with writing(path):
+                path.write_bytes(png)
+        except OutputError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise

@@ -7,31 +7,33 @@ order or meaning.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TextIO
+from typing import Any
 
+from cxr_edge.names import json_name, json_text, printable
 from cxr_edge.records import Failure
-from cxr_edge.report import RunInfo
+from cxr_edge.report import RunInfo, Skipped, TextStream
 from cxr_edge.screener import Answer
 
 __all__ = ["CsvWriter", "JsonWriter"]
 
 
 class JsonWriter:
-    """{"run": {...}, "skipped": [...], "results": [...]}; a result holds `error` or the screening's keys."""
+    """{"run": {...}, "skipped": [...], ..., "results": [...]}; a result holds `error` or the screening's keys.
 
-    def __init__(self, stream: TextIO, run: RunInfo, skipped: Sequence[Path] = ()) -> None:
+    hidden: how many hidden files and folders were left out. The stream must take any character, as UTF-8 does.
+    """
+
+    def __init__(self, stream: TextStream, run: RunInfo, skipped: Sequence[Skipped] = (), *, hidden: int = 0) -> None:
         self._stream = stream
         self._first = True
-        head = json.dumps({"run": run.as_json(), "skipped": [str(p) for p in skipped]}, ensure_ascii=False)
+        head = json_text({"run": run.as_json(), **_skipped_json(skipped), "hidden": hidden})
         stream.write(head[:-1] + ', "results": [')
 
     def add(self, answer: Answer) -> None:
         """Write one result, on a line of its own."""
         self._stream.write("\n" if self._first else ",\n")
-        self._stream.write(json.dumps(answer.outcome.as_json(), ensure_ascii=False))
+        self._stream.write(json_text(answer.outcome.as_json()))
         self._first = False
 
     def close(self) -> None:
@@ -39,11 +41,19 @@ class JsonWriter:
         self._stream.write("\n]}\n")
 
 
+def _skipped_json(skipped: Sequence[Skipped]) -> dict[str, Any]:
+    names = [json_name(s.path) for s in skipped]
+    keys: dict[str, Any] = {"skipped": [shown for shown, _ in names], "skipped_reasons": [s.reason for s in skipped]}
+    if any(encoded is not None for _, encoded in names):
+        keys["skipped_bytes"] = [encoded for _, encoded in names]
+    return keys
+
+
 class CsvWriter:
     """Columns: source, status (ok or failed), reason, decision, p_<label> each, roi_x0 roi_y0 roi_x1 roi_y1, flags (codes,
     joined by a space), total_ms, sha256."""
 
-    def __init__(self, stream: TextIO, run: RunInfo) -> None:
+    def __init__(self, stream: TextStream, run: RunInfo) -> None:
         self._labels = run.labels
         self._rows = csv.writer(stream, lineterminator="\n")
         scores = [f"p_{label}" for label in run.labels]
@@ -53,12 +63,13 @@ class CsvWriter:
     def add(self, answer: Answer) -> None:
         """Write one row."""
         s = answer.outcome
+        name = printable(s.source)
         if isinstance(s, Failure):
-            self._rows.writerow([s.source, "failed", s.reason, "", *[""] * (len(self._labels) + 4), "", "", ""])
+            self._rows.writerow([name, "failed", printable(s.reason), "", *[""] * (len(self._labels) + 4), "", "", ""])
             return
         scores = [f"{p:.6f}" for p in s.probabilities]
         codes = " ".join(f.code for f in s.flags)
-        row = [s.source, "ok", "", s.decision, *scores, *s.roi.as_tuple(), codes, f"{s.times.total_ms:.3f}", s.sha256]
+        row = [name, "ok", "", s.decision, *scores, *s.roi.as_tuple(), codes, f"{s.times.total_ms:.3f}", s.sha256]
         self._rows.writerow(row)
 
     def close(self) -> None:

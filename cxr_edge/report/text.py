@@ -5,29 +5,30 @@ In: answers and a text stream; out: the text, ending with how many were answered
 
 from __future__ import annotations
 
-from typing import TextIO
-
+from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure, Screening
-from cxr_edge.report import RunInfo
+from cxr_edge.report import RunInfo, TextStream
 from cxr_edge.screener import Answer
 
 __all__ = ["TextWriter", "block", "line"]
 
 _BAR = 30
+_BAR_CHARACTER, _PLAIN_BAR_CHARACTER = "█", "#"
 
 
 class TextWriter:
     """compact: one line an image instead of a block."""
 
-    def __init__(self, stream: TextIO, run: RunInfo, *, compact: bool) -> None:
+    def __init__(self, stream: TextStream, run: RunInfo, *, compact: bool) -> None:
         self._stream = stream
         self._compact = compact
+        self._bar = _bar_character(stream)
         self._answered = 0
         self._failures: list[Failure] = []
         print(f"{run.bundle} {run.version} ({run.digest[:12]}), {run.engines}", file=stream)
         for text in (run.note, "Research use only: not a medical device."):
             if text:
-                print(text, file=stream)
+                print(printable_lines(text), file=stream)
         print(file=stream)
         if compact:
             print(f"{'decision':<12}{'prob.':>6}  {'ms':>7}  file", file=stream)
@@ -39,27 +40,28 @@ class TextWriter:
             self._failures.append(outcome)
         else:
             self._answered += 1
-            print(line(outcome) if self._compact else block(outcome) + "\n", file=self._stream)
+            text = line(outcome) if self._compact else block(outcome, bar=self._bar) + "\n"
+            print(text, file=self._stream)
 
     def close(self) -> None:
         """Print the failures and the count."""
         for failure in self._failures:
-            print(f"failed: {failure.source}: {failure.reason}", file=self._stream)
+            print(f"failed: {printable(failure.source)}: {printable(failure.reason)}", file=self._stream)
         print(f"{self._answered} answered, {len(self._failures)} failed", file=self._stream)
 
 
 def line(s: Screening) -> str:
     """Decision, probability, milliseconds, file and the codes of the flags, in one line."""
     flags = f"  [{', '.join(f.code for f in s.flags)}]" if s.flags else ""
-    return f"{s.decision:<12}{_probability(s):>6.2f}  {s.times.total_ms:>7.1f}  {s.source}{flags}"
+    return f"{s.decision:<12}{_probability(s):>6.2f}  {s.times.total_ms:>7.1f}  {printable(s.source)}{flags}"
 
 
-def block(s: Screening) -> str:
-    """Everything about one screening, in about ten lines."""
+def block(s: Screening, *, bar: str = _BAR_CHARACTER) -> str:
+    """Everything about one screening, in about ten lines. bar: the character of the probabilities' bars."""
     t, box = s.times, s.roi
-    lines = [f"{s.source}  ({s.width_px} x {s.height_px} px)", f"  decision: {s.decision}"]
+    lines = [f"{printable(s.source)}  ({s.width_px} x {s.height_px} px)", f"  decision: {s.decision}"]
     for label, p in zip(s.labels, s.probabilities, strict=True):
-        lines.append(f"  {label:<12}{p:>6.1%}  {'█' * round(_BAR * p)}")
+        lines.append(f"  {label:<12}{p:>6.1%}  {bar * round(_BAR * p)}")
     for member in s.members:
         scores = "  ".join(f"{label} {p:.2f}" for label, p in zip(s.labels, member.probabilities, strict=True))
         lines.append(f"  member {member.member}: {scores}")
@@ -71,3 +73,12 @@ def block(s: Screening) -> str:
 
 def _probability(s: Screening) -> float:
     return s.probabilities[s.labels.index(s.decision)]
+
+
+def _bar_character(stream: TextStream) -> str:
+    """The block, or a plain character where the stream's encoding has none."""
+    try:
+        _BAR_CHARACTER.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return _PLAIN_BAR_CHARACTER
+    return _BAR_CHARACTER

@@ -1,5 +1,9 @@
-"""Which files `screen` takes from its PATH arguments."""
+"""Which files `screen` takes from its PATH arguments, and what it says of those that it leaves out."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,10 +25,15 @@ def names(paths, root):
     return [p.relative_to(root).as_posix() for p in paths]
 
 
+def skipped(selection, root):
+    return {s.path.relative_to(root).as_posix(): s.reason for s in selection.skipped}
+
+
 def test_a_folder_is_walked_in_order_and_what_is_left_out_is_said(folder):
     selection = select([str(folder)])
     assert names(selection.files, folder) == ["a.dcm", "b.png", "noext", "sub/c.jpg"]
-    assert names(selection.skipped, folder) == ["sub/DICOMDIR", "table.csv"]
+    assert skipped(selection, folder) == {"sub/DICOMDIR": "by its name no image", "table.csv": "by its name no image"}
+    assert selection.hidden == 2
 
 
 def test_a_named_file_is_never_left_out(folder):
@@ -51,3 +60,97 @@ def test_a_pattern_without_match_and_an_empty_folder_are_errors(tmp_path):
         select([str(tmp_path / "*.png")])
     with pytest.raises(InputError, match="holds no image"):
         select([str(tmp_path)])
+
+
+def test_an_empty_folder_error_names_something_that_was_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text("")
+    (tmp_path / "b.csv").write_text("")
+    with pytest.raises(
+        InputError, match=r"holds no image to screen; left out: .*a\.csv \(by its name no image\) and 1 more"
+    ):
+        select([str(tmp_path)])
+
+
+def test_an_empty_argument_is_refused_and_not_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="an empty PATH"):
+        select(["a.dcm", ""])
+
+
+def test_names_that_no_system_has_stay_in(tmp_path):
+    for name in ("a\0b", "a\0*", "x" * 300, str(tmp_path / ("d" * 300) / "a.png")):
+        assert select([name]).files == (Path(name),)
+
+
+def test_what_is_no_file_is_listed_with_its_kind(folder):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "broken.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket.png"))
+        found = skipped(select([str(folder)]), folder)
+    assert found["pipe.png"] == "a FIFO, no file"
+    assert found["broken.png"] == "a broken link"
+    assert found["loop.png"].startswith("it cannot be read (Too many levels")
+    assert found["socket.png"] == "a socket, no file"
+
+
+def test_links_to_folders_are_followed_once_and_loops_are_noticed(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "e.png").write_bytes(b"x")
+    (outside / "back").symlink_to(folder)
+    (folder / "0-outside").symlink_to(outside)
+    (folder / "1-again").symlink_to(outside)
+    (folder / "2-sub").symlink_to("sub")
+    (folder / "sub" / "up").symlink_to("..")
+    selection = select([str(folder)])
+    assert names(selection.files, folder) == ["0-outside/e.png", "a.dcm", "b.png", "noext", "sub/c.jpg"]
+    found = skipped(selection, folder)
+    assert found["1-again"] == f"the same folder as {folder / '0-outside'}"
+    assert found["2-sub"] == f"the same folder as {folder / 'sub'}"
+    assert found["sub/up"] == found["0-outside/back"] == f"the same folder as {folder}"
+
+
+def test_a_folder_that_cannot_be_listed_is_listed_itself(folder, monkeypatch):
+    listdir = os.listdir
+
+    def fails(path):
+        if Path(path) == folder / "sub":
+            raise OSError(5, "Input/output error")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", fails)
+    assert skipped(select([str(folder)]), folder)["sub"] == "the folder cannot be read (Input/output error)"
+
+
+# root may enter every folder, so the child becomes another user.
+CLOSED = """
+import os, sys
+from cxr_edge.cli.files import select
+if os.geteuid() == 0:
+    os.seteuid(65534)
+selection = select(sys.argv[1:])
+print(*selection.files, sep="|")
+print(*(f"{s.path}: {s.reason}" for s in selection.skipped), sep="|")
+"""
+
+
+def test_closed_folders_cost_their_own_files_alone(tmp_path):
+    root = tmp_path / "root"
+    for name in ("open/a.png", "closed/b.png", "unlisted/c.png"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(b"x")
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    (root / "closed").chmod(0)
+    (root / "unlisted").chmod(0o444)
+    arguments = [str(root), str(root / "closed" / "b.png")]
+    done = subprocess.run([sys.executable, "-c", CLOSED, *arguments], capture_output=True, text=True, check=False)
+    (root / "closed").chmod(0o755)
+    assert done.stderr == ""
+    files, left = (line.split("|") for line in done.stdout.splitlines())
+    assert files == [str(root / "open" / "a.png"), str(root / "closed" / "b.png")]
+    assert left == [
+        f"{root / 'closed'}: the folder cannot be read (Permission denied)",
+        f"{root / 'unlisted' / 'c.png'}: it cannot be read (Permission denied)",
+    ]

@@ -5,29 +5,9 @@ import io
 import json
 
 import cv2
-import numpy as np
 import pytest
 
 from cxr_edge.cli import main
-
-
-@pytest.fixture(scope="module")
-def built(toy_bundle, tmp_path_factory):
-    """Arguments that name a bundle and its engines."""
-    engines = tmp_path_factory.mktemp("engines")
-    where = ["--engines", str(engines)]
-    assert main(["build-engine", str(toy_bundle), *where, "--precision", "fp32"]) == 0
-    return ["--bundle", str(toy_bundle), *where]
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(3):
-        pixels = np.random.default_rng(i).integers(0, 255, (120, 150), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{i}.png"), cv2.GaussianBlur(pixels, (0, 0), 9))
-    return folder
 
 
 def test_good_files_give_0_and_an_answer_each(built, images, capsys):
@@ -45,6 +25,9 @@ def test_a_bad_file_is_a_row_and_gives_1(built, images, capsys):
     document = json.loads(capsys.readouterr().out)
     assert [("error" in r) for r in document["results"]] == [False, False, False, True, True]
     assert document["skipped"] == [str(images / "notes.txt")]
+    assert document["skipped_reasons"] == ["by its name no image"]
+    assert document["hidden"] == 0
+    assert "skipped_bytes" not in document
     assert document["run"]["engines"].startswith("onnxruntime: ")
 
 
@@ -53,7 +36,7 @@ def test_csv_goes_to_stdout_and_talk_to_stderr(built, images, capsys):
     assert main(["screen", str(images), "--csv", *built]) == 0
     captured = capsys.readouterr()
     assert [r["status"] for r in csv.DictReader(io.StringIO(captured.out))] == ["ok"] * 3
-    assert "1 files were not tried" in captured.err
+    assert f"1 files or folders were not tried:\n  {images / 'notes.txt'}: by its name no image\n" in captured.err
 
 
 def test_one_and_two_threads_give_the_same_answers(built, images, capsys):

@@ -4,25 +4,29 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import cv2
 import numpy as np
 import pytest
 
-from cxr_edge.errors import InputError
+from cxr_edge.errors import InputError, OutputError
 from cxr_edge.records import Failure, Flag, Image, MemberScore, Roi, Screening, StageTimes
-from cxr_edge.report import RunInfo
-from cxr_edge.report.html import HtmlWriter
+from cxr_edge.report import RunInfo, Skipped
+from cxr_edge.report.html import HtmlWriter, page_target
 from cxr_edge.report.overlay import OverlayWriter, overlay, picture
 from cxr_edge.report.structured import CsvWriter, JsonWriter
 from cxr_edge.report.text import TextWriter
 from cxr_edge.screener import Answer
 
-HOSTILE = 'x<script>alert(1)</script>"&,\n.png'
+HOSTILE = 'x<script>alert(1)</script>"&,\n\x1b]0;\u202e\udcfc.png'
+SHOWN = 'x<script>alert(1)</script>"&,\\x0a\\x1b]0;\\u202e\\xfc.png'
+SKIPPED = (Skipped(path=Path("table\udcfc.csv"), reason="by its name no image"),)
 
 RUN = RunInfo(
     bundle="toy", version="1", digest="ab" * 32, labels=("normal", "covid-19"), intended_use="tests",
@@ -77,7 +81,7 @@ def test_text_blocks():
         "  note: Look at it. [uncertain]\n"
         "  time: 6.8 ms (decode 1.0, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25)\n"
         "\n"
-        f"failed: {HOSTILE}: the file is <empty>\n"
+        f"failed: {SHOWN}: the file is <empty>\n"
         "1 answered, 1 failed\n"
     )
 
@@ -88,14 +92,25 @@ def test_text_lines():
 
 
 def test_json_is_one_document():
-    document = json.loads(text_of(lambda s: JsonWriter(s, RUN, [Path("table.csv")])))
+    document = json.loads(text_of(lambda s: JsonWriter(s, RUN, SKIPPED, hidden=2)))
     assert document["run"]["bundle"] == "toy"
-    assert document["skipped"] == ["table.csv"]
+    assert document["skipped"] == [r"table\xfc.csv"]
+    assert document["skipped_reasons"] == ["by its name no image"]
+    assert document["skipped_bytes"] == ["table%FC.csv"]
+    assert document["hidden"] == 2
     first, second = document["results"]
     assert first["probabilities"] == {"normal": 0.125, "covid-19": 0.875}
     assert first["roi"] == [100, 50, 300, 150]
     assert first["times_ms"]["total"] == 6.75
-    assert second == {"source": HOSTILE, "error": "the file is <empty>"}
+    shown, encoded = second.pop("source"), second.pop("source_bytes")
+    assert shown == HOSTILE.replace("\udcfc", r"\xfc")
+    assert os.fsdecode(unquote_to_bytes(encoded)) == HOSTILE
+    assert second == {"error": "the file is <empty>"}
+
+
+def test_json_and_csv_hold_nothing_that_a_terminal_acts_on():
+    for text in (text_of(lambda s: JsonWriter(s, RUN, SKIPPED)), text_of(lambda s: CsvWriter(s, RUN))):
+        assert "".join(c for c in text if not c.isprintable()).strip("\n") == ""
 
 
 def test_json_of_nothing_is_a_document():
@@ -109,7 +124,7 @@ def test_csv_round_trip():
     assert rows[0]["status"] == "ok"
     assert float(rows[0]["p_covid-19"]) == 0.875
     assert rows[0]["flags"] == "uncertain"
-    assert rows[1]["source"] == HOSTILE
+    assert rows[1]["source"] == SHOWN
     assert (rows[1]["status"], rows[1]["reason"], rows[1]["decision"]) == ("failed", "the file is <empty>", "")
 
 
@@ -129,12 +144,14 @@ class Page(HTMLParser):
 
 def test_html_needs_nothing_else_and_escapes_what_it_shows(tmp_path):
     path = tmp_path / "deep" / "report.html"
-    written(HtmlWriter(path, RUN, [Path("<b>.csv")]))
+    written(HtmlWriter(path, RUN, [Skipped(path=Path("<b>\udcfc"), reason="a FIFO, no file")], hidden=3))
     raw = path.read_text()
     page = Page(raw)
     assert "script" not in page.tags
     assert not re.search(r"(https?:)?//", re.sub(r"base64,[A-Za-z0-9+/=]+", "", raw))
-    assert HOSTILE in page.text
+    assert SHOWN in page.text
+    assert r"Not tried: <b>\xfc: a FIFO, no file" in page.text
+    assert "Hidden files and folders, not tried: 3" in page.text
     assert all(
         text in page.text
         for text in ("Research use only.", "synthetic", "87.5%", "Look at it.", "1 answered, 1 failed")
@@ -154,10 +171,57 @@ def test_an_html_report_that_was_not_closed_replaces_nothing(tmp_path):
     assert path.read_text() == "the old one"
 
 
+def test_an_html_report_that_is_left_unfinished_leaves_nothing(tmp_path):
+    with HtmlWriter(tmp_path / "report.html", RUN) as writer:
+        writer.add(ANSWER)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_html_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         HtmlWriter(tmp_path / "file" / "report.html", RUN)
+
+
+def test_html_goes_through_a_link_and_keeps_the_mode_of_the_old_page(tmp_path):
+    target, link = tmp_path / "deep" / "page.html", tmp_path / "link.html"
+    link.symlink_to(target)
+    written(HtmlWriter(link, RUN))
+    target.chmod(0o640)
+    written(HtmlWriter(link, RUN))
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in target.parent.iterdir()] == ["page.html"]
+
+
+def test_html_to_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/null")
+    (tmp_path / "loop").symlink_to("loop")
+    for path, kind in ((tmp_path, "a folder"), *((tmp_path / n, "no regular file") for n in ("fifo", "link", "loop"))):
+        with pytest.raises(InputError, match=f"it is {kind}"):
+            page_target(path)
+
+
+def test_an_html_page_of_the_longest_name_is_written(tmp_path):
+    path = tmp_path / ("p" * 250 + ".html")
+    written(HtmlWriter(path, RUN))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_full_disk_is_an_output_error_and_the_old_page_stays(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("the old one")
+    writer = HtmlWriter(path, RUN)
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "_file", Full())
+    with pytest.raises(OutputError, match=r"could not be written to .*report\.html: No space left on device"):
+        writer.add(ANSWER)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["the old one"]
 
 
 def test_the_picture_is_small_and_keeps_its_shape():
@@ -185,6 +249,35 @@ def test_pictures_of_one_name_are_kept_apart(tmp_path):
         writer.add(answer)
     writer.close()
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["00001-a.png.png", "00003-a.png.png"]
+
+
+@pytest.mark.parametrize("name", ["m\udcfcller.png", "\x1b[2J.png", "ü" * 127, "x" * 255, "\udcfc" * 255, ".."])
+def test_pictures_of_any_name_are_written(tmp_path, name):
+    writer = OverlayWriter(tmp_path / "maps")
+    writer.add(replace(ANSWER, outcome=replace(SCREENING, source=f"folder/{name}")))
+    (picture_file,) = (tmp_path / "maps").iterdir()
+    assert picture_file.name.startswith("00001-" + name[:100])
+    assert cv2.imdecode(np.frombuffer(picture_file.read_bytes(), np.uint8), cv2.IMREAD_COLOR).shape == (200, 400, 3)
+
+
+def test_pictures_onto_a_file_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is no folder"):
+        OverlayWriter(tmp_path / "file")
+    with pytest.raises(InputError, match="cannot be made"):
+        OverlayWriter(tmp_path / "file" / "maps")
+
+
+def test_a_picture_that_cannot_be_written_leaves_no_half(tmp_path, monkeypatch):
+    def full(path, data):
+        with path.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        OverlayWriter(tmp_path).add(ANSWER)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_copies_to_a_gpu_are_among_the_times_where_there_were_some():

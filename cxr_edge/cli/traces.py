@@ -1,0 +1,60 @@
+"""Where the tracebacks of unexpected exceptions go: stderr with --verbose, a file with --log.
+
+In: answers; out: for those with a traceback, its text with the time and the file's name. The results hold one sentence; the
+traceback is for whoever reports the defect.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+from cxr_edge.cli.arguments import path_argument
+from cxr_edge.cli.output import say
+from cxr_edge.errors import InputError
+from cxr_edge.names import printable, printable_lines
+from cxr_edge.report import writing
+from cxr_edge.screener import Answer
+
+__all__ = ["Traces", "add_traces"]
+
+
+def add_traces(parser: argparse.ArgumentParser) -> None:
+    """--verbose, --log: what to tell about unexpected exceptions."""
+    group = parser.add_argument_group("internal errors")
+    group.add_argument("--verbose", action="store_true", help="print the tracebacks of internal errors on stderr")
+    group.add_argument(
+        "--log", type=path_argument, metavar="FILE", help="append the tracebacks of internal errors to this file"
+    )
+
+
+class Traces:
+    """verbose: print to stderr. log: append to this file, which is made. Raises InputError if it cannot be."""
+
+    def __init__(self, *, verbose: bool, log: Path | None) -> None:
+        self._verbose = verbose
+        self._log = log
+        if log is not None:
+            self._open(log)
+
+    def add(self, answer: Answer) -> None:
+        """Tell the answer's traceback, if it has one. Raises OutputError if the log cannot be written."""
+        if not answer.trace:
+            return
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        text = f"{now} {printable(answer.outcome.source)}\n{printable_lines(answer.trace)}"
+        if self._verbose:
+            say(text.rstrip("\n"))
+        if self._log is not None:
+            with writing(self._log), self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+
+    @staticmethod
+    def _open(log: Path) -> None:
+        try:
+            log.open("a").close()
+        except OSError as error:
+            raise InputError(
+                f"the log {printable(log)} cannot be written ({error.strerror}): give a file that can be"
+            ) from None
