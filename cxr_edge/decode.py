@@ -106,25 +106,15 @@ def _sample_bits(picture: Picture) -> int:
 
 
 def _one_channel(picture: Picture) -> tuple[Any, tuple[Flag, ...]]:
+    """(height, width) gray, alpha applied."""
     samples = picture.samples
     if samples.ndim == 2:
         return samples, ()
-    gray, flags = to_gray(samples)
-    if samples.shape[2] < 4 or picture.alpha == "ignored":
+    gray, flags = to_gray(samples) if samples.shape[2] >= 3 else (samples[..., 0].copy(), ())
+    if samples.shape[2] == 3 or picture.alpha == "ignored":
         return gray, flags
-    if picture.alpha == "premultiplied":
-        return gray, flags + _premultiplied_flag(samples)
-    gray, more = on_black(gray, samples[..., 3])
+    gray, more = on_black(gray, samples[..., -1], premultiplied=picture.alpha == "premultiplied")
     return gray, flags + more
-
-
-def _premultiplied_flag(samples: Any) -> tuple[Flag, ...]:
-    """Associated alpha: the stored colours are already laid on black."""
-    share = np.count_nonzero(samples[..., 3] < np.iinfo(samples.dtype).max) / samples[..., 3].size
-    if not share:
-        return ()
-    message = f"{share:.2%} of the pixels are partly transparent; the file stores them laid on black"
-    return (Flag(code="alpha_composited", message=message),)
 
 
 def _upright(pixels: Any, orientation: int) -> tuple[GrayPixels, tuple[Flag, ...]]:

@@ -205,11 +205,11 @@ def _colour(stored: Stored) -> tuple[GrayPixels, tuple[Flag, ...]]:
     top, dtype = (255, np.uint8) if stored.bits <= 8 else (65535, np.uint16)
     stored_top = (1 << stored.bits) - 1
 
-    def as_bgr(band: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    def as_rgb(band: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
         scaled = ((band.astype(np.uint32) * top + stored_top // 2) // stored_top).clip(0, top).astype(dtype)
         if not stored.ybr:
-            return scaled[..., ::-1]
+            return scaled
         # OpenCV's order is Y, Cr, Cb; the arithmetic is the standard's (PS3.3 C.7.6.3.1.2, ITU-R BT.601).
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(scaled[..., [0, 2, 1]]), cv2.COLOR_YCrCb2BGR))
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(scaled[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB))
 
-    return to_gray(stored.values, as_bgr, dtype)
+    return to_gray(stored.values, as_rgb, dtype)

@@ -318,7 +318,7 @@ def decoded(stream: bytes, size: StreamSize, syntax: str, *, rgb: bool) -> tuple
             values, flags = jpeg.decoded_8_bit(stream, size.jpeg)
         except InputError as error:
             raise InputError(f"the compressed picture: {error}") from None
-        return values if size.samples == 1 else values[..., ::-1], flags
+        return values, flags
     values = _by_imagecodecs(stream, syntax)
     if syntax in _JPEG_LOSSLESS:
         _refuse_unfinished(stream, values)

@@ -47,30 +47,30 @@ def looked_up(table: npt.NDArray[Any], values: npt.NDArray[Any], low: int) -> np
 
 def to_gray(
     samples: npt.NDArray[Any],
-    as_bgr: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = lambda band: band[..., :3],
+    as_rgb: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = lambda band: band[..., :3],
     dtype: Any = None,
 ) -> tuple[GrayPixels, tuple[Flag, ...]]:
     """(height, width, 3 or 4) to (height, width) uint8 or uint16.
 
-    as_bgr: turns a band of rows of `samples` into (rows, width, 3), blue first, of `dtype` (default: the samples' own).
+    as_rgb: turns a band of rows of `samples` into (rows, width, 3), red first, of `dtype` (default: the samples' own).
     Raises InputError for a colour picture. Flags `tinted` and `coloured_marks`.
     """
     gray = np.empty(samples.shape[:2], dtype or samples.dtype)
     unit = 257 if gray.dtype == np.uint16 else 1
     off_gray = coloured = 0
     for rows in bands(samples):
-        bgr = np.ascontiguousarray(as_bgr(samples[rows]))
-        cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY, dst=gray[rows])
-        chroma = _chroma(bgr)
+        rgb = np.ascontiguousarray(as_rgb(samples[rows]))
+        cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY, dst=gray[rows])
+        chroma = _chroma(rgb)
         if cv2.minMaxLoc(chroma)[1] > _NOISE * unit:
             off_gray += int(np.count_nonzero(chroma > _NOISE * unit))
             coloured += int(np.count_nonzero(chroma > _COLOUR * unit))
     return gray, _colour_flags(off_gray / gray.size, coloured / gray.size)
 
 
-def _chroma(bgr: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    blue, green, red = cv2.split(bgr)
-    return np.asarray(cv2.max(cv2.absdiff(blue, green), cv2.max(cv2.absdiff(green, red), cv2.absdiff(red, blue))))
+def _chroma(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    red, green, blue = cv2.split(rgb)
+    return np.asarray(cv2.max(cv2.absdiff(red, green), cv2.max(cv2.absdiff(green, blue), cv2.absdiff(blue, red))))
 
 
 def _colour_flags(off_gray: float, coloured: float) -> tuple[Flag, ...]:
@@ -91,17 +91,22 @@ def _colour_flags(off_gray: float, coloured: float) -> tuple[Flag, ...]:
     return tuple(flags)
 
 
-def on_black(gray: GrayPixels, alpha: npt.NDArray[Any]) -> tuple[GrayPixels, tuple[Flag, ...]]:
-    """Lay gray pixels on black by their alpha (same shape and type), in place; flag `alpha_composited` if any is not opaque."""
+def on_black(gray: GrayPixels, alpha: npt.NDArray[Any], *, premultiplied: bool) -> tuple[GrayPixels, tuple[Flag, ...]]:
+    """Lay gray pixels on black by their alpha (same shape and type), in place; premultiplied ones are stored so.
+
+    Flag `alpha_composited` if any pixel is not opaque.
+    """
     full = np.iinfo(alpha.dtype).max
     transparent = 0
-    for rows in bands(alpha):
-        if cv2.minMaxLoc(np.ascontiguousarray(alpha[rows]))[0] < full:
-            transparent += int(np.count_nonzero(alpha[rows] < full))
+    for rows in bands(gray):
+        count = int(np.count_nonzero(alpha[rows] < full))
+        transparent += count
+        if count and not premultiplied:
             gray[rows] = np.rint(gray[rows].astype(np.float64) * alpha[rows] / full)
     if not transparent:
         return gray, ()
-    message = f"{transparent / alpha.size:.2%} of the pixels are partly transparent and were laid on black"
+    how = "are stored laid on black" if premultiplied else "were laid on black"
+    message = f"{transparent / gray.size:.2%} of the pixels are wholly or partly transparent and {how}"
     return gray, (Flag(code="alpha_composited", message=message),)
 
 

@@ -179,13 +179,13 @@ def _note_scan(done: dict[int, int], body: bytes, *, progressive: bool) -> None:
 
 
 def decoded_8_bit(data: bytes, frame: JpegFrame) -> tuple[npt.NDArray[Any], tuple[Flag, ...]]:
-    """Samples (height, width), or (height, width, 3) blue first, of an 8-bit JPEG stream; a flag on stray bytes.
+    """Samples (height, width), or (height, width, 3) red first, of an 8-bit JPEG stream; a flag on stray bytes.
 
     frame: from `read_frame`. Raises InputError for coded data that are damaged or end too early.
     """
     import simplejpeg
 
-    colorspace = {1: "GRAY", 3: "BGR", 4: "CMYK"}.get(frame.samples)
+    colorspace = {1: "GRAY", 3: "RGB", 4: "CMYK"}.get(frame.samples)
     if colorspace is None:
         raise InputError(f"a JPEG with {frame.samples} samples per pixel is not read here: {HOW_TO_CONVERT}")
     flags: tuple[Flag, ...] = ()
@@ -228,7 +228,7 @@ def _ascii(text: str) -> str:
 
 
 def _cmyk(data: bytes) -> npt.NDArray[Any]:
-    """Four samples to BGR by OpenCV, which knows Adobe's inverted CMYK."""
+    """Four samples to RGB by OpenCV, which knows Adobe's inverted CMYK."""
     try:
         bgr: npt.NDArray[Any] | None = cv2.imdecode(
             np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -237,4 +237,4 @@ def _cmyk(data: bytes) -> npt.NDArray[Any]:
         bgr = None
     if bgr is None:
         raise InputError(f"the JPEG data cannot be decoded: {DAMAGED}")
-    return bgr
+    return bgr[..., ::-1]

@@ -1,4 +1,4 @@
-"""OpenCV's decoder for PNG, WEBP and BMP: the bytes of a checked file in, samples as stored out.
+"""OpenCV's decoder for WEBP and BMP: the bytes of a checked file in, samples as stored out.
 
 It exists so that its settings, its silence and its failures are handled once.
 """
@@ -21,17 +21,19 @@ __all__ = ["decoded"]
 def _silence() -> None:
     """Refusals are InputErrors here; OpenCV's own lines on stderr would say the same again, without the file's name.
 
-    Its environment variable still turns them on. OpenCV 4.8 to 4.12 have the function under one name, later ones under two.
+    Its environment variable still turns them on. The function has one name up to OpenCV 4.12 and another since.
     """
-    if "OPENCV_LOG_LEVEL" not in os.environ and hasattr(cv2, "setLogLevel"):
-        cv2.setLogLevel(0)
+    if "OPENCV_LOG_LEVEL" in os.environ:
+        return
+    logging = getattr(getattr(cv2, "utils", None), "logging", cv2)
+    logging.setLogLevel(0)
 
 
 _silence()
 
 
 def decoded(data: bytes, name: str, *, width_px: int, height_px: int) -> npt.NDArray[Any]:
-    """Samples (height, width) or (height, width, 3 or 4), blue first, orientation not applied.
+    """Samples (height, width) or (height, width, 3 or 4), red first, orientation not applied.
 
     name: of the format, for messages. width_px, height_px: what the header says. Raises InputError.
     """
@@ -46,4 +48,6 @@ def decoded(data: bytes, name: str, *, width_px: int, height_px: int) -> npt.NDA
             f"the header promises {width_px}x{height_px} px, the data hold "
             f"{samples.shape[1]}x{samples.shape[0]}: {DAMAGED}"
         )
+    if samples.ndim == 3:
+        samples[..., :3] = samples[..., 2::-1].copy()
     return samples

@@ -23,10 +23,10 @@ DAMAGED = "the file is damaged: copy or export it again"
 class Picture:
     """A decoded picture, not yet gray or upright.
 
-    samples: (height, width), or (height, width, 3 or 4) with blue first and alpha last; uint8, uint16, float32 or float64.
-    bits: of one sample as stored. significant_bits: fewer than `bits` where the file says so, else None. orientation:
-    EXIF 1..8, not yet applied. white_is_zero: gray still to be inverted. alpha: how the fourth sample is to be used.
-    flags: what the decoder noticed.
+    samples: (height, width); (height, width, 2), gray and alpha; or (height, width, 3 or 4), red first, alpha last; uint8,
+    uint16 or floating-point (gray alone). bits: of one sample as stored. significant_bits: fewer than `bits` where the file
+    says so, else None. orientation: EXIF 1..8, not yet applied. white_is_zero: gray still to be inverted. alpha: how the
+    last of 2 or 4 samples is used. flags: what the decoder noticed.
     """
 
     format: str

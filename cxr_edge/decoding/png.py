@@ -10,11 +10,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.decoding.gray import bands
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.decoding.metadata import (
     aspect_flag,
@@ -24,15 +24,14 @@ from cxr_edge.decoding.metadata import (
     text_profile_orientation,
     xmp_orientation,
 )
-from cxr_edge.decoding.opencv import decoded
 from cxr_edge.decoding.picture import CUT, DAMAGED, HOW_TO_CONVERT, Picture
+from cxr_edge.decoding.remarks import remarks_of_imagecodecs
 from cxr_edge.errors import InputError
-from cxr_edge.records import Flag
 
 __all__ = ["MAGIC", "decode"]
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
-_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DECODED_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _FOR_DECODER = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _ONCE = (b"IHDR", b"PLTE", b"tRNS")
@@ -48,7 +47,6 @@ class _Chunks:
     bits: int = 0
     colour: int = 0
     significant: int | None = None
-    transparent_gray: int | None = None
     transparency: bool = False
     density: tuple[int, int] = (0, 0)
     orientations: dict[str, int | None] = field(default_factory=dict)
@@ -63,25 +61,36 @@ def decode(data: bytes, limits: Limits) -> Picture:
         raise InputError(CUT) from None
     limits.check_memory(chunks.width_px, chunks.height_px, _decoder_bytes(chunks))
     for_decoder = b"".join([MAGIC, *chunks.for_decoder])
-    samples = decoded(for_decoder, "PNG", width_px=chunks.width_px, height_px=chunks.height_px)
-    flags = aspect_flag(*chunks.density)
-    if chunks.transparent_gray is not None and samples.ndim == 2:
-        flags += _transparent_to_black(samples, chunks.transparent_gray, chunks.bits)
     return Picture(
         format="png",
-        samples=samples,
+        samples=_decoded(for_decoder, chunks),
         bits=chunks.bits,
         significant_bits=chunks.significant,
         orientation=first_orientation(chunks.orientations.get(k) for k in ("eXIf", "text", "XMP")),
-        flags=flags,
+        flags=aspect_flag(*chunks.density),
     )
+
+
+def _decoded(data: bytes, chunks: _Chunks) -> npt.NDArray[Any]:
+    """Samples by libpng: fewer bits than eight widened, palettes resolved, tRNS made alpha."""
+    import imagecodecs
+
+    with remarks_of_imagecodecs() as remarks:
+        try:
+            samples = np.asarray(imagecodecs.png_decode(data))
+        except Exception as error:  # PngError, ValueError, MemoryError
+            raise InputError(f"the PNG data cannot be decoded ({error}): {DAMAGED}") from None
+    if any("IDAT" in remark for remark in remarks):
+        raise InputError(f"the PNG data are damaged ({'; '.join(remarks)}): {DAMAGED}")
+    if samples.shape[:2] != (chunks.height_px, chunks.width_px):
+        raise InputError(f"the decoded size is not that of the header: {DAMAGED}")
+    return samples
 
 
 def _decoder_bytes(chunks: _Chunks) -> float:
     """Bytes per pixel: decoded samples and the gray made of them."""
     sample = 2 if chunks.bits == 16 else 1
-    decoded_samples = {0: 1, 2: 4 if chunks.transparency else 3, 3: 4 if chunks.transparency else 3, 4: 4, 6: 4}
-    samples = decoded_samples[chunks.colour]
+    samples = _DECODED_SAMPLES[chunks.colour] + (chunks.transparency and chunks.colour < 4)
     return sample * (samples + 1)
 
 
@@ -133,8 +142,6 @@ def _read_ancillary(chunks: _Chunks, kind: bytes, body: memoryview) -> None:
         raise InputError(f"an animated PNG holds several pictures: {HOW_TO_CONVERT}, one per file")
     if kind == b"tRNS":
         chunks.transparency = True
-        if chunks.colour == 0:
-            chunks.transparent_gray = int(struct.unpack_from(">H", body)[0])
     elif kind == b"sBIT":
         significant = max(bytes(body[:3]), default=chunks.bits)
         chunks.significant = significant if 0 < significant < chunks.bits and chunks.colour != 3 else None
@@ -165,19 +172,3 @@ def _text(kind: bytes, rest: bytes) -> bytes:
     compressed = rest[:1] == b"\1"
     text = rest[2:].split(b"\0", 2)[-1]  # after language tag and translated keyword
     return inflated_start(text) if compressed else text
-
-
-def _transparent_to_black(samples: npt.NDArray[np.uint16], value: int, bits: int) -> tuple[Flag, ...]:
-    """Set pixels of the gray value that tRNS names to black, in place; a flag where there are some."""
-    shown = value if bits >= 8 else value * 255 // ((1 << bits) - 1)  # the decoder widens fewer bits to eight
-    count = 0
-    for rows in bands(samples):
-        transparent = samples[rows] == shown
-        count += int(np.count_nonzero(transparent))
-        samples[rows][transparent] = 0
-    if not count:
-        return ()
-    message = (
-        f"{count / samples.size:.2%} of the pixels are transparent by their gray value ({value}) and were laid on black"
-    )
-    return (Flag(code="alpha_composited", message=message),)

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.decoding import jpeg, webp
-from cxr_edge.decoding.gray import bands
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.decoding.metadata import aspect_flag, first_orientation, xmp_orientation
 from cxr_edge.decoding.picture import DAMAGED, Picture
@@ -73,7 +72,7 @@ def _dtype(layout: Layout) -> np.dtype[Any]:
 
 
 def _samples(data: bytes, layout: Layout) -> tuple[npt.NDArray[Any], tuple[Flag, ...]]:
-    """(height, width), or (height, width, 3 or 4) blue first, alpha last; gray with alpha has the gray three times."""
+    """(height, width) or (height, width, 2 to 4), as `Picture` has them."""
     out = np.empty((layout.height_px, layout.width_px, layout.samples), _dtype(layout))
     view, page = memoryview(data), _tifffile_page(layout)
     flags: tuple[Flag, ...] = ()
@@ -87,7 +86,7 @@ def _samples(data: bytes, layout: Layout) -> tuple[npt.NDArray[Any], tuple[Flag,
         _place(out, decoded, position, shape)
     if layout.photometric == PALETTE:
         return _colours(out[..., 0], layout.color_map), flags
-    return _blue_first(out), flags
+    return out[..., 0] if layout.samples == 1 else out, flags
 
 
 def _place(out: npt.NDArray[Any], decoded: npt.NDArray[Any], position: tuple[int, ...], shape: tuple[int, ...]) -> None:
@@ -129,22 +128,11 @@ def _alpha(layout: Layout) -> tuple[Literal["straight", "premultiplied", "ignore
     return "ignored", (Flag(code="extra_sample_ignored", message=message),)
 
 
-def _blue_first(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    samples = out.shape[2]
-    if samples == 1:
-        return out[..., 0]
-    if samples == 2:
-        return np.ascontiguousarray(out[..., [0, 0, 0, 1]])
-    for rows in bands(out):
-        out[rows, :, :3] = out[rows, :, 2::-1].copy()
-    return out
-
-
 def _colours(indices: npt.NDArray[Any], color_map: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Palette indices to (height, width, 3), blue first."""
+    """Palette indices to (height, width, 3), red first."""
     red_green_blue = np.array(color_map, np.uint16).reshape(3, -1)
     # Entries have 16 bits; some writers fill only the lower eight.
-    table = (red_green_blue >> 8 if red_green_blue.max() > 255 else red_green_blue).astype(np.uint8)[::-1].T
+    table = (red_green_blue >> 8 if red_green_blue.max() > 255 else red_green_blue).astype(np.uint8).T
     return np.ascontiguousarray(table[indices])
 
 

@@ -1,0 +1,327 @@
+"""TIFF layouts: files written by tifffile and Pillow come back exactly, or are refused by the tag that is not read."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+from cxr_edge.decode import decode_bytes
+from cxr_edge.errors import InputError
+from cxr_edge.records import Image
+from tests.dicom_files import picture
+
+ROWS, COLUMNS = 75, 53  # no multiples of a tile
+GRAY = picture(8, rows=ROWS, columns=COLUMNS).astype(np.uint8)
+DEEP = picture(16, rows=ROWS, columns=COLUMNS)
+LOSSLESS = [None, "lzw", "zlib", "packbits", "zstd", "lzma"]
+
+
+def written(pixels: np.ndarray, **options) -> bytes:
+    stream = io.BytesIO()
+    options.setdefault("photometric", "rgb" if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) else "minisblack")
+    tifffile.imwrite(stream, pixels, metadata=None, **options)
+    return stream.getvalue()
+
+
+def read(data: bytes, **options) -> Image:
+    return decode_bytes(data, source="x.tif", **options)
+
+
+def codes(image: Image) -> set[str]:
+    return {flag.code for flag in image.flags}
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(InputError) as raised:
+        read(data)
+    return str(raised.value)
+
+
+def with_value(data: bytes, tag: int, value: int, *, order: str = "<") -> bytes:
+    """The classic TIFF with the first word of one tag's inline value changed."""
+    at = struct.unpack_from(order + "I", data, 4)[0]
+    for start in range(at + 2, at + 2 + 12 * struct.unpack_from(order + "H", data, at)[0], 12):
+        found, kind = struct.unpack_from(order + "HH", data, start)
+        if found == tag:
+            changed = bytearray(data)
+            struct.pack_into(order + ("H" if kind == 3 else "I"), changed, start + 8, value)
+            return bytes(changed)
+    raise AssertionError(f"no tag {tag}")
+
+
+# Right pixels -----------------------------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "strips": {"rowsperstrip": 7},
+    "one strip": {"rowsperstrip": ROWS},
+    "tiles": {"tile": (32, 16)},
+}
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("bigtiff", [False, True], ids=["classic", "big"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("compression", LOSSLESS)
+def test_gray_of_every_layout(compression, layout, bigtiff, byteorder) -> None:
+    for pixels, predictor in itertools.product((GRAY, DEEP), (False, True)):
+        if predictor and compression not in ("lzw", "zlib", "zstd", "lzma"):
+            continue
+        data = written(
+            pixels,
+            compression=compression,
+            predictor=predictor,
+            bigtiff=bigtiff,
+            byteorder=byteorder,
+            **LAYOUTS[layout],
+        )
+        image = read(data)
+        np.testing.assert_array_equal(image.pixels, pixels)
+        assert image.flags == ()
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("compression", LOSSLESS)
+def test_gray_stored_as_colour(compression, layout, planar, byteorder) -> None:
+    for pixels in (GRAY, DEEP):
+        colour = np.stack([pixels] * 3, axis=0 if planar == "separate" else -1)
+        data = written(
+            colour,
+            photometric="rgb",
+            planarconfig=planar,
+            compression=compression,
+            byteorder=byteorder,
+            **LAYOUTS[layout],
+        )
+        np.testing.assert_array_equal(read(data).pixels, pixels)
+
+
+ALPHA = np.full((ROWS, COLUMNS), 255, np.uint8)
+ALPHA[:20], ALPHA[20:40] = 0, 128
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("deep", [False, True])
+def test_alpha(layout, planar, colours, deep) -> None:
+    pixels, alpha = (DEEP, ALPHA.astype(np.uint16) * 257) if deep else (GRAY, ALPHA)
+    photometric = "minisblack" if colours == 1 else "rgb"
+    full = np.iinfo(pixels.dtype).max
+    laid = np.rint(pixels * (alpha / full)).astype(pixels.dtype)
+
+    def image(gray: np.ndarray, a: np.ndarray, meaning: str) -> Image:
+        stacked = np.stack([gray] * colours + [a], axis=0 if planar == "separate" else -1)
+        return read(
+            written(stacked, photometric=photometric, planarconfig=planar, extrasamples=[meaning], **LAYOUTS[layout])
+        )
+
+    straight = image(pixels, alpha, "unassalpha")
+    np.testing.assert_array_equal(straight.pixels, laid)
+    assert codes(straight) == {"alpha_composited"}
+    premultiplied = image(laid, alpha, "assocalpha")
+    np.testing.assert_array_equal(premultiplied.pixels, laid)
+    assert codes(premultiplied) == {"alpha_composited"}
+    opaque = image(pixels, np.full_like(alpha, full), "unassalpha")
+    np.testing.assert_array_equal(opaque.pixels, pixels)
+    assert codes(opaque) == set()
+    unknown = image(pixels, alpha, "unspecified")
+    np.testing.assert_array_equal(unknown.pixels, pixels)
+    assert codes(unknown) == {"extra_sample_ignored"}
+
+
+def packed(values: np.ndarray, bits: int, *, order: str = "<", fill: int = 1) -> bytes:
+    """A one-strip TIFF of samples packed bit by bit, each row from a byte's start (TIFF 6.0 section 3)."""
+    rows = [np.unpackbits(row.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits :].ravel() for row in values]
+    data = b"".join(np.packbits(row).tobytes() for row in rows)
+    if fill == 2:
+        data = np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)), bitorder="little").tobytes()
+    tags = [
+        (256, values.shape[1]), (257, values.shape[0]), (258, bits), (259, 1), (262, 1), (266, fill),
+        (273, 8), (277, 1), (278, values.shape[0]), (279, len(data)),
+    ]  # fmt: skip
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(data) + len(data) % 2)
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags)
+    return head + data + bytes(len(data) % 2) + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("fill", [1, 2])
+@pytest.mark.parametrize("bits", [1, 2, 4, 10, 12, 14])
+def test_packed_bits(bits, fill) -> None:
+    values = picture(16, rows=ROWS, columns=COLUMNS) >> (16 - bits)
+    image = read(packed(values, bits, fill=fill))
+    top = 255 if bits <= 8 else 65535
+    assert (image.stored_bits, image.flags) == (bits, ())
+    np.testing.assert_array_equal(image.pixels, np.rint(values * (top / ((1 << bits) - 1))))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("compression", "predictor"), [(None, False), ("zlib", False), ("zlib", True)])
+def test_floating_point_gray(dtype, compression, predictor) -> None:
+    values = (DEEP / 65535 * 50 - 20).astype(dtype)
+    image = read(written(values, compression=compression, predictor=3 if predictor else False))
+    plain = values.astype(float)
+    expected = (plain - plain.min()) * 65535 / (plain.max() - plain.min())
+    assert np.abs(image.pixels - expected).max() <= 1
+    assert codes(image) == {"float_range"}
+
+
+def test_white_is_zero_and_orientation_together() -> None:
+    data = written(DEEP, photometric="miniswhite", extratags=[(274, 3, 1, 6, True)])
+    image = read(data)
+    np.testing.assert_array_equal(image.pixels, np.rot90(65535 - DEEP, -1))
+    assert codes(image) == {"inverted", "exif_rotated"}
+
+
+def test_orientation_in_xmp() -> None:
+    packet = b'<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    image = read(written(GRAY, extratags=[(700, 1, len(packet), packet, True)]))
+    np.testing.assert_array_equal(image.pixels, np.rot90(GRAY))
+    assert codes(image) == {"exif_rotated"}
+
+
+def test_palette() -> None:
+    table = np.stack([np.linspace(0, 65535, 256).astype(np.uint16)] * 3)
+    inverse = table[:, ::-1]
+    np.testing.assert_array_equal(read(written(GRAY, photometric="palette", colormap=table)).pixels, GRAY)
+    np.testing.assert_array_equal(read(written(GRAY, photometric="palette", colormap=inverse)).pixels, 255 - GRAY)
+
+
+@pytest.mark.parametrize("layout", ["strips", "one strip", "tiles"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_jpeg_in_tiff(layout, colours) -> None:
+    pixels = GRAY if colours == 1 else np.dstack([GRAY] * 3)
+    options = {"rowsperstrip": 16} if layout == "strips" else LAYOUTS[layout]
+    image = read(written(pixels, compression="jpeg", compressionargs={"level": 95}, **options))
+    assert np.abs(image.pixels.astype(int) - GRAY).max() <= 12
+    stream = io.BytesIO()
+    Pillow.fromarray(pixels).save(stream, "TIFF", compression="jpeg", quality=95)  # tables in a tag of their own
+    assert np.abs(read(stream.getvalue()).pixels.astype(int) - GRAY).max() <= 12
+
+
+def test_webp_in_tiff() -> None:
+    data = written(np.dstack([GRAY] * 3), compression="webp", compressionargs={"lossless": True}, **LAYOUTS["tiles"])
+    np.testing.assert_array_equal(read(data).pixels, GRAY)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "1", "I;16"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_files_of_another_writer(mode, compression) -> None:
+    if mode == "I;16":
+        source, expected = Pillow.fromarray(DEEP), DEEP
+    else:
+        source = Pillow.fromarray(GRAY).convert(mode)
+        expected = np.asarray(source.convert("L"))
+    stream = io.BytesIO()
+    source.save(stream, "TIFF", compression=compression)
+    np.testing.assert_array_equal(read(stream.getvalue()).pixels, expected)
+
+
+def test_reduced_copies_and_previews_do_not_count() -> None:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        writer.write(DEEP, photometric="minisblack", metadata=None)
+        writer.write(DEEP[::2, ::2], photometric="minisblack", subfiletype=1, metadata=None)
+    np.testing.assert_array_equal(read(stream.getvalue()).pixels, DEEP)
+
+
+def test_pixels_that_are_not_square_are_flagged() -> None:
+    assert codes(read(written(GRAY, resolution=(204, 98)))) == {"pixel_aspect"}
+    assert codes(read(written(GRAY, resolution=(204, 204)))) == set()
+
+
+# Refusals by tag --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "message"),
+    [
+        (259, 50002, "compression 50002 (JPEG XL) is not read here: save it with LZW, deflate or none"),
+        (259, 6, "compression 6 (old-style JPEG)"),
+        (259, 4, "compression 4 (CCITT fax 4)"),
+        (259, 12345, "compression 12345 (an unknown one)"),
+        (262, 5, "photometric interpretation 5 (CMYK) is not read here: save it as gray"),
+        (262, 6, "photometric interpretation 6 (YCbCr without JPEG)"),
+        (262, 32803, "photometric interpretation 32803 (camera raw)"),
+        (258, 32, "a TIFF with 32-bit unsigned samples is not read here"),
+        (258, 7, "a TIFF with 7-bit unsigned samples"),
+        (277, 5, "a TIFF with 5 samples per pixel is not read here"),
+        (256, 0, "the TIFF gives a size of 0x75 px"),
+        (278, 0, "in segments of 53x0"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_its_tag(tag, value, message) -> None:
+    text = refusal(with_value(written(DEEP, rowsperstrip=ROWS), tag, value))
+    assert message in text
+    if tag in (259, 262, 258, 277):
+        assert "damaged" not in text
+
+
+def test_floating_point_and_unequal_samples() -> None:
+    colour = np.dstack([DEEP] * 3).astype(np.float64)
+    assert "floating-point colour is not read here" in refusal(written(colour))
+    assert "a TIFF with 16-bit signed samples" in refusal(written(DEEP.astype(np.int16)))
+    assert "complex or unknown" in refusal(written(DEEP.astype(np.complex64)))
+
+
+def test_volumes_and_pages_are_refused() -> None:
+    assert "several pages" in refusal(written(np.stack([GRAY, GRAY])))
+    assert "volume of 2 layers" in refusal(written(np.stack([GRAY, GRAY]), volumetric=True))
+
+
+def test_a_tag_that_stands_twice_is_refused() -> None:
+    data = bytearray(written(GRAY))
+    at = struct.unpack_from("<I", data, 4)[0]
+    tags = [struct.unpack_from("<H", data, at + 2 + 12 * i)[0] for i in range(struct.unpack_from("<H", data, at)[0])]
+    data[at + 2 + 12 * tags.index(257) : at + 2 + 12 * tags.index(257) + 2] = struct.pack("<H", 256)
+    assert "tag 256 stands twice" in refusal(bytes(data))
+
+
+def test_directories_that_lead_in_a_circle_are_refused() -> None:
+    data = bytearray(written(GRAY))
+    at = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, at)[0]
+    struct.pack_into("<I", data, at + 2 + 12 * count, at)
+    assert "lead in a circle" in refusal(bytes(data))
+
+
+@pytest.mark.parametrize("offset", [2**31, 2**32 - 1])
+def test_offsets_beyond_the_file(offset) -> None:
+    assert "the file ends before its picture does" in refusal(
+        written(GRAY)[:4] + struct.pack("<I", offset) + bytes(200)
+    )
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 2**64 - 16, 2**62])
+def test_offsets_of_64_bits_beyond_the_file(offset) -> None:
+    data = bytearray(written(GRAY, bigtiff=True))
+    struct.pack_into("<Q", data, 8, offset)
+    assert "the file ends before its picture does" in refusal(bytes(data))
+    data = bytearray(written(GRAY, bigtiff=True))
+    at = struct.unpack_from("<Q", data, 8)[0]
+    struct.pack_into("<Q", data, at, offset)
+    refusal(bytes(data))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("compression", [*LOSSLESS, "jpeg"])
+def test_a_segment_cut_short_is_refused(compression, layout) -> None:
+    """The byte count of a segment says less than it needs."""
+    options = {"rowsperstrip": 16} if layout == "strips" else LAYOUTS[layout]
+    whole = written(GRAY, compression=compression, **options)
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        page = file.pages[0]
+        tag = page.tags[325 if layout == "tiles" else 279]
+        offset, kind, count = tag.valueoffset, tag.dtype, tag.count
+        sizes = page.databytecounts
+    changed = bytearray(whole)
+    code = {3: "H", 4: "I"}[int(kind)]
+    struct.pack_into("<" + code, changed, offset + (count - 1) * struct.calcsize(code), sizes[-1] // 2)
+    refusal(bytes(changed))
