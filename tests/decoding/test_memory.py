@@ -1,0 +1,183 @@
+"""Peak memory and processor time of decoding hostile files, each in a fresh process, against stated bounds.
+
+`python -m tests.decoding.test_memory [FILE ...]` prints the table for the files that the tests make, or for given ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.decoding.bombs import deflated_zeros
+from tests.decoding.hostile_dicom import DICOM
+from tests.decoding.hostile_files import PICTURES, Kind, png
+
+ROOT = Path(__file__).parents[2]
+KINDS = {kind.name: kind for kind in (*PICTURES, *DICOM)}
+_ADDRESS_SPACE = 6 << 30  # a failing decoder must not take the machine with it
+_PROCESSOR_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One file decoded in one process. words: the reason of a refusal, or what was answered, or how the process ended."""
+
+    name: str
+    file_mb: float
+    memory_mb: float
+    seconds: float
+    answered: bool
+    words: str
+
+
+# The measuring side: a process without threads that forks one child per file. -------------------------------------------
+
+
+def measure(kind: Kind) -> Measurement:
+    """Build a file in one child, decode it in another."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, kind.name.replace(" ", "_"))
+        if (pid := os.fork()) == 0:
+            path.write_bytes(kind.build())
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0, f"{kind.name} cannot be built"
+        return measure_file(path, name=kind.name)
+
+
+def measure_file(path: Path, *, name: str) -> Measurement:
+    """Decode in a forked child, whose peak starts with the libraries that are loaded already."""
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(write, json.dumps(_decoded(path)).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    _, status, usage = os.wait4(pid, 0)
+    answered, words, memory = json.loads(text) if text else (False, f"the process ended with {status}", 0)
+    return Measurement(
+        name=name,
+        file_mb=path.stat().st_size / 1e6,
+        memory_mb=memory,
+        seconds=usage.ru_utime + usage.ru_stime,
+        answered=answered,
+        words=words,
+    )
+
+
+def _decoded(path: Path) -> tuple[bool, str, float]:
+    from cxr_edge.decode import decode
+    from cxr_edge.errors import InputError
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_SECONDS, _PROCESSOR_SECONDS))
+    try:
+        image = decode(path)
+        answered, words = (
+            True,
+            f"{image.width_px}x{image.height_px}, {', '.join(f.code for f in image.flags) or 'no flag'}",
+        )
+    except InputError as error:
+        answered, words = False, str(error).removeprefix(f"{path}: ")
+    except BaseException as error:
+        answered, words = False, f"EXCEPTION {type(error).__name__}: {error}"
+    return answered, words, _peak_mb()
+
+
+def _peak_mb() -> float:
+    """VmHWM: unlike ru_maxrss it does not start with what the process was before `exec`."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith("VmHWM"))
+
+
+def _import_decoders() -> None:
+    """Load what decoding needs and what builds the files, so that each child need not."""
+    from cxr_edge.decode import decode_bytes
+    from cxr_edge.errors import InputError
+    from tests.fuzz.dicom_seeds import dicom_seeds
+    from tests.fuzz.picture_seeds import tiff_seeds
+
+    for seed in (next(dicom_seeds()), next(tiff_seeds())):
+        try:
+            decode_bytes(seed.data, source="x")
+        except InputError:
+            continue
+    deflated_zeros(0)  # its piece is kept, for all children
+
+
+def main(arguments: list[str]) -> None:
+    """Measure the named kinds or files, all kinds by default; print JSON lines for `--json`, else a table."""
+    as_json = arguments[:1] == ["--json"]
+    _import_decoders()
+    started = time.monotonic()
+    if not as_json:
+        print("| file | MB | peak MB | s | |\n|---|---|---|---|---|")
+    for name in arguments[as_json:] or KINDS:
+        m = measure(KINDS[name]) if name in KINDS else measure_file(Path(name), name=Path(name).name)
+        words = f"answered: {m.words}" if m.answered else m.words
+        row = f"| {m.name} | {m.file_mb:.2f} | {m.memory_mb:.0f} | {m.seconds:.1f} | {words} |"
+        print(json.dumps(asdict(m)) if as_json else row, flush=True)
+    if not as_json:
+        print(f"\n{time.monotonic() - started:.0f} s in all")
+
+
+# The tests ----------------------------------------------------------------------------------------------------------------
+
+
+def _measured(*shares: list[str]) -> dict[str, Measurement]:
+    """Each share of kinds or files in a process of its own, side by side."""
+    command = [sys.executable, "-m", "tests.decoding.test_memory", "--json"]
+    running = [subprocess.Popen([*command, *share], cwd=ROOT, stdout=subprocess.PIPE, text=True) for share in shares]
+    lines = [line for process in running for line in process.communicate(timeout=1200)[0].splitlines()]
+    assert not any(process.returncode for process in running)
+    rows = [Measurement(**json.loads(line)) for line in lines]
+    return {row.name: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def measurements() -> dict[str, Measurement]:
+    jobs = min(4, len(os.sched_getaffinity(0)))
+    return _measured(*(list(KINDS)[start::jobs] for start in range(jobs)))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_memory_and_time_stay_within_bounds(name, measurements) -> None:
+    kind, m = KINDS[name], measurements[name]
+    assert m.memory_mb > 30, m.words  # the process came to its end and was measured
+    assert "EXCEPTION" not in m.words, m.words
+    assert m.memory_mb <= kind.bound.memory_mb, f"{m.memory_mb:.0f} MB, {m.words}"
+    assert m.seconds <= kind.bound.seconds, f"{m.seconds:.1f} s, {m.words}"
+    assert kind.answered is None or m.answered == kind.answered, m.words
+
+
+def test_the_measurement_sees_memory_and_time(tmp_path) -> None:
+    """A picture of 64 million 16-bit pixels takes at least its own 128 MB."""
+    for name, side in (("big.png", 8000), ("small.png", 100)):
+        (tmp_path / name).write_bytes(
+            png(side, side, 16, 0, deflated_zeros((2 * side + 1) * side, start=bytes(range(100))))
+        )
+    rows = _measured([str(tmp_path / "big.png"), str(tmp_path / "small.png")])
+    assert rows["big.png"].memory_mb > rows["small.png"].memory_mb + 120
+    assert rows["big.png"].seconds > rows["small.png"].seconds
+
+
+def test_a_process_that_ends_before_its_answer_is_no_measurement(tmp_path, monkeypatch) -> None:
+    """Its memory would be read as 0 and pass every bound."""
+    monkeypatch.setattr("tests.decoding.test_memory._decoded", lambda path: os.abort())
+    (tmp_path / "x.png").write_bytes(b"x")
+    m = measure_file(tmp_path / "x.png", name="x")
+    assert (m.answered, m.words, m.memory_mb) == (False, "the process ended with 6", 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
