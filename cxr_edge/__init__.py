@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from cxr_edge.bundle import Bundle
     from cxr_edge.decode import decode as load_image
     from cxr_edge.engines import load as load_engines
-    from cxr_edge.errors import BackendError, BundleError, ContractError, CxrEdgeError, EngineError, InputError, OutputError
+    from cxr_edge.errors import (
+        BackendError,
+        BundleError,
+        ContractError,
+        CxrEdgeError,
+        EngineError,
+        InputError,
+        OutputError,
+    )
     from cxr_edge.records import Image, Screening
     from cxr_edge.screener import Screener, screen_files
 

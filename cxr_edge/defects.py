@@ -1,4 +1,4 @@
-"""From an exception that nobody foresaw, in the work on one file, to that file's row and its traceback.
+"""From an unexpected exception in the work on one file to that file's row and its traceback.
 
 In: the exception; out: a sentence for the results, and a traceback for --verbose and --log. Quoted parts of messages are left
 out of both: Python and the decoders quote what they could not read, which may be a patient's name.

@@ -1,4 +1,4 @@
-"""What is told of an exception that nobody foresaw, and what is not."""
+"""What is reported of an unexpected exception, and what is not."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def raised(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (OverflowError("Python int too large"), "OverflowError: Python int too large;"),
         (MemoryError(), "MemoryError;"),
@@ -25,9 +25,9 @@ def raised(error):
         (RuntimeError("\x1b[2J"), r"RuntimeError: \x1b[2J;"),
     ],
 )
-def test_the_reason_names_the_type_and_quotes_nothing_of_the_file(error, told):
+def test_the_reason_names_the_type_and_quotes_nothing_of_the_file(error, expected):
     reason = defects.reason(error)
-    assert reason.startswith(f"internal error: {told}")
+    assert reason.startswith(f"internal error: {expected}")
     assert "this is a defect of cxr-edge: report it" in reason
     assert "DOE" not in reason + defects.trace(raised(error))
 

@@ -84,7 +84,7 @@ def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
 
 
 def _images(args: argparse.Namespace, screener: Screener, traces: Traces) -> tuple[list[bytes], str]:
-    """Images to measure on, in memory, and what they are. A given file that cannot be screened is told and left out."""
+    """Images to measure on, in memory, and what they are. A given file that cannot be screened is reported and left out."""
     from cxr_edge.bench import known_images
 
     if not args.images:

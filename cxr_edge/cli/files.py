@@ -88,12 +88,14 @@ def _expand(argument: str) -> Iterable[Path]:
         raise InputError("an empty PATH: expected a file, a folder or a pattern; is a shell variable unset?")
     if os.path.exists(argument) or not glob.has_magic(argument) or "\0" in argument:
         return [Path(argument)]
-    found = sorted(glob.glob(argument, recursive=True))
+    found: dict[tuple[str, str], str] = {}
+    for name in sorted(glob.glob(argument, recursive=True), key=lambda name: (name.count(os.sep), name)):
+        found.setdefault((os.path.realpath(os.path.dirname(name)), os.path.basename(name)), name)  # `**` follows loops
     if not found:
         raise InputError(
             f"the pattern '{printable(argument)}' matches no file: quote it so that the shell leaves it alone, or fix it"
         )
-    return [Path(f) for f in found]
+    return [Path(name) for name in sorted(found.values())]
 
 
 @dataclass(kw_only=True)
@@ -110,7 +112,7 @@ class _Walk:
         self.skipped.append(Skipped(path=path, reason=reason))
 
     def sort(self, path: Path) -> None:
-        """Put one entry of a folder where it belongs."""
+        """Add one entry of a folder to the list that it belongs to."""
         try:
             mode = os.stat(path).st_mode
         except OSError as error:
@@ -142,7 +144,7 @@ def _walk(root: Path) -> Selection:
 
 
 def _search(walk: _Walk, folder: Path, seen: dict[tuple[int, int], Path]) -> None:
-    """Sort the entries of a folder, unless it was searched before, by whatever way."""
+    """Sort the entries of a folder, unless it was searched before under another path."""
     try:
         status = os.stat(folder)
         first = seen.setdefault((status.st_dev, status.st_ino), folder)

@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the bundle. Raises BundleError or ContractError, after saying so in JSON if that was asked for."""
+    """Print the bundle. Raises BundleError or ContractError, after printing it as JSON if that was requested."""
     try:
         bundle = Bundle.open(args.bundle)
         networks = check_networks(bundle)

@@ -1,7 +1,7 @@
 """The command line: arguments in, exit status out.
 
-Errors that cxr-edge raises on purpose become one sentence on stderr and a status; anything else is a defect and keeps its
-traceback.
+Errors that cxr-edge raises on purpose, and files that the system does not let it use, become one sentence on stderr and a
+status; anything else is a defect and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -47,12 +47,18 @@ def _run(argv: Sequence[str] | None) -> int:
         return _fail(error, USAGE_ERROR)
     except CxrEdgeError as error:
         return _fail(error, UNUSABLE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(
+            f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions", UNUSABLE
+        )
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
 
 
-def _fail(error: CxrEdgeError, status: int) -> int:
+def _fail(error: CxrEdgeError | str, status: int) -> int:
     say(f"cxr-edge: {error}")
     return status
 

@@ -20,7 +20,7 @@ from cxr_edge.cli.output import Results, say
 from cxr_edge.cli.traces import Traces, add_traces
 from cxr_edge.decode import MAX_PIXELS, MIN_SIDE_PX
 from cxr_edge.errors import CxrEdgeError
-from cxr_edge.names import printable
+from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure
 from cxr_edge.screener import Answer, Screener, internal_error, screen_files
 
@@ -49,10 +49,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     output = parser.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
-    form.add_argument("--csv", action="store_true", help="print CSV, one row a file")
+    form.add_argument("--csv", action="store_true", help="print CSV, one row per file")
     output.add_argument("--html", type=path_argument, metavar="FILE", help="write a report with pictures, one file")
     output.add_argument(
-        "--heatmap", type=path_argument, metavar="DIR", help="write a PNG an image: lung box and heat map over it"
+        "--heatmap", type=path_argument, metavar="DIR", help="write a PNG per image: lung box and heat map over it"
     )
     output.add_argument("--note", default="", metavar="TEXT", help="a sentence for the head of the reports")
     parser.add_argument(
@@ -135,7 +135,7 @@ def _add(writer: ReportWriter, answer: Answer) -> Answer:
 def _writers(
     args: argparse.Namespace, screener: Screener, selection: Selection, stack: ExitStack
 ) -> list[ReportWriter]:
-    """Those that make pictures come first, so that all know of a file whose picture could not be made."""
+    """The requested writers, those with pictures first, so that a picture that cannot be made is a failure in all of them."""
     from cxr_edge.report.structured import CsvWriter, JsonWriter
     from cxr_edge.report.text import TextWriter
 
@@ -187,7 +187,7 @@ def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
         machine=f"{processor_name()}, {args.threads} threads",
         cxr_edge=__version__,
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
-        note=args.note,
+        note=printable_lines(args.note),
     )
 
 

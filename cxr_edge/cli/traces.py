@@ -21,7 +21,7 @@ __all__ = ["Traces", "add_traces"]
 
 
 def add_traces(parser: argparse.ArgumentParser) -> None:
-    """--verbose, --log: what to tell about unexpected exceptions."""
+    """--verbose, --log: what to do with the tracebacks of unexpected exceptions."""
     group = parser.add_argument_group("internal errors")
     group.add_argument("--verbose", action="store_true", help="print the tracebacks of internal errors on stderr")
     group.add_argument(
@@ -39,7 +39,7 @@ class Traces:
             self._open(log)
 
     def add(self, answer: Answer) -> None:
-        """Tell the answer's traceback, if it has one. Raises OutputError if the log cannot be written."""
+        """Write the answer's traceback, if it has one. Raises OutputError if the log cannot be written."""
         if not answer.trace:
             return
         now = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -67,7 +67,7 @@ def check_folder(folder: Path) -> None:
 
 
 class OverlayWriter:
-    """A ReportWriter that leaves a PNG an answered image in a folder: its number in the run, its name, `.png`.
+    """A ReportWriter that leaves a PNG per answered image in a folder: its number in the run, its name, `.png`.
 
     The number keeps files of one name in different folders apart; a name that is too long with it is cut. Raises InputError
     if the folder cannot be made, OutputError if a picture cannot be written.
@@ -82,6 +82,8 @@ class OverlayWriter:
             raise InputError(
                 f"the folder {printable(folder)} cannot be made ({error.strerror}): give one that can"
             ) from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(f"no permission to write to the folder {printable(folder)}: give another one")
         self._folder = folder
         self._count = 0
 

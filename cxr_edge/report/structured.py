@@ -1,4 +1,4 @@
-"""Answers for programs: one JSON document, or a CSV table with one row a file. Both are written as the answers come.
+"""Answers for programs: one JSON document, or a CSV table with one row per file. Both are written as the answers come.
 
 In: answers and a text stream; out: the document. The keys are those of `Screening.as_json`; columns never change their
 order or meaning.

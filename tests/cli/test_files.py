@@ -111,6 +111,11 @@ def test_links_to_folders_are_followed_once_and_loops_are_noticed(folder, tmp_pa
     assert found["sub/up"] == found["0-outside/back"] == f"the same folder as {folder}"
 
 
+def test_a_pattern_that_follows_a_loop_finds_every_file_once(folder):
+    (folder / "sub" / "up").symlink_to("..")
+    assert names(select([str(folder / "**" / "*.[jp]*g")]).files, folder) == ["b.png", "sub/c.jpg"]
+
+
 def test_a_folder_that_cannot_be_listed_is_listed_itself(folder, monkeypatch):
     listdir = os.listdir
 

@@ -1,4 +1,4 @@
-"""An exception that nobody foresaw costs one file its answer, and the run nothing."""
+"""An unexpected exception costs one file its answer, and the run nothing."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cxr_edge import screener
-from cxr_edge.cli import main
+from cxr_edge.cli import main, screen
 from cxr_edge.report import html, overlay
 
 FEW = ["--warmup", "1", "--iterations", "1"]
@@ -71,7 +71,27 @@ def test_the_traceback_goes_where_it_was_requested(built, images, broken_decoder
     assert "in defect\n" not in capsys.readouterr().err
 
 
-def test_a_picture_that_cannot_be_drawn_is_told_in_every_report(built, images, broken_picture, capsys, tmp_path):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_that_cannot_be_written_gives_4(built, images, broken_decoder, capsys):
+    assert main(["screen", str(images), "--log", "/dev/full", "--html", str(images / "page.html"), *built]) == 4
+    assert "could not be written to /dev/full: No space left on device" in capsys.readouterr().err
+    assert not list(images.glob("*page*"))
+    assert not list(images.glob(".*"))
+
+
+def test_a_bundle_that_the_system_does_not_let_us_read_is_a_sentence(images, monkeypatch, capsys):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", "closed/\x1b")
+
+    monkeypatch.setattr(screen.Bundle, "open", refused)
+    assert main(["screen", str(images)]) == 3
+    assert (
+        capsys.readouterr().err
+        == r"cxr-edge: closed/\x1b cannot be used (Permission denied): check the path and its permissions" + "\n"
+    )
+
+
+def test_a_picture_that_cannot_be_drawn_fails_in_every_report(built, images, broken_picture, capsys, tmp_path):
     page, maps = tmp_path / "page.html", tmp_path / "maps"
     assert main(["screen", str(images), "--csv", "--html", str(page), "--heatmap", str(maps), *built]) == 1
     rows = capsys.readouterr().out.splitlines()

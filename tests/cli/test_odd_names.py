@@ -76,9 +76,9 @@ def test_pages_and_pictures_are_made_of_every_name(built, named, tmp_path, capsy
     assert r"m\xfcller.png</h2>" in page.read_text(encoding="utf-8")
     made = {os.fsencode(p.name)[6:] for p in maps.iterdir()}
     assert made == {LATIN_1 + b".png", UTF_8.encode() + b".png", HOSTILE.encode() + b".png"}
-    told = capsys.readouterr().err
-    assert rf"written: {tmp_path}/r\xfc.html" in told
-    assert rf"written: {tmp_path}/maps\x1b" in told
+    stderr = capsys.readouterr().err
+    assert rf"written: {tmp_path}/r\xfc.html" in stderr
+    assert rf"written: {tmp_path}/maps\x1b" in stderr
 
 
 def test_messages_repeat_no_escape_sequence(built, images, capsys):
@@ -92,9 +92,9 @@ def test_messages_repeat_no_escape_sequence(built, images, capsys):
     ]
     for command in commands:
         assert main(command) in (2, 3)
-        told = capsys.readouterr().err
-        assert r"\x1b[2J\u202e" in told
-        assert "\x1b" not in told
+        stderr = capsys.readouterr().err
+        assert r"\x1b[2J\u202e" in stderr
+        assert "\x1b" not in stderr
     with pytest.raises(SystemExit):
         main(["screen", "a.png", f"--{hostile}"])
     assert "\x1b" not in capsys.readouterr().err
@@ -142,11 +142,11 @@ def test_what_was_skipped_is_listed_up_to_a_bound(built, images, capsys):
         (images / f"{i:02d}.csv").write_text("")
     (images / ".hidden").write_text("")
     assert main(["screen", str(images), *built]) == 0
-    told = capsys.readouterr().err
-    assert told.count("by its name no image") == 20
-    assert "23 files or folders were not tried:" in told
-    assert "and 3 more, which --json and --html list" in told
-    assert "1 hidden files or folders were not tried" in told
+    stderr = capsys.readouterr().err
+    assert stderr.count("by its name no image") == 20
+    assert "23 files or folders were not tried:" in stderr
+    assert "and 3 more, which --json and --html list" in stderr
+    assert "1 hidden files or folders were not tried" in stderr
     assert main(["screen", str(images), "--json", *built]) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["skipped"]) == len(document["skipped_reasons"]) == 23

@@ -54,9 +54,9 @@ def test_html_and_heatmaps_are_written(built, images, tmp_path, capsys):
     assert "class activation map" in page.read_text()
     assert "A note." in page.read_text()
     assert len(list(maps.iterdir())) == 3
-    said = capsys.readouterr().err
-    assert f"written: {page}" in said
-    assert f"written: {maps}" in said
+    stderr = capsys.readouterr().err
+    assert f"written: {page}" in stderr
+    assert f"written: {maps}" in stderr
 
 
 def test_without_engines_the_command_that_builds_them_is_named(toy_bundle, images, tmp_path, capsys):

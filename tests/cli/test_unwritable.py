@@ -19,12 +19,12 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /d
 
 
 def one_line(done, status=4):
-    """Fail unless the process said one thing and ended with the status."""
+    """Fail unless the process printed one line and ended with the status."""
     assert done.returncode == status, done.stderr
-    told = [line for line in done.stderr.splitlines() if not line.startswith(("measuring", "  ", "building"))]
-    assert len(told) == 1, done.stderr
-    assert told[0].startswith("cxr-edge: the results could not be written to ")
-    return told[0]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("measuring", "  ", "building"))]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("cxr-edge: the results could not be written to ")
+    return lines[0]
 
 
 def run(arguments, stdout, **options):
@@ -66,7 +66,7 @@ def test_a_full_disk_under_a_build(toy_bundle, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_output_is_told_before_there_is_work(built, images, toy_bundle, tmp_path):
+def test_a_closed_output_is_reported_before_there_is_work(built, images, toy_bundle, tmp_path):
     page = tmp_path / "page.html"
     commands = [
         *(["screen", str(images), *form, "--html", str(page), *built] for form in FORMS),

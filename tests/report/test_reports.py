@@ -268,6 +268,12 @@ def test_pictures_onto_a_file_are_refused(tmp_path):
         OverlayWriter(tmp_path / "file" / "maps")
 
 
+def test_pictures_to_a_folder_that_is_read_only_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write to every folder
+    with pytest.raises(InputError, match="no permission to write to the folder"):
+        OverlayWriter(tmp_path)
+
+
 def test_a_picture_that_cannot_be_written_leaves_no_half(tmp_path, monkeypatch):
     def full(path, data):
         with path.open("wb") as file:
