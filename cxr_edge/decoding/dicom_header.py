@@ -18,6 +18,8 @@ from cxr_edge.records import Flag
 __all__ = ["Header"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+# A comma before exactly three digits may as well separate thousands.
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|\d{4,},\d{3}|0,\d{3})")
 _TEXT_VRS = (None, "DS", "IS", "UN", "CS", "SH", "LO", "ST", "LT", "UT")
 
 
@@ -117,7 +119,7 @@ class Header:
 
     def _number(self, keyword: str, text: str, *, tidy: bool) -> float:
         plain = text.strip(" \0[](){}'\"")
-        if not _NUMBER.fullmatch(plain) and plain.count(",") == 1 and _NUMBER.fullmatch(plain.replace(",", ".")):
+        if _DECIMAL_COMMA.fullmatch(plain):
             plain = plain.replace(",", ".")
         if not _NUMBER.fullmatch(plain):
             raise self._invalid(keyword, "expected a number")

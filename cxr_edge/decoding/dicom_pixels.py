@@ -154,16 +154,21 @@ def stored_values(header: Header, layout: Layout) -> Stored:
 
 def _native(header: Header, layout: Layout, pixels: PixelElement) -> Stored:
     elements = header.elements
+    if pixels.length is None:
+        raise InputError(
+            "the transfer syntax says that the pixel data are uncompressed, and they are encapsulated as compressed ones are: "
+            "export the file again"
+        )
     halved = layout.photometric == "YBR_FULL_422" and not _is_full_length(layout, pixels)
     needed = layout.native_bytes * 2 // 3 if halved else layout.native_bytes
     data = elements.up_to(pixels.start + needed)
-    held = min(len(data) - pixels.start, len(data) if pixels.length is None else pixels.length)
+    held = min(len(data) - pixels.start, pixels.length)
     if held < needed:
         raise InputError(
             f"the pixel data hold {held:,} bytes, {layout.columns}x{layout.rows} px need {needed:,}: the pixel data end too "
             "early (truncated copy or transfer): copy or export the file again"
         )
-    _note_lengths(header, layout, pixels, needed)
+    _note_lengths(header, layout, pixels.length, needed)
     order = "<" if elements.little_endian else ">"
     words = np.frombuffer(
         data, f"{order}u{layout.bits_allocated // 8}", offset=pixels.start, count=needed * 8 // layout.bits_allocated
@@ -180,13 +185,11 @@ def _is_full_length(layout: Layout, pixels: PixelElement) -> bool:
     return pixels.length is not None and pixels.length >= layout.native_bytes
 
 
-def _note_lengths(header: Header, layout: Layout, pixels: PixelElement, needed: int) -> None:
+def _note_lengths(header: Header, layout: Layout, length: int, needed: int) -> None:
     if layout.photometric == "YBR_FULL_422" and needed == layout.native_bytes:
         header.note("the pixel data are labelled YBR_FULL_422 and have the length of YBR_FULL")
-    if pixels.length is None:
-        header.note("uncompressed pixel data of undefined length")
-    elif pixels.length > needed + needed % 2:
-        header.note(f"the pixel data hold {pixels.length:,} bytes and {needed:,} are needed; the rest was left out")
+    if length > needed + needed % 2:
+        header.note(f"the pixel data hold {length:,} bytes and {needed:,} are needed; the rest was left out")
 
 
 def _colour_values(words: npt.NDArray[Any], layout: Layout, *, halved: bool) -> npt.NDArray[Any]:
@@ -214,12 +217,16 @@ def _significant(header: Header, words: npt.NDArray[Any], layout: Layout) -> Sto
     values = words.astype(native, copy=True)
     if layout.signed:
         values = values.view(f"i{native.itemsize}")
+    padding = header.word("PixelPaddingValue")
     beyond = 0
     for rows in bands(values):
         whole = values[rows].copy()
         values[rows] <<= up
         values[rows] >>= up + spare
-        beyond += int(np.count_nonzero((values[rows] << spare) != whole))
+        changed = (values[rows] << spare) != whole
+        if padding is not None and changed.any():
+            changed &= whole != np.array(padding).astype(whole.dtype)  # padding may lie beyond the stored bits
+        beyond += int(np.count_nonzero(changed))
     flags = _beyond_flags(header, beyond / values.size, layout) if beyond else ()
     return Stored(values=values, bits=bits, signed=layout.signed, flags=flags)
 

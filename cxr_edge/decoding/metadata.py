@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*")
-_ORIENTATION, _SHORT = 274, 3
+_ORIENTATION = 274
+_KINDS = {1: "B", 3: "H", 4: "I"}  # short by the standard; some writers take others
 _MAX_ENTRIES = 4096
 _MAX_TEXT_BYTES = 1 << 20  # enough for an EXIF block with a preview; the orientation stands near its start
 _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|\s*>\s*)([1-8])\s*["'<]""")
@@ -46,8 +47,9 @@ def exif_orientation(block: bytes) -> int | None:
         at = int(struct.unpack_from(order + "I", block, 4)[0])
         count = int(struct.unpack_from(order + "H", block, at)[0])
         for start in range(at + 2, at + 2 + 12 * min(count, _MAX_ENTRIES), 12):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", block, start)
-            if tag == _ORIENTATION and kind == _SHORT:
+            tag, kind = struct.unpack_from(order + "HH", block, start)
+            if tag == _ORIENTATION and kind in _KINDS:
+                value = int(struct.unpack_from(order + _KINDS[kind], block, start + 8)[0])
                 return value if 1 <= value <= 8 else None
     except struct.error:  # the block is cut: what it would say is not known
         pass
