@@ -81,7 +81,7 @@ test-lowest:
 
 $(VENV)/.lowest: $(VENV)/.made $(CORE)
 	$(INSTALL) uv
-	$(BIN)/uv pip compile --quiet --resolution lowest-direct --no-annotate pyproject.toml --output-file $(VENV)/lowest.txt
+	$(BIN)/uv pip compile --quiet --python $(BIN)/python --resolution lowest-direct --no-annotate pyproject.toml --output-file $(VENV)/lowest.txt
 	$(BIN)/python -m pip install --quiet $(BUILD_CONSTRAINT) --constraint $(VENV)/lowest.txt --editable '.[dev]'
 	touch $@
 
@@ -92,7 +92,7 @@ fuzz: $(VENV)/.dev
 # cxr-edge is for (CPython on Linux) is cut from the markers.
 lock: $(VENV)/.made
 	$(INSTALL) uv
-	UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 \
+	UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --python $(BIN)/python --universal --python-version 3.10 \
 	  --no-annotate --extra train --extra dev --extra bench --group tools pyproject.toml --output-file constraints.txt
 	sed -i -E "s/ (and )?(python_full_version < '3.15'|(implementation_name|platform_python_implementation) [!=]= '\w+'|sys_platform == 'linux')//g; \
 	  s/; and/;/; s/ ;$$//" constraints.txt

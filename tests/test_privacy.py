@@ -198,6 +198,7 @@ def test_training_commands_leave_what_they_were_asked_for(tmp_path):
 
 
 def test_a_figure_of_training_leaves_its_picture_alone(tmp_path):
+    pytest.importorskip("matplotlib")
     program = (
         "from training.pictures import confusion_picture\n"
         "confusion_picture([[3, 1], [0, 4]], ('normal', 'covid-19'), 'A title', 'figure.png')\n"
@@ -206,6 +207,7 @@ def test_a_figure_of_training_leaves_its_picture_alone(tmp_path):
 
 
 def test_every_module_of_training_and_benchmarks_can_be_imported_without_a_trace(tmp_path):
+    pytest.importorskip("torch")
     program = (
         "import importlib, pkgutil, sys, training, benchmarks\n"
         "for package in (training, benchmarks):\n"
