@@ -81,7 +81,7 @@ test-lowest:
 
 $(VENV)/.lowest: $(VENV)/.made $(CORE)
 	$(INSTALL) uv
-	$(BIN)/uv pip compile --quiet --python $(BIN)/python --resolution lowest-direct --no-annotate pyproject.toml --output-file $(VENV)/lowest.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --resolution lowest-direct --no-annotate pyproject.toml --output-file $(VENV)/lowest.txt
 	$(BIN)/python -m pip install --quiet $(BUILD_CONSTRAINT) --constraint $(VENV)/lowest.txt --editable '.[dev]'
 	touch $@
 
