@@ -49,6 +49,8 @@ def prepare_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -61,8 +63,6 @@ def print_results(text: str) -> None:
 
 def say(text: str) -> None:
     """Print a remark."""
-    if sys.stderr is None:
-        return
     try:
         print(printable_lines(text), file=sys.stderr, flush=True)
     except OSError:

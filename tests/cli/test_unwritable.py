@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,10 +90,12 @@ def test_a_reader_that_goes_away(built, images, form):
 
 def test_closed_standard_error_does_not_reach_the_results(built, images):
     (images / "notes.txt").write_text("")
+    for i in range(3, 10):  # enough for a progress bar
+        shutil.copy(images / "0.png", images / f"{i}.png")
     done = run(["screen", str(images), "--json", "--html", str(images / "page.html"), *built], subprocess.PIPE,
                preexec_fn=lambda: os.close(2))  # fmt: skip
     assert done.returncode == 0
-    assert len(json.loads(done.stdout)["results"]) == 3
+    assert len(json.loads(done.stdout)["results"]) == 10
 
 
 @needs_full
