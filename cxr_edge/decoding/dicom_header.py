@@ -20,6 +20,7 @@ __all__ = ["Header"]
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 # A comma before exactly three digits may as well separate thousands.
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|\d{4,},\d{3}|0,\d{3})")
+_SHOWN = frozenset("0123456789.,+-eE[]() \\")
 _TEXT_VRS = (None, "DS", "IS", "UN", "CS", "SH", "LO", "ST", "LT", "UT")
 
 
@@ -85,7 +86,10 @@ class Header:
             return []
         if not isinstance(raw, bytes):
             values = raw if isinstance(raw, (list, tuple)) or type(raw).__name__ == "MultiValue" else [raw]
-            return [float(v) for v in values]
+            try:
+                return [float(v) for v in values]
+            except (TypeError, ValueError, OverflowError):
+                raise self._invalid(keyword, "expected a number") from None
         text = raw.decode("latin-1").strip(" \0\t\r\n")
         plain = text.strip("[](){}'\" ")
         parts = re.split(r"\\|,\s+" if plain != text else r"\\", plain)
@@ -122,17 +126,20 @@ class Header:
         if _DECIMAL_COMMA.fullmatch(plain):
             plain = plain.replace(",", ".")
         if not _NUMBER.fullmatch(plain):
-            raise self._invalid(keyword, "expected a number")
+            raise self._invalid(keyword, "expected a number", text.encode("latin-1"))
         if not tidy or plain != text.strip(" \0"):
             self.note(f"{self.name(keyword)} is not written as the standard asks and was read as {plain}")
         return float(plain)
 
     def _raw(self, keyword: str) -> Any:
         """The bytes of a text value, or the converted value where it is stored as binary numbers."""
-        item: Any = self._dataset.get_item(tag_for_keyword(keyword))
+        try:
+            item: Any = self._dataset.get_item(tag_for_keyword(keyword))
+        except Exception:  # as in `_value`
+            raise self._invalid(keyword, "it cannot be read") from None
         if item is None or item.value in (None, b"", ""):
             return None
-        if getattr(item, "is_raw", False) and getattr(item, "VR", None) in _TEXT_VRS:
+        if getattr(item, "is_raw", False) and item.VR in _TEXT_VRS:
             return item.value
         return self._value(keyword)
 
@@ -142,17 +149,11 @@ class Header:
         except Exception:  # pydicom converts on access and raises as its parser does, quoting values
             raise self._invalid(keyword, "it cannot be read") from None
 
-    def _invalid(self, keyword: str, why: str) -> InputError:
-        item: Any = self._dataset.get_item(tag_for_keyword(keyword))
-        raw = getattr(item, "value", b"")
-        shown = ""
-        if isinstance(raw, bytes) and raw:
-            text = raw[:24].decode("latin-1")
-            # Digits and signs only: letters may be free text.
-            shown = (
-                f", got {''.join(c if c in '0123456789.,+-eE[]() ' or c == chr(92) else '?' for c in text).strip()!r}"
-            )
-        return InputError(f"{self.name(keyword)} of the DICOM header is invalid ({why}{shown}): export the file again")
+    def _invalid(self, keyword: str, why: str, raw: bytes = b"") -> InputError:
+        # Digits and signs only: letters may be free text.
+        shown = "".join(c if c in _SHOWN else "?" for c in raw[:24].decode("latin-1")).strip()
+        got = f", got {shown!r}" if shown else ""
+        return InputError(f"{self.name(keyword)} of the DICOM header is invalid ({why}{got}): export the file again")
 
 
 def _code(value: object) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.decoding.gray import bands
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.decoding.metadata import aspect_flag, exif_orientation, first_orientation, xmp_orientation
 from cxr_edge.decoding.picture import CUT, DAMAGED, HOW_TO_CONVERT, Picture
@@ -67,7 +67,8 @@ def decode(data: bytes, limits: Limits) -> Picture:
     limits.check_size(frame.width_px, frame.height_px)
     # Samples and gray; a progressive picture keeps its coefficients, two bytes each, until the last scan.
     coefficients = 2 * frame.samples if frame.process in (2, 10) else 0
-    limits.check_memory(frame.width_px, frame.height_px, coefficients + frame.samples + 1)
+    converted = 3 if frame.samples == 4 else 1
+    limits.check_memory(frame.width_px, frame.height_px, coefficients + frame.samples + converted)
     samples, flags = decoded_8_bit(data, frame)
     return Picture(
         format="jpeg",
@@ -198,7 +199,7 @@ def decoded_8_bit(data: bytes, frame: JpegFrame) -> tuple[npt.NDArray[Any], tupl
         except ValueError as error:
             raise _damaged(str(error)) from None
     if frame.samples == 4:
-        samples = _cmyk(data)
+        samples = _rgb_of_cmyk(samples)
     if samples.shape[:2] != (frame.height_px, frame.width_px):
         raise InputError(f"the decoded size is not that of the header: {DAMAGED}")
     return samples[..., 0] if frame.samples == 1 else samples, flags
@@ -227,14 +228,10 @@ def _ascii(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in text)[:120]
 
 
-def _cmyk(data: bytes) -> npt.NDArray[Any]:
-    """Four samples to RGB by OpenCV, which knows Adobe's inverted CMYK."""
-    try:
-        bgr: npt.NDArray[Any] | None = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        )
-    except cv2.error:
-        bgr = None
-    if bgr is None:
-        raise InputError(f"the JPEG data cannot be decoded: {DAMAGED}")
-    return bgr[..., ::-1]
+def _rgb_of_cmyk(cmyk: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Four samples as Adobe stores them, inverted, to RGB, in OpenCV's integer arithmetic."""
+    rgb = np.empty((*cmyk.shape[:2], 3), np.uint8)
+    for rows in bands(cmyk):
+        black = cmyk[rows, :, 3:].astype(np.int32)
+        rgb[rows] = black - ((255 - cmyk[rows, :, :3].astype(np.int32)) * black >> 8)
+    return rgb

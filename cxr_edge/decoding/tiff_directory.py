@@ -239,7 +239,7 @@ def _layout(file: _File, page: _Directory) -> Layout:
             tiled=tiled,
             count=_count(width, height, segment_width, segment_height) * (samples if planar else 1),
         ),
-        extra=page.one(_EXTRA, 0) if extra else None,
+        extra=_extra(page) if extra else None,
         orientation=page.one(_ORIENTATION, 0) or None,
         xmp=page.raw(_XMP, _MAX_XMP_BYTES),
         color_map=page.values(_COLOR_MAP, 3 << bits[0]) if photometric == PALETTE else (),
@@ -324,6 +324,12 @@ def _segments(file: _File, page: _Directory, *, tiled: bool, count: int) -> tupl
     if any(size == 0 or start + size > len(file.data) for start, size in found):
         raise InputError(CUT)
     return found
+
+
+def _extra(page: _Directory) -> int:
+    """What the extra sample is: 1 or 2, alpha, or 0, not specified (also for values that TIFF 6.0 does not have)."""
+    value = page.one(_EXTRA, 0)
+    return value if value in (1, 2) else 0
 
 
 def _rational(page: _Directory, tag: int) -> float:
