@@ -19,6 +19,7 @@ from cxr_edge.decoding.limits import Limits
 from cxr_edge.decoding.picture import Picture
 from cxr_edge.decoding.sniff import sniff
 from cxr_edge.errors import InputError
+from cxr_edge.names import printable
 from cxr_edge.records import Flag, GrayPixels, Image
 
 __all__ = ["MAX_PIXELS", "MIN_SIDE_PX", "decode", "decode_bytes"]
@@ -38,7 +39,7 @@ def decode(source: str | Path, *, max_pixels: int = MAX_PIXELS, min_side_px: int
     try:
         data = _read(Path(source), Limits(max_pixels=max_pixels, min_side_px=min_side_px))
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise InputError(f"{printable(source)}: {error}") from None
     return decode_bytes(data, source=str(source), max_pixels=max_pixels, min_side_px=min_side_px)
 
 
@@ -53,7 +54,7 @@ def decode_bytes(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS, min_
             return dicom.decode_dicom(data, source=source, limits=limits)
         return _image(_DECODERS[name](data, limits), source, data)
     except InputError as error:
-        raise InputError(f"{source}: {error}") from error.__cause__
+        raise InputError(f"{printable(source)}: {error}") from error.__cause__
 
 
 def _read(path: Path, limits: Limits) -> bytes:

@@ -23,7 +23,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.combine import decide, member_probabilities
 from cxr_edge.decode import MAX_PIXELS, MIN_SIDE_PX, decode
 from cxr_edge.engines import EngineSet
-from cxr_edge.errors import ContractError, CxrEdgeError, InputError
+from cxr_edge.errors import ContractError, CxrEdgeError
 from cxr_edge.manifest import Manifest
 from cxr_edge.names import printable
 from cxr_edge.pipeline import HostPipeline, Pipeline
@@ -103,20 +103,18 @@ class Screener:
     def screen_file(
         self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
     ) -> Answer:
-        """Decode and screen one file. What is wrong with the file, foreseen or not, becomes a Failure.
+        """Decode and screen one file. Whatever goes wrong, foreseen or not, becomes a Failure; the next file may go well.
 
-        Raises the other CxrEdgeErrors: no file can be screened then.
+        Running out of the GPU's memory is such a case: a smaller image may fit.
         """
         start = perf_counter()
         try:
             image = decode(path, max_pixels=max_pixels, min_side_px=min_side_px)
             decode_ms = 1e3 * (perf_counter() - start)
             return Answer(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
-        except InputError as error:
+        except CxrEdgeError as error:
             reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")
             return Answer(outcome=Failure(source=str(path), reason=reason))
-        except CxrEdgeError:
-            raise
         except Exception as error:
             return internal_error(str(path), error)
 

@@ -126,11 +126,19 @@ def test_an_unexpected_exception_of_one_file_is_its_row(screener, images, monkey
     assert answers[0].trace == ""
 
 
-def test_what_stops_every_file_and_the_user_are_raised(screener, images, monkeypatch):
-    for error in (BackendError("the GPU is gone"), KeyboardInterrupt()):
-        monkeypatch.setattr(screener_module, "decode", failing_on("0.png", error, decode))
-        with pytest.raises(type(error)):
-            screener.screen_file(images[0])
+def test_a_backend_that_fails_on_one_file_does_not_end_the_run(screener, images, monkeypatch):
+    monkeypatch.setattr(
+        screener_module, "decode", failing_on("1.png", BackendError("the GPU is out of memory"), decode)
+    )
+    answers = list(screen_files(screener, images[:3], workers=1))
+    assert [type(a.outcome) for a in answers] == [Screening, Failure, Screening]
+    assert (answers[1].outcome.reason, answers[1].trace) == ("the GPU is out of memory", "")
+
+
+def test_the_user_ends_the_run(screener, images, monkeypatch):
+    monkeypatch.setattr(screener_module, "decode", failing_on("0.png", KeyboardInterrupt(), decode))
+    with pytest.raises(KeyboardInterrupt):
+        screener.screen_file(images[0])
 
 
 def test_small_pictures_are_refused_by_the_side_that_was_requested(screener, images):
