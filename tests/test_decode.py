@@ -16,6 +16,7 @@ from PIL import ImageFile
 
 from cxr_edge.decode import decode, decode_bytes
 from cxr_edge.errors import InputError
+from cxr_edge.names import printable
 from cxr_edge.records import Image
 from tests.dicom_files import dataset, file_bytes, jpeg_lossless, picture
 
@@ -228,7 +229,7 @@ def test_what_is_no_file_is_refused(tmp_path) -> None:
     def message(path) -> str:
         with pytest.raises(InputError) as raised:
             decode(path)
-        assert str(raised.value).startswith(f"{path}: ")
+        assert str(raised.value).startswith(f"{printable(path)}: ")
         return str(raised.value)
 
     assert "there is no such file: check the path" in message(tmp_path / "missing.png")
