@@ -160,7 +160,10 @@ def _native(header: Header, layout: Layout, pixels: PixelElement) -> Stored:
             "export the file again"
         )
     halved = layout.photometric == "YBR_FULL_422" and not _is_full_length(layout, pixels)
-    needed = layout.native_bytes * 2 // 3 if halved else layout.native_bytes
+    samples = layout.native_bytes * 2 // 3 if halved else layout.native_bytes
+    # PS3.5 7.3: bytes in big-endian words are swapped, so an odd number of them ends in the second half of a word.
+    in_words = not elements.little_endian and layout.bits_allocated == 8 and pixels.vr == b"OW"
+    needed = samples + samples % 2 if in_words else samples
     data = elements.up_to(pixels.start + needed)
     held = min(len(data) - pixels.start, pixels.length)
     if held < needed:
@@ -173,8 +176,8 @@ def _native(header: Header, layout: Layout, pixels: PixelElement) -> Stored:
     words = np.frombuffer(
         data, f"{order}u{layout.bits_allocated // 8}", offset=pixels.start, count=needed * 8 // layout.bits_allocated
     )
-    if not elements.little_endian and layout.bits_allocated == 8 and pixels.vr == b"OW":
-        words = words[: len(words) // 2 * 2].view(">u2").byteswap().view("u1")  # PS3.5 7.3: bytes in words are swapped
+    if in_words:
+        words = words.view(">u2").byteswap().view("u1")[:samples]
     if layout.samples == 3:
         values = _colour_values(words, layout, halved=halved)
         return Stored(values=values, bits=layout.bits_stored, signed=False, ybr=layout.photometric in _YBR_AS_STORED)

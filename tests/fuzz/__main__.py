@@ -35,7 +35,6 @@ _KEPT_PER_KIND = 3
 def main(arguments: list[str] | None = None) -> int:
     """Run the fuzzer; returns the exit status."""
     options = _parser().parse_args(arguments)
-    cv2.setNumThreads(0)  # before any fork: threads do not survive it
     formats = tuple(options.format or SHARES)
     sources = {name: tuple(make_source(seed) for seed in _SEEDS[name]()) for name in formats}
     if options.index is not None:
@@ -114,4 +113,5 @@ def _show(
 
 
 if __name__ == "__main__":
+    cv2.setNumThreads(0)  # before any fork: threads do not survive it
     sys.exit(main())

@@ -48,6 +48,7 @@ def _native() -> dict[str, bytes]:
         "explicit": file_bytes(dataset(TWELVE)),
         "implicit": implicit,
         "big endian": file_bytes(dataset(TWELVE), uid.ExplicitVRBigEndian),
+        "big endian, odd": file_bytes(_odd_words(), uid.ExplicitVRBigEndian),
         "no preamble": file_bytes(dataset(TWELVE))[132:],
         "bare data set": implicit[implicit.index(b"\x08\0\x16\0") :],
         "8 bits": file_bytes(dataset(GRAY, bits=8)),
@@ -130,6 +131,13 @@ def _palette() -> Dataset:
 def _wide() -> Dataset:
     data = dataset(TWELVE, BitsAllocated=32, BitsStored=32, HighBit=31)
     data.PixelData = TWELVE.astype("<u4").tobytes()
+    return data
+
+
+def _odd_words() -> Dataset:
+    """8-bit samples of an odd number, in 16-bit words: the last word is half padding."""
+    data = dataset(GRAY[:47, :39], bits=8)
+    data["PixelData"].VR = "OW"
     return data
 
 

@@ -1,0 +1,1 @@
+"""Comparison of decoded pixels with independent decoders over any folder of files."""
