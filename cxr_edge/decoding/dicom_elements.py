@@ -16,6 +16,7 @@ from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
+from cxr_edge.decoding.dicom_syntaxes import BIG_ENDIAN, DEFLATED
 from cxr_edge.decoding.limits import FILE_OVERHEAD_BYTES
 from cxr_edge.errors import InputError
 
@@ -23,7 +24,6 @@ __all__ = ["CUT", "Elements", "PixelElement", "element_name", "read_elements"]
 
 CUT = "the file ends before its pixel data do (truncated copy or transfer), or is damaged: copy or export it again"
 
-IMPLICIT, BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _UNDEFINED = 0xFFFFFFFF

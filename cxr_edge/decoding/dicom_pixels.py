@@ -1,8 +1,7 @@
 """A DICOM header in, the stored values of its picture as integers out: decompressed, unused bits removed, sign extended.
 
 It exists because the header must be checked against the limits and against the compressed stream before a decoder sees
-either. 8-bit JPEG goes through simplejpeg; lossless and 12-bit JPEG (libjpeg-turbo), JPEG-LS (CharLS), JPEG 2000
-(OpenJPEG) and RLE through imagecodecs, whose codecs report damage as exceptions: GDCM ended the process on some streams.
+either, and because streams and headers contradict each other in real files.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.decoding import dicom_streams as streams
-from cxr_edge.decoding.dicom_elements import BIG_ENDIAN, CUT, DEFLATED, IMPLICIT, Elements, PixelElement
+from cxr_edge.decoding import dicom_syntaxes as syntaxes
+from cxr_edge.decoding.dicom_codecs import decoded, decoded_rle
+from cxr_edge.decoding.dicom_elements import CUT, Elements, PixelElement
+from cxr_edge.decoding.dicom_frame import DAMAGED, frame
 from cxr_edge.decoding.dicom_header import Header
+from cxr_edge.decoding.dicom_streams import read_size
 from cxr_edge.decoding.gray import bands
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Flag
 
 __all__ = ["Layout", "Stored", "read_layout", "stored_values"]
-
-_EXPLICIT = "1.2.840.10008.1.2.1"
-_NATIVE = (IMPLICIT, _EXPLICIT, BIG_ENDIAN, DEFLATED)
-_READ = "uncompressed, deflated, RLE, JPEG baseline, JPEG extended, JPEG lossless, JPEG-LS and JPEG 2000 are"
 
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -55,7 +53,7 @@ class Layout:
     @property
     def native(self) -> bool:
         """Whether the pixel data are not compressed."""
-        return self.syntax in _NATIVE
+        return self.syntax in syntaxes.NATIVE
 
     @property
     def native_bytes(self) -> int:
@@ -101,15 +99,23 @@ def _transfer_syntax(elements: Elements) -> str:
     """The UID that the file names, or, where it names none, the one that its elements are written in."""
     if not elements.syntax:
         if elements.pixels is not None and elements.pixels.length is None:
-            raise InputError(f"compressed pixel data and no transfer syntax: {_READ} read when named in the file")
-        return IMPLICIT if elements.implicit else _EXPLICIT if elements.little_endian else BIG_ENDIAN
-    if elements.syntax not in (*_NATIVE, *streams.SYNTAXES):
+            raise InputError(
+                f"compressed pixel data and no transfer syntax: {syntaxes.READ} read when named in the file"
+            )
+        return (
+            syntaxes.IMPLICIT
+            if elements.implicit
+            else syntaxes.EXPLICIT
+            if elements.little_endian
+            else syntaxes.BIG_ENDIAN
+        )
+    if elements.syntax not in (*syntaxes.NATIVE, *syntaxes.COMPRESSED):
         from pydicom.uid import UID
 
         uid = UID("".join(c for c in elements.syntax if c in "0123456789.")[:64])
         name = "unknown or private" if uid.is_private or uid.name == uid else uid.name
         raise InputError(
-            f"the transfer syntax {name} ({uid}) is not read here, {_READ}: export the file in one of these"
+            f"the transfer syntax {name} ({uid}) is not read here, {syntaxes.READ}: export the file in one of these"
         )
     return elements.syntax
 
@@ -127,17 +133,15 @@ def _check_layout(layout: Layout, limits: Limits) -> None:
             "or MONOCHROME2 with 1, RGB or YBR with 3: export the X-ray as gray"
         )
     if layout.bits_allocated not in ((8, 16, 32) if layout.samples == 1 else (8, 16)):
-        raise InputError(f"{layout.bits_allocated} bits allocated a sample are not read here: export with 8 or 16 bits")
+        raise InputError(f"{layout.bits_allocated} bits allocated per sample are not read here: export with 8 or 16 bits")
     if not 2 <= layout.bits_stored <= layout.high_bit + 1 <= layout.bits_allocated:
         raise InputError(
             f"bits stored {layout.bits_stored}, high bit {layout.high_bit} and bits allocated {layout.bits_allocated} "
             "do not fit together: export the file again"
         )
     allocated = layout.bits_allocated // 8 * layout.samples
-    # Inflated data and the values without unused bits, or what a codec keeps besides; then the gray of two bytes.
-    per_pixel = (
-        2 * allocated + 2 if layout.native else streams.decoder_bytes(layout.syntax, layout.samples, allocated) + 2
-    )
+    # Besides the values, the gray of at most two bytes.
+    per_pixel = syntaxes.decoder_bytes(layout.syntax, layout.samples, allocated) + 2
     limits.check_memory(layout.columns, layout.rows, per_pixel)
 
 
@@ -147,9 +151,6 @@ def stored_values(header: Header, layout: Layout) -> Stored:
     if elements.pixels is None:
         raise InputError(f"there are no pixel data: {CUT}")
     return _native(header, layout, elements.pixels) if layout.native else _compressed(header, layout, elements.pixels)
-
-
-# Native -----------------------------------------------------------------------------------------------------------------
 
 
 def _native(header: Header, layout: Layout, pixels: PixelElement) -> Stored:
@@ -248,24 +249,21 @@ def _beyond_flags(header: Header, share: float, layout: Layout) -> tuple[Flag, .
     return (Flag(code="bits_beyond_stored", message=message),)
 
 
-# Compressed -------------------------------------------------------------------------------------------------------------
-
-
 def _compressed(header: Header, layout: Layout, pixels: PixelElement) -> Stored:
-    stream = streams.frame(header, pixels, layout.syntax)
-    if layout.syntax == streams.RLE:
+    stream = frame(header, pixels, layout.syntax)
+    if layout.syntax == syntaxes.RLE:
         return _run_length(header, stream, layout)
-    size = streams.read_size(stream, layout.syntax)
+    size = read_size(stream, layout.syntax)
     if (size.width_px, size.height_px, size.samples) != (layout.columns, layout.rows, layout.samples):
         raise InputError(
             f"the compressed picture is {size.width_px}x{size.height_px} px with {size.samples} samples of {size.bits} "
             f"bits, the header says {layout.columns}x{layout.rows} with {layout.samples} of {layout.bits_allocated}: "
-            f"{streams.DAMAGED}"
+            f"{DAMAGED}"
         )
-    values, flags = streams.decoded(stream, size, layout.syntax, rgb=layout.photometric == "RGB")
+    values, flags = decoded(stream, size, layout.syntax, rgb=layout.photometric == "RGB")
     expected = (layout.rows, layout.columns) + ((3,) if layout.samples == 3 else ())
     if values.shape != expected or values.dtype.kind not in "iu":
-        raise InputError(f"the pixel data hold {values.shape}, the header promises {expected}: {streams.DAMAGED}")
+        raise InputError(f"the pixel data hold {values.shape}, the header promises {expected}: {DAMAGED}")
     if layout.samples == 1:
         return _by_stream(header, values, size.bits, layout, flags)
     ybr = layout.photometric in _YBR_AS_STORED and size.jpeg is None
@@ -273,7 +271,7 @@ def _compressed(header: Header, layout: Layout, pixels: PixelElement) -> Stored:
 
 
 def _run_length(header: Header, stream: bytes, layout: Layout) -> Stored:
-    words = streams.decoded_rle(
+    words = decoded_rle(
         stream,
         rows=layout.rows,
         columns=layout.columns,
