@@ -80,8 +80,8 @@ def _decoded(path: Path) -> tuple[bool, str, float]:
     from cxr_edge.errors import InputError
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
-    resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_SECONDS, _PROCESSOR_SECONDS))
+    _limit(resource.RLIMIT_AS, _ADDRESS_SPACE)
+    _limit(resource.RLIMIT_CPU, _PROCESSOR_SECONDS)
     try:
         image = decode(path)
         answered, words = (
@@ -93,6 +93,13 @@ def _decoded(path: Path) -> tuple[bool, str, float]:
     except BaseException as error:
         answered, words = False, f"EXCEPTION {type(error).__name__}: {error}"
     return answered, words, _peak_mb()
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set a limit of this process, or leave a lower one that the shell has set (ulimit)."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def _peak_mb() -> float:
