@@ -38,7 +38,7 @@ class Phantom:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chest:
-    """Shared geometry, in shares of the picture's side. x, y: coordinates of the grid."""
+    """Shared geometry, in shares of the picture's side. x: a row, y: a column; together the coordinates of the grid."""
 
     x: Field
     y: Field
@@ -58,18 +58,19 @@ def make_phantom(label: str, *, size_px: int | tuple[int, int] = 512, seed: int 
         raise ValueError(f"a phantom has one of the labels {LABELS} and 8 or 16 bits, got {label!r} and {bits}")
     height, width = (size_px, size_px) if isinstance(size_px, int) else size_px
     chest = _chest(np.random.default_rng([seed, LABELS.index(label)]))
-    lungs = _lungs(chest)
-    gray = _anatomy(chest, lungs) + _OPACITIES[label](chest, lungs)
+    heart = _heart(chest)
+    lungs = _lungs(chest, heart)
+    gray = _anatomy(chest, lungs, heart) + _OPACITIES[label](chest, lungs)
     gray = cv2.resize(gray, (width, height), interpolation=cv2.INTER_CUBIC)
     mask = cv2.resize(lungs, (width, height), interpolation=cv2.INTER_LINEAR) >= 0.5
     return Phantom(pixels=_exposed(gray, chest.rng, bits), lung_mask=mask, label=label, seed=seed)
 
 
 def _chest(rng: np.random.Generator) -> _Chest:
-    y, x = np.mgrid[0:_GRID, 0:_GRID].astype(np.float32) / _GRID
+    along = np.arange(_GRID, dtype=np.float32) / _GRID
     return _Chest(
-        x=x,
-        y=y,
+        x=along[None],
+        y=along[:, None],
         middle=0.5 + rng.uniform(-0.02, 0.02),
         top=rng.uniform(0.12, 0.17),
         base=rng.uniform(0.74, 0.82),
@@ -79,7 +80,8 @@ def _chest(rng: np.random.Generator) -> _Chest:
 
 
 def _soft(mask: npt.NDArray[np.bool_] | Field, sigma: float) -> Field:
-    return np.asarray(cv2.GaussianBlur(np.asarray(mask, np.float32), (0, 0), sigma * _GRID), dtype=np.float32)
+    field = np.broadcast_to(mask, (_GRID, _GRID)).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma * _GRID), dtype=np.float32)
 
 
 def _ellipse(c: _Chest, x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> npt.NDArray[np.bool_]:
@@ -107,16 +109,17 @@ def _heart(c: _Chest) -> npt.NDArray[np.bool_]:
     return apex | atrium | aorta
 
 
-def _lungs(c: _Chest) -> Field:
-    return np.asarray((_lung(c, -1) | _lung(c, 1)) & ~_heart(c), dtype=np.float32)
+def _lungs(c: _Chest, heart: npt.NDArray[np.bool_]) -> Field:
+    return np.asarray((_lung(c, -1) | _lung(c, 1)) & ~heart, dtype=np.float32)
 
 
-def _anatomy(c: _Chest, lungs: Field) -> Field:
+def _anatomy(c: _Chest, lungs: Field, heart: npt.NDArray[np.bool_]) -> Field:
     """Everything that a healthy chest shows, 0 black to about 1 white."""
-    gray = 0.62 * _body(c)
+    body = _body(c)
+    gray = 0.62 * body
     gray -= 0.40 * _soft(lungs, 0.008)
-    gray += 0.13 * _soft(_heart(c), 0.012) + 0.13 * _soft(np.abs(c.x - c.middle) < 0.045, 0.012) * _body(c)
-    gray += 0.14 * _soft(c.y > c.base + 0.02, 0.03) * _body(c)
+    gray += 0.13 * _soft(heart, 0.012) + 0.13 * _soft(np.abs(c.x - c.middle) < 0.045, 0.012) * body
+    gray += 0.14 * _soft(c.y > c.base + 0.02, 0.03) * body
     gray -= 0.10 * _soft((np.abs(c.x - c.middle) < 0.016) & (c.y < c.top + 0.2), 0.008)
     gray += _spine(c) + _ribs(c) + _clavicles(c) + _vessels(c, lungs)
     return np.asarray(gray, dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -53,6 +54,7 @@ def write_rsna(folder: Path, *, patients: int) -> Path:
     return folder
 
 
+@cache
 def _phantom(label: str, seed: int, size_px: int) -> Phantom:
     """A phantom in a framing of its own: without it, the search for duplicates takes most of them for one patient."""
     rng = np.random.default_rng(seed)
