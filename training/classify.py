@@ -27,7 +27,7 @@ from training.canvases import Canvases
 from training.dataset import Sample
 from training.losses import allowed_label_loss
 from training.parallel import World
-from training.targets import Target
+from training.targets import Target, check_labels
 
 __all__ = [
     "Balance",
@@ -62,7 +62,7 @@ class ClassifyTask:
 
     epoch_images: images drawn an epoch with balance `draw`; else an epoch is every training image once (the last partial
     batch dropped). augmentation: None for none. by_loss: choose the epoch by validation loss, as R20, not by score.
-    turn_pa: make PA images look like AP ones in training (FLANNEL's text).
+    turn_pa: make PA images look like AP ones in training (FLANNEL's text). least: training images that each label must have.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class ClassifyTask:
         augmentation: Augmentation | None = None,
         by_loss: bool = False,
         turn_pa: bool = False,
+        least: int = 1,
     ) -> None:
         self.model, self.samples, self.canvases, self.spec, self.target = model, samples, canvases, spec, target
         self.batch, self.seed, self.smoothing, self.balance, self.by_loss = batch, seed, smoothing, balance, by_loss
@@ -91,8 +92,9 @@ class ClassifyTask:
         taken = [i for i, s in enumerate(samples) if self._allowed[i].any() and s.record.source not in left_out]
         self._train = np.array([i for i in taken if samples[i].side == "train"])
         self._validation = [i for i in taken if samples[i].side == "validation" and self._truth[i] >= 0]
-        if not len(self._train) or not self._validation:
-            raise InputError(f"no images to train or to validate {target.labels}: which collections were read?")
+        check_labels(target, [samples[i].record for i in self._train], least=least)
+        if not self._validation:
+            raise InputError(f"no images to validate {target.labels}: which collections were read?")
         self._draw = drawing_weights([samples[i] for i in self._train])
         weights = balanced_weights(self._truth[self._train], len(target.labels))
         self._weights = torch.from_numpy(weights if balance == "weigh" else np.ones_like(weights))

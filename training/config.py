@@ -48,7 +48,7 @@ class BundleConfig:
     labels: of the members, in order. partial: findings that are no label, and the labels that such an image may have: it
     trains and is not judged (labels that the members lack are passed over). range_images: validation images that
     activation ranges are measured on. known_answers: synthetic images in the bundle. resamples: of the bootstrap.
-    segmenter_widths: channels of the U-Net a level.
+    least_images: training images that every label of a task must have, or its stage is refused.
     """
 
     name: str
@@ -59,11 +59,16 @@ class BundleConfig:
     segmenter_px: int = 128
     canvas_px: int = 160
     label_smoothing: float = 0.05
+    least_images: int = 1
     partial: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"tuberculosis": ("bacterial", "viral")})
     range_images: int = 200
     known_answers: int = 20
     resamples: int = 2000
     segmenter: Plan = field(default_factory=lambda: Plan(epochs=100))
+
+    def __post_init__(self) -> None:
+        if self.least_images < 1:
+            raise InputError(f"least_images is 1 or more, got {self.least_images}: no label is learnt from no image")
 
     @property
     def target(self) -> Target:
@@ -137,6 +142,7 @@ class RunConfig(BundleConfig, ABC):
     augment: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.preset not in ("sane", "paper", "code"):
             raise InputError(f"the preset is sane, paper or code, got {self.preset!r}")
         _known(self.augment, Augmentation, "augment")

@@ -75,6 +75,7 @@ def _staged(run: Run, args: argparse.Namespace, trains: dict[str, Stage], writes
         if args.segmenter_of is not None:
             take_segmenter(run, args.segmenter_of)
     wait(here)
+    run.check_tasks()
     for stage in (*trains, *writes) if args.stage is None else (args.stage,):
         if here.first:
             print(f"stage {stage}", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import nn
 from cxr_edge.errors import InputError
 from training.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
 from training.classify import ClassifyTask, logits_of
+from training.collections import Record
 from training.config import RunConfig
 from training.dataset import Sample, load, prepare
 from training.engine import Plan, fit, load_best
@@ -29,7 +30,7 @@ from training.models.imagenet import load_imagenet
 from training.parallel import wait, world
 from training.segment import SegmentTask, frames_with_masks
 from training.splits import Side
-from training.targets import Target
+from training.targets import Target, check_labels
 
 __all__ = ["PREDICTIONS", "Predictions", "Run"]
 
@@ -84,6 +85,31 @@ class Run:
         )
         wait(here)
         return samples
+
+    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
+        """Stages that train classifiers, with what each learns and the records that train it."""
+        yield "train", self.config.target, self.training_records()
+
+    def training_records(self, sources: Sequence[str] = (), samples: Sequence[Sample] | None = None) -> list[Record]:
+        """Records of the side `train`. sources: none means all. samples: the run's, with other sides, or None."""
+        self._check_sources(sources)
+        every = self.samples if samples is None else samples
+        return [s.record for s in every if s.side == "train" and (not sources or s.record.source in sources)]
+
+    def _check_sources(self, sources: Sequence[str]) -> set[str]:
+        """All sources of the run. Raises InputError for one that has no images."""
+        known = {s.record.source for s in self.samples}
+        if set(sources) - known:
+            raise InputError(f"no images of {sorted(set(sources) - known)}: the data folder holds {sorted(known)}")
+        return known
+
+    def check_tasks(self) -> None:
+        """Raises InputError for a stage with a label that has no training image, or too few, before any stage is run."""
+        for stage, target, train in self.tasks():
+            try:
+                check_labels(target, train, least=self.config.least_images)
+            except InputError as error:
+                raise InputError(f"stage {stage}: {error}") from None
 
     @cached_property
     def canvases(self) -> Canvases:
@@ -140,9 +166,7 @@ class Run:
     ) -> ClassifyTask:
         """A member's training on `target`. sources: to train and validate on; none means all. samples: the run's, with
         other sides, or None."""
-        c, known = self.config, {s.record.source for s in self.samples}
-        if set(sources) - known:
-            raise InputError(f"no images of {sorted(set(sources) - known)}: the data folder holds {sorted(known)}")
+        c, known = self.config, self._check_sources(sources)
         return ClassifyTask(
             network,
             self.samples if samples is None else samples,
@@ -158,6 +182,7 @@ class Run:
             augmentation=c.augmentation,
             by_loss=c.by_loss,
             turn_pa=c.turn_pa,
+            least=c.least_images,
         )
 
     def started(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:

@@ -23,12 +23,14 @@ from training.assemble import assemble
 from training.augment import Augmentation
 from training.canvases import LUNG_BOX, Canvases, LungFinder, cut
 from training.classify import ClassifyTask
+from training.collections import Record
 from training.config import Config, load_config
 from training.dataset import Sample, data_folder, prepare
 from training.engine import fit, load_best
 from training.export import SegmenterForExport, export
 from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, save_network
 from training.segment import SegmentTask, frames_with_masks
+from training.targets import check_labels
 
 __all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
 
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = data_folder(args.data)
         config = load_config(args.config)
         samples = prepare(data, args.out, seed=config.seed, threads=config.threads)
+        check_labels(config.target, _training_records(samples, config), least=config.least_images)
         for stage in STAGES if args.stage is None else (args.stage,):
             print(f"stage {stage}", file=sys.stderr, flush=True)
             _RUN[stage](samples, config, args.out)
@@ -63,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stage", choices=STAGES, help="one stage only; default: all, in order")
     parser.add_argument("--install", action="store_true", help="make the bundle cxr_edge's packaged starter")
     return parser
+
+
+def _training_records(samples: Sequence[Sample], config: Config) -> list[Record]:
+    return [s.record for s in samples if s.side == "train" and s.record.source not in config.left_out]
 
 
 def _segment(samples: Sequence[Sample], config: Config, out: Path) -> None:
@@ -120,6 +127,7 @@ def train_member(
         smoothing=config.label_smoothing,
         left_out=config.left_out,
         augmentation=Augmentation(),
+        least=config.least_images,
     )
     return task, fit(task, plan, out / name)
 

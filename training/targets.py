@@ -6,16 +6,17 @@ and normal, bacterial or COVID-19.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.errors import InputError
-from training.collections import FINDINGS
+from training.collections import LABELS, Record
 
-__all__ = ["ABNORMAL", "Target", "binary", "modality"]
+__all__ = ["ABNORMAL", "Target", "binary", "check_labels", "modality"]
 
 ABNORMAL = "abnormal"
 
@@ -34,11 +35,8 @@ class Target:
         named = {*self.renamed.values(), *(name for names in self.partial.values() for name in names)}
         if len(set(self.labels)) < 2 or not named <= set(self.labels):
             raise InputError(f"a task has two labels or more, and renames to those only; got {self}")
-        unknown = {*self.renamed, *self.partial} - {*FINDINGS.values()}
-        if unknown:
-            raise InputError(
-                f"no collection has the labels {sorted(unknown)}; known are {sorted(set(FINDINGS.values()))}"
-            )
+        if unknown := {*self.renamed, *self.partial} - LABELS:
+            raise InputError(f"no collection has the labels {sorted(unknown)}; known are {sorted(LABELS)}")
 
     def truth(self, label: str) -> int:
         """Index of the task's label, or -1 if it is not known for sure."""
@@ -53,10 +51,27 @@ class Target:
 
 def modality() -> Target:
     """Normal or abnormal, of whatever kind."""
-    others = sorted({*FINDINGS.values()} - {"normal"})
-    return Target(labels=("normal", ABNORMAL), renamed=dict.fromkeys(others, ABNORMAL))
+    return Target(labels=("normal", ABNORMAL), renamed=dict.fromkeys(sorted(LABELS - {"normal"}), ABNORMAL))
 
 
 def binary(positive: str = "covid-19") -> Target:
     """Normal or `positive`; all else takes no part."""
     return Target(labels=("normal", positive))
+
+
+def check_labels(target: Target, train: Iterable[Record], *, least: int = 1) -> None:
+    """Raises InputError for a label of which fewer than `least` of the training images are sure, naming it and the sources.
+
+    A network would learn the other labels and report good figures all the same.
+    """
+    train = list(train)
+    counts = Counter(target.truth(r.label) for r in train)
+    few = [f"{counts[k]} of {label}" for k, label in enumerate(target.labels) if counts[k] < least]
+    if few:
+        read = Counter(f"{r.source}/{r.label}" for r in train)
+        found = ", ".join(f"{name} {n}" for name, n in sorted(read.items())) or "none"
+        raise InputError(
+            f"the task {' / '.join(target.labels)} has {' and '.join(few)} among its training images, expected {least} or "
+            f"more of each label; training images by source: {found}. Read a collection that holds the label, or take it "
+            "out of `labels`"
+        )

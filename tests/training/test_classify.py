@@ -130,7 +130,7 @@ def test_logits_do_not_depend_on_the_batches() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"balance": "weigh", "batch": 64}, "smaller batch"), ({"left_out": ("a",)}, "no images to train")],
+    [({"balance": "weigh", "batch": 64}, "smaller batch"), ({"left_out": ("a",)}, "0 of normal and 0 of bacterial")],
 )
 def test_too_few_images_are_named(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):

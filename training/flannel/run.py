@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +19,12 @@ import numpy.typing as npt
 
 from cxr_edge.errors import InputError
 from training import folds
-from training.collections import collections_of
+from training.collections import Record, collections_of
 from training.dataset import Sample
 from training.flannel.config import FlannelConfig
 from training.parallel import wait, world
 from training.run import Run
+from training.targets import Target
 
 __all__ = ["FlannelRun"]
 
@@ -33,6 +35,11 @@ class FlannelRun(Run):
     """config: of FLANNEL's pipeline."""
 
     config: FlannelConfig
+
+    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
+        for fold in range(self.config.folds):
+            train = self.training_records(self.sources, self.fold_samples(fold))
+            yield f"learn, fold {fold}", self.config.target, train
 
     @cached_property
     def sources(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 from torch import nn
 
+from training.collections import Record
 from training.engine import Plan
 from training.metrics import Answers
 from training.models import NetworkSpec
@@ -17,7 +18,7 @@ from training.r20.config import R20Config
 from training.run import Predictions, Run
 from training.search import Trial
 from training.splits import Side
-from training.targets import Target
+from training.targets import Target, binary, modality
 
 __all__ = ["R20Run"]
 
@@ -26,6 +27,14 @@ class R20Run(Run):
     """config: of R20's pipeline."""
 
     config: R20Config
+
+    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
+        c = self.config
+        if c.networks is None:  # else trained networks are taken over, and only pruned
+            yield "modality", modality(), self.training_records(c.modality_sources)
+            if c.binary is not None:
+                yield "binary", binary(), self.training_records(c.task_sources)
+        yield "multiclass", c.target, self.training_records(c.task_sources)
 
     def train(
         self, start: nn.Module, spec: NetworkSpec, target: Target, plan: Plan, folder: Path, sources: Sequence[str] = ()
