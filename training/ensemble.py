@@ -42,6 +42,7 @@ Truth = npt.NDArray[np.int64]
 
 _FOLDS = 5
 _WEIGHT_STEPS = 20  # weights are multiples of a twentieth: finer ones fit luck
+_EM_ROUNDS = 2000
 _THRESHOLDS = np.round(np.arange(0.20, 0.96, 0.05), 2)
 _F1_PLATEAU = 0.01
 _LOG_TEMPERATURES = (-2.0, 2.0)
@@ -153,21 +154,59 @@ def _temperature(
 
 
 def _weights(logits: Logits, truth: Truth, temperatures: tuple[float, ...]) -> list[float]:
-    members = logits.shape[1]
-    steps = _WEIGHT_STEPS if members <= 4 else 2 * members
+    """Return the weights, multiples of 1 / _WEIGHT_STEPS that sum to 1, with the least log loss.
 
-    def loss(weights: tuple[float, ...]) -> float:
-        tried = Combination(
-            strategy="weighted-average",
-            member_temperatures=temperatures,
-            temperature=1.0,
-            parameters={"weights": list(weights)},
-        )
-        return float(log_loss(_probabilities(tried, logits), truth).mean())
+    The loss is convex in the weights, so the search starts at its minimum over all real weights, rounded, and moves one
+    or two steps of weight between members until no move lowers it. For three members this is the minimum of the full grid
+    (tested); the number of moves grows with the fourth power of the members, the grid exponentially.
+    """
+    p = _true_label_probabilities(logits, truth, temperatures)
 
-    cuts = itertools.combinations_with_replacement(range(steps + 1), members - 1)
-    simplex = (tuple(np.diff([0, *cut, steps]) / steps) for cut in cuts)
-    return [round(float(w), 4) for w in min(simplex, key=loss)]
+    def loss(steps: npt.NDArray[np.int64]) -> float:
+        return float(log_loss((p @ (steps / _WEIGHT_STEPS))[:, None], np.zeros(len(p), dtype=np.int64)).mean())
+
+    best, moves = _rounded(_optimal_weights(p)), _weight_moves(p.shape[1])
+    while True:
+        candidates = [best, *(c for c in best + moves if (c >= 0).all())]
+        lowest = min(candidates, key=loss)
+        if lowest is best:
+            return [round(float(w), 4) for w in best / _WEIGHT_STEPS]
+        best = lowest
+
+
+def _true_label_probabilities(logits: Logits, truth: Truth, temperatures: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """Return each member's probability of the true label (N, members), as the deployed combiner computes it."""
+    single = Combination(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
+    members = (replace(single, member_temperatures=(t,)) for t in temperatures)
+    found = [_probabilities(m, logits[:, i : i + 1]) for i, m in enumerate(members)]
+    return np.stack([p[np.arange(len(truth)), truth] for p in found], axis=1)
+
+
+def _optimal_weights(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the weights on the simplex with the least log loss, by expectation maximisation of a mixture's shares."""
+    weights = np.full(p.shape[1], 1 / p.shape[1])
+    for _ in range(_EM_ROUNDS):
+        previous = weights
+        weights = weights * (p / np.maximum(p @ weights, 1e-12)[:, None]).mean(axis=0)
+        weights /= weights.sum()
+        if np.abs(weights - previous).max() < 1e-6:
+            break
+    return weights
+
+
+def _rounded(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the weights in whole steps that sum to _WEIGHT_STEPS: the largest remainders are rounded up."""
+    steps = np.floor(weights * _WEIGHT_STEPS).astype(np.int64)
+    steps[np.argsort(steps - weights * _WEIGHT_STEPS)[: _WEIGHT_STEPS - steps.sum()]] += 1
+    return steps
+
+
+def _weight_moves(members: int) -> npt.NDArray[np.int64]:
+    """Return all moves (M, members) of one step of weight from a member to another, and all pairs of such moves."""
+    identity = np.eye(members, dtype=np.int64)
+    single = [identity[a] - identity[b] for a, b in itertools.permutations(range(members), 2)]
+    pairs = [a + b for a, b in itertools.combinations_with_replacement(single, 2)]
+    return np.unique(np.reshape([*single, *pairs], (-1, members)), axis=0)
 
 
 def _stacking(logits: Logits, truth: Truth, temperatures: tuple[float, ...], seed: int) -> dict[str, Any]:
