@@ -42,7 +42,9 @@ def test_this_core_was_built_for_the_gpus_it_names():
 @needs_nvcc
 def test_without_cuda_there_are_the_same_symbols(tmp_path):
     absent = symbols("g++", *INCLUDES, CSRC / "cuda_absent.cc", into=tmp_path / "absent.o")
-    present = symbols("nvcc", "-arch=sm_87", *INCLUDES, CSRC / "device_cuda.cu", into=tmp_path / "present.o")
+    present = symbols(
+        "nvcc", "-arch=compute_87", "-code=compute_87", *INCLUDES, CSRC / "device_cuda.cu", into=tmp_path / "present.o"
+    )
     assert absent == present
     assert len(absent) >= 12
 

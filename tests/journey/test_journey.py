@@ -24,7 +24,7 @@ segmenter_px = 64
 canvas_px = 64
 epoch_images = 32
 range_images = 8
-known_answers = 4
+known_answers = 2
 resamples = 20
 
 [segmenter]
@@ -61,7 +61,7 @@ def test_the_bundle_is_whole(run: Path) -> None:
     check_networks(bundle)
     manifest = bundle.manifest
     assert [m.name for m in manifest.members] == ["plain", "inverted"]
-    assert len(manifest.known_answers) == 4
+    assert len(manifest.known_answers) == 2
     assert all(m.activation_ranges is not None for m in manifest.members)
     assert manifest.provenance["images"]["test"]["kcx/normal"] >= 1
     assert manifest.metrics["images"] > 0

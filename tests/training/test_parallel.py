@@ -30,13 +30,12 @@ CASES = ("mean", "draw", "weigh", "taken-up", "patience")
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of `two_processes` by torchrun; one run for all tests, since a start takes seconds."""
+    """The folder of a run of `two_processes`; one run for all tests, since a start takes seconds."""
     out = tmp_path_factory.mktemp("pair")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     # Hidden GPUs: two processes need two of them.
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, str(SCRIPT), str(out)], env=env, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
+        [sys.executable, str(SCRIPT), str(out)], env=env, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return out

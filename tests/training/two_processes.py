@@ -1,4 +1,8 @@
-"""What test_parallel.py trains, alone or by torchrun: run as a script, each process does every case and says how it went."""
+"""What test_parallel.py trains, alone or in two processes: run as a script, each does every case and says how it went.
+
+The script is torchrun's own launcher (`torchrun --standalone --nproc-per-node 2`) with a function in place of a program: the
+two processes are forked with all imports done, which take several seconds each.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec
@@ -104,6 +109,14 @@ def cases(out: Path) -> dict[str, object]:
     }
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
+    """What each process runs."""
     (folder / f"said-{world().rank}.json").write_text(json.dumps(cases(folder)))
+
+
+if __name__ == "__main__":
+    here = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="pair",
+        max_restarts=0, start_method="fork",
+    )  # fmt: skip
+    elastic_launch(here, main)(Path(sys.argv[1]))
