@@ -25,6 +25,7 @@ from cxr_edge.preprocess import PreprocessSpec, normalize
 from training.augment import Augmentation, histogram_cdf, pa_as_ap
 from training.canvases import Canvases
 from training.dataset import Sample
+from training.findings import projection
 from training.losses import allowed_label_loss
 from training.parallel import World
 from training.targets import Target, check_labels
@@ -130,7 +131,7 @@ class ClassifyTask:
     def altered(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """An image's canvas (S, S) as training sees it once."""
         canvas = self._augmented(i, rng)
-        return pa_as_ap(canvas, rng) if self.turn_pa and self.samples[i].record.view == "PA" else canvas
+        return pa_as_ap(canvas, rng) if self.turn_pa and projection(self.samples[i].record.view) == "PA" else canvas
 
     def _augmented(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         if self.augmentation is None:

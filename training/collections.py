@@ -1,8 +1,8 @@
 """Readers of the published chest X-ray collections: a folder in its published layout in, a table of records out.
 
-Each reader knows one layout and nothing else; `gather` puts them together. A patient is named `source/number`, so that
-two collections never share one by accident. What a record says comes from file names, tables and DICOM headers: no
-pixels are read here.
+Each reader knows one layout and nothing else; `collect` puts them together and counts what it leaves out. A patient is
+named `source/number`, so that two collections never share one by accident. What a record says comes from file names,
+tables and DICOM headers: no pixels are read here.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_edge.errors import InputError
+from training.findings import FRONTAL_VIEWS, LABELS, FindingTable, label_of_finding, projection
 from training.published_tables import find_table, read_rows
 
 __all__ = [
     "DEFAULT_COLLECTIONS",
-    "FINDINGS",
     "FOLDERS",
-    "FRONTAL_VIEWS",
-    "LABELS",
+    "Collected",
     "Record",
+    "collect",
     "collections_of",
     "covid_collection",
     "gather",
     "kermany",
-    "label_of_finding",
     "rsna",
     "tuberculosis_sets",
     "twitter",
@@ -44,44 +43,6 @@ FOLDERS: Mapping[str, str] = {
 }
 # RSNA is larger than the others together and asked for by name: R20 trains its first stage on it alone.
 DEFAULT_COLLECTIONS = ("kcx", "ccx", "twitter", "tuberculosis")
-
-FRONTAL_VIEWS = ("AP", "AP Supine", "PA")
-
-# FLANNEL's table made explicit: leaf of the finding -> label. `other` is abnormal of a cause that no class holds.
-FINDINGS = {
-    "COVID-19": "covid-19",
-    "SARS": "viral",
-    "MERS-CoV": "viral",
-    "Influenza": "viral",
-    "Varicella": "viral",
-    "Herpes": "viral",
-    "Viral": "viral",
-    "Streptococcus": "bacterial",
-    "Klebsiella": "bacterial",
-    "E.Coli": "bacterial",
-    "Legionella": "bacterial",
-    "Chlamydophila": "bacterial",
-    "Mycoplasma": "bacterial",
-    "Nocardia": "bacterial",
-    "Staphylococcus": "bacterial",
-    "MRSA": "bacterial",
-    "Bacterial": "bacterial",
-    # A fungus; FLANNEL counts it as bacterial, and with 14 images it is no class of its own.
-    "Pneumocystis": "bacterial",
-    "No Finding": "normal",
-    "Tuberculosis": "tuberculosis",
-    "ARDS": "other",
-    "Pneumonia": "other",
-    "Aspiration": "other",
-    "Lipoid": "other",
-    "Fungal": "other",
-    "Aspergillosis": "other",
-    "todo": "other",
-    "Unknown": "other",
-}
-
-# `pneumonia`: of a type nobody told (R20's UP), where a collection says no more than opacities like it.
-LABELS = frozenset({*FINDINGS.values(), "pneumonia"})
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".webp", ".dcm"})
 
@@ -112,30 +73,76 @@ class Record:
             raise ValueError(f"unknown label {self.label!r} for {self.key}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """records: sorted by key. dropped: reason, such as `ccx: view L` -> images that a collection lists and no record has."""
+
+    records: list[Record]
+    dropped: Mapping[str, int]
+
+
 def gather(
     data: Path,
     *,
     collections: Sequence[str] | None = None,
     views: Collection[str] | None = None,
     modalities: Collection[str] = ("X-ray",),
+    findings: FindingTable = "full",
     require_all: bool = True,
 ) -> list[Record]:
-    """The records of the collections below `data`, sorted by key.
+    """The records of `collect`, which takes the same arguments."""
+    return collect(
+        data,
+        collections=collections,
+        views=views,
+        modalities=modalities,
+        findings=findings,
+        require_all=require_all,
+    ).records
 
-    collections: names from FOLDERS; default: DEFAULT_COLLECTIONS. views, modalities: those to keep, as the collections
-    word them; default: FRONTAL_VIEWS of ccx and all that the others hold ("unknown" of twitter), and X-rays only.
-    require_all: False takes those of the named collections whose folder is there. Raises InputError if a collection is
-    missing or not laid out as published, or if nothing is left.
+
+def collect(
+    data: Path,
+    *,
+    collections: Sequence[str] | None = None,
+    views: Collection[str] | None = None,
+    modalities: Collection[str] = ("X-ray",),
+    findings: FindingTable = "full",
+    require_all: bool = True,
+) -> Collected:
+    """The records of the collections below `data`, and what was left out.
+
+    collections: names from FOLDERS; default: DEFAULT_COLLECTIONS. views, modalities: those to take, as the collections
+    word them, or a projection, which takes all its views (`AP`: also `AP Supine`); default: FRONTAL_VIEWS of ccx and all
+    that the others hold ("unknown" of twitter), and X-rays only. findings: which table gives CCX's labels, FINDINGS
+    (`full`) or FLANNEL_FINDINGS. require_all: False takes those of the named collections whose folder is there. Raises
+    InputError if a collection is missing or not laid out as published, or if nothing is left.
     """
     if not data.is_dir():
         raise InputError(f"the data folder {data} does not exist: give it with --data or in CXR_EDGE_DATA")
     names = _present(data, DEFAULT_COLLECTIONS if collections is None else collections, require_all)
-    records = [r for name in names for r in _read(name, data, views, modalities)]
-    kept = [r for r in records if (views is None or r.view in views) and r.modality in modalities]
-    if not kept:
+    records, dropped = [], Counter[str]()
+    for name in names:
+        read, left_out = _read(name, data, views, modalities, findings)
+        dropped += left_out
+        for r in read:
+            reason = _left_out(r.view, r.modality, views, modalities)
+            if reason is None:
+                records.append(replace(r, key=r.path.relative_to(data).as_posix()))
+            else:
+                dropped[f"{r.source}: {reason}"] += 1
+    if not records:
         raise InputError(f"no image in {', '.join(names)} has a view of {views} and a modality of {modalities}")
-    keyed = [replace(r, key=r.path.relative_to(data).as_posix()) for r in kept]
-    return sorted(keyed, key=lambda r: r.key)
+    return Collected(records=sorted(records, key=lambda r: r.key), dropped=dict(sorted(dropped.items())))
+
+
+def _left_out(view: str, modality: str, views: Collection[str] | None, modalities: Collection[str]) -> str | None:
+    """Why an image is not taken: its modality or its view; None if it is."""
+    if modality not in modalities:
+        return f"modality {modality or 'not stated'}"
+    if views is None or view in views or projection(view) in views:
+        return None
+    return f"view {view or 'not stated'}"
 
 
 def _present(data: Path, names: Sequence[str], require_all: bool) -> list[str]:
@@ -153,15 +160,17 @@ def _present(data: Path, names: Sequence[str], require_all: bool) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in missing]
 
 
-def _read(name: str, data: Path, views: Collection[str] | None, modalities: Collection[str]) -> list[Record]:
+def _read(
+    name: str, data: Path, views: Collection[str] | None, modalities: Collection[str], findings: FindingTable
+) -> tuple[list[Record], Counter[str]]:
     folder = data / FOLDERS[name]
     if name == "ccx":
         masks = data / FOLDERS["tuberculosis"] / "covid-chestxray-masks"
-        return covid_collection(
-            folder, masks=masks, views=FRONTAL_VIEWS if views is None else views, modalities=modalities
-        )
-    readers = {"kcx": kermany, "twitter": twitter, "tuberculosis": tuberculosis_sets, "rsna": rsna}
-    return readers[name](folder)
+        return _covid_collection(folder, masks, FRONTAL_VIEWS if views is None else views, modalities, findings)
+    if name == "rsna":
+        return _rsna(folder, not_normal=False)
+    readers = {"kcx": kermany, "twitter": twitter, "tuberculosis": tuberculosis_sets}
+    return readers[name](folder), Counter()
 
 
 def collections_of(sources: Iterable[str]) -> tuple[str, ...]:
@@ -199,29 +208,46 @@ def covid_collection(
     masks: Path | None = None,
     views: Collection[str] = FRONTAL_VIEWS,
     modalities: Collection[str] = ("X-ray",),
+    findings: FindingTable = "full",
 ) -> list[Record]:
     """The COVID-19 image collection (CCX): metadata.csv, old or new, + the folders that it names (images/, volumes/).
 
     masks: folder of lung masks named as the images; images without one stay in the table. Rows of other views or
-    modalities (lateral, CT), and rows whose image is not there, are left out. Raises InputError for another layout.
+    modalities (lateral, CT), and rows whose image is not there, are left out. findings: as `collect` takes it. Raises
+    InputError for another layout.
     """
+    return _covid_collection(folder, masks, views, modalities, findings)[0]
+
+
+def _covid_collection(
+    folder: Path,
+    masks: Path | None,
+    views: Collection[str],
+    modalities: Collection[str],
+    findings: FindingTable,
+) -> tuple[list[Record], Counter[str]]:
     table = folder / "metadata.csv"
     if not table.is_file():
         raise InputError(f"{folder} holds no metadata.csv: expected the layout of the public COVID-19 image collection")
     rows = read_rows(table, {"patientid", "finding", "view", "modality", "filename"})
-    wanted = [r for r in rows if r["modality"].strip() in modalities and r["view"].strip() in views]
-    records = dict.fromkeys(_covid_record(folder, row, masks) for row in wanted)
+    reasons = [_left_out(r["view"].strip(), r["modality"].strip(), views, modalities) for r in rows]
+    dropped = Counter(f"ccx: {reason}" for reason in reasons if reason is not None)
+    taken = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+    records = dict.fromkeys(_covid_record(folder, row, masks, findings) for row in taken)
     present = [r for r in records if r.path.is_file()]
+    dropped += Counter(
+        {"ccx: file not there": len(records) - len(present), "ccx: row twice": len(taken) - len(records)}
+    )
     for path, count in Counter(r.path for r in present).items():
         if count > 1:
             raise InputError(
                 f"{table} names {path} {count} times and says different things of it: keep one of its rows"
             )
     _some([r.path for r in present], folder, f"images/ with the files that metadata.csv names, of views {tuple(views)}")
-    return present
+    return present, dropped
 
 
-def _covid_record(folder: Path, row: dict[str, str], masks: Path | None) -> Record:
+def _covid_record(folder: Path, row: dict[str, str], masks: Path | None, findings: FindingTable) -> Record:
     path = folder / (row.get("folder") or "images") / row["filename"]
     # Spreadsheets turn a column of numbers into 97.0; later tables also hold numbers such as 324a.
     patient = row["patientid"].strip().removesuffix(".0")
@@ -233,7 +259,7 @@ def _covid_record(folder: Path, row: dict[str, str], masks: Path | None) -> Reco
     record = _record(
         path,
         f"ccx/{patient}",
-        label_of_finding(row["finding"]),
+        label_of_finding(row["finding"], findings),
         source="ccx",
         view=row["view"].strip(),
         finding=row["finding"],
@@ -241,20 +267,6 @@ def _covid_record(folder: Path, row: dict[str, str], masks: Path | None) -> Reco
         mask=mask if mask is not None and mask.is_file() else None,
     )
     return replace(record, modality=row["modality"].strip())
-
-
-def label_of_finding(finding: str) -> str:
-    """The label of a finding, in the old form (`COVID-19, ARDS`) or the new (`Pneumonia/Viral/COVID-19`).
-
-    COVID-19 anywhere wins; else the last known word of the hierarchy. Raises InputError for a finding of no known word.
-    """
-    words = [w.strip() for w in re.split(r"[,/]", finding)]
-    if "COVID-19" in words:
-        return "covid-19"
-    for word in reversed(words):
-        if word in FINDINGS:
-            return FINDINGS[word]
-    raise InputError(f"the finding {finding!r} is in no row of FINDINGS: add it to training/collections.py")
 
 
 def twitter(folder: Path) -> list[Record]:
@@ -293,7 +305,8 @@ def _tuberculosis_record(path: Path, masks: Path) -> Record:
     )
 
 
-_RSNA_CLASSES = {"Normal": "normal", "Lung Opacity": "pneumonia", "No Lung Opacity / Not Normal": "other"}
+_NOT_NORMAL = "No Lung Opacity / Not Normal"
+_RSNA_CLASSES = {"Normal": "normal", "Lung Opacity": "pneumonia", _NOT_NORMAL: "other"}
 
 
 def rsna(folder: Path, *, not_normal: bool = False) -> list[Record]:
@@ -305,6 +318,10 @@ def rsna(folder: Path, *, not_normal: bool = False) -> list[Record]:
     from the files' headers; an age below 18 years is no adult. Raises InputError for another layout, for an image
     without a row, and where the two tables disagree.
     """
+    return _rsna(folder, not_normal=not_normal)[0]
+
+
+def _rsna(folder: Path, *, not_normal: bool) -> tuple[list[Record], Counter[str]]:
     paths = _images(folder.glob("stage_2_train_images/*.dcm"))
     labels = _rsna_table(folder, "stage_2_train_labels", {"patientId", "Target"})
     details = _rsna_table(folder, "stage_2_detailed_class_info", {"patientId", "class"})
@@ -312,9 +329,10 @@ def rsna(folder: Path, *, not_normal: bool = False) -> list[Record]:
     targets = {r["patientId"]: r["Target"].strip() for r in labels}
     classes = {r["patientId"]: r["class"].strip() for r in details}
     found = {p: _rsna_class(p, targets, classes) for p in paths}
-    kept = [p for p in paths if not_normal or _RSNA_CLASSES[found[p]] != "other"]
+    taken = [p for p in paths if not_normal or _RSNA_CLASSES[found[p]] != "other"]
     headers = _rsna_headers(folder)
-    return [_rsna_record(p, found[p], headers.get(p.stem)) for p in kept]
+    dropped = Counter({f"rsna: class {_NOT_NORMAL}": len(paths) - len(taken)})
+    return [_rsna_record(p, found[p], headers.get(p.stem)) for p in taken], dropped
 
 
 def _rsna_table(folder: Path, name: str, columns: set[str]) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from cxr_edge.preprocess import PreprocessSpec
 from training.augment import Augmentation
 from training.classify import Balance
 from training.engine import Plan
+from training.findings import FindingTable
 from training.models import NetworkSpec
 from training.models.networks import is_known, names
 from training.prune import PrunePlan
@@ -156,6 +157,11 @@ class RunConfig(BundleConfig, ABC):
     def read_collections(self) -> tuple[str, ...] | None:
         """All collections that a run reads; None for the default ones."""
         return self.collections
+
+    @property
+    def findings(self) -> FindingTable:
+        """Which table gives the labels of CCX's findings."""
+        return "full"
 
     @property
     @abstractmethod

@@ -21,8 +21,9 @@ from cxr_edge.decode import decode
 from cxr_edge.errors import InputError
 from cxr_edge.records import GrayPixels
 from training import leakage
-from training.collections import DEFAULT_COLLECTIONS, Record, collections_of, gather
+from training.collections import DEFAULT_COLLECTIONS, Record, collect, collections_of, gather
 from training.duplicates import fingerprint, groups, same_image_pairs
+from training.findings import FindingTable
 from training.leakage import PlannedSplit
 from training.splits import SHARES, SIDES, Preset, Side, Unit, check_leakage, split
 
@@ -76,11 +77,12 @@ def prepare(
     preset: Preset = "sane",
     collections: Sequence[str] | None = None,
     views: Sequence[str] | None = None,
+    findings: FindingTable = "full",
 ) -> list[Sample]:
     """Find duplicates, split, check for leaks; write table.csv, leakage.json and leakage.md to `out`.
 
     A table that is there is read. shares, unit: as `split` takes them; "image" needs preset `code`, which reports leaks
-    where the others refuse them. collections, views: names as `gather` takes them. Raises InputError for data that cannot be
+    where the others refuse them. collections, views, findings: as `collect` takes them. Raises InputError for data that cannot be
     used, a split that leaks, and a table that was made for other arguments.
     """
     asked = PlannedSplit(
@@ -90,19 +92,21 @@ def prepare(
         preset=preset,
         collections=tuple(sorted(DEFAULT_COLLECTIONS if collections is None else set(collections))),
         views=None if views is None else tuple(sorted(set(views))),
+        findings=findings,
     )
     table = out / "table.csv"
     if table.exists():
         _same_plan(asked, out)
         return load(data, table)
-    records = gather(data, collections=collections, views=views)
+    collected = collect(data, collections=collections, views=views, findings=findings)
+    records = collected.records
     pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), what="duplicates")))
     names = groups(records, pairs)
     sides = split(records, names, seed=seed, shares=shares, unit=unit)
     report = check_leakage(records, names, sides, pairs, preset=preset)
     samples = [Sample(record=r, group=g, side=s) for r, g, s in zip(records, names, sides, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
-    leakage.write(report, asked, out)
+    leakage.write(report, asked, out, dropped=collected.dropped)
     _write(samples, table)
     return samples
 
@@ -143,8 +147,8 @@ def load(data: Path, table: Path) -> list[Sample]:
     # The sources name the collections, so that a folder with more of them than the table still fits it.
     sources = [row["source"] for row in rows.values() if "source" in row]
     asked = leakage.asked_of(table.with_name("leakage.json"))
-    views = None if asked is None else asked.views
-    records = gather(data, collections=collections_of(sources) or None, views=views)
+    views, findings = (None, "full") if asked is None else (asked.views, asked.findings)
+    records = gather(data, collections=collections_of(sources) or None, views=views, findings=findings)
     if {r.key for r in records} != set(rows):
         raise InputError(
             f"{table} was made from other images than {data} holds: delete the run folder or give its data"

@@ -6,12 +6,13 @@ The JSON also holds what the split was asked for, so that a run folder is not re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from cxr_edge.errors import InputError
+from training.findings import FindingTable
 from training.splits import SIDES, LeakageReport, Preset, Side, Unit, check_plan
 
 __all__ = ["PlannedSplit", "as_markdown", "asked_of", "write"]
@@ -20,7 +21,7 @@ __all__ = ["PlannedSplit", "as_markdown", "asked_of", "write"]
 @dataclass(frozen=True, kw_only=True)
 class PlannedSplit:
     """What a split was asked for. shares: side -> share. collections, views: names; views None for all frontal ones.
-    seed: None where an old run did not say."""
+    findings: the table of CCX's labels. seed: None where an old run did not say."""
 
     seed: int | None
     shares: dict[Side, float]
@@ -28,6 +29,7 @@ class PlannedSplit:
     preset: Preset
     collections: tuple[str, ...]
     views: tuple[str, ...] | None = None
+    findings: FindingTable = "full"
 
     def __post_init__(self) -> None:
         check_plan(self.shares, self.unit)
@@ -39,11 +41,11 @@ class PlannedSplit:
             )
 
 
-def write(report: LeakageReport, asked: PlannedSplit, out: Path) -> None:
-    """Write leakage.json and leakage.md to the folder `out`."""
-    content = {"asked": asdict(asked), **asdict(report)}
+def write(report: LeakageReport, asked: PlannedSplit, out: Path, *, dropped: Mapping[str, int]) -> None:
+    """Write leakage.json and leakage.md to the folder `out`. dropped: as in `collections.Collected`."""
+    content = {"asked": asdict(asked), **asdict(report), "dropped": dict(dropped)}
     (out / "leakage.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (out / "leakage.md").write_text(as_markdown(report, asked), encoding="utf-8")
+    (out / "leakage.md").write_text(as_markdown(report, asked, dropped), encoding="utf-8")
 
 
 def asked_of(file: Path) -> PlannedSplit | None:
@@ -60,9 +62,10 @@ def asked_of(file: Path) -> PlannedSplit | None:
         raise InputError(f"{file} is not a leakage report as written by `prepare`: delete the run folder") from None
 
 
-def as_markdown(report: LeakageReport, asked: PlannedSplit) -> str:
-    """The report as a page for a reader who never heard of the split."""
-    return "\n".join([*_opening(report, asked), *_tables(report), *_shortcut(report), *_leak(report)]) + "\n"
+def as_markdown(report: LeakageReport, asked: PlannedSplit, dropped: Mapping[str, int] | None = None) -> str:
+    """The report as a page for a reader who never heard of the split. dropped: None where it is not known."""
+    parts = [*_opening(report, asked), *_tables(report), *_shortcut(report), *_dropped(dropped), *_leak(report)]
+    return "\n".join(parts) + "\n"
 
 
 def _opening(report: LeakageReport, asked: PlannedSplit) -> Iterator[str]:
@@ -102,6 +105,14 @@ def _shortcut(report: LeakageReport) -> Iterator[str]:
             f"Label and source: Cramer's V {report.label_and_source:.3f} (0: unrelated; 1: one tells the other). Guessing "
             f"by the source alone gets {report.label_by_source:.1%} of the labels right."
         )
+
+
+def _dropped(dropped: Mapping[str, int] | None) -> Iterator[str]:
+    if dropped is None:
+        return
+    yield ""
+    listed = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+    yield f"Images that the collections list and the run does not read: {listed or 'none'}."
 
 
 def _leak(report: LeakageReport) -> Iterator[str]:

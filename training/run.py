@@ -82,6 +82,7 @@ class Run:
             preset=c.preset,
             collections=c.read_collections,
             views=c.views,
+            findings=c.findings,
         )
         wait(here)
         return samples

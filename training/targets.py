@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.errors import InputError
-from training.collections import LABELS, Record
+from training.collections import Record
+from training.findings import LABELS
 
 __all__ = ["ABNORMAL", "Target", "binary", "check_labels", "modality"]
 

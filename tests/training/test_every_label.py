@@ -15,9 +15,10 @@ from cxr_edge.errors import InputError
 from tests.training.made_collections import METADATA_HEAD, write_collections, write_rsna
 from training import reproduce
 from training.canvases import Canvases
-from training.collections import FINDINGS, FOLDERS, LABELS, Record, gather, rsna
+from training.collections import FOLDERS, Record, gather, rsna
 from training.config import load_config
 from training.dataset import Sample
+from training.findings import FINDINGS, LABELS
 from training.flannel.config import load_flannel
 from training.flannel.run import FlannelRun
 from training.r20.config import load_r20

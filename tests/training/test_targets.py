@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cxr_edge.errors import InputError
-from training.collections import FINDINGS
+from training.findings import FINDINGS
 from training.targets import Target, binary, modality
 
 

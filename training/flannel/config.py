@@ -14,9 +14,9 @@ from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec, preset
 from training.augment import Augmentation
 from training.classify import Balance
-from training.collections import FRONTAL_VIEWS
 from training.config import MemberPlan, RunConfig, members_of, plan, prune_plan, read_toml, table_of
 from training.engine import Plan
+from training.findings import FRONTAL_VIEWS, FindingTable
 from training.models import NetworkSpec
 from training.models.networks import COVID_NETS, GRAY_ONLY
 from training.neural_weights import FitPlan
@@ -29,7 +29,6 @@ __all__ = ["FlannelConfig", "load_flannel"]
 _CROPS: Mapping[str, tuple[int, int]] = {"paper": (7, 8), "code": (2, 3)}
 FitOn = Literal["out-of-fold", "in-sample", "augmented"]
 _FIT_ON: Mapping[str, FitOn] = {"sane": "out-of-fold", "paper": "in-sample", "code": "augmented"}
-_AP = ("AP", "AP Supine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class FlannelConfig(RunConfig):
     the learners; `code` splits by image too.
 
     collections: of Table 1, the only ones that learners see. outside: collections that are read besides, for their lung masks
-    and to ask of finished models. view: `frontal` (AP, AP supine, PA) or `ap`, on which everything is then trained and
+    and to ask of finished models. view: `frontal` (AP of any wording, PA) or `ap`, on which everything is then trained and
     judged. folds: of the training side. pa_to_ap: mirror PA images and add noise in training, as the text says (its
     published code does not). fit_on: which predictions of training images the module learns from: `out-of-fold`, `in-sample`
     (those of the networks that they trained) or `augmented` (in-sample, of augmented copies); None is the preset's. copies: of
@@ -120,8 +119,13 @@ class FlannelConfig(RunConfig):
 
     @property
     def kept_views(self) -> Sequence[str]:
-        """Views of the images that train and judge."""
-        return _AP if self.view == "ap" else FRONTAL_VIEWS
+        """Projections of the images that train and judge."""
+        return ("AP",) if self.view == "ap" else FRONTAL_VIEWS
+
+    @property
+    def findings(self) -> FindingTable:
+        """Which table gives CCX's labels: the published code's in preset `code`."""
+        return "flannel-code" if self.preset == "code" else "full"
 
     @property
     def by_loss(self) -> bool:

@@ -18,6 +18,7 @@ import torch
 
 from training import cost
 from training.collections import collections_of
+from training.findings import projection
 from training.flannel.combine import ENSEMBLES, FLANNEL, Combined, combined, unpruned
 from training.flannel.run import FlannelRun
 from training.flannel.stages import network_folder
@@ -32,7 +33,6 @@ __all__ = ["Table3", "results", "split_in_words"]
 Json = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 COVID = "covid-19"
-AP = ("AP", "AP Supine")
 
 
 class Table3:
@@ -76,7 +76,7 @@ class Table3:
     @cached_property
     def ap(self) -> npt.NDArray[np.int64]:
         """Rows of test images with an AP view."""
-        views = np.array([s.record.view in AP for s in self.run.samples])
+        views = np.array([projection(s.record.view) == "AP" for s in self.run.samples])
         return self.run.test[views[self.run.test]]
 
     @cached_property
@@ -99,6 +99,7 @@ class Table3:
 def results(run: FlannelRun) -> Json:
     """All that is known of Table 3, as a JSON object (see `training.flannel.tables`)."""
     c, table = run.config, Table3(run)
+    leakage = json.loads((run.out / "leakage.json").read_text(encoding="utf-8"))
     return {
         "config": c.name,
         "preset": c.preset,
@@ -113,7 +114,9 @@ def results(run: FlannelRun) -> Json:
         "fitted_on": c.fitted_on,
         "data": _data(run),
         "findings": _findings(run),
-        "leakage": json.loads((run.out / "leakage.json").read_text(encoding="utf-8")),
+        "finding_table": c.findings,
+        "dropped": _dropped(run, leakage),
+        "leakage": leakage,
         "divided_by_folds": divided_patients(run.samples, run.fold_of),
         "networks": {name: _network(run, name) for name in c.networks},
         "methods": {m: _method(table, m) for m in table.methods},
@@ -147,8 +150,8 @@ def _data(run: FlannelRun) -> Json:
             f"original data, {name}": count(lambda s, name=name: collections_of([s.record.source])[0] == name)
             for name in run.config.collections
         },
-        "view, AP": count(lambda s: s.record.view in AP),
-        "view, PA": count(lambda s: s.record.view == "PA"),
+        "view, AP": count(lambda s: projection(s.record.view) == "AP"),
+        "view, PA": count(lambda s: projection(s.record.view) == "PA"),
         "split, training": count(lambda s: s.side != "test"),
         "split, test": count(lambda s: s.side == "test"),
         "all, all": count(lambda s: True),
@@ -157,14 +160,27 @@ def _data(run: FlannelRun) -> Json:
 
 def _findings(run: FlannelRun) -> list[Json]:
     """Which finding of which source became which label, and how often."""
-    inside = [
-        s.record for s in run.samples if s.record.source in run.sources and s.record.view in run.config.kept_views
-    ]
+    views = run.config.kept_views
+    inside = [s.record for s in run.samples if s.record.source in run.sources and projection(s.record.view) in views]
     counts = Counter((r.source, r.finding, r.label) for r in inside)
     return [
         {"source": source, "finding": finding, "label": label, "images": n}
         for (source, finding, label), n in sorted(counts.items())
     ]
+
+
+def _dropped(run: FlannelRun, leakage: Json) -> dict[str, int]:
+    """Images of Table 1's collections that no row of it counts, by reason; those that were not read first.
+
+    A run folder of before says nothing of the latter.
+    """
+    unread = {k: n for k, n in leakage.get("dropped", {}).items() if k.split(":")[0] in run.sources}
+    records = [s.record for s in run.samples if s.record.source in run.sources]
+    views, labels = run.config.kept_views, run.config.labels
+    other_view = Counter(f"{r.source}: view {r.view}" for r in records if projection(r.view) not in views)
+    seen = [r for r in records if projection(r.view) in views and r.label not in labels]
+    no_label = Counter(f"{r.source}: {r.finding}, which is no label of the task" for r in seen)
+    return dict(Counter(unread) + other_view + no_label)
 
 
 def _network(run: FlannelRun, name: str) -> Json:

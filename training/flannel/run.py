@@ -21,6 +21,7 @@ from cxr_edge.errors import InputError
 from training import folds
 from training.collections import Record, collections_of
 from training.dataset import Sample
+from training.findings import projection
 from training.flannel.config import FlannelConfig
 from training.parallel import wait, world
 from training.run import Run
@@ -85,7 +86,7 @@ class FlannelRun(Run):
     def fold_samples(self, fold: int) -> list[Sample]:
         """The samples with the sides of one fold's training; images of other views are on neither side."""
         samples, views = folds.in_fold(self.samples, self.fold_of, fold), self.config.kept_views
-        return [s if s.record.view in views else replace(s, side="test") for s in samples]
+        return [s if projection(s.record.view) in views else replace(s, side="test") for s in samples]
 
     @cached_property
     def segmenter_samples(self) -> list[Sample]:
@@ -102,7 +103,9 @@ class FlannelRun(Run):
         c = self.config
         return np.array(
             [
-                s.record.source in self.sources and s.record.view in c.kept_views and s.record.label in c.labels
+                s.record.source in self.sources
+                and projection(s.record.view) in c.kept_views
+                and s.record.label in c.labels
                 for s in self.samples
             ]
         )

@@ -37,6 +37,7 @@ def tables(found: Json) -> dict[str, Table]:
     made = {
         "table-1-data": _data(found),
         "findings": _findings(found),
+        "dropped": _dropped(found),
         "networks": _networks(found),
         "table-3-methods": _methods(found),
         "against-the-paper": _against_the_paper(found),
@@ -74,10 +75,27 @@ def _data(found: Json) -> Table:
             rows.append([f"paper: {name}", paper[0], *_by_label(paper[1:], found["labels"])])
     title = f"Table 1: data (preset {found['preset']}, {found['config']}, {found['split']}, seed {found['seed']})"
     note = (
-        "AP with AP supine, as the paper counts. The paper's files are those of spring 2020; where the public set's other "
-        "normals went is not known. Its labels are those of `training/collections.py`, FINDINGS."
+        "AP with AP supine, AP semi erect and the like, as the paper counts. The paper's files are those of spring 2020; where "
+        f"the public set's other normals went is not known. {_ccx_labels(found)}"
     )
     return Table(title=title, head=("images", "total", *found["labels"]), rows=_rows(rows), note=note)
+
+
+_FINDING_TABLES = {
+    "full": "every bacterium is bacterial, COVID-19 with ARDS is COVID-19 (`training/findings.py`, FINDINGS)",
+    "flannel-code": "the published code's exact table (`training/findings.py`, FLANNEL_FINDINGS)",
+}
+
+
+def _ccx_labels(found: Json) -> str:
+    """Which of CCX's findings became which label, and by which table."""
+    table = _FINDING_TABLES[found.get("finding_table", "full")]
+    made = {label: [] for label in (*found["labels"], "other")}
+    for f in found["findings"]:
+        if f["source"] == "ccx":
+            made.setdefault(f["label"], []).append(f"{f['finding']} {f['images']}")
+    listed = "; ".join(f"{label}: {', '.join(names)}" for label, names in made.items() if names)
+    return f"CCX's findings by {table}: {listed or 'none'}."
 
 
 def _by_label(printed: Sequence[object], labels: Sequence[str]) -> list[object]:
@@ -91,6 +109,18 @@ def _findings(found: Json) -> Table:
     title = f"Findings and labels (preset {found['preset']}, {found['config']}, seed {found['seed']})"
     note = "`other` is abnormal of a cause that no label holds: it neither trains nor judges. Views as in Table 1."
     return Table(title=title, head=("source", "finding", "label", "images"), rows=_rows(rows), note=note)
+
+
+def _dropped(found: Json) -> Table:
+    """Why images of the two collections are in no row of Table 1."""
+    dropped = found.get("dropped", {})
+    title = f"Left out (preset {found['preset']}, {found['config']}, seed {found['seed']})"
+    note = (
+        "Images that Table 1's collections list and that neither train nor judge."
+        if dropped
+        else "Not counted, or none."
+    )
+    return Table(title=title, head=("reason", "images"), rows=_rows(dropped.items()), note=note)
 
 
 def _networks(found: Json) -> Table:
