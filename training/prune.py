@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_edge.errors import BundleError, InputError
@@ -30,7 +32,7 @@ from training.models import NetworkSpec, build, load_network, save_network
 from training.models.files import SPEC
 from training.models.networks import SEGMENTERS
 from training.parallel import everywhere, wait, world
-from training.removal import choose, prunable, remove
+from training.removal import Unit, choose, prunable, remove
 
 __all__ = [
     "PrunableTask",
@@ -117,22 +119,19 @@ def prune(
     """Prune the network in `start` step by step into `folder`/step-NN. Returns all steps, the unpruned network first.
 
     task_of: the task of training a given network. preprocess: what the network was trained on. A step that is there is
-    read, not done again. Raises InputError where nothing can be removed, and where the steps that are there came of a plan
-    that takes other steps.
+    read, not done again; at a step where nothing is due (less than a block of `multiple_of` channels) nothing is done and
+    there is no folder: what is left over is due at a later one. Raises InputError where nothing can be removed at any step,
+    and where the steps that are there came of a plan that takes other steps.
     """
     _same_plan(plan, folder)
     network, spec = load_network(start)
     loop = _Loop(task_of=task_of, plan=plan, folder=folder, preprocess=preprocess, spec=spec)
-    steps = [loop.first(network)]
-    for number in range(1, int(plan.until / plan.step + 1e-9) + 1):
-        if loop.enough(steps) or not loop.step(number):
-            break
-        steps.append(_read(_place(folder, number)))
+    steps, number = [loop.first(network)], 0
+    while not loop.enough(steps) and (number := loop.next_step(steps[-1].number, number)):
+        if loop.step(number, steps[-1].number):
+            steps.append(_read(_place(folder, number)))
     if len(steps) == 1:
-        raise InputError(
-            f"no channel of {spec.architecture} can be removed: does an activation with zeros follow any of its layers? "
-            'ELU and leaky ReLU have none; activations = ["relu"] keeps a search from them'
-        )
+        raise InputError(loop.why_nothing_goes())
     return steps
 
 
@@ -209,13 +208,48 @@ class _Loop:
             return lean
         return lean or last.milliseconds <= plan.milliseconds * first.milliseconds
 
-    def step(self, number: int) -> bool:
-        """Do a step, or what is left of it. Returns whether there was anything to remove."""
+    @property
+    def last(self) -> int:
+        """Number of the plan's last step."""
+        return int(self.plan.until / self.plan.step + 1e-9)
+
+    def next_step(self, after: int, beyond: int) -> int:
+        """Return the next step above `beyond` that is due for the network of step `after`, or 0 at the end of the plan.
+
+        Decided by channel counts alone, so that no zeros are counted where nothing is due.
+        """
+        numbers = range(beyond + 1, self.last + 1)
+        if numbers and _there(_place(self.folder, numbers[0]) / STEP):
+            return numbers[0]
+        units = prunable(load_network(_place(self.folder, after))[0], self.example)
+        equal = {m.conv: np.ones(1 + max(m.own)) for u in units for m in u.members}
+        return next((n for n in numbers if self._choice(units, equal, n)), 0)
+
+    def why_nothing_goes(self) -> str:
+        """Return the message for a plan none of whose steps removes a channel."""
+        units = prunable(load_network(_place(self.folder, 0))[0], self.example)
+        counts = [u.channels for u in units if u.activated]
+        if not counts:
+            return (
+                f"no channel of {self.spec.architecture} can be removed: no activation follows any of its convolutions "
+                "that another layer reads: prune another network"
+            )
+        plan = self.plan
+        return (
+            f"no channel of {self.spec.architecture} can be removed by this plan: in none of its {self.last} steps of "
+            f"{plan.step:g} ({plan.scope}; {sum(counts)} channels in layers of {min(counts)} to {max(counts)}) is a block "
+            f"due that leaves a layer a multiple of {plan.multiple_of} channels"
+            f"{f' and at most {plan.ahead:g} times the common pace' if plan.ahead else ''}: "
+            "raise step or until, or lower multiple_of"
+        )
+
+    def step(self, number: int, after: int) -> bool:
+        """Do a step from the network of step `after`, or what is left of it. Returns whether there was anything to remove."""
         place = _place(self.folder, number)
         if _there(place / STEP):
             self._clear(place)
             return True
-        if not self._removed(number, place / _REMOVED):
+        if not self._removed(number, after, place / _REMOVED):
             return False
         network, _ = load_network(place / _REMOVED)
         task = self.task_of(network)
@@ -225,10 +259,10 @@ class _Loop:
         self._finish(number, network.cpu(), task.score(network.to(world().device)), place)
         return True
 
-    def _removed(self, number: int, place: Path) -> bool:
-        """The network of the step before without its channels, in `place`."""
+    def _removed(self, number: int, after: int, place: Path) -> bool:
+        """The network of step `after` without its channels, in `place`."""
         if not _there(place / SPEC):
-            network, _ = load_network(_place(self.folder, number - 1))
+            network, _ = load_network(_place(self.folder, after))
             chosen = self._chosen(network, number)
             if not any(chosen.values()):
                 return False
@@ -239,12 +273,26 @@ class _Loop:
         return True
 
     def _chosen(self, network: nn.Module, number: int) -> dict[str, tuple[int, ...]]:
-        plan, device = self.plan, world().device
+        device = world().device
         images = self.task_of(network).validation_images()
         shares = zero_shares(network.to(device), (batch.to(device) for batch in images))
-        if not any(share.any() for share in shares.values()):
-            return {}  # another activation than ReLU: without zeros any choice would be as good
-        units = prunable(network.cpu(), self.example)
+        if not any(share.any() for share in shares.values()):  # any choice would be as good
+            raise InputError(
+                f"no channel of {self.spec.architecture} can be removed: on the validation images none of its activations is "
+                'zero anywhere. ELU and leaky ReLU never are; activations = ["relu"] keeps a search from them'
+            )
+        network = network.cpu()
+        times = self._times(network) if self.plan.ranking == "latency" else None
+        return self._choice(prunable(network, self.example), shares, number, times)
+
+    def _choice(
+        self,
+        units: Sequence[Unit],
+        shares: Mapping[str, NDArray[np.float64]],
+        number: int,
+        times: Mapping[str, float] | None = None,
+    ) -> dict[str, tuple[int, ...]]:
+        plan = self.plan
         return choose(
             units,
             shares,
@@ -252,7 +300,7 @@ class _Loop:
             original=self.original,
             fraction=plan.step,
             scope=plan.scope,
-            ms_per_channel=self._times(network) if plan.ranking == "latency" else None,
+            ms_per_channel=times,
             multiple_of=plan.multiple_of,
             ahead=plan.ahead or None,
         )

@@ -109,9 +109,10 @@ def choose(
 ) -> dict[str, tuple[int, ...]]:
     """The channels that go at step 1, 2, ...: unit's root -> its channels, ascending.
 
-    After step k, k * floor(fraction of the ORIGINAL channels) are gone: of all units together (`global`, what R20's code
-    does and what reproduces its Table 6), or of each (`layer`, what its text says). What one step leaves over, for want of
-    a whole multiple or because layers are at their floor, is thereby due at the next.
+    After step k, these are gone: of all units together k * floor(fraction of the ORIGINAL channels) (`global`, what R20's
+    code does and what reproduces its Table 6), or of each unit floor(k * fraction of its original channels) (`layer`, what
+    its text says; 2 % of 32 channels are less than one per step, so only the total can be rounded). What one step leaves
+    over, for want of a whole multiple or because layers are at their floor, is thereby due at the next.
 
     units, shares: of the network as it is now. original: root -> channels of the fresh network. ms_per_channel: of each
     convolution, then zero share times milliseconds ranks. multiple_of: a unit's remaining channels are, once it loses any, a
@@ -131,7 +132,7 @@ def choose(
     batches = [list(units)] if scope == "global" else [[u] for u in units]
     gone: dict[str, list[int]] = {}
     for batch in batches:
-        due = _due(batch, original, fraction, step)
+        due = _due(batch, original, fraction, step, scope)
         allowed = {u.root: _allowed(u, original, fraction * step, ahead) for u in batch}
         for block in _within([b for b in blocks if b.root in allowed], due, allowed):
             gone.setdefault(block.root, []).extend(block.channels)
@@ -260,10 +261,11 @@ def _blocks(unit: Unit, scores: NDArray[np.float64], multiple_of: int, keep_at_l
     return blocks
 
 
-def _due(units: Sequence[Unit], original: Mapping[str, int], fraction: float, step: int) -> int:
+def _due(units: Sequence[Unit], original: Mapping[str, int], fraction: float, step: int, scope: str) -> int:
     fresh = sum(original[u.root] for u in units)
     # 0.02 * 5250 must floor to 105 whatever the binary fraction says.
-    return step * floor(fraction * fresh + 1e-9) - (fresh - sum(u.channels for u in units))
+    total = step * floor(fraction * fresh + 1e-9) if scope == "global" else floor(step * fraction * fresh + 1e-9)
+    return total - (fresh - sum(u.channels for u in units))
 
 
 def _allowed(unit: Unit, original: Mapping[str, int], share: float, ahead: float | None) -> int:
