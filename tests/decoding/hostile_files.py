@@ -8,7 +8,7 @@ compression, headers that claim huge pictures, and pictures that are within the 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 
 from tests.decoding.bombs import deflated_zeros, lzma_zeros, lzw_zeros, packbits_zeros, zstd_zeros
+from tests.decoding.tiff_files import LONG, SHORT, Entry, overlapping_exif, strip, strip_file, tiff, without_segments
 from tests.dicom_files import picture
 from tests.fuzz.picture_seeds import bmp_run_length, png_chunk
 
@@ -23,8 +24,6 @@ GIB = 1 << 30
 GRAY = picture(8, rows=201, columns=180).astype(np.uint8)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _RGBA = struct.pack(">4H", 30_000, 30_000, 30_000, 40_000)
-_SHORT, _LONG, _LONG8 = 3, 4, 16
-_SIZES = {1: 1, 2: 1, _SHORT: 2, _LONG: 4, 12: 8, 13: 4, _LONG8: 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,77 +60,24 @@ def large(name: str, build: Callable[[], bytes], *, answered: bool | None = None
     return Kind(name=name, build=build, bound=LARGE, answered=answered)
 
 
-# TIFF, and EXIF, which is a TIFF without pixels -----------------------------------------------------------------------
-
-Entry = tuple[int, int, int, int | bytes]
-
-
-def tiff(entries: Iterable[Entry], *, data: bytes = b"", following: int = 0, at: int = 8) -> bytes:
-    """A little-endian TIFF: header, `data` from offset 8, then the directory. Entries: (tag, type, count, value or bytes)."""
-    entries, head = list(entries), b"II*\0" + struct.pack("<I", 8 + len(data))
-    table, outside = b"", b""
-    start = 8 + len(data) + 2 + 12 * len(entries) + 4
-    for tag, kind, count, value in entries:
-        if isinstance(value, bytes):
-            outside, value = outside + value, start + len(outside)
-        table += struct.pack("<HHII", tag, kind, count, value)
-    return head + data + struct.pack("<H", len(entries)) + table + struct.pack("<I", following) + outside
-
-
-def strip(
-    body: bytes,
-    *,
-    width: int = 180,
-    height: int = 201,
-    bits: int = 8,
-    samples: int = 1,
-    code: int = 1,
-    size: int | None = None,
-) -> list[Entry]:
-    """Entries of a picture in one strip, which `tiff` puts at offset 8. size: the byte count, if not that of the body."""
-    return [
-        (256, _LONG, 1, width),
-        (257, _LONG, 1, height),
-        (258, _SHORT, samples, bits if samples == 1 else struct.pack("<H", bits) * samples),
-        (259, _SHORT, 1, code),
-        (262, _SHORT, 1, 1 if samples == 1 else 2),
-        (273, _LONG, 1, 8),
-        (277, _SHORT, 1, samples),
-        (278, _LONG, 1, height),
-        (279, _LONG, 1, len(body) if size is None else size),
-    ]
-
-
-def strip_file(body: bytes, *extra: Entry, **layout: int) -> bytes:
-    """A TIFF of one strip with more entries behind."""
-    return tiff([*strip(body, **layout), *extra], data=body)
-
-
-def _without_segments(entries: list[Entry]) -> list[Entry]:
-    return [entry for entry in entries if entry[0] not in (273, 278, 279)]
-
-
-def overlapping_exif(entries: int) -> bytes:
-    """An EXIF block whose entries all claim the whole block as their values."""
-    length = 8 + 2 + 12 * entries + 4
-    return tiff((40_000 + i % 20_000, _SHORT, length // 2, 0) for i in range(entries))
+# TIFF ----------------------------------------------------------------------------------------------------------------
 
 
 def _self_directory() -> bytes:
-    overlaps = [(40_000 + i, _SHORT, 90_000, 0) for i in range(10_000)]
+    overlaps = [(40_000 + i, SHORT, 90_000, 0) for i in range(10_000)]
     body = GRAY.tobytes()
     return tiff([*strip(body), *overlaps], data=body, following=8 + len(body))
 
 
 def _sub_directories(tag: int) -> Callable[[], bytes]:
     """100,000 directories named by one tag, all of them this one."""
-    return lambda: strip_file(GRAY.tobytes(), (tag, _LONG, 100_000, struct.pack("<I", 8 + GRAY.size) * 100_000))
+    return lambda: strip_file(GRAY.tobytes(), (tag, LONG, 100_000, struct.pack("<I", 8 + GRAY.size) * 100_000))
 
 
 def _directory_chain() -> bytes:
     """60,000 pages, each a directory of its own of 100 entries."""
     first = strip_file(GRAY.tobytes())
-    page = struct.pack("<H", 100) + b"".join(struct.pack("<HHII", 254, _LONG, 1, 1) for _ in range(100))
+    page = struct.pack("<H", 100) + b"".join(struct.pack("<HHII", 254, LONG, 1, 1) for _ in range(100))
     size = len(page) + 4
     links = (page + struct.pack("<I", len(first) + (i + 1) * size if i < 59_999 else 0) for i in range(60_000))
     patched = bytearray(first)
@@ -141,7 +87,7 @@ def _directory_chain() -> bytes:
 
 def _two_widths() -> bytes:
     body = GRAY.tobytes()
-    return tiff([(256, _LONG, 1, 30_000), (257, _LONG, 1, 30_000), *strip(body)], data=body)
+    return tiff([(256, LONG, 1, 30_000), (257, LONG, 1, 30_000), *strip(body)], data=body)
 
 
 def _shared_strips(width: int, height: int, bits: int, samples: int, sample_format: int) -> bytes:
@@ -153,10 +99,10 @@ def _shared_strips(width: int, height: int, bits: int, samples: int, sample_form
         if entry[0] not in (273, 278, 279)
     ]
     entries += [
-        (273, _LONG, height, struct.pack("<I", 8) * height),
-        (278, _LONG, 1, 1),
-        (279, _LONG, height, struct.pack("<I", len(row)) * height),
-        (339, _SHORT, samples, struct.pack("<H", sample_format) * samples if samples > 2 else sample_format),
+        (273, LONG, height, struct.pack("<I", 8) * height),
+        (278, LONG, 1, 1),
+        (279, LONG, height, struct.pack("<I", len(row)) * height),
+        (339, SHORT, samples, struct.pack("<H", sample_format) * samples if samples > 2 else sample_format),
     ]
     return tiff(sorted(entries), data=row)
 
@@ -164,22 +110,22 @@ def _shared_strips(width: int, height: int, bits: int, samples: int, sample_form
 def _claimed_strips() -> bytes:
     """Strip offsets and byte counts of 2^30 entries, without the entries."""
     entries = [entry for entry in strip(b"") if entry[0] not in (273, 279)]
-    return tiff(sorted([*entries, (273, _LONG, GIB, 8), (279, _LONG, GIB, 8)]), data=GRAY.tobytes())
+    return tiff(sorted([*entries, (273, LONG, GIB, 8), (279, LONG, GIB, 8)]), data=GRAY.tobytes())
 
 
 def _tile(side: int, body: bytes, code: int) -> bytes:
     """A picture of 180x201 px in one tile of side x side."""
-    entries = _without_segments(strip(body, code=code))
-    tile: list[Entry] = [(322, _LONG, 1, side), (323, _LONG, 1, side), (324, _LONG, 1, 8), (325, _LONG, 1, len(body))]
+    entries = without_segments(strip(body, code=code))
+    tile: list[Entry] = [(322, LONG, 1, side), (323, LONG, 1, side), (324, LONG, 1, 8), (325, LONG, 1, len(body))]
     return tiff([*entries, *tile], data=body)
 
 
 def _tiny_tiles() -> bytes:
     """10000x10000 px in tiles of 16x16, all at one offset: 390,625 segments."""
     count, body = 625 * 625, bytes(range(256))
-    entries = _without_segments(strip(body, width=10_000, height=10_000))
-    tiles: list[Entry] = [(322, _SHORT, 1, 16), (323, _SHORT, 1, 16)]
-    tiles += [(324 + i, _LONG, count, struct.pack("<I", value) * count) for i, value in enumerate((8, 256))]
+    entries = without_segments(strip(body, width=10_000, height=10_000))
+    tiles: list[Entry] = [(322, SHORT, 1, 16), (323, SHORT, 1, 16)]
+    tiles += [(324 + i, LONG, count, struct.pack("<I", value) * count) for i, value in enumerate((8, 256))]
     return tiff([*entries, *tiles], data=body)
 
 
