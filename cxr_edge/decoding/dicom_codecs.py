@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cxr_edge.decoding import jpeg
 from cxr_edge.decoding.dicom_frame import CUT, DAMAGED
 from cxr_edge.decoding.dicom_streams import StreamSize, codestream
-from cxr_edge.decoding.dicom_syntaxes import JPEG_2000, JPEG_LOSSLESS, JPEG_LS
+from cxr_edge.decoding.dicom_syntaxes import JPEG_2000, JPEG_LOSSLESS, JPEG_LOSSY, JPEG_LS
 from cxr_edge.errors import InputError
 from cxr_edge.records import Flag
 
@@ -22,7 +22,8 @@ __all__ = ["decoded", "decoded_rle"]
 
 # APP14 that says "not transformed", for RGB streams that DICOM's header alone tells from YBR.
 _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
-_TAIL_PX = 16
+# How many pixels at the end must be equal to look like a fill: of the last block not more may be inside the picture.
+_LOSSLESS_TAIL_PX, _BLOCK_TAIL_PX = 16, 2
 
 
 def decoded(stream: bytes, size: StreamSize, syntax: str, *, rgb: bool) -> tuple[npt.NDArray[Any], tuple[Flag, ...]]:
@@ -39,8 +40,8 @@ def decoded(stream: bytes, size: StreamSize, syntax: str, *, rgb: bool) -> tuple
             raise InputError(f"the compressed picture: {error}") from None
         return values, flags
     values = _by_imagecodecs(stream, syntax)
-    if syntax in JPEG_LOSSLESS:
-        _refuse_unfinished(stream, values)
+    if syntax in (*JPEG_LOSSLESS, *JPEG_LOSSY):
+        _refuse_unfinished(stream, values, syntax)
     return values, ()
 
 
@@ -70,19 +71,24 @@ def _by_imagecodecs(stream: bytes, syntax: str) -> npt.NDArray[Any]:
     return np.asarray(values)
 
 
-def _refuse_unfinished(stream: bytes, values: npt.NDArray[Any]) -> None:
-    """Refuse a lossless JPEG whose coded data end before its last pixel does.
+def _refuse_unfinished(stream: bytes, values: npt.NDArray[Any], syntax: str) -> None:
+    """Refuse a lossless or 12-bit JPEG whose coded data end before its last pixel does, or are zeros behind it.
 
-    libjpeg-turbo then gives rows of one value, and imagecodecs does not pass its warning on. So where the picture ends in one
-    value, it is decoded again with other bits behind the data, which do not change a whole picture.
+    libjpeg-turbo fills up with one value, and imagecodecs does not pass its warnings on. So where the picture ends in one
+    value, it is decoded again: with other bits behind the data, which do not change a complete picture, and, where the data end
+    in zeros, without the last of them, which a complete picture needs.
     """
-    if np.any(values[-1, -_TAIL_PX:] != values[-1, -1]):
+    tail = values[-1, -(_LOSSLESS_TAIL_PX if syntax in JPEG_LOSSLESS else _BLOCK_TAIL_PX) :]
+    if np.any(tail != tail[-1]):
         return
     end = stream.rindex(b"\xff\xd9")
-    for fill in (b"\x55", b"\xaa"):
-        longer = stream[:end] + fill * 64 + stream[end:]
-        if not np.array_equal(_by_imagecodecs(longer, JPEG_LOSSLESS[0]), values):
-            raise InputError(f"the coded data of the lossless JPEG end before its picture does: {CUT}")
+    longer = (stream[:end] + fill * 64 + stream[end:] for fill in (b"\x55", b"\xaa"))
+    if not all(np.array_equal(_by_imagecodecs(other, syntax), values) for other in longer):
+        raise InputError(f"the coded data of the JPEG end before its picture does: {CUT}")
+    if stream[end - 8 : end] == bytes(8):
+        shorter = stream[: end - 4] + b"\x55" * 4 + stream[end:]
+        if np.array_equal(_by_imagecodecs(shorter, syntax), values):
+            raise InputError(f"the coded data of the JPEG end in zeros that are no part of its picture: {CUT}")
 
 
 def decoded_rle(stream: bytes, *, rows: int, columns: int, samples: int, bytes_per_sample: int) -> npt.NDArray[Any]:

@@ -133,7 +133,9 @@ def _check_layout(layout: Layout, limits: Limits) -> None:
             "or MONOCHROME2 with 1, RGB or YBR with 3: export the X-ray as gray"
         )
     if layout.bits_allocated not in ((8, 16, 32) if layout.samples == 1 else (8, 16)):
-        raise InputError(f"{layout.bits_allocated} bits allocated per sample are not read here: export with 8 or 16 bits")
+        raise InputError(
+            f"{layout.bits_allocated} bits allocated per sample are not read here: export with 8 or 16 bits"
+        )
     if not 2 <= layout.bits_stored <= layout.high_bit + 1 <= layout.bits_allocated:
         raise InputError(
             f"bits stored {layout.bits_stored}, high bit {layout.high_bit} and bits allocated {layout.bits_allocated} "

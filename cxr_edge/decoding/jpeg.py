@@ -96,7 +96,8 @@ def _read_frame(data: bytes) -> JpegFrame:
     xmp: int | None = None
     done: dict[int, int] = {}
     scans = 0
-    for marker, body in _segments(data):
+    for marker, start, end in _segments(data):
+        body = data[start + 4 : end]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if sof:
                 raise InputError(f"it holds more than one JPEG frame: {HOW_TO_CONVERT}")
@@ -130,19 +131,19 @@ def _read_frame(data: bytes) -> JpegFrame:
     )
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, payload) of each segment up to and with EOI. Raises InputError when the data end before EOI."""
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment up to and with EOI. Raises InputError when the data end before EOI."""
     at = 2
     for _ in range(_MAX_SEGMENTS):
         at = _marker_at(data, at)
         marker = data[at + 1]
         if marker == 0xD9:
-            yield marker, b""
+            yield marker, at, at + 2
             return
         end = at + 2 + int(struct.unpack_from(">H", data, at + 2)[0])
         if end > len(data):
             raise InputError(CUT)
-        yield marker, data[at + 4 : end]
+        yield marker, at, end
         at = _after_scan(data, end) if marker == 0xDA else end
     raise InputError(f"it holds more than {_MAX_SEGMENTS:,} segments, an ordinary JPEG has dozens: {DAMAGED}")
 
@@ -184,25 +185,50 @@ def decoded_8_bit(data: bytes, frame: JpegFrame) -> tuple[npt.NDArray[Any], tupl
 
     frame: from `read_frame`. Raises InputError for coded data that are damaged or end too early.
     """
-    import simplejpeg
-
     colorspace = {1: "GRAY", 3: "RGB", 4: "CMYK"}.get(frame.samples)
     if colorspace is None:
         raise InputError(f"a JPEG with {frame.samples} samples per pixel is not read here: {HOW_TO_CONVERT}")
     flags: tuple[Flag, ...] = ()
-    try:
-        samples = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True)
-    except ValueError as remark:
-        flags = _remark_flags(str(remark))
-        try:
-            samples = simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=False)
-        except ValueError as error:
-            raise _damaged(str(error)) from None
+    samples, remark = _decoded(data, colorspace, strict=True)
+    if remark:
+        data, stray = _for_decoder(data)
+        flags = _stray_flag(stray, "between its header segments") if stray else ()
+        samples, remark = _decoded(data, colorspace, strict=True)
+    if remark:
+        flags += _remark_flags(remark)
+        samples, remark = _decoded(data, colorspace, strict=False)
+    if samples is None:
+        raise _damaged(remark)
     if frame.samples == 4:
         samples = _rgb_of_cmyk(samples)
     if samples.shape[:2] != (frame.height_px, frame.width_px):
         raise InputError(f"the decoded size is not that of the header: {DAMAGED}")
     return samples[..., 0] if frame.samples == 1 else samples, flags
+
+
+def _decoded(data: bytes, colorspace: str, *, strict: bool) -> tuple[npt.NDArray[Any] | None, str]:
+    """(samples, ""), or (None, what libjpeg remarks). strict: also what it only warns of counts as a remark."""
+    import simplejpeg
+
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=strict), ""
+    except ValueError as remark:
+        return None, str(remark)
+
+
+def _for_decoder(data: bytes) -> tuple[bytes, int]:
+    """(the stream without metadata and stray bytes before its first scan, how many stray bytes there were)."""
+    parts, stray, at = [data[:2]], 0, 2
+    for marker, start, end in _segments(data):
+        stray += len(data[at:start].strip(b"\xff"))
+        at = end
+        if marker == 0xDA:
+            return b"".join([*parts, data[start:]]), stray
+        is_jfif = marker == 0xE0 and data[start + 4 : start + 9] == b"JFIF\0" and data[start + 9] == 1
+        is_adobe = marker == 0xEE and data[start + 4 : start + 9] == b"Adobe" and end - start >= 16
+        if 0xC0 <= marker <= 0xDF or is_jfif or is_adobe:
+            parts.append(data[start:end])
+    return data, 0
 
 
 def _remark_flags(remark: str) -> tuple[Flag, ...]:
@@ -211,10 +237,12 @@ def _remark_flags(remark: str) -> tuple[Flag, ...]:
         return ()
     left_over = _LEFT_OVER.search(remark)
     if left_over is None or int(left_over[1]) > _FEW_BYTES:
-        raise InputError(
-            f"the JPEG data are damaged or cut, the decoder says: {_ascii(remark)}. Copy or export it again"
-        )
-    message = f"the JPEG holds {left_over[1]} stray bytes, the picture may be damaged ({_ascii(remark)})"
+        raise _damaged(remark)
+    return _stray_flag(int(left_over[1]), "behind its coded data")
+
+
+def _stray_flag(count: int, where: str) -> tuple[Flag, ...]:
+    message = f"the JPEG holds {count} stray bytes {where}; the picture may be damaged"
     return (Flag(code="jpeg_stray_bytes", message=message),)
 
 

@@ -6,6 +6,7 @@ four places, a transparent gray value, significant bits, further pictures. The d
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 _FOR_DECODER = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _ONCE = (b"IHDR", b"PLTE", b"tRNS")
 _MAX_CHUNKS = 200_000
+_SURPLUS = re.compile("Too much image data|Extra compressed data")  # libpng's words for data behind the picture
 
 
 @dataclass(kw_only=True)
@@ -78,9 +80,10 @@ def _decoded(data: bytes, chunks: _Chunks) -> npt.NDArray[Any]:
     with remarks_of_imagecodecs() as remarks:
         try:
             samples = np.asarray(imagecodecs.png_decode(data))
-        except Exception as error:  # PngError, ValueError, MemoryError
-            raise InputError(f"the PNG data cannot be decoded ({error}): {DAMAGED}") from None
-    if any("IDAT" in remark for remark in remarks):
+        except Exception as error:  # PngError with libpng's words; others, with none that help
+            words = f" ({error})" if type(error).__name__ == "PngError" else ""
+            raise InputError(f"the PNG data cannot be decoded{words}: {DAMAGED}") from None
+    if any("IDAT" in remark and not _SURPLUS.search(remark) for remark in remarks):
         raise InputError(f"the PNG data are damaged ({'; '.join(remarks)}): {DAMAGED}")
     if samples.shape[:2] != (chunks.height_px, chunks.width_px):
         raise InputError(f"the decoded size is not that of the header: {DAMAGED}")

@@ -370,6 +370,35 @@ def test_coded_data_that_end_before_the_picture_does_are_refused() -> None:
                 refusal(encapsulated(dataset(values), cut, uid.JPEGLossless))
 
 
+def test_twelve_bit_data_that_end_before_the_picture_does_are_refused() -> None:
+    values = picture(12, rows=120, columns=90)
+    stream = imagecodecs.jpeg8_encode(values, level=95, bitspersample=12)
+    assert read(encapsulated(dataset(values), stream, uid.JPEGExtended12Bit)).stored_bits == 12
+    for share in (0.3, 0.6, 0.9, 0.99):
+        cut = stream[: int(len(stream) * share)].rstrip(b"\xff") + b"\xff\xd9"
+        refusal(encapsulated(dataset(values), cut, uid.JPEGExtended12Bit))
+
+
+def test_lossless_data_that_end_in_zeros_are_refused() -> None:
+    """As a transfer leaves them that made room for the whole file first."""
+    values = picture(12, rows=120, columns=90)
+    stream = jpeg_lossless(values, bits=12)
+    for share in (0.3, 0.6, 0.9):
+        keep = int(len(stream) * share)
+        zeroed = stream[:keep] + bytes(len(stream) - 2 - keep) + b"\xff\xd9"
+        assert "end in zeros" in refusal(encapsulated(dataset(values), zeroed, uid.JPEGLosslessSV1))
+    ends_in_zeros = 0
+    for rows in range(32, 64):  # a complete picture may end in zeros too: its last pixels are equal
+        flat = np.full((120, 90), 9, np.uint16)
+        flat[:rows] = values[:rows]
+        whole = jpeg_lossless(flat, bits=12)
+        ends_in_zeros += whole[-10:-2] == bytes(8)
+        np.testing.assert_array_equal(
+            read(encapsulated(dataset(flat), whole, uid.JPEGLosslessSV1)).pixels, stretched(flat)
+        )
+    assert ends_in_zeros
+
+
 def test_a_codestream_in_jp2_boxes() -> None:
     boxed = imagecodecs.jpeg2k_encode(STORED, level=0, codecformat="jp2", bitspersample=12, reversible=True)
     assert boxed[4:8] == b"jP  "

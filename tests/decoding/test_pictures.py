@@ -269,6 +269,41 @@ def test_stray_bytes_before_the_end_marker_are_flagged() -> None:
     assert read(data + b"trailing" * 10).flags == ()
 
 
+def test_stray_bytes_between_header_segments_are_flagged() -> None:
+    for mode in ("L", "RGB"):
+        data = saved(GRAY, "JPEG", mode, quality=95)
+        tables = data.index(b"\xff\xdb")
+        image = read(data[:tables] + b"stray bytes of a bad editor" + data[tables:])
+        assert codes(image) == {"jpeg_stray_bytes"}
+        assert "holds 27 stray bytes between its header segments" in image.flags[0].message
+        np.testing.assert_array_equal(image.pixels, read(data).pixels)
+        cut = data[: len(data) * 3 // 4].rstrip(b"\xff") + b"\xff\xd9"
+        assert "damaged or cut" in refusal(cut[:tables] + b"stray" + cut[tables:])
+
+
+def test_metadata_that_libjpeg_remarks_on_are_left_out() -> None:
+    data = saved(GRAY, "JPEG", quality=95)
+    profile_twice = b"\xff\xe2\0\x14ICC_PROFILE\0\x01\x01abcd" * 2
+    image = read(data[:2] + profile_twice + data[2:])
+    assert image.flags == ()
+    version = data.index(b"JFIF\0") + 5
+    image = read(data[:version] + b"\x07" + data[version + 1 :])  # an unknown revision of JFIF
+    assert image.flags == ()
+    np.testing.assert_array_equal(image.pixels, read(data).pixels)
+
+
+def test_a_png_with_more_data_than_its_picture_needs() -> None:
+    data = saved(GRAY, "PNG")
+    at = data.index(b"IDAT")
+    length = struct.unpack_from(">I", data, at - 4)[0]
+    rows = zlib.decompress(data[at + 4 : at + 4 + length])
+    for body in (zlib.compress(rows + bytes(500)), data[at + 4 : at + 4 + length] + b"behind the stream"):
+        longer = data[: at - 4] + chunk(b"IDAT", body) + data[at + 8 + length :]
+        image = read(longer)
+        np.testing.assert_array_equal(image.pixels, GRAY)
+        assert image.flags == ()
+
+
 def test_pixels_that_are_not_square_are_flagged() -> None:
     assert codes(read(saved(GRAY, "JPEG", dpi=(100, 200)))) == {"pixel_aspect"}
     assert codes(read(saved(GRAY, "PNG", dpi=(100, 200)))) == {"pixel_aspect"}
