@@ -28,7 +28,7 @@ from training.ensemble import choose_combination, choose_decision
 from training.evaluate import evaluate
 from training.splits import SIDES
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "images_by_side"]
 
 
 def assemble(
@@ -96,9 +96,14 @@ def _fitted(
 
 
 def _provenance(samples: Sequence[Sample], config: BundleConfig) -> dict[str, Any]:
-    images = {s: Counter(f"{r.record.source}/{r.record.label}" for r in samples if r.side == s) for s in SIDES}
     return {
         "seed": config.seed,
-        "images": {side: dict(sorted(counts.items())) for side, counts in images.items()},
+        "images": images_by_side(samples),
         "licences": "of the sources: mixed, some non-commercial, some unstated",
     }
+
+
+def images_by_side(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """Side -> "source/label" -> images; in the provenance of every bundle."""
+    images = {s: Counter(f"{r.record.source}/{r.record.label}" for r in samples if r.side == s) for s in SIDES}
+    return {side: dict(sorted(counts.items())) for side, counts in images.items()}

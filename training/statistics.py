@@ -216,8 +216,10 @@ def paired_difference(answers_a: Answers, answers_b: Answers, measure: Measure, 
     return bootstrap(difference, answers_a.patients, seed=seed, resamples=resamples)[0]
 
 
-def compared(a: str, b: str, first: Answers, second: Answers, *, seed: int, resamples: int) -> dict[str, Any]:
-    """Two models' answers to the same images, as a JSON object. a, b: what they are called."""
+def compared(
+    a: str, b: str, first: Answers, second: Answers, labels: Sequence[str], *, seed: int, resamples: int
+) -> dict[str, Any]:
+    """Two models' answers to the same images, as a JSON object. a, b: what they are called. labels: names of the columns."""
     seeded = {"seed": seed, "resamples": resamples}
     return {
         "a": a,
@@ -226,7 +228,18 @@ def compared(a: str, b: str, first: Answers, second: Answers, *, seed: int, resa
         "mcnemar": mcnemar(first.said == first.truth, second.said == second.truth).as_json(),
         "difference": paired_difference(first, second, accuracy, **seeded).as_json(),
         "macro_f_difference": paired_difference(first, second, macro_f, **seeded).as_json(),
+        "micro_auc_difference": paired_difference(first, second, micro_auc, **seeded).as_json(),
+        "auc_by_label": {label: _area_difference(first, second, k) for k, label in enumerate(labels)},
     }
+
+
+def _area_difference(first: Answers, second: Answers, label: int) -> dict[str, float | None]:
+    """AUC of one label against the rest: a minus b, and DeLong's p; null where a side has no image, or only one."""
+    positive = first.truth == label
+    scores = [answers.probabilities[:, label] for answers in (first, second)]
+    ranked = [auc_of_ranks(_ranks(s), positive) for s in scores]
+    found = {"difference": ranked[0] - ranked[1], "p": delong_test(*scores, positive)}
+    return {k: None if np.isnan(v) else v for k, v in found.items()}
 
 
 def accuracy(answers: Answers, weights: Floats | None = None) -> float:

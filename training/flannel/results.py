@@ -266,7 +266,7 @@ def _compared(table: Table3, a: str, b: str) -> Json:
     # The folds' models share training images, so no test is made of these.
     by_fold = [macro_f(table.answers(a, k)) - macro_f(table.answers(b, k)) for k in range(c.folds)]
     return {
-        **compared(a, b, first, second, **seeded),
+        **compared(a, b, first, second, c.labels, **seeded),
         "covid_f_difference": paired_difference(first, second, covid_f(c.labels), **seeded).as_json(),
         "macro_f_by_fold": {"mean": float(np.mean(by_fold)), "sd": _sd(by_fold), "wins": sum(d > 0 for d in by_fold)},
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from training.auc_tables import AUC_NOTE, auc_differences
 from training.flannel.published import COVID, LABELS, TABLE_1, TABLE_3
 from training.tables import Table, interval
 
@@ -44,6 +45,7 @@ def tables(found: Json) -> dict[str, Table]:
         "together": _together(found),
         "covid-19": _covid(found),
         "comparisons": _comparisons(found),
+        **_auc_comparisons(found),
         "weights": _weights(found),
         "temperature": _temperature(found),
         "outside": _outside(found),
@@ -282,6 +284,21 @@ def _comparisons(found: Json) -> Table:
         "images: no test is made of those."
     )
     return Table(title=caption(found, "Paired comparisons"), head=head, rows=_rows(rows), note=note)
+
+
+def _auc_comparisons(found: Json) -> dict[str, Table]:
+    """The same pairs by AUC; nothing in results of before, which have none."""
+    rows = auc_differences(found["comparisons"], found["labels"])
+    if not rows:
+        return {}
+    names = [f"{in_words(c['a'])} against {in_words(c['b'])}" for c in found["comparisons"]]
+    made = Table(
+        title=caption(found, "Paired comparisons of AUC"),
+        head=("compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"])),
+        rows=_rows([name, *row] for name, row in zip(names, rows, strict=True)),
+        note=f"{AUC_NOTE} The folds' models together.",
+    )
+    return {"comparisons-auc": made}
 
 
 def _weights(found: Json) -> Table:

@@ -1,10 +1,14 @@
 """A run's results as files for people: Tables 2 to 7 (Markdown and CSV), the figures (PNG) and one page that holds them.
 
 Written next to each other: `index.md` is the page, `results.json` what it was made from. No figure is typed by hand.
+`python -m training.r20.report FOLDER` writes page and tables again from results.json alone.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import numpy as np
 import torch
 
 from cxr_edge.preprocess import normalize
+from training.auc_tables import AUC_NOTE, auc_differences
 from training.gradcam import agreement, grad_cam
 from training.maps import mean_row
 from training.models import load_network
@@ -30,10 +35,11 @@ from training.r20.stages import chosen_step
 from training.r20.tables import tables
 from training.tables import interval, table, write_results
 
-__all__ = ["cam_agreement", "write"]
+__all__ = ["cam_agreement", "main", "write", "write_page"]
 
 Json = Mapping[str, Any]
 _MEAN_OF = 50
+_SHOWN = "weighted average of the pruned members"
 _CAM_CAPTION = (
     f"Where the pruned members look: Grad-CAM for the true label, mean over up to {_MEAN_OF} test images of it, over synthetic "
     "X-rays. Single cases (the paper's Figure 6) are in the run folder, grad-cam-cases.png: the collections' images are not ours "
@@ -43,9 +49,17 @@ _CAM_CAPTION = (
 
 def write(run: R20Run, found: Json, folder: Path) -> Path:
     """Write everything to `folder`. Returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if "pruned" in found:
+        _draw(run, found, folder)
+    return write_page(found, folder)
+
+
+def write_page(found: Json, folder: Path) -> Path:
+    """Write all but the pictures, which need the run: the page, the tables and results.json. Returns the page."""
     made = tables(found)
     write_results(found, made, folder)
-    pictures = _pictures(run, found, folder)
+    pictures = _pictures(found)
     page = "\n\n".join(
         [_opening(found), *(t.as_markdown() for t in made.values()), *_pruning(found), *_paired(found), *pictures]
     )
@@ -72,10 +86,16 @@ def _opening(found: Json) -> str:
         f"Intervals are 95 %. All that is fitted or chosen is so on validation patients; test patients are asked once.\n\n"
         f"Leakage: {leak['divided_patients']} patients and "
         f"{leak['divided_pairs']} pairs of equal images on two sides; {leak['same_image_pairs']} pairs of equal "
-        f"images were found. The source alone tells {_share(leak.get('label_by_source'))} of all labels.\n\n"
+        f"images were found. The source alone tells {_share(leak.get('label_by_source'))} of all labels.{_unread(leak)}\n\n"
         f"The bundle that these networks make, judged through the deployed path (specificity on adult normals, each source, the "
         f"lungs painted over, what a source classifier can tell): [bundle.md](bundle.md)."
     )
+
+
+def _unread(leak: Json) -> str:
+    """What the collections list and the run did not read; nothing in results of before, which did not count it."""
+    listed = ", ".join(f"{reason} {n}" for reason, n in leak.get("dropped", {}).items())
+    return f" Not read: {listed}." if listed else ""
 
 
 def _share(value: float | None) -> str:
@@ -125,9 +145,10 @@ def _paired(found: Json) -> list[str]:
         "only second right",
         "p (McNemar)",
     ]
+    names = [f"{c['a']} against {c['b']}" for c in found["comparisons"]]
     rows = [
         [
-            f"{c['a']} against {c['b']}",
+            name,
             c["n"],
             interval(c["difference"]),
             interval(c["macro_f_difference"]),
@@ -135,21 +156,23 @@ def _paired(found: Json) -> list[str]:
             c["mcnemar"]["c"],
             f"{c['mcnemar']['p']:.3g}",
         ]
-        for c in found["comparisons"]
+        for name, c in zip(names, found["comparisons"], strict=True)
     ]
-    return [
+    parts = [
         "## Paired comparisons\n\nOn the same test images; differences are first minus second, intervals by drawing patients, p "
         f"exact and two-sided, not corrected for the number of rows.\n\n{table(head, rows)}"
     ]
+    if areas := auc_differences(found["comparisons"], found["labels"]):
+        head = ["compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"])]
+        parts.append(f"{table(head, ([name, *row] for name, row in zip(names, areas, strict=True)))}\n\n{AUC_NOTE}")
+    return [*parts, *([f"Not compared: {found['not_compared']}."] if "not_compared" in found else [])]
 
 
-def _pictures(run: R20Run, found: Json, folder: Path) -> list[str]:
-    if "pruned" not in found:
-        return []
+def _draw(run: R20Run, found: Json, folder: Path) -> None:
     labels, pruned = run.config.labels, Ensembles.of(run, "pruned")
     answers = pruned.answers("weighted-average")
     confusion = found["ensembles"]["pruned"]["weighted-average"]["confusion"]
-    what = "weighted average of the pruned members"
+    what = _SHOWN
     confusion_picture(confusion, labels, _title(found, f"Confusion, {what}"), folder / "confusion.png")
     roc_picture(answers, labels, _title(found, f"ROC, {what}"), folder / "roc.png")
     points = {m: _points(p) for m, p in found["pruned"].items()}
@@ -157,9 +180,15 @@ def _pictures(run: R20Run, found: Json, folder: Path) -> list[str]:
     title = _title(found, "Grad-CAM of the pruned members")
     cam_picture(_cam_rows(run, pruned), title, run.out / "grad-cam-cases.png")  # patients: not for a page
     cam_picture(_mean_rows(run, pruned), _title(found, "Mean Grad-CAM of the pruned members"), folder / "grad-cam.png")
+
+
+def _pictures(found: Json) -> list[str]:
+    """The pictures with their captions, as text of the page."""
+    if "pruned" not in found:
+        return []
     captions = {
-        "confusion": f"Confusion matrix of the {what} (the paper's Figure 7)",
-        "roc": f"ROC of the {what} (the paper's Figure 8)",
+        "confusion": f"Confusion matrix of the {_SHOWN} (the paper's Figure 7)",
+        "roc": f"ROC of the {_SHOWN} (the paper's Figure 8)",
         "pruning": "Channels, parameters, MACs, milliseconds and validation score over pruning",
         "grad-cam": _CAM_CAPTION,
     }
@@ -248,3 +277,16 @@ def _agreement_text(found: Json) -> str:
     ]
     head = ["member", "COVID-19 images", "correlation", "overlap of the hottest tenth"]
     return f"Grad-CAM against the map that the engine gives without gradients, mean over images:\n\n{table(head, rows)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page and tables of finished runs again from their results.json; pictures stay as they are. Returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m training.r20.report", description=main.__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", help="results folders, such as docs/results/r20-cpu")
+    for folder in parser.parse_args(arguments).folders:
+        print(write_page(json.loads((folder / "results.json").read_text(encoding="utf-8")), folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,6 +22,7 @@ from cxr_edge.engines import reference
 from cxr_edge.manifest import Combination
 from cxr_edge.screener import Screener
 from training import cost
+from training.assemble import images_by_side
 from training.ensemble import STRATEGIES, fit
 from training.evaluate import screen_samples
 from training.metrics import Answers
@@ -127,7 +128,10 @@ def results(run: R20Run) -> Json:
             found["ensembles"]["pruned"] = _ensembles(pruned)
             found["combinations"] = {s: _combination(k) for s, k in pruned.combinations.items()}
             found["pruned"] = {m: _pruned(run, m) for m in pruned.members}
-            found["comparisons"] = _comparisons(run, whole, pruned)
+            refused = _refused_bundle(run)
+            found["comparisons"] = _comparisons(run, whole, pruned, with_bundle=refused is None)
+            if refused is not None:
+                found["not_compared"] = refused
     return found
 
 
@@ -212,7 +216,20 @@ def _pruned(run: R20Run, member: str) -> Json:
     }
 
 
-def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles) -> list[Json]:
+def _refused_bundle(run: R20Run) -> str | None:
+    """Why `compare_with` is not compared; None if it is, or was not given. Our test images may have trained another split's."""
+    if run.config.compare_with is None:
+        return None
+    trained_on = Bundle.open(run.config.compare_with).manifest.provenance.get("images")
+    if trained_on == images_by_side(run.samples):
+        return None
+    return (
+        f"bundle {run.config.compare_with}, whose images by side, source and label are not this run's: it may have been "
+        "trained on our test images; train it on this data and split first"
+    )
+
+
+def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles, *, with_bundle: bool) -> list[Json]:
     """Paired tests on the same test images: what pruning, combining and the retraining changed."""
     said: dict[str, Answers] = {}
     for m in whole.members:
@@ -222,12 +239,12 @@ def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles) -> list[Json]
         said[f"{strategy}, pruned"] = pruned.answers(strategy)
     pairs = [(f"{n}, pruned", f"{n}, unpruned") for n in (*whole.members, *whole.combinations)]
     pairs += [(f"{s}, pruned", f"{m}, pruned") for s in ("weighted-average",) for m in whole.members]
-    if run.config.compare_with is not None:
+    if run.config.compare_with is not None and with_bundle:
         name = f"bundle {run.config.compare_with}"
         said[name] = _other_bundle(run, pruned)
         pairs += [(f"{s}, pruned", name) for s in ("average", "weighted-average")]
     c = run.config
-    return [compared(a, b, said[a], said[b], seed=c.seed, resamples=c.resamples) for a, b in pairs]
+    return [compared(a, b, said[a], said[b], c.labels, seed=c.seed, resamples=c.resamples) for a, b in pairs]
 
 
 def _other_bundle(run: R20Run, pruned: Ensembles) -> Answers:
