@@ -37,6 +37,7 @@ from training.canvases import Canvases
 from training.config import BundleConfig
 from training.dataset import Sample, pixels
 from training.phantoms import LABELS, make_phantom
+from training.shared_files import write_text
 
 __all__ = [
     "CARD",
@@ -118,7 +119,7 @@ def write_draft(
     root.mkdir(parents=True, exist_ok=True)
     for name in (*(("segmenter",) if fitted.lung_box is not None else ()), *designs):
         shutil.copyfile(networks / f"{name}.onnx", root / f"{name}.onnx")
-    (root / CARD).write_text("# Draft\n\nNot judged yet.\n", encoding="utf-8")
+    write_text(root / CARD, "# Draft\n\nNot judged yet.\n")
     chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
     segmenter = None
     if fitted.lung_box is not None:
@@ -234,6 +235,6 @@ def _known_answer(root: Path, candidate: _Candidate) -> KnownAnswer:
 
 def add_figures(bundle: Bundle, metrics: Mapping[str, Any], card: str) -> Bundle:
     """Write the model card and put the figures into the manifest."""
-    (bundle.root / CARD).write_text(card, encoding="utf-8")
+    write_text(bundle.root / CARD, card)
     manifest = replace(bundle.manifest, metrics=dict(metrics), model_card=file_ref(bundle.root, CARD))
     return write_bundle(bundle.root, manifest)

@@ -21,6 +21,7 @@ from cxr_edge.records import GrayPixels, Roi
 from training.collections import Record
 from training.dataset import Sample, read_all
 from training.segment import as_8_bit
+from training.shared_files import atomic_write
 
 __all__ = ["LUNG_BOX", "WIDER", "Canvases", "LungFinder", "cut", "cut_frames", "wide_roi"]
 
@@ -46,9 +47,8 @@ class Canvases:
 
     def save(self, file: Path) -> None:
         """Write all arrays to one .npz; a kill leaves nothing half done."""
-        beside = file.with_name("unfinished.npz")
-        np.savez(beside, **{f.name: getattr(self, f.name) for f in fields(self)})
-        beside.replace(file)
+        with atomic_write(file) as beside:
+            np.savez(beside, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     def rows(self, rows: Sequence[int]) -> Canvases:
         """The canvases of some samples."""

@@ -25,6 +25,7 @@ from training.collections import DEFAULT_COLLECTIONS, Record, collect, collectio
 from training.duplicates import fingerprint, groups, same_image_pairs
 from training.findings import FindingTable
 from training.leakage import PlannedSplit
+from training.shared_files import atomic_write, one_at_a_time
 from training.splits import SHARES, SIDES, Preset, Side, Unit, check_leakage, split
 
 __all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all"]
@@ -95,20 +96,20 @@ def prepare(
         findings=findings,
     )
     table = out / "table.csv"
-    if table.exists():
-        _same_plan(asked, out)
-        return load(data, table)
-    collected = collect(data, collections=collections, views=views, findings=findings)
-    records = collected.records
-    pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), what="duplicates")))
-    names = groups(records, pairs)
-    sides = split(records, names, seed=seed, shares=shares, unit=unit)
-    report = check_leakage(records, names, sides, pairs, preset=preset)
-    samples = [Sample(record=r, group=g, side=s) for r, g, s in zip(records, names, sides, strict=True)]
-    out.mkdir(parents=True, exist_ok=True)
-    leakage.write(report, asked, out, dropped=collected.dropped)
-    _write(samples, table)
-    return samples
+    with one_at_a_time(table):
+        if table.exists():
+            _same_plan(asked, out)
+            return load(data, table)
+        collected = collect(data, collections=collections, views=views, findings=findings)
+        records = collected.records
+        pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), what="duplicates")))
+        names = groups(records, pairs)
+        sides = split(records, names, seed=seed, shares=shares, unit=unit)
+        report = check_leakage(records, names, sides, pairs, preset=preset)
+        samples = [Sample(record=r, group=g, side=s) for r, g, s in zip(records, names, sides, strict=True)]
+        leakage.write(report, asked, out, dropped=collected.dropped)
+        _write(samples, table)
+        return samples
 
 
 def _same_plan(asked: PlannedSplit, out: Path) -> None:
@@ -130,7 +131,7 @@ def _same_plan(asked: PlannedSplit, out: Path) -> None:
 
 
 def _write(samples: Sequence[Sample], table: Path) -> None:
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "patient", "label", "source", "view", "group", "side"])
         for s in samples:

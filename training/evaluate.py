@@ -35,6 +35,7 @@ from training.config import BundleConfig, load_config
 from training.dataset import Sample, data_folder, load, read_all
 from training.metrics import Answers, Figure, auc_figure, figures, proportion
 from training.segment import dice, read_mask
+from training.shared_files import write_text
 from training.shortcuts import lungs_painted_over, source_told
 from training.tables import results_as_markdown
 
@@ -310,8 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 2
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    args.out.with_suffix(".md").write_text(results_as_markdown(results), encoding="utf-8")
+    write_text(args.out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    write_text(args.out.with_suffix(".md"), results_as_markdown(results))
     return 0
 
 

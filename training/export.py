@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cxr_edge.errors import ContractError
 from cxr_edge.preprocess import PreprocessSpec
+from training.shared_files import atomic_write
 
 __all__ = ["DIGEST_KEY", "SegmenterForExport", "export"]
 
@@ -47,6 +48,19 @@ def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], fil
     network = network.eval().to(memory_format=torch.contiguous_format)
     example = torch.randn(2, *spec.tensor_shape, generator=torch.Generator().manual_seed(0))
     file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as beside:
+        _write(network, example, outputs, beside)
+        _finish(beside, spec)
+        difference = _parity(network, spec, outputs, beside)
+        if not difference <= _TOLERANCE:
+            raise ContractError(
+                f"{file.name}: ONNX and torch differ by {difference:.2g} of the largest output, allowed are "
+                f"{_TOLERANCE:g}: not exported"
+            )
+    return difference
+
+
+def _write(network: nn.Module, example: Tensor, outputs: Sequence[str], file: Path) -> None:
     torch.onnx.export(
         network,
         (example,),
@@ -59,15 +73,6 @@ def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], fil
         # The exporter by tracing: these networks have no control flow, its graphs are plain and its opset is free.
         dynamo=False,
     )
-    _finish(file, spec)
-    difference = _parity(network, spec, outputs, file)
-    if not difference <= _TOLERANCE:
-        file.unlink()
-        raise ContractError(
-            f"{file.name}: ONNX and torch differ by {difference:.2g} of the largest output, allowed are "
-            f"{_TOLERANCE:g}: not exported"
-        )
-    return difference
 
 
 def _finish(file: Path, spec: PreprocessSpec) -> None:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from cxr_edge.errors import InputError
 from training.findings import FindingTable
+from training.shared_files import write_text
 from training.splits import SIDES, LeakageReport, Preset, Side, Unit, check_plan
 
 __all__ = ["PlannedSplit", "as_markdown", "asked_of", "write"]
@@ -44,8 +45,8 @@ class PlannedSplit:
 def write(report: LeakageReport, asked: PlannedSplit, out: Path, *, dropped: Mapping[str, int]) -> None:
     """Write leakage.json and leakage.md to the folder `out`. dropped: as in `collections.Collected`."""
     content = {"asked": asdict(asked), **asdict(report), "dropped": dict(dropped)}
-    (out / "leakage.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (out / "leakage.md").write_text(as_markdown(report, asked, dropped), encoding="utf-8")
+    write_text(out / "leakage.json", json.dumps(content, indent=1) + "\n")
+    write_text(out / "leakage.md", as_markdown(report, asked, dropped))
 
 
 def asked_of(file: Path) -> PlannedSplit | None:

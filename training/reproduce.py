@@ -24,6 +24,7 @@ from training.r20.config import load_r20
 from training.r20.run import R20Run
 from training.run import Run
 from training.segmenting import take_segmenter
+from training.shared_files import one_at_a_time
 
 __all__ = ["main"]
 
@@ -82,7 +83,8 @@ def _staged(run: Run, args: argparse.Namespace, trains: dict[str, Stage], writes
         if stage in trains:
             trains[stage]()
         elif here.first:
-            writes[stage]()
+            with one_at_a_time(run.out / stage):
+                writes[stage]()
     wait(here)
 
 

@@ -15,6 +15,7 @@ from training.models import NetworkSpec, build, load_network, save_network
 from training.parallel import wait, world
 from training.prune import best_step, export_network, prune, step_folder
 from training.run import Run
+from training.shared_files import atomic_write, one_at_a_time
 
 __all__ = ["SEGMENTER", "same_split", "segment", "take_segmenter"]
 
@@ -26,11 +27,13 @@ def take_segmenter(run: Run, other: Path) -> None:
 
     Raises InputError where it was not, since test patients would have trained the crops.
     """
-    if (run.out / SEGMENTER).exists():
-        return
-    same_split(run, other)
-    load_network(other / SEGMENTER)
-    shutil.copytree(other / SEGMENTER, run.out / SEGMENTER, ignore=shutil.ignore_patterns("*.pt"))
+    with one_at_a_time(run.out / SEGMENTER):
+        if (run.out / SEGMENTER).exists():
+            return
+        same_split(run, other)
+        load_network(other / SEGMENTER)
+        with atomic_write(run.out / SEGMENTER) as beside:
+            shutil.copytree(other / SEGMENTER, beside, ignore=shutil.ignore_patterns("*.pt"))
 
 
 def same_split(run: Run, other: Path) -> None:
@@ -50,6 +53,12 @@ def _sides(table: Path) -> dict[str, str]:
 
 
 def segment(run: Run) -> None:
+    """Do the segmenter's stage; where several commands start on one run folder, one does it and the others wait."""
+    with one_at_a_time(run.out / SEGMENTER, world()):
+        _segment(run)
+
+
+def _segment(run: Run) -> None:
     """Train the segmenter, prune it if asked for, export it; from then on it is frozen."""
     c, folder = run.config, run.out / SEGMENTER
     spec = NetworkSpec(architecture=c.segmenter_architecture, labels=1)

@@ -30,6 +30,7 @@ from training.engine import fit, load_best
 from training.export import SegmenterForExport, export
 from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, save_network
 from training.segment import SegmentTask, frames_with_masks
+from training.shared_files import one_at_a_time, write_text
 from training.targets import check_labels
 
 __all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_labels(config.target, _training_records(samples, config), least=config.least_images)
         for stage in STAGES if args.stage is None else (args.stage,):
             print(f"stage {stage}", file=sys.stderr, flush=True)
-            _RUN[stage](samples, config, args.out)
+            with one_at_a_time(args.out / stage):
+                _RUN[stage](samples, config, args.out)
         if args.install:
             _install(args.out / "bundle", Path(cxr_edge.bundle.__file__).parent / cxr_edge.bundle.STARTER)
     except CxrEdgeError as error:
@@ -141,7 +143,7 @@ def _bundle(samples: Sequence[Sample], config: Config, out: Path) -> None:
     }
     unseen = json.loads((out / UNSEEN_FILE).read_text()) if (out / UNSEEN_FILE).exists() else None
     _, results = assemble(out / "bundle", out, designs, samples, canvases, config, facts, unseen=unseen)
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
 
 
 def _install(bundle: Path, target: Path) -> None:

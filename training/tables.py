@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.shared_files import write_text
+
 __all__ = [
     "Table",
     "interval",
@@ -55,9 +57,9 @@ class Table:
 def write_results(found: Json, made: Mapping[str, Table], folder: Path) -> None:
     """Write results.json and every table as NAME.csv to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "results.json", json.dumps(found, indent=1) + "\n")
     for name, t in made.items():
-        (folder / f"{name}.csv").write_text(t.as_csv(), encoding="utf-8")
+        write_text(folder / f"{name}.csv", t.as_csv())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

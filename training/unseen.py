@@ -27,6 +27,7 @@ from training.engine import load_best
 from training.evaluate import GUARDED
 from training.metrics import proportion
 from training.models import build_member
+from training.shared_files import write_text
 from training.starter import UNSEEN_FILE, train_member
 from training.tables import unseen_as_markdown
 
@@ -85,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = {**facts, "members": found}
     text = json.dumps(results, indent=1) + "\n"
     for file in (args.out.with_suffix(".json"), args.run / UNSEEN_FILE):
-        file.write_text(text, encoding="utf-8")
-    args.out.with_suffix(".md").write_text(unseen_as_markdown(results), encoding="utf-8")
+        write_text(file, text)
+    write_text(args.out.with_suffix(".md"), unseen_as_markdown(results))
     return 0
 
 

@@ -31,6 +31,7 @@ from training.flannel.run import FlannelRun
 from training.flannel.stages import AUGMENTED, network_folder
 from training.neural_weights import as_combination, fit_dense, fit_module
 from training.run import PREDICTIONS, Predictions
+from training.shared_files import atomic_write, one_at_a_time, write_text
 
 __all__ = ["ENSEMBLES", "FLANNEL", "Combined", "combine", "combined", "unpruned"]
 
@@ -115,9 +116,10 @@ def combine(run: FlannelRun, chosen: Iterable[int]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the module is so small that threads only wait for each other
     try:
-        for fold in chosen:
-            if not _is_done(run, fold):
-                _save(run, fold, _combined(_Fold(run=run, fold=fold)))
+        with one_at_a_time(run.out / "combined"):
+            for fold in chosen:
+                if not _is_done(run, fold):
+                    _save(run, fold, _combined(_Fold(run=run, fold=fold)))
     finally:
         torch.set_num_threads(threads)
 
@@ -165,15 +167,12 @@ def _save(run: FlannelRun, fold: int, made: Combined) -> None:
     """Arrays first, then the JSON that says what they are."""
     file, methods = _file(run, fold), list(made.probabilities)
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name("unfinished.npz")
     probabilities, said = (np.stack([d[m] for m in methods]) for d in (made.probabilities, made.said))
-    np.savez(beside, probabilities=probabilities, said=said, raw=made.raw)
-    beside.replace(file)
+    with atomic_write(file) as beside:
+        np.savez(beside, probabilities=probabilities, said=said, raw=made.raw)
     combinations = {k: c.as_json() for k, c in made.combinations.items()}
     content = {"plan": _plan(run, fold), "methods": methods, "combinations": combinations}
-    beside = file.with_name("unfinished.json")
-    beside.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    beside.replace(file.with_suffix(".json"))
+    write_text(file.with_suffix(".json"), json.dumps(content) + "\n")
 
 
 def _combined(fold: _Fold) -> Combined:

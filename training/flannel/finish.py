@@ -18,6 +18,7 @@ from training.flannel.stages import network_folder
 from training.folds import in_fold
 from training.models import load_network
 from training.prune import export_network
+from training.shared_files import write_text
 from training.tables import results_as_markdown
 
 __all__ = ["STAGES"]
@@ -61,8 +62,8 @@ def bundle(run: FlannelRun, folder: Path) -> None:
         combination=table.folds[fold].combinations[FLANNEL],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bundle.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
-    (folder / "bundle.md").write_text(results_as_markdown(judged), encoding="utf-8")
+    write_text(folder / "bundle.json", json.dumps(judged, indent=1) + "\n")
+    write_text(folder / "bundle.md", results_as_markdown(judged))
 
 
 def _design(run: FlannelRun, fold: int, name: str) -> str:

@@ -23,6 +23,7 @@ from training.maps import mean_row
 from training.metrics import Figure
 from training.models import load_network
 from training.pictures import CamRow, bars_picture, cam_picture, compared_picture, confusion_picture
+from training.shared_files import write_text
 from training.tables import write_results
 
 __all__ = ["write"]
@@ -49,7 +50,7 @@ def write(run: FlannelRun, found: Json, folder: Path) -> Path:
     pictures = _pictures(run, found, folder)
     opening = [_opening(found), *([_bundle(found)] if (folder / "bundle.md").exists() else [])]
     page = "\n\n".join([*opening, *(t.as_markdown() for t in made.values()), "## Figures", *pictures])
-    (folder / "index.md").write_text(page + "\n", encoding="utf-8")
+    write_text(folder / "index.md", page + "\n")
     return folder / "index.md"
 
 

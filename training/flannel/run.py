@@ -7,7 +7,6 @@ module learns from, test images judge, and the collections outside tell what a h
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +24,7 @@ from training.findings import projection
 from training.flannel.config import FlannelConfig
 from training.parallel import wait, world
 from training.run import Run
+from training.shared_files import one_at_a_time, write_text
 from training.targets import Target
 
 __all__ = ["FlannelRun"]
@@ -54,10 +54,11 @@ class FlannelRun(Run):
         c = self.config
         found = folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
         if world().first:
-            self.same_plan(self.out / PLAN)
-            if not (self.out / PLAN).exists():
-                _written(json.dumps(self.plan(), indent=1) + "\n", self.out / PLAN)
-                _written(folds.as_markdown(self.samples, found), self.out / "folds.md")
+            with one_at_a_time(self.out / PLAN):
+                self.same_plan(self.out / PLAN)
+                if not (self.out / PLAN).exists():
+                    write_text(self.out / "folds.md", folds.as_markdown(self.samples, found))
+                    write_text(self.out / PLAN, json.dumps(self.plan(), indent=1) + "\n")
         wait(world())
         return found
 
@@ -119,10 +120,3 @@ class FlannelRun(Run):
     def folder(self, fold: int, name: str, *, pruned: bool = False) -> Path:
         """Where a network of a fold is kept; of pruned ones the folder of all steps."""
         return self.out / ("pruned" if pruned else "networks") / f"fold-{fold}" / name
-
-
-def _written(text: str, file: Path) -> None:
-    """Written beside and renamed: several folds may start at once in one run folder."""
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(file)

@@ -25,6 +25,7 @@ from training.parallel import wait, world
 from training.prune import best_step, prune, step_folder, steps_of
 from training.run import PREDICTIONS, Predictions
 from training.segmenting import same_split
+from training.shared_files import atomic_write, one_at_a_time
 
 __all__ = ["AUGMENTED", "STAGES", "chosen_step", "network_folder"]
 
@@ -86,28 +87,34 @@ def _taken_from(run: FlannelRun) -> Path:
 
 def _take_canvases(run: FlannelRun, other: Path) -> None:
     """Canvases and segmenter of another run folder."""
-    for name in ("segmenter", "segmenter.onnx", "canvases.npz"):
+    for name in ("segmenter", "segmenter.onnx", "canvases.npz") if world().first else ():
         source, here = other / name, run.out / name
-        if source.is_dir() and not here.exists():
-            shutil.copytree(source, here, ignore=shutil.ignore_patterns("*.pt"))
-        elif source.exists() and not here.exists():
-            shutil.copyfile(source, here)
+        with one_at_a_time(here):
+            if source.exists() and not here.exists():
+                with atomic_write(here) as beside:
+                    if source.is_dir():
+                        shutil.copytree(source, beside, ignore=shutil.ignore_patterns("*.pt"))
+                    else:
+                        shutil.copyfile(source, beside)
+    wait(world())
 
 
 def _taken_over(run: FlannelRun, other: Path, fold: int, name: str) -> None:
     here, there = run.folder(fold, name), other / "networks" / f"fold-{fold}" / name
-    if (here / PREDICTIONS).exists():
-        return
+    with one_at_a_time(here, world()):
+        if not (here / PREDICTIONS).exists():
+            _copy_network(run, there, here)
+
+
+def _copy_network(run: FlannelRun, there: Path, here: Path) -> None:
     _, spec = load_network(there)
     if spec.labels != len(run.config.labels) or not (there / PREDICTIONS).exists():
         raise InputError(
             f"{there} is not finished, or knows {spec.labels} labels where {len(run.config.labels)} are asked"
         )
     if world().first:
-        beside = here.with_name(f"{name}.unfinished")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(there, beside)
-        beside.replace(here)
+        with atomic_write(here) as beside:
+            shutil.copytree(there, beside)
     wait(world())
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from cxr_edge.errors import BundleError
 from training.models.networks import NetworkSpec, build
 from training.models.shapes import shapes_of
+from training.shared_files import atomic_write, write_text
 
 __all__ = ["load_network", "save_network"]
 
@@ -24,12 +25,9 @@ def save_network(network: nn.Module, spec: NetworkSpec, folder: Path) -> Network
     fresh = shapes_of(build(replace(spec, shapes={})))
     spec = replace(spec, shapes={k: v for k, v in shapes_of(network).items() if v != fresh[k]})
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{WEIGHTS}.tmp"
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}, beside)
-    beside.replace(folder / WEIGHTS)
-    beside = folder / f"{SPEC}.tmp"
-    beside.write_text(json.dumps(spec.as_json(), indent=1) + "\n", encoding="utf-8")
-    beside.replace(folder / SPEC)
+    with atomic_write(folder / WEIGHTS) as beside:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}, beside)
+    write_text(folder / SPEC, json.dumps(spec.as_json(), indent=1) + "\n")
     return spec
 
 

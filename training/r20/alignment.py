@@ -23,6 +23,7 @@ from training.models import NetworkSpec, build
 from training.prune import export_network
 from training.r20.reductions import images
 from training.removal import choose, prunable, remove
+from training.shared_files import write_text
 from training.tables import table
 
 __all__ = ["main", "measure"]
@@ -74,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rows": measure(spec, 128, threads=args.threads),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    args.out.with_suffix(".md").write_text(_page(found), encoding="utf-8")
+    write_text(args.out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    write_text(args.out.with_suffix(".md"), _page(found))
     return 0
 
 

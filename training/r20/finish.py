@@ -16,6 +16,7 @@ from training.r20.results import results, split_in_words
 from training.r20.run import R20Run
 from training.r20.stages import chosen_step, plan_of, top_members
 from training.segmenting import SEGMENTER
+from training.shared_files import write_text
 from training.tables import results_as_markdown
 
 __all__ = ["STAGES"]
@@ -61,8 +62,8 @@ def bundle(run: R20Run, folder: Path) -> None:
         split=split_in_words(c),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bundle.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
-    (folder / "bundle.md").write_text(results_as_markdown(judged), encoding="utf-8")
+    write_text(folder / "bundle.json", json.dumps(judged, indent=1) + "\n")
+    write_text(folder / "bundle.md", results_as_markdown(judged))
 
 
 def _design(run: R20Run, member: str) -> str:

@@ -22,6 +22,7 @@ from training.apoz import zero_shares
 from training.models import NetworkSpec, build
 from training.phantoms import LABELS, make_phantom
 from training.removal import choose, prunable, remove
+from training.shared_files import write_text
 from training.tables import table
 
 __all__ = ["PRINTED", "curve", "images", "main"]
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     found = {name: {scope: curve(name, scope) for scope in ("global", "layer")} for name in PRINTED}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    args.out.with_suffix(".md").write_text(_page(found), encoding="utf-8")
+    write_text(args.out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    write_text(args.out.with_suffix(".md"), _page(found))
     return 0
 
 

@@ -33,6 +33,7 @@ from training.r20.results import Ensembles
 from training.r20.run import R20Run
 from training.r20.stages import chosen_step
 from training.r20.tables import tables
+from training.shared_files import write_text
 from training.tables import interval, table, write_results
 
 __all__ = ["cam_agreement", "main", "write", "write_page"]
@@ -63,7 +64,7 @@ def write_page(found: Json, folder: Path) -> Path:
     page = "\n\n".join(
         [_opening(found), *(t.as_markdown() for t in made.values()), *_pruning(found), *_paired(found), *pictures]
     )
-    (folder / "index.md").write_text(page + "\n", encoding="utf-8")
+    write_text(folder / "index.md", page + "\n")
     return folder / "index.md"
 
 

@@ -25,6 +25,7 @@ from training.r20.run import R20Run
 from training.run import PREDICTIONS, Predictions
 from training.search import Trial, search
 from training.segmenting import same_split, segment
+from training.shared_files import write_text
 from training.targets import Target, binary, modality
 
 __all__ = [
@@ -54,7 +55,8 @@ def search_plans(run: R20Run) -> None:
                 folder=run.out / "search",
                 seed=c.seed,
             )
-            file.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(found.as_json(), indent=1) + "\n")
 
 
 def _trial_score(run: R20Run, member: str, trial: Trial) -> float:

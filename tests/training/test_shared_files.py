@@ -1,0 +1,209 @@
+"""Files of a run folder under several processes and kills: complete or absent, made once, and no process waits for a dead one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.training.made_collections import write_collections
+from tests.training.test_splits import record
+from training import run as run_module
+from training.canvases import Canvases
+from training.config import MemberPlan
+from training.dataset import Sample, prepare
+from training.flannel.config import FlannelConfig
+from training.flannel.run import FlannelRun
+from training.run import PREDICTIONS, Predictions
+from training.shared_files import atomic_write, one_at_a_time, write_text
+
+PROCESSES = 5
+IMAGES, SIDE_PX = 300, 224  # 30 MB of canvases
+
+# Forked by a server that has imported what they need, and nothing of which has threads yet.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
+
+
+def _names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    write_text(file, "old")
+    with atomic_write(file) as beside:
+        beside.write_text("half")
+        assert beside.suffix == ".csv", "NumPy would add its own"
+        assert file.read_text() == "old"
+    assert file.read_text() == "half"
+    assert _names(tmp_path) == {"table.csv"}
+
+
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "old")
+    with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "a.json") as beside:
+        (beside / "b").mkdir(parents=True) or beside.write_text("half")
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.json") as beside:
+        beside.write_text("half") and (tmp_path / "nowhere" / "b").touch()
+    assert _names(tmp_path) == {"a.json"}
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_a_folder_appears_at_once(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "segmenter") as beside:
+        beside.mkdir()
+        (beside / "weights").write_text("w")
+        assert not (tmp_path / "segmenter").exists()
+    assert _names(tmp_path / "segmenter") == {"weights"}
+
+
+def test_what_a_kill_left_goes_after_an_hour_and_not_before(tmp_path: Path) -> None:
+    file, left = tmp_path / "a.npz", [tmp_path / f".a.{k}.unfinished.npz" for k in ("young", "old")]
+    for path in left:
+        path.write_bytes(b"half")
+    os.utime(left[1], (time.time() - 4000,) * 2)
+    other = tmp_path / ".b.old.unfinished.npz"
+    other.write_bytes(b"of another file")
+    os.utime(other, (0, 0))
+    with atomic_write(file) as beside:
+        beside.write_bytes(b"whole")
+    assert _names(tmp_path) == {"a.npz", left[0].name, other.name}
+
+
+def _hold(file: Path, seconds: float) -> None:
+    with one_at_a_time(file):
+        file.with_name("held").touch()
+        time.sleep(seconds)
+        write_text(file, "made")
+
+
+def _holder(file: Path, seconds: float) -> multiprocessing.process.BaseProcess:
+    process = _processes.Process(target=_hold, args=(file, seconds), daemon=True)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not file.with_name("held").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def test_the_others_wait_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    holder = _holder(tmp_path / "a", 0.5)
+    with one_at_a_time(tmp_path / "a"):
+        assert (tmp_path / "a").read_text() == "made"
+    assert capsys.readouterr().err.count("waiting for the process that makes") == 1
+    holder.join(30)
+
+
+def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+    holder = _holder(tmp_path / "a", 3600)
+    os.kill(holder.pid, signal.SIGKILL)
+    begin = time.monotonic()
+    with one_at_a_time(tmp_path / "a"):
+        assert time.monotonic() - begin < 10
+        assert not (tmp_path / "a").exists()
+    holder.join(30)
+
+
+def _together(work: object, *args: object) -> None:
+    """Run `work` in five processes that start at the same moment; each must end well."""
+    start = _processes.Barrier(PROCESSES)
+    started = [_processes.Process(target=work, args=(start, k, *args), daemon=True) for k in range(PROCESSES)]  # type: ignore[arg-type]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0] * PROCESSES
+
+
+def _samples() -> list[Sample]:
+    made = [record(f"kcx/p{i}", i, label=("normal", "viral")[i % 2], source="kcx") for i in range(IMAGES)]
+    return [Sample(record=r, group=r.patient, side="test" if i % 5 == 4 else "train") for i, r in enumerate(made)]
+
+
+def _run(out: Path) -> FlannelRun:
+    learners = dict.fromkeys(("vgg", "plain"), MemberPlan(architecture="narrow-vgg", head_maps=0, dropout=0.0))
+    run = FlannelRun(FlannelConfig(name="made", learners=learners), Path("nowhere"), out)
+    run.__dict__["samples"] = _samples()
+    return run
+
+
+def _drawn(samples: list[Sample], out: Path) -> Canvases:
+    """Canvases as `cut` makes them, of noise; a line in `cuts` for each time they are made."""
+    with (out / "cuts").open("a") as lines:
+        lines.write("cut\n")
+    lungs = np.random.default_rng(0).integers(0, 256, (len(samples), SIDE_PX, SIDE_PX), dtype=np.uint8)
+    wide = np.random.default_rng(1).integers(0, 256, (len(samples), *(round(1.4 * SIDE_PX),) * 2), dtype=np.uint8)
+    boxes = np.zeros((len(samples), 4), np.float32)
+    return Canvases(
+        lungs=lungs, wide=wide, boxes=boxes, rois=boxes.astype(np.int32), failed=np.zeros(len(samples), bool)
+    )
+
+
+def _share_a_run(start: Barrier, fold: int, out: Path) -> None:
+    """What `--fold` does before it trains, then the end of a network that two processes make at once."""
+    run = _run(out)
+    run._cut = lambda: _drawn(run.samples, out)  # type: ignore[method-assign]
+    start.wait(60)
+    assert len(run.fold_of) == IMAGES
+    assert run.canvases.lungs.shape == (IMAGES, SIDE_PX, SIDE_PX)
+    start.wait(60)
+    for k in range(20):
+        Predictions(rows=run.every_row, logits=np.full((IMAGES, 4), k, np.float32)).save(out / PREDICTIONS)
+        assert Predictions.load(out / PREDICTIONS).logits.shape == (IMAGES, 4)
+
+
+def test_five_processes_on_one_run_folder(tmp_path: Path) -> None:
+    """Canvases of realistic size: written for long enough that all five would write at once."""
+    _together(_share_a_run, tmp_path)
+    assert (tmp_path / "canvases.npz").stat().st_size > 40e6
+    assert (tmp_path / "cuts").read_text() == "cut\n", "one process cut them, the others waited"
+    assert not [p for p in _names(tmp_path) if "unfinished" in p]
+    assert {"run.json", "folds.md", "canvases.npz", PREDICTIONS} <= _names(tmp_path)
+    assert np.array_equal(Canvases.load(tmp_path / "canvases.npz").lungs, _drawn(_samples(), tmp_path).lungs)
+
+
+def _share_a_table(start: Barrier, k: int, data: Path, out: Path) -> None:
+    start.wait(60)
+    samples = prepare(data, out, seed=1, threads=1)
+    write_text(out / f"said-{k}", repr([(s.record.key, s.side) for s in samples]))
+
+
+def test_five_processes_make_one_table(tmp_path: Path) -> None:
+    write_collections(tmp_path / "data", patients=8, size_px=96)
+    _together(_share_a_table, tmp_path / "data", tmp_path / "run")
+    assert len({(tmp_path / "run" / f"said-{k}").read_text() for k in range(PROCESSES)}) == 1
+    assert {"table.csv", "leakage.json", "leakage.md"} <= _names(tmp_path / "run")
+
+
+def _share_a_network(start: Barrier, k: int, out: Path) -> None:
+    """Training stands for itself: a line in `fits`, and time for the others to come."""
+    run, folder = _run(out), out / "networks" / "vgg"
+
+    def fit(*_: object, **__: object) -> Path:
+        with (out / "fits").open("a") as lines:
+            lines.write(f"{k}\n")
+        time.sleep(0.3)
+        return folder
+
+    def keep(*_: object) -> None:
+        Predictions(rows=run.every_row, logits=np.zeros((IMAGES, 4), np.float32)).save(folder / PREDICTIONS)
+
+    run_module.fit, run_module.load_best, run_module.load_network = fit, lambda *_: None, lambda folder: (folder, None)  # type: ignore[assignment]
+    run.keep = keep  # type: ignore[method-assign]
+    start.wait(60)
+    spec = run.config.network("vgg")
+    run.trained(lambda: SimpleNamespace(model=None), spec, run.config.learn, folder, run.every_row)  # type: ignore[arg-type,return-value]
+
+
+def test_five_processes_train_a_network_once(tmp_path: Path) -> None:
+    _together(_share_a_network, tmp_path)
+    assert len((tmp_path / "fits").read_text().splitlines()) == 1
