@@ -11,62 +11,22 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 from tqdm import tqdm
 
 from cxr_edge.errors import InputError
 from training.parallel import World, everywhere, shared_model, wait, world
-from training.shared_files import atomic_write
+from training.plan import Plan
 
 __all__ = ["Plan", "Task", "fit", "load_best"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """epochs of one training. learning_rate: at its peak. optimizer: `adamw`, or `sgd` with Nesterov's momentum.
-
-    schedule: `cosine` to nearly zero after a warm-up; `plateau` multiplies the rate by plateau_factor after
-    plateau_epochs without a better score; `constant`. patience: stop after so many epochs without a better score, or
-    None. ema: decay of the weights' moving average, a step; 0 for none. minutes: wall-clock budget of this training over
-    all its runs, or None: where epochs do not fit, the schedule ends when the time does, so that the last epochs always
-    run at a small learning rate. keep: the weights of the epoch with the best score, or of the last one, so that nothing is
-    chosen on validation images. tensorboard: write curves beside the log (needs the package tensorboard).
-    """
-
-    epochs: int
-    batch: int = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 2e-3
-    momentum: float = 0.95
-    weight_decay: float = 2e-2
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    warmup_epochs: float = 1.0
-    plateau_factor: float = 0.5
-    plateau_epochs: int = 3
-    patience: int | None = None
-    ema: float = 0.995
-    seed: int = 1
-    threads: int = 2
-    bfloat16: bool = True
-    keep: Literal["best", "last"] = "best"
-    minutes: float | None = None
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        if self.keep not in ("best", "last"):
-            raise InputError(f"a plan keeps the best or the last weights, got {self.keep!r}")
-        if self.optimizer not in ("adamw", "sgd") or self.schedule not in ("cosine", "plateau", "constant"):
-            raise InputError(
-                f"a plan has the optimizer adamw or sgd and the schedule cosine, plateau or constant, "
-                f"got {self.optimizer!r} and {self.schedule!r}"
-            )
 
 
 class Task(Protocol):
@@ -91,13 +51,17 @@ class _State:
     model: nn.Module
     average: nn.Module
     optimizer: torch.optim.Optimizer
+    schedule: MultiStepLR | ReduceLROnPlateau | None  # of `_schedule`
     epoch: int = 0
     steps: int = 0
     best: float = -math.inf
     best_epoch: int = 0
-    rate: float = 1.0  # what plateaus have left of the learning rate
-    rate_epoch: int = 0  # when they last took some
     seconds: float = 0.0  # spent by all runs so far
+
+    @property
+    def rate(self) -> float:
+        """What plateaus or steps have left of the learning rate."""
+        return 1.0 if self.schedule is None else self.schedule.optimizer.param_groups[0]["lr"]
 
     def progress(self, plan: Plan, batches_per_epoch: int, seconds: float) -> float:
         """0 at the start, 1 at the end of the epochs or of the time, whichever is nearer."""
@@ -109,7 +73,7 @@ class _State:
         return out_of_patience or self.progress(plan, batches_per_epoch, self.seconds) >= 1
 
 
-_NUMBERS = ("epoch", "steps", "best", "best_epoch", "rate", "rate_epoch", "seconds")
+_NUMBERS = ("epoch", "steps", "best", "best_epoch", "seconds")
 
 
 def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Path:
@@ -132,7 +96,7 @@ def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Pat
             state.best, state.best_epoch = figures["score"], state.epoch
         if better or plan.keep == "last":
             _save({"model": state.average.state_dict()}, folder / "best.pt", here)
-        _lower_rate(plan, state)
+        _lower_rate(state, figures["score"])
         state.seconds = everywhere({"seconds": state.seconds + time.monotonic() - begin}, here)["seconds"]
         _save_state(state, folder / "last.pt", here)
         if here.first:
@@ -165,7 +129,8 @@ def _train_epoch(task: Task, plan: Plan, state: _State, computes: nn.Module, her
             loss = task.loss(computes, tuple(t.to(here.device) for t in batch))
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(state.model.parameters(), 5.0)
+        if plan.clip_norm:
+            nn.utils.clip_grad_norm_(state.model.parameters(), plan.clip_norm)
         state.optimizer.step()
         state.steps += 1
         _move_average(state, plan.ema)
@@ -190,10 +155,26 @@ def _scored(task: Task, state: _State, here: World) -> dict[str, float]:
     return everywhere(task.score(state.average), here)
 
 
-def _lower_rate(plan: Plan, state: _State) -> None:
-    waited = state.epoch - max(state.best_epoch, state.rate_epoch)
-    if plan.schedule == "plateau" and waited >= plan.plateau_epochs:
-        state.rate, state.rate_epoch = state.rate * plan.plateau_factor, state.epoch
+def _schedule(plan: Plan) -> MultiStepLR | ReduceLROnPlateau | None:
+    """What lowers the rate after epochs, on an optimizer of its own whose rate is the share that is left: the network's own
+    also follows warm-up and cosine within an epoch."""
+    share = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    if plan.schedule == "step":
+        return MultiStepLR(share, plan.step_epochs, plan.step_factor)
+    if plan.schedule == "plateau":
+        least = plan.least_rate / plan.learning_rate
+        # torch waits for one epoch more than its patience. No threshold: any better score counts, as for the best weights.
+        patience = plan.plateau_epochs - 1
+        return ReduceLROnPlateau(share, "max", plan.plateau_factor, patience, threshold=0.0, min_lr=least, eps=0.0)
+    return None
+
+
+def _lower_rate(state: _State, score: float) -> None:
+    if isinstance(state.schedule, ReduceLROnPlateau):
+        state.schedule.step(score)
+    elif state.schedule is not None:
+        state.schedule.optimizer.step()  # moves nothing; without it torch warns of a wrong order
+        state.schedule.step()
 
 
 def _learning_rate(plan: Plan, state: _State, progress: float, epochs_done: float) -> float:
@@ -216,7 +197,8 @@ def _move_average(state: _State, decay: float) -> None:
 
 def _start_or_resume(task: Task, plan: Plan, file: Path, here: World) -> _State:
     model = task.model.to(here.device, memory_format=torch.channels_last)
-    state = _State(model=model, average=copy.deepcopy(model).eval(), optimizer=_optimizer(model, plan))
+    average = copy.deepcopy(model).eval()
+    state = _State(model=model, average=average, optimizer=_optimizer(model, plan), schedule=_schedule(plan))
     wait(here)
     if file.exists():
         saved = torch.load(file, weights_only=True, map_location=here.device)
@@ -224,28 +206,48 @@ def _start_or_resume(task: Task, plan: Plan, file: Path, here: World) -> _State:
             getattr(state, name).load_state_dict(saved[name])
         for name in _NUMBERS:
             setattr(state, name, saved.get(name, getattr(state, name)))
+        if state.schedule is not None:
+            _load_schedule(state.schedule, saved, file)
     return state
 
 
+# Of the state of torch's schedules, what epochs change; the rest is the plan's.
+_OF_SCHEDULE = ("last_epoch", "best", "num_bad_epochs")
+
+
+def _load_schedule(schedule: MultiStepLR | ReduceLROnPlateau, saved: Mapping[str, Any], file: Path) -> None:
+    if "schedule" not in saved:
+        raise InputError(
+            f"{file} does not say how far its schedule had come: expected a checkpoint of this version, got an earlier "
+            f"one's; delete {file.parent} to train it again"
+        )
+    schedule.load_state_dict(saved["schedule"])
+    schedule.optimizer.param_groups[0]["lr"] = saved["rate"]
+
+
 def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    decayed = [p for p in model.parameters() if p.ndim > 1 or plan.decayed == "all"]
+    plain = [p for p in model.parameters() if p.ndim <= 1 and plan.decayed != "all"]
     groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.momentum > 0)
-    return torch.optim.AdamW(groups, lr=plan.learning_rate)
+    kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=plan.learning_rate)
 
 
 def _save_state(state: _State, file: Path, here: World) -> None:
     values = {name: getattr(state, name).state_dict() for name in ("model", "average", "optimizer")}
-    _save({**values, **{name: getattr(state, name) for name in _NUMBERS}}, file, here)
+    numbers = {name: getattr(state, name) for name in (*_NUMBERS, "rate")}
+    schedule = {} if state.schedule is None else state.schedule.state_dict()
+    _save({**values, **numbers, "schedule": {k: schedule[k] for k in _OF_SCHEDULE if k in schedule}}, file, here)
 
 
 def _save(values: dict[str, Any], file: Path, here: World) -> None:
-    """Only the first process writes."""
+    """Write beside and rename, so that a kill never leaves half a checkpoint; only the first process writes."""
     if here.first:
-        with atomic_write(file) as beside:
-            torch.save(values, beside)
+        beside = file.with_suffix(".tmp")
+        torch.save(values, beside)
+        beside.replace(file)
 
 
 def _line(task: Task, plan: Plan, state: _State, loss: float, figures: dict[str, float]) -> str:

@@ -6,7 +6,6 @@ run folder, so that any stage can be run by itself.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,15 +27,14 @@ from training.engine import Plan, fit, load_best
 from training.models import NetworkSpec, build, load_network, save_network
 from training.models.imagenet import load_imagenet
 from training.parallel import wait, world
+from training.recorded import same_training
 from training.segment import SegmentTask, frames_with_masks
-from training.shared_files import atomic_write, one_at_a_time, write_text
 from training.splits import Side
 from training.targets import Target, check_labels
 
 __all__ = ["PREDICTIONS", "Predictions", "Run"]
 
 PREDICTIONS = "predictions.npz"
-TRAINING = "training.json"  # how a folder's network is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +46,9 @@ class Predictions:
 
     def save(self, file: Path) -> None:
         """Write to `file`; a kill leaves nothing half done."""
-        with atomic_write(file) as beside:
-            np.savez(beside, rows=self.rows, logits=self.logits)
+        beside = file.with_name("unfinished.npz")
+        np.savez(beside, rows=self.rows, logits=self.logits)
+        beside.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> Predictions:
@@ -115,18 +114,17 @@ class Run:
     @cached_property
     def canvases(self) -> Canvases:
         """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
-        here, file = world(), self.out / "canvases.npz"
-        if here.first:
-            with one_at_a_time(file):
-                if not file.exists():
-                    self._cut().save(file)
+        here, c, file = world(), self.config, self.out / "canvases.npz"
+        if here.first and not file.exists():
+            canvases = (
+                self._lung_canvases() if c.sees_lungs else cut_frames(self.samples, c.member_spec, threads=c.threads)
+            )
+            canvases.save(file)
         wait(here)
         return Canvases.load(file)
 
-    def _cut(self) -> Canvases:
+    def _lung_canvases(self) -> Canvases:
         c = self.config
-        if not c.sees_lungs:
-            return cut_frames(self.samples, c.member_spec, threads=c.threads)
         if not self.segmenter_onnx.exists():
             raise InputError(f"{self.segmenter_onnx} is missing: run the stages in order, or all of them")
         find_lungs = LungFinder(self.segmenter_onnx, c.segmenter_spec, LUNG_BOX)
@@ -207,32 +205,22 @@ class Run:
 
         Raises InputError where it was trained, or begun, by another plan than now: networks of two plans do not compare.
         """
-        with one_at_a_time(folder, world()):
-            self._same_training(spec, plan, folder)
-            if not (folder / PREDICTIONS).exists():
-                task = make_task()
-                best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
-                self.keep(load_best(task.model, best), spec, folder, rows)
+        self._same_training(spec, plan, folder)
+        if not (folder / PREDICTIONS).exists():
+            task = make_task()
+            best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
+            self.keep(load_best(task.model, best), spec, folder, rows)
         return load_network(folder)[0]
 
     def _same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
-        """Note in the folder how its network is trained, or hold it against what is noted; one of before has no note."""
-        c, file = self.config, folder / TRAINING
-        how = {
-            "plan": {k: v for k, v in asdict(plan).items() if k not in ("threads", "tensorboard")},
-            "network": json.loads(json.dumps(spec.as_json())),
+        """Note in the folder how its network is trained, or compare it with what is noted."""
+        c = self.config
+        others = {
             "balance": c.balance,
             "augmentation": None if c.augmentation is None else asdict(c.augmentation),
             "turn_pa": c.turn_pa,
         }
-        if file.exists():
-            made = json.loads(file.read_text(encoding="utf-8"))
-            if changed := [f"{k} {made.get(k)}, not {how[k]}" for k in how if made.get(k) != how[k]]:
-                raise InputError(f"{folder} was trained with {'; '.join(changed)}: delete it to train it anew")
-        elif world().first and not (folder / PREDICTIONS).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(how, indent=1) + "\n")
-        wait(world())
+        same_training(folder, plan, spec, others, done=(folder / PREDICTIONS).exists())
 
     def keep(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
         """Save a network in `folder` and its predictions last; training checkpoints are no longer needed then."""

@@ -190,7 +190,7 @@ def test_networks_of_another_plan_are_not_mixed_in(root: Path, capsys: pytest.Ca
     assert reproduce.main(_arguments(root, "--stage", "learn", config="longer.toml")) == 2
     said = capsys.readouterr().err
     assert "was trained with plan" in said
-    assert "delete it to train it anew" in said
+    assert "delete it to train it again" in said
 
 
 def test_learners_of_another_kind_of_run_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
