@@ -25,6 +25,7 @@ from tqdm import tqdm
 from cxr_edge.errors import InputError
 from training.parallel import World, everywhere, shared_model, wait, world
 from training.plan import Plan
+from training.shared_files import atomic_write
 
 __all__ = ["Plan", "Task", "fit", "load_best"]
 
@@ -243,11 +244,10 @@ def _save_state(state: _State, file: Path, here: World) -> None:
 
 
 def _save(values: dict[str, Any], file: Path, here: World) -> None:
-    """Write beside and rename, so that a kill never leaves half a checkpoint; only the first process writes."""
+    """Only the first process writes."""
     if here.first:
-        beside = file.with_suffix(".tmp")
-        torch.save(values, beside)
-        beside.replace(file)
+        with atomic_write(file) as beside:
+            torch.save(values, beside)
 
 
 def _line(task: Task, plan: Plan, state: _State, loss: float, figures: dict[str, float]) -> str:

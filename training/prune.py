@@ -34,6 +34,7 @@ from training.models.networks import SEGMENTERS
 from training.parallel import everywhere, wait, world
 from training.plan import plan_settings
 from training.removal import Unit, choose, prunable, remove
+from training.shared_files import one_at_a_time, write_text
 
 __all__ = [
     "PrunableTask",
@@ -124,16 +125,17 @@ def prune(
     there is no folder: what is left over is due at a later one. Raises InputError where nothing can be removed at any step,
     and where the steps that are there came of a plan that takes other steps.
     """
-    _same_plan(plan, folder)
-    network, spec = load_network(start)
-    loop = _Loop(task_of=task_of, plan=plan, folder=folder, preprocess=preprocess, spec=spec)
-    steps, number = [loop.first(network)], 0
-    while not loop.enough(steps) and (number := loop.next_step(steps[-1].number, number)):
-        if loop.step(number, steps[-1].number):
-            steps.append(_read(_place(folder, number)))
-    if len(steps) == 1:
-        raise InputError(loop.why_nothing_goes())
-    return steps
+    with one_at_a_time(folder, world()):
+        _same_plan(plan, folder)
+        network, spec = load_network(start)
+        loop = _Loop(task_of=task_of, plan=plan, folder=folder, preprocess=preprocess, spec=spec)
+        steps, number = [loop.first(network)], 0
+        while not loop.enough(steps) and (number := loop.next_step(steps[-1].number, number)):
+            if loop.step(number, steps[-1].number):
+                steps.append(_read(_place(folder, number)))
+        if len(steps) == 1:
+            raise InputError(loop.why_nothing_goes())
+        return steps
 
 
 def steps_of(folder: Path) -> list[Step]:
@@ -372,7 +374,7 @@ def _same_plan(plan: PrunePlan, folder: Path) -> None:
                 f"the steps in {folder} were pruned with another {', '.join(other)}: delete them or that change"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(asked, indent=1) + "\n")
 
 
 def _place(folder: Path, number: int) -> Path:
@@ -387,6 +389,4 @@ def _read(place: Path) -> Step:
 
 
 def _write(step: Step, place: Path) -> None:
-    beside = place / f"{STEP}.tmp"
-    beside.write_text(json.dumps(asdict(step), indent=1) + "\n", encoding="utf-8")
-    beside.replace(place / STEP)
+    write_text(place / STEP, json.dumps(asdict(step), indent=1) + "\n")

@@ -16,6 +16,7 @@ from cxr_edge.errors import InputError
 from training.models import NetworkSpec
 from training.parallel import wait, world
 from training.plan import Plan, plan_settings
+from training.shared_files import write_text
 
 __all__ = ["TRAINING", "same_training"]
 
@@ -39,7 +40,7 @@ def same_training(folder: Path, plan: Plan, spec: NetworkSpec, others: Mapping[s
             raise InputError(f"{folder} was trained with {'; '.join(changed)}: delete it to train it again")
     elif world().first and not done:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(how, indent=1) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(how, indent=1) + "\n")
     wait(world())
 
 

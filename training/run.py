@@ -29,6 +29,7 @@ from training.models.imagenet import load_imagenet
 from training.parallel import wait, world
 from training.recorded import same_training
 from training.segment import SegmentTask, frames_with_masks
+from training.shared_files import atomic_write, one_at_a_time
 from training.splits import Side
 from training.targets import Target, check_labels
 
@@ -46,9 +47,8 @@ class Predictions:
 
     def save(self, file: Path) -> None:
         """Write to `file`; a kill leaves nothing half done."""
-        beside = file.with_name("unfinished.npz")
-        np.savez(beside, rows=self.rows, logits=self.logits)
-        beside.replace(file)
+        with atomic_write(file) as beside:
+            np.savez(beside, rows=self.rows, logits=self.logits)
 
     @classmethod
     def load(cls, file: Path) -> Predictions:
@@ -114,17 +114,18 @@ class Run:
     @cached_property
     def canvases(self) -> Canvases:
         """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
-        here, c, file = world(), self.config, self.out / "canvases.npz"
-        if here.first and not file.exists():
-            canvases = (
-                self._lung_canvases() if c.sees_lungs else cut_frames(self.samples, c.member_spec, threads=c.threads)
-            )
-            canvases.save(file)
+        here, file = world(), self.out / "canvases.npz"
+        if here.first:
+            with one_at_a_time(file):
+                if not file.exists():
+                    self._cut().save(file)
         wait(here)
         return Canvases.load(file)
 
-    def _lung_canvases(self) -> Canvases:
+    def _cut(self) -> Canvases:
         c = self.config
+        if not c.sees_lungs:
+            return cut_frames(self.samples, c.member_spec, threads=c.threads)
         if not self.segmenter_onnx.exists():
             raise InputError(f"{self.segmenter_onnx} is missing: run the stages in order, or all of them")
         find_lungs = LungFinder(self.segmenter_onnx, c.segmenter_spec, LUNG_BOX)
@@ -205,11 +206,12 @@ class Run:
 
         Raises InputError where it was trained, or begun, by another plan than now: networks of two plans do not compare.
         """
-        self._same_training(spec, plan, folder)
-        if not (folder / PREDICTIONS).exists():
-            task = make_task()
-            best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
-            self.keep(load_best(task.model, best), spec, folder, rows)
+        with one_at_a_time(folder, world()):
+            self._same_training(spec, plan, folder)
+            if not (folder / PREDICTIONS).exists():
+                task = make_task()
+                best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
+                self.keep(load_best(task.model, best), spec, folder, rows)
         return load_network(folder)[0]
 
     def _same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:

@@ -16,6 +16,7 @@ from training.parallel import wait, world
 from training.prune import best_step, export_network, prune, step_folder
 from training.recorded import TRAINING, same_training
 from training.run import Run
+from training.shared_files import atomic_write, one_at_a_time
 
 __all__ = ["SEGMENTER", "same_split", "segment", "take_segmenter"]
 
@@ -28,11 +29,13 @@ def take_segmenter(run: Run, other: Path) -> None:
     Raises InputError where it was not, since test patients would have trained the crops. Its plan is not this run's, so how it
     was trained is not taken over to be compared.
     """
-    if (run.out / SEGMENTER).exists():
-        return
-    same_split(run, other)
-    load_network(other / SEGMENTER)
-    shutil.copytree(other / SEGMENTER, run.out / SEGMENTER, ignore=shutil.ignore_patterns("*.pt", TRAINING))
+    with one_at_a_time(run.out / SEGMENTER):
+        if (run.out / SEGMENTER).exists():
+            return
+        same_split(run, other)
+        load_network(other / SEGMENTER)
+        with atomic_write(run.out / SEGMENTER) as beside:
+            shutil.copytree(other / SEGMENTER, beside, ignore=shutil.ignore_patterns("*.pt", TRAINING))
 
 
 def same_split(run: Run, other: Path) -> None:
@@ -52,6 +55,12 @@ def _sides(table: Path) -> dict[str, str]:
 
 
 def segment(run: Run) -> None:
+    """Do the segmenter's stage; where several commands start on one run folder, one does it and the others wait."""
+    with one_at_a_time(run.out / SEGMENTER, world()):
+        _segment(run)
+
+
+def _segment(run: Run) -> None:
     """Train the segmenter, prune it if asked for, export it; from then on it is frozen.
 
     Raises InputError where it was trained, or begun, by another plan than now.
