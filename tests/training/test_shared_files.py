@@ -15,10 +15,11 @@ import pytest
 
 from tests.training.made_collections import write_collections
 from tests.training.test_splits import record
+from training import dataset
 from training import run as run_module
 from training.canvases import Canvases
 from training.config import MemberPlan
-from training.dataset import Sample, prepare
+from training.dataset import Sample
 from training.flannel.config import FlannelConfig
 from training.flannel.run import FlannelRun
 from training.run import PREDICTIONS, Predictions
@@ -172,8 +173,16 @@ def test_five_processes_on_one_run_folder(tmp_path: Path) -> None:
 
 
 def _share_a_table(start: Barrier, k: int, data: Path, out: Path) -> None:
+    check = dataset.check_leakage
+
+    def checked(*args: object, **options: object) -> object:
+        with (data / "splits").open("a") as lines:
+            lines.write(f"{k}\n")
+        return check(*args, **options)  # type: ignore[arg-type]
+
+    dataset.check_leakage = checked  # type: ignore[assignment]
     start.wait(60)
-    samples = prepare(data, out, seed=1, threads=1)
+    samples = dataset.prepare(data, out, seed=1, threads=1)
     write_text(out / f"said-{k}", repr([(s.record.key, s.side) for s in samples]))
 
 
@@ -181,6 +190,9 @@ def test_five_processes_make_one_table(tmp_path: Path) -> None:
     write_collections(tmp_path / "data", patients=8, size_px=96)
     _together(_share_a_table, tmp_path / "data", tmp_path / "run")
     assert len({(tmp_path / "run" / f"said-{k}").read_text() for k in range(PROCESSES)}) == 1
+    assert len((tmp_path / "data" / "splits").read_text().splitlines()) == 1, (
+        "one process split, the others read its table"
+    )
     assert {"table.csv", "leakage.json", "leakage.md"} <= _names(tmp_path / "run")
 
 
