@@ -33,10 +33,10 @@ class R20Config(RunConfig):
 
     shares: of the sides, `r20` (81/9/10) or `starter`. modality_sources, task_sources: which sources a stage trains on;
     none means all. top: how many members go on after the modality stage. paper_weights: of the weighted average as
-    printed, the best member first. cam_cases: rows of the Grad-CAM picture. compare_with: a bundle (or `starter`) that is
-    run on the same test images; one of another split is named on the page and not compared. networks: a run folder of the same split whose trained members (by
-    name) are pruned, in place of the modality and task stages. members: by name. binary: None skips normal against
-    COVID-19.
+    printed, the best member first. cam_cases: rows of the Grad-CAM picture. compare_with: a bundle (or `starter`) that
+    is run on the same test images; one of another split is named on the page and not compared. networks: a run folder
+    of the same split whose trained members (by name) are pruned, in place of the modality and task stages. members: by
+    name. binary: None skips normal against COVID-19.
     """
 
     shares: Literal["r20", "starter"] = "r20"
