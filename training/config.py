@@ -217,11 +217,32 @@ def load_config(file: Path) -> Config:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The values of a TOML file. Raises InputError if it cannot be read."""
+    """The values of a TOML file, over those of the file beside it that its key `extends` names, table by table.
+
+    Raises InputError for a file that cannot be read, and for one that is extended and extends another.
+    """
+    values = _parsed(file)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or "extends" in (below := _parsed(file.parent / base)):
+        raise InputError(
+            f"{file}: extends is the name of one configuration in the same folder, which extends no other; got {base!r}: "
+            "name the file that holds all the rest"
+        )
+    return _merged(below, values)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the configuration {file} cannot be read: {error}") from error
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    tables = {k for k in above if isinstance(above[k], dict) and isinstance(below.get(k), dict)}
+    return {**below, **above, **{k: _merged(below[k], above[k]) for k in tables}}
 
 
 def plan(values: Mapping[str, Any], base: Plan, where: str) -> Plan:

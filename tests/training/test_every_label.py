@@ -93,7 +93,7 @@ def test_every_stage_of_a_shipped_configuration_has_images_of_every_label(
     run = _run(name, data, tmp_path)
     run.check_tasks()
     stages = {stage: (target, train) for stage, target, train in run.tasks()}
-    assert ("modality" in stages) == (name in ("r20-cpu", "r20-full", "r20-small"))
+    assert ("modality" in stages) == name.startswith(("r20-cpu", "r20-full", "r20-small"))
     for stage, (target, train) in stages.items():
         counts = Counter(target.truth(r.label) for r in train)
         assert all(counts[k] >= 3 for k in range(len(target.labels))), (stage, counts)

@@ -122,7 +122,7 @@ def test_tables_change_the_plans_that_they_name(tmp_path: Path) -> None:
         (f"{NAME}{TWO}[fit]\nlr = 1", "fit: unknown keys.*lr.*learning_rate"),
         (f'{NAME}{TWO}[fit]\nalpha = "inverse"', "fit: .*alpha balanced, count or none"),
         (f"{NAME}{TWO}[prune.retrain]\nepochz = 3", "prune.retrain: unknown keys.*epochz"),
-        (f'{NAME}{TWO}[learn]\nkeep = "first"', "learn: a plan keeps the best or the last weights, got 'first'"),
+        (f'{NAME}{TWO}[learn]\nkeep = "first"', "learn: keep of a plan is best or last, got 'first'"),
         (NAME, "two learners or more"),
         (NAME + ONE, r"two learners or more \(\[learners.NAME\] with an architecture\)"),
         (f"{NAME}{TWO}[baselines.b]\narchitecture = 'narrow-covid-net'", r"\['b'\] are learners and baselines"),

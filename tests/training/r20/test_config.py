@@ -72,7 +72,7 @@ def test_the_cpu_run_is_split_as_the_starter() -> None:
         ('name = "x"\n[members.a]\narchitecture = "custom"\nplan = { rate = 1 }', "members.a.plan: unknown keys"),
         ('name = "x"\n[members.a]\narchitecture = "timm:vgg17"', "no architecture is called 'timm:vgg17'"),
         ('name = "x"\n[members.a]\narchitecture = "covid-net"', "members.a: covid-net has no trunk to cut"),
-        (f'name = "x"\n{ONE}[multiclass]\noptimizer = "adam"', "adamw or sgd"),
+        (f'name = "x"\n{ONE}[multiclass]\noptimizer = "lion"', "adamw, adam or sgd"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, says: str) -> None:
