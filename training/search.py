@@ -1,8 +1,9 @@
 """R20's hyper-parameter search: ranges and a function that scores a trial in, the best values and all scores out.
 
-Values are drawn at random (the paper's Table 2 came so), each trial's from the seed and its number alone, so that it does
-not matter which machine tries it, or when. Every machine calls `search` on the same storage, and a killed one may call it
-again: each number is tried by one process, and only by another if that one was silent for `stale_s`.
+Values are drawn at random (the paper's Table 2 came so), each trial's from the seed, the study (one per network) and its
+number alone, so that it does not matter which machine tries it, or when. Every machine calls `search` on the same storage,
+and a killed one may call it again: each number is tried by one process, and only by another if that one was silent for
+`stale_s`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,7 +24,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError
 
@@ -154,8 +156,8 @@ def search(
 
 # A journal file, not SQLite: its lock is a file made with O_EXCL, which network file systems keep (NFS v3 on), while
 # SQLite's locks do not hold there (sqlite.org/faq.html, question 5). It is replayed whole, which hundreds of trials bear.
-# A process that is killed while it holds the lock is overruled by Optuna after 30 s.
-_JOURNAL = "search.journal"
+# A process that is killed while it holds the lock is overruled after _LOCK_S.
+_JOURNAL, _LOCK_S = "search.journal", 30
 # Signs of life in `stale_s`. They are counted, not dated, so that the clocks of two machines need not agree.
 _BEATS = 12
 _NUMBER, _BEAT, _REASON, _ASKED = "number", "beat", "reason", "asked"
@@ -230,7 +232,7 @@ class _Board:
             number = next((n for n in range(self.plan.trials) if n not in owners), None)
             if number is None:
                 return None
-            values = _drawn(self.ranges, self.seed, number)
+            values = _drawn(self.ranges, self.seed, self.study, number)
             trial_id = self.storage.create_new_trial(self.study_id, self._running(number, values))
             if self._owners()[number].number == self.storage.get_trial_number_from_id(trial_id):
                 return trial_id, Trial(number=number, **values)
@@ -313,7 +315,8 @@ class _Board:
 def _storage(plan: SearchPlan, folder: Path) -> BaseStorage:
     if plan.storage is None:
         folder.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
+        journal = str(folder / _JOURNAL)
+        return JournalStorage(JournalFileBackend(journal, JournalFileSymlinkLock(journal, grace_period=_LOCK_S)))
     try:
         return _database(plan.storage)
     except Exception as error:
@@ -349,8 +352,9 @@ def _ranges(plan: SearchPlan, kind: Kind) -> dict[str, BaseDistribution]:
     raise InputError(f"a search is of the kind pretrained or custom, not {kind!r}")
 
 
-def _drawn(ranges: dict[str, BaseDistribution], seed: int, number: int) -> dict[str, Any]:
-    """The values of a trial, from its number alone: two processes never draw the same because no number is tried twice."""
-    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def _drawn(ranges: dict[str, BaseDistribution], seed: int, study: str, number: int) -> dict[str, Any]:
+    """Return the values of a trial, from its study and number: two networks try other points, and two processes never try
+    the same because no number is tried twice."""
+    own = int(np.random.SeedSequence([seed, zlib.crc32(study.encode()), number]).generate_state(1)[0])
     drawer = optuna.create_study(sampler=optuna.samplers.RandomSampler(own))
     return dict(drawer.ask(ranges).params)

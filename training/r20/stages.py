@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -55,19 +56,25 @@ def search_plans(run: R20Run) -> None:
                 folder=run.out / "search",
                 seed=c.seed,
             )
-            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(_trials(run, member), ignore_errors=True)
             write_text(file, json.dumps(found.as_json(), indent=1) + "\n")
 
 
 def _trial_score(run: R20Run, member: str, trial: Trial) -> float:
     plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=run.config.search.epochs))
     network, _ = run.fresh(member, 2, plan.seed, trial)
-    folder = run.out / "search" / f"{member}-{trial.number}"
     task = run.task(network, modality(), plan, run.config.modality_sources)
-    best = load_best(network, fit(task, plan, folder))
-    score = task.score(best)["score"]
-    shutil.rmtree(folder)
-    return score
+    # A folder of its own: a process that was silent for a while may still be in this trial when another takes it over.
+    with TemporaryDirectory(dir=_trials(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True) as folder:
+        best = fit(task, plan, Path(folder), name=f"{member}, trial {trial.number}")
+        return task.score(load_best(network, best))["score"]
+
+
+def _trials(run: R20Run, member: str) -> Path:
+    """The folder of a member's trials, deleted with what killed processes left when the search is over."""
+    folder = run.out / "search" / member
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def found_by_search(run: R20Run, member: str) -> Trial:

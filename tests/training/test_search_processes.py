@@ -1,0 +1,137 @@
+"""A search shared by processes of which some die: what a dead one held is tried once more, by one of the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from optuna.storages.journal import JournalFileSymlinkLock
+
+from training import search as searching
+from training.r20 import stages
+from training.search import Found, SearchPlan, Trial, search
+
+PLAN = SearchPlan(trials=4, stale_s=1.5)
+
+
+def _search(folder: Path, *, study: str = "s", **changes: object) -> Found:
+    plan = SearchPlan(**{"trials": 4, "stale_s": 1.5, **changes})  # type: ignore[arg-type]
+    return search(lambda t: t.momentum or 0.0, plan, "pretrained", study=study, folder=folder, seed=1)
+
+
+def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, said: Connection) -> None:
+    """What another machine would run: a line in `tried` for every trial, each of `slow_s`."""
+
+    def score_of(trial: Trial) -> float:
+        with (folder / "tried").open("a") as lines:
+            lines.write(f"{name} {trial.number}\n")
+        time.sleep(slow_s)
+        return trial.momentum or 0.0
+
+    said.send(search(score_of, plan, "pretrained", study="s", folder=folder, seed=1))
+
+
+def _started(folder: Path, name: str, plan: SearchPlan, slow_s: float) -> tuple[BaseProcess, Connection]:
+    """Forked: nothing of it computes with torch, and imports take seconds."""
+    processes = multiprocessing.get_context("fork")
+    ours, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(target=_work, args=(folder, name, plan, slow_s, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _tried(folder: Path) -> list[list[str]]:
+    file = folder / "tried"
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _wait_until(what: object) -> None:
+    deadline = time.monotonic() + 60
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite:///{}/search.db"])
+def test_one_of_two_processes_takes_over_what_a_third_died_with(storage: str | None, tmp_path: Path) -> None:
+    plan = SearchPlan(trials=4, stale_s=1.5, storage=storage and storage.format(tmp_path))
+    dying, _ = _started(tmp_path, "dead", plan, 3600.0)
+    _wait_until(lambda: _tried(tmp_path))
+    os.kill(dying.pid, signal.SIGKILL)  # type: ignore[arg-type]
+    dying.join(30)
+    others = [_started(tmp_path, name, plan, 0.2) for name in "ab"]
+    found = [answer.recv() if answer.poll(60) else None for _, answer in others]
+    assert found[0] == found[1] == _search(tmp_path / "alone")
+    tried = _tried(tmp_path)
+    assert tried[0] == ["dead", "0"]
+    assert sorted(int(number) for _, number in tried[1:]) == [0, 1, 2, 3], "each once, the dead process's too"
+    for process, _ in others:
+        process.join(30)
+
+
+def test_a_process_that_died_with_the_journals_lock_blocks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_LOCK_S", 3)
+
+    def die(lock: JournalFileSymlinkLock) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _search(tmp_path, trials=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(JournalFileSymlinkLock, "release", die)
+        dying, _ = _started(tmp_path, "dead", PLAN, 0.0)
+        dying.join(30)
+    assert dying.exitcode == -signal.SIGKILL
+    assert (tmp_path / "search.journal.lock").is_symlink()
+    begin = time.monotonic()
+    assert _search(tmp_path) == _search(tmp_path / "alone")
+    assert time.monotonic() - begin < 20
+
+
+def test_networks_try_points_of_their_own(tmp_path: Path) -> None:
+    """One search per network on the same storage: vgg16's first trial is not vgg19's."""
+    points = [
+        {(f.trial.momentum, f.trial.learning_rate) for f in _search(tmp_path, study=study).finished}
+        for study in ("r20-vgg16", "r20-vgg19", "r20-vgg16")
+    ]
+    assert points[0] == points[2]
+    assert not points[0] & points[1]
+
+
+def test_two_processes_in_one_trial_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One was silent and goes on while another has taken its trial over: the first to end deletes only its own files."""
+    task = SimpleNamespace(score=lambda network: {"score": 0.5})
+    run = SimpleNamespace(
+        out=tmp_path,
+        config=SimpleNamespace(modality=None, modality_sources=(), search=PLAN),
+        fresh=lambda *_: (None, None),
+        task=lambda *_: task,
+    )
+    inside: list[Path] = []
+
+    def fit(_: object, plan: object, folder: Path, **__: object) -> Path:
+        inside.append(folder)
+        folder.mkdir(exist_ok=True)
+        (folder / "last.pt").touch()
+        if len(inside) == 1:
+            assert stages._trial_score(run, "vgg16", Trial(number=0)) == 0.5  # type: ignore[arg-type]
+        assert (folder / "last.pt").exists()
+        return folder / "best.pt"
+
+    monkeypatch.setattr(stages, "fit", fit)
+    monkeypatch.setattr(stages, "load_best", lambda network, file: network)
+    monkeypatch.setattr(stages, "_own_plan", lambda *_: SimpleNamespace(seed=1))
+    monkeypatch.setattr(stages, "replace", lambda plan, **_: plan)
+    monkeypatch.setattr(Trial, "plan", lambda trial, base: base)
+    assert stages._trial_score(run, "vgg16", Trial(number=0)) == 0.5  # type: ignore[arg-type]
+    assert len(set(inside)) == 2
+    assert not any(folder.exists() for folder in inside)
