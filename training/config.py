@@ -16,7 +16,7 @@ from training.classify import Balance
 from training.engine import Plan
 from training.findings import FindingTable
 from training.models import NetworkSpec
-from training.models.networks import is_known, names
+from training.models.networks import HEADS, is_known, names, takes_head
 from training.prune import PrunePlan
 from training.splits import Preset, Side, Unit
 from training.targets import Target
@@ -96,12 +96,13 @@ class BundleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MemberPlan:
-    """architecture, head_maps, dropout: as in `NetworkSpec`. imagenet: `hub`, a file of weights, or None for random.
+    """architecture, head_maps, head, dropout: as in `NetworkSpec`. imagenet: `hub`, a file of weights, or None for random.
     plan: what this member changes in the plan of every stage.
     """
 
     architecture: str
     head_maps: int = 1024
+    head: str = "conv-3x3"
     dropout: float = 0.5
     imagenet: str | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -112,6 +113,14 @@ class MemberPlan:
                 f"no architecture is called {self.architecture!r}: choose from {', '.join(names())}, or timm:NAME"
             )
 
+        if self.head not in HEADS:
+            raise InputError(f"head is one of {', '.join(HEADS)}, got {self.head!r}: change it, or leave it out")
+        if self.head != "conv-3x3" and not (self.head_maps and takes_head(self.architecture)):
+            raise InputError(
+                f"head = {self.head!r} is a kind of R20's head convolution, and {self.architecture} with head_maps = "
+                f"{self.head_maps} has none: leave it out, or give head_maps"
+            )
+
     def network(self, labels: int, channels: int) -> NetworkSpec:
         """The spec of its network for so many labels and input channels."""
         return NetworkSpec(
@@ -119,6 +128,7 @@ class MemberPlan:
             labels=labels,
             channels=channels,
             head_maps=self.head_maps,
+            head=self.head,
             dropout=self.dropout,
         )
 

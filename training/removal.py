@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -169,12 +169,19 @@ def _traced(network: nn.Module, example: Tensor) -> Iterator[torch_pruning.Depen
         with torch.enable_grad():
             network.requires_grad_(True)
             # A tuple: a lone tensor would be unpacked along its batch.
-            yield torch_pruning.DependencyGraph().build_dependency(network, (example.to(device),), verbose=False)
+            yield torch_pruning.DependencyGraph().build_dependency(
+                network, (example.to(device),), output_transform=_tensors, verbose=False
+            )
     finally:
         for m, was in training.items():
             m.training = was
         for name in frozen:
             network.get_parameter(name).requires_grad_(False)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """What a network gives, without the class activation map that one with dense layers has not."""
+    return [output] if isinstance(output, Tensor) else [value for value in output if value is not None]
 
 
 def _group(graph: torch_pruning.DependencyGraph, conv: nn.Conv2d, channels: Sequence[int]) -> list[_Touched]:

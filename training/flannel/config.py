@@ -91,8 +91,10 @@ class FlannelConfig(RunConfig):
 
     def _check_networks(self) -> None:
         for name, m in self.networks.items():
-            if m.architecture in COVID_NETS and name in self.learners:
-                raise InputError(f"learners.{name}: {m.architecture} has no class activation map; make it a baseline")
+            if m.architecture in COVID_NETS and name in self.learners and not m.head_maps:
+                raise InputError(
+                    f"learners.{name}: {m.architecture} has no class activation map; make it a baseline, or give it head_maps"
+                )
             if m.architecture in GRAY_ONLY and self.member_spec.channels != 1:
                 raise InputError(
                     f"{name}: {m.architecture} takes one gray channel, and preset {self.preset!r} has three; choose another "

@@ -3,7 +3,10 @@
 Wang, Lin, Wong, "COVID-Net" (arXiv 2003.09871, later Scientific Reports 10): a 7x7 convolution, four stages of PEPX blocks,
 each stage with a 1x1 convolution beside them, every block fed with the sum of all that came before it in its stage; then
 dense layers of 1024 and 256 on the flattened maps. The text says neither where the activations are nor whether there is batch
-norm: here both follow every convolution but a block's and a 1x1's last, which are summed, have batch norm alone.
+norm: here both follow every convolution but a block's and a 1x1's last, which are summed, have batch norm alone. Nor does it
+say a block's inner widths: ours are those of the public PyTorch code (github.com/iliasprc/COVIDNet), to the last parameter. The
+authors publish trained graphs, whose totals (117.4 and 127.4 million, against 134.6) are of other widths that no text gives.
+`CovidTrunk` is the network for another head, such as R20's.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from training.models.head import MemberOutput
 
-__all__ = ["CovidNet"]
+__all__ = ["CovidNet", "CovidTrunk"]
 
 _STEM = 64
 _STAGES = ((256, 3), (512, 4), (1024, 6), (2048, 3))  # maps, PEPX blocks
@@ -63,26 +66,43 @@ class _Stage(nn.Module):
         return self.relu(total)
 
 
-class CovidNet(nn.Module):
-    """(N, channels, S, S) -> logits; there is no class activation map, since dense layers mix the places.
+class CovidTrunk(nn.Module):
+    """(N, channels, S, S) -> the last stage's maps (N, maps, S/32, S/32), for another head than the published one.
 
-    narrower: divides all widths and is 1 for the published network; the narrow one flattens a grid of 3 (112 px). Maps of
-    another side than the grid's are averaged to it, so that any S from 32 on will do.
+    narrower: divides all widths and is 1 for the published network.
     """
 
-    def __init__(self, channels: int, labels: int, *, narrower: int = 1, grid: int = _GRID) -> None:
+    def __init__(self, channels: int, *, narrower: int = 1) -> None:
         super().__init__()
         stem = _STEM // narrower
         widths = [stem, *(maps // narrower for maps, _ in _STAGES)]
+        self.maps = widths[-1]
         self.stem = _conv(channels, stem, 7, stride=2)
         self.stages = nn.ModuleList(
             _Stage(ins, outs, blocks) for ins, outs, (_, blocks) in zip(widths, widths[1:], _STAGES, strict=False)
         )
         self.pool = nn.MaxPool2d(2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        for stage in self.stages:
+            x = stage(self.pool(x))
+        return x
+
+
+class CovidNet(CovidTrunk):
+    """(N, channels, S, S) -> logits; there is no class activation map, since dense layers mix the places.
+
+    narrower: as of the trunk; the narrow network flattens a grid of 3 (112 px). Maps of another side than the grid's are
+    averaged to it, so that any S from 32 on will do.
+    """
+
+    def __init__(self, channels: int, labels: int, *, narrower: int = 1, grid: int = _GRID) -> None:
+        super().__init__(channels, narrower=narrower)
         self.to_grid = nn.AdaptiveAvgPool2d(grid)
         first, second = (n // narrower for n in _DENSE)
         self.dense = nn.Sequential(
-            nn.Linear(widths[-1] * grid * grid, first),
+            nn.Linear(self.maps * grid * grid, first),
             nn.ReLU(inplace=True),
             nn.Linear(first, second),
             nn.ReLU(inplace=True),
@@ -90,7 +110,4 @@ class CovidNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> MemberOutput:
-        x = self.stem(image)
-        for stage in self.stages:
-            x = stage(self.pool(x))
-        return MemberOutput(self.dense(torch.flatten(self.to_grid(x), 1)), None)
+        return MemberOutput(self.dense(torch.flatten(self.to_grid(super().forward(image)), 1)), None)

@@ -6,12 +6,16 @@ map as a second output, without gradients; `training.gradcam` shows that it is w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CamHead", "MemberOutput", "TaskHead"]
+from cxr_edge.errors import InputError
+
+__all__ = ["HEADS", "CamHead", "MemberOutput", "TaskHead"]
 
 
 class MemberOutput(NamedTuple):
@@ -38,16 +42,60 @@ class CamHead(nn.Module):
         return MemberOutput(cam.mean(dim=(2, 3)) + self.bias, cam)
 
 
-class TaskHead(CamHead):
-    """R20's head: a 3x3 convolution (padded, with bias), ReLU, then GAP, dropout, dense.
+@dataclass(frozen=True, kw_only=True)
+class _Convolution:
+    """separable: a depthwise convolution without bias, then a 1x1 with one, as Keras' SeparableConv2D."""
 
-    An ordinary convolution with 1024 maps reproduces the parameters of the paper's tables; its text says a separable 5x5.
+    kernel: int
+    stride: int
+    separable: bool
+
+
+# R20's head convolution by name. All follow one row of zero padding; where its text and code have 5x5, their stride is 2.
+HEADS: Mapping[str, _Convolution] = {
+    "conv-3x3": _Convolution(kernel=3, stride=1, separable=False),
+    "separable-5x5": _Convolution(kernel=5, stride=2, separable=True),
+    "conv-5x5": _Convolution(kernel=5, stride=2, separable=False),
+}
+_PADDING = 1
+
+
+class TaskHead(CamHead):
+    """R20's head: zero padding, a convolution of `HEADS`, ReLU, then GAP, dropout, dense.
+
+    conv-3x3, an ordinary convolution, reproduces the parameters of the paper's tables with 1024 maps; its text says
+    separable-5x5, and its code has that for the modality and conv-5x5 for the tasks.
     """
 
-    def __init__(self, channels: int, maps: int, labels: int, dropout: float) -> None:
+    def __init__(self, channels: int, maps: int, labels: int, dropout: float, *, kind: str = "conv-3x3") -> None:
         super().__init__(maps, labels, dropout)
-        self.conv = nn.Conv2d(channels, maps, 3, padding=1)
+        head = _known(kind)
+        self.kernel = head.kernel
+        place = {"kernel_size": head.kernel, "stride": head.stride, "padding": _PADDING}
+        if head.separable:
+            self.depth = nn.Conv2d(channels, channels, groups=channels, bias=False, **place)
+            self.conv = nn.Conv2d(channels, maps, 1)
+        else:
+            self.conv = nn.Conv2d(channels, maps, **place)
         self.relu = nn.ReLU(inplace=True)
 
+    @property
+    def convolutions(self) -> Mapping[str, nn.Conv2d]:
+        """By name, the first of which reads the trunk's map."""
+        return {name: m for name in ("depth", "conv") if (m := getattr(self, name, None)) is not None}
+
     def forward(self, features: Tensor) -> MemberOutput:
-        return super().forward(self.relu(self.conv(features)))
+        if not torch.jit.is_tracing() and min(features.shape[2:]) + 2 * _PADDING < self.kernel:
+            raise InputError(
+                f"the head's {self.kernel}x{self.kernel} convolution needs maps of {self.kernel - 2 * _PADDING} cells a "
+                f"side or more, got {tuple(features.shape[2:])}: give larger images (canvas_px) or another head"
+            )
+        for convolution in self.convolutions.values():
+            features = convolution(features)
+        return super().forward(self.relu(features))
+
+
+def _known(kind: str) -> _Convolution:
+    if kind not in HEADS:
+        raise InputError(f"no head is called {kind!r}: choose from {', '.join(HEADS)}")
+    return HEADS[kind]

@@ -17,9 +17,9 @@ from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from training.models.covid_net import CovidNet
+from training.models.covid_net import CovidNet, CovidTrunk
 from training.models.custom import FILTERS, custom_trunk
-from training.models.head import CamHead, MemberOutput, TaskHead
+from training.models.head import HEADS, CamHead, MemberOutput, TaskHead
 from training.models.members import ARCHITECTURES, build_member
 from training.models.nasnet import nasnet_mobile_trunk
 from training.models.shapes import Shapes, resize
@@ -29,6 +29,7 @@ __all__ = [
     "COVID_NETS",
     "FLANNEL_NAMES",
     "GRAY_ONLY",
+    "HEADS",
     "R20_NAMES",
     "SEGMENTERS",
     "Network",
@@ -36,6 +37,7 @@ __all__ = [
     "build",
     "is_known",
     "names",
+    "takes_head",
 ]
 
 # Name here -> name in timm. Cut at the deepest convolution, as R20 does.
@@ -77,10 +79,11 @@ _NARROW_VGG = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 12
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
     """architecture: a name of `names()`, or `timm:NAME` for any other convolutional network of timm. labels: how many.
-    channels: of the input, 1 or 3. head_maps: of R20's head convolution; 0 for none, as FLANNEL's learners (the custom CNN,
-    COVID-Net and the starter's members have none anyway). dropout: before the dense layer. shapes: weights that pruning
-    made smaller, name -> shape. activation: of the custom CNN, `relu`, `elu` or `leaky-relu`; without ReLU it has no exact
-    zeros and cannot be pruned by APoZ.
+    channels: of the input, 1 or 3. head_maps: of R20's head convolution; 0 for none, as FLANNEL's learners (the custom CNN
+    and the starter's members have none anyway; COVID-Net then has the dense layers of its paper). head: which convolution
+    that is, a name of `HEADS`. dropout: before the dense layer. shapes: weights that pruning made smaller, name -> shape.
+    activation: of the custom CNN, `relu`, `elu` or `leaky-relu`; without ReLU it has no exact zeros and cannot be pruned by
+    APoZ.
     """
 
     architecture: str
@@ -90,6 +93,7 @@ class NetworkSpec:
     dropout: float = 0.5
     shapes: Shapes = field(default_factory=dict)
     activation: str = "relu"
+    head: str = "conv-3x3"
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object that `from_json` reads."""
@@ -140,6 +144,11 @@ def is_known(architecture: str) -> bool:
     return architecture in names() or (architecture.startswith("timm:") and timm.is_model(architecture[5:]))
 
 
+def takes_head(architecture: str) -> bool:
+    """Whether R20's head convolution goes on the architecture's trunk."""
+    return architecture not in ("custom", *GRAY_ONLY, *SEGMENTERS)
+
+
 def build(spec: NetworkSpec) -> nn.Module:
     """A fresh network with random weights, its layers resized to `spec.shapes`. Raises InputError for an unknown name."""
     network = _fresh(spec)
@@ -159,7 +168,7 @@ def _fresh(spec: NetworkSpec) -> nn.Module:
         if spec.channels != 1:
             raise InputError(f"{name} takes one gray channel, not {spec.channels}")
         return build_member(name, spec.labels)
-    if name in COVID_NETS:
+    if name in COVID_NETS and not spec.head_maps:
         narrower, grid = COVID_NETS[name]
         return CovidNet(spec.channels, spec.labels, narrower=narrower, grid=grid)
     if name == "custom":
@@ -169,10 +178,13 @@ def _fresh(spec: NetworkSpec) -> nn.Module:
     trunk, maps = _trunk(name, spec.channels)
     if not spec.head_maps:
         return Network(trunk, CamHead(maps, spec.labels, spec.dropout))
-    return Network(trunk, TaskHead(maps, spec.head_maps, spec.labels, spec.dropout))
+    return Network(trunk, TaskHead(maps, spec.head_maps, spec.labels, spec.dropout, kind=spec.head))
 
 
 def _trunk(name: str, channels: int) -> tuple[nn.Module, int]:
+    if name in COVID_NETS:
+        covid = CovidTrunk(channels, narrower=COVID_NETS[name][0])
+        return covid, covid.maps
     if name in _OWN:
         return _OWN[name](channels)
     known = _TIMM.get(name) or name.removeprefix("timm:")

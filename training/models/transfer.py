@@ -6,6 +6,7 @@ pruned, so a small network can be transferred as well as a whole one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -21,9 +22,10 @@ __all__ = ["with_trunk_of"]
 def with_trunk_of(source: nn.Module, spec: NetworkSpec) -> nn.Module:
     """A fresh network of `spec` with the source's trunk weights (copied) and a random head.
 
-    source: any network of `training.models.names()` but COVID-Net, pruned or not, with any number of labels. spec: of the new
-    network; its `shapes` are not read, since the trunk's are the source's and the head is whole. Raises InputError where the
-    source has no trunk and head, or a trunk of another architecture or for another number of input channels.
+    source: any network of `training.models.names()` but COVID-Net with its dense layers, pruned or not, with any number of
+    labels. spec: of the new network; its `shapes` are not read, since the trunk's are the source's and the head is whole.
+    Raises InputError where the source has no trunk and head, or a trunk of another architecture or for another number of input
+    channels.
     """
     if not (isinstance(getattr(source, "trunk", None), nn.Module) and hasattr(getattr(source, "head", None), "map")):
         raise InputError(
@@ -33,7 +35,7 @@ def with_trunk_of(source: nn.Module, spec: NetworkSpec) -> nn.Module:
     _check_same_design(source.trunk, network.trunk, spec)
     resize(network.trunk, _changed(source.trunk, network.trunk))
     network.trunk.load_state_dict(source.trunk.state_dict())
-    _narrow_head(network.head, _entry(source.head)[1].in_channels)
+    _narrow_head(network.head, next(iter(_readers(source.head).values())).in_channels)
     return network
 
 
@@ -64,16 +66,20 @@ def _changed(source: nn.Module, fresh: nn.Module) -> Shapes:
     return {name: shape for name, shape in shapes_of(source).items() if shape != before[name]}
 
 
-def _entry(head: nn.Module) -> tuple[str, nn.Conv2d]:
-    """The head's first convolution, which reads the trunk's map: R20's 3x3, or the map itself where there is none."""
-    return ("conv", head.conv) if hasattr(head, "conv") else ("map", head.map)
+def _readers(head: nn.Module) -> Mapping[str, nn.Conv2d]:
+    """The head's convolutions that are as wide as the trunk's map, the first reading it: R20's, or the map of labels."""
+    return getattr(head, "convolutions", None) or {"map": head.map}
 
 
 def _narrow_head(head: nn.Module, maps: int) -> None:
-    """Let a fresh head read a pruned trunk: keep the first `maps` input channels of its random weights."""
-    name, conv = _entry(head)
-    if maps != conv.in_channels:
-        kept = {k: v.detach().clone() for k, v in conv.state_dict().items()}
-        resize(head, {name: (conv.out_channels, maps, *conv.kernel_size)})
+    """Let a fresh head read a pruned trunk: of its random weights, take those of the first `maps` channels."""
+    for name, conv in _readers(head).items():
+        if maps == conv.in_channels:
+            continue
+        of_all = {k: v.detach().clone() for k, v in conv.state_dict().items()}
+        depthwise = conv.groups > 1
+        shape = (maps, 1) if depthwise else (conv.out_channels, maps)
+        resize(head, {name: (*shape, *conv.kernel_size)})
+        weight = of_all["weight"][:maps] if depthwise else of_all["weight"][:, :maps]
         with torch.no_grad():
-            conv.load_state_dict({**kept, "weight": kept["weight"][:, :maps]})
+            conv.load_state_dict({**of_all, "weight": weight})

@@ -63,8 +63,11 @@ class R20Config(RunConfig):
             raise InputError("give at least one member ([members.NAME] with an architecture) and top = 1 or more")
 
         for name, m in self.members.items():
-            if m.architecture in COVID_NETS:
-                raise InputError(f"members.{name}: {m.architecture} has no trunk to cut and no class activation map")
+            if m.architecture in COVID_NETS and not m.head_maps:
+                raise InputError(
+                    f"members.{name}: {m.architecture} with head_maps = 0 ends in dense layers on flattened maps, and has no "
+                    "class activation map: give head_maps, 1024 as the paper, for R20's head on its trunk"
+                )
 
     @property
     def side_shares(self) -> Mapping[Side, float]:
