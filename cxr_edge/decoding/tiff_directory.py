@@ -281,9 +281,9 @@ def _check_samples(bits: tuple[int, ...], formats: tuple[int, ...], *, colours: 
     allowed: tuple[int, ...] = {UNSIGNED: (1, 2, 4, 8, 10, 12, 14, 16), FLOAT: (16, 32, 64)}.get(kind, ())
     if kind == FLOAT and colours > 1:
         raise InputError("floating-point colour is not read here: save the picture as gray with 8 or 16 bits")
-    if colours > 1:
+    if kind == UNSIGNED and colours > 1:
         allowed = (8, 16)
-    if compression in (JPEG, WEBP):
+    if kind == UNSIGNED and compression in (JPEG, WEBP):
         allowed = (8,)
     if depth not in allowed:
         name = _FORMATS.get(kind, "complex or unknown")

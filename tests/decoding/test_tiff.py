@@ -269,6 +269,8 @@ def test_floating_point_and_unequal_samples() -> None:
     assert "floating-point colour is not read here" in refusal(written(colour))
     assert "a TIFF with 16-bit signed samples" in refusal(written(DEEP.astype(np.int16)))
     assert "complex or unknown" in refusal(written(DEEP.astype(np.complex64)))
+    signed_colour = np.dstack([GRAY // 2] * 3).astype(np.int8)
+    assert "a TIFF with 8-bit signed samples" in refusal(written(signed_colour, photometric="rgb"))
 
 
 def test_volumes_and_pages_are_refused() -> None:
