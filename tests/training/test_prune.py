@@ -21,7 +21,7 @@ from torch import nn
 
 from cxr_edge.errors import BundleError, InputError
 from cxr_edge.preprocess import PreprocessSpec
-from tests.training.pruned import CANVAS, FRAME, PLAN, classify_task, segment_task, start
+from tests.training.pruned import CANVAS, FRAME, PLAN, RETRAIN, classify_task, segment_task, start
 from training import cost
 from training.classify import ClassifyTask
 from training.models import load_network
@@ -266,6 +266,21 @@ def test_steps_of_another_plan_are_not_taken_up(straight: Path) -> None:
     other = replace(PLAN, step=PLAN.step / 2, multiple_of=8)
     with pytest.raises(InputError, match="another step, multiple_of"):
         prune(classify_task, straight / "network", other, straight / "pruned", CANVAS)
+
+
+def test_steps_of_an_earlier_version_go_on(straight: Path, tmp_path: Path) -> None:
+    """Its note lacks the options of a plan that came after; what it did is their defaults."""
+    shutil.copytree(straight / "pruned", tmp_path / "pruned")
+    file = tmp_path / "pruned" / "plan.json"
+    note = json.loads(file.read_text())
+    for name in ("decayed", "clip_norm", "least_rate", "step_epochs", "step_factor"):
+        del note["retrain"][name]
+    file.write_text(json.dumps(note))
+    assert len(prune(classify_task, straight / "network", PLAN, tmp_path / "pruned", CANVAS)) == 4
+    file.write_text(json.dumps(note))
+    other = replace(PLAN, retrain=replace(RETRAIN, clip_norm=1.0))
+    with pytest.raises(InputError, match="another retrain"):
+        prune(classify_task, straight / "network", other, tmp_path / "pruned", CANVAS)
 
 
 def test_where_it_ends_may_change(straight: Path) -> None:
