@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 CORE := CMakeLists.txt pyproject.toml $(CONSTRAINTS) $(shell find csrc cmake -type f)
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+# Two threads on networks as small as the tests' take twice the processor time of one.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BUILD_CONSTRAINT := $(if $(CONSTRAINTS),--build-constraint $(CONSTRAINTS))
 
 .PHONY: help setup demo test test-newest test-lowest test-aarch64 fuzz lock sanitize lint fmt bench wheel clean
@@ -68,7 +70,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/cxr-edge bench
 
 test: $(VENV)/.dev $(VENV)/.bindings
-	$(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest
 
 # The whole suite on the newest of everything that pyproject.toml allows.
 test-newest:
@@ -77,7 +79,7 @@ test-newest:
 # The runtime's tests on the lowest version of each of its dependencies, without torch: what tests training is left out.
 test-lowest:
 	$(MAKE) build/lowest/.lowest VENV=build/lowest PYTHON=$(PYTHON_LOWEST)
-	build/lowest/bin/python -m pytest tests --ignore=tests/training --ignore=tests/journey --ignore=tests/benchmarks
+	$(ONE_THREAD) build/lowest/bin/python -m pytest tests --ignore=tests/training --ignore=tests/journey --ignore=tests/benchmarks
 
 $(VENV)/.lowest: $(VENV)/.made $(CORE)
 	$(INSTALL) uv

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,9 @@ def _decoded(data: bytes, chunks: _Chunks) -> npt.NDArray[Any]:
         try:
             samples = np.asarray(imagecodecs.png_decode(data))
         except Exception as error:  # PngError with libpng's words; others, with none that help
-            words = f" ({error})" if type(error).__name__ == "PngError" else ""
+            # imagecodecs 2025.3.30 ends some of them in unset memory: what follows an unprintable character is dropped.
+            reason = "".join(takewhile(str.isprintable, str(error)))
+            words = f" ({reason})" if type(error).__name__ == "PngError" and reason else ""
             raise InputError(f"the PNG data cannot be decoded{words}: {DAMAGED}") from None
     if any("IDAT" in remark and not _SURPLUS.search(remark) for remark in remarks):
         raise InputError(f"the PNG data are damaged ({'; '.join(remarks)}): {DAMAGED}")
