@@ -37,7 +37,7 @@ from training.canvases import Canvases
 from training.config import BundleConfig
 from training.dataset import Sample, pixels
 from training.phantoms import LABELS, make_phantom
-from training.shared_files import write_text
+from training.shared_files import atomic_write, write_text
 
 __all__ = [
     "CARD",
@@ -118,7 +118,8 @@ def write_draft(
     """
     root.mkdir(parents=True, exist_ok=True)
     for name in (*(("segmenter",) if fitted.lung_box is not None else ()), *designs):
-        shutil.copyfile(networks / f"{name}.onnx", root / f"{name}.onnx")
+        with atomic_write(root / f"{name}.onnx") as beside:
+            shutil.copyfile(networks / f"{name}.onnx", beside)
     write_text(root / CARD, "# Draft\n\nNot judged yet.\n")
     chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
     segmenter = None
@@ -225,7 +226,8 @@ def _candidate(screener: Screener, i: int) -> _Candidate:
 
 
 def _known_answer(root: Path, candidate: _Candidate) -> KnownAnswer:
-    (root / candidate.name).write_bytes(candidate.png)
+    with atomic_write(root / candidate.name) as beside:
+        beside.write_bytes(candidate.png)
     return KnownAnswer(
         file=file_ref(root, candidate.name),
         roi=candidate.screening.roi.as_tuple(),

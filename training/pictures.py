@@ -21,6 +21,7 @@ from matplotlib.figure import Figure as Drawing
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
 from training.metrics import Answers, Figure, auc
+from training.shared_files import atomic_write
 
 __all__ = [
     "CamRow",
@@ -242,7 +243,9 @@ def _blank(title: str, width: float, height: float) -> tuple[Drawing, Axes]:
 
 def _saved(drawing: Drawing, file: Path | str) -> Drawing:
     Path(file).parent.mkdir(parents=True, exist_ok=True)
-    drawing.savefig(file, dpi=_DPI, format="png", metadata={"Software": None})  # matplotlib's version would differ
+    with atomic_write(Path(file)) as beside:
+        # matplotlib's version would differ
+        drawing.savefig(beside, dpi=_DPI, format="png", metadata={"Software": None})
     return drawing
 
 

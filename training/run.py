@@ -212,6 +212,7 @@ class Run:
                 task = make_task()
                 best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
                 self.keep(load_best(task.model, best), spec, folder, rows)
+            _delete_checkpoints(folder)  # a kill may have come just before
         return load_network(folder)[0]
 
     def _same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
@@ -229,8 +230,7 @@ class Run:
         if world().first:
             save_network(network, spec, folder)
             self.predict(network, rows).save(folder / PREDICTIONS)
-            for checkpoint in folder.glob("*.pt"):
-                checkpoint.unlink()
+        _delete_checkpoints(folder)
         wait(world())
 
     def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> Predictions:
@@ -246,3 +246,9 @@ class Run:
     def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
         """Group names (N,) of samples: patients that share an image are one."""
         return np.array([self.samples[i].group for i in rows])
+
+
+def _delete_checkpoints(folder: Path) -> None:
+    if world().first:
+        for checkpoint in folder.glob("*.pt"):
+            checkpoint.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from training.flannel.stages import network_folder
 from training.folds import in_fold
 from training.models import load_network
 from training.prune import export_network
-from training.shared_files import write_text
+from training.shared_files import atomic_write, write_text
 from training.tables import results_as_markdown
 
 __all__ = ["STAGES"]
@@ -39,7 +40,8 @@ def bundle(run: FlannelRun, folder: Path) -> None:
     fold = table.chosen_fold
     networks.mkdir(parents=True, exist_ok=True)
     if c.sees_lungs:
-        (networks / "segmenter.onnx").write_bytes(run.segmenter_onnx.read_bytes())
+        with atomic_write(networks / "segmenter.onnx") as beside:
+            shutil.copyfile(run.segmenter_onnx, beside)
     for name in c.learners:
         network, spec = load_network(network_folder(run, fold, name))
         export_network(network, spec, c.member_spec, networks / f"{name}.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from training.r20.results import results, split_in_words
 from training.r20.run import R20Run
 from training.r20.stages import chosen_step, plan_of, top_members
 from training.segmenting import SEGMENTER
-from training.shared_files import write_text
+from training.shared_files import atomic_write, write_text
 from training.tables import results_as_markdown
 
 __all__ = ["STAGES"]
@@ -35,7 +36,8 @@ def bundle(run: R20Run, folder: Path) -> None:
     """Export the pruned members, write the bundle in the run folder, and judge it through the deployed path."""
     c, networks = run.config, run.out / "export"
     networks.mkdir(parents=True, exist_ok=True)
-    (networks / "segmenter.onnx").write_bytes(run.segmenter_onnx.read_bytes())
+    with atomic_write(networks / "segmenter.onnx") as beside:
+        shutil.copyfile(run.segmenter_onnx, beside)
     for member in top_members(run):
         network, spec = load_network(chosen_step(run, member))
         export_network(network, spec, c.member_spec, networks / f"{member}.onnx")
