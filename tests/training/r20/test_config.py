@@ -71,7 +71,10 @@ def test_the_cpu_run_is_split_as_the_starter() -> None:
         ('name = "x"\n[members.a]\narchitecture = "custom"\nwidth = 3', "members.a: unknown keys.*width"),
         ('name = "x"\n[members.a]\narchitecture = "custom"\nplan = { rate = 1 }', "members.a.plan: unknown keys"),
         ('name = "x"\n[members.a]\narchitecture = "timm:vgg17"', "no architecture is called 'timm:vgg17'"),
-        ('name = "x"\n[members.a]\narchitecture = "covid-net"\nhead_maps = 0', "members.a: covid-net .* give head_maps"),
+        (
+            'name = "x"\n[members.a]\narchitecture = "covid-net"\nhead_maps = 0',
+            "members.a: covid-net .* give head_maps",
+        ),
         (f'name = "x"\n{ONE}[multiclass]\noptimizer = "lion"', "adamw, adam or sgd"),
     ],
 )
