@@ -195,6 +195,7 @@ def _child(folder: Path, out: str, stages: Sequence[str], kill: Killed | None) -
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     bundle.datetime = _AtOnce  # type: ignore[attr-defined]
+    bundle._tools = dict  # the commit: somebody may commit while the runs go on
     watch = _Watch(root=str(folder / out), kill=kill)
     sys.addaudithook(watch)
     for stage in stages:
