@@ -34,7 +34,7 @@ __all__ = ["Answer", "Screener", "internal_error", "screen_files"]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came of one file: its screening and the image, or the failure and no image.
+    """The result of one file: its screening and the image, or the failure and no image.
 
     trace: the traceback of an unexpected exception, else empty.
     """

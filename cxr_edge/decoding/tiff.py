@@ -1,7 +1,7 @@
 """A TIFF file in, its decoded picture out: gray, RGB or palette, in strips or tiles, any of the usual compressions.
 
 It exists because OpenCV reads some layouts wrongly (separate planes, tiles of gray with alpha, associated alpha). tifffile
-decodes segment by segment here, from a directory written anew that holds only what `tiff_directory` has checked.
+decodes segment by segment here, from a rewritten directory that holds only what `tiff_directory` has checked.
 """
 
 from __future__ import annotations

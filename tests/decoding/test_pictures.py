@@ -13,9 +13,7 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from cxr_edge.decode import decode_bytes
-from cxr_edge.errors import InputError
-from cxr_edge.records import Image
+from tests.decoding.results import codes, read, refusal
 from tests.dicom_files import picture
 
 GRAY = picture(8, rows=75, columns=53).astype(np.uint8)
@@ -28,20 +26,6 @@ def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> 
     source = Pillow.fromarray(pixels)
     (source.convert(mode) if mode else source).save(stream, kind, **options)
     return stream.getvalue()
-
-
-def read(data: bytes, **options) -> Image:
-    return decode_bytes(data, source="x", **options)
-
-
-def codes(image: Image) -> set[str]:
-    return {flag.code for flag in image.flags}
-
-
-def refusal(data: bytes) -> str:
-    with pytest.raises(InputError) as raised:
-        read(data)
-    return str(raised.value)
 
 
 # Blocks of metadata -----------------------------------------------------------------------------------------------------

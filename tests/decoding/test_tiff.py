@@ -11,9 +11,8 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from cxr_edge.decode import decode_bytes
-from cxr_edge.errors import InputError
 from cxr_edge.records import Image
+from tests.decoding.results import codes, read, refusal
 from tests.dicom_files import picture
 
 ROWS, COLUMNS = 75, 53  # no multiples of a tile
@@ -27,20 +26,6 @@ def written(pixels: np.ndarray, **options) -> bytes:
     options.setdefault("photometric", "rgb" if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) else "minisblack")
     tifffile.imwrite(stream, pixels, metadata=None, **options)
     return stream.getvalue()
-
-
-def read(data: bytes, **options) -> Image:
-    return decode_bytes(data, source="x.tif", **options)
-
-
-def codes(image: Image) -> set[str]:
-    return {flag.code for flag in image.flags}
-
-
-def refusal(data: bytes) -> str:
-    with pytest.raises(InputError) as raised:
-        read(data)
-    return str(raised.value)
 
 
 def with_value(data: bytes, tag: int, value: int, *, order: str = "<") -> bytes:
