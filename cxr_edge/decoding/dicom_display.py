@@ -197,18 +197,24 @@ def _lut(keyword: str, descriptor: Any, data: Any, *, little: bool, signed_input
     count = count or 1 << 16
     if signed_input and first >= 1 << 15:
         first -= 1 << 16
-    if isinstance(data, bytes):
-        # Tables of 8 bits come packed or one entry to a word.
-        kind = "u1" if bits <= 8 and len(data) < 2 * count else "<u2" if little else ">u2"
-        entries = np.frombuffer(data[: len(data) // np.dtype(kind).itemsize * np.dtype(kind).itemsize], kind)
-    else:
-        entries = np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF
+    entries = _entries(keyword, data, count, packed=bits <= 8, little=little)
     if len(entries) < count or not 1 <= bits <= 16:
         raise InputError(
             f"a lookup table of {keyword} holds {len(entries)} of {count} entries with {bits} bits: export the file again"
         )
     values = entries[:count].astype(np.float64)
     return Lut(first=first, entries=values, top=max(float((1 << bits) - 1), float(values.max())))
+
+
+def _entries(keyword: str, data: Any, count: int, *, packed: bool, little: bool) -> npt.NDArray[Any]:
+    """LUT Data as words. packed: tables of 8 bits come one entry to a byte or one to a word."""
+    if isinstance(data, bytes):
+        kind = "u1" if packed and len(data) < 2 * count else "<u2" if little else ">u2"
+        return np.frombuffer(data[: len(data) // np.dtype(kind).itemsize * np.dtype(kind).itemsize], kind)
+    try:
+        return np.atleast_1d(np.asarray(data)).astype(np.int64) & 0xFFFF
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"LUT Data (0028,3006) of {keyword} holds no numbers: export the file again") from None
 
 
 def _descriptor(keyword: str, value: Any, *, little: bool) -> tuple[int, int, int]:

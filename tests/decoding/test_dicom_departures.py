@@ -517,6 +517,14 @@ def test_a_table_with_a_wrong_descriptor_is_named(descriptor) -> None:
     )
 
 
+def test_a_table_of_text_is_named() -> None:
+    item = table(4096)
+    item.add_new("LUTData", "LT", "no numbers")
+    assert "LUT Data (0028,3006) of VOILUTSequence holds no numbers" in refusal(
+        file_bytes(dataset(STORED, VOILUTSequence=Sequence([item])))
+    )
+
+
 def test_implicit_files_with_words_of_unknown_sign() -> None:
     """In implicit files padding and lookup tables are 'US or SS': Pixel Representation decides."""
     words = STORED // 2
