@@ -114,8 +114,7 @@ def _start(batch: Batch, sources: tuple[Source, ...], limits: Limits) -> _Worker
 def _collect(worker: _Worker, report: Report, limits: Limits) -> Batch | None:
     """Take one message of a worker, if there is one; the rest of its batch when it has ended, None while it runs."""
     if not worker.pipe.poll():
-        _, since = PROGRESS.unpack_from(worker.progress)
-        if time.monotonic() - since > limits.wall_seconds:
+        if _stuck(worker, limits):
             worker.process.kill()
         return None
     try:
@@ -129,6 +128,15 @@ def _collect(worker: _Worker, report: Report, limits: Limits) -> Batch | None:
         report.findings.append(message)
         return None
     return _finish(worker, report, *message)
+
+
+def _stuck(worker: _Worker, limits: Limits) -> bool:
+    """Whether the input in progress takes too long. Read twice: the worker may be writing the 16 bytes at that moment."""
+    first = PROGRESS.unpack_from(worker.progress)
+    if time.monotonic() - first[1] <= limits.wall_seconds:
+        return False
+    time.sleep(0.05)
+    return PROGRESS.unpack_from(worker.progress) == first
 
 
 def _finish(worker: _Worker, report: Report, following: int, images: int) -> Batch:
