@@ -82,15 +82,19 @@ def _decoded(data: bytes, chunks: _Chunks) -> npt.NDArray[Any]:
         try:
             samples = np.asarray(imagecodecs.png_decode(data))
         except Exception as error:  # PngError with libpng's words; others, with none that help
-            # imagecodecs 2025.3.30 ends some of them in unset memory: what follows an unprintable character is dropped.
-            reason = "".join(takewhile(str.isprintable, str(error)))
+            reason = _words(str(error))
             words = f" ({reason})" if type(error).__name__ == "PngError" and reason else ""
             raise InputError(f"the PNG data cannot be decoded{words}: {DAMAGED}") from None
     if any("IDAT" in remark and not _SURPLUS.search(remark) for remark in remarks):
-        raise InputError(f"the PNG data are damaged ({'; '.join(remarks)}): {DAMAGED}")
+        raise InputError(f"the PNG data are damaged ({'; '.join(map(_words, remarks))}): {DAMAGED}")
     if samples.shape[:2] != (chunks.height_px, chunks.width_px):
         raise InputError(f"the decoded size is not that of the header: {DAMAGED}")
     return samples
+
+
+def _words(text: str) -> str:
+    """libpng's words: imagecodecs 2025.3.30 ends some in unset memory, so what follows an unprintable character is dropped."""
+    return "".join(takewhile(str.isprintable, text))
 
 
 def _decoder_bytes(chunks: _Chunks) -> float:
