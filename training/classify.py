@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec, normalize
 from training.augment import Augmentation, histogram_cdf, pa_as_ap
+from training.batches import Batch, Batches
 from training.canvases import Canvases
 from training.dataset import Sample
 from training.findings import projection
 from training.losses import allowed_label_loss
+from training.mixing import Mixing
 from training.parallel import World
 from training.targets import Target, check_labels
 
@@ -64,6 +66,7 @@ class ClassifyTask:
     epoch_images: images drawn an epoch with balance `draw`; else an epoch is every training image once (the last partial
     batch dropped). augmentation: None for none. by_loss: choose the epoch by validation loss, as R20, not by score.
     turn_pa: make PA images look like AP ones in training (FLANNEL's text). least: training images that each label must have.
+    mixing: mix the images of a batch.
     """
 
     def __init__(
@@ -84,10 +87,11 @@ class ClassifyTask:
         by_loss: bool = False,
         turn_pa: bool = False,
         least: int = 1,
+        mixing: Mixing | None = None,
     ) -> None:
         self.model, self.samples, self.canvases, self.spec, self.target = model, samples, canvases, spec, target
         self.batch, self.seed, self.smoothing, self.balance, self.by_loss = batch, seed, smoothing, balance, by_loss
-        self.augmentation, self.turn_pa = augmentation, turn_pa
+        self.augmentation, self.turn_pa, self.mixing = augmentation, turn_pa, mixing
         self._allowed = np.stack([target.allowed(s.record.label) for s in samples])
         self._truth = np.array([target.truth(s.record.label) for s in samples])
         taken = [i for i, s in enumerate(samples) if self._allowed[i].any() and s.record.source not in left_out]
@@ -105,18 +109,19 @@ class ClassifyTask:
             raise InputError(f"{images} training images do not fill a batch of {batch}: choose a smaller batch")
         self.batches_per_epoch = max(1, images // batch)
 
-    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
-        rng = np.random.default_rng([self.seed, epoch])
+    def batches(self, epoch: int, here: World) -> Batches:
+        order = list(self._order(np.random.default_rng([self.seed, epoch])))
         share = here.share(self.batch)
-        for b, chosen in enumerate(self._order(rng)):
-            rows = range(share.start, min(share.stop, len(chosen)))
+
+        def made(b: int) -> Batch:
             # Each image has random numbers of its own, so that a process need not draw those of the others' images.
-            images = [self.altered(int(chosen[r]), np.random.default_rng([self.seed, epoch, b, r])) for r in rows]
-            mine = chosen[share]
-            yield (
-                torch.from_numpy(np.stack([normalize(i, self.spec) for i in images])),
-                torch.from_numpy(self._allowed[mine]),
-            )
+            rngs = [np.random.default_rng([self.seed, epoch, b, r]) for r in range(share.start, share.stop)]
+            mine = order[b][share]
+            images = [normalize(self.altered(int(i), rng), self.spec) for i, rng in zip(mine, rngs, strict=True)]
+            batch = torch.from_numpy(np.stack(images)), torch.from_numpy(self._allowed[mine])
+            return self.mixing.mixed(*batch, np.random.default_rng([self.seed, epoch, b])) if self.mixing else batch
+
+        return Batches(len(order), made)
 
     def _order(self, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
         """The images of each batch of an epoch."""
@@ -141,12 +146,18 @@ class ClassifyTask:
         other = self._cdfs[int(rng.choice(self._train, p=self._draw))]
         return self.augmentation.gray(warp.apply(self.canvases.wide[i], border=border), rng, other=other)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        images, allowed = batch
-        images = images.contiguous(memory_format=torch.channels_last)
-        return allowed_label_loss(
-            model(images).logits.float(), allowed, smoothing=self.smoothing, weights=self._weights.to(allowed.device)
-        )
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        images, allowed, *mixed = batch
+        logits = model(images.contiguous(memory_format=torch.channels_last)).logits.float()
+        own = self._loss(logits, allowed)
+        if not mixed:
+            return own
+        others, share = mixed
+        return share * own + (1 - share) * self._loss(logits, others)
+
+    def _loss(self, logits: Tensor, allowed: Tensor) -> Tensor:
+        weights = self._weights.to(allowed.device)
+        return allowed_label_loss(logits, allowed, smoothing=self.smoothing, weights=weights)
 
     def score(self, model: nn.Module) -> dict[str, float]:
         logits = logits_of(model, self.canvases.lungs[self._validation], self.spec)
@@ -179,16 +190,13 @@ def images_of(lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, batch: int 
 
 
 @torch.no_grad()
-def logits_of(
-    model: nn.Module, lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, bfloat16: bool = True
-) -> npt.NDArray[np.float32]:
+def logits_of(model: nn.Module, lungs: npt.NDArray[np.uint8], spec: PreprocessSpec) -> npt.NDArray[np.float32]:
     """Logits (N, labels) of a network on deployed canvases (N, S, S), on the device that it is on."""
     model.eval()
     device = next(model.parameters()).device
     parts = []
     for images in images_of(lungs, spec):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            logits = model(images.to(device, memory_format=torch.channels_last)).logits
+        logits = model(images.to(device, memory_format=torch.channels_last)).logits
         parts.append(logits.float().cpu().numpy())
     return np.concatenate(parts)
 

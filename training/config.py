@@ -13,10 +13,10 @@ from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.preprocess import PreprocessSpec
 from training.augment import Augmentation
 from training.classify import Balance
-from training.engine import Plan
 from training.findings import FindingTable
 from training.models import NetworkSpec
 from training.models.networks import HEADS, is_known, names, takes_head
+from training.plan import Plan, renamed
 from training.prune import PrunePlan
 from training.splits import Preset, Side, Unit
 from training.targets import Target
@@ -70,6 +70,7 @@ class BundleConfig:
     def __post_init__(self) -> None:
         if self.least_images < 1:
             raise InputError(f"least_images is 1 or more, got {self.least_images}: no label is learnt from no image")
+        check_segmenter_plan(self.segmenter)
 
     @property
     def target(self) -> Target:
@@ -92,6 +93,13 @@ class BundleConfig:
     def member_spec(self) -> PreprocessSpec:
         """What every member sees: the lung box."""
         return PreprocessSpec(region="lungs", canvas_px=self.canvas_px, crop_px=self.canvas_px, standardize="image")
+
+
+def check_segmenter_plan(plan: Plan) -> None:
+    """Raises InputError for what only a classifier's training has."""
+    for name in ("mixup", "cutmix", "frozen_epochs"):
+        if getattr(plan, name):
+            raise InputError(f"{name} of a segmenter's plan is 0, got {getattr(plan, name)!r}: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +164,8 @@ class RunConfig(BundleConfig, ABC):
         super().__post_init__()
         if self.preset not in ("sane", "paper", "code"):
             raise InputError(f"the preset is sane, paper or code, got {self.preset!r}")
+        if self.prune_segmenter is not None:
+            check_segmenter_plan(self.prune_segmenter.retrain)
         _known(self.augment, Augmentation, "augment")
 
     @property
@@ -257,6 +267,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 def plan(values: Mapping[str, Any], base: Plan, where: str) -> Plan:
     """`base` with what a table of the file changes."""
+    values = renamed(values)
     _known(values, Plan, where)
     return _made(lambda: replace(base, **values), where)
 

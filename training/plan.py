@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cxr_edge.errors import InputError
 
-__all__ = ["Plan", "plan_settings"]
+__all__ = ["Plan", "plan_settings", "renamed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,16 @@ class Plan:
     None. ema: decay of the weights' moving average, a step; 0 for none. minutes: wall-clock budget of this training over
     all its runs, or None: where epochs do not fit, the schedule ends when the time does, so that the last epochs always
     run at a small learning rate. keep: the weights of the epoch with the best score, or of the last one, so that nothing is
-    chosen on validation images. tensorboard: write curves beside the log (needs the package tensorboard).
+    chosen on validation images.
+
+    accumulate: batches whose gradients make one step, as one batch of that many images would (batch norm still sees `batch`).
+    precision: `bf16` or `fp16` (with a scaled loss) are torch's autocast, `fp32` is all of it. frozen_epochs: at the start, in
+    which the trunk keeps its weights and its norms their statistics, and the head alone learns. layer_decay: factor of the
+    rate from layer to layer, going back from the head (`models.layers`). rate_decay: Keras's, the rate is divided by
+    1 + rate_decay x steps. mixup, cutmix: alpha of the Beta distribution that a batch's share of mixed images is drawn from,
+    0 for none; with both, half of the batches each. workers: processes that make batches; 0 for a thread.
+    compile: train through torch.compile. deterministic: only kernels that repeat to the last bit. tensorboard, mlflow: write
+    curves beside the log (each needs its package).
     """
 
     epochs: int
@@ -50,10 +59,20 @@ class Plan:
     ema: float = 0.995
     seed: int = 1
     threads: int = 2
-    bfloat16: bool = True
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     keep: Literal["best", "last"] = "best"
     minutes: float | None = None
+    accumulate: int = 1
+    frozen_epochs: int = 0
+    layer_decay: float = 1.0
+    rate_decay: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    workers: int = 0
+    compile: bool = False
+    deterministic: bool = False
     tensorboard: bool = False
+    mlflow: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.step_epochs, list):  # as TOML and JSON have it
@@ -71,7 +90,10 @@ class Plan:
             )
 
 
-def _one_of(*known: str) -> tuple[str, Callable[[Any], bool]]:
+Expected = tuple[str, Callable[[Any], bool]]  # in words, and whether a value is that
+
+
+def _one_of(*known: str) -> Expected:
     return f"{', '.join(known[:-1])} or {known[-1]}", lambda value: value in known
 
 
@@ -79,29 +101,74 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _rises(values: Any) -> bool:
-    return isinstance(values, tuple) and all(map(_is_whole, values)) and list(values) == sorted(set(values))
+    whole = isinstance(values, tuple) and all(_is_integer(v) and v >= 1 for v in values)
+    return whole and list(values) == sorted(set(values))
 
 
-# Field of a plan -> what is expected of it, and whether a value is that.
-_EXPECTED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+def _whole_from(least: int) -> Expected:
+    return f"a whole number from {least}", lambda value: _is_integer(value) and value >= least
+
+
+def _or_none(expected: Expected) -> Expected:
+    return expected[0], lambda value: value is None or expected[1](value)
+
+
+_FROM_0: Expected = ("0 or more", lambda value: _is_number(value) and value >= 0)
+_ABOVE_0: Expected = ("above 0", lambda value: _is_number(value) and value > 0)
+_BELOW_1: Expected = ("from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+_BETWEEN: Expected = ("between 0 and 1, both excluded", lambda value: _is_number(value) and 0 < value < 1)
+_SWITCH: Expected = ("true or false", lambda value: isinstance(value, bool))
+
+_EXPECTED: Mapping[str, Expected] = {
+    "epochs": _whole_from(1),
+    "batch": _whole_from(1),
     "optimizer": _one_of("adamw", "adam", "sgd"),
-    "schedule": _one_of("cosine", "plateau", "step", "constant"),
+    "learning_rate": _ABOVE_0,
+    "momentum": _BELOW_1,
+    "weight_decay": _FROM_0,
     "decayed": _one_of("kernels", "all"),
-    "keep": _one_of("best", "last"),
-    "clip_norm": ("0 (no limit) or more", lambda value: _is_number(value) and value >= 0),
-    "plateau_factor": ("between 0 and 1, both excluded", lambda value: _is_number(value) and 0 < value < 1),
-    "plateau_epochs": ("a whole number from 1", _is_whole),
-    "least_rate": ("0 or more", lambda value: _is_number(value) and value >= 0),
+    "clip_norm": ("0 (no limit) or more", _FROM_0[1]),
+    "schedule": _one_of("cosine", "plateau", "step", "constant"),
+    "warmup_epochs": _FROM_0,
+    "plateau_factor": _BETWEEN,
+    "plateau_epochs": _whole_from(1),
+    "least_rate": _FROM_0,
     "step_epochs": ("rising whole numbers from 1", _rises),
-    "step_factor": ("between 0 and 1, both excluded", lambda value: _is_number(value) and 0 < value < 1),
+    "step_factor": _BETWEEN,
+    "patience": _or_none(_whole_from(1)),
+    "ema": _BELOW_1,
+    "seed": _whole_from(0),
+    "threads": _whole_from(1),
+    "precision": _one_of("bf16", "fp16", "fp32"),
+    "keep": _one_of("best", "last"),
+    "minutes": _or_none(_ABOVE_0),
+    "accumulate": _whole_from(1),
+    "frozen_epochs": _whole_from(0),
+    "layer_decay": ("above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1),
+    "rate_decay": _FROM_0,
+    "mixup": _FROM_0,
+    "cutmix": _FROM_0,
+    "workers": _whole_from(0),
+    "compile": _SWITCH,
+    "deterministic": _SWITCH,
+    "tensorboard": _SWITCH,
+    "mlflow": _SWITCH,
 }
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan's values as written, with what version 0.1 called `bfloat16` (true or false) as `precision`."""
+    now = dict(values)
+    if isinstance(now.get("bfloat16"), bool):
+        now.setdefault("precision", "bf16" if now.pop("bfloat16") else "fp32")
+    return now
 
 
 def plan_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """A plan's settings as a JSON object has them, with today's defaults for those that an earlier version did not know."""
-    return {**asdict(Plan(epochs=1)), **values, "step_epochs": tuple(values.get("step_epochs", ()))}
+    return {**asdict(Plan(epochs=1)), **renamed(values), "step_epochs": tuple(values.get("step_epochs", ()))}

@@ -22,7 +22,7 @@ __all__ = ["TRAINING", "same_training"]
 
 TRAINING = "training.json"
 
-_NO_MATTER = ("threads", "tensorboard")  # settings of a plan that change no weight
+_NO_MATTER = ("threads", "workers", "tensorboard", "mlflow")  # settings of a plan that change no weight
 
 
 def same_training(folder: Path, plan: Plan, spec: NetworkSpec, others: Mapping[str, Any], *, done: bool) -> None:

@@ -24,6 +24,7 @@ from training.collections import Record
 from training.config import RunConfig
 from training.dataset import Sample, load, prepare
 from training.engine import Plan, fit, load_best
+from training.mixing import mixing_of
 from training.models import NetworkSpec, build, load_network, save_network
 from training.models.imagenet import load_imagenet
 from training.parallel import wait, world
@@ -184,6 +185,7 @@ class Run:
             by_loss=c.by_loss,
             turn_pa=c.turn_pa,
             least=c.least_images,
+            mixing=mixing_of(plan),
         )
 
     def started(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
@@ -236,7 +238,7 @@ class Run:
     def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> Predictions:
         """Logits on deployed canvases, (N,) of the run's samples."""
         network = network.to(world().device)
-        logits = logits_of(network, self.canvases.lungs[rows], self.config.member_spec, bfloat16=False)
+        logits = logits_of(network, self.canvases.lungs[rows], self.config.member_spec)
         return Predictions(rows=rows, logits=logits)
 
     def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:

@@ -19,6 +19,7 @@ from cxr_edge.errors import InputError
 from cxr_edge.preprocess import PreprocessSpec, canvas, normalize
 from cxr_edge.records import Roi
 from training.augment import Augmentation, Gray
+from training.batches import Batch, Batches
 from training.collections import Record
 from training.dataset import Sample, pixels
 from training.losses import mask_loss
@@ -102,14 +103,20 @@ class SegmentTask:
         self.batch, self.seed = batch, seed
         self.batches_per_epoch = len(train) // batch
 
-    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.train))
-        for b in range(self.batches_per_epoch):
-            chosen = order[b * self.batch : (b + 1) * self.batch][here.share(self.batch)]
-            yield _stack([_altered(self.train[i], self.spec, rng) for i in chosen], self.spec)
+    def batches(self, epoch: int, here: World) -> Batches:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
+        share = here.share(self.batch)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        def made(b: int) -> Batch:
+            # As members' batches: random numbers of an image are its own, whoever makes it.
+            rows = range(share.start, share.stop)
+            frames = [self.train[order[b * self.batch + r]] for r in rows]
+            rngs = [np.random.default_rng([self.seed, epoch, b, r]) for r in rows]
+            return _stack([_altered(f, self.spec, rng) for f, rng in zip(frames, rngs, strict=True)], self.spec)
+
+        return Batches(self.batches_per_epoch, made)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         image, lung, known = batch
         return mask_loss(model(image).float(), lung, known)
 
@@ -119,7 +126,7 @@ class SegmentTask:
         device, values = next(model.parameters()).device, []
         for start in range(0, len(self.validation), self.batch):
             image, lung, known = _stack(self.validation[start : start + self.batch], self.spec)
-            p = model(image.to(device, memory_format=torch.channels_last)).sigmoid().cpu()
+            p = model(image.to(device, memory_format=torch.channels_last)).float().sigmoid().cpu()
             values += [dice(*(x.numpy() for x in t)) for t in zip(p, lung, known, strict=True)]
         return {"score": float(np.mean(values)), "worst": float(np.min(values))}
 

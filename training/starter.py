@@ -28,6 +28,7 @@ from training.config import Config, load_config
 from training.dataset import Sample, data_folder, prepare
 from training.engine import fit, load_best
 from training.export import SegmenterForExport, export
+from training.mixing import mixing_of
 from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, save_network
 from training.segment import SegmentTask, frames_with_masks
 from training.shared_files import one_at_a_time, write_text
@@ -130,6 +131,7 @@ def train_member(
         left_out=config.left_out,
         augmentation=Augmentation(),
         least=config.least_images,
+        mixing=mixing_of(plan),
     )
     return task, fit(task, plan, out / name)
 

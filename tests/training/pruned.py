@@ -29,7 +29,7 @@ SIDE_PX = 32
 CANVAS = PreprocessSpec(canvas_px=SIDE_PX, crop_px=SIDE_PX)
 FRAME = PreprocessSpec(region="frame", canvas_px=SIDE_PX, crop_px=SIDE_PX)
 TARGET = Target(labels=("normal", "bacterial", "covid-19"))
-RETRAIN = Plan(epochs=2, batch=8, seed=3, threads=1, bfloat16=False, learning_rate=1e-3)
+RETRAIN = Plan(epochs=2, batch=8, seed=3, threads=1, precision="fp32", learning_rate=1e-3)
 PLAN = PrunePlan(step=0.1, until=0.3, retrain=RETRAIN)
 
 

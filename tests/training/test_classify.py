@@ -123,9 +123,7 @@ def test_logits_do_not_depend_on_the_batches() -> None:
     torch.manual_seed(0)
     network = build_member("plain", 2)
     many = np.concatenate([canvases.lungs] * 3)
-    assert_close(
-        logits_of(network, many, SPEC, bfloat16=False)[:32], logits_of(network, canvases.lungs, SPEC, bfloat16=False)
-    )
+    assert_close(logits_of(network, many, SPEC)[:32], logits_of(network, canvases.lungs, SPEC))
 
 
 @pytest.mark.parametrize(

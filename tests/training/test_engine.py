@@ -16,7 +16,7 @@ from cxr_edge.errors import InputError
 from training.engine import Plan, fit, load_best
 from training.parallel import World
 
-PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, bfloat16=False)
+PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32")
 
 
 def _network() -> nn.Module:

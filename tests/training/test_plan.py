@@ -26,7 +26,7 @@ from training.recorded import TRAINING, same_training
 # Nothing but the optimizer moves the weights: no warm-up, no moving average, no limit of the gradient.
 BARE = Plan(
     epochs=4, batch=4, learning_rate=0.01, schedule="constant", warmup_epochs=0.0, ema=0.0, clip_norm=0.0, threads=1,
-    bfloat16=False,
+    precision="fp32",
 )  # fmt: skip
 SCORES = (0.5, 0.4, 0.3, 0.6, 0.2, 0.1)
 

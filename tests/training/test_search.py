@@ -207,7 +207,7 @@ def test_a_training_that_diverges_is_a_failed_trial(tmp_path: Path) -> None:
         task = MeanTask()
         if trial.number == 0:
             task.loss = lambda model, batch: model(batch[0]).mean() * math.inf  # type: ignore[method-assign]
-        plan = trial.plan(Plan(epochs=1, batch=4, threads=1, bfloat16=False))
+        plan = trial.plan(Plan(epochs=1, batch=4, threads=1, precision="fp32"))
         fit(task, plan, tmp_path / f"trial-{trial.number}")
         return 0.5
 

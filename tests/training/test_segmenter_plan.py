@@ -17,7 +17,7 @@ from tests.training.pruned import FRAME, segment_task
 from training.engine import Plan
 from training.segmenting import SEGMENTER, segment, take_segmenter
 
-PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, bfloat16=False, learning_rate=1e-3)
+PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-3)
 
 
 class _Run(SimpleNamespace):

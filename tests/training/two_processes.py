@@ -28,7 +28,7 @@ from training.parallel import World, everywhere, wait, world
 from training.prune import prune
 from training.targets import Target
 
-PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, bfloat16=False, learning_rate=1e-2)
+PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-2)
 SGD = replace(PLAN, epochs=2, batch=8, optimizer="sgd", learning_rate=0.1, momentum=0.9, schedule="constant")
 TARGET = Target(labels=("normal", "bacterial", "covid-19"))
 SIDE_PX = 32

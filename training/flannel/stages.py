@@ -161,7 +161,7 @@ def ask_augmented(run: FlannelRun, chosen: Iterable[int]) -> None:
         canvases = np.stack([task.altered(int(i), rng) for i, rng in zip(rows, drawn, strict=True)])
         for folder in missing:
             network = load_network(folder)[0].to(world().device)
-            logits = logits_of(network, canvases, c.member_spec, bfloat16=False)
+            logits = logits_of(network, canvases, c.member_spec)
             Predictions(rows=rows, logits=logits).save(folder / AUGMENTED)
     wait(world())
 
