@@ -6,6 +6,7 @@ once and read by all: the others wait, then find it made. The kernel drops it wi
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import glob
@@ -23,6 +24,7 @@ from training.parallel import World, everywhere
 __all__ = ["atomic_write", "one_at_a_time", "write_text"]
 
 _POLL_S = 0.2
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, linux/fcntl.h and linux/fs.h
 _LEFTOVER_S = 3600.0  # what nobody has written to for so long was left by a killed process
 
 
@@ -31,13 +33,18 @@ def atomic_write(file: Path) -> Iterator[Path]:
     """Give a hidden path in the same folder, of the same suffix, to write a file or a folder to; rename it to `file` after.
 
     The path is this writer's own, so that two writers do not meet and a reader finds the old file or the new one. An error
-    leaves nothing behind; a kill leaves the hidden file, which a later write of the same file removes after an hour.
+    leaves nothing behind; a kill leaves the hidden file, which a later write of the same file removes after an hour. A folder
+    that is there is exchanged for the new one; where the file system cannot, there is none for a moment.
     """
     _remove_leftovers(file)
     beside = file.with_name(f".{file.stem}.{secrets.token_hex(6)}.unfinished{file.suffix}")
     try:
         yield beside
-        beside.replace(file)
+        if beside.is_dir() and file.is_dir():
+            _exchange(beside, file)
+            _remove(beside)
+        else:
+            beside.replace(file)
     except BaseException:
         _remove(beside)
         raise
@@ -86,6 +93,16 @@ def _taken(lock: int) -> bool:
 
 def _agreed(taken: bool, here: World | None) -> bool:
     return taken if here is None else everywhere({"taken": float(taken)}, here)["taken"] == 1
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Give two paths each other's names: rename(2) replaces no folder that holds files, and Python has no renameat2."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    if call is None or call(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE):
+        aside = new.with_name(f".{old.stem}.{secrets.token_hex(6)}.unfinished{old.suffix}")
+        old.rename(aside)
+        new.rename(old)
+        aside.rename(new)
 
 
 def _remove_leftovers(file: Path) -> None:

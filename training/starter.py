@@ -31,7 +31,7 @@ from training.export import SegmenterForExport, export
 from training.mixing import mixing_of
 from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, save_network
 from training.segment import SegmentTask, frames_with_masks
-from training.shared_files import one_at_a_time, write_text
+from training.shared_files import atomic_write, one_at_a_time, write_text
 from training.targets import check_labels
 
 __all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
@@ -150,9 +150,9 @@ def _bundle(samples: Sequence[Sample], config: Config, out: Path) -> None:
 
 def _install(bundle: Path, target: Path) -> None:
     """Copy the finished bundle to where the package looks for it, in place of what was there."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(bundle, target, ignore=shutil.ignore_patterns(cxr_edge.bundle.ENGINES_DIR, ".*"))
-    cxr_edge.bundle.Bundle.open(target)
+    with atomic_write(target) as beside:
+        shutil.copytree(bundle, beside, ignore=shutil.ignore_patterns(cxr_edge.bundle.ENGINES_DIR, ".*"))
+        cxr_edge.bundle.Bundle.open(beside)
 
 
 Stage = Callable[[Sequence[Sample], Config, Path], None]

@@ -69,11 +69,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def interval(figure: Json | None) -> str:
-    """`0.953 [0.921, 0.975]`; a share has its counts behind it; a dash for what cannot be computed."""
+    """`0.953 [0.921, 0.975]`; a share has its counts behind it; a dash for what cannot be computed, as bounds of a value
+    that no resample has."""
     if figure is None or figure["value"] is None:
         return "-"
     counts = "" if figure["hits"] is None else f" ({figure['hits']}/{figure['n']})"
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]{counts}"
+    bounds = "-" if figure["low"] is None else f"{figure['low']:.3f}, {figure['high']:.3f}"
+    return f"{figure['value']:.3f} [{bounds}]{counts}"
 
 
 def models_table(results: Json) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,6 +67,52 @@ def test_a_folder_appears_at_once(tmp_path: Path) -> None:
         (beside / "weights").write_text("w")
         assert not (tmp_path / "segmenter").exists()
     assert _names(tmp_path / "segmenter") == {"weights"}
+
+
+def _folder_of(text: str, folder: Path) -> None:
+    with atomic_write(folder) as beside:
+        beside.mkdir()
+        write_text(beside / "said", text)
+
+
+def test_a_folder_is_replaced_without_a_moment_in_which_it_is_missing(tmp_path: Path) -> None:
+    folder, done = tmp_path / "bundle", Event()
+    _folder_of("0", folder)
+
+    def seen() -> list[bool]:
+        found = []
+        while not done.is_set():
+            found.append(folder.is_dir())
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(seen)
+        try:
+            for k in range(1, 200):
+                _folder_of(str(k), folder)
+        finally:
+            done.set()
+        assert reader.result().count(True) > 100
+        assert False not in reader.result()
+    assert _names(tmp_path) == {"bundle"}
+    assert (folder / "said").read_text() == "199"
+
+
+def test_a_folder_is_replaced_where_folders_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(renameat2=lambda *_: -1))
+    for text in ("old", "new"):
+        _folder_of(text, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "said").read_text() == "new"
+    assert _names(tmp_path) == {"bundle"}
+
+
+def test_a_file_replaces_no_folder(tmp_path: Path) -> None:
+    _folder_of("old", tmp_path / "bundle")
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "bundle", "a file")
+    assert (tmp_path / "bundle" / "said").read_text() == "old"
 
 
 def test_what_a_kill_left_goes_after_an_hour_and_not_before(tmp_path: Path) -> None:

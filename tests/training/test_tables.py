@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from training.metrics import proportion
+from training.metrics import bootstrap, proportion
 from training.tables import interval, table
 
 
@@ -19,6 +20,14 @@ def test_an_area_shows_no_counts() -> None:
 @pytest.mark.parametrize("figure", [None, proportion(0, 0).as_json()])
 def test_what_cannot_be_computed_is_a_dash(figure: dict[str, object] | None) -> None:
     assert interval(figure) == "-"
+
+
+def test_bounds_that_no_resample_has_are_a_dash() -> None:
+    patients = np.array(["a", "b", "c"])
+    missing = bootstrap(lambda weights: np.array([0.5 if weights is None else np.nan]), patients, seed=0, resamples=2)[
+        0
+    ]
+    assert interval(missing.as_json()) == "0.500 [-]"
 
 
 def test_a_table_is_markdown() -> None:
