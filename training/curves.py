@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,10 @@ class Curves(Protocol):
 
     def add(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Note the figures of a finished epoch, counted from 1."""
+        ...
+
+    def end(self) -> None:
+        """Note that the training is at its end."""
         ...
 
 
@@ -58,6 +62,9 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
+    def end(self) -> None:
+        self._writer.close()
+
 
 class _MLflow:
     """A run of the experiment that MLFLOW_EXPERIMENT_NAME names, or `cxr-edge`, where MLFLOW_TRACKING_URI points."""
@@ -81,12 +88,18 @@ class _MLflow:
             ) from error
 
     def add(self, epoch: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._told(lambda name=name, value=value: self._client.log_metric(self._run, name, value, step=epoch))
+
+    def end(self) -> None:
+        self._told(lambda: self._client.set_terminated(self._run))
+
+    def _told(self, tell: Callable[[], object]) -> None:
         try:
-            for name, value in figures.items():
-                self._client.log_metric(self._run, name, value, step=epoch)
+            tell()
         except Exception as error:  # as above
             if not self._reported:
-                print(f"MLflow takes no points any more, the training goes on: {error}", file=sys.stderr, flush=True)
+                print(f"MLflow does not answer any more, the training goes on: {error}", file=sys.stderr, flush=True)
             self._reported = True
 
 

@@ -120,6 +120,8 @@ def _fit(task: Task, plan: Plan, folder: Path, name: str, here: World) -> None:
             _log(folder / "log.txt", name, _line(plan, state, loss, figures))
             for writer in writers:
                 writer.add(state.epoch, {"loss": loss, **figures})
+    for writer in writers:
+        writer.end()
 
 
 def load_best(model: nn.Module, file: Path) -> nn.Module:

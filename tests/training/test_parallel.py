@@ -10,22 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from tests.training.two_processes import PLAN, SGD, MeanTask, classify_task
+from tests.training.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
 from training.engine import Plan, Task, fit
 from training.parallel import World, everywhere, shared_model, world
+from training.models import NetworkSpec, build
 from training.prune import steps_of
+from training.run import Predictions, Run
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 # float32 sums of half batches are added in another order.
 TOLERANCE = 1e-5
-CASES = ("mean", "draw", "weigh", "taken-up", "patience")
+CASES = ("mean", "draw", "weigh", "accumulated", "frozen", "taken-up", "patience")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,8 @@ def _alone(case: str, out: Path) -> Path:
         "mean": (MeanTask(), PLAN),
         "draw": (classify_task("draw"), SGD),
         "weigh": (classify_task("weigh"), SGD),
+        "accumulated": (MeanTask(), ACCUMULATED),
+        "frozen": (classify_task("draw"), FROZEN),
         "taken-up": (MeanTask(), replace(PLAN, epochs=2, schedule="constant")),
         "patience": (MeanTask(scores=(0.1, 0.9, 0.5, 0.4)), replace(PLAN, epochs=9, patience=2)),
     }
@@ -60,7 +65,7 @@ def _alone(case: str, out: Path) -> Path:
 def test_two_processes_train_what_one_does(case: str, pair: Path, tmp_path: Path) -> None:
     folder = pair / case if case == "taken-up" else pair / "rank-0" / case
     wanted, came = _weights(_alone(case, tmp_path)), _weights(folder / "best.pt")
-    start = MeanTask() if case in ("mean", "taken-up", "patience") else classify_task(case)
+    start = MeanTask() if case in ("mean", "accumulated", "taken-up", "patience") else classify_task("draw")
     ended, alone = _weights(folder / "last.pt"), _weights(tmp_path / "last.pt")
     moved = 0.0
     for name, value in start.model.state_dict().items():
@@ -134,3 +139,14 @@ def test_norms_that_were_shared_score_without_a_gpu() -> None:
     assert isinstance(shared[1], nn.SyncBatchNorm)
     assert torch.equal(shared(image), before)
     assert list(shared.state_dict()) == list(network.state_dict())
+
+
+def test_a_checkpoint_stays_until_every_process_has_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, checkpoint, seen = NetworkSpec(architecture="plain", labels=2, head_maps=8), tmp_path / "best.pt", []
+    checkpoint.touch()
+    answers = Predictions(rows=np.arange(1), logits=np.zeros((1, 2), dtype=np.float32))
+    monkeypatch.setattr(Run, "predict", lambda *_: answers)
+    monkeypatch.setattr("training.run.wait", lambda _: seen.append(checkpoint.exists()))
+    Run.keep(Run.__new__(Run), build(spec), spec, tmp_path, answers.rows)
+    assert seen == [True]
+    assert not checkpoint.exists()

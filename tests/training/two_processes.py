@@ -31,6 +31,8 @@ from training.targets import Target
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-2)
 SGD = replace(PLAN, epochs=2, batch=8, optimizer="sgd", learning_rate=0.1, momentum=0.9, schedule="constant")
 TARGET = Target(labels=("normal", "bacterial", "covid-19"))
+ACCUMULATED = replace(PLAN, accumulate=3)  # of four batches: groups of three and one
+FROZEN = replace(SGD, frozen_epochs=1)
 SIDE_PX = 32
 
 
@@ -85,6 +87,8 @@ def cases(out: Path) -> dict[str, object]:
     fit(MeanTask(seed=here.rank), PLAN, mine / "mean")
     for balance in ("draw", "weigh"):
         fit(classify_task(balance), SGD, mine / balance)
+    fit(MeanTask(), ACCUMULATED, mine / "accumulated")
+    fit(classify_task("draw"), FROZEN, mine / "frozen")
     # Taken up after an epoch, from the folder that all share.
     fit(MeanTask(), replace(PLAN, epochs=1, schedule="constant"), out / "taken-up")
     fit(MeanTask(), replace(PLAN, epochs=2, schedule="constant"), out / "taken-up")

@@ -6,6 +6,8 @@ Fine-tuning asks for them: a rate that falls from layer to layer, a trunk that i
 
 from __future__ import annotations
 
+import re
+
 from timm.models import group_parameters
 from torch import nn
 
@@ -49,7 +51,11 @@ def _timms(network: nn.Module) -> dict[str, int]:
     return {name: order[n] for name, n in found.items()}
 
 
+# A child of a Sequential, of a list of cells, or any other.
+_CHILD = re.compile(r"\d+|[^.]+\.\d+|[^.]+")
+
+
 def _by_child(module: nn.Module) -> dict[str, int]:
-    children = dict.fromkeys(name.split(".")[0] for name, _ in module.named_parameters())
-    number = {child: i for i, child in enumerate(children)}
-    return {name: number[name.split(".")[0]] for name, _ in module.named_parameters()}
+    children = {name: _CHILD.match(name)[0] for name, _ in module.named_parameters()}  # type: ignore[index]
+    number = {child: i for i, child in enumerate(dict.fromkeys(children.values()))}
+    return {name: number[child] for name, child in children.items()}
