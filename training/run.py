@@ -232,8 +232,8 @@ class Run:
         if world().first:
             save_network(network, spec, folder)
             self.predict(network, rows).save(folder / PREDICTIONS)
+        wait(world())  # others may still read the checkpoint that the first deletes
         _delete_checkpoints(folder)
-        wait(world())
 
     def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> Predictions:
         """Logits on deployed canvases, (N,) of the run's samples."""

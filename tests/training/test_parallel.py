@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,7 @@ from cxr_edge.errors import InputError
 from tests.training.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
 from training.engine import Plan, Task, fit
 from training.parallel import World, everywhere, shared_model, world
-from training.models import NetworkSpec, build
 from training.prune import steps_of
-from training.run import Predictions, Run
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -139,14 +136,3 @@ def test_norms_that_were_shared_score_without_a_gpu() -> None:
     assert isinstance(shared[1], nn.SyncBatchNorm)
     assert torch.equal(shared(image), before)
     assert list(shared.state_dict()) == list(network.state_dict())
-
-
-def test_a_checkpoint_stays_until_every_process_has_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, checkpoint, seen = NetworkSpec(architecture="plain", labels=2, head_maps=8), tmp_path / "best.pt", []
-    checkpoint.touch()
-    answers = Predictions(rows=np.arange(1), logits=np.zeros((1, 2), dtype=np.float32))
-    monkeypatch.setattr(Run, "predict", lambda *_: answers)
-    monkeypatch.setattr("training.run.wait", lambda _: seen.append(checkpoint.exists()))
-    Run.keep(Run.__new__(Run), build(spec), spec, tmp_path, answers.rows)
-    assert seen == [True]
-    assert not checkpoint.exists()
