@@ -149,7 +149,8 @@ class RunConfig(BundleConfig, ABC):
     was run; it splits by image, and the report shows the leak). collections, views: which are read, or None for the default
     collections and all frontal views. segmenter_architecture: a name of `SEGMENTERS`. prune_segmenter: None leaves it
     whole. epoch_images: images drawn an epoch where balance is by drawing. augment: what differs from the defaults of
-    `Augmentation` in `sane`, such as gentler changes for a short training.
+    `Augmentation` in `sane`, such as gentler changes for a short training. training_seed: of all that training draws, for
+    another training on the same split; None is `seed`, which also splits and draws the bootstrap's patients.
     """
 
     preset: Preset = "sane"
@@ -159,6 +160,7 @@ class RunConfig(BundleConfig, ABC):
     prune_segmenter: PrunePlan | None = None
     epoch_images: int | None = None
     augment: Mapping[str, float] = field(default_factory=dict)
+    training_seed: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,6 +169,11 @@ class RunConfig(BundleConfig, ABC):
         if self.prune_segmenter is not None:
             check_segmenter_plan(self.prune_segmenter.retrain)
         _known(self.augment, Augmentation, "augment")
+
+    @property
+    def fit_seed(self) -> int:
+        """What plans draw from that have no seed of their own, the search, and fits of combinations."""
+        return self.seed if self.training_seed is None else self.training_seed
 
     @property
     @abstractmethod

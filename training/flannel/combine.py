@@ -149,7 +149,13 @@ def _plan(run: FlannelRun, fold: int) -> dict[str, Any]:
     asked = [(k, name) for k in range(c.folds) for name in c.learners] + [(fold, name) for name in c.baselines]
     folders = {network_folder(run, k, name, whole=whole) for k, name in asked for whole in (False, True)}
     digests = {f.relative_to(run.out).as_posix(): _digest(f / PREDICTIONS) for f in sorted(folders)}
-    return {"fit": asdict(c.fit), "seed": c.seed, "fitted_on": c.fitted_on, "copies": c.copies, "predictions": digests}
+    return {
+        "fit": asdict(c.fit),
+        "seed": c.fit_seed,
+        "fitted_on": c.fitted_on,
+        "copies": c.copies,
+        "predictions": digests,
+    }
 
 
 def _digest(file: Path) -> str:
@@ -220,7 +226,7 @@ def _combinations(fold: _Fold) -> dict[str, Combination]:
         "voting": Combination(strategy="voting", member_temperatures=ones, temperature=1.0, parameters={}),
     }
     for name, options in _VARIANTS.items():
-        made[name] = as_combination(fit_module(p, truth, c.fit, seed=c.seed, **options))
+        made[name] = as_combination(fit_module(p, truth, c.fit, seed=c.fit_seed, **options))
     if c.preset != "sane":
         return made
     rows = fold.validation
@@ -248,7 +254,7 @@ def _combiner(combination: Combination, labels: int) -> Asked:
 def _perceptrons(fold: _Fold) -> dict[str, Asked]:
     c, (logits, truth) = fold.run.config, fold.fitted_on
     p = _softmax(logits)
-    return {f"mlp-{n}": _dense(fit_dense(p, truth, c.fit, seed=c.seed, layers=n)) for n in (1, 2)}
+    return {f"mlp-{n}": _dense(fit_dense(p, truth, c.fit, seed=c.fit_seed, layers=n)) for n in (1, 2)}
 
 
 def _dense(network: nn.Module) -> Asked:

@@ -174,7 +174,7 @@ _GRAY_CHANCES = (
 def load_flannel(file: Path) -> FlannelConfig:
     """Read a TOML file. Raises InputError for a file that is not there and for keys or values that mean nothing."""
     values = read_toml(file)
-    base = Plan(epochs=200, threads=values.get("threads", 2), seed=values.get("seed", 1))
+    base = Plan(epochs=200, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
     # An epoch chosen on its fold's images would make out-of-fold predictions too good.
     learn = replace(base, keep="last") if values.get("preset", "sane") == "sane" else base
     values["learn"] = plan(values.get("learn", {}), learn, f"{file}: learn")

@@ -157,7 +157,7 @@ def ask_augmented(run: FlannelRun, chosen: Iterable[int]) -> None:
         if not (missing and world().first):
             continue
         task = run.task(nn.Identity(), c.target, c.learn, run.sources, run.fold_samples(fold))
-        drawn = (np.random.default_rng([c.seed, fold, k]) for k in range(len(rows)))
+        drawn = (np.random.default_rng([c.fit_seed, fold, k]) for k in range(len(rows)))
         canvases = np.stack([task.altered(int(i), rng) for i, rng in zip(rows, drawn, strict=True)])
         for folder in missing:
             network = load_network(folder)[0].to(world().device)

@@ -91,7 +91,7 @@ class R20Config(RunConfig):
 def load_r20(file: Path) -> R20Config:
     """Read a TOML file. Raises InputError for a file that is not there and for keys or values that mean nothing."""
     values = read_toml(file)
-    base = Plan(epochs=32, threads=values.get("threads", 2), seed=values.get("seed", 1))
+    base = Plan(epochs=32, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
     for stage in ("segmenter", "modality", "binary", "multiclass"):
         if stage in values:
             values[stage] = plan(values[stage], base, f"{file}: {stage}")

@@ -68,11 +68,11 @@ class Ensembles:
         config, on = self.run.config, self.on("validation")
         truth, logits = self.run.truth(self.rows[on], config.target), self.logits[on]
         calibrate = config.preset == "sane"
-        made = {s: fit(s, logits, truth, seed=config.seed, calibrate=calibrate) for s in STRATEGIES}
+        made = {s: fit(s, logits, truth, seed=config.fit_seed, calibrate=calibrate) for s in STRATEGIES}
         if len(config.paper_weights) == len(self.members):
             weights = self._paper_weights(logits, truth)
             made[PAPER_WEIGHTED] = fit(
-                "weighted-average", logits, truth, seed=config.seed, calibrate=calibrate, weights=weights
+                "weighted-average", logits, truth, seed=config.fit_seed, calibrate=calibrate, weights=weights
             )
         return made
 

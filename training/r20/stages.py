@@ -54,7 +54,7 @@ def search_plans(run: R20Run) -> None:
                 "custom" if m.architecture == "custom" else "pretrained",
                 study=f"{c.name}-{member}",
                 folder=run.out / "search",
-                seed=c.seed,
+                seed=c.fit_seed,
             )
             shutil.rmtree(_trials(run, member), ignore_errors=True)
             write_text(file, json.dumps(found.as_json(), indent=1) + "\n")
