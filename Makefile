@@ -8,6 +8,7 @@ CONSTRAINTS ?= constraints.txt
 UPGRADE ?=
 IMAGES ?=
 FUZZ ?=
+SMOKE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
@@ -17,13 +18,14 @@ INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint 
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BUILD_CONSTRAINT := $(if $(CONSTRAINTS),--build-constraint $(CONSTRAINTS))
 
-.PHONY: help setup demo test test-newest test-lowest test-aarch64 fuzz lock sanitize lint fmt bench wheel clean
+.PHONY: help setup demo test test-newest test-lowest test-aarch64 fuzz papers-smoke lock sanitize lint fmt bench wheel clean
 
 help:
 	@echo "make demo    build the starter bundle's engines and screen synthetic X-rays (IMAGES=folder: yours)"
 	@echo "make test    run the tests            make lint    ruff, mypy, clang-format"
 	@echo "make bench   measure against peers    make fmt     format    make wheel    build a wheel"
 	@echo "make fuzz    mutate files for the header parsers and decoders (FUZZ=arguments)"
+	@echo "make papers-smoke   both papers' full-size recipes for a few steps each, on drawn X-rays (half an hour on two cores)"
 	@echo "make lock    write constraints.txt again (UPGRADE=--upgrade: newest versions)"
 	@echo "make test-newest    the tests on the newest of all dependencies, PYTHON_NEWEST=$(PYTHON_NEWEST)"
 	@echo "make test-lowest    the runtime's tests on its lowest allowed ones, PYTHON_LOWEST=$(PYTHON_LOWEST)"
@@ -89,6 +91,10 @@ $(VENV)/.lowest: $(VENV)/.made $(CORE)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Goes on where it was stopped; when it has come to its end, the next one starts anew.
+papers-smoke: $(VENV)/.dev
+	$(BIN)/python -m training.papers_smoke $(SMOKE)
 
 # Versions stay as they are where pyproject.toml allows them; UPGRADE=--upgrade takes the newest. What holds of every machine that
 # cxr-edge is for (CPython on Linux) is cut from the markers.
