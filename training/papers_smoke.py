@@ -43,6 +43,7 @@ TABLES: Mapping[str, Sequence[str]] = {
     "flannel": ("table-1-data.csv", "table-3-methods.csv", "results.json", "index.md"),
 }
 _STEPS = 2  # of pruning
+_FINISHED = "finished"  # a file in the folder of a smoke that came to its end
 _TAIL = 15  # lines of a log that a message quotes
 
 # Started by a process that holds nothing: a child's peak memory counts from what the process that started it held.
@@ -64,7 +65,7 @@ class Command:
 
 @dataclass(kw_only=True)
 class _Smoke:
-    """out: the folder that everything is made in. done: command -> what it took, as in state.json, written after each."""
+    """out: the folder that everything is made in. done: command -> what it took, as in PAPER.json, written after each."""
 
     out: Path
     threads: int
@@ -123,7 +124,7 @@ def commands(smoke: _Smoke, paper: str) -> Iterator[Command]:
     config, folder = published(paper), smoke.out / paper
     starts = {name for _, name in _from_imagenet(config)}
     for name in networks_of(config):
-        weights = ("--weights", str(_weights(smoke, paper, name))) if name in starts else ()
+        weights = ("--weights", str(_weights(smoke, paper, name))) if name in starts and not smoke.hub else ()
         measure = ("-m", "training.papers_speed", paper, name, "--threads", str(smoke.threads), *weights)
         yield Command(name=f"{paper} network {name}", arguments=measure)
     given = (
@@ -189,7 +190,18 @@ def _run(smoke: _Smoke, command: Command) -> None:
         "resumed": again,  # by this process after a kill: its seconds are of the rest
         "said": json.loads(text) if text.startswith("{") else None,
     }
-    write_text(smoke.out / "state.json", json.dumps(smoke.done))
+    paper = command.name.split()[0]
+    mine = {name: d for name, d in smoke.done.items() if name.startswith(f"{paper} ")}
+    write_text(_state(smoke, paper), json.dumps(mine))
+
+
+def _state(smoke: _Smoke, paper: str) -> Path:
+    return smoke.out / f"{paper}.json"
+
+
+def _load(smoke: _Smoke, paper: str) -> None:
+    if _state(smoke, paper).exists():
+        smoke.done |= json.loads(_state(smoke, paper).read_text())
 
 
 def _check(smoke: _Smoke, paper: str) -> None:
@@ -261,21 +273,20 @@ def _machine(smoke: _Smoke) -> dict[str, Any]:
 
 
 def _smoke(args: argparse.Namespace) -> None:
-    state = args.out / "state.json"
-    if (args.out / "finished").exists():
+    if (args.out / _FINISHED).exists():
         shutil.rmtree(args.out)  # a new smoke tests today's recipes
     smoke = _Smoke(out=args.out, threads=args.threads, precision=args.precision, hub=args.imagenet == "hub")
-    if state.exists():
-        smoke.done = json.loads(state.read_text())
     draw(smoke.data, Counts())
-    for paper in PAPERS:
+    for paper in PAPERS if args.paper is None else (args.paper,):
+        _load(smoke, paper)
         _write_config(smoke, paper)
         for command in commands(smoke, paper):
             _run(smoke, command)
         _check(smoke, paper)
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.results.with_suffix(".json"), json.dumps(_found(smoke), indent=1) + "\n")
-    (args.out / "finished").touch()
+    if args.paper is None:
+        args.results.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.results.with_suffix(".json"), json.dumps(_found(smoke), indent=1) + "\n")
+        (args.out / _FINISHED).touch()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -298,11 +309,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="random",
         help="hub downloads timm's weights; random puts files of random weights in their place (%(default)s)",
     )
+    parser.add_argument("--paper", choices=PAPERS, help="one paper only, and no page: for two at a time")
     parser.add_argument("--page", action="store_true", help="only write the page again from the JSON")
     args = parser.parse_args(arguments)
     try:
         if not args.page:
             _smoke(args)
+        if args.paper is not None:
+            return 0
         found = json.loads(args.results.with_suffix(".json").read_text(encoding="utf-8"))
     except (CxrEdgeError, OSError) as error:
         print(f"training.papers_smoke: {error}", file=sys.stderr)

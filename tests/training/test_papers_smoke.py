@@ -139,7 +139,7 @@ def test_a_process_is_measured_and_not_run_twice(tmp_path: Path) -> None:
     assert taken["said"] == {"images": 3}
     assert 150 < taken["peak_mib"] < 250  # the interpreter and the block, and nothing of what this process holds
     again = _smoke(tmp_path)
-    again.done = json.loads((tmp_path / "state.json").read_text())
+    papers_smoke._load(again, "r20")
     papers_smoke._run(again, command)
     assert (tmp_path / "runs").read_text() == "x"
 
@@ -148,7 +148,7 @@ def test_a_stage_that_fails_says_why(tmp_path: Path) -> None:
     command = Command(name="r20 stage x", arguments=("-c", "import sys; sys.exit('no images of rsna')"))
     with pytest.raises(InputError, match=r"(?s)r20 stage x ended with status 1.*no images of rsna"):
         papers_smoke._run(_smoke(tmp_path), command)
-    assert not (tmp_path / "state.json").exists()
+    assert not (tmp_path / "r20.json").exists()
 
 
 def test_it_fails_without_tables_engines_or_answers(tmp_path: Path) -> None:
