@@ -28,7 +28,7 @@ from training.batches import Batch, Batches, ahead, in_groups
 from training.curves import curves
 from training.models.layers import freeze_trunk
 from training.optimizing import RateSchedule, optimizer_of, rate_at, set_rate
-from training.parallel import World, everywhere, shared_model, wait, world
+from training.parallel import World, computes_bfloat16, everywhere, shared_model, wait, world
 from training.plan import Plan
 from training.shared_files import atomic_write
 
@@ -218,7 +218,8 @@ def _step(plan: Plan, state: _State) -> None:
 
 def _autocast(plan: Plan, here: World) -> torch.autocast:
     kind = torch.float16 if plan.precision == "fp16" else torch.bfloat16
-    return torch.autocast(here.device.type, kind, enabled=plan.precision != "fp32")
+    half = plan.precision in ("bf16", "fp16") or (plan.precision == "auto" and computes_bfloat16(here.device))
+    return torch.autocast(here.device.type, kind, enabled=half)
 
 
 def _scored(task: Task, plan: Plan, state: _State, here: World) -> dict[str, float]:

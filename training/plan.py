@@ -31,7 +31,8 @@ class Plan:
     chosen on validation images.
 
     accumulate: batches whose gradients make one step, as one batch of that many images would (batch norm still sees `batch`).
-    precision: `bf16` or `fp16` (with a scaled loss) are torch's autocast, `fp32` is all of it. frozen_epochs: at the start, in
+    precision: `bf16` or `fp16` (with a scaled loss) are torch's autocast, `fp32` is all of it, `auto` is bf16 where
+    the GPU or processor computes it and fp32 elsewhere. frozen_epochs: at the start, in
     which the trunk keeps its weights and its norms their statistics, and the head alone learns. layer_decay: factor of the
     rate from layer to layer, going back from the head (`models.layers`). rate_decay: Keras's, the rate is divided by
     1 + rate_decay x steps. mixup, cutmix: alpha of the Beta distribution that a batch's share of mixed images is drawn from,
@@ -59,7 +60,7 @@ class Plan:
     ema: float = 0.995
     seed: int = 1
     threads: int = 2
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     keep: Literal["best", "last"] = "best"
     minutes: float | None = None
     accumulate: int = 1
@@ -144,7 +145,7 @@ _EXPECTED: Mapping[str, Expected] = {
     "ema": _BELOW_1,
     "seed": _whole_from(0),
     "threads": _whole_from(1),
-    "precision": _one_of("bf16", "fp16", "fp32"),
+    "precision": _one_of("auto", "bf16", "fp16", "fp32"),
     "keep": _one_of("best", "last"),
     "minutes": _or_none(_ABOVE_0),
     "accumulate": _whole_from(1),

@@ -117,9 +117,12 @@ def test_curves_have_a_point_an_epoch(tmp_path: Path, monkeypatch: pytest.Monkey
 
         def flush(self) -> None: ...
 
+        def close(self) -> None:
+            points.append(("end", 0))
+
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     fit(_Task(), replace(PLAN, tensorboard=True), tmp_path)
-    assert points == [("loss", 1), ("score", 1), ("loss", 2), ("score", 2)]
+    assert points == [("loss", 1), ("score", 1), ("loss", 2), ("score", 2), ("end", 0)]
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "constant"])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from tests.training import pruned
+from training import parallel
 from training.batches import Batches, ahead, in_groups
 from training.classify import ClassifyTask
 from training.config import load_config
@@ -150,6 +151,24 @@ def test_a_step_that_overflows_float16_is_left_out(tmp_path: Path) -> None:
     start = _Task().model.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in _last(tmp_path)["model"].items())
     assert _last(tmp_path)["scaler"]["scale"] == 32768.0
+
+
+@pytest.mark.parametrize(("flags", "half"), [("avx2 avx512_bf16", True), ("fp asimd bf16 i8mm", True), ("avx2", False)])
+def test_bfloat16_is_taken_where_the_processor_has_it(
+    flags: str, half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : fpu {flags} sse\n")
+    parallel.computes_bfloat16.cache_clear()
+    seen = []
+
+    class Task(_Task):
+        def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+            seen.append(model.trunk(batch[0]).dtype)
+            return super().loss(model, batch)
+
+    fit(Task(batches=1), replace(BARE, epochs=1, precision="auto"), tmp_path)
+    assert seen == [torch.bfloat16 if half else torch.float32]
+    parallel.computes_bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -426,7 +445,7 @@ def test_without_mlflow_it_says_what_to_install(tmp_path: Path, monkeypatch: pyt
         (load_config, "[segmenter]\nepochs = 3\nmixup = 0.2", r"mixup of a segmenter's plan is 0, got 0\.2: leave it out"),
         (load_config, "[segmenter]\nepochs = 3\nfrozen_epochs = 2", "frozen_epochs of a segmenter's plan is 0, got 2"),
         (load_r20, '[prune_segmenter.retrain]\ncutmix = 1.0', "cutmix of a segmenter's plan is 0"),
-        (load_config, "[members.plain]\nprecision = 'half'", "precision of a plan is bf16, fp16 or fp32, got 'half'"),
+        (load_config, "[members.plain]\nprecision = 'half'", "precision of a plan is auto, bf16, fp16 or fp32, got 'half'"),
         (load_config, "[members.plain]\nlayer_decay = 1.5", r"layer_decay of a plan is above 0, up to 1, got 1\.5"),
         (load_config, "[members.plain]\naccumulate = 0", "accumulate of a plan is a whole number from 1, got 0"),
         (load_config, "[members.plain]\nworkers = -1", "workers of a plan is a whole number from 0, got -1"),
