@@ -7,15 +7,22 @@ its share of each; gradients are averaged, so the result is that of one process 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
 
 from cxr_edge.errors import InputError
 
-__all__ = ["World", "everywhere", "shared_model", "wait", "world"]
+__all__ = ["World", "computes_bfloat16", "everywhere", "shared_model", "wait", "world"]
+
+# The others wait while the first reads a collection or writes a bundle, which takes longer than torch's 10 or 30 minutes.
+_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,15 @@ def world() -> World:
     return World(rank=int(os.environ.get("RANK", "0")) if size > 1 else 0, size=size, device=device)
 
 
+@cache
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; without them a processor takes several times as long as for float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")  # of x86 and of Arm
+    return flags.exists() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags.read_text()) is not None
+
+
 def shared_model(model: nn.Module, here: World) -> nn.Module:
     """What computes the loss: the model itself, or wrapped so that gradients are averaged over the processes.
 
@@ -79,7 +95,7 @@ def wait(here: World) -> None:
 
 def _join(device: torch.device) -> None:
     if device.type == "cpu":
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
         return
     if device.index >= torch.cuda.device_count():
         raise InputError(
@@ -87,4 +103,4 @@ def _join(device: torch.device) -> None:
             f"start as many with --nproc-per-node, or hide them (CUDA_VISIBLE_DEVICES=) to train on the CPU"
         )
     torch.cuda.set_device(device)  # else a barrier of NCCL takes the first GPU for everyone's
-    distributed.init_process_group("nccl", device_id=device)
+    distributed.init_process_group("nccl", device_id=device, timeout=_PATIENCE)
