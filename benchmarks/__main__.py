@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import tables
+from benchmarks.harness import page
 
 __all__ = ["main"]
 
-NEED_ENGINES = frozenset(tables.ORDER) - {"preprocess", "combine"}
+NEED_ENGINES = frozenset(page.ORDER) - {"preprocess", "combine"}
 WHEN_NAMED = frozenset({"idle", "sustained", "gpu"})
 # What --rounds becomes where it is not the script's own option: a look whether it runs, not a measurement.
 ROUNDS = {
@@ -30,8 +30,8 @@ ROUNDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the scripts; 1 if one failed, and then the page is not made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run benchmarks, make their page.")
-    usual = [name for name in tables.ORDER if name not in WHEN_NAMED]
-    parser.add_argument("--only", nargs="+", choices=tables.ORDER, default=usual, help=f"(default: {' '.join(usual)})")
+    usual = [name for name in page.ORDER if name not in WHEN_NAMED]
+    parser.add_argument("--only", nargs="+", choices=page.ORDER, default=usual, help=f"(default: {' '.join(usual)})")
     parser.add_argument("--bundle", default="starter", metavar="DIR", help="folder of the bundle (%(default)s)")
     parser.add_argument("--engines", metavar="DIR", help="folder of its engines (default: in the bundle)")
     parser.add_argument(
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         return 1
-    return tables.main([str(args.results), str(args.page)]) if args.page else 0
+    return page.main([str(args.results), str(args.page)]) if args.page else 0
 
 
 def _command(name: str, args: argparse.Namespace) -> list[str]:

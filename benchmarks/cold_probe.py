@@ -26,7 +26,7 @@ def _main() -> None:
     import cxr_edge.cli  # noqa: F401
     from cxr_edge import engines
     from cxr_edge.bundle import Bundle
-    from cxr_edge.screener import Screener
+    from cxr_edge.screening.screener import Screener
 
     marks.append(monotonic())
     bundle = Bundle.open(bundle_path)

@@ -21,14 +21,14 @@ from time import monotonic
 
 import numpy as np
 
-from benchmarks import command
-from benchmarks.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes, speckled
-from benchmarks.report import Target, add_common, publish
-from benchmarks.side_by_side import Contender, Table, latency_table, measure, missing
+from benchmarks.harness import command
+from benchmarks.harness.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes, speckled
+from benchmarks.harness.report import Target, add_common, publish
+from benchmarks.harness.side_by_side import Contender, Table, latency_table, measure, missing
 from cxr_edge.bench import percentiles
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one
-from cxr_edge.decode import decode
+from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.records import GrayPixels
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import usual
-from benchmarks.report import Target, add_common, publish
-from benchmarks.side_by_side import Contender, Table, latency_table, max_difference, measure
+from benchmarks.harness.report import Target, add_common, publish
+from benchmarks.harness.side_by_side import Contender, Table, latency_table, max_difference, measure
+from benchmarks.peers import opencv_numpy
 from cxr_edge.cli.arguments import at_least_one
-from cxr_edge.combine import Combiner
-from cxr_edge.manifest import STRATEGIES, Combination
+from cxr_edge.ops.combine import Combiner
+from cxr_edge.specs.combination import STRATEGIES, Combination
 
 __all__ = ["combination", "contenders", "main"]
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                   "images an interval": args.images},
         tables=tables,
         targets=targets,
-        notes=("`max difference`: of the probabilities, from `usual.combine` in float64.",),
+        notes=("`max difference`: of the probabilities, from `opencv_numpy.combine` in float64.",),
         out=args.out,
     )  # fmt: skip
     return 0
@@ -91,8 +91,8 @@ def contenders(combining: Combination, logits: npt.NDArray[np.float32]) -> list[
     return [
         Contender(name=NATIVE, run=singly(native.run)),
         Contender(name=NATIVE_BATCH, run=lambda _: native.run(logits)),
-        Contender(name="NumPy, batch 1", run=singly(lambda one: usual.combine(one, combining))),
-        Contender(name="NumPy, one batch", run=lambda _: usual.combine(logits, combining)),
+        Contender(name="NumPy, batch 1", run=singly(lambda one: opencv_numpy.combine(one, combining))),
+        Contender(name="NumPy, one batch", run=lambda _: opencv_numpy.combine(logits, combining)),
     ]
 
 
@@ -100,7 +100,9 @@ def _compare(combining: Combination, args: argparse.Namespace) -> tuple[Table, T
     members = len(combining.member_temperatures)
     logits = np.random.default_rng(2).normal(0, 2, (args.images, members, LABELS)).astype(np.float32)
     measured = measure(contenders(combining, logits), rounds=args.rounds, warmup=args.warmup)
-    difference = max_difference(Combiner(combining, labels=LABELS).run(logits)[0], usual.combine(logits, combining))
+    difference = max_difference(
+        Combiner(combining, labels=LABELS).run(logits)[0], opencv_numpy.combine(logits, combining)
+    )
     what = f"{combining.strategy}, {members} members x {LABELS} labels"
     table = latency_table(
         combining.strategy,

@@ -23,11 +23,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import pipelines
-from benchmarks.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes
-from benchmarks.pipelines import Recipe
-from benchmarks.report import Target, add_common, publish
-from benchmarks.side_by_side import (
+from benchmarks.harness.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes
+from benchmarks.harness.report import Target, add_common, publish
+from benchmarks.harness.side_by_side import (
     Cell,
     Contender,
     Measured,
@@ -38,16 +36,18 @@ from benchmarks.side_by_side import (
     measure,
     missing,
 )
-from benchmarks.workload import read_images, screen_bytes
+from benchmarks.harness.workload import read_images, screen_bytes
+from benchmarks.peers import pipelines
+from benchmarks.peers.pipelines import Recipe
 from cxr_edge.backends.base import Engine, TensorInfo
 from cxr_edge.bench import STAGES, percentiles
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_engines
-from cxr_edge.decode import decode
+from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import EngineSet, parts, reference
 from cxr_edge.errors import BundleError, CxrEdgeError
 from cxr_edge.records import Roi
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 
 __all__ = ["main"]
 
@@ -264,7 +264,7 @@ def _papers(bench: Bench, judge: Screener, folder: Path) -> list[Maker]:
     reason = missing("torch") or (missing("torchvision") and missing("timm"))
     if reason is not None:
         return [_absent(name, reason) for name in names]
-    from benchmarks import papers
+    from benchmarks.peers import papers
 
     modules = papers.modules()
     print("exporting the papers' networks ...", file=sys.stderr)

@@ -14,13 +14,22 @@ import sys
 from collections.abc import Callable, Sequence
 from time import sleep
 
-from benchmarks.report import publish
-from benchmarks.side_by_side import Contender, Measured, Table, measure
-from benchmarks.workload import SOURCES, Workload, add_source, add_workload, at_least_zero, head, screening, settings
+from benchmarks.harness.report import publish
+from benchmarks.harness.side_by_side import Contender, Measured, Table, measure
+from benchmarks.harness.workload import (
+    SOURCES,
+    Workload,
+    add_source,
+    add_workload,
+    at_least_zero,
+    head,
+    screening,
+    settings,
+)
 from cxr_edge.cli.arguments import at_least_one, load_engines
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.records import Screening
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 
 __all__ = ["main"]
 

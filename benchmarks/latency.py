@@ -19,19 +19,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.on_device import EngineOnDevice
-from benchmarks.report import publish
-from benchmarks.side_by_side import Cell, Table
-from benchmarks.spread import DEFAULT_RANKS, columns, ranks_argument, spread
-from benchmarks.workload import SOURCES, Workload, add_workload, at_least_zero, head, screening, settings
+from benchmarks.gpu.network import EngineOnDevice
+from benchmarks.harness.report import publish
+from benchmarks.harness.side_by_side import Cell, Table
+from benchmarks.harness.spread import DEFAULT_RANKS, columns, ranks_argument, spread
+from benchmarks.harness.workload import SOURCES, Workload, add_workload, at_least_zero, head, screening, settings
 from cxr_edge.backends.base import DeviceEngine, Engine
 from cxr_edge.cli.arguments import at_least_one, load_engines
-from cxr_edge.device.memory import Device
 from cxr_edge.engines import EngineSet, Part, parts
 from cxr_edge.errors import CxrEdgeError
-from cxr_edge.preprocess import Preprocessor
+from cxr_edge.gpu.interface import Device
+from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Image, Roi, Screening
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 
 __all__ = ["Budget", "Run", "Section", "Steps", "main", "repeat"]
 

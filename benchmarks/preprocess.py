@@ -20,10 +20,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks import usual
-from benchmarks.images import speckled
-from benchmarks.report import Target, add_common, publish
-from benchmarks.side_by_side import (
+from benchmarks.harness.images import speckled
+from benchmarks.harness.report import Target, add_common, publish
+from benchmarks.harness.side_by_side import (
     Cell,
     Contender,
     Evictor,
@@ -34,9 +33,11 @@ from benchmarks.side_by_side import (
     measure,
     missing,
 )
+from benchmarks.peers import opencv_numpy
 from cxr_edge.cli.arguments import at_least_one
-from cxr_edge.preprocess import Preprocessor, PreprocessSpec
+from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import GrayPixels, Roi
+from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = ["contenders", "main", "read_once"]
 
@@ -129,7 +130,7 @@ def _fused(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: R
 def _opencv(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Contender:
     return Contender(
         name=_named(OPENCV, threads),
-        run=lambda i: usual.opencv_tensors(images[i], [roi] * len(specs), specs),
+        run=lambda i: opencv_numpy.opencv_tensors(images[i], [roi] * len(specs), specs),
         prepare=lambda: cv2.setNumThreads(threads),
     )
 
@@ -141,7 +142,7 @@ def _torchvision(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], 
     reason = missing("torchvision")
     if reason is not None:
         return Contender(name=name, run=None, note=reason)
-    ways = [usual.torchvision_tensor(s) for s in specs]
+    ways = [opencv_numpy.torchvision_tensor(s) for s in specs]
     return Contender(name=name, run=lambda i: [way(images[i], roi) for way in ways], note="resize is single-threaded")
 
 
@@ -152,7 +153,7 @@ def _pillow(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: 
     if missing("PIL") is not None:
         return Contender(name=name, run=None, note="not installed: pip install pillow")
     return Contender(
-        name=name, run=lambda i: [usual.pillow_tensor(images[i], roi, s) for s in specs], note="single-threaded"
+        name=name, run=lambda i: [opencv_numpy.pillow_tensor(images[i], roi, s) for s in specs], note="single-threaded"
     )
 
 

@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-from benchmarks.early_stopping import CONFIDENCE, discarded, estimate_ms, least_queries, loadgen_percentile_ms
-from benchmarks.report import publish
-from benchmarks.side_by_side import Cell, Table
-from benchmarks.workload import SOURCES, Workload, add_workload, at_least_zero, head, screening, settings
+from benchmarks.harness.early_stopping import CONFIDENCE, discarded, estimate_ms, least_queries, loadgen_percentile_ms
+from benchmarks.harness.report import publish
+from benchmarks.harness.side_by_side import Cell, Table
+from benchmarks.harness.workload import SOURCES, Workload, add_workload, at_least_zero, head, screening, settings
 from cxr_edge.cli.arguments import at_least_one, load_engines
 from cxr_edge.errors import CxrEdgeError
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 
 __all__ = ["RULES", "Outcome", "Rule", "main"]
 

@@ -18,15 +18,24 @@ from time import perf_counter
 
 import numpy as np
 
-from benchmarks.report import publish
+from benchmarks.harness.report import publish
+from benchmarks.harness.side_by_side import Cell, Table
+from benchmarks.harness.workload import (
+    SOURCES,
+    Workload,
+    add_source,
+    add_workload,
+    at_least_zero,
+    head,
+    screening,
+    settings,
+)
 from benchmarks.sensors import Record, Sample, Sampler, all_sensors
-from benchmarks.side_by_side import Cell, Table
-from benchmarks.workload import SOURCES, Workload, add_source, add_workload, at_least_zero, head, screening, settings
 from cxr_edge.bench import percentiles
 from cxr_edge.cli.arguments import at_least_one, load_engines
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.records import Screening
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 
 __all__ = ["Finished", "Quarters", "main", "screen_for"]
 

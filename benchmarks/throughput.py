@@ -19,16 +19,17 @@ from typing import Any
 
 import cv2
 
-from benchmarks import command
-from benchmarks.images import enlarged, jpeg_bytes
-from benchmarks.report import Target, add_common, publish
-from benchmarks.side_by_side import Cell, Contender, Measured, Table, latency_table, measure
+from benchmarks.harness import command
+from benchmarks.harness.images import enlarged, jpeg_bytes
+from benchmarks.harness.report import Target, add_common, publish
+from benchmarks.harness.side_by_side import Cell, Contender, Measured, Table, latency_table, measure
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_engines
-from cxr_edge.decode import decode
+from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import BundleError, CxrEdgeError
 from cxr_edge.records import Failure, GrayPixels
-from cxr_edge.screener import Screener, screen_files
+from cxr_edge.screening.folder import screen_files
+from cxr_edge.screening.screener import Screener
 
 __all__ = ["main"]
 

@@ -6,10 +6,10 @@
 #include <random>
 #include <vector>
 
-#include "combine_blocks.h"
+#include "combine_kernels.h"
 #include "cxr/device.h"
-#include "lung_box_blocks.h"
-#include "preprocess_blocks.h"
+#include "lung_box_kernel.h"
+#include "preprocess_kernels.h"
 
 namespace cxr {
 namespace {

@@ -17,9 +17,12 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cxr_edge import moved
+from cxr_edge.version import __version__
+
 if TYPE_CHECKING:
     from cxr_edge.bundle import Bundle
-    from cxr_edge.decode import decode as load_image
+    from cxr_edge.decoding.decode import decode as load_image
     from cxr_edge.engines import load as load_engines
     from cxr_edge.errors import (
         BackendError,
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
         OutputError,
     )
     from cxr_edge.records import Image, Screening
-    from cxr_edge.screener import Screener, screen_files
+    from cxr_edge.screening.folder import screen_files
+    from cxr_edge.screening.screener import Screener
 
 __all__ = [
     "BackendError",
@@ -51,22 +55,22 @@ __all__ = [
     "screen_files",
 ]
 
-__version__ = "0.1.0"
-
 # ONNX Runtime 1.29 and later writes a device id and an event database below the user's cache folder and looks up its
 # telemetry host. It reads this variable when it is first imported, so every package here that imports it imports this
 # one first (docs/environment.md, tests/test_privacy.py).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+moved.install("cxr_edge", moved.CXR_EDGE)
+
 # Where each public name lives. Imported on first use, so that `import cxr_edge` costs nothing.
 _HOMES = {
     "Bundle": ("bundle", "Bundle"),
     "Image": ("records", "Image"),
-    "Screener": ("screener", "Screener"),
+    "Screener": ("screening.screener", "Screener"),
     "Screening": ("records", "Screening"),
     "load_engines": ("engines", "load"),
-    "load_image": ("decode", "decode"),
-    "screen_files": ("screener", "screen_files"),
+    "load_image": ("decoding.decode", "decode"),
+    "screen_files": ("screening.folder", "screen_files"),
     **{name: ("errors", name) for name in __all__ if name.endswith("Error")},
 }
 

@@ -6,9 +6,7 @@ bytes to the screening and holds decode, lungs, preprocess, members and combine;
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -19,19 +17,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.backends.host import platform_name, processor_name
 from cxr_edge.bundle import Bundle
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
+from cxr_edge.environment import Environment
 from cxr_edge.errors import BundleError
 from cxr_edge.records import Screening
-from cxr_edge.screener import Screener, cores
+from cxr_edge.screening.screener import Screener
 
 __all__ = [
     "BenchReport",
-    "Environment",
     "Latency",
     "Throughput",
-    "environment",
     "known_images",
     "latency",
     "measure_latency",
@@ -64,18 +60,6 @@ class Throughput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Environment:
-    """Where a figure was measured."""
-
-    processor: str
-    cores: int
-    platform: str
-    python: str
-    load_average: float | None
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class BenchReport:
     """One `cxr-edge bench`. stages: by name, in the order of the work, `total` last."""
 
@@ -92,18 +76,6 @@ class BenchReport:
     def as_json(self) -> dict[str, Any]:
         """The JSON object of this report."""
         return asdict(self)
-
-
-def environment(versions: Mapping[str, str]) -> Environment:
-    """This machine. versions: of the runtimes that took part."""
-    return Environment(
-        processor=processor_name(),
-        cores=cores(),
-        platform=platform_name(),
-        python=platform.python_version(),
-        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        versions={"numpy": np.__version__, "opencv": cv2.__version__, **versions},
-    )
 
 
 def percentiles(values: npt.ArrayLike, ranks: Sequence[float] = (50, 90, 99)) -> tuple[float, ...]:

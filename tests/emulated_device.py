@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from cxr_edge import _core
+import cxr_edge._core as _core
 from cxr_edge.backends.base import Engine, TensorInfo
-from cxr_edge.device.cuda import Gpu
 from cxr_edge.errors import BackendError, ContractError
+from cxr_edge.gpu.cuda import Gpu
 
 __all__ = [
     "TICK_MS",

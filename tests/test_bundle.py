@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from cxr_edge import bundle as bundle_module
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
+from cxr_edge.bundle import folder as bundle_folder
+from cxr_edge.bundle.networks import FileRef
 from cxr_edge.errors import BundleError, ContractError
-from cxr_edge.manifest import FileRef
 from tests.toy_bundle import build_toy_bundle
 
 COPY_AGAIN = "copy the whole bundle again from where it came, or export it again"
@@ -68,12 +68,12 @@ def test_the_word_starter_is_the_packaged_bundle(
 ) -> None:
     (tmp_path / "package").mkdir()
     toy_bundle_copy.rename(tmp_path / "package" / "starter")
-    monkeypatch.setattr(bundle_module, "__file__", str(tmp_path / "package" / "bundle.py"))
+    monkeypatch.setattr(bundle_folder, "PACKAGED", tmp_path / "package" / "starter")
     assert Bundle.open("starter").root == (tmp_path / "package" / "starter").resolve()
 
 
 def test_an_installation_without_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_module, "__file__", str(tmp_path / "bundle.py"))
+    monkeypatch.setattr(bundle_folder, "PACKAGED", tmp_path / "starter")
     assert "without its starter bundle: install it again" in refusal("starter")
 
 

@@ -12,11 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cxr_edge import contract
-from cxr_edge.bundle import Bundle, file_ref, write_bundle
-from cxr_edge.contract import DIGEST_KEY, check_network, check_networks
+from cxr_edge.bundle import Bundle, file_ref, onnx_check, write_bundle
+from cxr_edge.bundle.onnx_check import DIGEST_KEY, check_network, check_networks
 from cxr_edge.errors import BackendError, BundleError, ContractError
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.toy_bundle import (
     LABELS,
     MEMBER_SPECS,
@@ -36,7 +35,7 @@ def model() -> onnx.ModelProto:
     return member_model("plain", SPEC)
 
 
-def check(model: onnx.ModelProto | bytes, folder: Path, **changes: Any) -> contract.Network:
+def check(model: onnx.ModelProto | bytes, folder: Path, **changes: Any) -> onnx_check.Network:
     """check_network on a model written to `folder`."""
     path = folder / "plain.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
@@ -64,9 +63,9 @@ def test_macs_of_transposed_convolutions_and_matrix_products() -> None:
     }
     up = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])
     gemm = helper.make_node("Gemm", ["n", "m"], ["z"], transB=1)
-    assert contract._node_macs(up, shapes) == 3 * 5 * 5 * 2 * 4 * 4
-    assert contract._node_macs(gemm, shapes) == 7 * 6
-    assert contract._node_macs(helper.make_node("Relu", ["x"], ["r"]), shapes) == 0
+    assert onnx_check._node_macs(up, shapes) == 3 * 5 * 5 * 2 * 4 * 4
+    assert onnx_check._node_macs(gemm, shapes) == 7 * 6
+    assert onnx_check._node_macs(helper.make_node("Relu", ["x"], ["r"]), shapes) == 0
 
 
 def test_a_bundle_without_segmenter_and_cam(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_every_altered_byte_is_answered_or_refused_in_our_own_words(tmp_path: Pa
 def test_a_network_that_is_too_large_is_not_read(
     tmp_path: Path, model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contract, "_MAX_ONNX_BYTES", 1000)
+    monkeypatch.setattr(onnx_check, "_MAX_ONNX_BYTES", 1000)
     with pytest.raises(BundleError, match="an ONNX file of a bundle has 1 to 1000"):
         check(model, tmp_path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_edge import _core
+import cxr_edge._core as _core
 
 CSRC = Path(__file__).parent.parent / "csrc"
 INCLUDES = ("-std=c++17", f"-I{CSRC / 'include'}", f"-I{CSRC}")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageFile
 
-from cxr_edge.decode import decode, decode_bytes
+from cxr_edge.decoding.decode import decode, decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
 from cxr_edge.records import Image

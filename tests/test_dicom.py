@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.sequence import Sequence
 
-from cxr_edge.decode import decode, decode_bytes
 from cxr_edge.decoding import dicom_elements
+from cxr_edge.decoding.decode import decode, decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.dicom_files import (
@@ -609,7 +609,7 @@ def test_mutated_files_give_an_image_or_a_refusal(syntax) -> None:
 
 _TALK = """
 import sys
-from cxr_edge.decode import decode
+from cxr_edge.decoding.decode import decode
 decode(sys.argv[1])
 """
 

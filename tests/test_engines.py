@@ -14,8 +14,9 @@ import pytest
 
 from cxr_edge import engines
 from cxr_edge.backends.base import GpuOptions
-from cxr_edge.build.engine import BuildRequest, build
-from cxr_edge.bundle import Bundle, write_bundle
+from cxr_edge.bundle import PACKAGED, Bundle, write_bundle
+from cxr_edge.compiler.build_bundle import BuildRequest, build
+from cxr_edge.engines import load
 from cxr_edge.errors import BackendError, ContractError
 from tests.tolerances import assert_close
 
@@ -113,9 +114,8 @@ def test_unreadable_wishes_make_the_build_unusable(bundle, folder, change):
 
 
 def test_the_packaged_bundle_is_called_starter(bundle, monkeypatch):
-    monkeypatch.setattr(engines, "last_asked", lambda *_: engines.Asked())
-    packaged = Path(engines.__file__).resolve().parent / "starter"
-    assert engines.rebuild_command(dataclasses.replace(bundle, root=packaged)) == "cxr-edge build-engine starter"
+    monkeypatch.setattr(load, "last_asked", lambda *_: engines.Asked())
+    assert engines.rebuild_command(dataclasses.replace(bundle, root=PACKAGED)) == "cxr-edge build-engine starter"
 
 
 def test_an_altered_engine(bundle, folder):

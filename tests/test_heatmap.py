@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cxr_edge.heatmap import HEATMAP_PX, combine_maps
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.ops.heatmap import HEATMAP_PX, combine_maps
 from cxr_edge.records import Image, Roi
+from cxr_edge.specs.preprocess import PreprocessSpec
 
 IMAGE = Image(pixels=np.zeros((200, 400), np.uint8), source="x", format="png", stored_bits=8, sha256="")
 ROI = Roi(x0=100, y0=50, x1=300, y1=150)

@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from cxr_edge.backends import host
+from cxr_edge.backends import cpu_info
 
 X86 = """processor\t: 0
 model name\t: Some Processor 9000
@@ -23,30 +23,30 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp bf16\nCPU implementer\t: 0x4
 def cpuinfo(tmp_path, monkeypatch):
     def pretend(text):
         (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr(host, "_CPUINFO", tmp_path / "cpuinfo")
-        host._cpuinfo.cache_clear()
+        monkeypatch.setattr(cpu_info, "_CPUINFO", tmp_path / "cpuinfo")
+        cpu_info._cpuinfo.cache_clear()
 
     yield pretend
     monkeypatch.undo()
-    host._cpuinfo.cache_clear()
+    cpu_info._cpuinfo.cache_clear()
 
 
 def test_x86(cpuinfo):
     cpuinfo(X86)
-    assert host.processor_name() == "Some Processor 9000"
-    assert host.instruction_sets() == ("avx", "avx2", "fma", "avx512f", "avx512_vnni")
+    assert cpu_info.processor_name() == "Some Processor 9000"
+    assert cpu_info.instruction_sets() == ("avx", "avx2", "fma", "avx512f", "avx512_vnni")
 
 
 def test_arm(cpuinfo):
     cpuinfo(ARM)
-    assert host.instruction_sets() == ("asimd", "asimddp", "bf16")
-    assert host.processor_name() in (platform.processor(), platform.machine())
+    assert cpu_info.instruction_sets() == ("asimd", "asimddp", "bf16")
+    assert cpu_info.processor_name() in (platform.processor(), platform.machine())
 
 
 def test_a_system_without_cpuinfo(cpuinfo, tmp_path):
     cpuinfo("")
     (tmp_path / "cpuinfo").unlink()
-    host._cpuinfo.cache_clear()
-    assert host.instruction_sets() == ()
-    assert host.processor_name()
-    assert platform.machine() in host.platform_name()
+    cpu_info._cpuinfo.cache_clear()
+    assert cpu_info.instruction_sets() == ()
+    assert cpu_info.processor_name()
+    assert platform.machine() in cpu_info.platform_name()

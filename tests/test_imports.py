@@ -17,7 +17,7 @@ def loaded_after(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["cxr_edge", "cxr_edge.screener", "cxr_edge.cli", "cxr_edge.decode", "cxr_edge.bundle"]
+    "module", ["cxr_edge", "cxr_edge.screening.screener", "cxr_edge.cli", "cxr_edge.decoding.decode", "cxr_edge.bundle"]
 )
 def test_importing_the_runtime_pulls_in_nothing_heavy(module):
     loaded = loaded_after(f"import {module}")

@@ -13,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge._json_fields import parse
+from cxr_edge.bundle.manifest import SCHEMA, Manifest
+from cxr_edge.bundle.networks import FileRef, Member, Segmenter
 from cxr_edge.errors import BundleError, ContractError
-from cxr_edge.manifest import SCHEMA, STRATEGIES, Combination, FileRef, LungBoxRule, Manifest, Member, Segmenter
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.specs.combination import STRATEGIES, Combination
+from cxr_edge.specs.json_fields import parse
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.toy_bundle import build_toy_bundle, combination_parameters
 
 DATA = Path(__file__).parent / "data"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxr_edge.decode import decode
+from cxr_edge.decoding.decode import decode
 from training.phantoms import LABELS, make_phantom, write_samples
 
 

@@ -200,7 +200,7 @@ def test_training_commands_leave_what_they_were_asked_for(tmp_path):
 def test_a_figure_of_training_leaves_its_picture_alone(tmp_path):
     pytest.importorskip("matplotlib")
     program = (
-        "from training.pictures import confusion_picture\n"
+        "from training.evaluation.figures import confusion_picture\n"
         "confusion_picture([[3, 1], [0, 4]], ('normal', 'covid-19'), 'A title', 'figure.png')\n"
     )
     nothing_but(observe(tmp_path / "run", sys.executable, "-c", program), "cwd/figure.png")

@@ -6,13 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_edge import screener as screener_module
 from cxr_edge.bundle import Bundle
-from cxr_edge.decode import decode
+from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import reference
 from cxr_edge.errors import BackendError, ContractError
 from cxr_edge.records import Failure, Roi, Screening
-from cxr_edge.screener import Screener, screen_files
+from cxr_edge.screening import screener as screener_module
+from cxr_edge.screening.folder import screen_files
+from cxr_edge.screening.screener import Screener
 
 
 @pytest.fixture(scope="module")

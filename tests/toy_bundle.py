@@ -20,10 +20,14 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
-from cxr_edge.decode import decode
-from cxr_edge.manifest import Combination, Decision, FileRef, KnownAnswer, LungBoxRule, Manifest, Member, Segmenter
-from cxr_edge.preprocess import Preprocessor, PreprocessSpec
+from cxr_edge.bundle.manifest import KnownAnswer, Manifest
+from cxr_edge.bundle.networks import FileRef, Member, Segmenter
+from cxr_edge.decoding.decode import decode
+from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Roi
+from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = [
     "LABELS",
@@ -301,7 +305,7 @@ def _with_known_answers(bundle: Bundle) -> Bundle:
 def _reference_answers(bundle: Bundle) -> tuple[KnownAnswer, ...]:
     # Imported here, as below: tests that build no whole bundle then need no working engines.
     from cxr_edge.engines import reference
-    from cxr_edge.screener import Screener
+    from cxr_edge.screening.screener import Screener
 
     screener = Screener(bundle, reference(bundle, threads=1))
     answers = []
@@ -322,7 +326,7 @@ def _with_activation_ranges(bundle: Bundle) -> Bundle:
 
 
 def _ranges(bundle: Bundle, network: Member | Segmenter) -> FileRef:
-    from cxr_edge.build.calibrate import measure_ranges
+    from cxr_edge.compiler.calibrate import measure_ranges
 
     images = [decode(bundle.file(answer.file)) for answer in bundle.manifest.known_answers]
     rois = [Roi(x0=a.roi[0], y0=a.roi[1], x1=a.roi[2], y1=a.roi[3]) for a in bundle.manifest.known_answers]

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from cxr_edge.errors import CxrEdgeError, InputError
-from training import papers_page
-from training.drawn_collections import Counts, draw
-from training.papers_hours import hours, total, work_of
-from training.papers_speed import CONFIGS, PAPERS, PaperConfig, Speed, networks_of, published
-from training.r20.config import R20Config
+from training.data.drawn_collections import Counts, draw
+from training.papers import page
+from training.papers.hours import hours, total, work_of
+from training.papers.speed import CONFIGS, PAPERS, PaperConfig, Speed, networks_of, published
+from training.recipes.r20.config import R20Config
 from training.reproduce import FLANNEL_STAGES, R20_STAGES
 from training.shared_files import write_text
 
@@ -125,7 +125,7 @@ def commands(smoke: _Smoke, paper: str) -> Iterator[Command]:
     starts = {name for _, name in _from_imagenet(config)}
     for name in networks_of(config):
         weights = ("--weights", str(_weights(smoke, paper, name))) if name in starts and not smoke.hub else ()
-        measure = ("-m", "training.papers_speed", paper, name, "--threads", str(smoke.threads), *weights)
+        measure = ("-m", "training.papers.speed", paper, name, "--threads", str(smoke.threads), *weights)
         yield Command(name=f"{paper} network {name}", arguments=measure)
     given = (
         "--config",
@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CxrEdgeError, OSError) as error:
         print(f"training.papers_smoke: {error}", file=sys.stderr)
         return 1
-    write_text(args.results.with_suffix(".md"), papers_page.page(found))
+    write_text(args.results.with_suffix(".md"), page.page(found))
     return 0
 
 

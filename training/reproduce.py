@@ -13,20 +13,20 @@ from pathlib import Path
 
 from cxr_edge.errors import CxrEdgeError, InputError
 from training import seeds
-from training.config import RunConfig
-from training.dataset import data_folder
-from training.flannel import finish as flannel_finish
-from training.flannel import stages as flannel_stages
-from training.flannel.config import FlannelConfig, load_flannel
-from training.flannel.run import FlannelRun
+from training.data.dataset import data_folder
 from training.parallel import everywhere, wait, world
-from training.r20 import finish as r20_finish
-from training.r20 import stages as r20_stages
-from training.r20.config import R20Config, load_r20
-from training.r20.run import R20Run
-from training.run import Run
-from training.seed_runs import SEEDS_BELOW, is_finished, note_finished, seed_folder, share_split, with_seed
-from training.segmenting import take_segmenter
+from training.recipes.config import RunConfig
+from training.recipes.flannel import finish as flannel_finish
+from training.recipes.flannel import stages as flannel_stages
+from training.recipes.flannel.config import FlannelConfig, load_flannel
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.r20 import finish as r20_finish
+from training.recipes.r20 import stages as r20_stages
+from training.recipes.r20.config import R20Config, load_r20
+from training.recipes.r20.run import R20Run
+from training.recipes.run import Run
+from training.recipes.seed_runs import SEEDS_BELOW, is_finished, note_finished, seed_folder, share_split, with_seed
+from training.recipes.segmenter import take_segmenter
 from training.shared_files import one_at_a_time
 
 __all__ = ["main"]

@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cxr_edge.errors import InputError
-from training.config import RunConfig
-from training.recorded import TRAINING
-from training.seed_runs import networks_of, seed_folder, with_seed
-from training.segmenting import SEGMENTER
+from training.loop.settings import TRAINING
+from training.markdown import Table, write_results
+from training.recipes.config import RunConfig
+from training.recipes.seed_runs import networks_of, seed_folder, with_seed
+from training.recipes.segmenter import SEGMENTER
 from training.shared_files import write_text
-from training.tables import Table, write_results
 
 __all__ = ["aligned", "as_table", "check_folder", "gathered", "main", "read_table", "write_page"]
 

@@ -17,22 +17,22 @@ from pathlib import Path
 
 import torch
 
-import cxr_edge.bundle
+from cxr_edge.bundle import ENGINES_DIR, PACKAGED, Bundle
 from cxr_edge.errors import CxrEdgeError
-from training.assemble import assemble
-from training.augment import Augmentation
-from training.canvases import LUNG_BOX, Canvases, LungFinder, cut
-from training.classify import ClassifyTask
-from training.collections import Record
-from training.config import Config, load_config
-from training.dataset import Sample, data_folder, prepare
-from training.engine import fit, load_best
-from training.export import SegmenterForExport, export
-from training.mixing import mixing_of
+from training.bundles.assemble import assemble
+from training.data.augment import Augmentation
+from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut
+from training.data.dataset import Sample, data_folder, prepare
+from training.data.records import Record
+from training.data.targets import check_labels
+from training.loop.fit import fit, load_best
 from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, save_network
-from training.segment import SegmentTask, frames_with_masks
+from training.models.onnx_export import SegmenterForExport, export
+from training.recipes.config import Config, load_config
 from training.shared_files import atomic_write, one_at_a_time, write_text
-from training.targets import check_labels
+from training.tasks.classify import ClassifyTask
+from training.tasks.mixing import mixing_of
+from training.tasks.segment import SegmentTask, frames_with_masks
 
 __all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with one_at_a_time(args.out / stage):
                 _RUN[stage](samples, config, args.out)
         if args.install:
-            _install(args.out / "bundle", Path(cxr_edge.bundle.__file__).parent / cxr_edge.bundle.STARTER)
+            _install(args.out / "bundle", PACKAGED)
     except CxrEdgeError as error:
         print(f"training.starter: {error}", file=sys.stderr)
         return 2
@@ -151,8 +151,8 @@ def _bundle(samples: Sequence[Sample], config: Config, out: Path) -> None:
 def _install(bundle: Path, target: Path) -> None:
     """Copy the finished bundle to where the package looks for it, in place of what was there."""
     with atomic_write(target) as beside:
-        shutil.copytree(bundle, beside, ignore=shutil.ignore_patterns(cxr_edge.bundle.ENGINES_DIR, ".*"))
-        cxr_edge.bundle.Bundle.open(beside)
+        shutil.copytree(bundle, beside, ignore=shutil.ignore_patterns(ENGINES_DIR, ".*"))
+        Bundle.open(beside)
 
 
 Stage = Callable[[Sequence[Sample], Config, Path], None]

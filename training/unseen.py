@@ -19,17 +19,17 @@ import numpy.typing as npt
 import torch
 
 from cxr_edge.errors import CxrEdgeError, InputError
-from training.canvases import Canvases
-from training.classify import logits_of
-from training.config import Config, load_config
-from training.dataset import Sample, data_folder, load
-from training.engine import load_best
-from training.evaluate import GUARDED
-from training.metrics import proportion
+from training.data.canvases import Canvases
+from training.data.dataset import Sample, data_folder, load
+from training.evaluation.bundle import GUARDED
+from training.evaluation.metrics import proportion
+from training.evaluation.pages import unseen_as_markdown
+from training.loop.fit import load_best
 from training.models import build_member
+from training.recipes.config import Config, load_config
 from training.shared_files import write_text
 from training.starter import UNSEEN_FILE, train_member
-from training.tables import unseen_as_markdown
+from training.tasks.predict import logits_of
 
 __all__ = ["main", "said_of_unseen"]
 

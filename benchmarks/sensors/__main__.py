@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from time import sleep
 
-from benchmarks.power_mode import power_mode
+from benchmarks.harness.power_mode import power_mode
 from benchmarks.sensors.reading import State
 from benchmarks.sensors.sampler import Record, Sampler, all_sensors
 

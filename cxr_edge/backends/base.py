@@ -19,7 +19,7 @@ import numpy.typing as npt
 from cxr_edge.errors import ContractError, InputError
 
 if TYPE_CHECKING:
-    from cxr_edge.device.memory import Device
+    from cxr_edge.gpu.interface import Device
 
 __all__ = [
     "HARDWARE_COMPATIBILITY",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.backends import host
+from cxr_edge.backends import cpu_info
 from cxr_edge.backends.base import CompileOptions, TensorInfo, check_inputs
 from cxr_edge.errors import BackendError
 
@@ -65,9 +65,9 @@ class OnnxRuntimeBackend:
         """Runtime version, processor, its instruction sets, platform."""
         return {
             "onnxruntime": str(runtime().__version__),
-            "processor": host.processor_name(),
-            "instruction_sets": " ".join(host.instruction_sets()),
-            "platform": host.platform_name(),
+            "processor": cpu_info.processor_name(),
+            "instruction_sets": " ".join(cpu_info.instruction_sets()),
+            "platform": cpu_info.platform_name(),
         }
 
     def compile(self, onnx: Path, engine: Path, options: CompileOptions) -> None:

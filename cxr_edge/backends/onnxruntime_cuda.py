@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.backends import host
+from cxr_edge.backends import cpu_info
 from cxr_edge.backends.base import CompileOptions, GpuOptions, check_inputs
 from cxr_edge.backends.onnxruntime import quiet_settings, runtime, short, tensor_info
-from cxr_edge.device.cuda import CudaDevice, cuda_device, missing
 from cxr_edge.errors import BackendError, ContractError
+from cxr_edge.gpu.cuda import CudaDevice, cuda_device, missing
 
 __all__ = ["OnnxRuntimeCudaBackend", "OnnxRuntimeCudaEngine"]
 
@@ -52,7 +52,7 @@ class OnnxRuntimeCudaBackend:
     def versions(self) -> dict[str, str]:
         """Runtime, GPU, compute capability, the driver's CUDA version, platform."""
         gpu = cuda_device().gpu.versions()
-        return {"onnxruntime": str(runtime().__version__), **gpu, "platform": host.platform_name()}
+        return {"onnxruntime": str(runtime().__version__), **gpu, "platform": cpu_info.platform_name()}
 
     def portable(self, options: GpuOptions) -> tuple[str, ...]:
         """An ONNX file depends on no GPU; what the gate found on one may differ on another, so no key is left out."""

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.backends import _tensorrt_build, _tensorrt_log, host
+from cxr_edge.backends import cpu_info, tensorrt_build, tensorrt_log
 from cxr_edge.backends.base import CompileOptions, GpuOptions, TensorInfo, check_inputs
-from cxr_edge.device.cuda import CudaDevice, cuda_device, missing
-from cxr_edge.device.memory import Device
 from cxr_edge.errors import BackendError, ContractError
+from cxr_edge.gpu.cuda import CudaDevice, cuda_device, missing
+from cxr_edge.gpu.interface import Device
 
 __all__ = ["TensorRtBackend", "TensorRtEngine"]
 
@@ -56,7 +56,7 @@ class TensorRtBackend:
     def versions(self) -> dict[str, str]:
         """TensorRT, GPU, compute capability, the driver's CUDA version, platform."""
         gpu = cuda_device().gpu.versions()
-        return {"tensorrt": str(_tensorrt().__version__), **gpu, "platform": host.platform_name()}
+        return {"tensorrt": str(_tensorrt().__version__), **gpu, "platform": cpu_info.platform_name()}
 
     def portable(self, options: GpuOptions) -> tuple[str, ...]:
         """As NVIDIA promises it for the compatibility that was asked for."""
@@ -74,7 +74,7 @@ class TensorRtBackend:
         """Build a plan from `onnx` and write it. Raises BackendError with TensorRT's own words if it cannot."""
         trt = _tensorrt()
         with self.device().current():
-            engine.write_bytes(_tensorrt_build.build_plan(trt, onnx, options))
+            engine.write_bytes(tensorrt_build.build_plan(trt, onnx, options))
 
     def load(self, engine: Path, options: CompileOptions) -> TensorRtEngine:
         """Load a plan. Raises BackendError if it is none, or not for this GPU and version."""
@@ -88,8 +88,8 @@ class TensorRtEngine:
 
     def __init__(self, trt: Any, path: Path, device: Device, options: GpuOptions) -> None:
         self._device = device
-        self._log = _tensorrt_log.Log.of(trt)
-        self._runtime = _tensorrt_log.made(trt.Runtime, self._log, doing="start its runtime")
+        self._log = tensorrt_log.Log.of(trt)
+        self._runtime = tensorrt_log.made(trt.Runtime, self._log, doing="start its runtime")
         self._engine = _deserialize(self._runtime, path, self._log, options)
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         kinds = {name: self._engine.get_tensor_mode(name) for name in names}
@@ -195,7 +195,7 @@ def _n_bytes(shape: tuple[int | None, ...], dtype: str) -> int:
     return int(np.prod([d or 1 for d in shape])) * np.dtype(dtype).itemsize
 
 
-def _deserialize(runtime: Any, path: Path, log: _tensorrt_log.Log, options: GpuOptions) -> Any:
+def _deserialize(runtime: Any, path: Path, log: tensorrt_log.Log, options: GpuOptions) -> Any:
     # A plan that later versions may load carries code of its own, which runs only if it is allowed to.
     runtime.engine_host_code_allowed = options.version_compatible
     if options.dla_core is not None:

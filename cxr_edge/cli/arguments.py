@@ -16,7 +16,7 @@ from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.output import say
 from cxr_edge.engines import EngineSet, last_asked, load
 from cxr_edge.errors import EngineError
-from cxr_edge.screener import cores
+from cxr_edge.screening.folder import cores
 
 __all__ = [
     "add_bundle",
@@ -141,7 +141,7 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
 
 def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
     """Build as `cxr-edge build-engine` would, asked for what the last build was asked for, if there was one."""
-    from cxr_edge.build.engine import BuildRequest, build  # imports onnx
+    from cxr_edge.compiler.build_bundle import BuildRequest, build  # imports onnx
 
     asked = last_asked(bundle, args.engines, args.backend)
     request = BuildRequest(

@@ -10,10 +10,11 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
 from cxr_edge.cli.output import print_results, say
 from cxr_edge.cli.traces import Traces, add_traces
+from cxr_edge.environment import environment
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
 from cxr_edge.records import Failure
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 
 if TYPE_CHECKING:
     from cxr_edge.bench import BenchReport
@@ -70,7 +71,7 @@ def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
         for workers in sorted({1, args.threads})
     ]
     report = bench.BenchReport(
-        environment=bench.environment(engines.versions),
+        environment=environment(engines.versions),
         bundle=f"{bundle.manifest.name} {bundle.manifest.version}",
         bundle_digest=bundle.digest,
         engines=screener.describe(),

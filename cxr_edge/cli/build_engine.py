@@ -11,15 +11,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.build.samples import IMAGE_LIMIT
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options, not_empty, path_argument
 from cxr_edge.cli.output import print_results, say
+from cxr_edge.compiler.samples import IMAGE_LIMIT
 from cxr_edge.errors import InputError
-from cxr_edge.preprocess import PRESETS, PreprocessSpec, preset
+from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec, preset
 
 if TYPE_CHECKING:
-    from cxr_edge.build.report import BuildReport
+    from cxr_edge.compiler.report import BuildReport
 
 __all__ = ["add_parser", "run"]
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 def _build_bundle(args: argparse.Namespace) -> BuildReport:
     if args.spec or args.preset or args.out:
         raise InputError("--spec, --preset and --out go with a lone .onnx file; a bundle says all that itself")
-    from cxr_edge.build.engine import BuildRequest, build  # imports onnx
+    from cxr_edge.compiler.build_bundle import BuildRequest, build  # imports onnx
 
     request = BuildRequest(
         bundle=Bundle.open(args.model),
@@ -112,7 +112,7 @@ def _build_bundle(args: argparse.Namespace) -> BuildReport:
 def _build_network(args: argparse.Namespace) -> BuildReport:
     if args.engines:
         raise InputError("--engines goes with a bundle; for a lone .onnx file give --out DIR")
-    from cxr_edge.build.lone import NetworkRequest, build_network  # imports onnx
+    from cxr_edge.compiler.build_network import NetworkRequest, build_network  # imports onnx
 
     path = Path(args.model)
     request = NetworkRequest(

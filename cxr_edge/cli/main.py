@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from cxr_edge import __version__
 from cxr_edge.cli import bench, build_engine, inspect, screen
 from cxr_edge.cli.output import Results, discard_results, prepare_streams, say
 from cxr_edge.errors import CxrEdgeError, InputError, OutputError
 from cxr_edge.names import printable_lines
+from cxr_edge.version import __version__
 
 __all__ = ["main"]
 

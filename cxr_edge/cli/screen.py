@@ -12,17 +12,18 @@ from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cxr_edge import __version__
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
 from cxr_edge.cli.files import Selection, select
 from cxr_edge.cli.output import Results, say
 from cxr_edge.cli.traces import Traces, add_traces
-from cxr_edge.decode import MAX_PIXELS, MIN_SIDE_PX
+from cxr_edge.decoding.decode import MAX_PIXELS, MIN_SIDE_PX
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure
-from cxr_edge.screener import Answer, Screener, internal_error, screen_files
+from cxr_edge.screening.folder import screen_files
+from cxr_edge.screening.screener import Answer, Screener, internal_error
+from cxr_edge.version import __version__
 
 if TYPE_CHECKING:
     from cxr_edge.report import ReportWriter, RunInfo
@@ -173,7 +174,7 @@ def _say_skipped(selection: Selection) -> None:
 
 
 def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
-    from cxr_edge.backends.host import processor_name
+    from cxr_edge.backends.cpu_info import processor_name
     from cxr_edge.report import RunInfo
 
     bundle, manifest = screener.bundle, screener.manifest

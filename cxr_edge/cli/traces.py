@@ -15,7 +15,7 @@ from cxr_edge.cli.output import say
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.report import writing
-from cxr_edge.screener import Answer
+from cxr_edge.screening.screener import Answer
 
 __all__ = ["Traces", "add_traces"]
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from cxr_edge.errors import OutputError
 from cxr_edge.names import printable
-from cxr_edge.screener import Answer
+from cxr_edge.screening.screener import Answer
 
 __all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "writing"]
 

@@ -23,7 +23,7 @@ from cxr_edge.names import printable
 from cxr_edge.records import Failure, Image, Screening
 from cxr_edge.report import RunInfo, Skipped, writing
 from cxr_edge.report.overlay import Picture, overlay, picture
-from cxr_edge.screener import Answer
+from cxr_edge.screening.screener import Answer
 
 __all__ = ["HtmlWriter", "page_target"]
 

@@ -18,7 +18,7 @@ from cxr_edge.errors import InputError, OutputError
 from cxr_edge.names import printable, shortened
 from cxr_edge.records import Image, Screening
 from cxr_edge.report import writing
-from cxr_edge.screener import Answer
+from cxr_edge.screening.screener import Answer
 
 __all__ = ["OverlayWriter", "check_folder", "overlay", "picture"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from cxr_edge.names import json_name, json_text, printable
 from cxr_edge.records import Failure
 from cxr_edge.report import RunInfo, Skipped, TextStream
-from cxr_edge.screener import Answer
+from cxr_edge.screening.screener import Answer
 
 __all__ = ["CsvWriter", "JsonWriter"]
 

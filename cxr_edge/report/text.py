@@ -8,7 +8,7 @@ from __future__ import annotations
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure, Screening
 from cxr_edge.report import RunInfo, TextStream
-from cxr_edge.screener import Answer
+from cxr_edge.screening.screener import Answer
 
 __all__ = ["TextWriter", "block", "line"]
 

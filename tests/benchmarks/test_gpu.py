@@ -17,25 +17,26 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as run_all
-from benchmarks import gpu, gpu_bandwidth, gpu_kernels, gpu_papers, gpu_peers, gpu_screening, gpu_shares
-from benchmarks.gpu_bandwidth import DeviceCopy
-from benchmarks.gpu_device import Answer, CountingDevice, frame_on, put, take, timed
-from benchmarks.gpu_kernels import EQUAL, FP16, FP32, Check
-from benchmarks.gpu_screening import CPU, EAGER, GRAPHS, HOST_ARRAYS, REFERENCE, Pace, Peers
-from benchmarks.pipelines import Recipe
-from benchmarks.side_by_side import Table, max_difference, missing
-from benchmarks.workload import Workload
+from benchmarks.gpu import bandwidth, kernels, overhead, papers_bundle, peers, screening
+from benchmarks.gpu import run as gpu
+from benchmarks.gpu.bandwidth import DeviceCopy
+from benchmarks.gpu.device import Answer, CountingDevice, frame_on, put, take, timed
+from benchmarks.gpu.kernels import EQUAL, FP16, FP32, Check
+from benchmarks.gpu.screening import CPU, EAGER, GRAPHS, HOST_ARRAYS, REFERENCE, Pace, Peers
+from benchmarks.harness.side_by_side import Table, max_difference, missing
+from benchmarks.harness.workload import Workload
+from benchmarks.peers.pipelines import Recipe
 from cxr_edge import engines
 from cxr_edge.bench import known_images
 from cxr_edge.bundle import Bundle
-from cxr_edge.decode import decode_bytes
-from cxr_edge.device import cuda
-from cxr_edge.device.cuda import CudaDevice
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.engines import EngineSet, parts
 from cxr_edge.errors import BackendError
-from cxr_edge.lungs import LungVerdict
-from cxr_edge.preprocess import PRESETS, PreprocessSpec
-from cxr_edge.screener import Screener
+from cxr_edge.gpu import cuda
+from cxr_edge.gpu.cuda import CudaDevice
+from cxr_edge.ops.lung_box import LungVerdict
+from cxr_edge.screening.screener import Screener
+from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from tests.device.fake_pycuda import FakeDriver
 from tests.emulated_device import EmulatedDevice, EmulatedEngine
 
@@ -98,14 +99,14 @@ class TestKernels:
     @pytest.mark.parametrize("seed", [0, 11])
     def test_all_are_equal(self, workload: Workload, seed: int) -> None:
         device = EmulatedDevice(seed=seed)
-        answer = gpu_kernels.answer(device, workload.bundle, sizes=SMALL.sizes, mask_sides=SMALL.mask_sides)
+        answer = kernels.answer(device, workload.bundle, sizes=SMALL.sizes, mask_sides=SMALL.mask_sides)
         (table,) = answer.tables
         assert not answer.failures
         assert {row[-1] for row in table.rows} == {"equal"}
-        kernels = [row[0] for row in table.rows]
-        assert kernels.count("preprocessing") == (len(PRESETS) + 4) * 2 * 2  # the toy's four; dtypes, bit depths
-        assert kernels.count("lung box") == len(SMALL.mask_sides)
-        assert kernels.count("combination") == 5
+        named = [row[0] for row in table.rows]
+        assert named.count("preprocessing") == (len(PRESETS) + 4) * 2 * 2  # the toy's four; dtypes, bit depths
+        assert named.count("lung box") == len(SMALL.mask_sides)
+        assert named.count("combination") == 5
         assert "sane, fp16, 16 bit" in [row[1] for row in table.rows]
 
     @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ class TestKernels:
     )
     def test_one_that_does_nothing_differs(self, workload: Workload, name: str, kernel: str) -> None:
         device = BrokenKernels(name, lambda *_, **__: None)
-        answer = gpu_kernels.answer(device, workload.bundle, sizes=((61, 97),), mask_sides=(31,))
+        answer = kernels.answer(device, workload.bundle, sizes=((61, 97),), mask_sides=(31,))
         verdicts = {(row[0], row[-1]) for row in answer.tables[0].rows}
         assert verdicts == {(k, "differs" if k == kernel else "equal") for k, _ in verdicts}
         assert all(f.startswith(kernel) and "do not screen with this build" in f for f in answer.failures)
@@ -124,9 +125,7 @@ class TestKernels:
         def refuse(*_: Any, **__: Any) -> None:
             raise BackendError("no kernel image is available")
 
-        answer = gpu_kernels.answer(
-            BrokenKernels("lung_box", refuse), workload.bundle, sizes=((61, 97),), mask_sides=(31,)
-        )
+        answer = kernels.answer(BrokenKernels("lung_box", refuse), workload.bundle, sizes=((61, 97),), mask_sides=(31,))
         assert [row[1:] for row in answer.tables[0].rows if row[0] == "lung box"] == [
             ("no kernel image is available", 0, "no number", "to run", "no number", "did not run")
         ]
@@ -148,7 +147,7 @@ class TestKernels:
             (EQUAL, 8, 7, False),
         ],
     )
-    def test_limits(self, limit: gpu_kernels.Limit, ours: float, theirs: float, equal: bool) -> None:
+    def test_limits(self, limit: kernels.Limit, ours: float, theirs: float, equal: bool) -> None:
         kind = np.float16 if limit is FP16 else np.float32
         pair = np.array([[0, ours]], kind), np.array([[0, theirs]], kind)
         same = np.zeros((1, 2), kind), np.zeros((1, 2), kind)
@@ -158,7 +157,7 @@ class TestKernels:
 
     def test_the_masks_bring_about_every_verdict(self) -> None:
         device = EmulatedDevice()
-        verdicts = {int(gpu_kernels._boxes(device, mask)[1][-1]) for mask in gpu_kernels.masks(64)}
+        verdicts = {int(kernels._boxes(device, mask)[1][-1]) for mask in kernels.masks(64)}
         assert verdicts == {v.value for v in LungVerdict}
 
 
@@ -170,7 +169,7 @@ class TestBandwidth:
 
     def ask(self, copy: DeviceCopy, device: EmulatedDevice | None = None, cache: int = 1) -> Answer:
         device = device or EmulatedDevice()
-        return gpu_bandwidth.answer(device, self.SETS, copy=copy, cache=cache, rounds=3, warmup=1, sides=(64, 96))
+        return bandwidth.answer(device, self.SETS, copy=copy, cache=cache, rounds=3, warmup=1, sides=(64, 96))
 
     def test_bytes_count_once_and_those_of_a_copy_twice(self) -> None:
         device, copied = EmulatedDevice(), []
@@ -205,7 +204,7 @@ class TestBandwidth:
         assert images * 64 * 64 * 2 > 2 * cache
 
     def test_without_a_copy_the_ratio_is_not_measured(self) -> None:
-        answer = self.ask(gpu_bandwidth.device_copy(EmulatedDevice()))
+        answer = self.ask(bandwidth.device_copy(EmulatedDevice()))
         rows = answer.tables[0].rows
         assert rows[2][-1] == "not measured: emulated GPU is no CUDA device, nothing here can copy on it"
         assert [t.verdict for t in answer.targets] == ["not measured"] * 4
@@ -235,20 +234,20 @@ class TestBandwidth:
         package.driver = driver  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "pycuda", package)
         monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-        monkeypatch.setattr(gpu_bandwidth, "missing", lambda name: None if name == "pycuda" else "not installed")
+        monkeypatch.setattr(bandwidth, "missing", lambda name: None if name == "pycuda" else "not installed")
         monkeypatch.setattr(cuda, "_driver", FakeDriver)
         device = CudaDevice(0)
-        copy = gpu_bandwidth.device_copy(device)
+        copy = bandwidth.device_copy(device)
         assert copy.name == "pycuda's memcpy_dtod_async"
         assert copy.run is not None
         copy.run(1, 2, 3, SimpleNamespace(pycuda="the stream that pycuda takes"))
         assert calls == [(1, 2, 3, "the stream that pycuda takes")]
-        assert gpu_bandwidth.cache_bytes(device) == 4 << 20
-        monkeypatch.setattr(gpu_bandwidth, "missing", lambda _: "not installed")
-        assert gpu_bandwidth.device_copy(device).run is None
+        assert bandwidth.cache_bytes(device) == 4 << 20
+        monkeypatch.setattr(bandwidth, "missing", lambda _: "not installed")
+        assert bandwidth.device_copy(device).run is None
 
     def test_a_cache_that_is_not_told_is_thought_large(self) -> None:
-        assert gpu_bandwidth.cache_bytes(EmulatedDevice()) >= 1 << 27
+        assert bandwidth.cache_bytes(EmulatedDevice()) >= 1 << 27
 
 
 class TestDevice:
@@ -301,20 +300,20 @@ class TestScreening:
         pytest.importorskip("torch")
         found, device = parts(workload.bundle), EmulatedDevice()
 
-        def no_graphs() -> gpu_peers.GpuNetworks:
+        def no_graphs() -> peers.GpuNetworks:
             raise RuntimeError("capture needs a GPU,\nthere is none")
 
         peers = Peers(
-            eager=lambda: gpu_peers.eager(modules_of_the_host(workload.bundle), segmenter=True, device="cpu"),
+            eager=lambda: peers.eager(modules_of_the_host(workload.bundle), segmenter=True, device="cpu"),
             graphed=no_graphs,
-            host_arrays=lambda: gpu_peers.onnxruntime_sessions(
+            host_arrays=lambda: peers.onnxruntime_sessions(
                 found, segmenter=True, provider="CPUExecutionProvider"
             ),
         )  # fmt: skip
         loaded = {"tensorrt": "not installed: x", "onnxruntime-cuda": on_device(workload.bundle, device)}
         plain = engines.reference(workload.bundle)
-        ways = gpu_screening.of_the_bundle(workload, loaded, plain, peers, 1)
-        answer = gpu_screening.answer("t", workload, ways, QUICK, reference=Screener(workload.bundle, plain))
+        ways = screening.of_the_bundle(workload, loaded, plain, peers, 1)
+        answer = screening.answer("t", workload, ways, QUICK, reference=Screener(workload.bundle, plain))
         assert [t.title for t in answer.tables] == ["t, from pixels", "t, from bytes"]
         for table in answer.tables:
             rows = rows_of(table)
@@ -332,9 +331,9 @@ class TestScreening:
 
     def test_the_graph_is_what_is_timed_from_the_first_round_on(self, workload: Workload) -> None:
         device = EmulatedDevice()
-        (graph, _) = gpu_screening.ours("x", on_device(workload.bundle, device), workload, 1)
+        (graph, _) = screening.ours("x", on_device(workload.bundle, device), workload, 1)
         judge = Screener(workload.bundle, engines.reference(workload.bundle))
-        gpu_screening.answer("t", workload, [graph], Pace(rounds=1, warmup=1), reference=judge)
+        screening.answer("t", workload, [graph], Pace(rounds=1, warmup=1), reference=judge)
         # Two tables; in each all images twice, then two rounds of a lead-in and a run. One more when the pipeline was
         # made: these images are small, so that the blank one's graph serves them.
         assert sum(g.launches for g in device.graphs) == 2 * (2 * len(workload.images) + 4) + 1
@@ -347,12 +346,12 @@ class TestScreening:
         device = EmulatedDevice()
         found = on_device(workload.bundle, device)
         broken = dataclasses.replace(found, segmenter=Odd(found.segmenter.host, device))  # type: ignore[union-attr]
-        assert {w.note for w in gpu_screening.ours("x", broken, workload, 1)} == {"no memory left at all"}
+        assert {w.note for w in screening.ours("x", broken, workload, 1)} == {"no memory left at all"}
 
     def test_where_nobody_can_run_the_table_is_all_reasons(self, workload: Workload) -> None:
-        ways = gpu_screening.ours("x", "not here", workload, 1)
+        ways = screening.ours("x", "not here", workload, 1)
         judge = Screener(workload.bundle, engines.reference(workload.bundle))
-        answer = gpu_screening.answer("t", workload, ways, QUICK, reference=judge)
+        answer = screening.answer("t", workload, ways, QUICK, reference=judge)
         assert [row[-1] for row in answer.tables[0].rows] == ["not here", "not here"]
 
     def test_torch_graphs_get_their_images_through_static_inputs(
@@ -361,27 +360,27 @@ class TestScreening:
         modes = _torch_graphs_on_the_host(pytest.importorskip("torch"), monkeypatch)
         bundle = workload.bundle
         specs = [p.preprocess for p in parts(bundle)]
-        networks = gpu_peers.graphed(modules_of_the_host(bundle), specs, segmenter=True)
+        networks = peers.graphed(modules_of_the_host(bundle), specs, segmenter=True)
         judge = Screener(bundle, engines.reference(bundle))
         for image in workload.images:
-            answer = gpu_peers.screen(image.pixels, Recipe.of(bundle.manifest), networks)
+            answer = peers.screen(image.pixels, Recipe.of(bundle.manifest), networks)
             assert max_difference(answer, judge.screen(image).probabilities) < USUAL
         assert modes == ["thread_local"] * 2, "one graph of the segmenter, one of all members"
 
     def test_torch_without_a_gpu_is_a_reason(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gpu_peers, "torch_reason", lambda: "torch sees no GPU")
+        monkeypatch.setattr(peers, "torch_reason", lambda: "torch sees no GPU")
         asked: list[int] = []
-        peers = gpu_screening.peers_of(workload, lambda: asked.append(1) or [])
-        assert [w.note for w in gpu_screening.usual(workload, peers)][:2] == ["torch sees no GPU"] * 2
+        offered = screening.peers_of(workload, lambda: asked.append(1) or [])
+        assert [w.note for w in screening.usual(workload, offered)][:2] == ["torch sees no GPU"] * 2
         assert not asked
 
     def test_the_networks_are_converted_once(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(gpu_peers, "torch_reason", lambda: None)
-        monkeypatch.setattr(gpu_peers, "eager", lambda modules, **_: modules)
-        monkeypatch.setattr(gpu_peers, "graphed", lambda modules, *_, **__: modules)
+        monkeypatch.setattr(peers, "torch_reason", lambda: None)
+        monkeypatch.setattr(peers, "eager", lambda modules, **_: modules)
+        monkeypatch.setattr(peers, "graphed", lambda modules, *_, **__: modules)
         asked: list[int] = []
-        peers = gpu_screening.peers_of(workload, lambda: asked.append(1) or ["a module"])
-        assert peers.eager() == peers.graphed() == ["a module"]
+        offered = screening.peers_of(workload, lambda: asked.append(1) or ["a module"])
+        assert offered.eager() == offered.graphed() == ["a module"]
         assert asked == [1]
 
     def test_without_onnx2torch_the_papers_table_is_pointed_to(
@@ -393,20 +392,20 @@ class TestScreening:
 
     def test_onnxruntime_without_the_provider_says_what_to_install(self, workload: Workload) -> None:
         with pytest.raises(RuntimeError, match="pip install onnxruntime-gpu in its place"):
-            gpu_peers.onnxruntime_sessions(parts(workload.bundle), segmenter=True, provider="NoSuchProvider")
+            peers.onnxruntime_sessions(parts(workload.bundle), segmenter=True, provider="NoSuchProvider")
 
     @pytest.mark.skipif(missing("onnx2torch") is not None, reason="onnx2torch is not installed")
     def test_converted_networks_answer_as_the_bundle_does(self, workload: Workload) -> None:
-        networks = gpu_peers.eager(gpu_peers.modules_of(parts(workload.bundle)), segmenter=True, device="cpu")
+        networks = peers.eager(peers.modules_of(parts(workload.bundle)), segmenter=True, device="cpu")
         judge = Screener(workload.bundle, engines.reference(workload.bundle))
         for image in workload.images:
-            usual = gpu_peers.screen(image.pixels, Recipe.of(workload.bundle.manifest), networks)
+            usual = peers.screen(image.pixels, Recipe.of(workload.bundle.manifest), networks)
             assert max_difference(usual, judge.screen(image).probabilities) < USUAL
 
 
 def _torch_graphs_on_the_host(torch: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Make torch's CUDA graphs repeat on the host what was captured. Gives a list that fills with the capture modes."""
-    zeros, run, modes = torch.zeros, gpu_peers._TorchGraph._run, []
+    zeros, run, modes = torch.zeros, peers._TorchGraph._run, []
     captured: dict[int, Callable[[], Any]] = {}
     last: list[tuple[Any, Any, Any]] = []
 
@@ -428,7 +427,7 @@ def _torch_graphs_on_the_host(torch: Any, monkeypatch: pytest.MonkeyPatch) -> li
 
     stream = SimpleNamespace(wait_stream=lambda _: None)
     monkeypatch.setattr(torch, "zeros", lambda *shape, device, **rest: zeros(*shape, **rest))
-    monkeypatch.setattr(gpu_peers._TorchGraph, "_run", seen)
+    monkeypatch.setattr(peers._TorchGraph, "_run", seen)
     fakes = {"CUDAGraph": Graph, "graph": capture, "Stream": lambda: stream, "current_stream": lambda: stream}
     for name, fake in {**fakes, "stream": lambda _: contextlib.nullcontext()}.items():
         monkeypatch.setattr(torch.cuda, name, fake)
@@ -438,7 +437,7 @@ def _torch_graphs_on_the_host(torch: Any, monkeypatch: pytest.MonkeyPatch) -> li
 class TestShares:
     def test_own_times_add_up_and_one_graph_is_launched_an_image(self, workload: Workload) -> None:
         found = on_device(workload.bundle, EmulatedDevice())
-        answer = gpu_shares.answer(workload, found, rounds=5, warmup=1)
+        answer = overhead.answer(workload, found, rounds=5, warmup=1)
         times, launches = (rows_of(t) for t in answer.tables)
         alone = [times[f"{p.name} alone, enqueued"]["p50 ms"] for p in parts(workload.bundle)]
         whole = times["screening, lungs to download, GPU's clock"]
@@ -455,7 +454,7 @@ class TestShares:
 
     def test_plain_streams_miss_the_one_launch(self, workload: Workload) -> None:
         found = on_device(workload.bundle, EmulatedDevice(refuses_capture=True))
-        answer = gpu_shares.answer(workload, found, rounds=2, warmup=1)
+        answer = overhead.answer(workload, found, rounds=2, warmup=1)
         times, launches = (rows_of(t) for t in answer.tables)
         assert launches["graphs launched"]["an image"] == 0
         # Upload and download; preprocessing, twice; lung box; combination.
@@ -464,13 +463,13 @@ class TestShares:
         assert "no graph: the capture failed" in times["plain alone, as a graph"]["note"]
 
     def test_the_smaller_median_is_an_engines_own_time(self) -> None:
-        own = gpu_shares.OwnTime(
-            part="x", enqueued=np.array([3.0, 9.0, 3.0]), graph=gpu_shares.Timed(milliseconds=np.array([2.0, 8.0, 1.0]))
+        own = overhead.OwnTime(
+            part="x", enqueued=np.array([3.0, 9.0, 3.0]), graph=overhead.Timed(milliseconds=np.array([2.0, 8.0, 1.0]))
         )
         assert own.p50_ms == 2.0
 
     def test_a_runtime_without_engines_has_a_reason(self) -> None:
-        answer = gpu_shares.not_measured("tensorrt", "not installed")
+        answer = overhead.not_measured("tensorrt", "not installed")
         assert answer.tables[0].rows == (("not measured", "not installed"),)
         assert {t.verdict for t in answer.targets} == {"not measured"}
 
@@ -480,15 +479,15 @@ class TestPapers:
         self, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         torch = pytest.importorskip("torch")
-        from benchmarks import papers
+        from benchmarks.peers import papers
 
         monkeypatch.setattr(papers, "modules", lambda: _tiny(torch))
-        monkeypatch.setattr(gpu_peers, "torch_reason", lambda: None)
-        eager = gpu_peers.eager
-        monkeypatch.setattr(gpu_peers, "eager", lambda modules, **rest: eager(modules, **rest, device="cpu"))
+        monkeypatch.setattr(peers, "torch_reason", lambda: None)
+        eager = peers.eager
+        monkeypatch.setattr(peers, "eager", lambda modules, **rest: eager(modules, **rest, device="cpu"))
         device = EmulatedDevice()
         monkeypatch.setattr(
-            gpu_papers, "compiled", lambda bundle, names, *_, **__: {"onnxruntime-cuda": on_device(bundle, device)}
+            papers_bundle, "compiled", lambda bundle, names, *_, **__: {"onnxruntime-cuda": on_device(bundle, device)}
         )
         answer = gpu._papers(setup_of(workload, device))
         rows = rows_of(answer.tables[0])
@@ -501,15 +500,15 @@ class TestPapers:
 
     def test_every_member_sees_the_whole_image(self, workload: Workload, tmp_path: Path) -> None:
         torch = pytest.importorskip("torch")
-        bundle = gpu_papers.papers_bundle(_tiny(torch), tmp_path)
-        screening = Screener(bundle, engines.reference(bundle)).screen(workload.images[0])
-        assert screening.roi.as_tuple() == (0, 0, 96, 96)
-        assert not screening.flags
+        bundle = papers_bundle.papers_bundle(_tiny(torch), tmp_path)
+        screened = Screener(bundle, engines.reference(bundle)).screen(workload.images[0])
+        assert screened.roi.as_tuple() == (0, 0, 96, 96)
+        assert not screened.flags
 
     def test_a_runtime_that_does_not_work_here_has_a_reason(self, workload: Workload, tmp_path: Path) -> None:
         said: list[str] = []
         names = ("no-such-runtime", "onnxruntime")
-        found = gpu_papers.compiled(workload.bundle, names, tmp_path, threads=1, say=said.append)
+        found = papers_bundle.compiled(workload.bundle, names, tmp_path, threads=1, say=said.append)
         assert "no backend is called 'no-such-runtime'" in str(found["no-such-runtime"])
         built = found["onnxruntime"]
         assert isinstance(built, EngineSet)
@@ -579,7 +578,7 @@ class TestCommand:
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
         wrong = Check(kernel="combination", case="flannel", values=4, largest=0.2, share=2e4, limit="1e-05")
-        monkeypatch.setattr(gpu_kernels, "combinations", lambda _: [wrong])
+        monkeypatch.setattr(kernels, "combinations", lambda _: [wrong])
         out = tmp_path / "gpu.json"
         assert gpu.main([*self.options(toy_bundle), "--out", str(out)]) == 1
         said = "combination (flannel) differs from the CPU by up to 0.2, allowed: 1e-05: do not screen with this build"
@@ -594,7 +593,7 @@ class TestCommand:
         def stop(*_: Any, **__: Any) -> Answer:
             raise kind("an illegal address")
 
-        monkeypatch.setattr(gpu_bandwidth, "answer", stop)
+        monkeypatch.setattr(bandwidth, "answer", stop)
         out = tmp_path / "gpu.json"
         assert gpu.main([*self.options(toy_bundle), "--out", str(out)]) == 1
         assert "gpu: bandwidth: stopped in the middle: an illegal address" in capsys.readouterr().err

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from benchmarks import latency
+from benchmarks.gpu.network import EngineOnDevice
+from benchmarks.harness.spread import Spread, columns, ranks_argument, spread
+from benchmarks.harness.workload import at_least_zero
 from benchmarks.latency import Budget, Run, Section, Steps, repeat
-from benchmarks.on_device import EngineOnDevice
-from benchmarks.spread import Spread, columns, ranks_argument, spread
-from benchmarks.workload import at_least_zero
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import Bundle
-from cxr_edge.decode import decode
+from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import parts
 from cxr_edge.records import StageTimes
 from tests.benchmarks.scripts import report_of, table_of

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as run_all
-from benchmarks import idle, sustained, tables
+from benchmarks import idle, sustained
+from benchmarks.harness import page
 from benchmarks.sensors import Record, Sample, State
 from benchmarks.sustained import Finished, Quarters, screen_for
 from tests.benchmarks.scripts import report_of, table_of
@@ -153,9 +154,7 @@ def test_the_long_scripts_run_only_when_named(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setattr(subprocess, "run", run)
     assert run_all.main(["--results", str(tmp_path)]) == 0
-    assert [c[2] for c in commands] == [
-        f"benchmarks.{n}" for n in tables.ORDER if n not in {"idle", "sustained", "gpu"}
-    ]
+    assert [c[2] for c in commands] == [f"benchmarks.{n}" for n in page.ORDER if n not in {"idle", "sustained", "gpu"}]
     commands.clear()
     assert run_all.main(["--only", "idle", "latency", "--rounds", "2", "--engines", "e", "--results", "r"]) == 0
     assert commands == [

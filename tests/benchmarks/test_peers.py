@@ -14,20 +14,23 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as run_all
-from benchmarks import cold_start, combine, end_to_end, pipelines, preprocess, tables, throughput, usual
-from benchmarks.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes, speckled
-from benchmarks.report import Target, markdown
-from benchmarks.side_by_side import Contender, Measured, Table, latency_table, max_difference, measure, missing
+from benchmarks import cold_start, combine, end_to_end, preprocess, throughput
+from benchmarks.harness.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes, speckled
+from benchmarks.harness.report import Target, markdown
+from benchmarks.harness.side_by_side import Contender, Measured, Table, latency_table, max_difference, measure, missing
+from benchmarks.peers import opencv_numpy, pipelines
 from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.cli import main as cxr_edge
-from cxr_edge.combine import Combiner
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.engines import parts, reference
-from cxr_edge.lungs import lung_box
-from cxr_edge.manifest import STRATEGIES, LungBoxRule
-from cxr_edge.preprocess import PRESETS, Preprocessor, PreprocessSpec
+from cxr_edge.ops.combine import Combiner
+from cxr_edge.ops.lung_box import lung_box
+from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Roi
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
+from cxr_edge.specs.combination import STRATEGIES
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from tests.toy_bundle import build_toy_bundle
 
 ROI = Roi(x0=11, y0=7, x1=291, y1=263)
@@ -111,7 +114,7 @@ def test_usual_preprocessing_agrees_with_the_fused_one(name: str, dtype: type) -
     pixels, spec = speckled(300, dtype, seed=3), PRESETS[name]
     roi = Roi.full(300, 300) if spec.region == "frame" else ROI
     (fused,) = Preprocessor([spec]).run([pixels], [ROI])
-    first, second = usual.opencv_tensors(pixels, [roi, roi], [spec, spec])
+    first, second = opencv_numpy.opencv_tensors(pixels, [roi, roi], [spec, spec])
     assert second is first, "members that ask for the same tensor share it"
     assert max_difference(fused, first) < _level(dtype, spec)
 
@@ -122,10 +125,10 @@ def test_pillow_does_what_torchvision_does_and_nearly_what_the_fused_code_does(d
     pixels, spec = speckled(900, dtype, seed=4), PreprocessSpec()
     roi = Roi.full(900, 900)
     (fused,) = Preprocessor([spec]).run([pixels], [roi])
-    pillow = usual.pillow_tensor(pixels, roi, spec)
+    pillow = opencv_numpy.pillow_tensor(pixels, roi, spec)
     assert max_difference(fused, pillow) < OTHER_FILTER
     if missing("torchvision") is None:
-        assert max_difference(pillow, usual.torchvision_tensor(spec)(pixels, roi)) < ONE_LEVEL[dtype]
+        assert max_difference(pillow, opencv_numpy.torchvision_tensor(spec)(pixels, roi)) < ONE_LEVEL[dtype]
 
 
 @pytest.mark.parametrize("members", combine.MEMBERS)
@@ -146,10 +149,10 @@ def test_usual_lung_box_agrees_with_the_native_one() -> None:
     mask[13:50, 9:57] = 0.9
     rule = LungBoxRule(min_pixels=2)
     expected, flag = lung_box(mask, width_px=1000, height_px=700, rule=rule)
-    came = usual.lung_roi(mask, width_px=1000, height_px=700, rule=rule)
+    came = opencv_numpy.lung_roi(mask, width_px=1000, height_px=700, rule=rule)
     assert flag is None
     assert np.abs(np.subtract(expected.as_tuple(), came.as_tuple())).max() <= 1
-    assert usual.lung_roi(mask * 0, width_px=1000, height_px=700, rule=rule) == Roi.full(1000, 700)
+    assert opencv_numpy.lung_roi(mask * 0, width_px=1000, height_px=700, rule=rule) == Roi.full(1000, 700)
 
 
 @pytest.mark.parametrize(("encode", "stored_bits"), [(jpeg_bytes, 8), (png_bytes, 16), (dicom_bytes, 12)])
@@ -247,7 +250,7 @@ def test_end_to_end_names_an_image_that_cannot_be_used(
 
 def test_the_papers_networks_have_the_papers_parameter_counts() -> None:
     torch = pytest.importorskip("torch")
-    from benchmarks import papers
+    from benchmarks.peers import papers
 
     members = [papers.with_head(papers.trunk(name), maps) for name, maps in (("vgg16", 512), ("vgg19", 512))]
     counts = [sum(p.numel() for p in m.parameters()) for m in members]
@@ -289,10 +292,10 @@ def test_throughput_runs(built_bundle: Path, tmp_path: Path) -> None:
 
 def test_the_page_of_results_is_made_from_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, page = tmp_path / "results", tmp_path / "docs" / "page.md"
-    assert tables.main([str(results), str(page)]) == 2
+    assert page.main([str(results), str(page)]) == 2
     assert "run the scripts of benchmarks/ first" in capsys.readouterr().err
     report = _run(combine, results, "--images", "2")
-    assert tables.main([str(results), str(page)]) == 0
+    assert page.main([str(results), str(page)]) == 0
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Benchmarks\n")
     assert report["environment"]["processor"] in text

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scenarios
-from benchmarks.early_stopping import (
+from benchmarks.harness.early_stopping import (
     discarded,
     estimate_ms,
     least_queries,

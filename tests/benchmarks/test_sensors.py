@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.power_mode import power_mode
+from benchmarks.harness.power_mode import power_mode
 from benchmarks.sensors import (
     CpuClocks,
     Hwmon,

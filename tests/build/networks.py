@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
-from cxr_edge.build.emulate import emulated
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.compiler.graph.half_emulation import emulated
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.toy_bundle import Graph
 
 __all__ = ["SPEC", "HalfOnCpu", "chain", "compiled", "deep", "engine_of", "images", "op_types", "saved"]

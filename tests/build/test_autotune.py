@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from cxr_edge.build.autotune import Timing, time_engines
+from cxr_edge.compiler.timing import Timing, time_engines
 
 
 class FakeEngine:

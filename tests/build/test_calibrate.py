@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge.build import calibrate
-from cxr_edge.build.calibrate import Ranges, measure_ranges
+from cxr_edge.compiler import calibrate
+from cxr_edge.compiler.calibrate import Ranges, measure_ranges
 from cxr_edge.errors import BundleError, ContractError, InputError
 from tests.build.networks import chain, engine_of, images, saved
 

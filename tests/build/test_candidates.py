@@ -7,13 +7,13 @@ import platform
 import onnx
 import pytest
 
-from cxr_edge.backends import host
+from cxr_edge.backends import cpu_info
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
-from cxr_edge.build import candidates
-from cxr_edge.build.candidates import NAMES, RECIPES
-from cxr_edge.build.precision import SCHEMES
-from cxr_edge.build.simplify import Simplified
+from cxr_edge.compiler import candidates
+from cxr_edge.compiler.candidates import NAMES, RECIPES
+from cxr_edge.compiler.graph.int8 import SCHEMES
+from cxr_edge.compiler.graph.simplify import Simplified
 from cxr_edge.engines import Part
 from cxr_edge.errors import BackendError, BundleError
 from tests.build.networks import SPEC, HalfOnCpu, chain, deep, images, op_types, saved
@@ -103,5 +103,5 @@ def test_a_half_candidate_that_cannot_be_made_says_why(tmp_path):
 )
 def test_weights_have_7_bits_where_sums_could_overflow(monkeypatch, machine, sets, limit):
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(host, "instruction_sets", lambda: sets)
+    monkeypatch.setattr(cpu_info, "instruction_sets", lambda: sets)
     assert candidates._for_this_processor(SCHEMES["uint8"]).weight_limit == limit

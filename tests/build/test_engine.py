@@ -12,20 +12,21 @@ import onnx
 import pytest
 
 from cxr_edge import backends, engines
-from cxr_edge.build import candidates, engine, trial
-from cxr_edge.build.autotune import Timing
-from cxr_edge.build.candidates import RECIPES, Candidate
-from cxr_edge.build.engine import BuildRequest, build
-from cxr_edge.build.gate import Verdict
-from cxr_edge.build.report import Row
-from cxr_edge.build.sensitivity import rank_layers
-from cxr_edge.build.trial import Outcome
 from cxr_edge.bundle import Bundle, write_bundle
-from cxr_edge.decode import decode
+from cxr_edge.compiler import build_bundle, candidates, trial
+from cxr_edge.compiler.build_bundle import BuildRequest, build
+from cxr_edge.compiler.candidates import RECIPES, Candidate
+from cxr_edge.compiler.parity import Verdict
+from cxr_edge.compiler.report import Row
+from cxr_edge.compiler.sensitivity import rank_layers
+from cxr_edge.compiler.timing import Timing
+from cxr_edge.compiler.trial import Outcome
+from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import BackendError, ContractError, InputError
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 from tests import toy_bundle as toy_bundle_module
 from tests.build.networks import HalfOnCpu, deep
+from tests.contract.test_backends import engine
 from tests.toy_bundle import build_toy_bundle
 
 # Toy networks have next to no redundancy, so int8 costs them more than real ones.
@@ -186,7 +187,7 @@ def test_calibration_images_are_measured_once(toy_bundle, tmp_path, xrays, monke
         bundle=Bundle.open(toy_bundle), engines_dir=tmp_path / "out", calibration=xrays, max_loss=GENEROUS
     )
     calls = []
-    real = engine.measure_ranges
+    real = build_bundle.measure_ranges
     monkeypatch.setattr(engine, "measure_ranges", lambda *a, **k: calls.append(a[0].stem) or real(*a, **k))
     first = build(request)
     assert sorted(calls) == ["depthwise", "plain", "residual", "segmenter"]
@@ -400,10 +401,10 @@ def test_a_part_steps_back_to_fp32_or_to_the_next(passed, steps):
     candidate, seen = outcome.passed[0], []
     while candidate is not None:
         seen.append(candidate)
-        before, candidate = candidate, engine._retreat(outcome, candidate)
-        assert candidate is None or engine._gain_ms(outcome, before, candidate) > 0
+        before, candidate = candidate, build_bundle._retreat(outcome, candidate)
+        assert candidate is None or build_bundle._gain_ms(outcome, before, candidate) > 0
     assert [c.recipe.name for c in seen] == steps
-    assert engine._rejected(outcome, seen[-1]) == steps[:-1]
+    assert build_bundle._rejected(outcome, seen[-1]) == steps[:-1]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge.build.gate import TIE, Limits, judge_member, judge_segmenter, judge_set, macro_auc
-from cxr_edge.manifest import LungBoxRule
+from cxr_edge.compiler.parity import TIE, Limits, judge_member, judge_segmenter, judge_set, macro_auc
 from cxr_edge.records import Roi, Screening, StageTimes
+from cxr_edge.specs.lung_box import LungBoxRule
 
 LIMITS = Limits(max_loss=0.01)
 RULE = LungBoxRule()

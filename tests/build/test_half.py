@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 import cxr_edge
-from cxr_edge.build.dtypes import element_types
-from cxr_edge.build.emulate import emulated
-from cxr_edge.build.graph import Graph as Lookups
-from cxr_edge.build.half import HALF_TYPES, half_layers, round_to_half, to_half
-from cxr_edge.build.simplify import simplify
+from cxr_edge.compiler.graph.dtypes import element_types
+from cxr_edge.compiler.graph.graph import Graph as Lookups
+from cxr_edge.compiler.graph.half import HALF_TYPES, half_layers, round_to_half, to_half
+from cxr_edge.compiler.graph.half_emulation import emulated
+from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.errors import BundleError
 from tests.build.networks import SPEC, chain, deep, engine_of, images
 from tests.tolerances import HALF

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cxr_edge.build import mixed
-from cxr_edge.build.candidates import RECIPES, Candidate
-from cxr_edge.build.mixed import Search
-from cxr_edge.build.report import Row
-from cxr_edge.build.sensitivity import Harm
+from cxr_edge.compiler import fp32_fallback
+from cxr_edge.compiler.candidates import RECIPES, Candidate
+from cxr_edge.compiler.fp32_fallback import Search
+from cxr_edge.compiler.report import Row
+from cxr_edge.compiler.sensitivity import Harm
 
 INT8 = next(r for r in RECIPES if r.name == "int8")
 
@@ -80,7 +80,7 @@ def test_layers_that_were_not_told_apart_go_together(tmp_path):
 @pytest.mark.parametrize(("enough", "status"), [(4, "passed"), (9, "refused")])
 def test_after_its_time_it_takes_what_there_is(enough, status, tmp_path, monkeypatch):
     gate = Gate(tmp_path, enough)
-    monkeypatch.setattr(mixed.time, "perf_counter", lambda: len(gate.tried) * mixed.SEARCH_S / 3)
+    monkeypatch.setattr(fp32_fallback.time, "perf_counter", lambda: len(gate.tried) * fp32_fallback.SEARCH_S / 3)
     row, _ = gate.search()
     assert gate.tried == [1, 2, 4]
     assert (row.status, len(row.kept_float)) == (status, 4)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
-from cxr_edge.build.calibrate import measure_ranges
-from cxr_edge.build.precision import SCHEMES, first_layer, quantize, quantize_weight
-from cxr_edge.build.simplify import simplify
+from cxr_edge.compiler.calibrate import measure_ranges
+from cxr_edge.compiler.graph.int8 import SCHEMES, first_layer, quantize, quantize_weight
+from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.errors import BundleError
 from tests.build.networks import SPEC, chain, compiled, deep, engine_of, images, op_types, saved
 from tests.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, Graph, member_model, segmenter_model

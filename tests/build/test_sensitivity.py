@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from cxr_edge.build import candidates, sensitivity
-from cxr_edge.build.calibrate import Ranges, measure_ranges
-from cxr_edge.build.candidates import RECIPES
-from cxr_edge.build.sensitivity import IMAGES, Harm, Study, rank_layers, units
+from cxr_edge.compiler import candidates, sensitivity
+from cxr_edge.compiler.calibrate import Ranges, measure_ranges
+from cxr_edge.compiler.candidates import RECIPES
+from cxr_edge.compiler.sensitivity import IMAGES, Harm, Study, rank_layers, units
 from tests.build.networks import SPEC, deep, engine_of, images, saved
 from tests.toy_bundle import MEMBER_SPECS, Graph, member_model
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from cxr_edge.build import simplify as module
-from cxr_edge.build.simplify import check_parity, simplify
+from cxr_edge.compiler.graph import simplify as module
+from cxr_edge.compiler.graph.simplify import check_parity, simplify
 from cxr_edge.errors import BackendError, ContractError
 from tests.build.networks import SPEC, chain, engine_of, images, saved
 from tests.tolerances import assert_close

@@ -10,12 +10,12 @@ import onnx
 import pytest
 
 from cxr_edge import backends
-from cxr_edge.build import engine
-from cxr_edge.build.candidates import PRECISION_CHOICES
-from cxr_edge.build.gate import Verdict
 from cxr_edge.cli import build_engine
+from cxr_edge.compiler.candidates import PRECISION_CHOICES
+from cxr_edge.compiler.parity import Verdict
 from cxr_edge.errors import BackendError, BundleError, ContractError, InputError
 from tests.build.networks import SPEC, HalfOnCpu, deep
+from tests.contract.test_backends import engine
 from tests.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, member_model, segmenter_model
 
 

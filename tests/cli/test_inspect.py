@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.cli import main
-from cxr_edge.manifest import Manifest
 from tests.toy_bundle import MEMBER_SPECS, build_toy_bundle
 
 

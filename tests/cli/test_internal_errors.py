@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cxr_edge import screener
 from cxr_edge.cli import main, screen
 from cxr_edge.report import html, overlay
+from cxr_edge.screening import screener
 
 FEW = ["--warmup", "1", "--iterations", "1"]
 

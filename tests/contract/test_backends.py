@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from cxr_edge import backends
+from cxr_edge.backends import self_test
 from cxr_edge.backends.base import (
     Backend,
     CompileOptions,
@@ -22,9 +23,9 @@ from cxr_edge.backends.base import (
     TensorInfo,
 )
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
-from cxr_edge.build.calibrate import measure_ranges
-from cxr_edge.build.half import to_half
-from cxr_edge.build.precision import SCHEMES, quantize
+from cxr_edge.compiler.calibrate import measure_ranges
+from cxr_edge.compiler.graph.half import to_half
+from cxr_edge.compiler.graph.int8 import SCHEMES, quantize
 from cxr_edge.errors import BackendError, ContractError, InputError
 from tests.contract.stand_ins import STAND_INS, stand_in
 from tests.tolerances import OF_PRECISION, assert_close
@@ -80,7 +81,7 @@ def test_it_meets_the_protocol(backend, engine):
 
 
 def test_it_proves_itself(backend):
-    assert backends.prove(backend) is None
+    assert self_test.prove(backend) is None
 
 
 def test_its_versions_are_text_and_stay_the_same(backend):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_edge.backends import _tensorrt_build, tensorrt
+from cxr_edge.backends import tensorrt, tensorrt_build
 from tests import fake_tensorrt
 from tests.contract import trt_api, trt_scan
 from tests.contract.trt_api import VERSIONS, Api, Bindings
@@ -425,7 +425,7 @@ def test_the_backend_uses_what_every_version_has(apis, scans):
 
 def test_names_that_the_backend_keeps_as_text(apis, version):
     members = apis[version].entries
-    levels = [f"HardwareCompatibilityLevel.{name}" for name in _tensorrt_build._LEVELS.values()]
+    levels = [f"HardwareCompatibilityLevel.{name}" for name in tensorrt_build._LEVELS.values()]
     assert [n for n in levels if n not in members and n not in VERSIONS_WITH] == []
     assert [n for n in tensorrt._DTYPES if f"DataType.{n}" not in members] == []
 

@@ -8,8 +8,8 @@ import pytest
 
 from cxr_edge.backends.base import CompileOptions, GpuOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
-from cxr_edge.build.calibrate import measure_ranges
-from cxr_edge.build.precision import SCHEMES, quantize
+from cxr_edge.compiler.calibrate import measure_ranges
+from cxr_edge.compiler.graph.int8 import SCHEMES, quantize
 from cxr_edge.errors import BackendError, InputError
 from tests.contract.stand_ins import STAND_INS, stand_in
 from tests.emulated_device import EmulatedDevice
@@ -77,7 +77,7 @@ def test_a_foreign_timing_cache_is_begun_anew(backend, network, tmp_path):
 
 
 def test_progress_is_shown(backend, network, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr_edge.backends._tensorrt_build._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("cxr_edge.backends.tensorrt_build._SECONDS_BETWEEN_LINES", 0.0)
     said = []
     built(backend, network, tmp_path, CompileOptions(progress=said.append))
     assert said

@@ -27,7 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.corpora.reference import Reference, decode_reference

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.corpora import run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 

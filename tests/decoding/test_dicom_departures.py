@@ -16,7 +16,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, picture

@@ -76,7 +76,7 @@ def measure_file(path: Path, *, name: str) -> Measurement:
 
 
 def _decoded(path: Path) -> tuple[bool, str, float]:
-    from cxr_edge.decode import decode
+    from cxr_edge.decoding.decode import decode
     from cxr_edge.errors import InputError
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -110,7 +110,7 @@ def _peak_mb() -> float:
 
 def _import_decoders() -> None:
     """Load what decoding needs and what builds the files, so that each child need not."""
-    from cxr_edge.decode import decode_bytes
+    from cxr_edge.decoding.decode import decode_bytes
     from cxr_edge.errors import InputError
     from tests.fuzz.dicom_seeds import dicom_seeds
     from tests.fuzz.picture_seeds import tiff_seeds

@@ -11,13 +11,13 @@ import pytest
 
 from cxr_edge import backends, engines
 from cxr_edge.backends.base import GpuOptions
-from cxr_edge.build.engine import BuildRequest, build
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli import build_engine, main
 from cxr_edge.cli.arguments import gpu_options
-from cxr_edge.decode import decode
+from cxr_edge.compiler.build_bundle import BuildRequest, build
+from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import EngineError
-from cxr_edge.screener import Screener
+from cxr_edge.screening.screener import Screener
 from tests.contract.stand_ins import stand_in
 from tests.emulated_device import EmulatedDevice
 

@@ -11,9 +11,9 @@ import threading
 import numpy as np
 import pytest
 
-from cxr_edge.device import cuda
-from cxr_edge.device.cuda import CudaDevice
 from cxr_edge.errors import BackendError
+from cxr_edge.gpu import cuda
+from cxr_edge.gpu.cuda import CudaDevice
 from tests.device.fake_pycuda import Error, FakeDriver
 
 
@@ -134,5 +134,5 @@ def test_without_a_gpu_there_is_no_device(monkeypatch):
 
 
 def test_importing_the_device_pulls_in_no_pycuda():
-    code = "import cxr_edge.device.cuda, cxr_edge.device.pipeline, sys; print('pycuda' in sys.modules)"
+    code = "import cxr_edge.gpu.cuda, cxr_edge.screening.gpu_pipeline, sys; print('pycuda' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

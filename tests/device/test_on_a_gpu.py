@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cxr_edge import backends, engines
-from cxr_edge.build.engine import BuildRequest, build
 from cxr_edge.bundle import Bundle
-from cxr_edge.screener import Screener
+from cxr_edge.compiler.build_bundle import BuildRequest, build
+from cxr_edge.screening.screener import Screener
 from tests.device.test_pipeline import image_of, lung_like
 from tests.tolerances import PROBABILITY_ON_A_GPU
 

@@ -11,11 +11,11 @@ import pytest
 
 from cxr_edge import engines
 from cxr_edge.bundle import Bundle
-from cxr_edge.decode import decode
-from cxr_edge.device.pipeline import DevicePipeline, size_class
+from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import ContractError
 from cxr_edge.records import Image
-from cxr_edge.screener import Screener
+from cxr_edge.screening.gpu_pipeline import DevicePipeline, size_class
+from cxr_edge.screening.screener import Screener
 from tests.emulated_device import EmulatedDevice, EmulatedEngine
 from tests.tolerances import HEAT_MAP, PROBABILITY
 from tests.toy_bundle import build_toy_bundle

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from cxr_edge.build.emulate import emulated
+from cxr_edge.compiler.graph.half_emulation import emulated
 from tests.fake_tensorrt.foundation import Flavour
 
 _MAGIC = b"ftrt"

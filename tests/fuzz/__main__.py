@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from tests.fuzz.campaign import SHARES, Report, batches_for, batches_of, run
 from tests.fuzz.dicom_seeds import dicom_seeds

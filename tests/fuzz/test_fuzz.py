@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from cxr_edge.decode import decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.fuzz import worker

@@ -21,7 +21,7 @@ from random import Random
 
 import numpy as np
 
-from cxr_edge.decode import MIN_SIDE_PX, decode_bytes
+from cxr_edge.decoding.decode import MIN_SIDE_PX, decode_bytes
 from cxr_edge.errors import InputError
 from tests.fuzz.mutate import Source, mutate
 

@@ -9,9 +9,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from cxr_edge.lungs import LungVerdict
-from cxr_edge.manifest import Combination
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.ops.lung_box import LungVerdict
+from cxr_edge.specs.combination import Combination
+from cxr_edge.specs.preprocess import PreprocessSpec
 
 
 def axis_weights(length: int, cells: int) -> tuple[np.ndarray, int]:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_edge.combine import Combiner, decide
 from cxr_edge.errors import BundleError
-from cxr_edge.manifest import Combination, Decision
+from cxr_edge.ops.combine import Combiner, decide
+from cxr_edge.specs.combination import Combination, Decision
 from tests.golden import reference
 from tests.tolerances import PROBABILITY
 

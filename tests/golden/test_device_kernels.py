@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxr_edge import _core
-from cxr_edge.combine import Combiner
-from cxr_edge.device import cuda
-from cxr_edge.device.memory import frame_bytes, put_frame
-from cxr_edge.lungs import LungVerdict, core_rule
-from cxr_edge.manifest import LungBoxRule
-from cxr_edge.preprocess import PRESETS, Preprocessor, PreprocessSpec, core_spec
+import cxr_edge._core as _core
+from cxr_edge.gpu import cuda
+from cxr_edge.gpu.interface import frame_bytes, put_frame
+from cxr_edge.ops.combine import Combiner
+from cxr_edge.ops.lung_box import LungVerdict, core_rule
+from cxr_edge.ops.preprocess import Preprocessor, core_spec
 from cxr_edge.records import Roi
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from tests.emulated_device import EmulatedDevice
 from tests.golden import reference
 from tests.golden.test_combine import STRATEGIES, combination

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_edge import _core
-from cxr_edge.lungs import LungVerdict, core_rule, lung_box
-from cxr_edge.manifest import LungBoxRule
+import cxr_edge._core as _core
+from cxr_edge.ops.lung_box import LungVerdict, core_rule, lung_box
 from cxr_edge.records import Roi
+from cxr_edge.specs.lung_box import LungBoxRule
 from tests.golden import reference
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_edge.errors import ContractError, InputError
-from cxr_edge.preprocess import PRESETS, Preprocessor, PreprocessSpec, canvas, normalize, preset
+from cxr_edge.ops.preprocess import Preprocessor, canvas, normalize
 from cxr_edge.records import Roi
+from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec, preset
 from tests.golden import reference
 
 DTYPES = [np.uint8, np.uint16]

@@ -13,13 +13,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from cxr_edge.bundle import Bundle, check_networks
+from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
-from cxr_edge.combine import Combiner
+from cxr_edge.ops.combine import Combiner
 from tests.tolerances import PROBABILITY, assert_close
 from tests.training.made_collections import write_collections
 from training import reproduce
-from training.neural_weights import NeuralWeightModule
+from training.ensembles.neural_weights import NeuralWeightModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

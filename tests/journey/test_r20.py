@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cxr_edge.bundle import Bundle, check_networks
+from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
 from tests.training.made_collections import write_collections
 from training import reproduce

@@ -22,7 +22,7 @@ from cxr_edge.report.html import HtmlWriter, page_target
 from cxr_edge.report.overlay import OverlayWriter, overlay, picture
 from cxr_edge.report.structured import CsvWriter, JsonWriter
 from cxr_edge.report.text import TextWriter
-from cxr_edge.screener import Answer
+from cxr_edge.screening.screener import Answer
 
 HOSTILE = 'x<script>alert(1)</script>"&,\n\x1b]0;\u202e\udcfc.png'
 SHOWN = 'x<script>alert(1)</script>"&,\\x0a\\x1b]0;\\u202e\\xfc.png'

@@ -27,9 +27,10 @@ import numpy as np
 import torch
 
 from tests.training.made_collections import write_collections
-from training import bundle, reproduce
-from training.r20.config import load_r20
-from training.r20.run import R20Run
+from training import reproduce
+from training.bundles import write
+from training.recipes.r20.config import load_r20
+from training.recipes.r20.run import R20Run
 
 __all__ = ["STAGES", "Killed", "differences", "kill_and_finish", "make_data", "straight"]
 
@@ -194,8 +195,8 @@ class _AtOnce(datetime):
 def _child(folder: Path, out: str, stages: Sequence[str], kill: Killed | None) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    bundle.datetime = _AtOnce  # type: ignore[attr-defined]
-    bundle._tools = dict  # the commit: somebody may commit while the runs go on
+    write.datetime = _AtOnce  # type: ignore[attr-defined]
+    write._tools = dict  # the commit: somebody may commit while the runs go on
     watch = _Watch(root=str(folder / out), kill=kill)
     sys.addaudithook(watch)
     for stage in stages:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.canvases import Canvases
-from training.collections import Record
-from training.dataset import Sample
+from training.data.canvases import Canvases
+from training.data.dataset import Sample
+from training.data.records import Record
 
 __all__ = ["made_canvases"]
 

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.training.made_canvases import made_canvases
-from training.classify import ClassifyTask
-from training.engine import Plan
+from training.data.targets import Target
+from training.loop.plan import Plan
 from training.models import NetworkSpec, build, save_network
 from training.parallel import World
-from training.prune import PrunePlan, prune
-from training.segment import FrameWithMask, SegmentTask
-from training.targets import Target
+from training.pruning.prune import PrunePlan, prune
+from training.tasks.classify import ClassifyTask
+from training.tasks.segment import FrameWithMask, SegmentTask
 
 SIDE_PX = 32
 CANVAS = PreprocessSpec(canvas_px=SIDE_PX, crop_px=SIDE_PX)

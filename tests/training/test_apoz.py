@@ -9,9 +9,9 @@ from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from training.apoz import followed, zero_shares
 from training.models import LungUNet, build_member
 from training.models.networks import NetworkSpec, build
+from training.pruning.apoz import followed, zero_shares
 
 torch.set_num_threads(1)
 

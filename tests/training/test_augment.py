@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.augment import Augmentation, histogram_cdf, pa_as_ap
+from training.data.augment import Augmentation, histogram_cdf, pa_as_ap
 
 STILL = Augmentation(shift=0.0, zoom=0.0, stretch=0.0, rotation_deg=0.0, flip=0.0)
 ALWAYS = Augmentation(

@@ -8,14 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_edge.preprocess import Preprocessor, PreprocessSpec, canvas, normalize
+from cxr_edge.ops.preprocess import Preprocessor, canvas, normalize
 from cxr_edge.records import Roi
-from training.augment import Augmentation
-from training.canvases import Canvases, cut_frames
-from training.collections import Record
-from training.config import MemberPlan
-from training.dataset import Sample, pixels
-from training.flannel.config import FlannelConfig
+from cxr_edge.specs.preprocess import PreprocessSpec
+from training.data.augment import Augmentation
+from training.data.canvases import Canvases, cut_frames
+from training.data.dataset import Sample, pixels
+from training.data.records import Record
+from training.recipes.config import MemberPlan
+from training.recipes.flannel.config import FlannelConfig
 
 SIZES = ((120, 90), (64, 64), (71, 133))  # width, height
 TWO = {name: MemberPlan(architecture="narrow-vgg", head_maps=0) for name in ("a", "b")}

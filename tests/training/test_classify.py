@@ -11,14 +11,16 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from cxr_edge.errors import InputError
-from cxr_edge.preprocess import PreprocessSpec, normalize
+from cxr_edge.ops.preprocess import normalize
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.tolerances import assert_close
 from tests.training.made_canvases import made_canvases
-from training.augment import Augmentation
-from training.classify import ClassifyTask, balanced_weights, logits_of, validation_figures
+from training.data.augment import Augmentation
+from training.data.targets import Target, binary, modality
 from training.models import build_member
 from training.parallel import World
-from training.targets import Target, binary, modality
+from training.tasks.classify import ClassifyTask, balanced_weights, validation_figures
+from training.tasks.predict import logits_of
 
 SPEC = PreprocessSpec(canvas_px=32, crop_px=32)
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))

@@ -11,15 +11,12 @@ import pytest
 
 from cxr_edge.errors import InputError
 from tests.training.made_collections import METADATA_HEAD, write_collections, write_rsna
-from training.collections import (
-    collections_of,
-    covid_collection,
-    gather,
-    kermany,
-    rsna,
-    tuberculosis_sets,
-)
-from training.findings import label_of_finding
+from training.data.collections import collections_of, gather
+from training.data.findings import label_of_finding
+from training.data.readers.covid import covid_collection
+from training.data.readers.kermany import kermany
+from training.data.readers.rsna import rsna
+from training.data.readers.tuberculosis import tuberculosis_sets
 
 
 def _touch(*paths: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from cxr_edge.errors import InputError
-from training.augment import Augmentation
-from training.config import RunConfig, load_config
-from training.flannel.config import load_flannel
-from training.r20.config import load_r20
+from training.data.augment import Augmentation
+from training.recipes.config import RunConfig, load_config
+from training.recipes.flannel.config import load_flannel
+from training.recipes.r20.config import load_r20
 
 
 def _config(tmp_path: Path, text: str) -> Path:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from cxr_edge.preprocess import PreprocessSpec
-from training.cost import latency_ms, layer_times_ms, macs, ms_per_channel, parameters
-from training.export import export
+from cxr_edge.specs.preprocess import PreprocessSpec
 from training.models import LungUNet
 from training.models.networks import NetworkSpec, build
-from training.removal import remove
+from training.models.onnx_export import export
+from training.pruning.channels import remove
+from training.pruning.cost import latency_ms, layer_times_ms, macs, ms_per_channel, parameters
 
 torch.set_num_threads(1)
 

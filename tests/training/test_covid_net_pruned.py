@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from tests.tolerances import assert_close
 from tests.training.pruned import CANVAS, PLAN, classify_task
-from training import cost
-from training.apoz import zero_shares
-from training.flannel.config import load_flannel
 from training.models import NetworkSpec, build, load_network, save_network
-from training.prune import prune
-from training.r20.config import load_r20
-from training.removal import Unit, choose, prunable, remove, unit_shares
+from training.pruning import cost
+from training.pruning.apoz import zero_shares
+from training.pruning.channels import Unit, choose, prunable, remove, unit_shares
+from training.pruning.prune import prune
+from training.recipes.flannel.config import load_flannel
+from training.recipes.r20.config import load_r20
 
 torch.set_num_threads(1)
 

@@ -10,9 +10,9 @@ import pytest
 
 from cxr_edge.errors import InputError
 from tests.training.made_collections import write_collections, write_rsna
-from training.bundle import spread_over_strata
-from training.dataset import data_folder, load, prepare
-from training.splits import R20_SHARES
+from training.bundles.write import spread_over_strata
+from training.data.dataset import data_folder, load, prepare
+from training.data.splits import R20_SHARES
 
 
 @pytest.fixture(scope="module")

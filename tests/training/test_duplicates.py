@@ -11,12 +11,12 @@ import pytest
 
 from tests.training.made_collections import METADATA_HEAD, write_collections
 from tests.training.test_splits import record
-from training import duplicates
-from training.collections import gather
-from training.dataset import Sample, prepare
-from training.duplicates import Fingerprint, fingerprint, groups, same_image_pairs
-from training.leakage import PlannedSplit, as_markdown, asked_of
-from training.splits import check_leakage
+from training.data import duplicates
+from training.data.collections import gather
+from training.data.dataset import Sample, prepare
+from training.data.duplicates import Fingerprint, fingerprint, groups, same_image_pairs
+from training.data.leakage import PlannedSplit, as_markdown, asked_of
+from training.data.splits import check_leakage
 
 
 def test_patients_are_joined_through_others() -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from training.engine import Plan, fit, load_best
+from training.loop.fit import fit, load_best
+from training.loop.plan import Plan
 from training.parallel import World
 
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_edge.combine import Combiner
 from cxr_edge.errors import InputError
-from cxr_edge.manifest import Combination
+from cxr_edge.ops.combine import Combiner
+from cxr_edge.specs.combination import Combination
 from tests.tolerances import PROBABILITY
-from training.ensemble import calibrated, choose_combination, choose_decision, fit
-from training.metrics import log_loss
+from training.ensembles.fit import calibrated, choose_combination, choose_decision, fit
+from training.evaluation.metrics import log_loss
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
 

@@ -14,18 +14,20 @@ from torch import nn
 from cxr_edge.errors import InputError
 from tests.training.made_collections import METADATA_HEAD, write_collections, write_rsna
 from training import reproduce
-from training.canvases import Canvases
-from training.collections import FOLDERS, Record, gather, rsna
-from training.config import load_config
-from training.dataset import Sample
-from training.findings import FINDINGS, LABELS
-from training.flannel.config import load_flannel
-from training.flannel.run import FlannelRun
-from training.r20.config import load_r20
-from training.r20.run import R20Run
-from training.run import Run
-from training.splits import SHARES, split
-from training.targets import Target, check_labels, modality
+from training.data.canvases import Canvases
+from training.data.collections import FOLDERS, gather
+from training.data.dataset import Sample
+from training.data.findings import FINDINGS, LABELS
+from training.data.readers.rsna import rsna
+from training.data.records import Record
+from training.data.splits import SHARES, split
+from training.data.targets import Target, check_labels, modality
+from training.recipes.config import load_config
+from training.recipes.flannel.config import load_flannel
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.r20.config import load_r20
+from training.recipes.r20.run import R20Run
+from training.recipes.run import Run
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 PATIENTS = 8

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import ContractError
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.tolerances import NETWORK, assert_close
-from training.export import DIGEST_KEY, SegmenterForExport, export
 from training.models import LungUNet, build_member
+from training.models.onnx_export import DIGEST_KEY, SegmenterForExport, export
 
-# torch announces another exporter; training/export.py says why it keeps to this one.
+# torch announces another exporter; training/models/onnx_export.py says why it keeps to this one.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 SPEC = PreprocessSpec(canvas_px=32, crop_px=32)

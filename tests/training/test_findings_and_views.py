@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from cxr_edge.errors import InputError
-from tests.training.flannel.made_run import flannel_run
-from tests.training.flannel.test_results import finished, found_of
 from tests.training.made_collections import METADATA_HEAD, write_rsna
-from training.collections import collect, gather
-from training.dataset import load, prepare
-from training.findings import FINDINGS, FLANNEL_FINDINGS, label_of_finding, projection
-from training.flannel.tables import tables
+from tests.training.recipes.flannel.made_run import flannel_run
+from tests.training.recipes.flannel.test_results import finished, found_of
+from training.data.collections import collect, gather
+from training.data.dataset import load, prepare
+from training.data.findings import FINDINGS, FLANNEL_FINDINGS, label_of_finding, projection
+from training.recipes.flannel.tables import tables
 
 # Findings of X-rays with a frontal view in the collection of April 2020, as `metadata.csv` words them, and their images.
 CCX = {

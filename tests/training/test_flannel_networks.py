@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from training.models import NetworkSpec, build
 from training.models.head import CamHead, MemberOutput
 from training.models.networks import FLANNEL_NAMES
-from training.removal import prunable
+from training.pruning.channels import prunable
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cxr_edge.errors import InputError
 from tests.training.test_splits import record
-from training.dataset import Sample
-from training.folds import as_markdown, folds, in_fold
+from training.data.dataset import Sample
+from training.data.folds import as_markdown, folds, in_fold
 
 COUNTS = st.integers(2, 5)
 SEEDS = st.integers(0, 5)

@@ -10,7 +10,7 @@ from torch import nn
 from cxr_edge.errors import InputError
 from tests.tolerances import NETWORK
 from tests.training.test_transfer import pruned
-from training.gradcam import agreement, grad_cam
+from training.evaluation.gradcam import agreement, grad_cam
 from training.models import Network, NetworkSpec, TaskHead, build
 
 torch.set_num_threads(1)

@@ -14,17 +14,17 @@ from torch import nn
 from torch.nn import functional
 
 from cxr_edge.errors import InputError
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.tolerances import assert_close
-from training import cost
-from training.apoz import zero_shares
-from training.export import export
-from training.gradcam import agreement, grad_cam
+from training.evaluation.gradcam import agreement, grad_cam
 from training.models import NetworkSpec, build, load_network, save_network, shapes_of
 from training.models.head import HEADS, TaskHead
+from training.models.onnx_export import export
 from training.models.transfer import with_trunk_of
-from training.r20.config import load_r20
-from training.removal import prunable, remove
+from training.pruning import cost
+from training.pruning.apoz import zero_shares
+from training.pruning.channels import prunable, remove
+from training.recipes.r20.config import load_r20
 
 torch.set_num_threads(1)
 

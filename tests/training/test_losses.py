@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.config import Config
-from training.losses import allowed_label_loss, focal_loss, mask_loss
+from training.recipes.config import Config
+from training.tasks.losses import allowed_label_loss, focal_loss, mask_loss
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
 CLOSE = 1e-6

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
-from training.metrics import Answers, auc, auc_figure, bootstrap, confusion, f1_scores, figures, proportion
+from training.evaluation.metrics import Answers, auc, auc_figure, bootstrap, confusion, f1_scores, figures, proportion
 
 LABELS = ("normal", "viral", "covid-19")
 

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge.combine import Combiner, member_probabilities
 from cxr_edge.errors import InputError
-from training.neural_weights import (
+from cxr_edge.ops.combine import Combiner, member_probabilities
+from training.ensembles.neural_weights import (
     FitPlan,
     NeuralWeightModule,
     _oversampled,

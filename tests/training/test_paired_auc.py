@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.training.flannel.test_results import finished, found_of
-from training.auc_tables import auc_differences
-from training.flannel.tables import tables
-from training.metrics import Answers
-from training.statistics import compared, delong_test
+from tests.training.recipes.flannel.test_results import finished, found_of
+from training.evaluation.auc_pages import auc_differences
+from training.evaluation.metrics import Answers
+from training.evaluation.statistics import compared, delong_test
+from training.recipes.flannel.tables import tables
 
 LABELS = ("normal", "bacterial", "covid-19")
 TRUTH = np.random.default_rng(0).integers(0, 3, 120)

@@ -11,25 +11,27 @@ from typing import Any
 import pytest
 
 from cxr_edge.errors import InputError
-from training import papers_hours, papers_smoke, papers_speed
-from training.drawn_collections import Counts, draw
-from training.flannel.config import load_flannel
-from training.flannel.run import FlannelRun
-from training.papers_hours import Gpu, Hours, Work, hours, total, work_of
-from training.papers_page import page
+from training import papers_smoke
+from training.data.drawn_collections import Counts, draw
+from training.data.splits import SIDES
+from training.loop.plan import Plan
+from training.papers import hours as hours_module
+from training.papers import speed
+from training.papers.hours import Gpu, Hours, Work, hours, total, work_of
+from training.papers.page import page
+from training.papers.speed import PAPERS, Speed, networks_of, published
 from training.papers_smoke import Command, shortened, toml
-from training.papers_speed import PAPERS, Speed, networks_of, published
-from training.plan import Plan
-from training.r20.config import load_r20
-from training.r20.run import R20Run
-from training.splits import SIDES
+from training.recipes.flannel.config import load_flannel
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.r20.config import load_r20
+from training.recipes.r20.run import R20Run
 
 
 def _config(paper: str, folder: Path) -> Any:
     """The shortened configuration, as a stage of the smoke reads it."""
     weights = {name: f"{name}.safetensors" for name in networks_of(published(paper))}
     file = folder / f"{paper}.toml"
-    file.write_text(toml(papers_speed.CONFIGS.absolute() / f"{paper}-full.toml", shortened(published(paper), weights)))
+    file.write_text(toml(speed.CONFIGS.absolute() / f"{paper}-full.toml", shortened(published(paper), weights)))
     return (load_r20 if paper == "r20" else load_flannel)(file)
 
 
@@ -121,9 +123,9 @@ def test_all_that_the_recipes_train_is_counted() -> None:
 
 
 def test_patience_ends_a_training_early() -> None:
-    assert papers_hours._epochs(Plan(epochs=32, patience=10)) == (11, 32)
-    assert papers_hours._epochs(Plan(epochs=8, patience=10)) == (8, 8)
-    assert papers_hours._epochs(Plan(epochs=200)) == (200, 200)
+    assert hours_module._epochs(Plan(epochs=32, patience=10)) == (11, 32)
+    assert hours_module._epochs(Plan(epochs=8, patience=10)) == (8, 8)
+    assert hours_module._epochs(Plan(epochs=200)) == (200, 200)
 
 
 def _smoke(tmp_path: Path) -> papers_smoke._Smoke:
@@ -176,7 +178,7 @@ def test_it_fails_without_tables_engines_or_answers(tmp_path: Path) -> None:
 
 def test_a_network_is_measured_at_its_own_size(tmp_path: Path) -> None:
     config = replace(published("r20"), canvas_px=32)
-    found = papers_speed.measured(config, "mobilenet-v2", tmp_path / "weights.safetensors")
+    found = speed.measured(config, "mobilenet-v2", tmp_path / "weights.safetensors")
     assert (found.batch, found.input, found.optimizer) == (16, (3, 32, 32), "sgd")
     assert found.macs > 0
     assert min(found.train_s, found.ask_s) > 0

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from tests.training.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
-from training.engine import Plan, Task, fit
+from training.loop.fit import Task, fit
+from training.loop.plan import Plan
 from training.parallel import World, everywhere, shared_model, world
-from training.prune import steps_of
+from training.pruning.prune import steps_of
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("two_processes.py")

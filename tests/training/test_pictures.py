@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.metrics import Answers, proportion
-from training.pictures import (
+from training.evaluation.figures import (
     CamRow,
     PruningPoint,
     bars_picture,
@@ -20,6 +19,7 @@ from training.pictures import (
     pruning_picture,
     roc_picture,
 )
+from training.evaluation.metrics import Answers, proportion
 
 LABELS = ("normal", "bacterial", "covid-19")
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from training.config import load_config
-from training.engine import Plan, fit
-from training.flannel.config import load_flannel
+from training.loop.fit import fit
+from training.loop.plan import Plan, plan_settings
+from training.loop.settings import TRAINING, same_training
 from training.models import NetworkSpec
 from training.parallel import World
-from training.plan import plan_settings
-from training.r20.config import load_r20
-from training.recorded import TRAINING, same_training
+from training.recipes.config import load_config
+from training.recipes.flannel.config import load_flannel
+from training.recipes.r20.config import load_r20
 
 # Nothing but the optimizer moves the weights: no warm-up, no moving average, no limit of the gradient.
 BARE = Plan(

@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from cxr_edge.errors import InputError
 from tests.training import pruned
 from training import parallel
-from training.batches import Batches, ahead, in_groups
-from training.classify import ClassifyTask
-from training.config import load_config
-from training.engine import Plan, fit
-from training.losses import allowed_label_loss
-from training.mixing import Mixing, mixing_of
+from training.loop.batches import Batches, ahead, in_groups
+from training.loop.fit import fit
+from training.loop.optimizer import rate_at
+from training.loop.plan import Plan
 from training.models import LungUNet, NetworkSpec, build
 from training.models.layers import layer_of
-from training.optimizing import rate_at
 from training.parallel import World
-from training.r20.config import load_r20
+from training.recipes.config import load_config
+from training.recipes.r20.config import load_r20
+from training.tasks.classify import ClassifyTask
+from training.tasks.losses import allowed_label_loss
+from training.tasks.mixing import Mixing, mixing_of
 
 # Plain gradient descent: what moves the weights is the gradient and nothing else.
 BARE = Plan(
@@ -470,7 +471,7 @@ def test_what_version_0_1_called_bfloat16_is_read(value: str, precision: str, tm
 
 
 def test_a_folder_of_version_0_1_goes_on_with_its_precision(tmp_path: Path) -> None:
-    from training.recorded import TRAINING, same_training
+    from training.loop.settings import TRAINING, same_training
 
     spec = NetworkSpec(architecture="plain", labels=3)
     same_training(tmp_path, BARE, spec, {}, done=False)

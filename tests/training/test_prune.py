@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cxr_edge.errors import BundleError, InputError
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.training.pruned import CANVAS, FRAME, PLAN, RETRAIN, classify_task, segment_task, start
-from training import cost
-from training.classify import ClassifyTask
 from training.models import load_network
-from training.prune import PrunePlan, Step, best_step, export_network, measured, prune, steps_of
-from training.removal import prunable
+from training.pruning import cost
+from training.pruning.channels import prunable
+from training.pruning.prune import PrunePlan, Step, best_step, export_network, measured, prune, steps_of
+from training.tasks.classify import ClassifyTask
 
 ONE_STEP = replace(PLAN, until=PLAN.step)
 REPOSITORY = Path(__file__).parents[2]

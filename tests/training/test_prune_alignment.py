@@ -12,12 +12,12 @@ from torch import nn
 
 from cxr_edge.errors import InputError
 from tests.training.pruned import CANVAS, PLAN, classify_task, start
-from training import prune as pruning
-from training.classify import ClassifyTask
-from training.engine import Plan
+from training.loop.plan import Plan
 from training.models import load_network
-from training.prune import PrunePlan, prune, steps_of
-from training.removal import Member, Unit, choose, prunable
+from training.pruning import prune as pruning
+from training.pruning.channels import Member, Unit, choose, prunable
+from training.pruning.prune import PrunePlan, prune, steps_of
+from training.tasks.classify import ClassifyTask
 
 torch.set_num_threads(1)
 

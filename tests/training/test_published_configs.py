@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from cxr_edge.errors import InputError
-from training.config import load_config, read_toml
-from training.flannel.config import load_flannel
-from training.plan import Plan
-from training.r20.config import load_r20
+from training.loop.plan import Plan
+from training.recipes.config import load_config
+from training.recipes.flannel.config import load_flannel
+from training.recipes.r20.config import load_r20
+from training.toml_tables import read_toml
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 

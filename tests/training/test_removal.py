@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from tests.tolerances import assert_close
-from training.apoz import zero_shares
 from training.models import LungUNet
 from training.models.files import load_network, save_network
 from training.models.head import CamHead, TaskHead
 from training.models.networks import Network, NetworkSpec, TimmTrunk, build
-from training.removal import Member, Unit, choose, prunable, remove, unit_shares
+from training.pruning.apoz import zero_shares
+from training.pruning.channels import Member, Unit, choose, prunable, remove, unit_shares
 
 torch.set_num_threads(1)
 

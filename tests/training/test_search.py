@@ -17,9 +17,10 @@ import torch
 
 from cxr_edge.errors import InputError
 from tests.training.two_processes import MeanTask
-from training.engine import Plan, fit
+from training.loop.fit import fit
+from training.loop.plan import Plan
+from training.loop.search import Found, Kind, SearchPlan, Trial, search
 from training.models import NetworkSpec, build
-from training.search import Found, Kind, SearchPlan, Trial, search
 
 PLAN = SearchPlan(trials=5, stale_s=1.5)
 

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 from optuna.storages.journal import JournalFileSymlinkLock
 
-from training import search as searching
-from training.r20 import stages
-from training.search import Found, SearchPlan, Trial, search
+from training.loop import search as searching
+from training.loop.search import Found, SearchPlan, Trial, search
+from training.recipes.r20 import stages
 
 PLAN = SearchPlan(trials=4, stale_s=1.5)
 

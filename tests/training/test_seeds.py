@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from cxr_edge.errors import InputError
 from tests.training.made_collections import write_collections
 from training import reproduce, seeds
-from training.config import RunConfig
-from training.dataset import prepare
-from training.flannel.config import FlannelConfig, load_flannel
-from training.r20.config import R20Config, load_r20
-from training.seed_runs import is_finished, note_finished, share_split, with_seed
-from training.tables import Table
+from training.data.dataset import prepare
+from training.markdown import Table
+from training.recipes.config import RunConfig
+from training.recipes.flannel.config import FlannelConfig, load_flannel
+from training.recipes.r20.config import R20Config, load_r20
+from training.recipes.seed_runs import is_finished, note_finished, share_split, with_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from cxr_edge.errors import InputError
 from tests.training.pruned import FRAME, segment_task
-from training.engine import Plan
-from training.segmenting import SEGMENTER, segment, take_segmenter
+from training.loop.plan import Plan
+from training.recipes.segmenter import SEGMENTER, segment, take_segmenter
 
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-3)
 

@@ -18,14 +18,14 @@ import pytest
 
 from tests.training.made_collections import write_collections
 from tests.training.test_splits import record
-from training import dataset
-from training import run as run_module
-from training.canvases import Canvases
-from training.config import MemberPlan
-from training.dataset import Sample
-from training.flannel.config import FlannelConfig
-from training.flannel.run import FlannelRun
-from training.run import PREDICTIONS, Predictions
+from training.data import dataset
+from training.data.canvases import Canvases
+from training.data.dataset import Sample
+from training.recipes import run as run_module
+from training.recipes.config import MemberPlan
+from training.recipes.flannel.config import FlannelConfig
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.run import PREDICTIONS, Predictions
 from training.shared_files import atomic_write, one_at_a_time, write_text
 
 PROCESSES = 5

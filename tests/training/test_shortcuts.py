@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from cxr_edge.preprocess import PreprocessSpec
-from training.canvases import Canvases
-from training.collections import Record
-from training.config import Config
-from training.dataset import Sample
-from training.evaluate import Screened, safety
-from training.shortcuts import lungs_painted_over, source_told
+from cxr_edge.specs.preprocess import PreprocessSpec
+from training.data.canvases import Canvases
+from training.data.dataset import Sample
+from training.data.records import Record
+from training.evaluation.bundle import Screened, safety
+from training.evaluation.shortcuts import lungs_painted_over, source_told
+from training.recipes.config import Config
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
 

@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_edge.errors import InputError
-from training import splits
-from training.collections import Record
-from training.duplicates import groups
-from training.splits import FLANNEL_SHARES, R20_SHARES, SIDES, Side, Unit, check_leakage, check_plan, cramers_v, split
+from training.data import splits
+from training.data.duplicates import groups
+from training.data.records import Record
+from training.data.splits import (
+    FLANNEL_SHARES,
+    R20_SHARES,
+    SIDES,
+    Side,
+    Unit,
+    check_leakage,
+    check_plan,
+    cramers_v,
+    split,
+)
 
 
 def record(patient: str, i: int, label: str = "normal", source: str = "kcx") -> Record:

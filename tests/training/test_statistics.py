@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import matthews_corrcoef, precision_recall_fscore_support, roc_auc_score
 
-from training.metrics import Answers
-from training.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
-from training.statistics import (
+from training.evaluation.metrics import Answers
+from training.evaluation.statistics import (
     accuracy,
     clopper_pearson,
     delong,
@@ -24,6 +23,7 @@ from training.statistics import (
     paper_row,
     wald,
 )
+from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
 
 LABELS = ("normal", "bacterial", "covid-19")
 Printed = tuple[float, float, float]

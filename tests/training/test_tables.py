@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics import bootstrap, proportion
-from training.tables import interval, table
+from training.evaluation.metrics import bootstrap, proportion
+from training.markdown import interval, table
 
 
 def test_a_share_shows_its_counts_and_its_interval() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cxr_edge.errors import InputError
-from training.findings import FINDINGS
-from training.targets import Target, binary, modality
+from training.data.findings import FINDINGS
+from training.data.targets import Target, binary, modality
 
 
 def test_modality_calls_everything_else_abnormal() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cxr_edge.errors import InputError
-from training.canvases import Canvases
-from training.collections import Record
-from training.config import Config
-from training.dataset import Sample
-from training.engine import Plan
+from training.data.canvases import Canvases
+from training.data.dataset import Sample
+from training.data.records import Record
+from training.loop.plan import Plan
+from training.recipes.config import Config
 from training.unseen import said_of_unseen
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cxr_edge.combine import Combiner
-from cxr_edge.manifest import Combination
-from training import ensemble
-from training.metrics import log_loss
+from cxr_edge.ops.combine import Combiner
+from cxr_edge.specs.combination import Combination
+from training.ensembles import fit
+from training.evaluation.metrics import log_loss
 
 Logits = npt.NDArray[np.float32]
 Truth = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ def _by_grid(logits: Logits, truth: Truth) -> list[float]:
 
 
 def _searched(logits: Logits, truth: Truth) -> list[float]:
-    fitted = ensemble.fit("weighted-average", logits, truth, seed=0, calibrate=False)
+    fitted = fit.fit("weighted-average", logits, truth, seed=0, calibrate=False)
     return list(fitted.parameters["weights"])
 
 

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cxr_edge.errors import InputError
-from cxr_edge.preprocess import PreprocessSpec
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.training import pruned
 from tests.training.made_canvases import made_canvases
-from training.classify import ClassifyTask
-from training.engine import Plan, fit
+from training.data.targets import Target
+from training.loop.fit import fit
+from training.loop.plan import Plan
 from training.models.head import CamHead
 from training.models.networks import Network
 from training.parallel import World, everywhere, wait, world
-from training.prune import prune
-from training.targets import Target
+from training.pruning.prune import prune
+from training.tasks.classify import ClassifyTask
 
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-2)
 SGD = replace(PLAN, epochs=2, batch=8, optimizer="sgd", learning_rate=0.1, momentum=0.9, schedule="constant")

@@ -1,7 +1,7 @@
 """The end of every member: features (N, C, h, w) in, logits (N, K) and class activation map (N, K, h, w) out.
 
 GAP + dense commutes: a 1x1 convolution gives the map, whose mean plus the bias is the logit. So an engine has the heat
-map as a second output, without gradients; `training.gradcam` shows that it is what Grad-CAM gives on the same layer.
+map as a second output, without gradients; `training.evaluation.gradcam` shows that it is what Grad-CAM gives on the same layer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 // From the members' logits to the ensemble's probabilities. In: (members, labels) logits of each image; out: (labels)
 // probabilities and the winning label. The strategies and their formulas are those of `Combination` in
-// cxr_edge/manifest.py; sums run in double, so that the order of members on a machine does not show in the result.
+// cxr_edge/bundle/manifest.py; sums run in double, so that the order of members on a machine does not show in the result.
 #pragma once
 
 #include <cstddef>

@@ -15,7 +15,7 @@ namespace cxr {
 
 enum class Standardize { kNone, kFixed, kImage };
 
-// One member's preprocessing; see PreprocessSpec in cxr_edge/preprocess.py for the meaning of each field.
+// One member's preprocessing; see PreprocessSpec in cxr_edge/ops/preprocess.py for the meaning of each field.
 struct Spec {
   bool lungs = true;
   int canvas_px = 224;

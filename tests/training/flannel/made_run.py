@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.training.test_splits import record
-from training.config import MemberPlan
-from training.dataset import Sample
-from training.flannel.config import FlannelConfig
-from training.flannel.run import FlannelRun
-from training.flannel.stages import AUGMENTED
-from training.neural_weights import FitPlan
-from training.run import PREDICTIONS, Predictions
+from training.data.dataset import Sample
+from training.ensembles.neural_weights import FitPlan
+from training.recipes.config import MemberPlan
+from training.recipes.flannel.config import FlannelConfig
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.flannel.stages import AUGMENTED
+from training.recipes.run import PREDICTIONS, Predictions
 
 LABELS = ("covid-19", "viral", "bacterial", "normal")
 LEARNERS = ("densenet", "resnet", "vgg")

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from cxr_edge.errors import InputError
-from cxr_edge.manifest import Combination
+from cxr_edge.specs.combination import Combination
 from tests.tolerances import PROBABILITY
-from tests.training.flannel.made_run import (
+from tests.training.recipes.flannel.made_run import (
     BASELINE,
     COPIES,
     FOLDS,
@@ -29,13 +29,13 @@ from tests.training.flannel.made_run import (
     others_by_hand,
     truth_of,
 )
-from training.flannel import combine as stage_2
-from training.flannel.combine import ENSEMBLES, FLANNEL, combine, combined, unpruned
-from training.flannel.run import FlannelRun
-from training.flannel.stages import AUGMENTED
-from training.neural_weights import FitPlan, NeuralWeightModule
-from training.prune import PrunePlan
-from training.run import PREDICTIONS, Predictions
+from training.ensembles.neural_weights import FitPlan, NeuralWeightModule
+from training.pruning.prune import PrunePlan
+from training.recipes.flannel import combine as stage_2
+from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, combine, combined, unpruned
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.flannel.stages import AUGMENTED
+from training.recipes.run import PREDICTIONS, Predictions
 
 torch.set_num_threads(1)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cxr_edge.errors import InputError
-from cxr_edge.preprocess import preset
-from training.augment import Augmentation
-from training.flannel.config import FlannelConfig, load_flannel
-from training.splits import FLANNEL_SHARES
+from cxr_edge.specs.preprocess import preset
+from training.data.augment import Augmentation
+from training.data.splits import FLANNEL_SHARES
+from training.recipes.flannel.config import FlannelConfig, load_flannel
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

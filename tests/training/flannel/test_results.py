@@ -15,7 +15,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from tests.training.flannel.made_run import (
+from tests.training.recipes.flannel.made_run import (
     BASELINE,
     FOLDS,
     LABELS,
@@ -27,11 +27,11 @@ from tests.training.flannel.made_run import (
     informative,
     truth_of,
 )
-from training.flannel import results as module
-from training.flannel.combine import ENSEMBLES, FLANNEL, Combined, combine, combined
-from training.flannel.results import Table3, results, split_in_words, weights_of
-from training.flannel.run import FlannelRun
-from training.neural_weights import NeuralWeightModule, most
+from training.ensembles.neural_weights import NeuralWeightModule, most
+from training.recipes.flannel import results as module
+from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, Combined, combine, combined
+from training.recipes.flannel.results import Table3, results, split_in_words, weights_of
+from training.recipes.flannel.run import FlannelRun
 
 torch.set_num_threads(1)
 

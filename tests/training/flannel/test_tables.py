@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.training.flannel.made_run import FOLDS, LABELS, flannel_run
-from tests.training.flannel.test_results import finished, found_of
-from training.flannel.published import COVID, TABLE_1, TABLE_3
-from training.flannel.tables import caption, in_words, tables
-from training.tables import Table, interval
+from tests.training.recipes.flannel.made_run import FOLDS, LABELS, flannel_run
+from tests.training.recipes.flannel.test_results import finished, found_of
+from training.markdown import Table, interval
+from training.recipes.flannel.published import COVID, TABLE_1, TABLE_3
+from training.recipes.flannel.tables import caption, in_words, tables
 
 # Typed from the paper's text once more, row by row as it prints them.
 PRINTED_1 = """

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.training.r20.test_results import _run
-from tests.training.r20.test_tables import _found
-from training.assemble import images_by_side
-from training.metrics import Answers
-from training.r20 import report, results
-from training.r20.published import ENSEMBLES
-from training.r20.tables import tables
-from training.statistics import compared, paper_row
-from training.tables import interval
+from tests.training.recipes.r20.test_results import _run
+from tests.training.recipes.r20.test_tables import _found
+from training.bundles.assemble import images_by_side
+from training.evaluation.metrics import Answers
+from training.evaluation.statistics import compared, paper_row
+from training.markdown import interval
+from training.recipes.r20 import report, results
+from training.recipes.r20.published import ENSEMBLES
+from training.recipes.r20.tables import tables
 
 LABELS = ("normal", "bacterial", "covid-19")
 PUBLISHED = sorted((Path(__file__).parents[3] / "docs" / "results").glob("r20-*/results.json"))
@@ -74,7 +74,7 @@ def test_every_paper_table_has_micro_macro_and_weighted() -> None:
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=[p.parent.name for p in PUBLISHED])
 def test_published_pages_and_tables_are_made_of_their_json(file: Path, tmp_path: Path) -> None:
-    """Else make them again: `python -m training.r20.report docs/results/r20-cpu docs/results/r20-latency`."""
+    """Else make them again: `python -m training.recipes.r20.report docs/results/r20-cpu docs/results/r20-latency`."""
     folder = tmp_path / "page"
     shutil.copytree(file.parent, folder, ignore=shutil.ignore_patterns("*.csv", "index.md"))
     assert report.main([str(folder)]) == 0

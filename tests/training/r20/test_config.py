@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cxr_edge.errors import InputError
+from training.data.splits import R20_SHARES, SHARES
 from training.models import R20_NAMES
-from training.r20.config import load_r20
-from training.splits import R20_SHARES, SHARES
+from training.recipes.r20.config import load_r20
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs"
 ONE = '[members.a]\narchitecture = "custom"\n'

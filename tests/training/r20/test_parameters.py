@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from training.r20.parameters import ROWS, Count, counts, page
-from training.r20.published import MODALITY
+from training.recipes.r20.parameters import ROWS, Count, counts, page
+from training.recipes.r20.published import MODALITY
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 STORED = [Count(**row) for row in json.loads((RESULTS / "r20-parameters.json").read_text())]

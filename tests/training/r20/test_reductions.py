@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from training.models import NetworkSpec
-from training.r20.alignment import measure
-from training.r20.reductions import PRINTED, curve
+from training.recipes.r20.alignment import measure
+from training.recipes.r20.reductions import PRINTED, curve
 
 STORED = Path(__file__).parents[3] / "docs" / "results" / "r20-reductions.json"
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.training.test_splits import record
-from training.config import MemberPlan
-from training.dataset import Sample
-from training.r20.config import R20Config
-from training.r20.results import PAPER_WEIGHTED, Ensembles, split_in_words
-from training.r20.run import R20Run
-from training.run import Predictions
+from training.data.dataset import Sample
+from training.recipes.config import MemberPlan
+from training.recipes.r20.config import R20Config
+from training.recipes.r20.results import PAPER_WEIGHTED, Ensembles, split_in_words
+from training.recipes.r20.run import R20Run
+from training.recipes.run import Predictions
 
 LABELS = ("normal", "bacterial", "covid-19")
 

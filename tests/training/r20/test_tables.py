@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.metrics import Answers
-from training.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
-from training.r20.tables import tables
-from training.statistics import paper_row
-from training.tables import Table
+from training.evaluation.metrics import Answers
+from training.evaluation.statistics import paper_row
+from training.markdown import Table
+from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
+from training.recipes.r20.tables import tables
 
 LABELS = ("normal", "bacterial", "covid-19")
 

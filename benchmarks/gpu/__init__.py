@@ -1,0 +1,1 @@
+"""GPU benchmarks: kernels, bandwidth, screening, overhead and peers in one run."""

@@ -1,0 +1,249 @@
+"""Do the GPU's kernels give what their CPU twins give? Preprocessing, lung box and combination, with a verdict each.
+
+In: a device and a bundle, whose networks' preprocessing is tried besides the presets'; out: an `Answer` with one table
+and a failure for every kernel that differs. Results are poisoned before each run, so that a kernel which does nothing
+fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import cxr_edge._core as _core
+from benchmarks.combine import LABELS, combination
+from benchmarks.gpu.device import Answer, frame_on, poisoned, put, take
+from benchmarks.harness.side_by_side import Cell, Table
+from cxr_edge.bundle import Bundle
+from cxr_edge.engines import parts
+from cxr_edge.errors import BackendError
+from cxr_edge.gpu.interface import Device
+from cxr_edge.ops.combine import Combiner
+from cxr_edge.ops.lung_box import core_rule
+from cxr_edge.ops.preprocess import Preprocessor, core_spec
+from cxr_edge.records import GrayPixels, Roi
+from cxr_edge.specs.combination import STRATEGIES
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
+
+__all__ = ["SIZES", "Check", "answer", "combinations", "lung_boxes", "masks", "preprocessing"]
+
+# (height, width) of the images: tiny ones, odd ones, several chunks of columns wide, and what a detector gives.
+SIZES = ((1, 1), (61, 97), (523, 611), (2048, 3), (300, 4500), (2500, 2048), (3000, 3000))
+MASK_SIDES = (31, 64, 256, 1100)
+
+FP32_LIMIT = 1e-5
+MEMBERS = (3, 5)
+
+Floats = npt.NDArray[np.float64]
+Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # the kernel's values, the CPU's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """How much two values may differ. allowed: at each of the CPU's values."""
+
+    text: str
+    allowed: Callable[[npt.NDArray[Any]], Floats]
+
+
+FP32 = Limit(text=f"{FP32_LIMIT:.0e}", allowed=lambda y: np.full(y.shape, FP32_LIMIT))
+# Both sides round a float to fp16, and floats that differ by their own limit may round to neighbours.
+FP16 = Limit(
+    text=f"{FP32_LIMIT:.0e} + a step of fp16",
+    allowed=lambda y: FP32_LIMIT + np.spacing(np.abs(y.astype(np.float16))).astype(np.float64),
+)
+EQUAL = Limit(text="equal", allowed=lambda y: np.full(y.shape, 0.5))  # whole numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A kernel's outputs in one case, beside its CPU twin's.
+
+    values: how many were compared. largest: difference. share: the largest of a difference over what is allowed there;
+    not a number if the kernel gave one.
+    """
+
+    kernel: str
+    case: str
+    values: int
+    largest: float
+    share: float
+    limit: str
+
+    @classmethod
+    def of(cls, kernel: str, case: str, limit: Limit, pairs: Sequence[Pair]) -> Check:
+        """Compare all pairs of arrays."""
+        with np.errstate(invalid="ignore"):  # infinity less infinity: no number, and so no verdict `equal`
+            gaps = [np.abs(a.astype(np.float64) - b.astype(np.float64)) for a, b in pairs]
+            shares = [float((gap / limit.allowed(b)).max()) for gap, (_, b) in zip(gaps, pairs, strict=True)]
+        return cls(
+            kernel=kernel,
+            case=case,
+            values=sum(gap.size for gap in gaps),
+            largest=float(np.max([gap.max() for gap in gaps])),
+            share=float(np.max(shares)),
+            limit=limit.text,
+        )
+
+    @property
+    def equal(self) -> bool:
+        return self.share <= 1.0
+
+    @property
+    def failure(self) -> str:
+        """Of one that is not equal."""
+        came = (
+            f"differs from the CPU by up to {self.largest:.3g}, allowed: {self.limit}" if self.values else "did not run"
+        )
+        return (
+            f"{self.kernel} ({self.case}) {came}: do not screen with this build on this GPU; "
+            "tests/golden/test_device_kernels.py narrows it down"
+        )
+
+    def row(self) -> tuple[Cell, ...]:
+        figures = [v if np.isfinite(v) else "no number" for v in (self.largest, self.share)]
+        verdict = "equal" if self.equal else "differs" if self.values else "did not run"
+        return (self.kernel, self.case, self.values, figures[0], self.limit, figures[1], verdict)
+
+
+def answer(
+    device: Device, bundle: Bundle, *, sizes: Sequence[tuple[int, int]] = SIZES, mask_sides: Sequence[int] = MASK_SIDES
+) -> Answer:
+    """Question 1: the largest difference of every kernel from the CPU."""
+    specs = _specs(bundle)
+    with device.current():
+        checks = [
+            *_tried("preprocessing", lambda: preprocessing(device, specs, sizes)),
+            *_tried("lung box", lambda: lung_boxes(device, mask_sides)),
+            *_tried("combination", lambda: combinations(device)),
+        ]
+    columns = ("kernel", "case", "values", "largest difference", "limit", "share of the limit", "verdict")
+    table = Table(title="1. Kernels beside their CPU twins", columns=columns, rows=tuple(c.row() for c in checks))
+    return Answer(tables=(table,), failures=tuple(c.failure for c in checks if not c.equal))
+
+
+def _tried(kernel: str, run: Callable[[], list[Check]]) -> list[Check]:
+    """Its checks, or one that says why it could not run: that the others can be seen all the same."""
+    try:
+        return run()
+    except BackendError as error:
+        return [Check(kernel=kernel, case=str(error), values=0, largest=np.nan, share=np.nan, limit="to run")]
+
+
+def _specs(bundle: Bundle) -> dict[str, PreprocessSpec]:
+    """Presets and the bundle's own, each as fp32 and as fp16, by what the table calls them."""
+    named = {**PRESETS, **{f"{part.name} of {bundle.manifest.name}": part.preprocess for part in parts(bundle)}}
+    kinds = {"fp32": "float32", "fp16": "float16"}
+    return {
+        f"{name}, {short}": replace(spec, dtype=kind)  # type: ignore[arg-type]
+        for name, spec in named.items()
+        for short, kind in kinds.items()
+    }
+
+
+def preprocessing(device: Device, specs: Mapping[str, PreprocessSpec], sizes: Sequence[tuple[int, int]]) -> list[Check]:
+    """One check a spec and bit depth, over images of all sizes. All specs go through in one pass, as members do."""
+    return [c for dtype in (np.uint8, np.uint16) for c in _preprocessing(device, specs, sizes, dtype)]
+
+
+def _preprocessing(
+    device: Device, specs: Mapping[str, PreprocessSpec], sizes: Sequence[tuple[int, int]], dtype: type
+) -> Iterator[Check]:
+    twin = Preprocessor(list(specs.values()))
+    pairs: dict[str, list[Pair]] = {name: [] for name in specs}
+    for seed, (height, width) in enumerate(sizes):
+        pixels: GrayPixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width), dtype)
+        roi = _off_centre(width, height)
+        ours, theirs = _tensors(device, twin.specs, pixels, roi), twin.run([pixels], [roi])
+        for name, a, b in zip(specs, ours, theirs, strict=True):
+            pairs[name].append((a, b[0]))
+    for name, spec in specs.items():
+        limit = FP16 if spec.dtype == "float16" else FP32
+        yield Check.of("preprocessing", f"{name}, {8 * np.dtype(dtype).itemsize} bit", limit, pairs[name])
+
+
+def _off_centre(width: int, height: int) -> Roi:
+    """A box whose edges are all inside the image, unless that is too small."""
+    return Roi(x0=width // 7, y0=height // 9, x1=width - width // 5, y1=height - height // 11)
+
+
+def _tensors(device: Device, specs: Sequence[PreprocessSpec], pixels: GrayPixels, roi: Roi) -> list[npt.NDArray[Any]]:
+    """What the kernels make of one image: an array (channels, side, side) a spec."""
+    planned = _core.DevicePreprocessor([core_spec(s) for s in specs])
+    frame, lungs = frame_on(device, pixels), put(device, np.array(roi.as_tuple(), np.int32))
+    scratch, stream = device.allocate(planned.scratch_bytes), device.stream()
+    outputs = [poisoned(device, int(np.prod(s.tensor_shape)) * np.dtype(s.dtype).itemsize) for s in specs]
+    device.kernels(stream).preprocess(
+        planned,
+        frame=frame.address,
+        lungs=lungs.address,
+        scratch=scratch.address,
+        outputs=[o.address for o in outputs],
+    )
+    device.synchronize(stream)
+    return [take(device, o, s.tensor_shape, s.dtype) for o, s in zip(outputs, specs, strict=True)]
+
+
+def lung_boxes(device: Device, sides: Sequence[int]) -> list[Check]:
+    """One check a size of mask: box seen, box found and verdict are nine whole numbers."""
+    return [
+        Check.of("lung box", f"masks {side}x{side}", EQUAL, [_boxes(device, mask) for mask in masks(side)])
+        for side in sides
+    ]
+
+
+def masks(side: int) -> list[npt.NDArray[np.float32]]:
+    """Two lungs, no lung, a narrow band, a speck, noise: between them every verdict comes about."""
+    y, x = (np.mgrid[0:side, 0:side] + 0.5) / side
+    lungs = np.min([((x - c) / 0.15) ** 2 + ((y - 0.5) / 0.3) ** 2 for c in (0.3, 0.7)], axis=0) < 1
+    noise = np.random.default_rng(side).random((side, side)) < 0.02
+    found = (lungs, np.zeros_like(lungs), abs(x - 0.5) < 0.1, (x < 0.1) & (y < 0.1), noise)
+    return [np.where(mask, 0.75, 0.25).astype(np.float32) for mask in found]
+
+
+def _boxes(device: Device, mask: npt.NDArray[np.float32]) -> Pair:
+    rule, width_px, height_px = core_rule(LungBoxRule()), 640, 512
+    rows, columns = mask.shape
+    frame, source = frame_on(device, np.zeros((height_px, width_px), np.uint8)), put(device, mask)
+    record, scratch = poisoned(device, 9 * 4), device.allocate(_core.lung_scratch_bytes(rows, columns))
+    stream = device.stream()
+    device.kernels(stream).lung_box(
+        mask=source.address, rows=rows, columns=columns, rule=rule, frame=frame.address, scratch=scratch.address,
+        record=record.address,
+    )  # fmt: skip
+    device.synchronize(stream)
+    verdict, box, _ = _core.lung_box(mask, rule, width_px=width_px, height_px=height_px)
+    seen = box if verdict == 0 else (0, 0, width_px, height_px)
+    return take(device, record, (9,), np.int32), np.array([*seen, *box, verdict], np.int32)
+
+
+def combinations(device: Device) -> list[Check]:
+    """One check a strategy: probabilities and the winner's number, which cannot differ by less than 1."""
+    return [
+        Check.of(
+            "combination", strategy, FP32, [_combined(device, strategy, m, seed) for m in MEMBERS for seed in range(8)]
+        )
+        for strategy in STRATEGIES
+    ]
+
+
+def _combined(device: Device, strategy: str, members: int, seed: int) -> Pair:
+    twin = Combiner(combination(strategy, members=members), labels=LABELS)
+    planned = _core.DeviceCombiner(twin.core)
+    logits = np.random.default_rng(seed).normal(0, 4, (members, LABELS)).astype(np.float32)
+    parameters, source = put(device, planned.parameters()), put(device, logits)
+    scratch, stream = device.allocate(planned.scratch_bytes), device.stream()
+    probabilities, winner = poisoned(device, 4 * LABELS), poisoned(device, 4)
+    device.kernels(stream).combine(
+        planned, parameters=parameters.address, logits=source.address, member_stride=LABELS, scratch=scratch.address,
+        probabilities=probabilities.address, winner=winner.address,
+    )  # fmt: skip
+    device.synchronize(stream)
+    ours = (take(device, probabilities, (LABELS,), np.float32), take(device, winner, (1,), np.int32))
+    wanted, winners = twin.run(logits[None])
+    return np.concatenate(ours).astype(np.float64), np.concatenate([wanted[0], winners]).astype(np.float64)

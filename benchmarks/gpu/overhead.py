@@ -1,0 +1,213 @@
+"""How much of a screening on a GPU is not the engines themselves, and how much the host hands over for one image.
+
+In: a workload and its engines on a device; out: an `Answer` with the engines' own times, their sum and their critical
+path (the segmenter, then the slowest member, since members run side by side) beside the screening's stages by the same
+clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.gpu.device import Answer, CountingDevice, Timed, timed
+from benchmarks.gpu.network import EngineOnDevice
+from benchmarks.harness.report import Target
+from benchmarks.harness.side_by_side import Cell, Table
+from benchmarks.harness.workload import Workload
+from cxr_edge.backends.base import DeviceEngine
+from cxr_edge.bench import percentiles
+from cxr_edge.engines import SEGMENTER, EngineSet, Part, parts
+from cxr_edge.gpu.arena import Arena
+from cxr_edge.gpu.interface import Device
+from cxr_edge.ops.preprocess import Preprocessor
+from cxr_edge.records import Image, Roi, StageTimes
+from cxr_edge.screening.gpu_pipeline import DevicePipeline
+
+__all__ = ["LAUNCHES", "WANTED", "OwnTime", "Screened", "answer", "not_measured", "own_time", "screened"]
+
+WANTED = 1.2  # screening over the engines' own time
+LAUNCHES = 1  # pieces of work handed over an image: the graph
+
+_STAGES = ("lungs_ms", "preprocess_ms", "members_ms", "combine_ms", "download_ms")  # those of the GPU's clock
+
+Milliseconds = npt.NDArray[np.float64]
+Inputs = Sequence[dict[str, npt.NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTime:
+    """One engine alone, on tensors of real images. enqueued: one inference after the other. graph: as a graph."""
+
+    part: str
+    enqueued: Milliseconds = field(repr=False)
+    graph: Timed = field(repr=False)
+
+    @property
+    def p50_ms(self) -> float:
+        """Its own time: of the smaller median, so that a host that enqueues slowly does not flatter the screening."""
+        return float(min(np.median(self.enqueued), np.median(self.graph.milliseconds)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screened:
+    """Counted screenings. launches, pieces: what the host handed over for all of them."""
+
+    times: tuple[StageTimes, ...] = field(repr=False)
+    how: str
+    launches: int
+    pieces: int
+
+    @property
+    def gpu_ms(self) -> Milliseconds:
+        """Lungs to download, by the GPU's clock."""
+        return np.asarray([sum(getattr(t, stage) for stage in _STAGES) for t in self.times])
+
+    @property
+    def whole_ms(self) -> Milliseconds:
+        """By the host's clock: pixels to probabilities."""
+        return np.asarray([t.total_ms for t in self.times])
+
+    @property
+    def an_image(self) -> float:
+        return (self.launches + self.pieces) / len(self.times)
+
+
+def answer(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> Answer:
+    """Question 4, for the engines of one runtime."""
+    device = engines.device
+    assert device is not None
+    found = [e for e in (engines.segmenter, *engines.members) if e is not None]
+    alone = [
+        own_time(device, engine, part, workload.images, rounds=rounds, warmup=warmup)
+        for engine, part in zip(found, parts(workload.bundle), strict=True)
+        if isinstance(engine, DeviceEngine)
+    ]
+    seen = screened(workload, engines, rounds=rounds, warmup=warmup)
+    tables = (_times_table(engines.backend, alone, seen), _launch_table(engines.backend, seen))
+    return Answer(tables=tables, targets=_targets(engines.backend, alone, seen))
+
+
+def not_measured(backend: str, reason: str) -> Answer:
+    """Question 4 for a runtime that cannot run here."""
+    table = Table(title=_title(backend), columns=("what", "note"), rows=(("not measured", reason),))
+    return Answer(tables=(table,), targets=_three(backend, None, None, None))
+
+
+def own_time(
+    device: Device, engine: DeviceEngine, part: Part, images: Sequence[Image], *, rounds: int, warmup: int
+) -> OwnTime:
+    """Time one engine alone."""
+    inputs = _inputs(engine, part, images)
+    bound = EngineOnDevice(engine, device, inputs)
+    steps = [bound.run(i) for i in range(warmup + rounds)]
+    return OwnTime(
+        part=part.name,
+        enqueued=np.asarray([s.compute_ms for s in steps[warmup:]]),
+        graph=_as_graph(device, engine, inputs[0], rounds, warmup),
+    )
+
+
+def _inputs(engine: DeviceEngine, part: Part, images: Sequence[Image]) -> Inputs:
+    preprocessor = Preprocessor([part.preprocess])
+    boxes = [Roi.full(image.width_px, image.height_px) for image in images]
+    tensors = [preprocessor.run([image.pixels], [box])[0] for image, box in zip(images, boxes, strict=True)]
+    return [{engine.inputs[0].name: tensor} for tensor in tensors]
+
+
+def _as_graph(
+    device: Device, engine: DeviceEngine, inputs: dict[str, npt.NDArray[np.float32]], rounds: int, warmup: int
+) -> Timed:
+    arena = Arena()
+    for name, array in inputs.items():
+        arena.add(name, array.shape, array.dtype)
+    shapes = engine.output_shapes(1)
+    for tensor in engine.outputs:
+        arena.add(tensor.name, shapes[tensor.name], tensor.dtype)
+    names = [*inputs, *shapes]
+    with device.current():
+        stream, memory, pinned = device.stream(), device.allocate(arena.n_bytes), device.pinned(arena.n_bytes)
+        pinned[:] = 0
+        for name, array in inputs.items():
+            arena.views(pinned)[name][...] = array
+        device.upload(memory.address, pinned, stream)
+        addresses = {name: memory.address + arena.offset(name) for name in names}
+        enqueue = engine.bind(addresses, batch=1, stream=stream.handle)
+        return timed(device, stream, enqueue, rounds=rounds, warmup=warmup)
+
+
+def screened(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> Screened:
+    """Screen decoded images, one after the other, and count what the host hands to the device for them."""
+    assert engines.device is not None
+    device, images, manifest = CountingDevice(engines.device), workload.images, workload.bundle.manifest
+    pipeline = DevicePipeline(manifest, engines.segmenter, engines.members, device)  # type: ignore[arg-type]
+    for i in range(2 * len(images) + warmup):  # every image's size must have been captured before the counting
+        pipeline.run(images[i % len(images)])
+    device.launches = device.pieces = 0
+    times = tuple(pipeline.run(images[i % len(images)]).times for i in range(rounds))
+    return Screened(times=times, how=pipeline.how, launches=device.launches, pieces=device.pieces)
+
+
+def _title(backend: str) -> str:
+    return f"4. The engines' share of a screening, {backend}"
+
+
+def _sum_and_path(alone: Sequence[OwnTime]) -> tuple[float, float]:
+    """The engines' own times added up, and those that nothing else hides."""
+    segmenter = sum(o.p50_ms for o in alone if o.part == SEGMENTER)
+    members = [o.p50_ms for o in alone if o.part != SEGMENTER]
+    return segmenter + sum(members), segmenter + max(members)
+
+
+def _times_table(backend: str, alone: Sequence[OwnTime], seen: Screened) -> Table:
+    total, path = _sum_and_path(alone)
+    rows: list[tuple[Cell, ...]] = []
+    for o in alone:
+        rows.append((f"{o.part} alone, enqueued", *_spread(o.enqueued), None, None, ""))
+        rows.append((f"{o.part} alone, as a graph", *_spread(o.graph.milliseconds), None, None, o.graph.note))
+    nothing: tuple[Cell, ...] = (None,) * 5
+    own = "of each engine the smaller median"
+    rows.append(("sum of the engines' own times", total, *nothing, own))
+    rows.append(("critical path: segmenter, slowest member", path, *nothing, own))
+    for name, values, note in (
+        ("screening, lungs to download, GPU's clock", seen.gpu_ms, seen.how),
+        ("screening, pixels to probabilities, host's clock", seen.whole_ms, "with the image's way to the GPU"),
+    ):
+        p50 = float(np.median(values))
+        rows.append((name, *_spread(values), p50 / total, p50 / path, note))
+    columns = ("what", "p50 ms", "p90 ms", "p99 ms", "n", "over the sum", "over the path", "note")
+    return Table(title=_title(backend), columns=columns, rows=tuple(rows))
+
+
+def _spread(values: Milliseconds) -> tuple[Cell, ...]:
+    return (*percentiles(values), values.size)
+
+
+def _launch_table(backend: str, seen: Screened) -> Table:
+    n = len(seen.times)
+    rows = (
+        ("graphs launched", seen.launches, seen.launches / n),
+        ("copies and kernels one by one", seen.pieces, seen.pieces / n),
+    )
+    return Table(
+        title=f"4. What the host hands over, {backend}", columns=("what", f"{n} images", "an image"), rows=rows
+    )
+
+
+def _targets(backend: str, alone: Sequence[OwnTime], seen: Screened) -> tuple[Target, ...]:
+    total, path = _sum_and_path(alone)
+    p50 = float(np.median(seen.gpu_ms))
+    return _three(backend, p50 / total, p50 / path, seen.an_image)
+
+
+def _three(backend: str, total: float | None, path: float | None, handed: float | None) -> tuple[Target, ...]:
+    return (
+        Target(text=f"screening's GPU stages over the sum of the engines' own times, {backend}", wanted=WANTED,
+               at_least=False, measured=total),
+        Target(text=f"the same over their critical path, {backend}", wanted=WANTED, at_least=False, measured=path),
+        Target(text=f"pieces of work that the host hands over an image, {backend}", wanted=LAUNCHES, at_least=False,
+               measured=handed),
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""A screening on a GPU as it is usually put together: OpenCV and NumPy, the networks in PyTorch or ONNX Runtime.
+
+In: pixels, a recipe, networks; out: the ensemble's probabilities. PyTorch comes twice, eager and as CUDA graphs; ONNX
+Runtime takes plain arrays of the host. With OpenCV on the host the lung mask has to come back before the members can
+start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.harness.side_by_side import missing
+from benchmarks.peers import opencv_numpy
+from benchmarks.peers.pipelines import Recipe
+from cxr_edge.engines import Part
+from cxr_edge.records import GrayPixels, Roi
+from cxr_edge.specs.preprocess import PreprocessSpec
+
+__all__ = ["GpuNetworks", "eager", "graphed", "modules_of", "onnxruntime_sessions", "screen", "torch_reason"]
+
+Floats = npt.NDArray[np.float32]
+Module = Callable[[Any], Any]  # of torch: image (N, C, H, W) -> mask or logits
+
+_CUDA = "CUDAExecutionProvider"
+_WARM_UP_RUNS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuNetworks:
+    """segmenter: image (1, C, H, W) -> mask. members: their images, in order -> logits (members, labels)."""
+
+    segmenter: Callable[[Floats], Floats] | None
+    members: Callable[[Sequence[Floats]], Floats]
+
+
+def screen(pixels: GrayPixels, recipe: Recipe, networks: GpuNetworks) -> npt.NDArray[np.float64]:
+    """Probabilities (labels) for one decoded image."""
+    height, width = pixels.shape
+    frame = found = Roi.full(width, height)
+    if recipe.segmenter is not None and networks.segmenter is not None:
+        mask = networks.segmenter(_tensors(pixels, [frame], [recipe.segmenter])[0])[0, 0]
+        found = opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=recipe.lung_box)
+    rois = [frame if spec.region == "frame" else found for spec in recipe.members]
+    logits = networks.members(_tensors(pixels, rois, recipe.members))
+    return np.asarray(opencv_numpy.combine(logits[None], recipe.combination)[0])
+
+
+def _tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[PreprocessSpec]) -> list[Floats]:
+    found = opencv_numpy.opencv_tensors(pixels, rois, specs)
+    return [tensor.astype(spec.dtype, copy=False) for tensor, spec in zip(found, specs, strict=True)]
+
+
+def torch_reason() -> str | None:
+    """Why PyTorch cannot use the GPU here; None if it can."""
+    reason = missing("torch")
+    if reason is not None:
+        return reason
+    import torch
+
+    return None if torch.cuda.is_available() else "torch sees no GPU: pip install a torch built for this driver's CUDA"
+
+
+def modules_of(found: Sequence[Part]) -> list[Module]:
+    """The parts' ONNX files as torch modules that give the first output a part must have. Needs onnx2torch."""
+    import onnx
+    from onnx2torch import convert
+
+    modules: list[Module] = []
+    for part in found:
+        names = [o.name for o in onnx.load(str(part.onnx), load_external_data=False).graph.output]
+        modules.append(_Chosen(convert(str(part.onnx)), names.index(part.outputs[0])))
+    return modules
+
+
+class _Chosen:
+    """One output of a module that may have several."""
+
+    def __init__(self, module: Any, index: int) -> None:
+        self._module, self._index = module, index
+
+    def to(self, device: str) -> _Chosen:
+        self._module = self._module.eval().to(device)
+        return self
+
+    def __call__(self, image: Any) -> Any:
+        output = self._module(image)
+        return output[self._index] if isinstance(output, list | tuple) else output
+
+
+def eager(modules: Sequence[Any], *, segmenter: bool, device: str = "cuda") -> GpuNetworks:
+    """Eager PyTorch in inference mode; the members' logits come back in one copy. cuDNN may try its algorithms."""
+    import torch
+
+    torch.backends.cudnn.benchmark = True
+    able = [m.to(device) for m in modules]
+
+    def run(some: Sequence[Any], images: Sequence[Floats]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            outputs = [m(torch.from_numpy(x).to(device)) for m, x in zip(some, images, strict=True)]
+            return np.asarray(torch.cat(outputs).float().cpu().numpy())
+
+    return _networks(run, able, segmenter)
+
+
+def _networks(
+    run: Callable[[Sequence[Any], Sequence[Floats]], Floats], found: list[Any], segmenter: bool
+) -> GpuNetworks:
+    """run: what does the work with some of the networks, on as many images: outputs one after the other."""
+    first, rest = found[:1], found[1 if segmenter else 0 :]
+    return GpuNetworks(
+        segmenter=(lambda image: run(first, [image])) if segmenter else None,
+        members=lambda images: run(rest, images),
+    )
+
+
+def graphed(modules: Sequence[Any], specs: Sequence[PreprocessSpec], *, segmenter: bool) -> GpuNetworks:
+    """Two CUDA graphs on static inputs: the segmenter, and all members. specs: one a module. Needs a GPU."""
+    able = [m.to("cuda") for m in modules]
+    first = _TorchGraph(able[:1], specs[:1]) if segmenter else None
+    rest = _TorchGraph(able[1 if segmenter else 0 :], specs[1 if segmenter else 0 :])
+    return GpuNetworks(segmenter=None if first is None else lambda image: first([image]), members=rest)
+
+
+class _TorchGraph:
+    """Modules captured together; a call copies the images in, replays, copies the outputs out."""
+
+    def __init__(self, modules: Sequence[Module], specs: Sequence[PreprocessSpec]) -> None:
+        import torch
+
+        self._torch = torch
+        dtypes = [getattr(torch, s.dtype) for s in specs]
+        with torch.inference_mode():
+            self._inputs = [
+                torch.zeros(1, *s.tensor_shape, dtype=dtype, device="cuda")
+                for s, dtype in zip(specs, dtypes, strict=True)
+            ]
+            self._warm_up(modules)
+            self._graph = torch.cuda.CUDAGraph()
+            # thread_local: other runtimes' threads are none of this capture's business.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._output = self._run(modules)
+
+    def _warm_up(self, modules: Sequence[Module]) -> None:
+        torch = self._torch
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_RUNS):
+                self._run(modules)
+        torch.cuda.current_stream().wait_stream(side)
+
+    def _run(self, modules: Sequence[Module]) -> Any:
+        return self._torch.cat([m(x) for m, x in zip(modules, self._inputs, strict=True)]).float()
+
+    def __call__(self, images: Sequence[Floats]) -> Floats:
+        torch = self._torch
+        with torch.inference_mode():
+            for static, image in zip(self._inputs, images, strict=True):
+                static.copy_(torch.from_numpy(image))
+            self._graph.replay()
+            return np.asarray(self._output.cpu().numpy())
+
+
+def onnxruntime_sessions(found: Sequence[Part], *, segmenter: bool, provider: str = _CUDA) -> GpuNetworks:
+    """Plain sessions that take and give arrays of the host. Raises RuntimeError if the provider does not work here."""
+    import onnxruntime
+
+    have = onnxruntime.get_available_providers()
+    if provider not in have:
+        raise RuntimeError(f"ONNX Runtime has {', '.join(have)} here: pip install onnxruntime-gpu in its place")
+    sessions = [(onnxruntime.InferenceSession(str(p.onnx), providers=[provider]), p.outputs[0]) for p in found]
+    if any(provider not in s.get_providers() for s, _ in sessions):  # it steps back to the CPU without an error
+        raise RuntimeError(f"{provider} does not start here: look at the versions of CUDA's and cuDNN's libraries")
+
+    def run(some: Sequence[Any], images: Sequence[Floats]) -> Floats:
+        return np.concatenate([s.run([name], {"image": x})[0] for (s, name), x in zip(some, images, strict=True)])
+
+    return _networks(run, sessions, segmenter)

@@ -1,0 +1,1 @@
+"""What every benchmark script uses: paired rounds, reports, images, workloads."""

@@ -1,0 +1,162 @@
+"""Preprocessing, lung box and combination as they are usually written with OpenCV, Pillow, torchvision and NumPy.
+
+The peers of the native core in every benchmark: pixels, mask or logits in, the same numbers out (apart from resize
+filters, where the docstring says so). Plain code as one finds it in notebooks, not slowed down and not tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.records import GrayPixels, Roi
+from cxr_edge.specs.combination import Combination
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PreprocessSpec
+
+__all__ = ["combine", "lung_roi", "opencv_tensors", "pillow_tensor", "torchvision_tensor"]
+
+Floats = npt.NDArray[np.float32]
+
+
+def opencv_tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[PreprocessSpec]) -> list[Floats]:
+    """A tensor (1, channels, crop_px, crop_px) a member, from its roi and by its spec: crop, INTER_AREA resize, centre
+    crop, float32 over the maximum, mean and std. Members that ask for the same share it, as a sensible person would.
+    """
+    canvases: dict[tuple[Roi, int], GrayPixels] = {}
+    tensors: dict[tuple[Roi, PreprocessSpec], Floats] = {}
+    for roi, spec in zip(rois, specs, strict=True):
+        if (roi, spec.canvas_px) not in canvases:
+            canvases[roi, spec.canvas_px] = _opencv_canvas(pixels, roi, spec.canvas_px)
+        if (roi, spec) not in tensors:
+            tensors[roi, spec] = _opencv_tensor(canvases[roi, spec.canvas_px], spec)
+    return [tensors[roi, spec] for roi, spec in zip(rois, specs, strict=True)]
+
+
+def _opencv_canvas(pixels: GrayPixels, roi: Roi, canvas_px: int) -> GrayPixels:
+    cut = pixels[roi.y0 : roi.y1, roi.x0 : roi.x1]
+    resized: GrayPixels = cv2.resize(cut, (canvas_px, canvas_px), interpolation=cv2.INTER_AREA)
+    return resized
+
+
+def _opencv_tensor(canvas: GrayPixels, spec: PreprocessSpec) -> Floats:
+    first = (spec.canvas_px - spec.crop_px) // 2
+    canvas = canvas[first : first + spec.crop_px, first : first + spec.crop_px]
+    if spec.median:
+        canvas = cv2.medianBlur(np.ascontiguousarray(canvas), 3)
+    return _standardized(canvas.astype(np.float32) / np.float32(np.iinfo(canvas.dtype).max), spec)
+
+
+def pillow_tensor(pixels: GrayPixels, roi: Roi, spec: PreprocessSpec) -> Floats:
+    """What torchvision does on a PIL picture, without torchvision: antialiased bilinear resize, scaling, mean and std.
+
+    Pillow's bilinear filter is a triangle, not an area: results differ a little from INTER_AREA by design.
+    """
+    picture, top = _pillow_picture(pixels, roi)
+    return _standardized(np.asarray(_pillow_resized(picture, spec), dtype=np.float32) / top, spec)
+
+
+def torchvision_tensor(spec: PreprocessSpec) -> Callable[[GrayPixels, Roi], Any]:
+    """Transforms of torchvision on a PIL picture: Resize, CenterCrop, ToTensor, then mean and std. Needs torchvision.
+
+    8-bit pictures have mode L. 16-bit ones have mode F: ToTensor takes Pillow's 16-bit mode for signed numbers.
+    """
+    from torchvision import transforms
+
+    to_tensor = transforms.Compose(
+        [
+            transforms.Resize((spec.canvas_px, spec.canvas_px)),
+            transforms.CenterCrop(spec.crop_px),
+            transforms.ToTensor(),
+        ]
+    )
+    fixed = transforms.Normalize(spec.mean, spec.std) if spec.standardize == "fixed" else None
+
+    def run(pixels: GrayPixels, roi: Roi) -> Any:
+        picture, top = _pillow_picture(pixels, roi)
+        tensor = to_tensor(picture)
+        tensor = tensor if picture.mode == "L" else tensor / top
+        if spec.standardize == "image":
+            tensor = (tensor - tensor.mean()) / tensor.std().clamp(min=0.001)
+        tensor = tensor.expand(spec.channels, -1, -1)
+        return (fixed(tensor) if fixed else tensor)[None]
+
+    return run
+
+
+def _pillow_picture(pixels: GrayPixels, roi: Roi) -> tuple[Any, float]:
+    from PIL import Image
+
+    whole = Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
+    return whole.crop(roi.as_tuple()), float(np.iinfo(pixels.dtype).max)
+
+
+def _pillow_resized(picture: Any, spec: PreprocessSpec) -> Any:
+    from PIL import Image
+
+    first = (spec.canvas_px - spec.crop_px) // 2
+    small = picture.resize((spec.canvas_px, spec.canvas_px), Image.Resampling.BILINEAR)
+    return small.crop((first, first, first + spec.crop_px, first + spec.crop_px))
+
+
+def _standardized(values: Floats, spec: PreprocessSpec) -> Floats:
+    """values: (crop_px, crop_px) in 0..1."""
+    if spec.standardize == "image":
+        values = (values - values.mean()) / max(float(values.std()), 0.001)
+    channels = np.stack([values] * spec.channels)
+    if spec.standardize == "fixed":
+        mean, std = (np.asarray(v, dtype=np.float32).reshape(-1, 1, 1) for v in (spec.mean, spec.std))
+        channels = (channels - mean) / std
+    return np.ascontiguousarray(channels[None], dtype=np.float32)
+
+
+def lung_roi(mask: Floats, *, width_px: int, height_px: int, rule: LungBoxRule) -> Roi:
+    """The lung box by NumPy projections; the whole frame where there is none. mask: (rows, columns)."""
+    lung = mask >= rule.threshold
+    rows, columns = (np.flatnonzero(lung.sum(axis=a) >= rule.min_pixels) for a in (1, 0))
+    if not rows.size or not columns.size:
+        return Roi.full(width_px, height_px)
+    y0, y1 = _widened(rows, mask.shape[0], height_px, rule.margin)
+    x0, x1 = _widened(columns, mask.shape[1], width_px, rule.margin)
+    return Roi(x0=x0, y0=y0, x1=x1, y1=y1)
+
+
+def _widened(occupied: npt.NDArray[np.intp], cells: int, length_px: int, margin: float) -> tuple[int, int]:
+    first, last = float(occupied[0]), float(occupied[-1] + 1)
+    extra = (last - first) * margin
+    scale = length_px / cells
+    return max(0, int((first - extra) * scale)), min(length_px, int(np.ceil((last + extra) * scale)))
+
+
+def combine(logits: Floats, combination: Combination) -> npt.NDArray[np.float64]:
+    """Probabilities (images, labels) from logits (images, members, labels), for any strategy."""
+    scores = _softmax(logits / np.asarray(combination.member_temperatures)[:, None])
+    if combination.strategy == "voting":
+        votes = scores.argmax(axis=2)
+        return np.asarray((votes[:, :, None] == np.arange(logits.shape[2])).mean(axis=1))
+    return _softmax(np.log(_mixed(scores, combination)) / combination.temperature)
+
+
+def _mixed(scores: npt.NDArray[np.float64], combination: Combination) -> npt.NDArray[np.float64]:
+    """Everything but voting. scores: (images, members, labels) probabilities."""
+    p = {name: np.asarray(values) for name, values in combination.parameters.items()}
+    flat = scores.reshape(len(scores), -1)
+    if combination.strategy == "average":
+        return np.asarray(scores.mean(axis=1))
+    if combination.strategy == "weighted-average":
+        return np.asarray(np.einsum("m,nml->nl", p["weights"], scores))
+    if combination.strategy == "stacking":
+        hidden = np.maximum(flat @ p["hidden_weight"].T + p["hidden_bias"], 0)
+        return _softmax(hidden @ p["output_weight"].T + p["output_bias"])
+    outer = np.einsum("ni,nj->nij", flat, flat).reshape(len(flat), -1)
+    weights = np.tanh(outer @ p["module_weight"].T + p["module_bias"])
+    return _softmax(np.einsum("nm,nml->nl", weights, scores))
+
+
+def _softmax(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), dtype=np.float64)

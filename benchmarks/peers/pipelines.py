@@ -1,0 +1,152 @@
+"""A screening as it is usually put together: OpenCV, NumPy and one runtime, step after step.
+
+In: a file's bytes, a recipe (what is computed) and networks (what computes it); out: the ensemble's probabilities. The
+peers of the end-to-end benchmark are these pipelines, each with another runtime behind it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.peers import opencv_numpy
+from cxr_edge.bundle.manifest import Manifest
+from cxr_edge.records import GrayPixels, Roi
+from cxr_edge.specs.combination import Combination
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PreprocessSpec
+
+__all__ = ["Networks", "Recipe", "decode", "onnxruntime_networks", "openvino_networks", "screen", "torch_networks"]
+
+Network = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]  # image (1, C, H, W) -> mask or logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a screening computes, whatever computes it. segmenter None: the members see the whole frame."""
+
+    segmenter: PreprocessSpec | None
+    lung_box: LungBoxRule
+    members: tuple[PreprocessSpec, ...]
+    combination: Combination
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Recipe:
+        """The recipe of a bundle."""
+        s = manifest.segmenter
+        return cls(
+            segmenter=s.preprocess if s else None,
+            lung_box=s.lung_box if s else LungBoxRule(),
+            members=tuple(m.preprocess for m in manifest.members),
+            combination=manifest.combination,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The networks of one recipe, loaded into one runtime."""
+
+    segmenter: Network | None
+    members: tuple[Network, ...]
+
+
+def screen(data: bytes, recipe: Recipe, networks: Networks, *, box: Roi | None = None) -> npt.NDArray[np.float64]:
+    """Probabilities (labels) for one file. box: crop to it, whatever the mask says, because the weights are random and
+    so is the mask; the lung box is computed all the same.
+    """
+    pixels = decode(data)
+    found = _lungs(pixels, recipe, networks)
+    frame = Roi.full(pixels.shape[1], pixels.shape[0])
+    rois = [frame if spec.region == "frame" else box or found for spec in recipe.members]
+    tensors = opencv_numpy.opencv_tensors(pixels, rois, recipe.members)
+    logits = [network(tensor)[0] for network, tensor in zip(networks.members, tensors, strict=True)]
+    return np.asarray(opencv_numpy.combine(np.stack(logits)[None], recipe.combination)[0])
+
+
+def decode(data: bytes) -> GrayPixels:
+    """Gray pixels of a file with OpenCV, or pydicom if it is DICOM (12 bits shifted up to 16, no window, no LUT)."""
+    if data[128:132] != b"DICM":
+        return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE))
+    import pydicom
+
+    image = pydicom.dcmread(io.BytesIO(data))
+    pixels = image.pixel_array
+    if image.PhotometricInterpretation == "MONOCHROME1":
+        pixels = (1 << image.BitsStored) - 1 - pixels
+    return np.asarray(pixels << (16 - image.BitsStored) if pixels.dtype == np.uint16 else pixels)
+
+
+def _lungs(pixels: GrayPixels, recipe: Recipe, networks: Networks) -> Roi:
+    height, width = pixels.shape
+    frame = Roi.full(width, height)
+    if recipe.segmenter is None or networks.segmenter is None:
+        return frame
+    (tensor,) = opencv_numpy.opencv_tensors(pixels, [frame], [recipe.segmenter])
+    mask = networks.segmenter(tensor)[0, 0]
+    return opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=recipe.lung_box)
+
+
+def onnxruntime_networks(files: Sequence[Path], *, segmenter: bool, threads: int, spinning: bool) -> Networks:
+    """Plain sessions with all graph optimisations, which is the default. spinning: also the default; several sessions
+    whose idle threads spin take the cores from each other, so without it they are often faster.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
+    sessions = [onnxruntime.InferenceSession(str(f), options, providers=providers) for f in files]
+
+    def network(session: Any) -> Network:
+        name = session.get_inputs()[0].name
+        return lambda image: session.run(None, {name: image})[0]
+
+    return _networks([network(s) for s in sessions], segmenter)
+
+
+def openvino_networks(files: Sequence[Path], *, segmenter: bool, threads: int, precision: str | None) -> Networks:
+    """Models compiled for latency on the CPU. precision: `f32`, or None for what OpenVINO likes best here."""
+    import openvino
+
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if precision is not None:
+        config["INFERENCE_PRECISION_HINT"] = precision
+    core = openvino.Core()
+    requests = [core.compile_model(str(f), "CPU", config).create_infer_request() for f in files]
+
+    def network(request: Any) -> Network:
+        return lambda image: request.infer({0: image})[0]
+
+    return _networks([network(r) for r in requests], segmenter)
+
+
+def torch_networks(modules: Sequence[Any], *, segmenter: bool, threads: int) -> Networks:
+    """Eager PyTorch in inference mode; sets the process's number of torch threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+    def network(module: Any) -> Network:
+        module.eval()
+
+        def run(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            with torch.inference_mode():
+                output = module(torch.from_numpy(image))
+            return np.asarray((output[0] if isinstance(output, tuple) else output).numpy())
+
+        return run
+
+    return _networks([network(m) for m in modules], segmenter)
+
+
+def _networks(found: Sequence[Network], segmenter: bool) -> Networks:
+    return Networks(segmenter=found[0] if segmenter else None, members=tuple(found[1 if segmenter else 0 :]))

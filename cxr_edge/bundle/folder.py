@@ -1,0 +1,181 @@
+"""A bundle on disk: the folder with `manifest.json`, the networks and all else that the manifest names.
+
+`Bundle.open` reads the manifest and holds every file against its SHA-256 before anything runs, so that what is screened
+with is what was trained; `write_bundle` is its counterpart for training. What the networks hold inside is checked by
+`onnx_check.check_networks`, which needs onnx and is therefore left to build-engine and inspect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import cxr_edge
+from cxr_edge.bundle.manifest import Manifest
+from cxr_edge.bundle.networks import FileRef
+from cxr_edge.errors import BundleError, ContractError
+from cxr_edge.specs.json_fields import FieldError, parse
+
+__all__ = ["ENGINES_DIR", "MANIFEST_NAME", "PACKAGED", "STARTER", "Bundle", "file_ref", "write_bundle"]
+
+MANIFEST_NAME = "manifest.json"
+ENGINES_DIR = "engines"  # where build-engine writes unless told otherwise; no part of the bundle proper
+STARTER = "starter"  # the word for the bundle that comes with cxr-edge
+PACKAGED = Path(cxr_edge.__file__).resolve().parent / STARTER
+
+_MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # FLANNEL's module for 12 members of 4 labels takes well under one
+_CHUNK_BYTES = 1024 * 1024
+_COPY_AGAIN = "copy the whole bundle again from where it came, or export it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle whose files were all there and unaltered when it was opened.
+
+    root: its folder, absolute. digest: SHA-256 (hexadecimal) of manifest.json, which names every other file's, so equal
+    digests mean equal bundles.
+    """
+
+    root: Path
+    manifest: Manifest
+    digest: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open the folder `path`, or the packaged bundle for the word `starter` (say `./starter` for a folder).
+
+        Raises BundleError if the manifest or a file is missing, altered, malformed or outside the folder, and
+        ContractError if a preprocessing spec is not the one that was exported.
+        """
+        root = _root(path)
+        text = _manifest_bytes(root)
+        manifest = _read(root, text)
+        _verify(root, manifest)
+        return cls(root=root, manifest=manifest, digest=hashlib.sha256(text).hexdigest())
+
+    def file(self, ref: FileRef) -> Path:
+        """Where the file lies. Raises BundleError if it has gone since, or leads out of the folder."""
+        return _locate(self.root, ref, "a file of the bundle")
+
+    def unlisted_files(self) -> tuple[str, ...]:
+        """Files in the folder that the manifest does not name, sorted; engines and hidden files aside.
+
+        Nothing reads them; `inspect` shows them, since one that somebody thinks to be in use is not.
+        """
+        listed = {ref.path for _, ref in self.manifest.files()} | {MANIFEST_NAME}
+        found = (p.relative_to(self.root) for p in self.root.rglob("*") if not p.is_dir())
+        own = (p for p in found if p.parts[0] != ENGINES_DIR and not any(q.startswith(".") for q in p.parts))
+        return tuple(sorted(p.as_posix() for p in own if p.as_posix() not in listed))
+
+
+def file_ref(root: Path, path: str) -> FileRef:
+    """The reference to the file `path` (relative, forward slashes) of the folder `root`, as it is now.
+
+    Raises BundleError if there is no such file in the folder.
+    """
+    ref = FileRef(path=path, sha256="0" * 64)
+    return FileRef(path=path, sha256=_sha256(_locate(root.resolve(), ref, "the file to list")))
+
+
+def write_bundle(root: Path, manifest: Manifest) -> Bundle:
+    """Write manifest.json into `root`, where the files that it names already lie, and open the bundle.
+
+    The files are checked first and the manifest replaces an older one in one step, so that no moment leaves a manifest
+    that does not fit its folder. Raises BundleError for a missing or different file.
+    """
+    root = root.resolve()
+    _verify(root, manifest)
+    text = json.dumps(manifest.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    unfinished = root / f".{MANIFEST_NAME}.{os.getpid()}"
+    try:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.replace(root / MANIFEST_NAME)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return Bundle.open(root)
+
+
+def _root(path: str | os.PathLike[str]) -> Path:
+    if os.fspath(path) == STARTER:
+        root = PACKAGED
+        if not root.is_dir():
+            raise BundleError(
+                "this cxr-edge was installed without its starter bundle: install it again, or give a folder"
+            )
+        return root.resolve()
+    root = Path(path)
+    if root.is_file():
+        raise BundleError(f"a bundle is a folder with {MANIFEST_NAME} in it, {root} is a file: give its folder")
+    if not root.is_dir():
+        raise BundleError(
+            f"there is no folder {root}: give the folder of a bundle, or the word {STARTER} for the packaged one"
+        )
+    return root.resolve()
+
+
+def _manifest_bytes(root: Path) -> bytes:
+    path = root / MANIFEST_NAME
+    if not path.is_file():
+        raise BundleError(
+            f"{root} has no {MANIFEST_NAME}, so it is no bundle: give the folder that holds it, or {_COPY_AGAIN}"
+        )
+    size = path.stat().st_size
+    if size > _MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{path} has {size} bytes, a manifest of cxr-edge has at most {_MAX_MANIFEST_BYTES}: {_COPY_AGAIN}"
+        )
+    return path.read_bytes()
+
+
+def _read(root: Path, text: bytes) -> Manifest:
+    try:
+        return Manifest.from_json(parse(text))
+    except FieldError as error:
+        raise BundleError(f"{root}: {error}; {_COPY_AGAIN}") from None
+    except (BundleError, ContractError) as error:  # these say themselves what to do
+        raise type(error)(f"{root}: {error}") from None
+
+
+def _verify(root: Path, manifest: Manifest) -> None:
+    checked: set[FileRef] = set()
+    for key, ref in manifest.files():
+        if ref in checked:
+            continue
+        path = _locate(root, ref, key)
+        came = _sha256(path)
+        if came != ref.sha256:
+            raise BundleError(
+                f"{ref.path} in {root} was altered: {MANIFEST_NAME} ({key}) expects SHA-256 {ref.sha256}, "
+                f"the file has {came}; {_COPY_AGAIN}"
+            )
+        checked.add(ref)
+
+
+def _locate(root: Path, ref: FileRef, key: str) -> Path:
+    """The regular file of `ref`. FileRef keeps '..' out of the path; links that lead outside are caught here."""
+    path = root / ref.path
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
+        raise BundleError(f"{ref.path} ({key}) is missing from {root}: {_COPY_AGAIN}") from None
+    if not real.is_relative_to(root):
+        raise BundleError(
+            f"{ref.path} ({key}) is a link that leads out of the bundle {root}, to {real}: put the file itself there"
+        )
+    if not real.is_file():  # a folder, or a pipe that would never end
+        raise BundleError(f"{ref.path} ({key}) in {root} must be a regular file, it is none: {_COPY_AGAIN}")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+    return digest.hexdigest()

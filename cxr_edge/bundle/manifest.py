@@ -1,0 +1,211 @@
+"""`manifest.json` as values: what a bundle says about its networks, their combination and the decision.
+
+`bundle` reads and checks the folder around it; training writes one with `Manifest.as_json`. Every dataclass checks
+itself, reading refuses unknown and missing keys, and a message names the key by its path in the file.
+docs/bundle-format.md is the prose of this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cxr_edge.bundle.networks import FileRef, Member, Segmenter
+from cxr_edge.errors import BundleError
+from cxr_edge.specs.combination import SUM_TOLERANCE, Combination, Decision
+from cxr_edge.specs.json_fields import (
+    FieldError,
+    each,
+    exactly,
+    field_names,
+    inside,
+    is_share,
+    nested,
+    require,
+    require_integer,
+    require_number,
+    require_object,
+    require_text,
+    show,
+)
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.version import __version__
+
+__all__ = ["SCHEMA", "FileRef", "KnownAnswer", "LungBoxRule", "Manifest", "Member", "Segmenter"]
+
+SCHEMA = "cxr-edge-bundle/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownAnswer:
+    """A synthetic image of the bundle and what the fp32 reference answers to it: lung box and probabilities.
+
+    roi: (x0, y0, x1, y1) in pixels of the image, half open.
+    """
+
+    file: FileRef
+    roi: tuple[int, int, int, int]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.roi, tuple) and len(self.roi) == 4, "roi", "[x0, y0, x1, y1]", self.roi)
+        for i, value in enumerate(self.roi):
+            require_integer(value, f"roi[{i}]", least=0)
+        x0, y0, x1, y1 = self.roi
+        require(x0 < x1 and y0 < y1, "roi", "[x0, y0, x1, y1] with x0 < x1 and y0 < y1", self.roi)
+        for i, share in enumerate(self.probabilities):
+            require_number(share, f"probabilities[{i}]", "a number from 0 to 1", is_share)
+        good = abs(sum(self.probabilities) - 1) <= SUM_TOLERANCE
+        require(good, "probabilities", "numbers whose sum is 1", self.probabilities)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"file": self.file.as_json(), "roi": list(self.roi), "probabilities": list(self.probabilities)}
+
+    @classmethod
+    def from_json(cls, value: object) -> KnownAnswer:
+        found = exactly(value, field_names(cls))
+        return cls(
+            file=nested(found, "file", FileRef.from_json),
+            roi=each(found, "roi"),  # type: ignore[arg-type]  # its length is checked in __post_init__
+            probabilities=each(found, "probabilities"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The whole manifest. segmenter None: members see the whole frame.
+
+    created: ISO 8601. provenance, metrics: any JSON objects; cxr-edge only shows them.
+    """
+
+    name: str
+    version: str
+    created: str
+    labels: tuple[str, ...]
+    segmenter: Segmenter | None
+    members: tuple[Member, ...]
+    combination: Combination
+    decision: Decision
+    known_answers: tuple[KnownAnswer, ...]
+    model_card: FileRef
+    intended_use: str
+    provenance: dict[str, Any]
+    metrics: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        require_text(self.name, "name", longest=200)
+        require_text(self.version, "version", longest=200)
+        require(_is_time(self.created), "created", "a time as ISO 8601 writes it", self.created)
+        for i, label in enumerate(self.labels):
+            require_text(label, f"labels[{i}]", longest=64)
+        distinct = len(set(self.labels)) == len(self.labels) >= 2
+        require(distinct, "labels", "2 or more different texts", self.labels)
+        require_text(self.intended_use, "intended_use")
+        for key, facts in (("provenance", self.provenance), ("metrics", self.metrics)):
+            require_object(facts, key)
+            require(_is_json(facts), key, "an object that JSON can hold", facts)
+        self._check_members()
+        self._check_against_labels()
+
+    def files(self) -> Iterator[tuple[str, FileRef]]:
+        """Every file the manifest names, with the path of its key: `("members[0].file", FileRef(...))`."""
+        networks: list[tuple[str, Segmenter | Member]] = [("segmenter", self.segmenter)] if self.segmenter else []
+        networks += [(f"members[{i}]", member) for i, member in enumerate(self.members)]
+        for key, network in networks:
+            yield f"{key}.file", network.file
+            if network.activation_ranges is not None:
+                yield f"{key}.activation_ranges", network.activation_ranges
+        for i, answer in enumerate(self.known_answers):
+            yield f"known_answers[{i}].file", answer.file
+        yield "model_card", self.model_card
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of manifest.json; `from_json` reads it."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "version": self.version,
+            "created": self.created,
+            "intended_use": self.intended_use,
+            "labels": list(self.labels),
+            "segmenter": None if self.segmenter is None else self.segmenter.as_json(),
+            "members": [m.as_json() for m in self.members],
+            "combination": self.combination.as_json(),
+            "decision": self.decision.as_json(),
+            "known_answers": [k.as_json() for k in self.known_answers],
+            "model_card": self.model_card.as_json(),
+            "provenance": self.provenance,
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Manifest:
+        """Read `as_json`'s form. Raises BundleError that names the key by its path, or ContractError for a spec whose
+        digest is not the one beside it.
+        """
+        _check_schema(require_object(value, ""))
+        found = exactly(value, [*field_names(cls), "schema"])
+        del found["schema"]
+        return cls(
+            **{
+                **found,
+                "labels": each(found, "labels"),
+                "segmenter": nested(found, "segmenter", lambda v: None if v is None else Segmenter.from_json(v)),
+                "members": each(found, "members", Member.from_json),
+                "combination": nested(found, "combination", Combination.from_json),
+                "decision": nested(found, "decision", Decision.from_json),
+                "known_answers": each(found, "known_answers", KnownAnswer.from_json),
+                "model_card": nested(found, "model_card", FileRef.from_json),
+            }
+        )
+
+    def _check_members(self) -> None:
+        require(len(self.members) >= 1, "members", "a list of 1 or more", self.members)
+        names = [m.name.lower() for m in self.members]  # engines become files, also where case is not told apart
+        for i, name in enumerate(names):
+            require(name not in names[:i], f"members[{i}].name", "unlike every other member's, case aside", name)
+        for i, member in enumerate(self.members):
+            good = self.segmenter is not None or member.preprocess.region == "frame"
+            key = f"members[{i}].preprocess.region"
+            require(good, key, "'frame' in a bundle without a segmenter", member.preprocess.region)
+
+    def _check_against_labels(self) -> None:
+        with inside("combination"):
+            self.combination.check_sizes(members=len(self.members), labels=len(self.labels))
+        for label in self.decision.thresholds:
+            require(label in self.labels, "decision.thresholds", f"of labels among {list(self.labels)}", label)
+        for i, answer in enumerate(self.known_answers):
+            count, key = len(answer.probabilities), f"known_answers[{i}].probabilities"
+            require(count == len(self.labels), key, f"{len(self.labels)} numbers, one a label", f"{count} numbers")
+
+
+def _check_schema(found: dict[str, Any]) -> None:
+    schema = found.get("schema")
+    version = re.fullmatch(r"cxr-edge-bundle/([0-9]{1,6})", schema) if isinstance(schema, str) else None
+    if version is None:
+        raise FieldError("schema", f"must be {show(SCHEMA)}, got {show(schema)}: this is no cxr-edge bundle")
+    if schema != SCHEMA:
+        raise BundleError(
+            f"manifest.json: the bundle has schema {schema}, and this cxr-edge ({__version__}) is too old for it, "
+            f"it reads {SCHEMA}: install a newer cxr-edge, or export the bundle again with this one"
+        )
+
+
+def _is_time(value: object) -> bool:
+    try:
+        datetime.fromisoformat(str(value).replace("Z", "+00:00"))  # Python 3.10 does not read the Z
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,204 @@
+"""The networks of a bundle as `manifest.json` describes them: their files, preprocessing and lung box rule.
+
+The first half of `manifest`, which re-exports it: parsed JSON in, frozen values out, with every preprocessing spec held
+against the digest that stands beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cxr_edge.errors import ContractError
+from cxr_edge.specs.json_fields import (
+    FieldError,
+    exactly,
+    field_names,
+    is_number,
+    nested,
+    require,
+    require_text,
+    show,
+)
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PreprocessSpec
+
+__all__ = ["FileRef", "Member", "Segmenter"]
+
+# A member's name is also the name of its engine files, next to the segmenter's.
+_MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESERVED_NAME = "segmenter"
+_PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRef:
+    """A file of the bundle: path relative to its folder, with forward slashes, and the SHA-256 of its bytes."""
+
+    path: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        require_text(self.path, "path", longest=200)
+        require(
+            all(_PATH_PART.fullmatch(part) for part in self.path.split("/")),
+            "path",
+            "relative to the bundle's folder and stay inside it: names of letters, digits, '.', '_', '-' and blanks, "
+            "none starting with '.', joined by '/'",
+            self.path,
+        )
+        good = isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256) is not None
+        require(good, "sha256", "64 lower-case hexadecimal digits", self.sha256)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object) -> FileRef:
+        return cls(**exactly(value, field_names(cls)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmenter:
+    """The lung segmenter. ONNX input `image` (N, 1, S, S) float32, output `mask` (N, 1, S, S) probabilities of lung.
+
+    It sees the whole frame (region `frame`), uncropped, as one channel. activation_ranges: JSON file of measured
+    activation ranges for int8 builds (see build/calibrate.py), or None.
+    """
+
+    file: FileRef
+    preprocess: PreprocessSpec
+    lung_box: LungBoxRule
+    activation_ranges: FileRef | None = None
+
+    def __post_init__(self) -> None:
+        p = self.preprocess
+        require(p.region == "frame", "preprocess.region", "'frame' for the segmenter, which finds the box", p.region)
+        require(p.channels == 1, "preprocess.channels", "1 for the segmenter", p.channels)
+        require(
+            p.crop_px == p.canvas_px,
+            "preprocess.crop_px",
+            f"canvas_px = {p.canvas_px} for the segmenter, whose mask covers the frame",
+            p.crop_px,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file.as_json(),
+            **_preprocess_as_json(self.preprocess),
+            "lung_box": self.lung_box.as_json(),
+            "activation_ranges": _optional_as_json(self.activation_ranges),
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Segmenter:
+        found = exactly(value, [*field_names(cls), "preprocess_digest"])
+        return cls(
+            file=nested(found, "file", FileRef.from_json),
+            preprocess=_read_preprocess(found),
+            lung_box=nested(found, "lung_box", LungBoxRule.from_json),
+            activation_ranges=nested(found, "activation_ranges", _optional_file),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One classifier. ONNX input `image` (N, C, H, W); outputs `logits` (N, labels) and, if has_cam, `cam`
+    (N, labels, h, w): the class activation map, whose mean over h and w plus the bias is the logit.
+
+    name: letters, digits, '.', '_' and '-'; unique in the bundle; engine files are called by it.
+    """
+
+    name: str
+    architecture: str
+    file: FileRef
+    preprocess: PreprocessSpec
+    has_cam: bool
+    activation_ranges: FileRef | None = None
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.name, str) and _MEMBER_NAME.fullmatch(self.name) is not None
+        require(named, "name", "1 to 64 of letters, digits, '.', '_' and '-', the first no sign", self.name)
+        require(self.name.lower() != _RESERVED_NAME, "name", f"another than {_RESERVED_NAME!r}", self.name)
+        require_text(self.architecture, "architecture")
+        require(isinstance(self.has_cam, bool), "has_cam", "true or false", self.has_cam)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "file": self.file.as_json(),
+            **_preprocess_as_json(self.preprocess),
+            "has_cam": self.has_cam,
+            "activation_ranges": _optional_as_json(self.activation_ranges),
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Member:
+        found = exactly(value, [*field_names(cls), "preprocess_digest"])
+        return cls(
+            name=found["name"],
+            architecture=found["architecture"],
+            file=nested(found, "file", FileRef.from_json),
+            preprocess=_read_preprocess(found),
+            has_cam=found["has_cam"],
+            activation_ranges=nested(found, "activation_ranges", _optional_file),
+        )
+
+
+_PREPROCESS_TYPES: dict[str, tuple[type, str]] = {
+    "region": (str, "a text"),
+    "canvas_px": (int, "a whole number"),
+    "crop_px": (int, "a whole number"),
+    "median": (bool, "true or false"),
+    "standardize": (str, "a text"),
+    "mean": (list, "a list of numbers"),
+    "std": (list, "a list of numbers"),
+    "channels": (int, "a whole number"),
+    "dtype": (str, "a text"),
+    "arithmetic": (int, "a whole number"),
+}
+
+
+def _read_preprocess(found: dict[str, Any]) -> PreprocessSpec:
+    spec = nested(found, "preprocess", _preprocess_from_json)
+    if found["preprocess_digest"] != spec.digest():
+        whose = show(found.get("name", "segmenter"))
+        raise ContractError(
+            f"manifest.json: the preprocessing of {whose} was altered: its digest is "
+            f"{spec.digest()}, preprocess_digest says {show(found['preprocess_digest'])}; export the bundle again"
+        )
+    return spec
+
+
+def _preprocess_from_json(value: object) -> PreprocessSpec:
+    found = exactly(value, _PREPROCESS_TYPES)
+    for key, (kind, expected) in _PREPROCESS_TYPES.items():
+        require(type(found[key]) is kind, key, expected, found[key])  # `is`: JSON's true is no whole number
+    for key in ("mean", "std"):
+        for i, item in enumerate(found[key]):
+            require(is_number(item), f"{key}[{i}]", "a finite number", item)
+    try:
+        return PreprocessSpec.from_json(found)
+    except ContractError as error:
+        complaint = str(error).removeprefix(_SPEC_COMPLAINT)
+        if complaint == str(error):
+            raise
+        raise FieldError(*complaint.split(" ", 1)) from None
+
+
+_SPEC_COMPLAINT = "preprocess spec: "  # then the key and what is wrong with it
+
+
+def _preprocess_as_json(spec: PreprocessSpec) -> dict[str, Any]:
+    return {"preprocess": spec.as_json(), "preprocess_digest": spec.digest()}
+
+
+def _optional_file(value: object) -> FileRef | None:
+    return None if value is None else FileRef.from_json(value)
+
+
+def _optional_as_json(value: FileRef | None) -> dict[str, Any] | None:
+    return None if value is None else value.as_json()

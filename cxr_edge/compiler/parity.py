@@ -1,0 +1,217 @@
+"""The parity gate: an engine is believed only as far as it agrees with the fp32 reference on the same inputs.
+
+Outputs of the reference and of a candidate come in, a `Verdict` with figures and, if it failed, reasons comes out. The
+rules are in `Limits`; nothing is compared with a training-time promise, only with what the fp32 networks say here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.ops.lung_box import lung_box
+from cxr_edge.records import Roi, Screening
+from cxr_edge.specs.lung_box import LungBoxRule
+
+__all__ = ["Limits", "Verdict", "judge_member", "judge_segmenter", "judge_set", "macro_auc"]
+
+FloatArray = npt.NDArray[np.floating]
+
+# A top label that changes although no probability of that image moved by more than this was a tie to begin with.
+TIE = 0.02
+# Boxes that overlap so far give crops that differ by less than the rule's own margin of 5 %.
+SAME_BOX_IOU = 0.95
+# With fewer images one swapped pair moves the AUC more than any sensible limit, so it is shown but decides nothing.
+LEAST_IMAGES_FOR_AUC = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a candidate may lose, all from max_loss (X, a share).
+
+    The ensemble as a whole must keep the decision on 1 - X of the images; a member or the segmenter, whose slips the
+    others even out, on 1 - 3X; so with few images no change at all is allowed. AUC may fall by X, from 50 images on.
+    Probabilities may move by 2X in the mean and by 20X in any one image. A mask may lose 3X of its mean overlap.
+    """
+
+    max_loss: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.max_loss <= 1.0:
+            raise ValueError(f"max_loss must be above 0 and at most 1, got {self.max_loss}")
+
+    @property
+    def part_agreement(self) -> float:
+        return 1.0 - 3.0 * self.max_loss
+
+    @property
+    def set_agreement(self) -> float:
+        return 1.0 - self.max_loss
+
+    @property
+    def mean_shift(self) -> float:
+        return 2.0 * self.max_loss
+
+    @property
+    def max_shift(self) -> float:
+        return 20.0 * self.max_loss
+
+    @property
+    def mask_iou(self) -> float:
+        return 1.0 - 3.0 * self.max_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Figures of one comparison; reasons is empty if it passed.
+
+    agreement: share of images with the same top label, decision or lung box; ties count as the same. max_shift,
+    mean_shift: of probabilities, absolute (mean over images of each image's largest). auc_change: candidate minus
+    reference, macro one-vs-rest, None where it cannot be had; auc_against: `true labels` or `the reference's labels`.
+    mask_iou: mean over images, segmenters only.
+    """
+
+    images: int
+    agreement: float
+    max_shift: float | None = None
+    mean_shift: float | None = None
+    auc_change: float | None = None
+    auc_against: str | None = None
+    mask_iou: float | None = None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+
+def judge_member(
+    reference: FloatArray, candidate: FloatArray, truth: npt.NDArray[np.int64] | None, limits: Limits
+) -> Verdict:
+    """Compare probabilities (images, labels) of one member. truth: (images) label indices, or None."""
+    tops = reference.argmax(1), candidate.argmax(1)
+    return _judge(reference, candidate, tops[0] == tops[1], truth, limits, limits.part_agreement, "top label")
+
+
+def judge_set(
+    reference: Sequence[Screening],
+    candidate: Sequence[Screening],
+    truth: npt.NDArray[np.int64] | None,
+    limits: Limits,
+) -> Verdict:
+    """Compare the screenings of the whole ensemble, image by image."""
+    before, after = (np.array([s.probabilities for s in side]) for side in (reference, candidate))
+    same = np.array([a.decision == b.decision for a, b in zip(reference, candidate, strict=True)])
+    return _judge(before, after, same, truth, limits, limits.set_agreement, "decision")
+
+
+def judge_segmenter(
+    reference: Sequence[FloatArray],
+    candidate: Sequence[FloatArray],
+    sizes_px: Sequence[tuple[int, int]],
+    rule: LungBoxRule,
+    limits: Limits,
+) -> Verdict:
+    """Compare masks (side, side) of the same images. sizes_px: (width, height) of each image, for its box."""
+    if not all(np.isfinite(mask).all() for mask in candidate):
+        return Verdict(images=len(reference), agreement=0.0, reasons=("it gives masks that are not finite",))
+    pairs = list(zip(reference, candidate, sizes_px, strict=True))
+    iou = float(np.mean([_mask_iou(a >= rule.threshold, b >= rule.threshold) for a, b, _ in pairs]))
+    agreement = float(np.mean([_same_box(a, b, size, rule) for a, b, size in pairs]))
+    reasons = [*_too_low("lung box agreement", agreement, limits.part_agreement)]
+    reasons += _too_low("mean mask overlap (IoU)", iou, limits.mask_iou)
+    return Verdict(images=len(pairs), agreement=agreement, mask_iou=iou, reasons=tuple(reasons))
+
+
+def macro_auc(probabilities: FloatArray, truth: npt.NDArray[np.int64]) -> float | None:
+    """Macro one-vs-rest AUC of (images, labels) over the labels that occur, ties as half; None for fewer than two."""
+    values = []
+    for label in np.unique(truth):
+        positive = truth == label
+        if positive.all():
+            return None
+        scores = probabilities[:, label]
+        values.append(_auc(scores[positive], scores[~positive]))
+    return float(np.mean(values)) if values else None
+
+
+def _judge(
+    reference: FloatArray,
+    candidate: FloatArray,
+    same: npt.NDArray[np.bool_],
+    truth: npt.NDArray[np.int64] | None,
+    limits: Limits,
+    least_agreement: float,
+    what: str,
+) -> Verdict:
+    if not np.isfinite(candidate).all():
+        return Verdict(images=len(reference), agreement=0.0, reasons=("it gives probabilities that are not finite",))
+    shift = np.abs(candidate - reference).max(axis=1)
+    agreement = float((same | (shift <= TIE)).mean())
+    change, against = _auc_change(reference, candidate, truth)
+    reasons = [
+        *_too_low(f"{what} agreement", agreement, least_agreement),
+        *_too_high("mean probability shift", float(shift.mean()), limits.mean_shift),
+        *_too_high("largest probability shift", float(shift.max()), limits.max_shift),
+    ]
+    if change is not None and len(reference) >= LEAST_IMAGES_FOR_AUC:
+        reasons += _too_high(f"AUC loss against {against}", -change, limits.max_loss)
+    return Verdict(
+        images=len(reference),
+        agreement=agreement,
+        max_shift=float(shift.max()),
+        mean_shift=float(shift.mean()),
+        auc_change=change,
+        auc_against=against,
+        reasons=tuple(reasons),
+    )
+
+
+def _auc_change(
+    reference: FloatArray, candidate: FloatArray, truth: npt.NDArray[np.int64] | None
+) -> tuple[float | None, str | None]:
+    """Candidate's AUC minus the reference's, and what was taken for the truth."""
+    against = "true labels" if truth is not None else "the reference's labels"
+    labels = truth if truth is not None else reference.argmax(axis=1)
+    before, after = macro_auc(reference, labels), macro_auc(candidate, labels)
+    return (None, None) if before is None or after is None else (after - before, against)
+
+
+def _auc(positive: FloatArray, negative: FloatArray) -> float:
+    """Share of pairs in the right order (Mann-Whitney), by ranks."""
+    order = np.sort(negative)
+    below = np.searchsorted(order, positive, side="left")
+    not_above = np.searchsorted(order, positive, side="right")
+    return float((below + not_above).mean() / 2 / len(negative))
+
+
+def _mask_iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    union = int((a | b).sum())
+    return 1.0 if union == 0 else int((a & b).sum()) / union
+
+
+def _same_box(a: FloatArray, b: FloatArray, size_px: tuple[int, int], rule: LungBoxRule) -> bool:
+    (box_a, failed_a), (box_b, failed_b) = (
+        lung_box(mask.astype(np.float32), width_px=size_px[0], height_px=size_px[1], rule=rule) for mask in (a, b)
+    )
+    return (failed_a is None) == (failed_b is None) and _box_iou(box_a, box_b) >= SAME_BOX_IOU
+
+
+def _box_iou(a: Roi, b: Roi) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    both = max(width, 0) * max(height, 0)
+    return both / (a.width_px * a.height_px + b.width_px * b.height_px - both)
+
+
+def _too_low(what: str, value: float, limit: float) -> Iterator[str]:
+    if not value >= limit - 1e-9:  # so that NaN is too low
+        yield f"{what} {value:.3f}, at least {limit:.3f} is asked for"
+
+
+def _too_high(what: str, value: float, limit: float) -> Iterator[str]:
+    if not value <= limit + 1e-9:  # so that NaN is too high
+        yield f"{what} {value:.3f}, at most {limit:.3f} is allowed"

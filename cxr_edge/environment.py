@@ -1,0 +1,40 @@
+"""Description of the machine and library versions that a measurement was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from cxr_edge.backends.cpu_info import platform_name, processor_name
+from cxr_edge.screening.folder import cores
+
+__all__ = ["Environment", "environment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where a figure was measured."""
+
+    processor: str
+    cores: int
+    platform: str
+    python: str
+    load_average: float | None
+    versions: dict[str, str]
+
+
+def environment(versions: Mapping[str, str]) -> Environment:
+    """This machine. versions: of the runtimes that took part."""
+    return Environment(
+        processor=processor_name(),
+        cores=cores(),
+        platform=platform_name(),
+        python=platform.python_version(),
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        versions={"numpy": np.__version__, "opencv": cv2.__version__, **versions},
+    )

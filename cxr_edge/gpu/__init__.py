@@ -1,0 +1,1 @@
+"""GPU memory, streams and kernels: the interface of a device and its CUDA implementation."""

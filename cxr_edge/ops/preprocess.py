@@ -1,0 +1,139 @@
+"""From gray pixels and a lung box to the tensors that the members take: one code for training and for the device.
+
+A `PreprocessSpec` says what one member was trained on; its digest travels with the weights, so a difference is an error
+and not a quiet loss of accuracy. `canvas` (box and area resize, integer pixels) and `normalize` (centre crop, median,
+scaling, standardisation) are the two halves that training needs, with its augmentation in between; `Preprocessor` runs
+both fused, for all members at once. All three call the same C++ (csrc/preprocess.cc), whose integer arithmetic is
+exact: the fused result equals `normalize(canvas(...))` to the last bit, on every processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import cxr_edge._core as _core
+from cxr_edge.errors import ContractError, InputError
+from cxr_edge.records import GrayPixels, Roi
+from cxr_edge.specs.preprocess import PreprocessSpec
+
+__all__ = ["Preprocessor", "canvas", "core_spec", "normalize"]
+
+
+_MAX_IMAGE_SIDE_PX = 65535  # what the integer sums of csrc/resize_plan.h have room for
+
+
+def canvas(pixels: GrayPixels, roi: Roi, spec: PreprocessSpec) -> GrayPixels:
+    """Cut `roi` out of `pixels` (height, width) and resize it to (canvas_px, canvas_px), same dtype.
+
+    The caller picks the roi, so that training can store canvases of lung boxes or of whole frames; `spec.region` is not
+    looked at. Raises InputError if the roi is not inside the image.
+    """
+    return _core.canvas(_gray(pixels), _inside(roi, pixels).as_tuple(), spec.canvas_px)
+
+
+def normalize(canvas: GrayPixels, spec: PreprocessSpec) -> npt.NDArray[Any]:
+    """Crop, filter, scale and standardise a canvas (canvas_px, canvas_px): (channels, crop_px, crop_px) of spec.dtype."""
+    if canvas.shape != (spec.canvas_px, spec.canvas_px):
+        raise ContractError(f"the spec has canvases of {spec.canvas_px}x{spec.canvas_px}, got shape {canvas.shape}")
+    return _core.normalize(_gray(canvas), core_spec(spec))
+
+
+class Preprocessor:
+    """Fused preprocessing for several members at once.
+
+    specs: one a member, in the members' order. Members whose canvases agree share one resize.
+    threads: how many threads one `run` uses. An instance may be used by several Python threads: each `run` has its own
+    scratch memory, and the GIL is released while it works.
+    """
+
+    def __init__(self, specs: Sequence[PreprocessSpec], *, threads: int = 1) -> None:
+        if not specs:
+            raise ContractError("a preprocessor needs at least one spec, got none")
+        if threads < 1:
+            raise InputError(f"threads must be 1 or more, got {threads}")
+        self.specs = tuple(specs)
+        self._core = _core.Preprocessor([core_spec(s) for s in specs], threads)
+
+    def allocate(self, images: int) -> list[npt.NDArray[Any]]:
+        """Output arrays for `images` images, one a spec: (images, channels, crop_px, crop_px)."""
+        return [np.empty((images, *s.tensor_shape), dtype=s.dtype) for s in self.specs]
+
+    def run(
+        self,
+        pixels: Sequence[GrayPixels],
+        lungs: Sequence[Roi],
+        out: Sequence[npt.NDArray[Any]] | None = None,
+    ) -> Sequence[npt.NDArray[Any]]:
+        """Preprocess a batch of images of any sizes.
+
+        pixels: (height, width) uint8 or uint16 each; rows may be strided. lungs: the lung box of each; a spec with
+        region `frame` uses the whole image instead. out: arrays as `allocate(len(pixels))` makes them, C-contiguous,
+        overwritten; None allocates. Returns out. Raises InputError for a roi outside its image or counts that differ,
+        ContractError for outputs of a wrong shape or dtype.
+        """
+        if len(pixels) != len(lungs):
+            raise InputError(f"each image needs one lung box, got {len(pixels)} images and {len(lungs)} boxes")
+        out = self.allocate(len(pixels)) if out is None else out
+        self._check_outputs(out, len(pixels))
+        boxes = [_inside(roi, p).as_tuple() for roi, p in zip(lungs, pixels, strict=True)]
+        self._core.run([_gray(p) for p in pixels], boxes, list(out))
+        return out
+
+    def _check_outputs(self, out: Sequence[npt.NDArray[Any]], images: int) -> None:
+        if len(out) != len(self.specs):
+            raise ContractError(f"expected {len(self.specs)} output arrays, one a spec, got {len(out)}")
+        for i, (array, spec) in enumerate(zip(out, self.specs, strict=True)):
+            shape = (images, *spec.tensor_shape)
+            if (
+                array.shape != shape
+                or array.dtype != spec.dtype
+                or not array.flags.c_contiguous
+                or not array.flags.writeable
+            ):
+                raise ContractError(
+                    f"output {i} must be a writable C-contiguous {spec.dtype} array of shape {shape}, "
+                    f"got {array.dtype} {array.shape}"
+                )
+
+
+def core_spec(spec: PreprocessSpec) -> _core.Spec:
+    """The spec as csrc takes it."""
+    return _core.Spec(
+        lungs=spec.region == "lungs",
+        canvas_px=spec.canvas_px,
+        crop_px=spec.crop_px,
+        median=spec.median,
+        standardize=spec.standardize,
+        mean=list(spec.mean),
+        std=list(spec.std),
+        channels=spec.channels,
+        half=spec.dtype == "float16",
+    )
+
+
+def _gray(pixels: GrayPixels) -> GrayPixels:
+    """`pixels` checked, with unit column stride (rows may be strided)."""
+    if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16) or pixels.size == 0:
+        raise InputError(
+            f"expected gray pixels (height, width) of uint8 or uint16, got shape {pixels.shape}, dtype {pixels.dtype}"
+        )
+    if max(pixels.shape) > _MAX_IMAGE_SIDE_PX:
+        raise InputError(
+            f"an image side may have at most {_MAX_IMAGE_SIDE_PX} px, got {pixels.shape[1]}x{pixels.shape[0]}: "
+            "is it a chest X-ray?"
+        )
+    if pixels.strides[1] == pixels.itemsize and pixels.strides[0] > 0:
+        return pixels
+    adjacent: GrayPixels = pixels.copy(order="C")
+    return adjacent
+
+
+def _inside(roi: Roi, pixels: GrayPixels) -> Roi:
+    height, width = pixels.shape
+    if roi.x1 > width or roi.y1 > height:
+        raise InputError(f"the box {roi.as_tuple()} (x0, y0, x1, y1) reaches outside the image of {width}x{height} px")
+    return roi

@@ -1,0 +1,1 @@
+"""Screen images with a bundle and its engines, on the host or on a GPU."""

@@ -1,0 +1,3 @@
+"""Version of cxr-edge."""
+
+__version__ = "0.1.0"

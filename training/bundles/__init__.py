@@ -1,0 +1,1 @@
+"""Writing of bundles: export, calibration ranges, known answers, model card."""

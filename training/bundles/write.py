@@ -1,0 +1,223 @@
+"""From exported networks to a bundle: ONNX files, validation canvases and the fitted combination in, a folder out.
+
+Written in three steps, since a bundle's answers can only be asked of a bundle: the draft (networks, activation ranges,
+combination), the known answers (the fp32 reference's, on synthetic X-rays), the figures (test patients' metrics and the
+model card). Each step leaves a bundle that opens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from cxr_edge.bundle import Bundle, file_ref, write_bundle
+from cxr_edge.bundle.manifest import KnownAnswer, Manifest
+from cxr_edge.bundle.networks import FileRef, Member, Segmenter
+from cxr_edge.compiler.calibrate import Ranges, measure_ranges
+from cxr_edge.decoding.decode import decode_bytes
+from cxr_edge.engines import reference
+from cxr_edge.errors import BundleError, ContractError
+from cxr_edge.ops.preprocess import Preprocessor, normalize
+from cxr_edge.records import Roi, Screening
+from cxr_edge.screening.screener import Screener
+from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.preprocess import PreprocessSpec
+from training.config import BundleConfig
+from training.data.canvases import Canvases
+from training.data.dataset import Sample, pixels
+from training.phantoms import LABELS, make_phantom
+from training.shared_files import atomic_write, write_text
+
+__all__ = ["CARD", "INTENDED_USE", "Fitted", "add_figures", "add_known_answers", "spread_over_strata", "write_draft"]
+
+CARD = "MODEL_CARD.md"
+INTENDED_USE = (
+    "Research use only: not a medical device, not for diagnosis or any decision about a patient. Frontal chest X-rays "
+    "of the kinds listed in the model card; every answer is to be read by a physician."
+)
+
+Item = TypeVar("Item")
+
+_KNOWN_PX = 256
+_CANDIDATES_A_KNOWN_ANSWER = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What validation patients settled. lung_box: None where members see the whole frame, and there is no segmenter.
+    provenance: facts for the manifest."""
+
+    combination: Combination
+    decision: Decision
+    lung_box: LungBoxRule | None
+    provenance: Mapping[str, Any]
+
+
+def spread_over_strata(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
+    """Indices of `count` samples (or all), taken in turn from every pair of label and source."""
+    strata: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i in np.random.default_rng(seed).permutation(len(samples)).tolist():
+        strata[samples[i].record.label, samples[i].record.source].append(i)
+    return _in_turn([strata[key] for key in sorted(strata)], count)
+
+
+def _in_turn(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:
+    """The first of every queue, then the second of every queue that has one, until there are `count` or no more."""
+    turns = itertools.zip_longest(*queues, fillvalue=None)
+    return list(itertools.islice((item for turn in turns for item in turn if item is not None), count))
+
+
+def write_draft(
+    root: Path,
+    networks: Path,
+    fitted: Fitted,
+    config: BundleConfig,
+    designs: Mapping[str, str],
+    validation: Sequence[Sample],
+    canvases: Canvases,
+) -> Bundle:
+    """Write the bundle without known answers and figures.
+
+    networks: folder of NAME.onnx and, with a lung box, segmenter.onnx. designs: member -> its design in words. validation,
+    canvases: the patients whose images the activation ranges are measured on, row by row; ranges of the very same networks
+    that lie in `root` are kept.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for name in (*(("segmenter",) if fitted.lung_box is not None else ()), *designs):
+        with atomic_write(root / f"{name}.onnx") as beside:
+            shutil.copyfile(networks / f"{name}.onnx", beside)
+    write_text(root / CARD, "# Draft\n\nNot judged yet.\n")
+    chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
+    segmenter = None
+    if fitted.lung_box is not None:
+        frames = (_frame(validation[i], config.segmenter_spec) for i in chosen)
+        segmenter = Segmenter(
+            file=file_ref(root, "segmenter.onnx"),
+            preprocess=config.segmenter_spec,
+            lung_box=fitted.lung_box,
+            activation_ranges=_ranges(root, "segmenter", frames),
+        )
+    lungs = canvases.lungs[chosen]
+    members = tuple(_member(root, name, design, config.member_spec, lungs) for name, design in designs.items())
+    manifest = Manifest(
+        name=config.name,
+        version=config.version,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        labels=config.labels,
+        segmenter=segmenter,
+        members=members,
+        combination=fitted.combination,
+        decision=fitted.decision,
+        known_answers=(),
+        model_card=file_ref(root, CARD),
+        intended_use=INTENDED_USE,
+        provenance={**fitted.provenance, **_tools()},
+        metrics={},
+    )
+    return write_bundle(root, manifest)
+
+
+def _member(root: Path, name: str, design: str, spec: PreprocessSpec, lungs: npt.NDArray[np.uint8]) -> Member:
+    inputs = (normalize(canvas, spec)[None] for canvas in lungs)
+    return Member(
+        name=name,
+        architecture=design,
+        file=file_ref(root, f"{name}.onnx"),
+        preprocess=spec,
+        has_cam=True,
+        activation_ranges=_ranges(root, name, inputs),
+    )
+
+
+def _frame(sample: Sample, spec: PreprocessSpec) -> npt.NDArray[np.float32]:
+    image = pixels(sample.record)
+    (tensor,) = Preprocessor([spec]).run([image], [Roi.full(image.shape[1], image.shape[0])])
+    return tensor
+
+
+def _ranges(root: Path, name: str, inputs: Iterator[npt.NDArray[np.float32]]) -> FileRef:
+    file, network = root / f"{name}.ranges.json", root / f"{name}.onnx"
+    if not _still_holds(file, network):
+        measure_ranges(network, inputs, source="validation patients").write(file)
+    return file_ref(root, file.name)
+
+
+def _still_holds(file: Path, network: Path) -> bool:
+    try:
+        Ranges.read(file).check(network)
+    except (BundleError, ContractError):
+        return False
+    return True
+
+
+def _tools() -> dict[str, Any]:
+    """Versions, and the commit of the training code where it is a git checkout."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    ).stdout.strip()
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    return {"git_commit": commit or None, "versions": versions}
+
+
+def add_known_answers(bundle: Bundle, *, count: int) -> Bundle:
+    """Draw phantoms and note what the fp32 reference says of them.
+
+    Of several times `count`, those are kept that spread over the labels decided: if the reference said the same of all,
+    an engine that always says it would pass the build's gate.
+    """
+    screener = Screener(bundle, reference(bundle, threads=1))
+    shutil.rmtree(bundle.root / "known", ignore_errors=True)
+    (bundle.root / "known").mkdir()
+    by_decision: dict[str, list[_Candidate]] = {label: [] for label in bundle.manifest.labels}
+    for i in range(_CANDIDATES_A_KNOWN_ANSWER * count):
+        candidate = _candidate(screener, i)
+        by_decision[candidate.screening.decision].append(candidate)
+    chosen = _in_turn(list(by_decision.values()), count)
+    answers = [_known_answer(bundle.root, candidate) for candidate in chosen]
+    return write_bundle(bundle.root, replace(bundle.manifest, known_answers=tuple(answers)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    name: str
+    png: bytes
+    screening: Screening
+
+
+def _candidate(screener: Screener, i: int) -> _Candidate:
+    label, seed = LABELS[i % len(LABELS)], i // len(LABELS)
+    png = cv2.imencode(".png", make_phantom(label, size_px=_KNOWN_PX, seed=seed).pixels)[1].tobytes()
+    name = f"known/{label}-{seed}.png"
+    return _Candidate(name=name, png=png, screening=screener.screen(decode_bytes(png, source=name)))
+
+
+def _known_answer(root: Path, candidate: _Candidate) -> KnownAnswer:
+    with atomic_write(root / candidate.name) as beside:
+        beside.write_bytes(candidate.png)
+    return KnownAnswer(
+        file=file_ref(root, candidate.name),
+        roi=candidate.screening.roi.as_tuple(),
+        probabilities=candidate.screening.probabilities,
+    )
+
+
+def add_figures(bundle: Bundle, metrics: Mapping[str, Any], card: str) -> Bundle:
+    """Write the model card and put the figures into the manifest."""
+    write_text(bundle.root / CARD, card)
+    manifest = replace(bundle.manifest, metrics=dict(metrics), model_card=file_ref(bundle.root, CARD))
+    return write_bundle(bundle.root, manifest)

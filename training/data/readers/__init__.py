@@ -1,0 +1,1 @@
+"""One reader per published collection: a folder in, records out."""

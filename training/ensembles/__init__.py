@@ -1,0 +1,1 @@
+"""Fitting of ensemble combinations and of the neural weight module."""

@@ -1,0 +1,1 @@
+"""Figures, intervals, tests, heat maps and pages of evaluated models."""

@@ -1,0 +1,58 @@
+"""Where networks look on average, for pictures that may be published: maps of many patients in, one map over a drawn chest out.
+
+The collections' licences do not allow their images to be passed on, so no page shows one: single cases stay in the run folder,
+and what goes on a page is the mean map of many lung crops, over a synthetic X-ray that tells the eye where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.ops.lung_box import lung_box
+from cxr_edge.ops.preprocess import canvas
+from cxr_edge.records import Roi
+from cxr_edge.specs.preprocess import PreprocessSpec
+from training.data.canvases import LUNG_BOX, as_8_bit
+from training.evaluation.figures import CamRow
+from training.phantoms import make_phantom
+
+__all__ = ["drawn_chest", "mean_map", "mean_row"]
+
+Map = npt.NDArray[np.float32]
+
+
+def mean_map(maps: Iterable[Map]) -> Map:
+    """The mean of maps (h, w), each clipped at 0 and divided by its own maximum: every patient counts alike.
+
+    A map without evidence counts as zeros. Raises ValueError for none at all.
+    """
+    shares = []
+    for one in maps:
+        clipped = np.maximum(np.asarray(one, np.float32), 0)
+        shares.append(clipped / clipped.max() if clipped.max() > 0 else clipped)
+    if not shares:
+        raise ValueError("a mean map needs a map")
+    return np.mean(shares, axis=0, dtype=np.float32)
+
+
+def drawn_chest(label: str, spec: PreprocessSpec) -> npt.NDArray[np.uint8]:
+    """A synthetic X-ray (S, S) of a label as a member sees it: cut by the box of its own lungs, or whole."""
+    phantom = make_phantom(label if label in ("normal", "bacterial", "viral", "covid-19") else "normal", size_px=512)
+    height, width = phantom.pixels.shape
+    roi = Roi.full(width, height)
+    if spec.region == "lungs":
+        mask = cv2.resize(phantom.lung_mask.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA)
+        roi, _ = lung_box(mask, width_px=width, height_px=height, rule=LUNG_BOX)
+    cut = as_8_bit(canvas(phantom.pixels, roi, spec))
+    edge = (spec.canvas_px - spec.crop_px) // 2
+    return cut[edge : edge + spec.crop_px, edge : edge + spec.crop_px]
+
+
+def mean_row(label: str, maps: Mapping[str, Iterable[Map]], spec: PreprocessSpec, said: Mapping[str, str]) -> CamRow:
+    """A row of a picture: each model's mean map of patients of a label, over a synthetic X-ray of it."""
+    means = {model: mean_map(found) for model, found in maps.items()}
+    return CamRow(image=drawn_chest(label, spec), label=f"{label}\n(drawn, not a patient)", maps=means, said=said)

@@ -1,0 +1,29 @@
+"""Logits of exported ONNX networks through ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from cxr_edge.ops.preprocess import normalize
+from cxr_edge.specs.preprocess import PreprocessSpec
+
+__all__ = ["member_logits"]
+
+
+def member_logits(
+    files: Sequence[Path], lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, threads: int
+) -> npt.NDArray[np.float32]:
+    """Logits (N, members, labels) of exported members on canvases (N, S, S)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    sessions = [onnxruntime.InferenceSession(str(f), options, providers=["CPUExecutionProvider"]) for f in files]
+    found = []
+    for start in range(0, len(lungs), 64):
+        images = np.stack([normalize(canvas, spec) for canvas in lungs[start : start + 64]])
+        found.append(np.stack([s.run(["logits"], {"image": images})[0] for s in sessions], axis=1))
+    return np.concatenate(found)

@@ -1,0 +1,123 @@
+"""Could the ensemble be right for the wrong reason? Canvases of train and test patients in, two measurements out.
+
+`source_told`: how well a linear classifier names the collection from a 32 px copy of what the members see; the better it
+does, the more a member could answer the collection's label instead of the image's. `lungs_painted_over`: canvases
+without lungs; whatever skill the ensemble has left on them comes from the rim: framing, letters, age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+
+from cxr_edge.ops.preprocess import canvas
+from cxr_edge.records import GrayPixels, Roi
+from cxr_edge.specs.preprocess import PreprocessSpec
+from training.data.canvases import Canvases, LungFinder
+from training.data.dataset import Sample, read_all
+from training.data.records import Record
+from training.evaluation.metrics import Figure, bootstrap
+
+__all__ = ["lungs_painted_over", "source_told"]
+
+_SIDE_PX = 32
+_LUNG = 0.3  # of the mask's probability: rather too much lung painted over than too little
+
+Group = Callable[[Record], bool]
+
+# Where the label cannot give the source away, the image must.
+_GROUPS: Mapping[str, Group] = {
+    "all images": lambda r: True,
+    "normal only": lambda r: r.label == "normal",
+    "covid-19 only": lambda r: r.label == "covid-19",
+    "adults only": lambda r: r.adult,
+}
+
+
+def source_told(samples: Sequence[Sample], canvases: Canvases, *, seed: int, resamples: int) -> dict[str, Any]:
+    """Balanced accuracy of naming the source on test patients, by a logistic regression fitted on train patients.
+
+    A group with fewer than two sources that are on both sides is left out. Chance is 1 / sources.
+    """
+    features = _small(canvases.lungs)
+    found = {}
+    for name, takes in _GROUPS.items():
+        rows = [i for i, s in enumerate(samples) if takes(s.record)]
+        here = {side: {samples[i].record.source for i in rows if samples[i].side == side} for side in ("train", "test")}
+        sources = sorted(here["train"] & here["test"])
+        if len(sources) < 2:
+            continue
+        known = [i for i in rows if samples[i].record.source in sources]
+        train = [i for i in known if samples[i].side == "train"]
+        test = [i for i in known if samples[i].side == "test"]
+        figure = _told(samples, features, train, test, seed=seed, resamples=resamples)
+        found[name] = {"sources": sources, "chance": 1 / len(sources), "balanced_accuracy": figure.as_json()}
+    return found
+
+
+def _told(
+    samples: Sequence[Sample],
+    features: npt.NDArray[np.float32],
+    train: Sequence[int],
+    test: Sequence[int],
+    *,
+    seed: int,
+    resamples: int,
+) -> Figure:
+    source = np.array([s.record.source for s in samples])
+    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200, random_state=seed)
+    said = model.fit(features[train], source[train]).predict(features[test])
+    truth = source[test]
+    kinds = np.unique(truth)
+
+    def measure(weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
+        w = np.ones(len(truth)) if weights is None else weights
+        parts = [(w * (said == truth))[truth == k].sum() / max(w[truth == k].sum(), 1e-9) for k in kinds]
+        return np.array([np.mean(parts)])
+
+    patients = np.array([samples[i].group for i in test])
+    return bootstrap(measure, patients, seed=seed, resamples=resamples)[0]
+
+
+def _small(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(N, 1024): each image small, with its own mean and deviation taken out, as the members' input is."""
+    small = np.stack([cv2.resize(c, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA).ravel() for c in lungs])
+    small = small.astype(np.float32)
+    centred = small - small.mean(axis=1, keepdims=True)
+    return np.asarray(centred / np.maximum(small.std(axis=1, keepdims=True), 1.0), dtype=np.float32)
+
+
+def lungs_painted_over(
+    samples: Sequence[Sample],
+    canvases: Canvases,
+    rows: Sequence[int],
+    find_lungs: LungFinder,
+    spec: PreprocessSpec,
+    *,
+    threads: int,
+) -> npt.NDArray[np.uint8]:
+    """Canvases (rows, S, S) whose lung pixels, a little widened, hold the mean of the others."""
+    boxes = {samples[i].record.key: _roi(canvases.rois[i]) for i in rows}
+
+    def mask(record: Record, image: GrayPixels) -> npt.NDArray[np.bool_]:
+        lung = cv2.resize(find_lungs.mask(image), image.shape[::-1], interpolation=cv2.INTER_LINEAR) >= _LUNG
+        on_canvas = canvas(lung.astype(np.uint8) * 255, boxes[record.key], spec) >= 64
+        return cv2.dilate(on_canvas.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+
+    painted = []
+    masks = read_all([samples[i].record for i in rows], threads, mask)
+    for i, lung in zip(rows, masks, strict=True):
+        rim = canvases.lungs[i].copy()
+        rim[lung] = round(float(rim[~lung].mean())) if not lung.all() else 0
+        painted.append(rim)
+    return np.stack(painted)
+
+
+def _roi(values: npt.NDArray[np.int32]) -> Roi:
+    x0, y0, x1, y1 = (int(v) for v in values)
+    return Roi(x0=x0, y0=y0, x1=x1, y1=y1)

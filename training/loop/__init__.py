@@ -1,0 +1,1 @@
+"""The training loop: plan, optimizer, prefetched batches, several processes, hyper-parameter search."""

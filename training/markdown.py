@@ -1,0 +1,68 @@
+"""Markdown tables, and results written as JSON beside their page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.shared_files import write_text
+
+__all__ = ["Json", "Table", "interval", "table", "write_results"]
+
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of a report. title: number and subject, with preset, n, split and seed. note: below it, or empty."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.head) for row in self.rows):
+            raise ValueError(f"{self.title}: a row of another length than the head")
+
+    def as_markdown(self) -> str:
+        """The table under its title."""
+        return "\n\n".join(part for part in (f"## {self.title}", table(self.head, self.rows), self.note) if part)
+
+    def as_csv(self) -> str:
+        """Head and rows; title and note as comment lines before them."""
+        out = io.StringIO()
+        for line in filter(None, (self.title, self.note)):
+            out.write(f"# {line}\n")
+        csv.writer(out, lineterminator="\n").writerows([self.head, *self.rows])
+        return out.getvalue()
+
+
+def write_results(found: Json, made: Mapping[str, Table], folder: Path) -> None:
+    """Write results.json and every table as NAME.csv to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "results.json", json.dumps(found, indent=1) + "\n")
+    for name, t in made.items():
+        write_text(folder / f"{name}.csv", t.as_csv())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; columns after the first are right-aligned."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(str(c) for c in row) + " |" for row in rows)])
+
+
+def interval(figure: Json | None) -> str:
+    """`0.953 [0.921, 0.975]`; a share has its counts behind it; a dash for what cannot be computed, as bounds of a value
+    that no resample has."""
+    if figure is None or figure["value"] is None:
+        return "-"
+    counts = "" if figure["hits"] is None else f" ({figure['hits']}/{figure['n']})"
+    bounds = "-" if figure["low"] is None else f"{figure['low']:.3f}, {figure['high']:.3f}"
+    return f"{figure['value']:.3f} [{bounds}]{counts}"

@@ -1,0 +1,1 @@
+"""Full-size smoke test of both papers: measured speed, estimated hours, page."""

@@ -1,0 +1,1 @@
+"""Iterative pruning of channels: APoZ, coupled layers, cost, the loop of pruning and retraining."""

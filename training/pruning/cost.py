@@ -1,0 +1,203 @@
+"""What a network costs: parameters, multiply-accumulates and measured milliseconds, of the whole and of each convolution.
+
+Pruning by zeros alone removes channels that cost nothing as gladly as dear ones; the times of the layers on the runtime
+that will be deployed let it choose. They come from ONNX Runtime's own profile, not from torch, which fuses differently.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from cxr_edge.errors import BackendError, ContractError, InputError
+
+__all__ = ["latency_ms", "layer_times_ms", "macs", "ms_per_channel", "parameters"]
+
+_WARM_UP = 3  # runs: allocation, and the caches of this thread
+_OPSET = 17
+# What ONNX Runtime computes with the convolution before it, or at its expense: bias, norm, residual sum, activation.
+_AFTER = frozenset(
+    ["BatchNormalization", "Add", "Relu", "Clip", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh"]
+)
+
+
+def parameters(network: nn.Module) -> int:
+    """Numbers that training may change, frozen ones included; buffers (running means) not."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def macs(network: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of all convolutions and dense layers for one image.
+
+    example: (N, C, S, S); the count is per image. Norms, activations, pooling and biases are left out, as papers do.
+    """
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        # Each output value reads one filter; a transposed convolution's input values each write one.
+        values = inputs[0].numel() if isinstance(layer, nn.ConvTranspose2d) else output.numel()
+        total += values * layer.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, _COUNTED)]
+    _run(network, example, hooks)
+    return total // example.shape[0]
+
+
+def latency_ms(onnx_file: Path, *, threads: int = 1, repeats: int = 30) -> float:
+    """Median milliseconds of one image through ONNX Runtime on this machine's CPU, `session.run` alone.
+
+    threads: inside an operator. repeats: timed runs, after three that are not. Raises InputError below one of either.
+    """
+    _check(threads, repeats)
+    session = onnxruntime.InferenceSession(str(onnx_file), _options(threads), providers=["CPUExecutionProvider"])
+    feeds = {i.name: _noise([d if isinstance(d, int) else 1 for d in i.shape]) for i in session.get_inputs()}
+    times = []
+    for _ in range(_WARM_UP + repeats):
+        start = time.perf_counter()
+        session.run(None, feeds)
+        times.append((time.perf_counter() - start) * 1e3)
+    return median(times[_WARM_UP:])
+
+
+def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, repeats: int = 30) -> dict[str, float]:
+    """Each Conv2d's module name -> milliseconds for one image, its bias, norm, residual sum and activation included.
+
+    From ONNX Runtime's profile on this machine's CPU, of the network as it optimises it: the file's Conv nodes stand in the
+    order in which torch calls the modules, and a fused kernel is found by the name of the value that it gives. The time is
+    the mean of the middle half of the runs (a profile counts whole microseconds). example: (1, C, S, S). Raises
+    BackendError if the profile lacks a convolution: the runtime then fused it in a way not known here.
+    """
+    _check(threads, repeats)
+    calls = _calls(network, example)
+    model = _exported(network, example)
+    owners = _owners(model.graph)
+    if max((i for o in owners.values() for i in o), default=-1) + 1 != len(calls):
+        raise ContractError(f"torch calls {len(calls)} convolutions, and its ONNX export holds another number of them")
+    owned = _owned(_profile(model, example, threads, repeats), owners)
+    if lost := sorted({name for i, name in enumerate(calls) if i not in owned}):
+        raise BackendError(f"ONNX Runtime {onnxruntime.__version__}'s profile has no kernel for {', '.join(lost)}")
+    times: dict[str, float] = dict.fromkeys(calls, 0.0)
+    for i, name in enumerate(calls):
+        times[name] += owned[i]
+    return times
+
+
+def ms_per_channel(network: nn.Module, times_ms: Mapping[str, float]) -> dict[str, float]:
+    """Each convolution's milliseconds over its output channels: what `training.pruning.channels.choose` ranks with."""
+    return {name: ms / network.get_submodule(name).out_channels for name, ms in times_ms.items()}
+
+
+_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+def _check(threads: int, repeats: int) -> None:
+    if threads < 1 or repeats < 1:
+        raise InputError(f"threads and repeats must be at least 1, got {threads} and {repeats}")
+
+
+def _run(network: nn.Module, example: Tensor, hooks: Sequence[Any]) -> None:
+    """Once, in evaluation; the hooks and modes are taken back."""
+    training = {m: m.training for m in network.modules()}
+    try:
+        with torch.no_grad():
+            network.eval()(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, was in training.items():
+            m.training = was
+
+
+def _calls(network: nn.Module, example: Tensor) -> list[str]:
+    """The Conv2d modules in the order of their calls, one entry a call."""
+    calls: list[str] = []
+    convs = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+    _run(network, example, [m.register_forward_hook(lambda *_, name=n: calls.append(name)) for n, m in convs])
+    return calls
+
+
+def _exported(network: nn.Module, example: Tensor) -> onnx.ModelProto:
+    """Not `training.models.onnx_export`: that file may be slimmed, and then its nodes are no longer in the order of the calls."""
+    file = io.BytesIO()
+    torch.onnx.export(network, (example,), file, input_names=["image"], opset_version=_OPSET, dynamo=False)
+    return onnx.load_from_string(file.getvalue())
+
+
+def _owners(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Name of a value or node -> the convolution (by order) that its kernel is, or those it may be fused with (a sum)."""
+    uses: dict[str, int] = {}
+    for name in [i for n in graph.node for i in n.input] + [o.name for o in graph.output]:
+        uses[name] = uses.get(name, 0) + 1
+    fixed = {t.name for t in graph.initializer} | {o for n in graph.node if n.op_type == "Constant" for o in n.output}
+    owners: dict[str, tuple[int, ...]] = {}
+    convs = 0
+    for node in graph.node:
+        mine: tuple[int, ...] = ()
+        if node.op_type == "Conv":
+            mine, convs = (convs,), convs + 1
+        # A factor that is fixed goes into the weights; a gate (squeeze and excitation) is a kernel of its own.
+        elif node.op_type in _AFTER or (node.op_type == "Mul" and fixed & set(node.input)):
+            mine = tuple(i for name in node.input if uses[name] == 1 for i in owners.get(name, ()))
+        if mine:
+            owners |= dict.fromkeys((node.name, *node.output), mine)
+    return owners
+
+
+def _profile(model: onnx.ModelProto, example: Tensor, threads: int, repeats: int) -> dict[str, float]:
+    """Name of a kernel -> milliseconds."""
+    options = _options(threads)
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for _ in range(_WARM_UP + repeats):
+            session.run(None, {"image": _noise(example.shape)})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    runs: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            runs.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e3)
+    return {name: _middle(times[_WARM_UP:]) for name, times in runs.items()}
+
+
+def _middle(times: Sequence[float]) -> float:
+    quarter = len(times) // 4
+    return float(np.mean(sorted(times)[quarter : len(times) - quarter]))
+
+
+def _owned(kernels: Mapping[str, float], owners: Mapping[str, tuple[int, ...]]) -> dict[int, float]:
+    """Convolution (by order) -> milliseconds. Of two that a sum joins, its kernel is the one that has no other."""
+    owned: dict[int, float] = {}
+    known = [(owners.get(_plain(name), ()), ms) for name, ms in kernels.items()]
+    for candidates, ms in sorted((k for k in known if k[0]), key=lambda k: len(k[0])):
+        owner = next((i for i in candidates if i not in owned), candidates[-1])
+        owned[owner] = owned.get(owner, 0.0) + ms
+    return owned
+
+
+def _plain(kernel: str) -> str:
+    """Blocked layouts name a kernel by the value it gives and a suffix, other fusions by the node and a prefix."""
+    return kernel.removesuffix("_nchwc").removeprefix("fused ")
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    return options
+
+
+def _noise(shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

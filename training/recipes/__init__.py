@@ -1,0 +1,1 @@
+"""The papers' pipelines: configuration, run folders and stages."""

@@ -1,0 +1,193 @@
+"""What a run of FLANNEL's pipeline is made of: a TOML file in, checked values out. configs/flannel-*.toml hold only differences.
+
+The preset settles what the text, the published code and good practice do differently; the tables of the file settle sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from cxr_edge.errors import InputError
+from cxr_edge.specs.preprocess import PreprocessSpec, preset
+from training.config import plan, prune_plan
+from training.data.augment import Augmentation
+from training.data.findings import FRONTAL_VIEWS, FindingTable
+from training.data.splits import FLANNEL_SHARES, Side
+from training.ensembles.neural_weights import FitPlan
+from training.loop.plan import Plan
+from training.models import NetworkSpec
+from training.models.networks import COVID_NETS, GRAY_ONLY
+from training.pruning.prune import PrunePlan
+from training.recipes.config import MemberPlan, RunConfig, members_of
+from training.tasks.classify import Balance
+from training.toml_tables import read_toml, table_of
+
+__all__ = ["FlannelConfig", "load_flannel"]
+
+# Crop over canvas: the text's 224 of 256, the code's 224 of 336.
+_CROPS: Mapping[str, tuple[int, int]] = {"paper": (7, 8), "code": (2, 3)}
+FitOn = Literal["out-of-fold", "in-sample", "augmented"]
+_FIT_ON: Mapping[str, FitOn] = {"sane": "out-of-fold", "paper": "in-sample", "code": "augmented"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlannelConfig(RunConfig):
+    """preset: `sane` splits by patient, shows members the lung box and trains the module on out-of-fold predictions; `paper`
+    and `code` show the whole frame, resized and cropped, and train the module on predictions of the images that trained
+    the learners; `code` splits by image too.
+
+    collections: of Table 1, the only ones that learners see. outside: collections that are read besides, for their lung masks
+    and to ask of finished models. view: `frontal` (AP of any wording, PA) or `ap`, on which everything is then trained and
+    judged. folds: of the training side. pa_to_ap: mirror PA images and add noise in training, as the text says (its
+    published code does not). fit_on: which predictions of training images the module learns from: `out-of-fold`, `in-sample`
+    (those of the networks that they trained) or `augmented` (in-sample, of augmented copies); None is the preset's. copies: of
+    each image, for `augmented`.
+    learners: by name, in the order of the module's inputs. baselines: networks of Table 3 that are no learners. learners_of:
+    run folder of the same split and folds whose trained learners are taken over. prune: prunes every learner before stage
+    2. learn: of stage 1. fit: of stage 2. cam_cases: rows of the picture of class activation maps.
+    """
+
+    labels: tuple[str, ...] = ("covid-19", "viral", "bacterial", "normal")
+    collections: tuple[str, ...] = ("kcx", "ccx")
+    outside: tuple[str, ...] = ("tuberculosis", "twitter")
+    view: Literal["frontal", "ap"] = "frontal"
+    folds: int = 5
+    pa_to_ap: bool = False
+    fit_on: FitOn | None = None
+    copies: int = 4
+    balance: Balance = "none"
+    label_smoothing: float = 0.0
+    partial: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    learners: dict[str, MemberPlan] = field(default_factory=dict)
+    baselines: dict[str, MemberPlan] = field(default_factory=dict)
+    learners_of: str | None = None
+    prune: PrunePlan | None = None
+    learn: Plan = field(default_factory=lambda: Plan(epochs=200))
+    fit: FitPlan = field(default_factory=FitPlan)
+    cam_cases: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.view not in ("frontal", "ap"):
+            raise InputError(f"view is frontal or ap, got {self.view!r}")
+        if self.fit_on not in (None, *_FIT_ON.values()):
+            raise InputError(f"fit_on is one of {', '.join(_FIT_ON.values())}, got {self.fit_on!r}")
+        if self.folds < 2 or self.copies < 1:
+            raise InputError(f"folds are 2 or more and copies 1 or more, got {self.folds} and {self.copies}")
+        if len(self.learners) < 2:
+            raise InputError("give two learners or more ([learners.NAME] with an architecture)")
+        if both := set(self.learners) & set(self.baselines):
+            raise InputError(f"{sorted(both)} are learners and baselines: give each a name of its own")
+        if both := set(self.collections) & set(self.outside):
+            raise InputError(f"{sorted(both)} are in collections and in outside: learners see them, or they do not")
+        if "covid-19" not in self.labels or len(set(self.labels)) < max(2, len(self.labels)):
+            raise InputError(
+                f"FLANNEL tells covid-19 from the rest: give it and another label, each once, got {self.labels}"
+            )
+        self._check_networks()
+        if self.balance not in ("none", "draw", "weigh"):
+            raise InputError(f"balance is none (the paper), draw or weigh, got {self.balance!r}")
+
+    def _check_networks(self) -> None:
+        for name, m in self.networks.items():
+            if m.architecture in COVID_NETS and name in self.learners and not m.head_maps:
+                raise InputError(
+                    f"learners.{name}: {m.architecture} has no class activation map; make it a baseline, or give it head_maps"
+                )
+            if m.architecture in GRAY_ONLY and self.member_spec.channels != 1:
+                raise InputError(
+                    f"{name}: {m.architecture} takes one gray channel, and preset {self.preset!r} has three; choose another "
+                    "network, such as narrow-vgg"
+                )
+
+    @property
+    def side_shares(self) -> Mapping[Side, float]:
+        return FLANNEL_SHARES
+
+    @property
+    def read_collections(self) -> tuple[str, ...]:
+        return (*self.collections, *self.outside)
+
+    @property
+    def networks(self) -> dict[str, MemberPlan]:
+        """Learners, then baselines."""
+        return {**self.learners, **self.baselines}
+
+    @property
+    def fitted_on(self) -> FitOn:
+        """Which predictions stage 2 is fitted on."""
+        return _FIT_ON[self.preset] if self.fit_on is None else self.fit_on
+
+    @property
+    def kept_views(self) -> Sequence[str]:
+        """Projections of the images that train and judge."""
+        return ("AP",) if self.view == "ap" else FRONTAL_VIEWS
+
+    @property
+    def findings(self) -> FindingTable:
+        """Which table gives CCX's labels: the published code's in preset `code`."""
+        return "flannel-code" if self.preset == "code" else "full"
+
+    @property
+    def by_loss(self) -> bool:
+        return False
+
+    @property
+    def turn_pa(self) -> bool:
+        return self.pa_to_ap
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """`sane`: against what tells collections apart. `paper`: crop, flip, scaling and noise; `code`: crop and flip."""
+        if self.preset == "sane":
+            return Augmentation(**self.augment)
+        crop, canvas = _CROPS[self.preset]
+        none = Augmentation(
+            shift=(canvas - crop) / canvas / 2,
+            zoom=0.0,
+            stretch=0.0,
+            rotation_deg=0.0,
+            **dict.fromkeys(_GRAY_CHANCES, 0.0),
+        )
+        return replace(none, zoom=0.1, noise=0.5) if self.preset == "paper" else none
+
+    @property
+    def member_spec(self) -> PreprocessSpec:
+        """What every member sees at `canvas_px`: the lung box in `sane`, else the frame's centre crop."""
+        if self.preset == "sane":
+            return PreprocessSpec(region="lungs", canvas_px=self.canvas_px, crop_px=self.canvas_px, standardize="image")
+        crop, canvas = _CROPS[self.preset]
+        spec = preset(f"flannel-{self.preset}")
+        return replace(spec, canvas_px=self.canvas_px, crop_px=self.canvas_px * crop // canvas)
+
+    def network(self, name: str) -> NetworkSpec:
+        """The spec of a learner or baseline."""
+        return self.networks[name].network(len(self.labels), self.member_spec.channels)
+
+
+_GRAY_CHANCES = (
+    "histogram_swap", "curve", "shading", "equalize", "resample", "blur", "sharpen", "noise", "jpeg", "letters", "erase",
+)  # fmt: skip
+
+
+def load_flannel(file: Path) -> FlannelConfig:
+    """Read a TOML file. Raises InputError for a file that is not there and for keys or values that mean nothing."""
+    values = read_toml(file)
+    base = Plan(epochs=200, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
+    # An epoch chosen on its fold's images would make out-of-fold predictions too good.
+    learn = replace(base, keep="last") if values.get("preset", "sane") == "sane" else base
+    values["learn"] = plan(values.get("learn", {}), learn, f"{file}: learn")
+    if "segmenter" in values:
+        values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")
+    for stage, retrain in (("prune", learn), ("prune_segmenter", base)):
+        if stage in values:
+            values[stage] = prune_plan(values[stage], retrain, f"{file}: {stage}")
+    if "fit" in values:
+        values["fit"] = table_of(FitPlan, values["fit"], f"{file}: fit")
+    for kind in ("learners", "baselines"):
+        # The papers' networks end in global pooling and one dense layer: R20's head convolution only where it is asked for.
+        values[kind] = members_of(values.get(kind, {}), base, f"{file}: {kind}", head_maps=0, dropout=0.0)
+    return table_of(FlannelConfig, values, str(file))

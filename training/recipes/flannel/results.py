@@ -1,0 +1,335 @@
+"""What a run of FLANNEL's pipeline found: stage 2's answers in, one JSON object out, from which tables and figures are made.
+
+Every figure is of test images. A method's mean and standard deviation are over the folds' models, its interval is that of the
+folds' models together, whose probabilities are averaged: patients are drawn anew, models are not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from training.data.collections import collections_of
+from training.data.findings import projection
+from training.data.folds import divided_patients
+from training.ensembles.neural_weights import most
+from training.evaluation.metrics import Answers, Figure, confusion, f1_scores, figures, proportion
+from training.evaluation.statistics import Measure, compared, macro_f, paired_difference
+from training.models import load_network
+from training.pruning import cost
+from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, Combined, combined, unpruned
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.flannel.stages import network_folder
+
+__all__ = ["Table3", "results", "split_in_words"]
+
+Json = dict[str, Any]
+Floats = npt.NDArray[np.float64]
+COVID = "covid-19"
+
+
+class Table3:
+    """The answers of all methods, fold by fold and together."""
+
+    def __init__(self, run: FlannelRun) -> None:
+        self.run = run
+        self.folds: list[Combined] = [combined(run, fold) for fold in range(run.config.folds)]
+        self.methods = (*run.config.learners, *run.config.baselines, *ENSEMBLES)
+        if run.config.prune is not None:
+            self.methods += tuple(unpruned(m) for m in (*run.config.learners, FLANNEL))
+
+    def answers(self, method: str, fold: int, rows: npt.NDArray[np.int64] | None = None) -> Answers:
+        """What a fold's model says of test images, or of other `rows`."""
+        rows, made = self.run.test if rows is None else rows, self.folds[fold]
+        return self._as_answers(made.said[method][rows], made.probabilities[method][rows], rows)
+
+    def together(self, method: str, rows: npt.NDArray[np.int64] | None = None) -> Answers:
+        """What the folds' models say together: the mean of their probabilities; voting's ties go by the learners' mean."""
+        rows = self.run.test if rows is None else rows
+        p = np.mean([made.probabilities[method][rows] for made in self.folds], axis=0)
+        said = (
+            (p.round(4) + 1e-6 * self._learners_mean(rows)).argmax(axis=1) if method == "voting" else p.argmax(axis=1)
+        )
+        return self._as_answers(said, p, rows)
+
+    def _learners_mean(self, rows: npt.NDArray[np.int64]) -> Floats:
+        every = [made.probabilities[name][rows] for made in self.folds for name in self.run.config.learners]
+        return np.mean(every, axis=0)
+
+    def raw(self, fold: int) -> Answers:
+        """FLANNEL's answers before the temperature."""
+        rows, made = self.run.test, self.folds[fold]
+        return self._as_answers(made.said[FLANNEL][rows], made.raw[rows], rows)
+
+    def _as_answers(self, said: npt.NDArray[np.int64], p: Floats, rows: npt.NDArray[np.int64]) -> Answers:
+        run = self.run
+        truth, patients = run.truth(rows, run.config.target), run.patients(rows)
+        return Answers(truth=truth, said=said.astype(np.int64), probabilities=p, patients=patients)
+
+    @cached_property
+    def ap(self) -> npt.NDArray[np.int64]:
+        """Rows of test images with an AP view."""
+        views = np.array([projection(s.record.view) == "AP" for s in self.run.samples])
+        return self.run.test[views[self.run.test]]
+
+    @cached_property
+    def validation_f(self) -> dict[str, list[float]]:
+        """Macro-F1 of each method on each fold's own images: what a fold or a learner is chosen by."""
+        rows = [np.flatnonzero(self.run.judged & (self.run.fold_of == k)) for k in range(len(self.folds))]
+        return {m: [macro_f(self.answers(m, k, r)) for k, r in enumerate(rows)] for m in self.methods}
+
+    @property
+    def chosen_fold(self) -> int:
+        """The fold whose FLANNEL did best on its own images: its model goes into the bundle."""
+        return int(np.argmax(self.validation_f[FLANNEL]))
+
+    @property
+    def best_learner(self) -> str:
+        """The learner with the best mean over the folds' own images."""
+        return max(self.run.config.learners, key=lambda m: float(np.mean(self.validation_f[m])))
+
+
+def results(run: FlannelRun) -> Json:
+    """All that is known of Table 3, as a JSON object (see `training.recipes.flannel.tables`)."""
+    c, table = run.config, Table3(run)
+    leakage = json.loads((run.out / "leakage.json").read_text(encoding="utf-8"))
+    return {
+        "config": c.name,
+        "preset": c.preset,
+        "seed": c.seed,
+        "resamples": c.resamples,
+        "split": split_in_words(run),
+        "labels": list(c.labels),
+        "view": c.view,
+        "learners": list(c.learners),
+        "baselines": list(c.baselines),
+        "pruned": c.prune is not None,
+        "fitted_on": c.fitted_on,
+        "data": _data(run),
+        "findings": _findings(run),
+        "finding_table": c.findings,
+        "dropped": _dropped(run, leakage),
+        "leakage": leakage,
+        "divided_by_folds": divided_patients(run.samples, run.fold_of),
+        "networks": {name: _network(run, name) for name in c.networks},
+        "methods": {m: _method(table, m) for m in table.methods},
+        "best_learner": table.best_learner,
+        "validation_macro_f1": {m: [round(v, 6) for v in found] for m, found in table.validation_f.items()},
+        "chosen_fold": table.chosen_fold,
+        "comparisons": _comparisons(table),
+        "weights": _weights(table),
+        "temperature": _temperature(table),
+        "outside": _outside(table),
+    }
+
+
+def split_in_words(run: FlannelRun) -> str:
+    """How sides and folds were made."""
+    what = "image by image, as the published code: it leaks" if run.config.unit == "image" else "by patient"
+    return f"{what}, 4:1, {run.config.folds} folds of the training side"
+
+
+def _data(run: FlannelRun) -> Json:
+    """Table 1's counts: name -> total and images a label."""
+    labels, rows = run.config.labels, np.flatnonzero(run.judged)
+    records = {int(i): run.samples[i] for i in rows}
+
+    def count(takes: Any) -> list[int]:
+        found = Counter(s.record.label for i, s in records.items() if takes(s))
+        return [sum(found.values()), *(found[label] for label in labels)]
+
+    return {
+        **{
+            f"original data, {name}": count(lambda s, name=name: collections_of([s.record.source])[0] == name)
+            for name in run.config.collections
+        },
+        "view, AP": count(lambda s: projection(s.record.view) == "AP"),
+        "view, PA": count(lambda s: projection(s.record.view) == "PA"),
+        "split, training": count(lambda s: s.side != "test"),
+        "split, test": count(lambda s: s.side == "test"),
+        "all, all": count(lambda s: True),
+    }
+
+
+def _findings(run: FlannelRun) -> list[Json]:
+    """Which finding of which source became which label, and how often."""
+    views = run.config.kept_views
+    inside = [s.record for s in run.samples if s.record.source in run.sources and projection(s.record.view) in views]
+    counts = Counter((r.source, r.finding, r.label) for r in inside)
+    return [
+        {"source": source, "finding": finding, "label": label, "images": n}
+        for (source, finding, label), n in sorted(counts.items())
+    ]
+
+
+def _dropped(run: FlannelRun, leakage: Json) -> dict[str, int]:
+    """Images of Table 1's collections that no row of it counts, by reason; those that were not read first.
+
+    A run folder of before says nothing of the latter.
+    """
+    unread = {k: n for k, n in leakage.get("dropped", {}).items() if k.split(":")[0] in run.sources}
+    records = [s.record for s in run.samples if s.record.source in run.sources]
+    views, labels = run.config.kept_views, run.config.labels
+    other_view = Counter(f"{r.source}: view {r.view}" for r in records if projection(r.view) not in views)
+    seen = [r for r in records if projection(r.view) in views and r.label not in labels]
+    no_label = Counter(f"{r.source}: {r.finding}, which is no label of the task" for r in seen)
+    return dict(Counter(unread) + other_view + no_label)
+
+
+def _network(run: FlannelRun, name: str) -> Json:
+    """Architecture and size, means over the folds (pruning makes them differ), and before pruning."""
+    found = {"architecture": run.config.networks[name].architecture, **_size(run, name)}
+    pruned = run.config.prune is not None and name in run.config.learners
+    return {**found, "unpruned": _size(run, name, whole=True)} if pruned else found
+
+
+def _size(run: FlannelRun, name: str, *, whole: bool = False) -> Json:
+    folders = [network_folder(run, fold, name, whole=whole) for fold in range(run.config.folds)]
+    found, image = [load_network(f)[0] for f in folders], torch.zeros(1, *run.config.member_spec.tensor_shape)
+    return {
+        "parameters": float(np.mean([cost.parameters(n) for n in found])),
+        "macs": float(np.mean([cost.macs(n, image) for n in found])),
+    }
+
+
+def _method(table: Table3, method: str) -> Json:
+    return {
+        **_summary(table, method, table.run.test),
+        "ap": _summary(table, method, table.ap) if len(table.ap) else None,
+    }
+
+
+def _summary(table: Table3, method: str, rows: npt.NDArray[np.int64]) -> Json:
+    c, together = table.run.config, table.together(method, rows)
+    folds = [_figures(table.answers(method, k, rows), c.labels) for k in range(c.folds)]
+    return {
+        "images": len(rows),
+        "folds": folds,
+        "mean": _over(folds, np.mean),
+        "sd": _over(folds, _sd),
+        "together": figures(together, c.labels, seed=c.seed, resamples=c.resamples),
+    }
+
+
+def _figures(answers: Answers, labels: Sequence[str]) -> dict[str, float]:
+    """Table 3's columns and the abstract's two: F1 by label, macro-F1, precision and recall for COVID-19."""
+    table, covid = confusion(answers.truth, answers.said, len(labels)), labels.index(COVID)
+    f = f1_scores(table)
+    said, true = table[:, covid].sum(), table[covid].sum()
+    return {
+        **{label: float(v) for label, v in zip(labels, f, strict=True)},
+        "macro": float(f.mean()),
+        "precision": float(table[covid, covid] / said) if said else 0.0,
+        "recall": float(table[covid, covid] / true) if true else 0.0,
+        "accuracy": float(np.trace(table) / table.sum()) if table.sum() else 0.0,
+    }
+
+
+def _over(folds: Sequence[Mapping[str, float]], summary: Any) -> dict[str, float]:
+    return {k: round(float(summary([f[k] for f in folds])), 6) for k in folds[0]}
+
+
+def _sd(values: Sequence[float]) -> float:
+    """Of a sample, as spreadsheets give it; 0 for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def covid_f(labels: Sequence[str]) -> Measure:
+    """F1 for COVID-19 against the rest; for `paired_difference`."""
+    k = labels.index(COVID)
+
+    def measure(answers: Answers, weights: Floats | None = None) -> float:
+        return float(f1_scores(confusion(answers.truth, answers.said, len(labels), weights))[k])
+
+    return measure
+
+
+def _comparisons(table: Table3) -> list[Json]:
+    """FLANNEL against all else, and cross entropy against focal loss: on the folds' models together, and fold by fold."""
+    pairs = [(FLANNEL, m) for m in table.methods if m != FLANNEL] + [("flannel-ce", "voting"), ("averaging", "voting")]
+    if table.run.config.prune is not None:
+        pairs += [(m, unpruned(m)) for m in table.run.config.learners]
+    return [_compared(table, a, b) for a, b in pairs]
+
+
+def _compared(table: Table3, a: str, b: str) -> Json:
+    c = table.run.config
+    first, second = table.together(a), table.together(b)
+    seeded = {"seed": c.seed, "resamples": c.resamples}
+    # The folds' models share training images, so no test is made of these.
+    by_fold = [macro_f(table.answers(a, k)) - macro_f(table.answers(b, k)) for k in range(c.folds)]
+    return {
+        **compared(a, b, first, second, c.labels, **seeded),
+        "covid_f_difference": paired_difference(first, second, covid_f(c.labels), **seeded).as_json(),
+        "macro_f_by_fold": {"mean": float(np.mean(by_fold)), "sd": _sd(by_fold), "wins": sum(d > 0 for d in by_fold)},
+    }
+
+
+def _weights(table: Table3) -> Json:
+    """The mean weight that the modules give each learner, over test images of each true label and the folds."""
+    run, found = table.run, {}
+    truth = run.truth(run.test, run.config.target)
+    weights = np.mean([weights_of(table, fold)[run.test] for fold in range(run.config.folds)], axis=0)
+    for k, label in enumerate(run.config.labels):
+        if (truth == k).any():
+            mean = weights[truth == k].mean(axis=0).round(4).tolist()
+            found[label] = dict(zip(run.config.learners, mean, strict=True))
+    return found
+
+
+def weights_of(table: Table3, fold: int) -> Floats:
+    """FLANNEL's weights (N, learners) of all images, from its combination's arrays."""
+    parameters = table.folds[fold].combinations[FLANNEL].parameters
+    f = np.concatenate([table.folds[fold].probabilities[name] for name in table.run.config.learners], axis=1)
+    weight, bias = (np.asarray(parameters[k], dtype=np.float64) for k in ("module_weight", "module_bias"))
+    n = f.shape[1]
+    sums = np.stack([np.einsum("ni,ij,nj->n", f, row.reshape(n, n), f) for row in weight], axis=1)
+    return np.tanh(sums + bias)
+
+
+def _temperature(table: Table3) -> Json:
+    """What the temperature does: means over the folds on test images."""
+    c = table.run.config
+    found: Json = {"most": most(len(c.learners), len(c.labels))}
+    kinds = {"raw": table.raw, "scaled": lambda fold: table.answers(FLANNEL, fold)}
+    for name, answers_of in kinds.items():
+        folds = [figures(answers_of(k), c.labels, seed=c.seed, resamples=1) for k in range(c.folds)]
+        top = [float(answers_of(k).probabilities.max()) for k in range(c.folds)]
+        found[name] = {
+            "log_loss": float(np.mean([f["log_loss"] for f in folds])),
+            "calibration_error": float(np.mean([f["calibration_error"] for f in folds])),
+            "largest": max(top),
+        }
+    found["temperatures"] = [made.combinations[FLANNEL].temperature for made in table.folds]
+    return found
+
+
+def _outside(table: Table3) -> Json:
+    """How often COVID-19 is said of collections that no learner saw, by the folds' models together.
+
+    Patients who share an image with one of Table 1's are left out.
+    """
+    run = table.run
+    inside = {s.group for s in run.samples if s.record.source in run.sources}
+    groups: dict[str, list[int]] = {}
+    for i, s in enumerate(run.samples):
+        if s.record.source not in run.sources and s.group not in inside:
+            groups.setdefault(f"{s.record.source}, {s.record.label}", []).append(i)
+    covid = run.config.labels.index(COVID)
+    found: Json = {}
+    for name, rows in sorted(groups.items()):
+        said = {m: table.together(m, np.array(rows)).said == covid for m in table.methods}
+        found[name] = {m: proportion(int(v.sum()), len(v)).as_json() for m, v in said.items()}
+    return found
+
+
+def as_figure(mean: float, sd: float, n: int) -> Figure:
+    """A mean with one standard deviation on each side, for pictures."""
+    return Figure(value=mean, low=mean - sd, high=mean + sd, n=n)

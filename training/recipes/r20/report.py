@@ -1,0 +1,293 @@
+"""A run's results as files for people: Tables 2 to 7 (Markdown and CSV), the figures (PNG) and one page that holds them.
+
+Written next to each other: `index.md` is the page, `results.json` what it was made from. No figure is typed by hand.
+`python -m training.recipes.r20.report FOLDER` writes page and tables again from results.json alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cxr_edge.ops.preprocess import normalize
+from training.evaluation.auc_pages import AUC_NOTE, auc_differences
+from training.evaluation.figures import (
+    CamRow,
+    PruningPoint,
+    cam_picture,
+    confusion_picture,
+    pruning_picture,
+    roc_picture,
+)
+from training.evaluation.gradcam import agreement, grad_cam
+from training.evaluation.mean_maps import mean_row
+from training.markdown import interval, table, write_results
+from training.models import load_network
+from training.recipes.r20.results import Ensembles
+from training.recipes.r20.run import R20Run
+from training.recipes.r20.stages import chosen_step
+from training.recipes.r20.tables import tables
+from training.shared_files import write_text
+
+__all__ = ["cam_agreement", "main", "write", "write_page"]
+
+Json = Mapping[str, Any]
+_MEAN_OF = 50
+_SHOWN = "weighted average of the pruned members"
+_CAM_CAPTION = (
+    f"Where the pruned members look: Grad-CAM for the true label, mean over up to {_MEAN_OF} test images of it, over synthetic "
+    "X-rays. Single cases (the paper's Figure 6) are in the run folder, grad-cam-cases.png: the collections' images are not ours "
+    "to publish"
+)
+
+
+def write(run: R20Run, found: Json, folder: Path) -> Path:
+    """Write everything to `folder`. Returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if "pruned" in found:
+        _draw(run, found, folder)
+    return write_page(found, folder)
+
+
+def write_page(found: Json, folder: Path) -> Path:
+    """Write all but the pictures, which need the run: the page, the tables and results.json. Returns the page."""
+    made = tables(found)
+    write_results(found, made, folder)
+    pictures = _pictures(found)
+    page = "\n\n".join(
+        [_opening(found), *(t.as_markdown() for t in made.values()), *_pruning(found), *_paired(found), *pictures]
+    )
+    write_text(folder / "index.md", page + "\n")
+    return folder / "index.md"
+
+
+def _title(found: Json, what: str) -> str:
+    n = next(iter(found["multiclass"].values()))["row"]["images"]
+    return f"{what} (preset {found['preset']}, {found['config']}, n = {n}, {found['split']}, seed {found['seed']})"
+
+
+def _opening(found: Json) -> str:
+    sides = "; ".join(
+        f"{side}: {n['images']} images of {n['patients']} patients ("
+        + ", ".join(f"{label} {count}" for label, count in n["labels"].items())
+        + ")"
+        for side, n in found["sides"].items()
+    )
+    leak = found["leakage"]
+    return (
+        f"# R20 reproduced: {found['config']}\n\nMade by `python -m training.reproduce r20`; every figure comes from "
+        f"`results.json` beside this page. Preset `{found['preset']}`, split {found['split']}, seed {found['seed']}. {sides}. "
+        f"Intervals are 95 %. All that is fitted or chosen is so on validation patients; test patients are asked once.\n\n"
+        f"Leakage: {leak['divided_patients']} patients and "
+        f"{leak['divided_pairs']} pairs of equal images on two sides; {leak['same_image_pairs']} pairs of equal "
+        f"images were found. The source alone tells {_share(leak.get('label_by_source'))} of all labels.{_unread(leak)}\n\n"
+        f"The bundle that these networks make, judged through the deployed path (specificity on adult normals, each source, the "
+        f"lungs painted over, what a source classifier can tell): [bundle.md](bundle.md)."
+    )
+
+
+def _unread(leak: Json) -> str:
+    """What the collections list and the run did not read; nothing in results of before, which did not count it."""
+    listed = ", ".join(f"{reason} {n}" for reason, n in leak.get("dropped", {}).items())
+    return f" Not read: {listed}." if listed else ""
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{100 * value:.0f} %"
+
+
+def _pruning(found: Json) -> list[str]:
+    """The curve of each member, and of the segmenter where it was pruned, as tables."""
+    parts = []
+    for member, p in found.get("pruned", {}).items():
+        text = "The step in bold was chosen, by validation score."
+        parts.append(f"### Pruning {member}\n\n{text}\n\n{_curve(p['steps'], p['step'], 'macro_f1', 'macro-F1')}")
+    if "segmenter_steps" in found:
+        steps = found["segmenter_steps"]
+        text = "Its score is the Dice of validation images; the step in bold is deployed, and made all crops."
+        curve = _curve(steps, found["segmenter_step"], "worst", "worst Dice")
+        parts.append(f"### Pruning the segmenter\n\n{text}\n\n{curve}")
+    return parts
+
+
+def _curve(steps: Sequence[Json], chosen: int, figure: str, figure_name: str) -> str:
+    head = ["step", "channels", "parameters", "million MACs", "ms", "validation score", figure_name]
+    rows = [
+        [
+            f"**{s['number']}**" if s["number"] == chosen else s["number"],
+            s["channels"],
+            f"{s['parameters']:,}",
+            f"{s['macs'] / 1e6:.1f}",
+            "-" if s["milliseconds"] is None else f"{s['milliseconds']:.2f}",
+            f"{s['figures']['score']:.4f}",
+            f"{s['figures'].get(figure, float('nan')):.4f}",
+        ]
+        for s in steps
+    ]
+    return table(head, rows)
+
+
+def _paired(found: Json) -> list[str]:
+    if not found.get("comparisons"):
+        return []
+    head = [
+        "compared",
+        "n",
+        "accuracy, difference",
+        "macro-F, difference",
+        "only first right",
+        "only second right",
+        "p (McNemar)",
+    ]
+    names = [f"{c['a']} against {c['b']}" for c in found["comparisons"]]
+    rows = [
+        [
+            name,
+            c["n"],
+            interval(c["difference"]),
+            interval(c["macro_f_difference"]),
+            c["mcnemar"]["b"],
+            c["mcnemar"]["c"],
+            f"{c['mcnemar']['p']:.3g}",
+        ]
+        for name, c in zip(names, found["comparisons"], strict=True)
+    ]
+    parts = [
+        "## Paired comparisons\n\nOn the same test images; differences are first minus second, intervals by drawing patients, p "
+        f"exact and two-sided, not corrected for the number of rows.\n\n{table(head, rows)}"
+    ]
+    if areas := auc_differences(found["comparisons"], found["labels"]):
+        head = ["compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"])]
+        parts.append(f"{table(head, ([name, *row] for name, row in zip(names, areas, strict=True)))}\n\n{AUC_NOTE}")
+    return [*parts, *([f"Not compared: {found['not_compared']}."] if "not_compared" in found else [])]
+
+
+def _draw(run: R20Run, found: Json, folder: Path) -> None:
+    labels, pruned = run.config.labels, Ensembles.of(run, "pruned")
+    answers = pruned.answers("weighted-average")
+    confusion = found["ensembles"]["pruned"]["weighted-average"]["confusion"]
+    what = _SHOWN
+    confusion_picture(confusion, labels, _title(found, f"Confusion, {what}"), folder / "confusion.png")
+    roc_picture(answers, labels, _title(found, f"ROC, {what}"), folder / "roc.png")
+    points = {m: _points(p) for m, p in found["pruned"].items()}
+    pruning_picture(points, _title(found, "Iterative pruning"), folder / "pruning.png")
+    title = _title(found, "Grad-CAM of the pruned members")
+    cam_picture(_cam_rows(run, pruned), title, run.out / "grad-cam-cases.png")  # patients: not for a page
+    cam_picture(_mean_rows(run, pruned), _title(found, "Mean Grad-CAM of the pruned members"), folder / "grad-cam.png")
+
+
+def _pictures(found: Json) -> list[str]:
+    """The pictures with their captions, as text of the page."""
+    if "pruned" not in found:
+        return []
+    captions = {
+        "confusion": f"Confusion matrix of the {_SHOWN} (the paper's Figure 7)",
+        "roc": f"ROC of the {_SHOWN} (the paper's Figure 8)",
+        "pruning": "Channels, parameters, MACs, milliseconds and validation score over pruning",
+        "grad-cam": _CAM_CAPTION,
+    }
+    return [
+        f"## Figures\n\n{_agreement_text(found)}",
+        *(f"![{text}]({name}.png)\n\n{text}." for name, text in captions.items()),
+    ]
+
+
+def _points(pruned: Json) -> list[PruningPoint]:
+    return [
+        PruningPoint(
+            channels=s["channels"],
+            parameters=s["parameters"],
+            macs=s["macs"],
+            milliseconds=float("nan") if s["milliseconds"] is None else s["milliseconds"],
+            score=s["figures"]["score"],
+            chosen=s["number"] == pruned["step"],
+        )
+        for s in pruned["steps"]
+    ]
+
+
+def _cam_cases(run: R20Run, pruned: Ensembles) -> list[int]:
+    """Indices of test samples, a few of each label in turn, drawn from the seed; COVID-19 first, since the paper shows it."""
+    rng, config = np.random.default_rng(run.config.seed), run.config
+    test = pruned.rows[pruned.on("test")]
+    labels = sorted(config.labels, key=lambda label: label != "covid-19")
+    queues = [rng.permutation([i for i in test if run.samples[i].record.label == label]).tolist() for label in labels]
+    taken = [q[k] for k in range(config.cam_cases) for q in queues if k < len(q)]
+    return taken[: config.cam_cases]
+
+
+def _cam_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
+    networks = {m: load_network(chosen_step(run, m))[0] for m in pruned.members}
+    rows, config = [], run.config
+    for i in _cam_cases(run, pruned):
+        canvas, label = run.canvases.lungs[i], run.samples[i].record.label
+        image = torch.from_numpy(normalize(canvas, config.member_spec)[None])
+        maps = {m: grad_cam(n, image, config.labels.index(label)) for m, n in networks.items()}
+        with torch.no_grad():
+            odds = {m: n(image).logits.softmax(dim=1)[0] for m, n in networks.items()}
+        said = {m: f"said {config.labels[int(p.argmax())]} {float(p.max()):.2f}" for m, p in odds.items()}
+        rows.append(CamRow(image=canvas, label=label, maps=maps, said=said))
+    return rows
+
+
+def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
+    """A row a label: the mean of each member's maps for it."""
+    networks = {m: load_network(chosen_step(run, m))[0] for m in pruned.members}
+    test, spec, rows = pruned.rows[pruned.on("test")], run.config.member_spec, []
+    for k, label in enumerate(run.config.labels):
+        own = [i for i in test if run.samples[i].record.label == label][:_MEAN_OF]
+        images = [torch.from_numpy(normalize(run.canvases.lungs[i], spec)[None]) for i in own]
+        if images:
+            maps = {m: [grad_cam(n, image, k) for image in images] for m, n in networks.items()}
+            rows.append(mean_row(label, maps, spec, dict.fromkeys(networks, f"mean of {len(images)}")))
+    return rows
+
+
+def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float]]:
+    """Member -> how well its engine's gradient-free map agrees with Grad-CAM on test images of COVID-19, on average."""
+    pruned, config = Ensembles.of(run, "pruned"), run.config
+    test = [i for i in pruned.rows[pruned.on("test")] if run.samples[i].record.label == "covid-19"][:images]
+    found, k = {}, config.labels.index("covid-19")
+    for member in pruned.members:
+        network, _ = load_network(chosen_step(run, member))
+        agreed = []
+        for i in test:
+            image = torch.from_numpy(normalize(run.canvases.lungs[i], config.member_spec)[None])
+            with torch.no_grad():
+                cam = network(image).cam[0, k].numpy()
+            agreed.append(agreement(grad_cam(network, image, k), cam))
+        found[member] = {
+            "images": len(test),
+            "correlation": float(np.mean([a.correlation for a in agreed])),
+            "top_overlap": float(np.mean([a.top_overlap for a in agreed])),
+        }
+    return found
+
+
+def _agreement_text(found: Json) -> str:
+    rows = [
+        [member, a["images"], f"{a['correlation']:.4f}", f"{a['top_overlap']:.4f}"]
+        for member, a in found.get("cam_agreement", {}).items()
+    ]
+    head = ["member", "COVID-19 images", "correlation", "overlap of the hottest tenth"]
+    return f"Grad-CAM against the map that the engine gives without gradients, mean over images:\n\n{table(head, rows)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page and tables of finished runs again from their results.json; pictures stay as they are. Returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.report", description=main.__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", help="results folders, such as docs/results/r20-cpu")
+    for folder in parser.parse_args(arguments).folders:
+        print(write_page(json.loads((folder / "results.json").read_text(encoding="utf-8")), folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""One run of a paper's pipeline: data, segmenter, canvases and trained networks of a run folder, each made once.
+
+The stages of a paper ask a `Run` for what the stages before made; nothing is kept in memory that is not also a file of the
+run folder, so that any stage can be run by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from cxr_edge.errors import InputError
+from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
+from training.data.dataset import Sample, load, prepare
+from training.data.records import Record
+from training.data.splits import Side
+from training.data.targets import Target, check_labels
+from training.loop.fit import fit, load_best
+from training.loop.plan import Plan
+from training.loop.settings import same_training
+from training.models import NetworkSpec, build, load_network, save_network
+from training.models.imagenet import load_imagenet
+from training.parallel import wait, world
+from training.recipes.config import RunConfig
+from training.shared_files import atomic_write, one_at_a_time
+from training.tasks.classify import ClassifyTask
+from training.tasks.mixing import mixing_of
+from training.tasks.predict import logits_of
+from training.tasks.segment import SegmentTask, frames_with_masks
+
+__all__ = ["PREDICTIONS", "Predictions", "Run"]
+
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a network says of images. rows: (N,) of the run's samples. logits: (N, K), float32."""
+
+    rows: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+    def save(self, file: Path) -> None:
+        """Write to `file`; a kill leaves nothing half done."""
+        with atomic_write(file) as beside:
+            np.savez(beside, rows=self.rows, logits=self.logits)
+
+    @classmethod
+    def load(cls, file: Path) -> Predictions:
+        if not file.exists():
+            raise InputError(f"{file} is missing: run the stages in order, or all of them")
+        with np.load(file, allow_pickle=False) as arrays:
+            return cls(rows=arrays["rows"], logits=arrays["logits"])
+
+
+class Run:
+    """config: of the pipeline. data: folder of the collections. out: run folder."""
+
+    def __init__(self, config: RunConfig, data: Path, out: Path) -> None:
+        self.config, self.data, self.out = config, data, out
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All images with group and side; found, split and checked for leaks the first time."""
+        here, c = world(), self.config
+        if not here.first:
+            wait(here)
+            return load(self.data, self.out / "table.csv")
+        samples = prepare(
+            self.data,
+            self.out,
+            seed=c.seed,
+            threads=c.threads,
+            shares=c.side_shares,
+            unit=c.unit,
+            preset=c.preset,
+            collections=c.read_collections,
+            views=c.views,
+            findings=c.findings,
+        )
+        wait(here)
+        return samples
+
+    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
+        """Stages that train classifiers, with what each learns and the records that train it."""
+        yield "train", self.config.target, self.training_records()
+
+    def training_records(self, sources: Sequence[str] = (), samples: Sequence[Sample] | None = None) -> list[Record]:
+        """Records of the side `train`. sources: none means all. samples: the run's, with other sides, or None."""
+        self._check_sources(sources)
+        every = self.samples if samples is None else samples
+        return [s.record for s in every if s.side == "train" and (not sources or s.record.source in sources)]
+
+    def _check_sources(self, sources: Sequence[str]) -> set[str]:
+        """All sources of the run. Raises InputError for one that has no images."""
+        known = {s.record.source for s in self.samples}
+        if set(sources) - known:
+            raise InputError(f"no images of {sorted(set(sources) - known)}: the data folder holds {sorted(known)}")
+        return known
+
+    def check_tasks(self) -> None:
+        """Raises InputError for a stage with a label that has no training image, or too few, before any stage is run."""
+        for stage, target, train in self.tasks():
+            try:
+                check_labels(target, train, least=self.config.least_images)
+            except InputError as error:
+                raise InputError(f"stage {stage}: {error}") from None
+
+    @cached_property
+    def canvases(self) -> Canvases:
+        """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
+        here, file = world(), self.out / "canvases.npz"
+        if here.first:
+            with one_at_a_time(file):
+                if not file.exists():
+                    self._cut().save(file)
+        wait(here)
+        return Canvases.load(file)
+
+    def _cut(self) -> Canvases:
+        c = self.config
+        if not c.sees_lungs:
+            return cut_frames(self.samples, c.member_spec, threads=c.threads)
+        if not self.segmenter_onnx.exists():
+            raise InputError(f"{self.segmenter_onnx} is missing: run the stages in order, or all of them")
+        find_lungs = LungFinder(self.segmenter_onnx, c.segmenter_spec, LUNG_BOX)
+        canvases = cut(self.samples, find_lungs, c.member_spec, threads=c.threads)
+        print(f"lung boxes: {canvases.failed.sum()} of {len(self.samples)} failed", file=sys.stderr)
+        return canvases
+
+    @property
+    def segmenter_onnx(self) -> Path:
+        return self.out / "segmenter.onnx"
+
+    @cached_property
+    def segmenter_samples(self) -> Sequence[Sample]:
+        """Samples whose sides train and validate the segmenter."""
+        return self.samples
+
+    @cached_property
+    def _frames(self) -> dict[Side, list]:
+        masked = [s for s in self.segmenter_samples if s.record.mask is not None]
+        side = self.config.segmenter_px
+        return {
+            "train": frames_with_masks([s for s in masked if s.side == "train"], side * 3 // 2),
+            "validation": frames_with_masks([s for s in masked if s.side == "validation"], side),
+        }
+
+    def segment_task(self, network: nn.Module, plan: Plan) -> SegmentTask:
+        """The segmenter's training."""
+        spec = self.config.segmenter_spec
+        frames = self._frames
+        return SegmentTask(frames["train"], frames["validation"], spec, batch=plan.batch, seed=plan.seed, model=network)
+
+    def task(
+        self,
+        network: nn.Module,
+        target: Target,
+        plan: Plan,
+        sources: Sequence[str] = (),
+        samples: Sequence[Sample] | None = None,
+    ) -> ClassifyTask:
+        """A member's training on `target`. sources: to train and validate on; none means all. samples: the run's, with
+        other sides, or None."""
+        c, known = self.config, self._check_sources(sources)
+        return ClassifyTask(
+            network,
+            self.samples if samples is None else samples,
+            self.canvases,
+            c.member_spec,
+            target,
+            batch=plan.batch,
+            seed=plan.seed,
+            smoothing=c.label_smoothing if c.preset == "sane" else 0.0,
+            epoch_images=c.epoch_images,
+            balance=c.balance,
+            left_out=sorted(known - set(sources)) if sources else (),
+            augmentation=c.augmentation,
+            by_loss=c.by_loss,
+            turn_pa=c.turn_pa,
+            least=c.least_images,
+            mixing=mixing_of(plan),
+        )
+
+    def started(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
+        """A network as training starts it: random weights drawn from `seed`, or ImageNet's (`hub`, or a file)."""
+        torch.manual_seed(seed)
+        network = build(spec)
+        if imagenet is not None:
+            load_imagenet(network, spec, None if imagenet == "hub" else Path(imagenet))
+        return network
+
+    def trained(
+        self,
+        make_task: Callable[[], ClassifyTask],
+        spec: NetworkSpec,
+        plan: Plan,
+        folder: Path,
+        rows: npt.NDArray[np.int64],
+    ) -> nn.Module:
+        """The trained network of `folder`; trained, saved and asked for its predictions of `rows` if it is not there yet.
+
+        Raises InputError where it was trained, or begun, by another plan than now: networks of two plans do not compare.
+        """
+        with one_at_a_time(folder, world()):
+            self._same_training(spec, plan, folder)
+            if not (folder / PREDICTIONS).exists():
+                task = make_task()
+                best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
+                self.keep(load_best(task.model, best), spec, folder, rows)
+            _delete_checkpoints(folder)  # a kill may have come just before
+        return load_network(folder)[0]
+
+    def _same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
+        """Note in the folder how its network is trained, or compare it with what is noted."""
+        c = self.config
+        others = {
+            "balance": c.balance,
+            "augmentation": None if c.augmentation is None else asdict(c.augmentation),
+            "turn_pa": c.turn_pa,
+        }
+        same_training(folder, plan, spec, others, done=(folder / PREDICTIONS).exists())
+
+    def keep(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
+        """Save a network in `folder` and its predictions last; training checkpoints are no longer needed then."""
+        if world().first:
+            save_network(network, spec, folder)
+            self.predict(network, rows).save(folder / PREDICTIONS)
+        wait(world())  # others may still read the checkpoint that the first deletes
+        _delete_checkpoints(folder)
+
+    def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> Predictions:
+        """Logits on deployed canvases, (N,) of the run's samples."""
+        network = network.to(world().device)
+        logits = logits_of(network, self.canvases.lungs[rows], self.config.member_spec)
+        return Predictions(rows=rows, logits=logits)
+
+    def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:
+        """Label indices (N,) of samples; -1 where `target` has none."""
+        return np.array([target.truth(self.samples[i].record.label) for i in rows], dtype=np.int64)
+
+    def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+        """Group names (N,) of samples: patients that share an image are one."""
+        return np.array([self.samples[i].group for i in rows])
+
+
+def _delete_checkpoints(folder: Path) -> None:
+    if world().first:
+        for checkpoint in folder.glob("*.pt"):
+            checkpoint.unlink()
