@@ -49,7 +49,7 @@ $(VENV)/.dev: $(VENV)/.made $(CORE)
 	$(INSTALL) $(BUILD_CONSTRAINT) --editable '.[train,dev]'
 	touch $(VENV)/.runtime $@
 
-# NVIDIA's own Python bindings of TensorRT, without the library: what tests/contract/test_tensorrt_api_only.py reads, and skips
+# NVIDIA's own Python bindings of TensorRT, without the library: what tests/backends/test_tensorrt_api_only.py reads, and skips
 # without. Only some machines have wheels of them; what could not be installed is tried again the next time.
 BINDINGS := 10.3/tensorrt-cu12-bindings==10.3.0 10.16/tensorrt-cu13-bindings==10.16.1.11 11.4/tensorrt-cu13-bindings==11.4.0.106
 $(VENV)/.bindings: $(VENV)/.dev
@@ -115,7 +115,7 @@ sanitize: $(VENV)/.dev
 	rm -f build/sanitize/tree/cxr_edge/_core*.so && cp build/sanitize/_core*.so build/sanitize/tree/cxr_edge/
 	cd build/sanitize/tree && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  PYTHONPATH=.:$$($(CURDIR)/$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
-	  $(CURDIR)/$(BIN)/python -S -m pytest -p no:cacheprovider tests/golden
+	  $(CURDIR)/$(BIN)/python -S -m pytest -p no:cacheprovider tests/ops
 
 # The golden tests on a core cross-compiled for aarch64, under qemu-user. It sets up what it needs in build/aarch64.
 test-aarch64:

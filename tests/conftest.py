@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 import cxr_edge  # noqa: F401  # before any test imports ONNX Runtime: switches its telemetry off, also for child processes
-from tests.toy_bundle import build_toy_bundle
+from tests.builders.toy_bundle import build_toy_bundle
 
 settings.register_profile("cxr-edge", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("cxr-edge")

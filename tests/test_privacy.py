@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.dicom_files import dataset, file_bytes, picture
+from tests.builders.dicom_files import dataset, file_bytes, picture
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "cxr-edge")

@@ -32,10 +32,10 @@ NETWORK = 1e-5
 # The same for NASNet-A, some 300 layers deep: 1.4e-6 measured on one processor, 4.5e-6 on another.
 DEEP_NETWORK = 5e-5
 
-# The same for the small networks of tests/contract in that precision.
+# The same for the small networks of tests/backends in that precision.
 OF_PRECISION = {"fp32": NETWORK, "fp16": 5e-3, "bf16": 4e-2, "int8": 0.1, "uint8": 0.1}
 
-# The same for the networks of tests/build/test_half.py: 11 and 8 bits of mantissa, a few layers.
+# The same for the networks of tests/compiler/graph/test_half.py: 11 and 8 bits of mantissa, a few layers.
 HALF = {"fp16": 0.01, "bf16": 0.06}
 
 

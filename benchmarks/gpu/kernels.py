@@ -102,7 +102,7 @@ class Check:
         )
         return (
             f"{self.kernel} ({self.case}) {came}: do not screen with this build on this GPU; "
-            "tests/golden/test_device_kernels.py narrows it down"
+            "tests/ops/test_gpu_kernels.py narrows it down"
         )
 
     def row(self) -> tuple[Cell, ...]:

@@ -2,7 +2,7 @@
 
 Networks are strongly typed, so the precision is the ONNX file's; TensorRT 10 is asked for that by a flag, 11 knows nothing
 else. What was checked without a GPU is that every name used here exists in NVIDIA's bindings of 10.3, 10.16 and 11.4
-(tests/contract/test_tensorrt_api_only.py) and that the logic holds on a stand-in; docs/hardware-support.md says what ran.
+(tests/backends/test_tensorrt_api_only.py) and that the logic holds on a stand-in; docs/hardware-support.md says what ran.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The native core for aarch64: cross-compiled, then held to tests/golden and to the starter bundle's known answers, all under
+# The native core for aarch64: cross-compiled, then held to tests/ops and to the starter bundle's known answers, all under
 # qemu-user. In: this tree. Out: build/aarch64, where what was downloaded is kept for the next run. README.md says why.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -145,7 +145,7 @@ copy_tree() {
 
 run_golden_tests() {
   say "golden tests under ${QEMU##*/}, $QEMU_CPU"
-  (cd "$TREE" && arm_python -m pytest -p no:cacheprovider -rs tests/golden)
+  (cd "$TREE" && arm_python -m pytest -p no:cacheprovider -rs tests/ops)
 }
 
 screen_known_answers() {

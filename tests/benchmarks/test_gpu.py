@@ -37,8 +37,8 @@ from cxr_edge.gpu.cuda import CudaDevice
 from cxr_edge.ops.lung_box import LungVerdict
 from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
-from tests.device.fake_pycuda import FakeDriver
-from tests.emulated_device import EmulatedDevice, EmulatedEngine
+from tests.doubles.emulated_device import EmulatedDevice, EmulatedEngine
+from tests.doubles.pycuda import FakeDriver
 
 SMALL = gpu.Extent(sizes=((1, 1), (61, 97), (150, 90)), mask_sides=(31, 40), sides=(160,), cache=1)
 QUICK = Pace(rounds=2, warmup=1)

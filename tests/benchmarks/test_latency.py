@@ -23,7 +23,7 @@ from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import parts
 from cxr_edge.records import StageTimes
 from tests.benchmarks.scripts import report_of, table_of
-from tests.emulated_device import TICK_MS, EmulatedDevice, EmulatedEngine
+from tests.doubles.emulated_device import TICK_MS, EmulatedDevice, EmulatedEngine
 
 SMALL = ("--image-px", "96", "--threads", "1", "--duration", "0", "--warm-up", "0", "--iterations", "3")
 

@@ -31,7 +31,7 @@ from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.combination import STRATEGIES
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
-from tests.toy_bundle import build_toy_bundle
+from tests.builders.toy_bundle import build_toy_bundle
 
 ROI = Roi(x0=11, y0=7, x1=291, y1=263)
 

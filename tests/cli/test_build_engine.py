@@ -14,9 +14,9 @@ from cxr_edge.cli import build_engine
 from cxr_edge.compiler.candidates import PRECISION_CHOICES
 from cxr_edge.compiler.parity import Verdict
 from cxr_edge.errors import BackendError, BundleError, ContractError, InputError
-from tests.build.networks import SPEC, HalfOnCpu, deep
-from tests.contract.test_backends import engine
-from tests.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, member_model, segmenter_model
+from tests.backends.test_backends import engine
+from tests.builders.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, member_model, segmenter_model
+from tests.compiler.networks import SPEC, HalfOnCpu, deep
 
 
 def call(*words):

@@ -10,7 +10,7 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.cli import main
-from tests.toy_bundle import MEMBER_SPECS, build_toy_bundle
+from tests.builders.toy_bundle import MEMBER_SPECS, build_toy_bundle
 
 
 def test_the_table_shows_what_a_person_needs_to_judge(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,7 +29,7 @@ def test_the_table_shows_what_a_person_needs_to_judge(toy_bundle: Path, capsys: 
         "Known answers  known-smooth.png, known-coarse.png, known-fine.png",
         "Model card     model-card.md",
         "    patients: 0",
-        "  made_by: tests/toy_bundle.py",
+        "  made_by: tests/builders/toy_bundle.py",
         f"  none yet: cxr-edge build-engine {toy_bundle.resolve()}",
         "All files are unaltered, and the networks are what the manifest says.",
     ):

@@ -17,10 +17,10 @@ from pydicom import uid
 from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
+from tests.builders.dicom_files import compressed, dataset, file_bytes, picture
 from tests.corpora import run
 from tests.corpora.reference import Reference
 from tests.corpora.run import Options, compare_all, describe_difference, files_below, main
-from tests.dicom_files import compressed, dataset, file_bytes, picture
 from tests.fuzz.dicom_seeds import dicom_seeds
 from tests.fuzz.picture_seeds import bmp_seeds, jpeg_seeds, png_seeds, tiff_seeds, webp_seeds
 

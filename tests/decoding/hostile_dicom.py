@@ -14,9 +14,9 @@ import imagecodecs
 import numpy as np
 from pydicom import uid
 
+from tests.builders.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, picture
 from tests.decoding.bombs import deflated_zeros, packbits_zeros
 from tests.decoding.hostile_files import GIB, LARGE, TEN, Bound, Kind, large, resized_jpeg, sized_jpeg_2000, small
-from tests.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, picture
 
 TWELVE = picture(12, rows=201, columns=180)
 GRAY = picture(8, rows=201, columns=180).astype(np.uint8)

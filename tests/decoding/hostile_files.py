@@ -15,9 +15,9 @@ import cv2
 import imagecodecs
 import numpy as np
 
+from tests.builders.dicom_files import picture
 from tests.decoding.bombs import deflated_zeros, lzma_zeros, lzw_zeros, packbits_zeros, zstd_zeros
 from tests.decoding.tiff_files import LONG, SHORT, Entry, overlapping_exif, strip, strip_file, tiff, without_segments
-from tests.dicom_files import picture
 from tests.fuzz.picture_seeds import bmp_run_length, png_chunk
 
 GIB = 1 << 30

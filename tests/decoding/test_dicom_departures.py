@@ -19,8 +19,8 @@ from pydicom.sequence import Sequence
 from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
-from tests.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, picture
-from tests.test_dicom import codes, refusal, stretched, window_reference
+from tests.builders.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, picture
+from tests.decoding.test_dicom import codes, refusal, stretched, window_reference
 
 STORED = picture(12)
 WINDOW = {"WindowCenter": 1800, "WindowWidth": 2500}

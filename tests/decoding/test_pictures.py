@@ -13,8 +13,8 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
+from tests.builders.dicom_files import picture
 from tests.decoding.results import codes, read, refusal
-from tests.dicom_files import picture
 
 GRAY = picture(8, rows=75, columns=53).astype(np.uint8)
 DEEP = picture(16, rows=75, columns=53)

@@ -12,8 +12,8 @@ import tifffile
 from PIL import Image as Pillow
 
 from cxr_edge.records import Image
+from tests.builders.dicom_files import picture
 from tests.decoding.results import codes, read, refusal
-from tests.dicom_files import picture
 
 ROWS, COLUMNS = 75, 53  # no multiples of a tile
 GRAY = picture(8, rows=ROWS, columns=COLUMNS).astype(np.uint8)

@@ -15,7 +15,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from tests.dicom_files import compressed, dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless
+from tests.builders.dicom_files import compressed, dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless
 from tests.fuzz.picture_seeds import DEEP, GRAY, RGB, Seed
 
 TWELVE = DEEP >> 4

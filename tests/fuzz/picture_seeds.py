@@ -21,7 +21,7 @@ import tifffile
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from tests.dicom_files import picture
+from tests.builders.dicom_files import picture
 
 ROWS, COLUMNS = 48, 40
 DEEP = picture(16, rows=ROWS, columns=COLUMNS)

@@ -17,8 +17,8 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
 from cxr_edge.ops.combine import Combiner
+from tests.builders.collections import write_collections
 from tests.tolerances import PROBABILITY, assert_close
-from tests.training.made_collections import write_collections
 from training import reproduce
 from training.ensembles.neural_weights import NeuralWeightModule
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from tests.training.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
+from tests.builders.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
 from training.loop.fit import Task, fit
 from training.loop.plan import Plan
 from training.parallel import World, everywhere, shared_model, world
 from training.pruning.prune import steps_of
 
 REPOSITORY = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("two_processes.py")
+SCRIPT = REPOSITORY / "tests" / "builders" / "two_processes.py"
 
 # float32 sums of half batches are added in another order.
 TOLERANCE = 1e-5

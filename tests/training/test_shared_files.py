@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.training.made_collections import write_collections
-from tests.training.test_splits import record
+from tests.builders.collections import write_collections
+from tests.training.data.test_splits import record
 from training.data import dataset
 from training.data.canvases import Canvases
 from training.data.dataset import Sample

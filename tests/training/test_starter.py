@@ -9,7 +9,7 @@ import pytest
 
 from cxr_edge.bundle import ENGINES_DIR, Bundle
 from cxr_edge.errors import BundleError
-from tests.toy_bundle import build_toy_bundle
+from tests.builders.toy_bundle import build_toy_bundle
 from training.starter import _install
 
 

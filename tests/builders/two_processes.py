@@ -1,0 +1,127 @@
+"""What test_parallel.py trains, alone or in two processes: run as a script, each does every case and says how it went.
+
+The script is torchrun's own launcher (`torchrun --standalone --nproc-per-node 2`) with a function in place of a program: the
+two processes are forked with all imports done, which take several seconds each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from cxr_edge.errors import InputError
+from cxr_edge.specs.preprocess import PreprocessSpec
+from tests.builders import pruned
+from tests.builders.canvases import made_canvases
+from training.data.targets import Target
+from training.loop.fit import fit
+from training.loop.plan import Plan
+from training.models.head import CamHead
+from training.models.networks import Network
+from training.parallel import World, everywhere, wait, world
+from training.pruning.prune import prune
+from training.tasks.classify import ClassifyTask
+
+PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-2)
+SGD = replace(PLAN, epochs=2, batch=8, optimizer="sgd", learning_rate=0.1, momentum=0.9, schedule="constant")
+TARGET = Target(labels=("normal", "bacterial", "covid-19"))
+ACCUMULATED = replace(PLAN, accumulate=3)  # of four batches: groups of three and one
+FROZEN = replace(SGD, frozen_epochs=1)
+SIDE_PX = 32
+
+
+class MeanTask:
+    """Learns the mean of noise with a network without norm or dropout. scores: of each epoch in turn."""
+
+    batches_per_epoch = 4
+
+    def __init__(self, *, seed: int = 0, batch: int = 4, scores: tuple[float, ...] = ()) -> None:
+        torch.manual_seed(seed)
+        self.model: nn.Module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 1))
+        self.batch, self.scores = batch, list(scores)
+
+    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
+        source = torch.Generator().manual_seed(epoch)
+        for _ in range(self.batches_per_epoch):
+            x = torch.randn(self.batch, 1, 8, 8, generator=source)[here.share(self.batch)]
+            yield x, x.mean((1, 2, 3))
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        return (model(batch[0])[:, 0] - batch[1]).square().mean()
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        return {"score": self.scores.pop(0) if self.scores else 0.0}
+
+
+def classify_task(balance: str) -> ClassifyTask:
+    """Members' own task, with more of some labels than of others, so that class weights are no ones."""
+    samples, canvases = made_canvases([TARGET.labels[min(i % 5, 2)] for i in range(30)], validates_every=5)
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+    spec = PreprocessSpec(canvas_px=SIDE_PX, crop_px=SIDE_PX)
+    return ClassifyTask(
+        Network(trunk, CamHead(16, 3, 0.0)),
+        samples,
+        canvases,
+        spec,
+        TARGET,
+        batch=8,
+        seed=5,
+        smoothing=0.1,
+        epoch_images=24,
+        balance=balance,  # type: ignore[arg-type]
+    )
+
+
+def cases(out: Path) -> dict[str, object]:
+    """All trainings, each process's into a folder of its own, so that it shows who writes. Returns what was met."""
+    here = world()
+    mine = out / f"rank-{here.rank}"
+    # Another start in each process: the first one's must count.
+    fit(MeanTask(seed=here.rank), PLAN, mine / "mean")
+    for balance in ("draw", "weigh"):
+        fit(classify_task(balance), SGD, mine / balance)
+    fit(MeanTask(), ACCUMULATED, mine / "accumulated")
+    fit(classify_task("draw"), FROZEN, mine / "frozen")
+    # Taken up after an epoch, from the folder that all share.
+    fit(MeanTask(), replace(PLAN, epochs=1, schedule="constant"), out / "taken-up")
+    fit(MeanTask(), replace(PLAN, epochs=2, schedule="constant"), out / "taken-up")
+    network = out / "network"
+    if here.first:
+        pruned.start(network)
+    wait(here)
+    plan = replace(pruned.PLAN, until=pruned.PLAN.step, ranking="latency")
+    steps = prune(pruned.classify_task, network, plan, out / "pruned", pruned.CANVAS)
+    # The second process scores the other way round; if it went by that, it would wait for the first for ever.
+    scores = ((0.1, 0.9, 0.5, 0.4), (0.9, 0.1, 0.1, 0.1))[here.rank]
+    fit(MeanTask(scores=scores), replace(PLAN, epochs=9, patience=2), mine / "patience")
+    try:
+        fit(MeanTask(batch=5), PLAN, mine / "odd")
+        odd = ""
+    except InputError as error:
+        odd = str(error)
+    return {
+        "odd": odd,
+        "channels": [s.channels for s in steps],
+        "heard": everywhere({"b": here.rank + 1.0, "a": here.rank + 2.0}, here),
+    }
+
+
+def main(folder: Path) -> None:
+    """What each process runs."""
+    (folder / f"said-{world().rank}.json").write_text(json.dumps(cases(folder)))
+
+
+if __name__ == "__main__":
+    here = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="pair",
+        max_restarts=0, start_method="fork",
+    )  # fmt: skip
+    elastic_launch(here, main)(Path(sys.argv[1]))

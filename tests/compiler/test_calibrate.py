@@ -1,0 +1,129 @@
+"""Activation ranges: measured right, streamed, cut where that helps, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cxr_edge.compiler import calibrate
+from cxr_edge.compiler.calibrate import Ranges, measure_ranges
+from cxr_edge.errors import BundleError, ContractError, InputError
+from tests.compiler.networks import chain, engine_of, images, saved
+
+
+@pytest.fixture
+def network(tmp_path):
+    return saved(chain(), tmp_path)
+
+
+def test_minmax_is_exact(network, tmp_path):
+    batch = images(3)
+    ranges = measure_ranges(network, batch, source="test", method="minmax")
+    logits = np.concatenate([engine_of(chain(), tmp_path).run({"image": x})["logits"] for x in batch])
+    assert ranges.tensors["image"] == (min(x.min() for x in batch), max(x.max() for x in batch))
+    assert ranges.tensors["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-5)
+    assert ranges.tensors["features"][0] == 0.0
+    assert ranges.images == 3
+
+
+def test_a_batch_counts_as_its_images(network):
+    one_by_one = measure_ranges(network, images(4), source="test")
+    together = measure_ranges(network, iter([np.concatenate(images(4))]), source="test")
+    assert one_by_one == together
+
+
+def test_mse_cuts_a_lone_outlier_off_and_minmax_does_not():
+    histogram = calibrate._Histogram()
+    for seed in range(20):
+        values = np.random.default_rng(seed).standard_normal(60000).astype(np.float32)
+        values[7] = 20.0 if seed == 3 else 0.0
+        histogram.add(values)
+    low, high = histogram.limits("mse")
+    assert 4.0 <= high <= 12.0
+    assert low == pytest.approx(-4.5, abs=0.7)
+    assert histogram.limits("minmax")[1] == 20.0
+
+
+def test_mse_keeps_a_tail_that_holds_much():
+    values = np.random.default_rng(0).uniform(0, 6, 60000).astype(np.float32)
+    histogram = calibrate._Histogram()
+    histogram.add(values)
+    low, high = histogram.limits("mse")
+    assert low == 0.0
+    assert high == pytest.approx(6.0, abs=0.1)
+
+
+@given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=6))
+def test_a_histogram_that_grows_counts_as_if_it_had_known(extremes):
+    rng = np.random.default_rng(0)
+    parts = [(rng.uniform(-1, 1, 500) * e).astype(np.float32) for e in extremes]
+    grown, known = calibrate._Histogram(), calibrate._Histogram()
+    for part in parts:
+        grown.add(part)
+    for part in sorted(parts, key=lambda p: -np.abs(p).max()):
+        known.add(part)
+    assert grown.edge == known.edge
+    assert grown.counts.sum() == known.counts.sum() == sum(np.count_nonzero(p) for p in parts)
+    assert np.array_equal(grown.counts, known.counts)
+
+
+def test_a_tensor_of_zeros_has_the_range_zero():
+    histogram = calibrate._Histogram()
+    histogram.add(np.zeros(10, np.float32))
+    assert histogram.limits("mse") == (0.0, 0.0)
+
+
+def test_json_comes_back(network, tmp_path):
+    ranges = measure_ranges(network, images(2), source="validation patients", inputs_sha256="ab")
+    ranges.write(tmp_path / "ranges.json")
+    assert Ranges.read(tmp_path / "ranges.json") == ranges
+    stored = json.loads((tmp_path / "ranges.json").read_text())
+    assert (stored["schema"], stored["images"], stored["source"]) == ("cxr-edge-ranges/1", 2, "validation patients")
+    ranges.check(network)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda v: v.pop("tensors"),
+        lambda v: v.update(schema="cxr-edge-ranges/9"),
+        lambda v: v.update(surprise=1),
+        lambda v: v["tensors"].update(image=[1.0, -1.0]),
+        lambda v: v["tensors"].update(image=["a", 1.0]),
+        lambda v: v.update(images=0),
+    ],
+)
+def test_a_damaged_file_is_refused(network, tmp_path, damage):
+    values = measure_ranges(network, images(1), source="test").as_json()
+    damage(values)
+    (tmp_path / "ranges.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="activation ranges"):
+        Ranges.read(tmp_path / "ranges.json")
+
+
+def test_ranges_of_another_network_are_refused(network, tmp_path):
+    ranges = measure_ranges(network, images(1), source="test")
+    other = saved(chain(seed=9), tmp_path, "other.onnx")
+    with pytest.raises(ContractError, match=r"measured on a network with SHA-256 .* other.onnx has .*--calibration"):
+        ranges.check(other)
+
+
+def test_no_images(network):
+    with pytest.raises(InputError, match="at least one image"):
+        measure_ranges(network, [], source="test")
+
+
+def test_images_of_another_shape(network):
+    with pytest.raises(ContractError, match=r"float32 \(N, 1, 16, 16\), got float32 \(1, 1, 8, 8\)"):
+        measure_ranges(network, [np.zeros((1, 1, 8, 8), np.float32)], source="test")
+
+
+def test_values_that_are_not_finite(network):
+    image = images(1)[0]
+    image[0, 0, 3, 3] = np.nan
+    with pytest.raises(ContractError, match="not finite"):
+        measure_ranges(network, [image], source="test")

@@ -1,0 +1,391 @@
+"""Decoding of ordinary picture files: what each format gives, what is flagged, and every refusal by its message."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from PIL import ImageFile
+
+from cxr_edge.decoding.decode import decode, decode_bytes
+from cxr_edge.errors import InputError
+from cxr_edge.names import printable
+from cxr_edge.records import Image
+from tests.builders.dicom_files import dataset, file_bytes, jpeg_lossless, picture
+
+GRAY = picture(8, rows=53, columns=41).astype(np.uint8)
+DEEP = picture(16, rows=53, columns=41)
+
+
+def encode(suffix: str, pixels: np.ndarray, *options: int) -> bytes:
+    return cv2.imencode(suffix, pixels, list(options))[1].tobytes()
+
+
+def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
+    """A file written by Pillow."""
+    stream = io.BytesIO()
+    Pillow.fromarray(pixels, mode).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def read(data: bytes, **options) -> Image:
+    return decode_bytes(data, source="x", **options)
+
+
+def codes(image: Image) -> set[str]:
+    return {flag.code for flag in image.flags}
+
+
+def refusal(data: bytes, **options) -> str:
+    with pytest.raises(InputError) as raised:
+        decode_bytes(data, source="film.png", **options)
+    message = str(raised.value)
+    assert message.startswith("film.png: ")
+    return message
+
+
+def rgb(gray: np.ndarray) -> np.ndarray:
+    return np.dstack([gray] * 3)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def with_png_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
+    """The PNG with a chunk after its header."""
+    return data[:33] + png_chunk(kind, body) + data[33:]
+
+
+# Formats --------------------------------------------------------------------------------------------------------------
+
+EXACT = {
+    "png": lambda p: encode(".png", p),
+    "tiff": lambda p: encode(".tiff", p, cv2.IMWRITE_TIFF_COMPRESSION, 1),
+    "tiff lzw": lambda p: encode(".tiff", p, cv2.IMWRITE_TIFF_COMPRESSION, 5),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("pixels", [GRAY, DEEP], ids=["8 bit", "16 bit"])
+def test_lossless_gray_comes_back_exactly(kind, pixels) -> None:
+    data = EXACT[kind](pixels)
+    image = read(data)
+    assert (image.format, image.stored_bits) == (kind.split()[0], pixels.dtype.itemsize * 8)
+    assert image.pixels.dtype == pixels.dtype
+    assert image.flags == ()
+    np.testing.assert_array_equal(image.pixels, pixels)
+    assert image.sha256 == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "bmp"])
+def test_gray_stored_as_colour_becomes_gray(kind) -> None:
+    image = read(encode(f".{kind}", rgb(GRAY)))
+    assert (image.format, image.flags) == (kind, ())
+    np.testing.assert_array_equal(image.pixels, GRAY)
+    if kind != "bmp":
+        np.testing.assert_array_equal(read(encode(f".{kind}", rgb(DEEP))).pixels, DEEP)
+
+
+def test_lossless_webp() -> None:
+    image = read(encode(".webp", rgb(GRAY), cv2.IMWRITE_WEBP_QUALITY, 101))
+    assert (image.format, image.stored_bits, image.flags) == ("webp", 8, ())
+    np.testing.assert_array_equal(image.pixels, GRAY)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("pixels", [GRAY, rgb(GRAY)], ids=["gray", "colour"])
+def test_jpeg(pixels, options) -> None:
+    image = read(saved(pixels, "JPEG", quality=95, **options))
+    assert (image.format, image.stored_bits, image.flags) == ("jpeg", 8, ())
+    assert np.abs(image.pixels.astype(int) - GRAY).max() <= 12
+
+
+def test_lossy_webp() -> None:
+    image = read(saved(rgb(GRAY), "WEBP", quality=95))
+    assert np.abs(image.pixels.astype(int) - GRAY).mean() <= 3
+
+
+def test_sixteen_bit_rgba_png() -> None:
+    opaque = np.dstack([DEEP, DEEP, DEEP, np.full_like(DEEP, 65535)])
+    image = read(encode(".png", opaque))
+    assert (image.pixels.dtype, image.stored_bits, image.flags) == (np.uint16, 16, ())
+    np.testing.assert_array_equal(image.pixels, DEEP)
+
+
+def test_transparency_is_laid_on_black_and_flagged() -> None:
+    alpha = np.full_like(GRAY, 255)
+    alpha[:10], alpha[10:20] = 0, 51
+    image = read(encode(".png", np.dstack([GRAY, GRAY, GRAY, alpha])))
+    assert codes(image) == {"alpha_composited"}
+    np.testing.assert_array_equal(image.pixels, np.rint(GRAY * (alpha / 255)))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_fewer_bits_than_sixteen_are_scaled_and_flagged(bits) -> None:
+    stored = picture(bits)
+    image = read(encode(".png", stored))
+    assert (image.stored_bits, codes(image)) == (bits, {"assumed_bits"})
+    np.testing.assert_array_equal(image.pixels, np.rint(stored * (65535 / ((1 << bits) - 1))))
+
+
+def test_significant_bits_of_a_png_are_believed() -> None:
+    stored = picture(12) // 8
+    image = read(with_png_chunk(encode(".png", stored), b"sBIT", b"\x0c"))
+    assert image.stored_bits == 12
+    np.testing.assert_array_equal(image.pixels, np.rint(stored * (65535 / 4095)))
+
+
+def test_white_is_zero_tiff_is_inverted() -> None:
+    stream = io.BytesIO()
+    Pillow.fromarray(GRAY).save(stream, "TIFF")
+    plain = stream.getvalue()
+    at = plain.index(struct.pack("<HHI", 262, 3, 1))
+    image = read(plain[: at + 8] + b"\0\0" + plain[at + 10 :])
+    assert codes(image) == {"inverted"}
+    np.testing.assert_array_equal(image.pixels, 255 - GRAY)
+
+
+def test_floating_point_tiff_is_stretched() -> None:
+    values = DEEP.astype(np.float32) / 7 - 1000
+    image = read(encode(".tiff", values))
+    assert (image.pixels.dtype, codes(image)) == (np.uint16, {"float_range"})
+    expected = (values.astype(float) - values.min()) * 65535 / (float(values.max()) - values.min())
+    assert np.abs(image.pixels - expected).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_orientation(kind, orientation) -> None:
+    def exif(value: int) -> Pillow.Exif:
+        tags = Pillow.Exif()
+        tags[274] = value
+        return tags
+
+    plain = saved(GRAY if kind != "WEBP" else rgb(GRAY), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    turned = saved(GRAY if kind != "WEBP" else rgb(GRAY), kind, exif=exif(orientation), **options)
+    p = read(plain).pixels
+    # EXIF 2.32, tag 274: which edges of the scene the 0th row and the 0th column are.
+    upright = {
+        1: p, 2: p[:, ::-1], 3: p[::-1, ::-1], 4: p[::-1], 5: p.T, 6: np.rot90(p, -1), 7: p[::-1, ::-1].T, 8: np.rot90(p),
+    }[orientation]  # fmt: skip
+    image = read(turned)
+    np.testing.assert_array_equal(image.pixels, upright)
+    assert codes(image) == (set() if orientation == 1 else {"exif_rotated"})
+    assert image.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.dcm", "film", "film.JFIF", "film.txt"])
+def test_content_counts_and_not_the_name(tmp_path, name) -> None:
+    path = tmp_path / name
+    path.write_bytes(encode(".jpg", GRAY))
+    image = decode(path)
+    assert (image.format, image.source) == ("jpeg", str(path))
+    path.write_bytes(file_bytes(dataset(picture(12))))
+    assert decode(path).format == "dicom"
+
+
+# Colour ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_colour_photograph_is_refused() -> None:
+    y, x = np.mgrid[:60, :60]
+    photo = np.dstack([x * 4, y * 4, 255 - x * 4]).astype(np.uint8)
+    for suffix in (".png", ".jpg", ".webp", ".tiff"):
+        message = refusal(encode(suffix, photo))
+        assert "this is a colour picture" in message
+        assert "of its pixels are coloured" in message
+        assert "Give the X-ray itself, without overlay" in message
+    deep = photo.astype(np.uint16) * 257
+    assert "this is a colour picture" in refusal(encode(".png", deep))
+
+
+def test_coloured_marks_are_flagged() -> None:
+    marked = rgb(GRAY)
+    marked[2:5, 2:8] = (0, 0, 255)
+    image = read(encode(".png", marked))
+    assert codes(image) == {"coloured_marks"}
+    np.testing.assert_array_equal(image.pixels[10:], GRAY[10:])
+
+
+def test_a_tinted_film_is_flagged() -> None:
+    tinted = rgb(GRAY // 2 + 40)
+    tinted[..., 0] += 15
+    assert codes(read(encode(".png", tinted))) == {"tinted"}
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_file_is_refused(tmp_path) -> None:
+    def message(path) -> str:
+        with pytest.raises(InputError) as raised:
+            decode(path)
+        assert str(raised.value).startswith(f"{printable(path)}: ")
+        return str(raised.value)
+
+    assert "there is no such file: check the path" in message(tmp_path / "missing.png")
+    assert "this is a folder, expected one picture file" in message(tmp_path)
+    assert "the path is not valid" in message("a\0b")
+    os.mkfifo(tmp_path / "pipe")
+    assert "this is not a regular file" in message(tmp_path / "pipe")
+
+
+def test_a_file_too_large_for_its_limit_is_not_read(tmp_path) -> None:
+    path = tmp_path / "huge.tiff"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="the file is too large for a picture of at most 100,000,000 pixels"):
+        decode(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty (0 bytes): copy or export it again"),
+        (bytes(500), "the file holds nothing but zero bytes"),
+        (b"just some words of text, no picture", "the content is not a picture that is read here"),
+        (b"%PDF-1.7 ...", "a PDF document file is not read here: export the picture as JPEG, PNG, TIFF, WEBP or DICOM"),
+        (b"PK\x03\x04....", "a ZIP archive"),
+        (b"\0\0\0\x1cftypheic", "a HEIC photograph"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a bare JPEG 2000"),
+        (b'{"a": 1}', "text (XML, HTML or JSON)"),
+        (b"<!DOCTYPE html><html>", "text (XML, HTML or JSON)"),
+        (saved(GRAY, "GIF"), "a GIF file is not read here"),
+    ],
+)
+def test_what_is_no_picture_is_named(data, message) -> None:
+    assert message in refusal(data)
+
+
+def test_several_pictures_in_one_file_are_refused() -> None:
+    frames = [Pillow.fromarray(rgb(GRAY)), Pillow.fromarray(rgb(255 - GRAY))]
+    for kind, message in (
+        ("TIFF", "this TIFF holds several pages"),
+        ("WEBP", "an animated WEBP holds several pictures"),
+        ("PNG", "an animated PNG holds several pictures"),
+    ):
+        stream = io.BytesIO()
+        frames[0].save(stream, kind, save_all=True, append_images=frames[1:])
+        text = refusal(stream.getvalue())
+        assert message in text
+        assert "one picture per file" in text or "one per file" in text
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
+def test_constant_pictures_are_refused(suffix) -> None:
+    flat = np.full((40, 40, 3), 90, np.uint8)
+    assert "all pixels have the same value, there is no picture: check the export" in refusal(encode(suffix, flat))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(value) -> None:
+    values = DEEP.astype(np.float32)
+    values[3, 4] = value
+    assert "samples that are no numbers (NaN or infinity)" in refusal(encode(".tiff", values))
+
+
+def test_the_pixel_limit_is_checked_before_decoding() -> None:
+    # The header promises 60000 x 60000 pixels and nothing follows that could be decoded.
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    message = refusal(png)
+    assert "60000x60000 px are more than the limit of 100,000,000 pixels" in message
+    assert "raise the limit (--max-pixels)" in message
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
+def test_the_pixel_limit_is_exact(suffix) -> None:
+    data = encode(suffix, rgb(GRAY))
+    assert read(data, max_pixels=GRAY.size).pixels.size == GRAY.size
+    assert f"41x53 px are more than the limit of {GRAY.size - 1:,} pixels" in refusal(data, max_pixels=GRAY.size - 1)
+
+
+def test_unusual_layouts_are_refused() -> None:
+    lossless = jpeg_lossless(picture(12), bits=12)
+    assert "a lossless JPEG is read only inside DICOM" in refusal(lossless)
+    signed = bytearray(encode(".tiff", DEEP, cv2.IMWRITE_TIFF_COMPRESSION, 1))
+    at = signed.index(struct.pack("<HHI", 339, 3, 1))
+    signed[at + 8] = 2
+    assert "a TIFF with 16-bit signed samples is not read here" in refusal(bytes(signed))
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+WHOLE = {
+    "jpeg": saved(GRAY, "JPEG", quality=95),
+    "progressive jpeg": saved(rgb(GRAY), "JPEG", quality=95, progressive=True),
+    "png": encode(".png", GRAY),
+    "16-bit png": encode(".png", DEEP),
+    "tiff": encode(".tiff", GRAY, cv2.IMWRITE_TIFF_COMPRESSION, 1),
+    "tiff lzw": encode(".tiff", DEEP, cv2.IMWRITE_TIFF_COMPRESSION, 5),
+    "webp": encode(".webp", rgb(GRAY), cv2.IMWRITE_WEBP_QUALITY, 90),
+    "lossless webp": encode(".webp", rgb(GRAY), cv2.IMWRITE_WEBP_QUALITY, 101),
+    "bmp": encode(".bmp", GRAY),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_cut_files_are_never_answered(kind) -> None:
+    data = WHOLE[kind]
+    read(data)
+    places = {*np.linspace(0, len(data) - 2, 120).astype(int), *range(0, min(60, len(data) - 1))}
+    answered = []
+    for cut in sorted(places):
+        try:
+            decode_bytes(data[:cut], source="x")
+        except InputError as error:
+            assert "again" in str(error) or "export the picture" in str(error)  # noqa: PT017
+        else:
+            answered.append(cut)
+    assert answered == []
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_mutated_files_give_an_image_or_a_refusal(kind) -> None:
+    data, rng = WHOLE[kind], np.random.default_rng(len(kind))
+    for _ in range(150):
+        mutated = bytearray(data)
+        for at in rng.integers(0, len(data), rng.integers(1, 5)):
+            mutated[at] = rng.integers(0, 256)
+        try:
+            assert isinstance(decode_bytes(bytes(mutated), source="x", max_pixels=10_000), Image)
+        except InputError:
+            continue
+
+
+def test_a_jpeg_closed_after_the_cut_is_refused() -> None:
+    noisy = np.random.default_rng(0).integers(0, 255, (200, 160)).astype(np.uint8)
+    data = encode(".jpg", noisy)
+    for share in (0.3, 0.6, 0.9):
+        message = refusal(data[: int(len(data) * share)].rstrip(b"\xff") + b"\xff\xd9")
+        assert "the JPEG data are damaged or cut" in message
+        assert "premature end of data segment" in message
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused() -> None:
+    data = WHOLE["progressive jpeg"]
+    last_scan = data.rindex(b"\xff\xda")
+    assert "scans of this JPEG are missing" in refusal(data[: data.rindex(b"\xff\xda", 0, last_scan)] + b"\xff\xd9")
+
+
+def test_a_wrong_png_checksum_is_refused() -> None:
+    data = bytearray(WHOLE["png"])
+    data[data.index(b"IDAT") + 20] ^= 1
+    assert "a checksum in this PNG does not match" in refusal(bytes(data))
+
+
+def test_nothing_is_said_on_stderr(capfd) -> None:
+    for kind in ("jpeg", "png", "tiff", "webp"):
+        data = WHOLE[kind]
+        refusal(data[: len(data) // 2])
+    assert capfd.readouterr() == ("", "")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False

@@ -1,0 +1,114 @@
+"""The native combination against the NumPy reference, for every strategy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxr_edge.errors import BundleError
+from cxr_edge.ops.combine import Combiner, decide
+from cxr_edge.specs.combination import Combination, Decision
+from tests.ops import reference
+from tests.tolerances import PROBABILITY
+
+STRATEGIES = ("voting", "average", "weighted-average", "stacking", "flannel")
+
+
+def combination(strategy, members=3, labels=4, seed=0, temperature=1.0, member_temperatures=None):
+    rng = np.random.default_rng(seed)
+    n = members * labels
+    weights = rng.random(members)
+    parameters = {
+        "weighted-average": {"weights": (weights / weights.sum()).tolist()},
+        "stacking": {
+            "hidden_weight": rng.normal(size=(9, n)).tolist(),
+            "hidden_bias": rng.normal(size=9).tolist(),
+            "output_weight": rng.normal(size=(labels, 9)).tolist(),
+            "output_bias": rng.normal(size=labels).tolist(),
+        },
+        "flannel": {
+            "module_weight": (rng.normal(size=(members, n * n)) / n).tolist(),
+            "module_bias": rng.normal(size=members).tolist(),
+        },
+    }.get(strategy, {})
+    return Combination(
+        strategy=strategy,
+        member_temperatures=tuple(member_temperatures or (1.0,) * members),
+        temperature=temperature,
+        parameters=parameters,
+    )
+
+
+@given(
+    strategy=st.sampled_from(STRATEGIES),
+    members=st.integers(1, 5),
+    labels=st.integers(2, 5),
+    seed=st.integers(0, 2**16),
+    temperature=st.floats(0.2, 5.0),
+)
+@settings(max_examples=150, deadline=None)
+def test_equals_the_reference(strategy, members, labels, seed, temperature):
+    rng = np.random.default_rng(seed)
+    c = combination(strategy, members, labels, seed, temperature, tuple(rng.uniform(0.5, 3, members)))
+    logits = (rng.normal(size=(7, members, labels)) * 4).astype(np.float32)
+    probabilities, winners = Combiner(c, labels=labels).run(logits)
+    for i in range(7):
+        expected, winner = reference.combine(logits[i], c)
+        np.testing.assert_allclose(probabilities[i], expected, atol=PROBABILITY)
+        assert winners[i] == winner
+
+
+def test_flannels_module_has_2005_parameters_for_five_learners_and_four_classes():
+    p = combination("flannel", members=5, labels=4).parameters
+    assert np.size(p["module_weight"]) + np.size(p["module_bias"]) == 2005
+
+
+def test_flannel_cannot_pass_its_ceiling_without_temperature():
+    """|w| < 1 bounds the top probability by e^5 / (e^5 + 3) = 0.9802."""
+    c = combination("flannel", members=5, labels=4)
+    c.parameters["module_weight"] = np.zeros((5, 400)).tolist()
+    c.parameters["module_bias"] = [100.0] * 5
+    sure = np.tile(np.array([60.0, 0, 0, 0], np.float32), (1, 5, 1))
+    assert Combiner(c, labels=4).run(sure)[0][0, 0] == pytest.approx(np.exp(5) / (np.exp(5) + 3), abs=PROBABILITY)
+
+
+def test_a_tied_vote_goes_to_the_higher_mean_probability():
+    logits = np.log(np.array([[[0.6, 0.4, 1e-9], [0.05, 0.95, 1e-9]]], dtype=np.float32))
+    probabilities, winners = Combiner(combination("voting", 2, 3), labels=3).run(logits)
+    np.testing.assert_allclose(probabilities[0], [0.5, 0.5, 0.0])
+    assert winners[0] == 1
+    decision, _ = decide(probabilities[0], 1, ("a", "b", "c"), Decision(thresholds={}, uncertain_below=0.0))
+    assert decision == "b"
+
+
+def test_extreme_logits_stay_finite():
+    logits = np.array([[[1e4, -1e4, 0, 0]] * 3], dtype=np.float32)
+    for strategy in STRATEGIES:
+        probabilities, _ = Combiner(combination(strategy), labels=4).run(logits)
+        assert np.isfinite(probabilities).all()
+        assert probabilities.sum() == pytest.approx(1.0)
+
+
+def test_wrong_parameters_are_refused():
+    c = combination("weighted-average")
+    with pytest.raises(BundleError, match=r"weights must hold 3 numbers, got 2"):
+        Combiner(
+            Combination(strategy=c.strategy, member_temperatures=c.member_temperatures, temperature=1.0,
+                        parameters={"weights": [0.5, 0.5]}),
+            labels=4,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "thresholds", "decision", "codes"),
+    [
+        ((0.1, 0.2, 0.7), {}, "c", ()),
+        ((0.1, 0.4, 0.5), {"c": 0.6}, "b", ("uncertain",)),
+        ((0.3, 0.3, 0.4), {"a": 0.5, "b": 0.5, "c": 0.5}, "c", ("below_threshold", "uncertain")),
+    ],
+)
+def test_decision_rule(probabilities, thresholds, decision, codes):
+    p = np.array(probabilities, np.float32)
+    got, flags = decide(p, int(p.argmax()), ("a", "b", "c"), Decision(thresholds=thresholds, uncertain_below=0.45))
+    assert got == decision
+    assert tuple(f.code for f in flags) == codes

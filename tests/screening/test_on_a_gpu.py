@@ -1,0 +1,64 @@
+"""Whole screenings on a real GPU, by every runtime that is there, against the CPU; skipped, with the reason, without one."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+
+from cxr_edge import backends, engines
+from cxr_edge.bundle import Bundle
+from cxr_edge.compiler.build_bundle import BuildRequest, build
+from cxr_edge.screening.screener import Screener
+from tests.screening.test_gpu_pipeline import image_of, lung_like
+from tests.tolerances import PROBABILITY_ON_A_GPU
+
+
+@pytest.fixture(params=[name for name in backends.BACKENDS if name != "onnxruntime"])
+def runtime(request):
+    reason = backends.get(request.param).unavailable_because()
+    if reason is not None:
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@pytest.fixture(params=sorted(PROBABILITY_ON_A_GPU))
+def screeners(request, runtime, toy_bundle, tmp_path):
+    """(on the GPU, on the CPU, how far they may differ)."""
+    bundle = Bundle.open(shutil.copytree(toy_bundle, tmp_path / "toy"))
+    report = build(BuildRequest(bundle=bundle, backend=runtime, precision=request.param, max_loss=1.0))
+    assert report.complete, report.lines()
+    ours = Screener(bundle, engines.load(bundle, backend=runtime))
+    return ours, Screener(bundle, engines.reference(bundle)), PROBABILITY_ON_A_GPU[request.param]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_graph_answers_as_the_cpu_does(screeners, dtype):
+    ours, theirs, tolerance = screeners
+    assert "one CUDA graph an image" in ours.describe()
+    for seed, shape in enumerate([(200, 160), (61, 97), (1201, 933), (61, 97), (2500, 2048), (1, 1)]):
+        image = image_of(lung_like(*shape, dtype, seed=seed))
+        got, wanted = ours.screen(image, heatmap=True), theirs.screen(image, heatmap=True)
+        assert got.roi == wanted.roi
+        assert got.flags == wanted.flags or got.decision != wanted.decision
+        np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=tolerance)
+        assert got.times.total_ms > 0
+
+
+def test_torch_may_use_the_gpu_beside(screeners):
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    ours, theirs, tolerance = screeners
+    image = image_of(lung_like(300, 280, np.uint8))
+    a = torch.rand(512, 512, device="cuda")
+    for _ in range(3):
+        b = a @ a
+        got = ours.screen(image)
+        assert torch.allclose(b, a @ a)
+        np.testing.assert_allclose(got.probabilities, theirs.screen(image).probabilities, atol=tolerance)

@@ -1,0 +1,158 @@
+"""Every label of every collection, through every configuration that we ship: none is lost, a task that lacks one refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from cxr_edge.errors import InputError
+from tests.builders.collections import METADATA_HEAD, write_collections, write_rsna
+from training import reproduce
+from training.data.canvases import Canvases
+from training.data.collections import FOLDERS, gather
+from training.data.dataset import Sample
+from training.data.findings import FINDINGS, LABELS
+from training.data.readers.rsna import rsna
+from training.data.records import Record
+from training.data.splits import SHARES, split
+from training.data.targets import Target, check_labels, modality
+from training.recipes.config import load_config
+from training.recipes.flannel.config import load_flannel
+from training.recipes.flannel.run import FlannelRun
+from training.recipes.r20.config import load_r20
+from training.recipes.r20.run import R20Run
+from training.recipes.run import Run
+
+CONFIGS = Path(__file__).parents[3] / "training" / "configs"
+PATIENTS = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All five collections; CCX with patients of every finding that its tables name, old and new."""
+    data = write_collections(tmp_path_factory.mktemp("data"), patients=PATIENTS, size_px=32)
+    write_rsna(data / "rsna", patients=PATIENTS)
+    ccx, rows = data / "covid-chestxray-dataset", [METADATA_HEAD]
+    for i, finding in enumerate([*FINDINGS, *(f"Pneumonia/Kind/{name}" for name in FINDINGS), "COVID-19, ARDS"]):
+        for j in range(PATIENTS):
+            (ccx / "images" / f"{i}-{j}.png").touch()
+            rows.append(f'{100 * i + j},"{finding}",{("PA", "AP", "AP Supine")[j % 3]},X-ray,images,{i}-{j}.png')
+    (ccx / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return data
+
+
+def _samples(records: Sequence[Record], run: Run | None = None) -> list[Sample]:
+    """Dealt by patient, as a run deals them; no pixels are read, so no duplicates are searched."""
+    shares = SHARES if run is None else run.config.side_shares
+    sides = split(records, [r.patient for r in records], seed=1, shares=shares)
+    return [Sample(record=r, group=r.patient, side=s) for r, s in zip(records, sides, strict=True)]
+
+
+def _run(name: str, data: Path, out: Path) -> Run:
+    flannel = name.startswith("flannel")
+    config = (load_flannel if flannel else load_r20)(CONFIGS / f"{name}.toml")
+    run = (FlannelRun if flannel else R20Run)(config, data, out)  # type: ignore[arg-type]
+    records = gather(data, collections=config.read_collections, views=config.views)
+    run.__dict__["samples"] = _samples(records, run)
+    return run
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_image_of_a_collection_is_normal_or_abnormal(data: Path, name: str) -> None:
+    """The modality stage leaves nothing out, whatever the collection calls it."""
+    target, records = modality(), gather(data, collections=(name,))
+    for r in records:
+        assert target.truth(r.label) == (r.label != "normal"), r.label
+        assert target.allowed(r.label).sum() == 1, r.label
+
+
+def test_the_drawn_collections_hold_every_label(data: Path) -> None:
+    assert {r.label for r in gather(data, collections=tuple(FOLDERS))} == LABELS
+    assert {r.label for r in rsna(data / "rsna", not_normal=True)} == {"normal", "pneumonia", "other"}
+
+
+@pytest.mark.parametrize("label", sorted(LABELS))
+def test_any_label_may_be_renamed_and_known_in_part(label: str) -> None:
+    target = Target(labels=("a", "b"), renamed={label: "a"})
+    assert target.truth(label) == 0
+    assert Target(labels=("a", "b"), partial={label: ("a", "b")}).allowed(label).all()
+
+
+PAPERS = sorted(p.stem for p in CONFIGS.glob("*.toml") if p.stem.startswith(("r20", "flannel")))
+STARTERS = sorted(p.stem for p in CONFIGS.glob("*.toml") if p.stem not in PAPERS)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_stage_of_a_shipped_configuration_has_images_of_every_label(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    run = _run(name, data, tmp_path)
+    run.check_tasks()
+    stages = {stage: (target, train) for stage, target, train in run.tasks()}
+    assert ("modality" in stages) == name.startswith(("r20-cpu", "r20-full", "r20-small"))
+    for stage, (target, train) in stages.items():
+        counts = Counter(target.truth(r.label) for r in train)
+        assert all(counts[k] >= 3 for k in range(len(target.labels))), (stage, counts)
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_the_starters_configurations_too(name: str, data: Path) -> None:
+    config = load_config(CONFIGS / f"{name}.toml")
+    train = [s.record for s in _samples(gather(data)) if s.side == "train" and s.record.source not in config.left_out]
+    check_labels(config.target, train, least=3)
+
+
+def test_the_papers_first_stage_trains_on_opacities(data: Path, tmp_path: Path) -> None:
+    """R20's own: RSNA, as many normal images as opacities, so that the class weights are even."""
+    run = _run("r20-full", data, tmp_path)
+    n = len(run.samples)
+    blank, boxes = np.zeros((n, 8, 8), np.uint8), np.tile(np.array([0, 0, 8, 8], np.float32), (n, 1))
+    run.__dict__["canvases"] = Canvases(
+        lungs=blank, wide=blank, boxes=boxes, rois=boxes.astype(np.int32), failed=np.zeros(n, bool)
+    )
+    plan = replace(run.config.modality, batch=4)
+    task = run.task(nn.Identity(), modality(), plan, run.config.modality_sources)
+    assert task._weights.tolist() == [1.0, 1.0]
+    assert Counter(run.samples[i].record.label for i in task._train)["pneumonia"] > PATIENTS // 2
+
+
+def _without(run: Run, label: str) -> Run:
+    run.__dict__["samples"] = [s for s in run.samples if s.record.label != label]
+    return run
+
+
+def test_a_stage_without_a_label_is_named_with_its_sources(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"stage modality: .*normal / abnormal has 0 of abnormal.*source: rsna/normal"):
+        _without(_run("r20-full", data, tmp_path), "pneumonia").check_tasks()
+    with pytest.raises(InputError, match=r"stage multiclass: .*0 of bacterial.*kcx/normal"):
+        _without(_run("r20-full", data, tmp_path), "bacterial").check_tasks()
+    with pytest.raises(InputError, match=r"stage learn, fold 0: .*0 of viral.*kcx/bacterial"):
+        _without(_run("flannel-cpu", data, tmp_path), "viral").check_tasks()
+
+
+def test_how_few_images_are_too_few_is_a_setting(data: Path, tmp_path: Path) -> None:
+    run = _run("r20-cpu", data, tmp_path)
+    run.config = replace(run.config, least_images=10_000)
+    with pytest.raises(InputError, match=r"\d+ of normal and \d+ of abnormal among .*expected 10000 or more"):
+        run.check_tasks()
+    with pytest.raises(InputError, match="least_images is 1 or more, got 0"):
+        replace(run.config, least_images=0)
+
+
+def test_a_run_is_refused_before_its_first_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of Kermany alone no stage can learn COVID-19: said before the segmenter is trained."""
+    write_collections(tmp_path / "data", patients=PATIENTS, size_px=96)
+    text = (CONFIGS / "r20-small.toml").read_text()
+    (tmp_path / "c.toml").write_text(text.replace("threads = 1", 'threads = 1\ncollections = ["kcx"]', 1))
+    given = ["--config", tmp_path / "c.toml", "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    assert reproduce.main(["r20", *map(str, given)]) == 2
+    message = capsys.readouterr().err
+    assert "0 of covid-19" in message
+    assert "kcx/normal" in message
+    assert "stage segment" not in message

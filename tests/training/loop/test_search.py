@@ -1,0 +1,284 @@
+"""The search: R20's ranges, one total over resumes, processes and kills, failures kept, the best score found."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+
+from cxr_edge.errors import InputError
+from tests.builders.two_processes import MeanTask
+from training.loop.fit import fit
+from training.loop.plan import Plan
+from training.loop.search import Found, Kind, SearchPlan, Trial, search
+from training.models import NetworkSpec, build
+
+PLAN = SearchPlan(trials=5, stale_s=1.5)
+
+
+def _search(folder: Path, trials: int = 5, *, kind: Kind = "pretrained", score_of=lambda t: t.momentum) -> Found:
+    return search(score_of, replace(PLAN, trials=trials), kind, study="s", folder=folder, seed=1)
+
+
+def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, said: Connection) -> None:
+    """What another machine would run: a line in `tried` for every trial, each of `slow_s`."""
+
+    def score_of(trial: Trial) -> float:
+        with (folder / "tried").open("a") as out:
+            out.write(f"{name} {trial.number} {trial.momentum}\n")
+        time.sleep(slow_s)
+        return trial.momentum
+
+    said.send(search(score_of, plan, "pretrained", study="s", folder=folder, seed=1))
+
+
+class _Worker:
+    """A process of its own that searches; forked, since nothing of it computes with torch and imports take seconds."""
+
+    def __init__(self, folder: Path, name: str, trials: int, slow_s: float, storage: str | None = None) -> None:
+        processes = multiprocessing.get_context("fork")
+        self._answer, theirs = processes.Pipe(duplex=False)
+        plan = replace(PLAN, trials=trials, storage=storage)
+        self.process = processes.Process(target=_work, args=(folder, name, plan, slow_s, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def found(self) -> Found:
+        found = self._answer.recv() if self._answer.poll(30) else None
+        self.process.join(30)
+        assert self.process.exitcode == 0
+        return found
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join(30)
+
+
+def _tried(folder: Path) -> list[list[str]]:
+    file = folder / "tried"
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _wait_for_a_trial(folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not _tried(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_values_lie_in_the_ranges_of_the_paper(tmp_path: Path) -> None:
+    found = _search(tmp_path, 40)
+    trials = [f.trial for f in found.finished]
+    assert [t.number for t in trials] == list(range(40))
+    assert all(0.85 <= t.momentum <= 0.99 for t in trials)
+    for name, low, high in (("learning_rate", 1e-9, 1e-2), ("weight_decay", 1e-10, 1e-3)):
+        logs = [math.log10(getattr(t, name)) for t in trials]
+        assert all(math.log10(low) <= v <= math.log10(high) for v in logs)
+        middle = (math.log10(low) + math.log10(high)) / 2
+        assert 8 < sum(v < middle for v in logs) < 32, "half of the draws lie below the middle of the logarithm"
+    assert len({t.momentum for t in trials}) == 40
+    assert all(t.dropout is t.optimizer is t.activation is None for t in trials)
+
+
+def test_the_custom_network_is_searched_by_its_own_values(tmp_path: Path) -> None:
+    found = _search(tmp_path, 30, kind="custom", score_of=lambda t: t.dropout)
+    trials = [f.trial for f in found.finished]
+    assert all(0.2 <= t.dropout <= 0.6 for t in trials)
+    assert {t.optimizer for t in trials} == {"sgd", "adamw"}
+    assert {t.activation for t in trials} == {"relu", "elu", "leaky-relu"}
+    assert all(t.momentum is t.learning_rate is t.weight_decay is None for t in trials)
+
+
+def test_the_best_is_the_highest_and_what_is_found_is_json(tmp_path: Path) -> None:
+    found = _search(tmp_path)
+    assert found.best.momentum == max(f.trial.momentum for f in found.finished)
+    assert all(f.score == f.trial.momentum for f in found.finished)
+    values = json.loads(json.dumps(found.as_json()))
+    assert values["best"]["number"] == found.best.number
+    assert len(values["finished"]) == 5
+    assert values["finished"][0]["trial"]["dropout"] is None
+
+
+def test_of_equal_scores_the_first_trial_is_best(tmp_path: Path) -> None:
+    assert _search(tmp_path, score_of=lambda t: 1.0).best.number == 0
+
+
+def test_a_search_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = _search(tmp_path, 3)
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    calls: list[int] = []
+    more = _search(tmp_path, 6, score_of=lambda t: calls.append(t.number) or t.momentum)
+    assert calls == [3, 4, 5]
+    assert more.finished[:3] == first.finished
+    again = _search(tmp_path, 6, score_of=lambda t: pytest.fail("all are done"))
+    assert again == more
+    assert _search(tmp_path / "other", 6) == more, "a trial's values depend on its number only"
+
+
+def test_an_interrupted_trial_is_tried_again_at_once(tmp_path: Path) -> None:
+    def interrupted(trial: Trial) -> float:
+        if trial.number == 2:
+            raise KeyboardInterrupt
+        return trial.momentum
+
+    with pytest.raises(KeyboardInterrupt):
+        _search(tmp_path, score_of=interrupted)
+    assert _search(tmp_path) == _search(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(("storage", "trials", "slow_s"), [(None, 12, 0.1), ("sqlite:///{}/search.db", 4, 0.5)])
+def test_processes_share_the_trials(storage: str | None, trials: int, slow_s: float, tmp_path: Path) -> None:
+    url = storage and storage.format(tmp_path)
+    found = [w.found() for w in [_Worker(tmp_path, name, trials, slow_s, url) for name in "ab"]]
+    tried = _tried(tmp_path)
+    assert sorted(int(number) for _, number, _ in tried) == list(range(trials)), "each once, none twice"
+    assert {name for name, _, _ in tried} == {"a", "b"}, "both took part"
+    assert len({momentum for _, _, momentum in tried}) == trials, "no two drew the same"
+    assert found[0] == found[1] == _search(tmp_path / "alone", trials)
+
+
+def test_a_killed_process_blocks_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    killed = _Worker(tmp_path, "killed", 4, 3600.0)
+    _wait_for_a_trial(tmp_path)
+    killed.kill()
+    calls: list[int] = []
+    begin = time.monotonic()
+    found = _search(tmp_path, 4, score_of=lambda t: calls.append(t.number) or t.momentum)
+    assert time.monotonic() - begin < 4 * PLAN.stale_s
+    assert calls == [1, 2, 3, 0], "what is open goes first, then what the killed process had"
+    assert found == _search(tmp_path / "straight", 4)
+    assert "trial 0 is open again: its process was silent" in capsys.readouterr().err
+
+
+def test_a_slow_trial_is_not_taken_for_a_killed_one(tmp_path: Path) -> None:
+    slow = _Worker(tmp_path, "slow", 2, 1.5 * PLAN.stale_s)
+    _wait_for_a_trial(tmp_path)
+    calls: list[int] = []
+    found = _search(tmp_path, 2, score_of=lambda t: calls.append(t.number) or t.momentum)
+    assert calls == [1]
+    assert slow.found() == found
+
+
+def test_a_trial_that_comes_too_late_is_not_counted_twice(tmp_path: Path) -> None:
+    """As after a laptop's sleep: the process had been silent, another did its trial meanwhile."""
+    slept = _Worker(tmp_path, "slept", 1, 0.5)
+    _wait_for_a_trial(tmp_path)
+    os.kill(slept.process.pid, signal.SIGSTOP)
+    found = _search(tmp_path, 1, score_of=lambda t: 0.5)
+    os.kill(slept.process.pid, signal.SIGCONT)
+    assert slept.found() == found
+    assert [f.score for f in found.finished] == [0.5]
+
+
+def test_a_failed_trial_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def score_of(trial: Trial) -> float:
+        if trial.number == 1:
+            raise RuntimeError("out of memory")
+        return math.nan if trial.number == 3 else trial.momentum
+
+    found = _search(tmp_path, score_of=score_of)
+    assert [f.reason for f in found.finished] == [
+        None,
+        "RuntimeError: out of memory",
+        None,
+        "the score is nan",
+        None,
+    ]
+    assert [f.score is None for f in found.finished] == [False, True, False, True, False]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5
+    assert lines[1].startswith("s: trial 1  momentum 0.")
+    assert lines[1].endswith("failed: RuntimeError: out of memory")
+    assert _search(tmp_path, score_of=lambda t: pytest.fail("a failure is a result")) == found
+
+
+def test_a_training_that_diverges_is_a_failed_trial(tmp_path: Path) -> None:
+    """By the real loop: a network of NaN would answer something and get a score."""
+
+    def score_of(trial: Trial) -> float:
+        task = MeanTask()
+        if trial.number == 0:
+            task.loss = lambda model, batch: model(batch[0]).mean() * math.inf  # type: ignore[method-assign]
+        plan = trial.plan(Plan(epochs=1, batch=4, threads=1, precision="fp32"))
+        fit(task, plan, tmp_path / f"trial-{trial.number}")
+        return 0.5
+
+    found = _search(tmp_path, 2, score_of=score_of)
+    assert found.best.number == 1
+    assert found.finished[0].reason is not None
+    assert "the loss became" in found.finished[0].reason
+    assert found.finished[0].reason.endswith("in epoch 1: lower the learning rate")
+    assert not (tmp_path / "trial-0" / "best.pt").exists()
+
+
+def test_nothing_but_failures_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="all 5 trials of the search s failed, the first with 'the score is nan'"):
+        _search(tmp_path, score_of=lambda t: math.nan)
+
+
+def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
+    _search(tmp_path)
+    with pytest.raises(InputError, match=r"seed 1, not 2"):
+        search(lambda t: 0.0, PLAN, "pretrained", study="s", folder=tmp_path, seed=2)
+    with pytest.raises(InputError, match=r"kind pretrained, not custom"):
+        search(lambda t: 0.0, PLAN, "custom", study="s", folder=tmp_path, seed=1)
+    other = search(lambda t: 0.5, PLAN, "custom", study="another", folder=tmp_path, seed=2)
+    assert other.best.number == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"trials": 0}, "1 or more trials"),
+        ({"learning_rate": (0.0, 1e-2)}, "range of learning_rate"),
+        ({"momentum": (0.99, 0.85)}, "range of momentum"),
+        ({"optimizers": ("adam",)}, "optimizers are one or more of sgd, adamw"),
+        ({"activations": ()}, "activations are one or more of relu, elu, leaky-relu"),
+    ],
+)
+def test_a_plan_that_means_nothing_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        replace(PLAN, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_storage_that_cannot_be_used_keeps_its_password() -> None:
+    plan = replace(PLAN, storage="nosuch://me:secret@host/db")
+    with pytest.raises(InputError, match=r"storage \(nosuch\) cannot be used") as error:
+        search(lambda t: 0.0, plan, "pretrained", study="s", folder=Path(), seed=1)
+    assert "secret" not in str(error.value)
+
+
+def test_a_trial_changes_what_it_searches_and_nothing_else() -> None:
+    base, spec = Plan(epochs=7), NetworkSpec(architecture="custom", labels=2)
+    of_sgd = Trial(number=0, momentum=0.9, learning_rate=1e-3, weight_decay=1e-6)
+    assert of_sgd.plan(base) == Plan(epochs=7, optimizer="sgd", momentum=0.9, learning_rate=1e-3, weight_decay=1e-6)
+    assert of_sgd.network(spec) == spec
+    of_custom = Trial(number=0, dropout=0.3, optimizer="adamw", activation="elu")
+    assert of_custom.plan(base) == base
+    assert of_custom.network(spec) == replace(spec, dropout=0.3, activation="elu")
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "leaky-relu"])
+def test_the_custom_network_takes_the_activation(activation: str) -> None:
+    spec = NetworkSpec(architecture="custom", labels=2, activation=activation)
+    assert NetworkSpec.from_json(json.loads(json.dumps(spec.as_json()))) == spec
+    network = build(spec).eval()
+    with torch.no_grad():
+        maps = network.trunk(torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert bool((maps == 0).any()) == (activation == "relu")
+
+
+def test_other_networks_keep_relu() -> None:
+    with pytest.raises(InputError, match="only the custom CNN"):
+        build(NetworkSpec(architecture="plain", labels=2, activation="elu"))
+    with pytest.raises(InputError, match="no activation 'tanh'"):
+        build(NetworkSpec(architecture="custom", labels=2, activation="tanh"))

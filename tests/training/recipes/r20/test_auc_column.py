@@ -1,0 +1,124 @@
+"""The AUC column of Tables 3 to 7: micro, as the paper's rows of voting fit; and pages made again from results.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.recipes.r20.test_results import _run
+from tests.training.recipes.r20.test_tables import _found
+from training.bundles.assemble import images_by_side
+from training.evaluation.metrics import Answers
+from training.evaluation.statistics import compared, paper_row
+from training.markdown import interval
+from training.recipes.r20 import report, results
+from training.recipes.r20.published import ENSEMBLES
+from training.recipes.r20.tables import tables
+
+LABELS = ("normal", "bacterial", "covid-19")
+PUBLISHED = sorted((Path(__file__).parents[4] / "docs" / "results").glob("r20-*/results.json"))
+N = 504  # test images of the paper
+
+
+def _votes(right: int) -> Answers:
+    """One-hot votes for 504 images, so many of them right; all errors are of a rare label, so that averages differ."""
+    right_labels = np.random.default_rng(right).choice(3, N, p=[0.6, 0.39, 0.01])
+    truth = np.where(np.arange(N) < right, right_labels, 2)
+    said = np.where(np.arange(N) < right, truth, 0)
+    return Answers(truth=truth, said=said, probabilities=np.eye(3)[said], patients=np.arange(N).astype(str))
+
+
+@pytest.mark.parametrize("kind", ["unpruned", "pruned"])
+def test_one_hot_votes_have_the_printed_auc(kind: str) -> None:
+    """(3 Acc + 1) / 4 of 491 and 495 right of 504: 0.9807 and 0.9866, with the printed interval in preset `code`."""
+    accuracy, auc, *_ = ENSEMBLES["majority voting", kind]
+    votes = _votes(round(float(accuracy) * N))
+    row = paper_row(votes, LABELS, seed=1, resamples=2, preset="code").as_json()
+    found = {**_found(), "ensembles": {k: {"voting": row} for k in ("unpruned", "pruned")}}
+    cell = tables(found)["table-7-pruned-ensembles"].rows[0][2]
+    micro = row["auc"]["micro"]
+    assert micro["value"] == pytest.approx((3 * row["accuracy"]["value"] + 1) / 4, abs=1e-6)
+    printed, *ends = (float(v) for v in re.findall(r"[\d.]+", auc))
+    assert round(micro["value"], 4) == printed
+    assert (micro["low"], micro["high"]) == pytest.approx(ends, abs=1.5e-4)  # the paper's are of the rounded AUC
+    assert cell == interval(micro)
+    assert cell != interval(row["auc"]["weighted"])
+
+
+def test_every_paper_table_has_micro_macro_and_weighted() -> None:
+    found = _found()
+    rows = {
+        "table-3-modality": found["modality"]["vgg"]["row"],
+        "table-4-task": found["binary"]["vgg"]["row"],
+        "table-5-ensembles": found["ensembles"]["unpruned"]["average"],
+        "table-6-pruned": found["pruned"]["vgg"]["unpruned_row"],
+        "table-7-pruned-ensembles": found["ensembles"]["unpruned"]["average"],
+    }
+    made = tables(found)
+    for name, row in rows.items():
+        cells = dict(zip(made[name].head, made[name].rows[0], strict=True))
+        for head, key in (("AUC", "micro"), ("macro-AUC", "macro"), ("weighted AUC", "weighted")):
+            assert cells[head] == interval(row["auc"][key]), (name, head)
+        assert len({cells["AUC"], cells["macro-AUC"], cells["weighted AUC"]}) == 3, name
+        assert "AUC: micro" in made[name].note
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=[p.parent.name for p in PUBLISHED])
+def test_published_pages_and_tables_are_made_of_their_json(file: Path, tmp_path: Path) -> None:
+    """Else make them again: `python -m training.recipes.r20.report docs/results/r20-cpu docs/results/r20-latency`."""
+    folder = tmp_path / "page"
+    shutil.copytree(file.parent, folder, ignore=shutil.ignore_patterns("*.csv", "index.md"))
+    assert report.main([str(folder)]) == 0
+    for made in (*folder.glob("*.csv"), folder / "index.md", folder / "results.json"):
+        assert made.read_text() == (file.parent / made.name).read_text(), made.name
+
+
+def test_published_csv_has_the_micro_auc() -> None:
+    for file in PUBLISHED:
+        found = json.loads(file.read_text())
+        lines = [x for x in (file.parent / "table-4-task.csv").read_text().splitlines() if not x.startswith("#")]
+        cells = {row["task and model"]: row["AUC"] for row in csv.DictReader(lines)}
+        for member, of in found["multiclass"].items():
+            assert cells[f"all labels: {member}"] == interval(of["row"]["auc"]["micro"])
+
+
+def _pair() -> dict[str, Any]:
+    one, other = _votes(480), _votes(480)
+    other = replace(other, probabilities=np.random.default_rng(0).dirichlet(np.ones(3), N))
+    return compared("a", "b", one, other, LABELS, seed=1, resamples=5)
+
+
+def test_the_page_compares_aucs_by_delong() -> None:
+    pair = _pair()
+    page = "\n".join(report._paired({"comparisons": [pair], "labels": LABELS}))
+    assert "| compared | micro-AUC | AUC normal | AUC bacterial | AUC covid-19 |" in page
+    assert "DeLong" in page
+    found = pair["auc_by_label"]["covid-19"]
+    assert f"{found['difference']:+.4f} (p {found['p']:.3g})" in page
+    before = {k: v for k, v in pair.items() if "auc" not in k}
+    assert "DeLong" not in "\n".join(report._paired({"comparisons": [before], "labels": LABELS}))
+
+
+def test_a_bundle_of_another_split_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its training images may be among our test images, which nobody would notice."""
+    run, opened = _run(compare_with="some"), SimpleNamespace(manifest=SimpleNamespace(provenance={}))
+    monkeypatch.setattr(results.Bundle, "open", lambda name: opened)
+    opened.manifest.provenance["images"] = images_by_side(run.samples)
+    assert results._refused_bundle(run) is None
+    moved = {**images_by_side(run.samples), "test": {"kcx/normal": 1}}
+    for images in (moved, None):
+        opened.manifest.provenance["images"] = images
+        refused = results._refused_bundle(run)
+        assert "bundle some" in refused
+        page = "\n".join(report._paired({"comparisons": [_pair()], "labels": LABELS, "not_compared": refused}))
+        assert f"Not compared: {refused}." in page
+    assert results._refused_bundle(_run()) is None

@@ -1,0 +1,39 @@
+"""R20's step counts on its own networks: what a step of each reading removes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.models import NetworkSpec
+from training.recipes.r20.alignment import measure
+from training.recipes.r20.reductions import PRINTED, curve
+
+STORED = Path(__file__).parents[4] / "docs" / "results" / "r20-reductions.json"
+
+
+def test_a_step_of_the_custom_network_removes_what_it_should() -> None:
+    found = curve("custom", "layer", side_px=32, count=2, steps=2)
+    assert found[0] == 0.0
+    assert found == sorted(found)
+    assert 0 < found[1] < 10
+
+
+@pytest.mark.parametrize("name", sorted(PRINTED))
+def test_the_stored_curves_pass_table_6(name: str) -> None:
+    """On the paper's three networks, global pruning reaches the printed reduction within 25 steps, a step apart at most."""
+    reductions = json.loads(STORED.read_text())[name]["global"]
+    above = next(k for k, r in enumerate(reductions) if r >= PRINTED[name])
+    assert reductions[above - 1] < PRINTED[name] <= reductions[above]
+    assert len(reductions) == 26
+
+
+def test_alignment_times_networks_of_aligned_channels() -> None:
+    spec = NetworkSpec(architecture="plain", labels=3)
+    rows = measure(spec, 32, threads=1, steps=1)
+    assert [(r["step"], r["multiple_of"]) for r in rows] == [(s, m) for s in (0, 1) for m in (1, 8, 16)]
+    assert rows[0]["channels"] > rows[3]["channels"]
+    assert rows[4]["channels"] % 8 == 0
+    assert all(r["milliseconds"] > 0 for r in rows)
