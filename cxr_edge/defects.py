@@ -11,7 +11,7 @@ import traceback
 
 from cxr_edge.names import printable
 
-__all__ = ["reason", "trace"]
+__all__ = ["reason", "traceback_text"]
 
 _QUOTED = re.compile(r"(?<!\w)b?(['\"]).*\1(?!\w)", re.DOTALL)
 _MESSAGE_LENGTH = 200
@@ -25,10 +25,10 @@ def reason(error: BaseException) -> str:
     )
 
 
-def trace(error: BaseException) -> str:
+def traceback_text(error: BaseException) -> str:
     """The frames of the exception and of those that led to it, the first one first."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    earlier = f"{trace(before)}which led to:\n" if before is not None else ""
+    earlier = f"{traceback_text(before)}which led to:\n" if before is not None else ""
     return f"{earlier}{''.join(traceback.format_tb(error.__traceback__))}{_described(error)}\n"
 
 

@@ -29,7 +29,7 @@ def test_the_reason_names_the_type_and_quotes_nothing_of_the_file(error, expecte
     reason = defects.reason(error)
     assert reason.startswith(f"internal error: {expected}")
     assert "this is a defect of cxr-edge: report it" in reason
-    assert "DOE" not in reason + defects.trace(raised(error))
+    assert "DOE" not in reason + defects.traceback_text(raised(error))
 
 
 def test_the_trace_tells_the_way_and_what_came_before():
@@ -39,6 +39,6 @@ def test_the_trace_tells_the_way_and_what_came_before():
         except KeyError as error:
             raise ValueError("no") from error
     except ValueError as error:
-        trace = defects.trace(error)
+        trace = defects.traceback_text(error)
     assert trace.count("test_defects.py") == 2
     assert trace.index("KeyError: '...'") < trace.index("which led to:") < trace.index("ValueError: no")

@@ -1,8 +1,7 @@
-"""The runtimes that can run engines here: a name goes in, a `Backend` comes out.
+"""Registry of inference backends: `choose` takes a name and returns a `Backend` that works on this machine.
 
-The registry is this file's one table; `auto` takes the first runtime that is installed and has just given the right
-answer to a tiny network, because an installed runtime may still fail on this driver or processor. Where compiling even
-that takes seconds, a build keeps the tiny engine beside its own, and the proof is to load and run it.
+`auto` selects the first backend that is installed and passes its self-test (`self_test.py`), because an installed runtime
+may still fail on this driver or processor.
 """
 
 from __future__ import annotations
@@ -12,49 +11,51 @@ from importlib import import_module
 from pathlib import Path
 
 from cxr_edge.backends.base import Backend
-from cxr_edge.backends.self_test import prove
+from cxr_edge.backends.self_test import run_self_test
 from cxr_edge.errors import BackendError
 
 __all__ = ["BACKENDS", "choose", "get"]
 
 
-def _later(module: str, name: str) -> Callable[[], Backend]:
-    """Makes the backend; its module is imported when it is asked for."""
+def _lazy(module: str, class_name: str) -> Callable[[], Backend]:
+    """Return a constructor that imports the backend's module when it is first called."""
 
-    def make() -> Backend:
-        backend: Backend = getattr(import_module(f"cxr_edge.backends.{module}"), name)()
+    def construct() -> Backend:
+        backend: Backend = getattr(import_module(f"cxr_edge.backends.{module}"), class_name)()
         return backend
 
-    return make
+    return construct
 
 
-# In the order in which `auto` tries them, fastest runtime first. Making one must import nothing heavy.
+# In the order in which `auto` tries them, fastest runtime first. Constructing a backend must import nothing heavy.
 BACKENDS: dict[str, Callable[[], Backend]] = {
-    "tensorrt": _later("tensorrt", "TensorRtBackend"),
-    "onnxruntime-cuda": _later("onnxruntime_cuda", "OnnxRuntimeCudaBackend"),
-    "onnxruntime": _later("onnxruntime", "OnnxRuntimeBackend"),
+    "tensorrt": _lazy("tensorrt", "TensorRtBackend"),
+    "onnxruntime-cuda": _lazy("onnxruntime_cuda", "OnnxRuntimeCudaBackend"),
+    "onnxruntime": _lazy("onnxruntime", "OnnxRuntimeBackend"),
 }
 
 
 def get(name: str) -> Backend:
-    """The backend of that name, whether or not it can run here. Raises BackendError for an unknown name."""
+    """Return the backend of that name, whether or not it can run here. Raises BackendError for an unknown name."""
     if name not in BACKENDS:
         raise BackendError(f"no backend is called {name!r}: choose from auto, {', '.join(BACKENDS)}")
     return BACKENDS[name]()
 
 
 def choose(name: str = "auto", *, among: Sequence[str] = tuple(BACKENDS), engines: Path | None = None) -> Backend:
-    """A backend that has just run here.
+    """Return a backend that passed its self-test.
 
-    name: one backend, which must work or the error says why it does not; or `auto` for the first of `among`, in the
-    registry's order, that works. engines: the folder with a sub-folder a backend in which builds kept their proofs.
-    Raises BackendError with the reason of every backend tried.
+    name: one backend, or `auto` for the first of `among`, in the registry's order, that works.
+    among: names that `auto` may select.
+    engines: folder with one sub-folder per backend, where builds saved their self-test engines; None if there is none.
+
+    Raises BackendError with the reason for every backend that was tried.
     """
     names = [name] if name != "auto" else [n for n in BACKENDS if n in among]
     reasons = []
     for candidate in names:
         backend = get(candidate)
-        reason = backend.unavailable_because() or prove(backend, engines / candidate if engines else None)
+        reason = backend.unavailable_because() or run_self_test(backend, engines / candidate if engines else None)
         if reason is None:
             return backend
         reasons.append(f"{candidate}: {reason}")

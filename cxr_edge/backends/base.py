@@ -1,9 +1,9 @@
-"""The protocol that every runtime meets: compile an ONNX file into an engine, load an engine, run it.
+"""Backend protocols: compile an ONNX file into an engine, load an engine, run it.
 
-`build` compiles and `screener` runs through these classes only, so a new runtime is one new file beside this one.
-Host engines take and give NumPy arrays. A device engine (TensorRT, ONNX Runtime's CUDA provider) adds `DeviceEngine`: it
-is bound to device addresses and a stream once, and from then on puts its work there without synchronising, so that a
-whole screening can be captured as one graph.
+`compiler` and `screening` use runtimes only through these classes, so a new runtime is one new file beside this one.
+Host engines take and return NumPy arrays. A device engine (TensorRT, ONNX Runtime's CUDA provider) implements
+`DeviceEngine` as well: it is bound to device addresses and a stream once, and then enqueues its work there without
+synchronising, so that a whole screening can be captured as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -40,38 +40,37 @@ HARDWARE_COMPATIBILITY: tuple[str, ...] = get_args(HardwareCompatibility)
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """Name, dtype (NumPy's name) and shape of an engine's input or output; None in the shape is the batch size."""
+    """Name, dtype and shape of an engine's input or output."""
 
     name: str
-    dtype: str
-    shape: tuple[int | None, ...]
+    dtype: str  # NumPy's name
+    shape: tuple[int | None, ...]  # None: the batch size
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuOptions:
-    """How a GPU's compiler builds; the runtimes that have no such choice ignore it. None: the compiler's own default.
+    """Settings of a GPU compiler, ignored by runtimes that have no such setting. None: the compiler's own default."""
 
-    optimization_level: 0 (quick to build) to 5 (tries most). workspace_mib: memory that one layer may use.
-    timing_cache: a file of measured kernels, made or added to, which makes the next build quick.
-    hardware_compatibility: for which other GPUs the engine shall be valid, at a cost in speed.
-    version_compatible: whether later minor versions of the compiler's runtime may load it, likewise.
-    max_batch: the largest batch; the engine is tuned for one image. dla_core: build for that DLA of a Jetson, which
-    computes in fp16 and int8, and leave to the GPU what the DLA cannot do.
-    """
-
+    # From 0 (fast build) to 5 (tries the most kernels).
     optimization_level: int | None = None
+    # Memory that one layer may use.
     workspace_mib: int | None = None
+    # File of measured kernel times, created or extended; it makes the next build fast.
     timing_cache: Path | None = None
+    # Other GPUs on which the engine must be valid, at a cost in speed.
     hardware_compatibility: HardwareCompatibility = "none"
+    # Whether later minor versions of the runtime may load the engine, at a cost in speed.
     version_compatible: bool = False
+    # Largest batch; the engine is tuned for batch 1.
     max_batch: int = 1
+    # Build for this DLA of a Jetson, which computes in fp16 and int8; layers that it cannot run go to the GPU.
     dla_core: int | None = None
 
     def __post_init__(self) -> None:
-        _check_whole("optimization_level", self.optimization_level, 0, 5)
-        _check_whole("workspace_mib", self.workspace_mib, 1, None)
-        _check_whole("max_batch", self.max_batch, 1, None)
-        _check_whole("dla_core", self.dla_core, 0, None)
+        _check_integer("optimization_level", self.optimization_level, 0, 5)
+        _check_integer("workspace_mib", self.workspace_mib, 1, None)
+        _check_integer("max_batch", self.max_batch, 1, None)
+        _check_integer("dla_core", self.dla_core, 0, None)
         if self.hardware_compatibility not in HARDWARE_COMPATIBILITY:
             raise InputError(
                 f"hardware_compatibility is one of {', '.join(HARDWARE_COMPATIBILITY)}, "
@@ -83,11 +82,11 @@ class GpuOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
-    """threads: threads one inference may use, 1 or more. progress: takes lines about a long compilation."""
+    """Settings of one compilation or one loaded engine."""
 
-    threads: int = 1
+    threads: int = 1  # that one inference may use, 1 or more
     gpu: GpuOptions = field(default_factory=GpuOptions)
-    progress: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
+    progress: Callable[[str], None] | None = field(default=None, compare=False, repr=False)  # gets lines of progress
 
     def __post_init__(self) -> None:
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or self.threads < 1:
@@ -96,13 +95,13 @@ class CompileOptions:
 
 @runtime_checkable
 class Engine(Protocol):
-    """A compiled network, loaded. `run` may be called by several threads at once."""
+    """A compiled, loaded network. Thread-safe: several threads may call `run` at once."""
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-        """All outputs by name. Raises ContractError for a wrong name, dtype or shape."""
+        """Return all outputs by name. Raises ContractError for a wrong name, dtype or shape."""
         ...
 
 
@@ -111,34 +110,42 @@ class DeviceEngine(Engine, Protocol):
     """An engine that also runs on device memory, on the caller's stream, without synchronising."""
 
     def output_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        """The shape of every output for that batch."""
+        """Return the shape of every output for that batch size."""
         ...
 
     def bind(self, addresses: Mapping[str, int], *, batch: int, stream: int) -> Callable[[], None]:
-        """A function that puts one inference on the stream; it neither waits nor allocates once it has run.
+        """Return a function that enqueues one inference on the stream.
 
-        addresses: of every input and output on the device, 256-byte aligned. stream: the runtime's handle, as an
-        integer. Called with the device current; the function keeps what it needs alive. Binding again leaves earlier
-        functions valid. Raises ContractError unless the addresses are exactly those of the inputs and outputs.
+        After its first call the function neither waits nor allocates. It keeps everything that it needs alive, and binding
+        again leaves earlier functions valid. Call `bind` and the function with the device current.
+
+        addresses: of every input and output on the device, 256-byte aligned.
+        batch: number of images per inference.
+        stream: the runtime's stream handle as an integer.
+
+        Raises ContractError unless the addresses are exactly those of the inputs and outputs.
         """
         ...
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """One runtime. All state is in the engines it makes."""
+    """One runtime. Stateless; state is in the engines that it loads."""
 
     name: str
-    suffix: str  # of its engine files, ".onnx"
+    suffix: str  # of its engine files, for example ".onnx"
     precisions: tuple[str, ...]  # of the ONNX files that it compiles: "fp32", "fp16", "bf16", "int8", "uint8"
-    takes_gpu_options: bool  # whether `GpuOptions` change what it compiles
+    takes_gpu_options: bool  # whether `GpuOptions` change the compiled engine
 
     def unavailable_because(self) -> str | None:
-        """None if it can run here, else why not and what to install. Cheap; `auto` runs an inference besides."""
+        """Return None if the runtime can run here, else the reason and what to install.
+
+        Cheap: it only looks at what is installed. `backends.choose` runs the self-test as well.
+        """
         ...
 
     def versions(self) -> dict[str, str]:
-        """What an engine depends on: runtime version, driver, processor. A difference makes an engine outdated."""
+        """Return the versions that an engine depends on: runtime, driver, processor. A difference makes it outdated."""
         ...
 
     def compile(self, onnx: Path, engine: Path, options: CompileOptions) -> None:
@@ -155,11 +162,11 @@ class DeviceBackend(Backend, Protocol):
     """A runtime whose engines are device engines."""
 
     def device(self) -> Device:
-        """The device that its engines run on. Raises BackendError if it cannot be used."""
+        """Return the device that the engines run on. Raises BackendError if it cannot be used."""
         ...
 
     def portable(self, options: GpuOptions) -> tuple[str, ...]:
-        """The keys of `versions` on which an engine built with these options does not depend."""
+        """Return the keys of `versions` that an engine built with these options does not depend on."""
         ...
 
 
@@ -171,22 +178,22 @@ def check_inputs(expected: tuple[TensorInfo, ...], given: Mapping[str, npt.NDArr
     for tensor in expected:
         array = given[tensor.name]
         if array.dtype != tensor.dtype or not _fits(array.shape, tensor.shape):
-            wanted = ", ".join("N" if d is None else str(d) for d in tensor.shape)
+            shape = ", ".join("N" if d is None else str(d) for d in tensor.shape)
             raise ContractError(
-                f"the engine's input {tensor.name!r} is {tensor.dtype} ({wanted}), got {array.dtype} {array.shape}"
+                f"the engine's input {tensor.name!r} is {tensor.dtype} ({shape}), got {array.dtype} {array.shape}"
             )
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        w == s or (w is None and s > 0) for s, w in zip(shape, wanted, strict=True)
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        e == s or (e is None and s > 0) for s, e in zip(shape, expected, strict=True)
     )
 
 
-def _check_whole(name: str, value: object, least: int, most: int | None) -> None:
+def _check_integer(name: str, value: object, minimum: int, maximum: int | None) -> None:
     if value is None:
         return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
-        limits = f"from {least} to {most}" if most is not None else f"of {least} or more"
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or value < minimum or (maximum is not None and value > maximum):  # type: ignore[operator]
+        limits = f"from {minimum} to {maximum}" if maximum is not None else f"of {minimum} or more"
         raise InputError(f"{name} must be a whole number {limits}, got {value!r}")

@@ -1,7 +1,7 @@
-"""What this machine's processor is, in words that decide whether a compiled engine still fits.
+"""Processor name, vector instruction sets and platform of this machine.
 
-No input; out come the processor's name, the instruction sets that inference libraries choose their kernels by, and the
-platform. Engines record them, because an engine compiled for one set of instructions may be slow or invalid on another.
+Engines record them, because inference libraries choose their kernels by instruction set: an engine compiled for one set
+may be slow or invalid on another.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def processor_name() -> str:
-    """The processor's model name, or the machine type where the system does not say."""
-    facts = _cpuinfo()
-    return facts.get("model name") or facts.get("cpu model") or platform.processor() or platform.machine()
+    """Return the processor's model name, or the machine type where the system does not report one."""
+    info = _cpuinfo()
+    return info.get("model name") or info.get("cpu model") or platform.processor() or platform.machine()
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """The known vector instruction sets that this processor has; empty where the system does not tell."""
-    facts = _cpuinfo()
-    flags = set((facts.get("flags") or facts.get("features") or "").split())
+    """Return the known vector instruction sets of this processor; empty where the system does not report them."""
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("features") or "").split())
     return tuple(name for name in _SETS if name in flags)
 
 
 def platform_name() -> str:
-    """System and machine type, such as `Linux x86_64`."""
+    """Return system and machine type, for example `Linux x86_64`."""
     return f"{platform.system()} {platform.machine()}"
 
 
 @functools.cache
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo, keys in lower case; empty elsewhere than on Linux."""
+    """Return the first processor's entries of /proc/cpuinfo, keys in lower case; empty on systems other than Linux."""
     try:
         text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,8 +1,8 @@
-"""ONNX Runtime on the CPU: compiles an ONNX file into an optimised ONNX file of this machine, and runs it.
+"""ONNX Runtime on the CPU: compiles an ONNX file into an optimised ONNX file for this machine, and runs it.
 
-`compile` lets the runtime do all its graph optimisations once (fusions, int8 kernels, memory layout) and keeps the
-result as the engine file; `load` then skips them, which is what makes a cold start quick. The optimised graph holds
-operators and layouts chosen for this processor, so it must not travel: `engines` refuses it elsewhere.
+`compile` performs all graph optimisations once (fusions, int8 kernels, memory layout) and stores the result as the engine
+file; `load` skips them, which makes a cold start fast. The optimised graph holds operators and layouts chosen for this
+processor, so it must not be used on another: `engines` rejects it there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cxr_edge.backends import cpu_info
 from cxr_edge.backends.base import CompileOptions, TensorInfo, check_inputs
 from cxr_edge.errors import BackendError
 
-__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeEngine", "quiet_settings", "runtime", "short", "tensor_info"]
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeEngine", "first_line", "quiet_session_options", "runtime", "tensor_info"]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _SEVERITY_FATAL = 4
@@ -29,7 +29,7 @@ _TOO_NEW = re.compile(r"Unsupported model IR version: (\d+), max supported IR ve
 
 
 class OnnxRuntimeEngine:
-    """One loaded session. `run` may be called by several threads at once."""
+    """One loaded session. Thread-safe: several threads may call `run` at once."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -38,17 +38,17 @@ class OnnxRuntimeEngine:
         self._names = [t.name for t in self.outputs]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-        """All outputs by name. Raises ContractError for a wrong name, dtype or shape, BackendError if it fails."""
+        """Return all outputs by name. Raises ContractError for a wrong name, dtype or shape, BackendError on failure."""
         check_inputs(self.inputs, inputs)
         try:
             values = self._session.run(self._names, dict(inputs))
         except Exception as error:  # the runtime raises its own types, none of which share a public base
-            raise BackendError(f"ONNX Runtime failed while it ran a network: {short(error)}") from error
+            raise BackendError(f"ONNX Runtime failed while it ran a network: {first_line(error)}") from error
         return dict(zip(self._names, values, strict=True))
 
 
 class OnnxRuntimeBackend:
-    """The registry's entry for ONNX Runtime, CPU only. Holds no state."""
+    """Backend for ONNX Runtime, CPU only. Stateless."""
 
     name = "onnxruntime"
     suffix = ".onnx"
@@ -56,13 +56,13 @@ class OnnxRuntimeBackend:
     takes_gpu_options: bool = False
 
     def unavailable_because(self) -> str | None:
-        """None, or what to install."""
+        """Return None, or what to install."""
         if importlib.util.find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed: pip install onnxruntime"
         return None
 
     def versions(self) -> dict[str, str]:
-        """Runtime version, processor, its instruction sets, platform."""
+        """Return runtime version, processor, instruction sets and platform."""
         return {
             "onnxruntime": str(runtime().__version__),
             "processor": cpu_info.processor_name(),
@@ -75,23 +75,23 @@ class OnnxRuntimeBackend:
         settings = _settings(options)
         settings.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.optimized_model_filepath = str(engine)
-        _session(onnx, settings, doing="compile")
+        _session(onnx, settings, action="compile")
 
     def load(self, engine: Path, options: CompileOptions) -> OnnxRuntimeEngine:
-        """Load what `compile` wrote. Raises BackendError if the runtime cannot."""
+        """Load an engine file that `compile` wrote. Raises BackendError if the runtime cannot."""
         settings = _settings(options)
         settings.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
-        return OnnxRuntimeEngine(_session(engine, settings, doing="load"))
+        return OnnxRuntimeEngine(_session(engine, settings, action="load"))
 
     def load_reference(self, onnx: Path, options: CompileOptions) -> OnnxRuntimeEngine:
-        """Load a plain ONNX file with no engine file in between: the fp32 reference that others are compared with."""
+        """Load an ONNX file directly, without an engine file: the fp32 reference that engines are compared with."""
         settings = _settings(options)
         settings.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
-        return OnnxRuntimeEngine(_session(onnx, settings, doing="load"))
+        return OnnxRuntimeEngine(_session(onnx, settings, action="load"))
 
 
 def runtime() -> Any:
-    """The package. Raises BackendError if it is not installed."""
+    """Import and return the package onnxruntime. Raises BackendError if it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -99,25 +99,25 @@ def runtime() -> Any:
     return onnxruntime
 
 
-def quiet_settings() -> Any:
-    """Session options under which the runtime prints nothing: its errors come back as exceptions, which we word."""
+def quiet_session_options() -> Any:
+    """Return session options under which the runtime prints nothing; errors still arrive as exceptions."""
     settings = runtime().SessionOptions()
     settings.log_severity_level = _SEVERITY_FATAL
     return settings
 
 
 def _settings(options: CompileOptions) -> Any:
-    settings = quiet_settings()
+    settings = quiet_session_options()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
-    # Threads that spin between operators are quick to start the next one; those that go on spinning after a run take the
-    # cores from the next session of the ensemble, which then runs several times slower. So they stop with the run.
+    # Threads that spin between operators start the next one quickly. If they keep spinning after a run, they take the cores
+    # from the next session of the ensemble, which then runs several times slower. So spinning stops when the run ends.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
 
 
-def _session(path: Path, settings: Any, *, doing: str) -> Any:
+def _session(path: Path, settings: Any, *, action: str) -> Any:
     try:
         return runtime().InferenceSession(str(path), settings, providers=_PROVIDERS)
     except Exception as error:  # the runtime raises its own types, none of which share a public base
@@ -127,15 +127,15 @@ def _session(path: Path, settings: Any, *, doing: str) -> Any:
                 f"{too_new[2]}: install a newer one (pip install --upgrade onnxruntime), or export again with ir_version "
                 f"{too_new[2]} or older"
             ) from error
-        raise BackendError(f"ONNX Runtime could not {doing} {path.name}: {short(error)}") from error
+        raise BackendError(f"ONNX Runtime could not {action} {path.name}: {first_line(error)}") from error
 
 
 def tensor_info(tensor: Any) -> TensorInfo:
-    """A session's input or output in our words."""
+    """Convert a session's input or output description to a TensorInfo."""
     shape = tuple(d if isinstance(d, int) else None for d in tensor.shape)
     return TensorInfo(name=tensor.name, dtype=_DTYPES.get(tensor.type, tensor.type), shape=shape)
 
 
-def short(error: Exception) -> str:
-    """The first line of the runtime's message, without the tail of graph details."""
+def first_line(error: Exception) -> str:
+    """Return the first line of the runtime's message, without the graph details that follow."""
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

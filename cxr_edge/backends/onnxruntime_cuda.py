@@ -1,8 +1,8 @@
-"""ONNX Runtime's CUDA provider: the GPU way of machines without TensorRT, on host or device memory.
+"""ONNX Runtime's CUDA provider: GPU inference for machines without TensorRT, on host or device memory.
 
-An engine file is the ONNX file itself; the runtime optimises it when it loads, in seconds. On device memory a session is
-made for the caller's stream, with inputs and outputs bound to addresses and without synchronising, so that it can be
-captured. The provider is in the package onnxruntime-gpu, which takes the place of onnxruntime.
+An engine file is the ONNX file itself; the runtime optimises it while loading, which takes seconds. For device memory a
+session is created on the caller's stream, with inputs and outputs bound to addresses and without synchronisation, so that
+it can be captured in a CUDA graph. The provider is part of the package onnxruntime-gpu, which replaces onnxruntime.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cxr_edge.backends import cpu_info
 from cxr_edge.backends.base import CompileOptions, GpuOptions, check_inputs
-from cxr_edge.backends.onnxruntime import quiet_settings, runtime, short, tensor_info
+from cxr_edge.backends.onnxruntime import first_line, quiet_session_options, runtime, tensor_info
 from cxr_edge.errors import BackendError, ContractError
 from cxr_edge.gpu.cuda import CudaDevice, cuda_device, missing
 
@@ -34,7 +34,7 @@ _GPU = 0
 
 
 class OnnxRuntimeCudaBackend:
-    """The registry's entry for ONNX Runtime with CUDA. Holds no state."""
+    """Backend for ONNX Runtime with CUDA. Stateless."""
 
     name = "onnxruntime-cuda"
     suffix = ".onnx"
@@ -42,28 +42,28 @@ class OnnxRuntimeCudaBackend:
     takes_gpu_options: bool = False
 
     def unavailable_because(self) -> str | None:
-        """None, or what to install."""
-        if importlib.util.find_spec("pycuda") is None:  # asked first: it costs nothing, importing onnxruntime does
+        """Return None, or what to install."""
+        if importlib.util.find_spec("pycuda") is None:  # checked first: it is free, importing onnxruntime is not
             return missing()
         if importlib.util.find_spec("onnxruntime") is None or _PROVIDER not in runtime().get_available_providers():
-            return "ONNX Runtime has no CUDA provider here: pip install onnxruntime-gpu in the place of onnxruntime"
+            return "ONNX Runtime has no CUDA provider here: pip install onnxruntime-gpu instead of onnxruntime"
         return missing()
 
     def versions(self) -> dict[str, str]:
-        """Runtime, GPU, compute capability, the driver's CUDA version, platform."""
+        """Return runtime version, GPU, compute capability, the driver's CUDA version and platform."""
         gpu = cuda_device().gpu.versions()
         return {"onnxruntime": str(runtime().__version__), **gpu, "platform": cpu_info.platform_name()}
 
     def portable(self, options: GpuOptions) -> tuple[str, ...]:
-        """An ONNX file depends on no GPU; what the gate found on one may differ on another, so no key is left out."""
+        """Return no key: an ONNX file depends on no GPU, but its measured parity may differ between GPUs."""
         return ()
 
     def device(self) -> CudaDevice:
         return cuda_device()
 
     def compile(self, onnx: Path, engine: Path, options: CompileOptions) -> None:
-        """Copy `onnx`, once the provider has taken all of it. Raises BackendError if it cannot."""
-        _session(onnx, doing="compile")
+        """Copy `onnx` after a session on it could be created. Raises BackendError if it cannot."""
+        _session(onnx, action="compile")
         shutil.copyfile(onnx, engine)
 
     def load(self, engine: Path, options: CompileOptions) -> OnnxRuntimeCudaEngine:
@@ -72,27 +72,27 @@ class OnnxRuntimeCudaBackend:
 
 
 class OnnxRuntimeCudaEngine:
-    """One network. `run` may be called by several threads at once."""
+    """One loaded network. Thread-safe: several threads may call `run` at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._session = _session(path, doing="load")
+        self._session = _session(path, action="load")
         self.inputs = tuple(tensor_info(t) for t in self._session.get_inputs())
         self.outputs = tuple(tensor_info(t) for t in self._session.get_outputs())
         self._shapes: dict[int, dict[str, tuple[int, ...]]] = {}
         self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-        """All outputs by name. Raises ContractError for a wrong name, dtype or shape, BackendError if it fails."""
+        """Return all outputs by name. Raises ContractError for a wrong name, dtype or shape, BackendError on failure."""
         check_inputs(self.inputs, inputs)
         names = [t.name for t in self.outputs]
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:  # the runtime raises its own types, none of which share a public base
-            raise BackendError(f"ONNX Runtime failed while it ran a network on the GPU: {short(error)}") from error
+            raise BackendError(f"ONNX Runtime failed while it ran a network on the GPU: {first_line(error)}") from error
 
     def output_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        """The shape of every output for that batch, seen on an inference of zeros: files may leave sides open."""
+        """Return the shape of every output for that batch size, found by running zeros: files may leave sides open."""
         with self._lock:
             if batch not in self._shapes:
                 zeros = {t.name: np.zeros((batch, *(d or 1 for d in t.shape[1:])), t.dtype) for t in self.inputs}
@@ -100,11 +100,11 @@ class OnnxRuntimeCudaEngine:
             return self._shapes[batch]
 
     def bind(self, addresses: Mapping[str, int], *, batch: int, stream: int) -> Callable[[], None]:
-        """See `DeviceEngine.bind`. Every binding has a session, and so weights and working memory, of its own."""
+        """See `DeviceEngine.bind`. Every binding has its own session, and so its own weights and working memory."""
         names = {t.name for t in (*self.inputs, *self.outputs)}
         if set(addresses) != names:
             raise ContractError(f"the engine has the tensors {sorted(names)}, got addresses of {sorted(addresses)}")
-        session = _session(self._path, doing="load", stream=stream)
+        session = _session(self._path, action="load", stream=stream)
         binding = session.io_binding()
         shapes = self.output_shapes(batch)
         for t in self.inputs:
@@ -119,36 +119,40 @@ class OnnxRuntimeCudaEngine:
             try:
                 session.run_with_iobinding(binding, options)
             except Exception as error:  # as above
-                raise BackendError(f"ONNX Runtime failed while it ran a network on the GPU: {short(error)}") from error
+                raise BackendError(
+                    f"ONNX Runtime failed while it ran a network on the GPU: {first_line(error)}"
+                ) from error
 
         return enqueue
 
 
 @functools.cache
 def _load_libraries() -> None:
-    """CUDA's and cuDNN's libraries where pip put them; the system's are found without. Its remarks are no results."""
+    """Load the CUDA and cuDNN libraries that pip installed; system libraries need no help. Messages go to stderr."""
     preload = getattr(runtime(), "preload_dlls", None)  # from 1.21 on
     if preload is not None:
         with redirect_stdout(sys.stderr):
             preload()
 
 
-def _session(path: Path, *, doing: str, stream: int | None = None) -> Any:
-    """A session on the GPU. Shape arithmetic that the runtime keeps on the host does no harm; a layer that it runs there
-    cannot be captured, which the pipeline then says.
+def _session(path: Path, *, action: str, stream: int | None = None) -> Any:
+    """Create a session on the GPU.
+
+    Shape arithmetic that the runtime keeps on the host is harmless. A layer that it runs there prevents graph capture,
+    which the pipeline reports.
     """
     _load_libraries()
     options = {"device_id": str(_GPU), "arena_extend_strategy": "kSameAsRequested"}
     if stream is not None:
         options["user_compute_stream"] = str(stream)
-    settings = quiet_settings()
+    settings = quiet_session_options()
     try:
         session = runtime().InferenceSession(str(path), settings, providers=[(_PROVIDER, options)])
     except Exception as error:  # as above
-        raise BackendError(f"ONNX Runtime could not {doing} {path.name} for the GPU: {short(error)}") from error
+        raise BackendError(f"ONNX Runtime could not {action} {path.name} for the GPU: {first_line(error)}") from error
     if _PROVIDER not in session.get_providers():  # where the provider's libraries are missing it is left out silently
         raise BackendError(
-            f"ONNX Runtime could not {doing} {path.name} for the GPU: its CUDA provider does not start here; look "
-            f"whether CUDA's and cuDNN's libraries are installed in the versions that it was built for"
+            f"ONNX Runtime could not {action} {path.name} for the GPU: its CUDA provider does not start here; check "
+            f"that CUDA's and cuDNN's libraries are installed in the versions that it was built for"
         )
     return session

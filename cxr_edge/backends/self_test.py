@@ -1,7 +1,7 @@
-"""Self-test of a backend: run a two-element network and compare its output.
+"""Self-test of a backend: run a two-element network and compare its output with the expected one.
 
 An installed runtime may still fail on this driver or processor. Where compiling even that network takes seconds, a build
-saves its engine beside its own, and the test loads and runs it.
+saves the compiled test engine beside its own engines, and later self-tests only load and run it.
 """
 
 from __future__ import annotations
@@ -17,56 +17,57 @@ import numpy as np
 from cxr_edge.backends.base import Backend, CompileOptions
 from cxr_edge.errors import CxrEdgeError
 
-__all__ = ["keep_proof", "prove"]
-
+__all__ = ["SELF_TEST_STEM", "run_self_test", "save_self_test_engine"]
 
 # An ONNX file (opset 13): input x (2) float32, output y = -x. In base64, so that screening never imports onnx.
-_TINY_NETWORK = base64.b64decode("CAgSADoyCgsKAXgSAXkiA05lZxIBZ1oPCgF4EgoKCAgBEgQKAggCYg8KAXkSCgoICAESBAoCCAJCBAoAEA0=")
+_TEST_NETWORK = base64.b64decode("CAgSADoyCgsKAXgSAXkiA05lZxIBZ1oPCgF4EgoKCAgBEgQKAggCYg8KAXkSCgoICAESBAoCCAJCBAoAEA0=")
+
+# File name, without suffix, of a saved test engine and its side-car; no bundle member's name may begin with "_".
+SELF_TEST_STEM = "_self-test"
 
 
-_PROOF = "proof"
+def run_self_test(backend: Backend, saved: Path | None = None) -> str | None:
+    """Run the two-element network on `backend`. Return None if the output is correct, else the reason for failure.
 
-
-def prove(backend: Backend, kept: Path | None = None) -> str | None:
-    """Run a tiny network on `backend`: None if the answer is right, else what went wrong.
-
-    kept: a folder where `keep_proof` may have left the tiny engine; one of these very versions is not compiled again.
+    saved: folder where `save_self_test_engine` may have left the test engine. It is compiled again unless that engine was
+    built with the current versions.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="cxr-edge-") as folder:
-            engine = _kept_engine(backend, kept) or _compiled(backend, Path(folder))
-            return _wrong(backend, engine)
+            engine = _saved_engine(backend, saved) or _compile(backend, Path(folder))
+            return _output_error(backend, engine)
     except (CxrEdgeError, OSError) as error:
         return str(error)
 
 
-def keep_proof(backend: Backend, folder: Path) -> None:
-    """Leave the tiny engine in `folder`, for `prove`. Raises BackendError if the backend cannot compile it."""
+def save_self_test_engine(backend: Backend, folder: Path) -> None:
+    """Compile the test engine into `folder`, for `run_self_test`. Raises BackendError if the backend cannot compile it."""
     with tempfile.TemporaryDirectory(prefix="cxr-edge-") as scratch:
-        shutil.copyfile(_compiled(backend, Path(scratch)), folder / f"{_PROOF}{backend.suffix}")
+        shutil.copyfile(_compile(backend, Path(scratch)), folder / f"{SELF_TEST_STEM}{backend.suffix}")
     versions = json.dumps(backend.versions(), indent=1)
-    (folder / f"{_PROOF}.json").write_text(versions + "\n", encoding="utf-8")
+    (folder / f"{SELF_TEST_STEM}.json").write_text(versions + "\n", encoding="utf-8")
 
 
-def _compiled(backend: Backend, folder: Path) -> Path:
-    onnx, engine = folder / "tiny.onnx", folder / f"{_PROOF}{backend.suffix}"
-    onnx.write_bytes(_TINY_NETWORK)
+def _compile(backend: Backend, folder: Path) -> Path:
+    onnx, engine = folder / "tiny.onnx", folder / f"{SELF_TEST_STEM}{backend.suffix}"
+    onnx.write_bytes(_TEST_NETWORK)
     backend.compile(onnx, engine, CompileOptions())
     return engine
 
 
-def _kept_engine(backend: Backend, kept: Path | None) -> Path | None:
-    if kept is None:
+def _saved_engine(backend: Backend, saved: Path | None) -> Path | None:
+    """Return the saved test engine, or None unless it was built with the current versions."""
+    if saved is None:
         return None
     try:
-        versions = json.loads((kept / f"{_PROOF}.json").read_text(encoding="utf-8"))
+        versions = json.loads((saved / f"{SELF_TEST_STEM}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    engine = kept / f"{_PROOF}{backend.suffix}"
+    engine = saved / f"{SELF_TEST_STEM}{backend.suffix}"
     return engine if versions == backend.versions() and engine.is_file() else None
 
 
-def _wrong(backend: Backend, engine: Path) -> str | None:
+def _output_error(backend: Backend, engine: Path) -> str | None:
     x = np.array([1.0, -2.0], np.float32)
     y = backend.load(engine, CompileOptions()).run({"x": x})["y"]
-    return None if np.array_equal(y, -x) else f"a tiny network gave {y.tolist()} for {(-x).tolist()}"
+    return None if np.array_equal(y, -x) else f"the self-test gave {y.tolist()}, expected {(-x).tolist()}"

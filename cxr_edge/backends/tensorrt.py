@@ -1,8 +1,8 @@
 """TensorRT: compiles an ONNX file into a plan for this GPU and runs plans on device or host memory.
 
-Networks are strongly typed, so the precision is the ONNX file's; TensorRT 10 is asked for that by a flag, 11 knows nothing
-else. What was checked without a GPU is that every name used here exists in NVIDIA's bindings of 10.3, 10.16 and 11.4
-(tests/backends/test_tensorrt_api_only.py) and that the logic holds on a stand-in; docs/hardware-support.md says what ran.
+Networks are strongly typed, so the precision is that of the ONNX file: TensorRT 10 needs a flag for this, TensorRT 11 has
+no other mode. Tests without a GPU check that every name used here exists in NVIDIA's bindings of 10.3, 10.16 and 11.4
+(tests/backends/test_tensorrt_api_only.py) and run the logic on a stand-in. docs/hardware-support.md lists real GPU runs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from cxr_edge.gpu.interface import Device
 
 __all__ = ["TensorRtBackend", "TensorRtEngine"]
 
-# By TensorRT's names; what has no NumPy type (bfloat16) never leaves a network of ours.
+# By TensorRT's names. bfloat16, which has no NumPy type, is never an input or output of our networks.
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 
 
 class TensorRtBackend:
-    """The registry's entry for TensorRT. Holds no state."""
+    """Backend for TensorRT. Stateless."""
 
     name = "tensorrt"
     suffix = ".plan"
@@ -38,7 +38,7 @@ class TensorRtBackend:
     takes_gpu_options: bool = True
 
     def unavailable_because(self) -> str | None:
-        """None, or what to install."""
+        """Return None, or what to install."""
         if importlib.util.find_spec("tensorrt") is None:
             return (
                 "the package tensorrt is not installed: on a Jetson it comes with JetPack (docs/jetson.md), elsewhere "
@@ -54,12 +54,12 @@ class TensorRtBackend:
         return None
 
     def versions(self) -> dict[str, str]:
-        """TensorRT, GPU, compute capability, the driver's CUDA version, platform."""
+        """Return TensorRT version, GPU, compute capability, the driver's CUDA version and platform."""
         gpu = cuda_device().gpu.versions()
         return {"tensorrt": str(_tensorrt().__version__), **gpu, "platform": cpu_info.platform_name()}
 
     def portable(self, options: GpuOptions) -> tuple[str, ...]:
-        """As NVIDIA promises it for the compatibility that was asked for."""
+        """Return the keys that NVIDIA's documentation excludes for the configured compatibility."""
         keys: tuple[str, ...] = ("tensorrt",) if options.version_compatible else ()
         if options.hardware_compatibility == "same-compute-capability":
             keys += ("gpu",)
@@ -71,25 +71,25 @@ class TensorRtBackend:
         return cuda_device()
 
     def compile(self, onnx: Path, engine: Path, options: CompileOptions) -> None:
-        """Build a plan from `onnx` and write it. Raises BackendError with TensorRT's own words if it cannot."""
+        """Build a plan from `onnx` and write it. Raises BackendError with TensorRT's own message if it cannot."""
         trt = _tensorrt()
         with self.device().current():
             engine.write_bytes(tensorrt_build.build_plan(trt, onnx, options))
 
     def load(self, engine: Path, options: CompileOptions) -> TensorRtEngine:
-        """Load a plan. Raises BackendError if it is none, or not for this GPU and version."""
+        """Load a plan. Raises BackendError if the file is not a plan for this GPU and version."""
         trt, device = _tensorrt(), self.device()
         with device.current():
             return TensorRtEngine(trt, engine, device, options.gpu)
 
 
 class TensorRtEngine:
-    """One loaded plan. `run` may be called by several threads, which then take turns."""
+    """One loaded plan. Thread-safe: calls of `run` from several threads are serialised."""
 
     def __init__(self, trt: Any, path: Path, device: Device, options: GpuOptions) -> None:
         self._device = device
         self._log = tensorrt_log.Log.of(trt)
-        self._runtime = tensorrt_log.made(trt.Runtime, self._log, doing="start its runtime")
+        self._runtime = tensorrt_log.construct(trt.Runtime, self._log, action="start its runtime")
         self._engine = _deserialize(self._runtime, path, self._log, options)
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         kinds = {name: self._engine.get_tensor_mode(name) for name in names}
@@ -101,33 +101,33 @@ class TensorRtEngine:
         self._host: _HostRun | None = None
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
-        """All outputs by name; a batch beyond the engine's largest goes through in pieces."""
+        """Return all outputs by name. A batch larger than the engine's maximum is split into chunks."""
         check_inputs(self.inputs, inputs)
         batch = len(next(iter(inputs.values())))
         with self._lock, self._device.current():
             if self._host is None:
                 self._host = _HostRun(self, self._device, self._max_batch)
-            pieces = [
+            chunks = [
                 self._host.run({name: x[first : first + self._max_batch] for name, x in inputs.items()})
                 for first in range(0, batch, self._max_batch)
             ]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def output_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        """The shape of every output for that batch. Raises BackendError beyond the engine's largest."""
+        """Return the shape of every output for that batch size. Raises BackendError above the engine's maximum."""
         if batch not in self._shapes:
             self._context(batch)
         return self._shapes[batch]
 
     def bind(self, addresses: Mapping[str, int], *, batch: int, stream: int) -> Callable[[], None]:
-        """See `DeviceEngine.bind`. Every binding has an execution context, and so working memory, of its own."""
+        """See `DeviceEngine.bind`. Every binding has its own execution context, and so its own working memory."""
         names = {t.name for t in (*self.inputs, *self.outputs)}
         if set(addresses) != names:
             raise ContractError(f"the engine has the tensors {sorted(names)}, got addresses of {sorted(addresses)}")
         context = self._context(batch)
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise self._log.error(f"TensorRT refused the address of {name!r}")
+                raise self._log.error(f"TensorRT rejected the address of {name!r}")
 
         def enqueue() -> None:
             if not context.execute_async_v3(stream):
@@ -136,10 +136,10 @@ class TensorRtEngine:
         return enqueue
 
     def _context(self, batch: int) -> Any:
-        """A new execution context for that batch; it takes device memory, so the outputs' shapes are kept."""
+        """Create an execution context for that batch size. It takes device memory, so the output shapes are cached."""
         context = self._engine.create_execution_context()
         if context is None:
-            raise self._log.error("TensorRT could not make an execution context: is there GPU memory left?")
+            raise self._log.error("TensorRT could not create an execution context: is there GPU memory left?")
         for tensor in self.inputs:
             if not context.set_input_shape(tensor.name, (batch, *tensor.shape[1:])):
                 raise self._log.error(f"the engine was built for batches of up to {self._max_batch}, got {batch}")
@@ -159,7 +159,7 @@ class TensorRtEngine:
 
 
 class _HostRun:
-    """Buffers and bindings for arrays in host memory, made once for each batch size that comes."""
+    """Buffers and bindings for arrays in host memory; one binding is created per batch size and reused."""
 
     def __init__(self, engine: TensorRtEngine, device: Device, max_batch: int) -> None:
         self._engine, self._device = engine, device
@@ -196,7 +196,7 @@ def _n_bytes(shape: tuple[int | None, ...], dtype: str) -> int:
 
 
 def _deserialize(runtime: Any, path: Path, log: tensorrt_log.Log, options: GpuOptions) -> Any:
-    # A plan that later versions may load carries code of its own, which runs only if it is allowed to.
+    # A version-compatible plan carries its own host code, which runs only if it is allowed to.
     runtime.engine_host_code_allowed = options.version_compatible
     if options.dla_core is not None:
         runtime.DLA_core = options.dla_core
@@ -208,7 +208,7 @@ def _deserialize(runtime: Any, path: Path, log: tensorrt_log.Log, options: GpuOp
 
 @functools.cache
 def _tensorrt() -> Any:
-    """NVIDIA's module. Raises BackendError if it is not there or its libraries are not."""
+    """Import and return NVIDIA's module. Raises BackendError if it or its libraries are not installed."""
     try:
         import tensorrt as trt
     except (ImportError, OSError) as error:  # a missing library is an ImportError without a module's name

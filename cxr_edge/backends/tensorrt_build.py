@@ -1,6 +1,6 @@
-"""From an ONNX file to a TensorRT plan: parse, configure, build, with the timing cache read before and written after.
+"""Build a TensorRT plan from an ONNX file: parse, configure, build; the timing cache is read before and written after.
 
-One way for TensorRT 10 and 11: what a version does not have is left out or refused with a reason, never guessed.
+The same code serves TensorRT 10 and 11: a feature that a version lacks is omitted or rejected with a reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_edge.backends.base import CompileOptions, GpuOptions
-from cxr_edge.backends.tensorrt_log import Log, made
+from cxr_edge.backends.tensorrt_log import Log, construct
 from cxr_edge.errors import BackendError
 
 __all__ = ["build_plan"]
@@ -25,12 +25,12 @@ _LEVELS = {"same-compute-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": 
 
 
 def build_plan(trt: Any, onnx: Path, options: CompileOptions) -> bytes:
-    """The plan of the network in `onnx` for the current device. Raises BackendError if it cannot be built."""
+    """Return the plan of the network in `onnx` for the current device. Raises BackendError if it cannot be built."""
     log = Log.of(trt)
     log.errors.clear()
-    builder = made(trt.Builder, log, doing="start its builder")
+    builder = construct(trt.Builder, log, action="start its builder")
     builder.max_threads = options.threads
-    # Strongly typed: each tensor has the type that the ONNX file says. TensorRT 11 ignores the flag, it knows no other.
+    # Strongly typed: each tensor has its type of the ONNX file. TensorRT 11 ignores the flag, since it has no other mode.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     config = builder.create_builder_config()
     _parse(trt, onnx, network, log)
@@ -42,18 +42,18 @@ def build_plan(trt: Any, onnx: Path, options: CompileOptions) -> bytes:
     if plan is None:
         raise log.error(f"TensorRT could not build {onnx.name}")
     if options.gpu.timing_cache is not None:
-        _keep_timing_cache(config, options.gpu.timing_cache)
+        _save_timing_cache(config, options.gpu.timing_cache)
     return bytes(plan)
 
 
 def _parse(trt: Any, onnx: Path, network: Any, log: Log) -> None:
     parser = trt.OnnxParser(network, log.logger)
-    # The path is where weights outside the file would lie.
+    # The parser would look for external weights relative to this path.
     if not parser.parse(onnx.read_bytes(), str(onnx)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        said = "; ".join(f"{error.desc()} (node {error.node_name()!r})" for error in errors[:3])
+        reasons = "; ".join(f"{error.desc()} (node {error.node_name()!r})" for error in errors[:3])
         log.errors.clear()
-        raise BackendError(f"TensorRT could not compile {onnx.name}: {said or 'it gave no reason'}")
+        raise BackendError(f"TensorRT could not compile {onnx.name}: {reasons or 'TensorRT gave no reason'}")
 
 
 def _configure(trt: Any, builder: Any, network: Any, config: Any, options: GpuOptions, log: Log) -> None:
@@ -76,14 +76,14 @@ def _compatibility(trt: Any, options: GpuOptions) -> Any:
     levels = trt.HardwareCompatibilityLevel
     if not hasattr(levels, name):
         raise BackendError(
-            f"TensorRT {trt.__version__} has no hardware compatibility {options.hardware_compatibility!r}: leave it "
-            f"out, take ampere-plus, or install a later TensorRT"
+            f"TensorRT {trt.__version__} has no hardware compatibility {options.hardware_compatibility!r}: omit "
+            f"it, use ampere-plus, or install a later TensorRT"
         )
     return getattr(levels, name)
 
 
 def _for_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> None:
-    """A DLA takes fixed shapes only; layers that it cannot do go to the GPU."""
+    """Configure the build for a DLA, which takes fixed shapes only; layers that it cannot run go to the GPU."""
     if core >= builder.num_DLA_cores:
         raise BackendError(f"this machine has {builder.num_DLA_cores} DLA cores, numbered from 0; there is no {core}")
     for i in range(network.num_inputs):
@@ -95,7 +95,7 @@ def _for_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> No
 
 
 def _add_profile(builder: Any, network: Any, config: Any, max_batch: int, log: Log) -> None:
-    """Batches of 1 to max_batch, tuned for 1. Only the batch may be open; an input with fixed shape needs no profile."""
+    """Allow batches of 1 to max_batch, tuned for 1. Only the batch may be open; fixed shapes need no profile."""
     profile = builder.create_optimization_profile()
     open_inputs = 0
     for i in range(network.num_inputs):
@@ -107,28 +107,28 @@ def _add_profile(builder: Any, network: Any, config: Any, max_batch: int, log: L
             profile.set_shape(tensor.name, (1, *inner), (1, *inner), (max_batch, *inner))
             open_inputs += 1
     if open_inputs and config.add_optimization_profile(profile) < 0:
-        raise log.error("TensorRT refused the optimisation profile")
+        raise log.error("TensorRT rejected the optimisation profile")
 
 
 def _use_timing_cache(config: Any, path: Path | None, log: Log) -> None:
-    """Give the builder what earlier builds measured. A cache that is not of this GPU and version is begun anew."""
+    """Give the builder the kernel times of earlier builds. A cache of another GPU or version is replaced by a new one."""
     stored = path.read_bytes() if path is not None and path.is_file() else b""
     timing_cache = config.create_timing_cache(stored)
     if timing_cache is None or not config.set_timing_cache(timing_cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
-    log.errors.clear()  # what it said of a foreign cache explains no later failure
+    log.errors.clear()  # errors about a foreign cache do not explain a later failure
 
 
-def _keep_timing_cache(config: Any, path: Path) -> None:
-    """Write the cache in one step, so that an interrupted build leaves the old one."""
+def _save_timing_cache(config: Any, path: Path) -> None:
+    """Write the cache atomically, so that an interrupted build leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         file.write(bytes(config.get_timing_cache().serialize()))
     os.replace(file.name, path)
 
 
-def _monitor(trt: Any, name: str, say: Callable[[str], None]) -> Any:
-    """A progress monitor: a line every few seconds, saying which phase is how far."""
+def _monitor(trt: Any, name: str, report: Callable[[str], None]) -> Any:
+    """Return a progress monitor that reports the current phase and step every few seconds."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -145,7 +145,7 @@ def _monitor(trt: Any, name: str, say: Callable[[str], None]) -> Any:
             with self._lock:
                 if time.monotonic() >= self._next_line:
                     self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-                    say(f"{name}: {phase_name}, step {step + 1} of {self._steps.get(phase_name, 0)}")
+                    report(f"{name}: {phase_name}, step {step + 1} of {self._steps.get(phase_name, 0)}")
             return True
 
         def phase_finish(self, phase_name: str) -> None:

@@ -1,7 +1,7 @@
-"""TensorRT's messages, kept instead of printed, so that an error of ours can quote the one that explains it.
+"""Log sink for TensorRT: collects error messages instead of printing them, so that a BackendError can quote the cause.
 
-NVIDIA's own logger writes to stdout, which is for results. One log serves a process, because TensorRT keeps the first
-that it is given. Its class is made when TensorRT has been imported.
+NVIDIA's own logger writes to stdout, which is reserved for results. One log serves the whole process, because TensorRT uses
+the first logger that it is given. The logger class can be defined only after TensorRT has been imported.
 """
 
 from __future__ import annotations
@@ -13,38 +13,41 @@ from typing import Any
 
 from cxr_edge.errors import BackendError
 
-__all__ = ["Log", "made"]
+__all__ = ["Log", "construct"]
 
-_KEPT = 8  # errors; the first of a failure usually says why
+_MAX_ERRORS = 8  # the first error of a failure usually names the cause
 
 
 class Log:
-    """The last errors. logger: the object to hand to TensorRT."""
+    """The most recent TensorRT errors."""
 
     def __init__(self, trt: Any) -> None:
-        self.errors: deque[str] = deque(maxlen=_KEPT)
-        self.logger = _logger_class(trt)(self.errors)
+        self.errors: deque[str] = deque(maxlen=_MAX_ERRORS)
+        self.logger = _logger_class(trt)(self.errors)  # the object to hand to TensorRT
 
     @staticmethod
     @functools.cache
     def of(trt: Any) -> Log:
-        """The process's log for that module."""
+        """Return the log of this process for the module `trt`."""
         return Log(trt)
 
-    def error(self, what: str) -> BackendError:
-        """A BackendError that says what failed and why, as far as TensorRT said; forgets what it quotes."""
-        said = list(self.errors)
+    def error(self, failure: str) -> BackendError:
+        """Return a BackendError with the failure and TensorRT's first logged reason, and clear the log."""
+        reasons = list(self.errors)
         self.errors.clear()
-        return BackendError(f"{what}: {said[0] if said else 'it gave no reason'}")
+        return BackendError(f"{failure}: {reasons[0] if reasons else 'TensorRT gave no reason'}")
 
 
-def made(kind: Callable[[Any], Any], log: Log, *, doing: str) -> Any:
-    """`kind(logger)`. Raises BackendError where TensorRT finds no GPU, which its bindings report as a TypeError."""
+def construct(factory: Callable[[Any], Any], log: Log, *, action: str) -> Any:
+    """Return `factory(logger)`. Raises BackendError with the logged reason.
+
+    Where TensorRT finds no GPU, its bindings raise a TypeError.
+    """
     try:
-        return kind(log.logger)
+        return factory(log.logger)
     except (TypeError, RuntimeError) as error:
         log.errors.append(str(error).splitlines()[0])
-        raise log.error(f"TensorRT could not {doing}") from error
+        raise log.error(f"TensorRT could not {action}") from error
 
 
 def _logger_class(trt: Any) -> Any:

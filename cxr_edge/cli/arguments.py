@@ -13,8 +13,8 @@ from pathlib import Path
 from cxr_edge.backends import BACKENDS
 from cxr_edge.backends.base import HARDWARE_COMPATIBILITY, GpuOptions
 from cxr_edge.bundle import STARTER, Bundle
-from cxr_edge.cli.output import say
-from cxr_edge.engines import EngineSet, last_asked, load
+from cxr_edge.cli.output import print_message
+from cxr_edge.engines import EngineSet, last_build_settings, load
 from cxr_edge.errors import EngineError
 from cxr_edge.screening.folder import cores
 
@@ -122,7 +122,7 @@ def add_gpu(parser: argparse.ArgumentParser) -> None:
 
 
 def gpu_options(args: argparse.Namespace) -> GpuOptions:
-    """What `add_gpu`'s arguments say. Raises InputError for values that make no sense together."""
+    """What `add_gpu`'s arguments print_message. Raises InputError for values that make no sense together."""
     return GpuOptions(**{f.name: getattr(args, f.name) for f in fields(GpuOptions)})
 
 
@@ -134,7 +134,7 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
         if not getattr(args, "rebuild", False):
             raise
         reason = re.sub(r"[:;] build them with$", "", str(error).splitlines()[0])
-        say(f"{reason}; building, because of --rebuild")
+        print_message(f"{reason}; building, because of --rebuild")
     _build(args, bundle, threads)
     return load(bundle, args.engines, backend=args.backend, threads=threads)
 
@@ -143,7 +143,7 @@ def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
     """Build as `cxr-edge build-engine` would, asked for what the last build was asked for, if there was one."""
     from cxr_edge.compiler.build_bundle import BuildRequest, build  # imports onnx
 
-    asked = last_asked(bundle, args.engines, args.backend)
+    asked = last_build_settings(bundle, args.engines, args.backend)
     request = BuildRequest(
         bundle=bundle,
         engines_dir=args.engines,
@@ -154,4 +154,4 @@ def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
         max_loss=asked.max_loss,
         gpu=asked.gpu,
     )
-    build(request, say)
+    build(request, print_message)

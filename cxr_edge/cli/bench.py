@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
-from cxr_edge.cli.output import print_results, say
-from cxr_edge.cli.traces import Traces, add_traces
+from cxr_edge.cli.output import print_results, print_message
+from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.environment import environment
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--image-px", type=at_least_one, default=2048, metavar="N", help="side of the synthetic images (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_traces(parser)
+    add_traceback_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -58,12 +58,12 @@ def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
     """The report, and how many of the given files are left out of it."""
     from cxr_edge import bench
 
-    traces = Traces(verbose=args.verbose, log=args.log)
+    traces = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
     engines = load_engines(args, bundle, threads=args.threads)
     screener = Screener(bundle, engines, threads=args.threads)
     images, described = _images(args, screener, traces)
-    say(f"measuring {args.iterations} screenings of {described} ...")
+    print_message(f"measuring {args.iterations} screenings of {described} ...")
     stages = bench.measure_latency(screener, images, warmup=args.warmup, iterations=args.iterations)
     alone = Screener(bundle, load_engines(args, bundle, threads=1))
     throughput = [
@@ -84,7 +84,7 @@ def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
     return report, len(args.images) - len(images) if args.images else 0
 
 
-def _images(args: argparse.Namespace, screener: Screener, traces: Traces) -> tuple[list[bytes], str]:
+def _images(args: argparse.Namespace, screener: Screener, traces: TracebackLog) -> tuple[list[bytes], str]:
     """Images to measure on, in memory, and what they are. A given file that cannot be screened is reported and left out."""
     from cxr_edge.bench import known_images
 
@@ -96,7 +96,7 @@ def _images(args: argparse.Namespace, screener: Screener, traces: Traces) -> tup
         answer = screener.screen_file(path)
         traces.add(answer)
         if isinstance(answer.outcome, Failure):
-            say(f"left out: {printable(path)}: {answer.outcome.reason}")
+            print_message(f"left out: {printable(path)}: {answer.outcome.reason}")
         else:
             images.append(path.read_bytes())
     if not images:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options, not_empty, path_argument
-from cxr_edge.cli.output import print_results, say
+from cxr_edge.cli.output import print_results, print_message
 from cxr_edge.compiler.samples import IMAGE_LIMIT
 from cxr_edge.errors import InputError
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec, preset
@@ -106,7 +106,7 @@ def _build_bundle(args: argparse.Namespace) -> BuildReport:
         image_limit=args.images,
         gpu=gpu_options(args),
     )
-    return build(request, say)
+    return build(request, print_message)
 
 
 def _build_network(args: argparse.Namespace) -> BuildReport:
@@ -127,7 +127,7 @@ def _build_network(args: argparse.Namespace) -> BuildReport:
         image_limit=args.images,
         gpu=gpu_options(args),
     )
-    return build_network(request, say)
+    return build_network(request, print_message)
 
 
 def _spec(args: argparse.Namespace) -> PreprocessSpec:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cxr_edge.cli import bench, build_engine, inspect, screen
-from cxr_edge.cli.output import Results, discard_results, prepare_streams, say
+from cxr_edge.cli.output import Results, discard_results, prepare_streams, print_message
 from cxr_edge.errors import CxrEdgeError, InputError, OutputError
 from cxr_edge.names import printable_lines
 from cxr_edge.version import __version__
@@ -54,12 +54,12 @@ def _run(argv: Sequence[str] | None) -> int:
             f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions", UNUSABLE
         )
     except KeyboardInterrupt:
-        say("interrupted")
+        print_message("interrupted")
         return INTERRUPTED
 
 
 def _fail(error: CxrEdgeError | str, status: int) -> int:
-    say(f"cxr-edge: {error}")
+    print_message(f"cxr-edge: {error}")
     return status
 
 

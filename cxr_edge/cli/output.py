@@ -13,9 +13,9 @@ from typing import TextIO
 
 from cxr_edge.errors import OutputError
 from cxr_edge.names import printable_lines
-from cxr_edge.report import writing
+from cxr_edge.report import output_errors
 
-__all__ = ["Results", "discard_results", "prepare_streams", "print_results", "say"]
+__all__ = ["Results", "discard_results", "prepare_streams", "print_results", "print_message"]
 
 _STDOUT = "standard output"
 
@@ -33,12 +33,12 @@ class Results:
 
     def write(self, text: str, /) -> int:
         """Write some text."""
-        with writing(_STDOUT):
+        with output_errors(_STDOUT):
             return self._stream.write(text)
 
     def flush(self) -> None:
         """Write what is still buffered."""
-        with writing(_STDOUT):
+        with output_errors(_STDOUT):
             self._stream.flush()
 
 
@@ -61,7 +61,7 @@ def print_results(text: str) -> None:
     Results().write(f"{printable_lines(text)}\n")
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a remark."""
     try:
         print(printable_lines(text), file=sys.stderr, flush=True)

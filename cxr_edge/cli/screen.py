@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
 from cxr_edge.cli.files import Selection, select
-from cxr_edge.cli.output import Results, say
-from cxr_edge.cli.traces import Traces, add_traces
+from cxr_edge.cli.output import Results, print_message
+from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.decode import MAX_PIXELS, MIN_SIDE_PX
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure
 from cxr_edge.screening.folder import screen_files
-from cxr_edge.screening.screener import Answer, Screener, internal_error
+from cxr_edge.screening.screener import FileResult, Screener, internal_error
 from cxr_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--min-side", type=at_least_one, default=MIN_SIDE_PX, metavar="N",
         help="refuse pictures with a side shorter than this, in pixels (%(default)s)",
     )  # fmt: skip
-    add_traces(parser)
+    add_traceback_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Screen, print, return the exit status."""
     selection = select(args.paths)
     _check_outputs(args)
-    traces = Traces(verbose=args.verbose, log=args.log)
+    traces = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
     workers = min(args.threads, len(selection.files))
     threads = max(1, args.threads // workers)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         _say_skipped(selection)
     for written in (args.html, args.heatmap):
         if written is not None:
-            say(f"written: {printable(written)}")
+            print_message(f"written: {printable(written)}")
     return _SOME_FAILED if failed else 0
 
 
@@ -108,7 +108,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_folder(args.heatmap)
 
 
-def _write(answers: Iterable[Answer], writers: list[ReportWriter], traces: Traces) -> int:
+def _write(answers: Iterable[FileResult], writers: list[ReportWriter], traces: TracebackLog) -> int:
     """Give every answer to every writer. Returns how many files failed."""
     failed = 0
     for answer in answers:
@@ -121,7 +121,7 @@ def _write(answers: Iterable[Answer], writers: list[ReportWriter], traces: Trace
     return failed
 
 
-def _add(writer: ReportWriter, answer: Answer) -> Answer:
+def _add(writer: ReportWriter, answer: FileResult) -> FileResult:
     """Write the answer; a picture that cannot be made turns it into an internal error, for this and the next writers."""
     try:
         writer.add(answer)
@@ -164,13 +164,13 @@ def _say_skipped(selection: Selection) -> None:
     """List what was left out of folders, up to a bound."""
     skipped = selection.skipped
     if skipped:
-        say(f"{len(skipped)} files or folders were not tried:")
+        print_message(f"{len(skipped)} files or folders were not tried:")
     for one in skipped[:_SKIPPED_SHOWN]:
-        say(f"  {printable(one.path)}: {one.reason}")
+        print_message(f"  {printable(one.path)}: {one.reason}")
     if len(skipped) > _SKIPPED_SHOWN:
-        say(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which --json and --html list")
+        print_message(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which --json and --html list")
     if selection.hidden:
-        say(f"{selection.hidden} hidden files or folders were not tried (their names begin with a dot)")
+        print_message(f"{selection.hidden} hidden files or folders were not tried (their names begin with a dot)")
 
 
 def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
@@ -192,7 +192,7 @@ def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
     )
 
 
-def _progress(answers: Iterator[Answer], total: int) -> Iterator[Answer]:
+def _progress(answers: Iterator[FileResult], total: int) -> Iterator[FileResult]:
     """The answers, with a bar on stderr while many are at work and a person is watching."""
     if total < _PROGRESS_FROM or not sys.stderr.isatty():
         yield from answers

@@ -11,16 +11,16 @@ from datetime import datetime
 from pathlib import Path
 
 from cxr_edge.cli.arguments import path_argument
-from cxr_edge.cli.output import say
+from cxr_edge.cli.output import print_message
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable, printable_lines
-from cxr_edge.report import writing
-from cxr_edge.screening.screener import Answer
+from cxr_edge.report import output_errors
+from cxr_edge.screening.screener import FileResult
 
-__all__ = ["Traces", "add_traces"]
+__all__ = ["TracebackLog", "add_traceback_options"]
 
 
-def add_traces(parser: argparse.ArgumentParser) -> None:
+def add_traceback_options(parser: argparse.ArgumentParser) -> None:
     """--verbose, --log: what to do with the tracebacks of unexpected exceptions."""
     group = parser.add_argument_group("internal errors")
     group.add_argument("--verbose", action="store_true", help="print the tracebacks of internal errors on stderr")
@@ -29,7 +29,7 @@ def add_traces(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Traces:
+class TracebackLog:
     """verbose: print to stderr. log: append to this file, which is made. Raises InputError if it cannot be."""
 
     def __init__(self, *, verbose: bool, log: Path | None) -> None:
@@ -38,16 +38,16 @@ class Traces:
         if log is not None:
             self._open(log)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: FileResult) -> None:
         """Write the answer's traceback, if it has one. Raises OutputError if the log cannot be written."""
         if not answer.trace:
             return
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         text = f"{now} {printable(answer.outcome.source)}\n{printable_lines(answer.trace)}"
         if self._verbose:
-            say(text.rstrip("\n"))
+            print_message(text.rstrip("\n"))
         if self._log is not None:
-            with writing(self._log), self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with output_errors(self._log), self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
 
     @staticmethod

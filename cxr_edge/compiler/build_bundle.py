@@ -22,14 +22,14 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.compiler import samples, store
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
-from cxr_edge.compiler.candidates import PRECISION_CHOICES, Candidate, PrecisionChoice, recipes
+from cxr_edge.compiler.candidates import PRECISION_CHOICES, Candidate, PrecisionChoice, choose_recipes
 from cxr_edge.compiler.graph.simplify import simplify
-from cxr_edge.compiler.parity import Limits, Verdict, judge_member, judge_segmenter, judge_set
+from cxr_edge.compiler.parity import Limits, ParityResult, compare_member, compare_segmenter, compare_ensemble
 from cxr_edge.compiler.report import BuildReport, Row
 from cxr_edge.compiler.samples import IMAGE_LIMIT, Samples
-from cxr_edge.compiler.trial import Judge, Outcome, Tools, Trial, run_trial
+from cxr_edge.compiler.trial import Comparison, TrialResult, BuildContext, Trial, run_trial
 from cxr_edge.decoding.decode import decode
-from cxr_edge.engines import SEGMENTER, Asked, EngineSet, Part, Selection
+from cxr_edge.engines import SEGMENTER, BuildSettings, EngineSet, NetworkFile, BuildRecord
 from cxr_edge.errors import BundleError, InputError
 from cxr_edge.screening.screener import Screener
 
@@ -79,14 +79,14 @@ def build(request: BuildRequest, say: Callable[[str], None] = silent) -> BuildRe
     bundle = request.bundle
     check_networks(bundle)
     backend = backends.choose(request.backend)
-    wanted = recipes(request.precision, backend)
+    wanted = choose_recipes(request.precision, backend)
     root = engines.engines_root(bundle, request.engines_dir)
     folder = root / backend.name
     with store.scratch_folder(folder) as scratch:
         reference = engines.reference(bundle, threads=request.threads)
         images = _images(request, reference, say)
         options = CompileOptions(threads=request.threads, gpu=request.gpu, progress=say)
-        tools = Tools(backend=backend, options=options, recipes=wanted, scratch=scratch, say=say)
+        tools = BuildContext(backend=backend, options=options, choose_recipes=wanted, scratch=scratch, say=say)
         build_of_parts = _Parts(request, reference, images, tools, root)
         outcomes = {part.name: build_of_parts.outcome(part) for part in engines.parts(bundle)}
         chosen, whole = _choose(request, backend, images, outcomes, say)
@@ -98,14 +98,14 @@ def build(request: BuildRequest, say: Callable[[str], None] = silent) -> BuildRe
 class _Parts:
     """Runs the trial of each part with what they share."""
 
-    def __init__(self, request: BuildRequest, reference: EngineSet, images: Samples, tools: Tools, root: Path) -> None:
+    def __init__(self, request: BuildRequest, reference: EngineSet, images: Samples, tools: BuildContext, root: Path) -> None:
         self._request, self._images, self._tools, self._root = request, images, tools, root
         loaded = (*([reference.segmenter] if reference.segmenter else []), *reference.members)
         self._references = dict(zip(reference.parts, loaded, strict=True))
         self._limits = Limits(max_loss=request.max_loss)
         self.notes: dict[str, None] = {}
 
-    def outcome(self, part: Part) -> Outcome:
+    def outcome(self, part: NetworkFile) -> TrialResult:
         simplified = simplify(part.onnx)
         self.notes[simplified.notes[0]] = None
         ranges = self._ranges(part) if any(r.scheme for r in self._tools.recipes) else None
@@ -120,18 +120,18 @@ class _Parts:
         )
         return run_trial(trial, self._tools)
 
-    def _judge(self, part: Part) -> Judge:
+    def _judge(self, part: NetworkFile) -> Comparison:
         manifest = self._request.bundle.manifest
         if part.name == SEGMENTER and manifest.segmenter is not None:
             rule = manifest.segmenter.lung_box
             sizes = [(s.screening.width_px, s.screening.height_px) for s in self._images.items]
-            return lambda a, b: judge_segmenter([m[0] for m in a], [m[0] for m in b], sizes, rule, self._limits)
+            return lambda a, b: compare_segmenter([m[0] for m in a], [m[0] for m in b], sizes, rule, self._limits)
         index = [m.name for m in manifest.members].index(part.name)
         temperature = manifest.combination.member_temperatures[index]
         truth = self._images.truth()
-        return lambda a, b: judge_member(softmax(a, temperature), softmax(b, temperature), truth, self._limits)
+        return lambda a, b: compare_member(softmax(a, temperature), softmax(b, temperature), truth, self._limits)
 
-    def _ranges(self, part: Part) -> Ranges | None:
+    def _ranges(self, part: NetworkFile) -> Ranges | None:
         """Measured on the user's images, or taken from the bundle, or None."""
         if self._request.calibration is None:
             return _bundled_ranges(self._request.bundle, part)
@@ -173,7 +173,7 @@ def _images(request: BuildRequest, reference: EngineSet, say: Callable[[str], No
     )
 
 
-def _bundled_ranges(bundle: Bundle, part: Part) -> Ranges | None:
+def _bundled_ranges(bundle: Bundle, part: NetworkFile) -> Ranges | None:
     manifest = bundle.manifest
     if part.name == SEGMENTER:
         ref = manifest.segmenter.activation_ranges if manifest.segmenter else None
@@ -186,7 +186,7 @@ def _bundled_ranges(bundle: Bundle, part: Part) -> Ranges | None:
     return ranges
 
 
-def _cached_ranges(cache: Path, part: Part, inputs_sha256: str) -> Ranges | None:
+def _cached_ranges(cache: Path, part: NetworkFile, inputs_sha256: str) -> Ranges | None:
     """The cache, if it is for this network and these images; anything else in its place is measured anew."""
     try:
         ranges = Ranges.read(cache) if cache.is_file() else None
@@ -197,8 +197,8 @@ def _cached_ranges(cache: Path, part: Part, inputs_sha256: str) -> Ranges | None
 
 
 def _choose(
-    request: BuildRequest, backend: Backend, images: Samples, outcomes: dict[str, Outcome], say: Callable[[str], None]
-) -> tuple[Chosen, Verdict | None]:
+    request: BuildRequest, backend: Backend, images: Samples, outcomes: dict[str, TrialResult], say: Callable[[str], None]
+) -> tuple[Chosen, ParityResult | None]:
     """The fastest candidate of each part, such that the set passes as a whole.
 
     While it does not, the part that gains least by its choice steps back, as `_retreat` says.
@@ -218,7 +218,7 @@ def _choose(
         chosen[least] = retreats[least]
 
 
-def _judge_set(request: BuildRequest, backend: Backend, images: Samples, chosen: Chosen) -> Verdict:
+def _judge_set(request: BuildRequest, backend: Backend, images: Samples, chosen: Chosen) -> ParityResult:
     bundle = request.bundle
     names = [p.name for p in engines.parts(bundle)]
     precisions = tuple(chosen[n].recipe.name for n in names)
@@ -226,10 +226,10 @@ def _judge_set(request: BuildRequest, backend: Backend, images: Samples, chosen:
     screener = Screener(bundle, candidate, threads=request.threads)
     after = [screener.screen(decode(s.path)) for s in images.items]
     before = [s.screening for s in images.items]
-    return judge_set(before, after, images.truth(), Limits(max_loss=request.max_loss))
+    return compare_ensemble(before, after, images.truth(), Limits(max_loss=request.max_loss))
 
 
-def _retreat(outcome: Outcome, candidate: Candidate) -> Candidate | None:
+def _retreat(outcome: TrialResult, candidate: Candidate) -> Candidate | None:
     """What to take in the place of `candidate`: fp32, or where that did not pass, the next fastest; None if none is left."""
     fp32 = next((c for c in outcome.passed if c.recipe.kind == "fp32"), None)
     if fp32 is not None:
@@ -238,12 +238,12 @@ def _retreat(outcome: Outcome, candidate: Candidate) -> Candidate | None:
     return slower[0] if slower else None
 
 
-def _gain_ms(outcome: Outcome, candidate: Candidate, retreat: Candidate) -> float:
+def _gain_ms(outcome: TrialResult, candidate: Candidate, retreat: Candidate) -> float:
     p50 = {r.precision: r.timing.p50_ms for r in outcome.rows if r.timing}
     return p50[retreat.recipe.name] - p50[candidate.recipe.name]
 
 
-def _rejected(outcome: Outcome, kept: Candidate) -> list[str]:
+def _rejected(outcome: TrialResult, kept: Candidate) -> list[str]:
     """The names of the candidates that were chosen before `kept` and stepped back from."""
     names: list[str] = []
     candidate: Candidate | None = outcome.passed[0]
@@ -258,9 +258,9 @@ def _report(
     backend: Backend,
     images: Samples,
     folder: Path,
-    outcomes: dict[str, Outcome],
+    outcomes: dict[str, TrialResult],
     chosen: Chosen,
-    whole: Verdict | None,
+    whole: ParityResult | None,
     notes: dict[str, None],
 ) -> BuildReport:
     rows = [_final(row, outcomes[row.part], chosen, whole) for o in outcomes.values() for row in o.rows]
@@ -285,7 +285,7 @@ def options_note(backend: Backend, gpu: GpuOptions) -> list[str]:
     return [f"{backend.name} has no GPU options: those that were given changed nothing"] if idle else []
 
 
-def _final(row: Row, outcome: Outcome, chosen: Chosen, whole: Verdict | None) -> Row:
+def _final(row: Row, outcome: TrialResult, chosen: Chosen, whole: ParityResult | None) -> Row:
     """The row with its last status: kept, or passed and why it was not kept."""
     if row.status != "passed":
         return row
@@ -308,7 +308,7 @@ def _write(
         candidate = chosen.get(part.name)
         precision = candidate.recipe.name if candidate else None
         if candidate is not None:
-            store.keep(
+            store.save_engine(
                 candidate,
                 rows[part.name, candidate.recipe.name],
                 part,
@@ -318,11 +318,11 @@ def _write(
                 options=CompileOptions(threads=request.threads, gpu=request.gpu),
             )
         store.remove_stale(folder, part.name, kept=precision, suffix=backend.suffix)
-    selection = Selection(
+    selection = BuildRecord(
         backend=backend.name,
         bundle_sha256=request.bundle.digest,
         precisions=report.precisions,
-        asked=Asked(
+        asked=BuildSettings(
             precision=request.precision,
             calibration=request.calibration,
             max_loss=request.max_loss,
@@ -331,5 +331,5 @@ def _write(
         report=report.as_json(),
     )
     if report.complete and isinstance(backend, DeviceBackend):  # whose compilers need seconds even for that
-        self_test.keep_proof(backend, folder)
-    store.write_build(folder, scratch, selection.as_json())
+        self_test.save_self_test_engine(backend, folder)
+    store.write_build_record(folder, scratch, selection.as_json())

@@ -1,6 +1,6 @@
 """From answers to what a person or a program reads: text, JSON, CSV, an HTML page, pictures.
 
-Every writer takes `Answer`s one by one with `add` and ends with `close`, so that a folder of any size needs the memory of
+Every writer takes `FileResult`s one by one with `add` and ends with `close`, so that a folder of any size needs the memory of
 one image. Names are shown by `cxr_edge.names`, and a file that cannot be written is an OutputError.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from cxr_edge.errors import OutputError
 from cxr_edge.names import printable
-from cxr_edge.screening.screener import Answer
+from cxr_edge.screening.screener import FileResult
 
-__all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "writing"]
+__all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "output_errors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class TextStream(Protocol):
 class ReportWriter(Protocol):
     """Takes answers one by one."""
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: FileResult) -> None:
         """Write one answer."""
         ...
 
@@ -71,7 +71,7 @@ class ReportWriter(Protocol):
 
 
 @contextmanager
-def writing(name: str | Path) -> Iterator[None]:
+def output_errors(name: str | Path) -> Iterator[None]:
     """Turn a failure of the operating system into an OutputError that says what could not be written."""
     try:
         yield

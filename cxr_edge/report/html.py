@@ -21,9 +21,9 @@ import cv2
 from cxr_edge.errors import InputError, OutputError
 from cxr_edge.names import printable
 from cxr_edge.records import Failure, Image, Screening
-from cxr_edge.report import RunInfo, Skipped, writing
+from cxr_edge.report import RunInfo, Skipped, output_errors
 from cxr_edge.report.overlay import Picture, overlay, picture
-from cxr_edge.screening.screener import Answer
+from cxr_edge.screening.screener import FileResult
 
 __all__ = ["HtmlWriter", "page_target"]
 
@@ -106,7 +106,7 @@ class HtmlWriter:
     ) -> None:
         self._discard()
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: FileResult) -> None:
         """Write one card."""
         outcome = answer.outcome
         if isinstance(outcome, Failure) or answer.image is None:
@@ -125,7 +125,7 @@ class HtmlWriter:
             self._write(f'<p class="small">Hidden files and folders, not tried: {self._hidden}</p>\n')
         self._write(f"<p>{self._answered} answered, {self._failed} failed.</p>\n</body>\n</html>\n")
         try:
-            with writing(self._path):
+            with output_errors(self._path):
                 self._file.close()
                 with suppress(FileNotFoundError):
                     shutil.copymode(self._target, self._unfinished)
@@ -136,7 +136,7 @@ class HtmlWriter:
 
     def _write(self, text: str) -> None:
         try:
-            with writing(self._path):
+            with output_errors(self._path):
                 self._file.write(text)
         except OutputError:
             self._discard()

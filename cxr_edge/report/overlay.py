@@ -17,8 +17,8 @@ import numpy.typing as npt
 from cxr_edge.errors import InputError, OutputError
 from cxr_edge.names import printable, shortened
 from cxr_edge.records import Image, Screening
-from cxr_edge.report import writing
-from cxr_edge.screening.screener import Answer
+from cxr_edge.report import output_errors
+from cxr_edge.screening.screener import FileResult
 
 __all__ = ["OverlayWriter", "check_folder", "overlay", "picture"]
 
@@ -87,7 +87,7 @@ class OverlayWriter:
         self._folder = folder
         self._count = 0
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: FileResult) -> None:
         """Write one picture; failures have none."""
         if isinstance(answer.outcome, Screening) and answer.image is not None:
             png = cv2.imencode(".png", overlay(answer.image, answer.outcome))[1].tobytes()
@@ -100,7 +100,7 @@ class OverlayWriter:
 
     def _write(self, path: Path, png: bytes) -> None:
         try:
-            with writing(path):
+            with output_errors(path):
                 path.write_bytes(png)
         except OutputError:
             with suppress(OSError):

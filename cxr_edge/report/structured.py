@@ -13,7 +13,7 @@ from typing import Any
 from cxr_edge.names import json_name, json_text, printable
 from cxr_edge.records import Failure
 from cxr_edge.report import RunInfo, Skipped, TextStream
-from cxr_edge.screening.screener import Answer
+from cxr_edge.screening.screener import FileResult
 
 __all__ = ["CsvWriter", "JsonWriter"]
 
@@ -30,7 +30,7 @@ class JsonWriter:
         head = json_text({"run": run.as_json(), **_skipped_json(skipped), "hidden": hidden})
         stream.write(head[:-1] + ', "results": [')
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: FileResult) -> None:
         """Write one result, on a line of its own."""
         self._stream.write("\n" if self._first else ",\n")
         self._stream.write(json_text(answer.outcome.as_json()))
@@ -60,7 +60,7 @@ class CsvWriter:
         box = ["roi_x0", "roi_y0", "roi_x1", "roi_y1"]
         self._rows.writerow(["source", "status", "reason", "decision", *scores, *box, "flags", "total_ms", "sha256"])
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: FileResult) -> None:
         """Write one row."""
         s = answer.outcome
         name = printable(s.source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure, Screening
 from cxr_edge.report import RunInfo, TextStream
-from cxr_edge.screening.screener import Answer
+from cxr_edge.screening.screener import FileResult
 
 __all__ = ["TextWriter", "block", "line"]
 
@@ -33,7 +33,7 @@ class TextWriter:
         if compact:
             print(f"{'decision':<12}{'prob.':>6}  {'ms':>7}  file", file=stream)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: FileResult) -> None:
         """Print one answer; failures come at the end, together."""
         outcome = answer.outcome
         if isinstance(outcome, Failure):

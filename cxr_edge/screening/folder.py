@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from cxr_edge.decoding.decode import MAX_PIXELS, MIN_SIDE_PX
-from cxr_edge.screening.screener import Answer, Screener
+from cxr_edge.screening.screener import FileResult, Screener
 
 __all__ = ["cores", "screen_files"]
 
@@ -22,21 +22,21 @@ def screen_files(
     heatmap: bool = False,
     max_pixels: int = MAX_PIXELS,
     min_side_px: int = MIN_SIDE_PX,
-) -> Iterator[Answer]:
+) -> Iterator[FileResult]:
     """Screen files in their order, `workers` at a time (1: in the caller's thread).
 
     Memory stays flat: at most workers + 1 answers wait to be taken. Load the engines with one thread each when workers
     is above 1, so that the workers do not fight over the cores.
     """
 
-    def screen(path: Path) -> Answer:
+    def screen(path: Path) -> FileResult:
         return screener.screen_file(path, heatmap=heatmap, max_pixels=max_pixels, min_side_px=min_side_px)
 
     return map(screen, paths) if workers == 1 else _in_order(screen, paths, workers)
 
 
-def _in_order(screen: Callable[[Path], Answer], paths: Iterable[Path], workers: int) -> Iterator[Answer]:
-    waiting: deque[Future[Answer]] = deque()
+def _in_order(screen: Callable[[Path], FileResult], paths: Iterable[Path], workers: int) -> Iterator[FileResult]:
+    waiting: deque[Future[FileResult]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool:
         for path in paths:
             waiting.append(pool.submit(screen, path))

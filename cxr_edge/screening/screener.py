@@ -25,11 +25,11 @@ from cxr_edge.ops.combine import decide, member_probabilities
 from cxr_edge.records import Failure, Image, MemberScore, Roi, Screening
 from cxr_edge.screening.pipeline import HostPipeline, Pipeline
 
-__all__ = ["Answer", "Screener", "internal_error"]
+__all__ = ["FileResult", "Screener", "internal_error"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class FileResult:
     """The result of one file: its screening and the image, or the failure and no image.
 
     trace: the traceback of an unexpected exception, else empty.
@@ -40,9 +40,9 @@ class Answer:
     trace: str = ""
 
 
-def internal_error(source: str, error: Exception) -> Answer:
+def internal_error(source: str, error: Exception) -> FileResult:
     """The row of a file whose work ended in an unexpected exception."""
-    return Answer(outcome=Failure(source=source, reason=defects.reason(error)), trace=defects.trace(error))
+    return FileResult(outcome=Failure(source=source, reason=defects.reason(error)), trace=defects.traceback_text(error))
 
 
 class Screener:
@@ -98,7 +98,7 @@ class Screener:
 
     def screen_file(
         self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
-    ) -> Answer:
+    ) -> FileResult:
         """Decode and screen one file. Whatever goes wrong, foreseen or not, becomes a Failure; the next file may go well.
 
         Running out of the GPU's memory is such a case: a smaller image may fit.
@@ -107,10 +107,10 @@ class Screener:
         try:
             image = decode(path, max_pixels=max_pixels, min_side_px=min_side_px)
             decode_ms = 1e3 * (perf_counter() - start)
-            return Answer(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
+            return FileResult(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
         except CxrEdgeError as error:
             reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")
-            return Answer(outcome=Failure(source=str(path), reason=reason))
+            return FileResult(outcome=Failure(source=str(path), reason=reason))
         except Exception as error:
             return internal_error(str(path), error)
 

@@ -1,6 +1,6 @@
-"""What every backend promises, run on each one that is registered; those that cannot run here skip and say why.
+"""Contract tests of the Backend protocol, for every registered backend; those that cannot run here skip with a reason.
 
-The GPU backends run on stand-ins besides, which shows that their own code keeps the promises (see `stand_ins`).
+The GPU backends also run on stand-ins of their runtimes, which tests our own code (see tests/doubles/backends.py).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def engine(backend, network, tmp_path) -> Engine:
 
 
 def precision_of(network, precision, images):
-    """`network` written in `precision`, as `build` would."""
+    """Return `network` converted to `precision`, as the compiler does it."""
     if precision == "fp32":
         return onnx.load(network)
     if precision in ("fp16", "bf16"):
@@ -73,55 +73,55 @@ def precision_of(network, precision, images):
     return quantize(onnx.load(network), measure_ranges(network, [images], source="test").tensors, SCHEMES[precision])
 
 
-def test_it_meets_the_protocol(backend, engine):
+def test_backend_and_engine_implement_the_protocols(backend, engine):
     assert isinstance(backend, Backend)
     assert isinstance(engine, Engine)
     assert backend.name in backends.BACKENDS
     assert set(backend.precisions) <= set(OF_PRECISION)
 
 
-def test_it_proves_itself(backend):
-    assert self_test.prove(backend) is None
+def test_the_self_test_passes(backend):
+    assert self_test.run_self_test(backend) is None
 
 
-def test_its_versions_are_text_and_stay_the_same(backend):
+def test_versions_are_text_and_stable(backend):
     versions = backend.versions()
     assert versions == backend.versions()
     assert len(versions) >= 2
     assert all(isinstance(k, str) and isinstance(v, str) for k, v in versions.items())
 
 
-def test_an_engine_knows_its_inputs_and_outputs(engine):
+def test_an_engine_describes_its_inputs_and_outputs(engine):
     assert engine.inputs == (TensorInfo(name="image", dtype="float32", shape=(None, *SPEC.tensor_shape)),)
     assert {t.name: t.dtype for t in engine.outputs} == {"logits": "float32", "cam": "float32"}
 
 
 @pytest.mark.parametrize("precision", OF_PRECISION)
-def test_every_precision_is_as_near_to_the_reference_as_it_may(backend, precision, network, images, tmp_path):
+def test_every_precision_is_within_its_tolerance_of_the_reference(backend, precision, network, images, tmp_path):
     if precision not in backend.precisions:
-        pytest.skip(f"{backend.name} is given no {precision}")
-    onnx.save(precision_of(network, precision, images), tmp_path / "written.onnx")
-    backend.compile(tmp_path / "written.onnx", tmp_path / f"engine{backend.suffix}", CompileOptions())
+        pytest.skip(f"{backend.name} does not support {precision}")
+    onnx.save(precision_of(network, precision, images), tmp_path / "converted.onnx")
+    backend.compile(tmp_path / "converted.onnx", tmp_path / f"engine{backend.suffix}", CompileOptions())
     engine = backend.load(tmp_path / f"engine{backend.suffix}", CompileOptions())
-    wanted = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": images[:1]})
-    got = engine.run({"image": images[:1]})
-    assert set(got) == {"logits", "cam"}
-    assert all(v.dtype == np.float32 for v in got.values())
-    assert_close(got["cam"], wanted["cam"], OF_PRECISION[precision])
+    expected = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": images[:1]})
+    actual = engine.run({"image": images[:1]})
+    assert set(actual) == {"logits", "cam"}
+    assert all(v.dtype == np.float32 for v in actual.values())
+    assert_close(actual["cam"], expected["cam"], OF_PRECISION[precision])
 
 
-def test_a_batch_gives_what_its_images_give(engine, images):
-    together = engine.run({"image": images})["cam"]
-    alone = np.concatenate([engine.run({"image": images[i : i + 1]})["cam"] for i in range(len(images))])
-    assert_close(together, alone)
+def test_a_batch_gives_the_same_outputs_as_single_images(engine, images):
+    batched = engine.run({"image": images})["cam"]
+    single = np.concatenate([engine.run({"image": images[i : i + 1]})["cam"] for i in range(len(images))])
+    assert_close(batched, single)
 
 
-def test_an_input_need_not_be_contiguous(engine, images):
+def test_an_input_may_be_non_contiguous(engine, images):
     strided = np.repeat(images[:1], 2, axis=3)[..., ::2]
     assert_close(engine.run({"image": strided})["logits"], engine.run({"image": images[:1]})["logits"])
 
 
-def test_a_runtime_older_than_the_networks_ir_version_says_so(network, tmp_path):
+def test_a_runtime_older_than_the_networks_ir_version_is_reported(network, tmp_path):
     model = onnx.load(network)
     model.ir_version = 99
     onnx.save(model, tmp_path / "new.onnx")
@@ -130,19 +130,19 @@ def test_a_runtime_older_than_the_networks_ir_version_says_so(network, tmp_path)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads(backend, network, images, threads, tmp_path):
+def test_any_number_of_threads_gives_the_reference_output(backend, network, images, threads, tmp_path):
     options = CompileOptions(threads=threads)
     backend.compile(network, tmp_path / f"engine{backend.suffix}", options)
-    got = backend.load(tmp_path / f"engine{backend.suffix}", options).run({"image": images[:1]})
-    wanted = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": images[:1]})
-    assert_close(got["cam"], wanted["cam"])
+    actual = backend.load(tmp_path / f"engine{backend.suffix}", options).run({"image": images[:1]})
+    expected = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": images[:1]})
+    assert_close(actual["cam"], expected["cam"])
 
 
 def test_several_threads_may_run_one_engine(engine, images):
-    wanted = [engine.run({"image": images[i : i + 1]})["logits"] for i in range(5)]
+    expected = [engine.run({"image": images[i : i + 1]})["logits"] for i in range(5)]
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda i: engine.run({"image": images[i % 5 : i % 5 + 1]})["logits"], range(40)))
-    assert all(np.array_equal(g, wanted[i % 5]) for i, g in enumerate(got))
+        actual = list(pool.map(lambda i: engine.run({"image": images[i % 5 : i % 5 + 1]})["logits"], range(40)))
+    assert all(np.array_equal(a, expected[i % 5]) for i, a in enumerate(actual))
 
 
 @pytest.mark.parametrize(
@@ -157,28 +157,28 @@ def test_several_threads_may_run_one_engine(engine, images):
         (lambda x: {"image": x[:0]}, r"got float32 \(0, 1, 48, 48\)"),
     ],
 )
-def test_wrong_inputs_are_refused(engine, images, change, message):
+def test_invalid_inputs_are_rejected(engine, images, change, message):
     with pytest.raises(ContractError, match=message):
         engine.run(change(images))
 
 
 @pytest.fixture
 def bound(backend, engine, images):
-    """(the engine, its device, a function that gives it an image on the device and returns the outputs)."""
+    """Yield the engine, its device, and a function that runs an image in device memory and returns the outputs."""
     if not isinstance(backend, DeviceBackend):
-        pytest.skip(f"{backend.name} works on host memory only")
+        pytest.skip(f"{backend.name} runs on host memory only")
     device = backend.device()
     with device.current():
-        yield engine, device, lambda image: on_device_memory(device, engine, image)
+        yield engine, device, lambda image: run_on_device(device, engine, image)
 
 
-def on_device_memory(device, engine, image):
+def run_on_device(device, engine, image):
     stream, shapes = device.stream(), engine.output_shapes(len(image))
     results = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
     buffers = {name: device.allocate(x.nbytes) for name, x in {"image": image, **results}.items()}
     addresses = {name: buffer.address for name, buffer in buffers.items()}
     enqueue = engine.bind(addresses, batch=len(image), stream=stream.handle)
-    for _ in range(2):  # a binding serves many inferences
+    for _ in range(2):  # one binding is used for many inferences
         device.upload(addresses["image"], image, stream)
         enqueue()
         for name, result in results.items():
@@ -187,17 +187,17 @@ def on_device_memory(device, engine, image):
     return results
 
 
-def test_on_device_memory_it_gives_the_same(bound, images):
+def test_device_memory_gives_the_same_outputs_as_host_memory(bound, images):
     engine, _, infer = bound
     assert isinstance(engine, DeviceEngine)
-    wanted = engine.run({"image": images[:1]})
-    got = infer(images[:1])
-    assert {name: y.shape for name, y in got.items()} == engine.output_shapes(1)
+    expected = engine.run({"image": images[:1]})
+    actual = infer(images[:1])
+    assert {name: y.shape for name, y in actual.items()} == engine.output_shapes(1)
     for name in ("logits", "cam"):
-        assert_close(got[name], wanted[name])
+        assert_close(actual[name], expected[name])
 
 
-def test_it_can_be_captured_and_run_again_on_other_images(bound, images):
+def test_a_captured_inference_can_be_replayed_on_other_images(bound, images):
     engine, device, _ = bound
     stream, shapes = device.stream(), engine.output_shapes(1)
     image, cam = np.ascontiguousarray(images[:1]), np.zeros(shapes["cam"], np.float32)
@@ -215,69 +215,70 @@ def test_it_can_be_captured_and_run_again_on_other_images(bound, images):
         assert_close(cam, engine.run({"image": images[i : i + 1]})["cam"])
 
 
-def test_addresses_of_other_tensors_are_refused(bound):
+def test_addresses_of_unknown_tensors_are_rejected(bound):
     engine, device, _ = bound
     with pytest.raises(ContractError, match=r"has the tensors .* got addresses of \['picture'\]"):
         engine.bind({"picture": 256}, batch=1, stream=device.stream().handle)
 
 
-def test_a_device_backend_says_what_its_engines_do_not_depend_on(backend):
+def test_a_device_backend_lists_the_versions_its_engines_do_not_depend_on(backend):
     if isinstance(backend, DeviceBackend):
         assert set(backend.portable(GpuOptions())) == set()
         assert set(backend.portable(GpuOptions(version_compatible=True))) <= set(backend.versions())
 
 
-def test_rubbish_cannot_be_compiled_or_loaded(backend, tmp_path, capfd):
-    rubbish = tmp_path / f"rubbish{backend.suffix}"
-    rubbish.write_bytes(b"no network" * 40)
-    with pytest.raises(BackendError, match="could not compile rubbish"):
-        backend.compile(rubbish, tmp_path / "engine", CompileOptions())
-    with pytest.raises(BackendError, match="could not load rubbish"):
-        backend.load(rubbish, CompileOptions())
+def test_an_invalid_file_can_neither_be_compiled_nor_loaded(backend, tmp_path, capfd):
+    invalid = tmp_path / f"invalid{backend.suffix}"
+    invalid.write_bytes(b"no network" * 40)
+    with pytest.raises(BackendError, match="could not compile invalid"):
+        backend.compile(invalid, tmp_path / "engine", CompileOptions())
+    with pytest.raises(BackendError, match="could not load invalid"):
+        backend.load(invalid, CompileOptions())
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
-def test_options_need_a_thread(threads):
+def test_options_need_at_least_one_thread(threads):
     with pytest.raises(InputError, match="whole number of 1 or more"):
         CompileOptions(threads=threads)
 
 
-class Absent(OnnxRuntimeBackend):
-    name = "absent"
+class MissingBackend(OnnxRuntimeBackend):
+    name = "missing"
 
     def unavailable_because(self):
-        return "the package absent is not installed: pip install absent"
+        return "the package missing is not installed: pip install missing"
 
 
-class Lying(OnnxRuntimeBackend):
-    """Installed, loads, and computes nonsense, as a runtime on an unfit driver may."""
+class WrongBackend(OnnxRuntimeBackend):
+    """Is installed, loads, and computes wrong outputs, as a runtime on an unsupported driver may."""
 
-    name = "lying"
+    name = "wrong"
 
     def load(self, engine, options):
-        class Nonsense:
+        class WrongEngine:
             def run(self, inputs):
                 return {"y": inputs["x"] * 0}
 
-        return Nonsense()
+        return WrongEngine()
 
 
-def test_auto_takes_the_first_that_has_just_worked(monkeypatch):
-    registry = {"absent": Absent, "lying": Lying, "onnxruntime": OnnxRuntimeBackend}
+def test_auto_selects_the_first_backend_that_passes_its_self_test(monkeypatch):
+    registry = {"missing": MissingBackend, "wrong": WrongBackend, "onnxruntime": OnnxRuntimeBackend}
     monkeypatch.setattr(backends, "BACKENDS", registry)
     assert backends.choose("auto", among=list(registry)).name == "onnxruntime"
 
 
-def test_auto_says_why_each_one_failed(monkeypatch):
-    monkeypatch.setattr(backends, "BACKENDS", {"absent": Absent, "lying": Lying})
-    with pytest.raises(BackendError, match=r"absent: .* pip install absent; lying: a tiny network gave \[0.0, -0.0\]"):
-        backends.choose("auto", among=["absent", "lying"])
-    with pytest.raises(BackendError, match="absent: the package absent is not installed"):
-        backends.choose("absent")
+def test_auto_reports_the_reason_of_every_failed_backend(monkeypatch):
+    monkeypatch.setattr(backends, "BACKENDS", {"missing": MissingBackend, "wrong": WrongBackend})
+    expected = r"missing: .* pip install missing; wrong: the self-test gave \[0.0, -0.0\], expected \[-1.0, 2.0\]"
+    with pytest.raises(BackendError, match=expected):
+        backends.choose("auto", among=["missing", "wrong"])
+    with pytest.raises(BackendError, match="missing: the package missing is not installed"):
+        backends.choose("missing")
 
 
-def test_an_unknown_backend():
+def test_an_unknown_backend_name_is_rejected():
     with pytest.raises(
         BackendError, match=r"no backend is called 'abacus': choose from auto, tensorrt, .*, onnxruntime"
     ):

@@ -1,4 +1,4 @@
-"""The TensorRT backend's own promises, on the stand-in of each version: options, timing cache, progress, refusals."""
+"""Tests specific to the TensorRT backend, on the stand-in of each version: options, timing cache, progress, errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def network(tmp_path_factory):
     return path
 
 
-def built(backend, network, tmp_path, options=None, **gpu):
+def build_and_load(backend, network, tmp_path, options=None, **gpu):
     options = options or CompileOptions(gpu=GpuOptions(**gpu))
     backend.compile(network, tmp_path / "engine.plan", options)
     return backend.load(tmp_path / "engine.plan", options)
@@ -51,89 +51,89 @@ def built(backend, network, tmp_path, options=None, **gpu):
     ],
     ids=lambda gpu: "-".join(gpu) or "defaults",
 )
-def test_options(backend, network, tmp_path, gpu, capfd):
-    """Whatever the options, a batch larger than the engine's goes through, and nothing is printed."""
-    wanted = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": IMAGES})
-    got = built(backend, network, tmp_path, **gpu).run({"image": IMAGES})
-    for name, values in wanted.items():
-        assert_close(got[name], values)
+def test_every_option_gives_the_reference_output(backend, network, tmp_path, gpu, capfd):
+    """With every option, a batch larger than the engine's maximum works, and nothing is printed."""
+    expected = OnnxRuntimeBackend().load_reference(network, CompileOptions()).run({"image": IMAGES})
+    actual = build_and_load(backend, network, tmp_path, **gpu).run({"image": IMAGES})
+    for name, values in expected.items():
+        assert_close(actual[name], values)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_timing_cache_is_made_and_used_again(backend, network, tmp_path):
+def test_a_timing_cache_is_created_and_reused(backend, network, tmp_path):
     cache = tmp_path / "new" / "timing.cache"
-    built(backend, network, tmp_path, timing_cache=cache)
+    build_and_load(backend, network, tmp_path, timing_cache=cache)
     first = cache.read_bytes()
-    built(backend, network, tmp_path, timing_cache=cache)
+    build_and_load(backend, network, tmp_path, timing_cache=cache)
     assert cache.read_bytes() == first
     assert [p.name for p in cache.parent.iterdir()] == ["timing.cache"]
 
 
-def test_a_foreign_timing_cache_is_begun_anew(backend, network, tmp_path):
+def test_an_invalid_timing_cache_is_replaced(backend, network, tmp_path):
     cache = tmp_path / "timing.cache"
-    cache.write_bytes(b"rubbish")
-    built(backend, network, tmp_path, timing_cache=cache)
-    assert cache.read_bytes() != b"rubbish"
+    cache.write_bytes(b"invalid")
+    build_and_load(backend, network, tmp_path, timing_cache=cache)
+    assert cache.read_bytes() != b"invalid"
 
 
-def test_progress_is_shown(backend, network, tmp_path, monkeypatch):
+def test_progress_is_reported(backend, network, tmp_path, monkeypatch):
     monkeypatch.setattr("cxr_edge.backends.tensorrt_build._SECONDS_BETWEEN_LINES", 0.0)
-    said = []
-    built(backend, network, tmp_path, CompileOptions(progress=said.append))
-    assert said
-    assert all(line.startswith("plain: ") and ", step " in line for line in said)
+    lines = []
+    build_and_load(backend, network, tmp_path, CompileOptions(progress=lines.append))
+    assert lines
+    assert all(line.startswith("plain: ") and ", step " in line for line in lines)
 
 
-def test_compatibility_that_a_version_lacks_is_refused(monkeypatch, network, tmp_path):
+def test_compatibility_that_a_version_lacks_is_rejected(monkeypatch, network, tmp_path):
     old = stand_in("tensorrt 10.3.0 stand-in", monkeypatch)
     with pytest.raises(
         BackendError, match=r"TensorRT 10\.3\.0 has no hardware compatibility 'same-compute-capability'"
     ):
-        built(old, network, tmp_path, hardware_compatibility="same-compute-capability")
+        build_and_load(old, network, tmp_path, hardware_compatibility="same-compute-capability")
     new = stand_in("tensorrt 11.4.0.106 stand-in", monkeypatch)
-    built(new, network, tmp_path, hardware_compatibility="same-compute-capability")
+    build_and_load(new, network, tmp_path, hardware_compatibility="same-compute-capability")
 
 
-def test_a_dla_that_is_not_there(backend, network, tmp_path):
+def test_a_missing_dla_core_is_rejected(backend, network, tmp_path):
     with pytest.raises(BackendError, match="this machine has 2 DLA cores, numbered from 0; there is no 2"):
-        built(backend, network, tmp_path, dla_core=2)
+        build_and_load(backend, network, tmp_path, dla_core=2)
 
 
-def test_symmetric_int8_is_taken_and_uint8_refused_with_its_words(backend, network, tmp_path):
+def test_symmetric_int8_is_accepted_and_uint8_rejected_with_tensorrts_message(backend, network, tmp_path):
     ranges = measure_ranges(network, [IMAGES], source="test").tensors
     onnx.save(quantize(onnx.load(network), ranges, SCHEMES["int8"]), tmp_path / "int8.onnx")
-    assert built(backend, tmp_path / "int8.onnx", tmp_path).run({"image": IMAGES[:1]})["logits"].shape == (1, 4)
+    assert build_and_load(backend, tmp_path / "int8.onnx", tmp_path).run({"image": IMAGES[:1]})["logits"].shape == (1, 4)
     onnx.save(quantize(onnx.load(network), ranges, SCHEMES["uint8"]), tmp_path / "uint8.onnx")
     with pytest.raises(BackendError, match=r"TensorRT could not compile uint8\.onnx: .*\(node "):
-        built(backend, tmp_path / "uint8.onnx", tmp_path)
+        build_and_load(backend, tmp_path / "uint8.onnx", tmp_path)
 
 
-def test_a_plan_of_another_version_is_refused_with_its_words(monkeypatch, network, tmp_path):
-    built(stand_in("tensorrt 10.3.0 stand-in", monkeypatch), network, tmp_path)
-    with pytest.raises(BackendError, match=r"TensorRT could not load engine\.plan: (?!it gave no reason)"):
+def test_a_plan_of_another_version_is_rejected_with_tensorrts_message(monkeypatch, network, tmp_path):
+    build_and_load(stand_in("tensorrt 10.3.0 stand-in", monkeypatch), network, tmp_path)
+    with pytest.raises(BackendError, match=r"TensorRT could not load engine\.plan: (?!TensorRT gave no reason)"):
         stand_in("tensorrt 11.4.0.106 stand-in", monkeypatch).load(tmp_path / "engine.plan", CompileOptions())
 
 
-def test_without_a_gpu_it_says_so(monkeypatch, network, tmp_path):
+def test_a_machine_without_gpu_is_reported(monkeypatch, network, tmp_path):
     backend = stand_in("tensorrt 11.4.0.106 stand-in", monkeypatch, gpu=False)
     with pytest.raises(BackendError, match=r"TensorRT could not start its builder: .*nullptr"):
-        built(backend, network, tmp_path)
+        build_and_load(backend, network, tmp_path)
 
 
-def test_a_batch_beyond_the_binding(backend, network, tmp_path):
-    engine = built(backend, network, tmp_path, max_batch=2)
+def test_a_batch_above_the_maximum_is_rejected(backend, network, tmp_path):
+    engine = build_and_load(backend, network, tmp_path, max_batch=2)
     assert engine.output_shapes(2)["logits"] == (2, 4)
     with pytest.raises(BackendError, match="built for batches of up to 2, got 3"):
         engine.output_shapes(3)
 
 
-def test_side_cars_know_what_compatibility_was_asked_for(backend):
+def test_portable_keys_follow_the_configured_compatibility(backend):
     keys = backend.portable(GpuOptions(hardware_compatibility="ampere-plus", version_compatible=True))
     assert keys == ("tensorrt", "gpu", "compute_capability")
     assert backend.portable(GpuOptions(hardware_compatibility="same-compute-capability")) == ("gpu",)
 
 
-def test_its_versions_name_the_gpu(monkeypatch):
+def test_versions_name_the_gpu(monkeypatch):
     versions = stand_in("tensorrt 11.4.0.106 stand-in", monkeypatch, EmulatedDevice()).versions()
     assert versions["tensorrt"] == "11.4.0.106"
     assert (versions["gpu"], versions["compute_capability"], versions["driver"]) == ("emulated GPU", "0.0", "0.0")
@@ -149,6 +149,6 @@ def test_its_versions_name_the_gpu(monkeypatch):
         ({"dla_core": 0, "max_batch": 2}, "an engine for a DLA has max_batch 1"),
     ],
 )
-def test_options_that_make_no_sense(gpu, message):
+def test_invalid_options_are_rejected(gpu, message):
     with pytest.raises(InputError, match=message):
         GpuOptions(**gpu)

@@ -20,7 +20,7 @@ from tests.doubles.trt_api import VERSIONS, Api, Bindings
 from tests.doubles.trt_scan import Scan, Subclass, Use
 
 BACKENDS = Path(__file__).parents[2] / "cxr_edge" / "backends"
-FILES = sorted(BACKENDS.glob("_tensorrt*.py")) + sorted(BACKENDS.glob("tensorrt.py"))
+FILES = sorted(BACKENDS.glob("tensorrt*.py"))
 VERSIONS_OF_TABLE = {None: VERSIONS, "ONLY_BEFORE_11": ("10.3", "10.16"), "ONLY_FROM_11": ("11.4",)}
 FLAVOURS = {"10.3": "10.3.0", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}
 

@@ -12,15 +12,16 @@ import onnx
 import pytest
 
 from cxr_edge import backends, engines
+from cxr_edge.backends.self_test import SELF_TEST_STEM
 from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.compiler import build_bundle, candidates, trial
 from cxr_edge.compiler.build_bundle import BuildRequest, build
 from cxr_edge.compiler.candidates import RECIPES, Candidate
-from cxr_edge.compiler.parity import Verdict
+from cxr_edge.compiler.parity import ParityResult
 from cxr_edge.compiler.report import Row
 from cxr_edge.compiler.sensitivity import rank_layers
 from cxr_edge.compiler.timing import Timing
-from cxr_edge.compiler.trial import Outcome
+from cxr_edge.compiler.trial import TrialResult
 from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import BackendError, ContractError, InputError
 from cxr_edge.screening.screener import Screener
@@ -72,8 +73,8 @@ def half_on_cpu(monkeypatch):
 
 
 def files(folder):
-    """What a build left, without the runtime's proof (`backends.keep_proof`)."""
-    found = (p for p in folder.rglob("*") if p.is_file() and p.stem != "proof")
+    """Content of the files that a build wrote, without the self-test engine (`backends.self_test`)."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.stem != SELF_TEST_STEM)
     return sorted(p.relative_to(folder).as_posix() for p in found)
 
 
@@ -139,7 +140,7 @@ def test_a_broken_candidate_is_refused_and_an_old_one_of_its_name_removed(ranged
 
 def test_without_any_good_candidate_there_is_no_engine(ranged, tmp_path, monkeypatch):
     build(BuildRequest(bundle=ranged, engines_dir=tmp_path))
-    monkeypatch.setattr(engine, "judge_member", lambda *_: Verdict(images=1, agreement=0.0, reasons=("it is bad",)))
+    monkeypatch.setattr(engine, "judge_member", lambda *_: ParityResult(images=1, agreement=0.0, reasons=("it is bad",)))
     report = build(BuildRequest(bundle=ranged, engines_dir=tmp_path))
     assert not report.complete
     assert report.whole is None
@@ -155,7 +156,7 @@ def test_the_set_steps_back_where_it_gains_least(ranged, tmp_path, monkeypatch, 
 
     def judge(before, after, truth, limits):
         seen.append(after)
-        return Verdict(images=3, agreement=1.0, reasons=("too much together",) if len(seen) == 1 else ())
+        return ParityResult(images=3, agreement=1.0, reasons=("too much together",) if len(seen) == 1 else ())
 
     monkeypatch.setattr(engine, "judge_set", judge)
     report = build(BuildRequest(bundle=ranged, engines_dir=tmp_path, max_loss=GENEROUS))
@@ -167,7 +168,7 @@ def test_the_set_steps_back_where_it_gains_least(ranged, tmp_path, monkeypatch, 
 
 
 def test_a_set_that_never_passes_leaves_no_engine(ranged, tmp_path, monkeypatch):
-    bad = Verdict(images=3, agreement=0.0, reasons=("decision agreement 0.000",))
+    bad = ParityResult(images=3, agreement=0.0, reasons=("decision agreement 0.000",))
     monkeypatch.setattr(engine, "judge_set", lambda *_: bad)
     report = build(BuildRequest(bundle=ranged, engines_dir=tmp_path))
     assert not report.complete
@@ -385,7 +386,7 @@ def outcome_of(*precisions):
         Row(part="net", precision=p, status="passed", timing=Timing(p50_ms=1.0 + i, p99_ms=2.0, runs=1))
         for i, p in enumerate(precisions)
     )
-    return Outcome(rows=rows, passed=passed)
+    return TrialResult(rows=rows, passed=passed)
 
 
 @pytest.mark.parametrize(

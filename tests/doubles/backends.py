@@ -1,7 +1,7 @@
-"""GPU backends on a machine without a GPU: their own code, on stand-ins for NVIDIA's and Microsoft's.
+"""GPU backends for tests without a GPU: our backend code on stand-ins of NVIDIA's and Microsoft's runtimes.
 
-A name and pytest's monkeypatch come in, the backend comes out, with the emulated device under it. Whatever passes here says
-how the backend behaves towards what is documented of the runtime, not how the runtime behaves.
+`stand_in` takes a name and pytest's monkeypatch and returns the backend, running on the emulated device. A passing test
+shows how the backend uses the documented behaviour of the runtime; it shows nothing about the runtime itself.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ STAND_INS = {
 }
 
 
-def stand_in(name: str, monkeypatch, device: EmulatedDevice | None = None, **of_tensorrt) -> Backend:
-    """The backend of that name; of_tensorrt: arguments of `fake_tensorrt.make`."""
+def stand_in(name: str, monkeypatch, device: EmulatedDevice | None = None, **tensorrt_options) -> Backend:
+    """Return the backend of that name. tensorrt_options: passed to `fake_tensorrt.make`."""
     device = device or EmulatedDevice()
     version = STAND_INS[name]
     if version is None:
         return _onnxruntime(monkeypatch, device)
-    module = fake_tensorrt.make(version, enqueue=_enqueue_on(device), **of_tensorrt)
+    module = fake_tensorrt.make(version, enqueue=_enqueue_on(device), **tensorrt_options)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     monkeypatch.setattr(tensorrt, "_tensorrt", lambda: module)
     _use(monkeypatch, tensorrt, device)
@@ -48,7 +48,7 @@ def _use(monkeypatch, module, device: EmulatedDevice) -> None:
 
 
 def _onnxruntime(monkeypatch, device: EmulatedDevice) -> Backend:
-    """The CUDA backend on the CPU provider, which takes the same bindings to addresses, on host memory."""
+    """Return the CUDA backend running on the CPU provider, which accepts the same address bindings for host memory."""
     _use(monkeypatch, onnxruntime_cuda, device)
     monkeypatch.setattr(onnxruntime_cuda, "_PROVIDER", "CPUExecutionProvider")
     monkeypatch.setattr(onnxruntime_cuda, "_MEMORY", "cpu")

@@ -22,7 +22,7 @@ from cxr_edge.report.html import HtmlWriter, page_target
 from cxr_edge.report.overlay import OverlayWriter, overlay, picture
 from cxr_edge.report.structured import CsvWriter, JsonWriter
 from cxr_edge.report.text import TextWriter
-from cxr_edge.screening.screener import Answer
+from cxr_edge.screening.screener import FileResult
 
 HOSTILE = 'x<script>alert(1)</script>"&,\n\x1b]0;\u202e\udcfc.png'
 SHOWN = 'x<script>alert(1)</script>"&,\\x0a\\x1b]0;\\u202e\\xfc.png'
@@ -49,8 +49,8 @@ SCREENING = Screening(
     heatmap=np.ones((8, 8), np.float32),
 )  # fmt: skip
 
-ANSWER = Answer(outcome=SCREENING, image=IMAGE)
-FAILED = Answer(outcome=Failure(source=HOSTILE, reason="the file is <empty>"))
+ANSWER = FileResult(outcome=SCREENING, image=IMAGE)
+FAILED = FileResult(outcome=Failure(source=HOSTILE, reason="the file is <empty>"))
 
 
 def written(writer):
