@@ -1,4 +1,4 @@
-"""A bundle on disk: its folder, its manifest, and the check of its ONNX files."""
+"""Bundles on disk: the folder, its manifest, and the check of its ONNX files."""
 
 from cxr_edge.bundle.folder import ENGINES_DIR, MANIFEST_NAME, PACKAGED, STARTER, Bundle, file_ref, write_bundle
 

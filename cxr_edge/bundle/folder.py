@@ -1,8 +1,8 @@
-"""A bundle on disk: the folder with `manifest.json`, the networks and all else that the manifest names.
+"""Bundle folder on disk: `manifest.json`, the networks, and every other file that the manifest names.
 
-`Bundle.open` reads the manifest and holds every file against its SHA-256 before anything runs, so that what is screened
-with is what was trained; `write_bundle` is its counterpart for training. What the networks hold inside is checked by
-`onnx_check.check_networks`, which needs onnx and is therefore left to build-engine and inspect.
+`Bundle.open` reads the manifest and compares every file with its SHA-256 before anything runs, so that screening uses
+exactly what was trained; `write_bundle` is its counterpart for training. The content of the networks is checked by
+`onnx_check.check_networks`, which needs onnx and is therefore called only by build-engine and inspect.
 """
 
 from __future__ import annotations
@@ -16,36 +16,33 @@ from pathlib import Path
 import cxr_edge
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.networks import FileRef
+from cxr_edge.digests import sha256_file
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.specs.json_fields import FieldError, parse
 
 __all__ = ["ENGINES_DIR", "MANIFEST_NAME", "PACKAGED", "STARTER", "Bundle", "file_ref", "write_bundle"]
 
 MANIFEST_NAME = "manifest.json"
-ENGINES_DIR = "engines"  # where build-engine writes unless told otherwise; no part of the bundle proper
-STARTER = "starter"  # the word for the bundle that comes with cxr-edge
+ENGINES_DIR = "engines"  # default output folder of build-engine; not part of the bundle
+STARTER = "starter"  # name of the bundle that is packaged with cxr-edge
 PACKAGED = Path(cxr_edge.__file__).resolve().parent / STARTER
 
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # FLANNEL's module for 12 members of 4 labels takes well under one
-_CHUNK_BYTES = 1024 * 1024
 _COPY_AGAIN = "copy the whole bundle again from where it came, or export it again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle whose files were all there and unaltered when it was opened.
+    """A bundle whose files were all present and unaltered when it was opened."""
 
-    root: its folder, absolute. digest: SHA-256 (hexadecimal) of manifest.json, which names every other file's, so equal
-    digests mean equal bundles.
-    """
-
-    root: Path
+    root: Path  # its folder, absolute
     manifest: Manifest
+    # SHA-256 (hexadecimal) of manifest.json, which holds the SHA-256 of every other file: equal digests, equal bundles.
     digest: str
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Open the folder `path`, or the packaged bundle for the word `starter` (say `./starter` for a folder).
+        """Open the folder `path`, or the packaged bundle if it is `starter` (write `./starter` for a folder).
 
         Raises BundleError if the manifest or a file is missing, altered, malformed or outside the folder, and
         ContractError if a preprocessing spec is not the one that was exported.
@@ -57,13 +54,13 @@ class Bundle:
         return cls(root=root, manifest=manifest, digest=hashlib.sha256(text).hexdigest())
 
     def file(self, ref: FileRef) -> Path:
-        """Where the file lies. Raises BundleError if it has gone since, or leads out of the folder."""
+        """Return the path of the file. Raises BundleError if it was deleted since, or leads out of the folder."""
         return _locate(self.root, ref, "a file of the bundle")
 
     def unlisted_files(self) -> tuple[str, ...]:
-        """Files in the folder that the manifest does not name, sorted; engines and hidden files aside.
+        """Return the files in the folder that the manifest does not name, sorted, without engines and hidden files.
 
-        Nothing reads them; `inspect` shows them, since one that somebody thinks to be in use is not.
+        They are never read. `inspect` lists them, because a user may expect such a file to be in use.
         """
         listed = {ref.path for _, ref in self.manifest.files()} | {MANIFEST_NAME}
         found = (p.relative_to(self.root) for p in self.root.rglob("*") if not p.is_dir())
@@ -72,7 +69,7 @@ class Bundle:
 
 
 def file_ref(root: Path, path: str) -> FileRef:
-    """The reference to the file `path` (relative, forward slashes) of the folder `root`, as it is now.
+    """Return the reference to the file `path` (relative, forward slashes) of the folder `root`, with its current SHA-256.
 
     Raises BundleError if there is no such file in the folder.
     """
@@ -81,10 +78,10 @@ def file_ref(root: Path, path: str) -> FileRef:
 
 
 def write_bundle(root: Path, manifest: Manifest) -> Bundle:
-    """Write manifest.json into `root`, where the files that it names already lie, and open the bundle.
+    """Write manifest.json into `root`, which already holds the files that it names, and open the bundle.
 
-    The files are checked first and the manifest replaces an older one in one step, so that no moment leaves a manifest
-    that does not fit its folder. Raises BundleError for a missing or different file.
+    The files are checked first and the manifest replaces an older one atomically, so that the folder never holds a
+    manifest that does not match it. Raises BundleError for a missing or different file.
     """
     root = root.resolve()
     _verify(root, manifest)
@@ -135,7 +132,7 @@ def _read(root: Path, text: bytes) -> Manifest:
         return Manifest.from_json(parse(text))
     except FieldError as error:
         raise BundleError(f"{root}: {error}; {_COPY_AGAIN}") from None
-    except (BundleError, ContractError) as error:  # these say themselves what to do
+    except (BundleError, ContractError) as error:  # their messages already say what to do
         raise type(error)(f"{root}: {error}") from None
 
 
@@ -145,17 +142,20 @@ def _verify(root: Path, manifest: Manifest) -> None:
         if ref in checked:
             continue
         path = _locate(root, ref, key)
-        came = _sha256(path)
-        if came != ref.sha256:
+        actual = _sha256(path)
+        if actual != ref.sha256:
             raise BundleError(
                 f"{ref.path} in {root} was altered: {MANIFEST_NAME} ({key}) expects SHA-256 {ref.sha256}, "
-                f"the file has {came}; {_COPY_AGAIN}"
+                f"the file has {actual}; {_COPY_AGAIN}"
             )
         checked.add(ref)
 
 
 def _locate(root: Path, ref: FileRef, key: str) -> Path:
-    """The regular file of `ref`. FileRef keeps '..' out of the path; links that lead outside are caught here."""
+    """Return the path of the regular file `ref`.
+
+    FileRef excludes '..' from the path; links that lead out of the folder are detected here.
+    """
     path = root / ref.path
     try:
         real = path.resolve(strict=True)
@@ -166,16 +166,12 @@ def _locate(root: Path, ref: FileRef, key: str) -> Path:
             f"{ref.path} ({key}) is a link that leads out of the bundle {root}, to {real}: put the file itself there"
         )
     if not real.is_file():  # a folder, or a pipe that would never end
-        raise BundleError(f"{ref.path} ({key}) in {root} must be a regular file, it is none: {_COPY_AGAIN}")
+        raise BundleError(f"{ref.path} ({key}) in {root} must be a regular file, but it is not: {_COPY_AGAIN}")
     return path
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+        return sha256_file(path)
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
-    return digest.hexdigest()

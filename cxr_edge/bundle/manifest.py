@@ -1,8 +1,8 @@
-"""`manifest.json` as values: what a bundle says about its networks, their combination and the decision.
+"""Dataclasses of `manifest.json`: the networks of a bundle, their combination and the decision rule.
 
-`bundle` reads and checks the folder around it; training writes one with `Manifest.as_json`. Every dataclass checks
-itself, reading refuses unknown and missing keys, and a message names the key by its path in the file.
-docs/bundle-format.md is the prose of this module.
+`folder.Bundle` reads the file; training writes one with `Manifest.as_json`. Every dataclass validates itself, reading
+rejects unknown and missing keys, and an error message names the key by its path in the file. docs/bundle-format.md
+documents the same format.
 """
 
 from __future__ import annotations
@@ -42,14 +42,11 @@ SCHEMA = "cxr-edge-bundle/1"
 
 @dataclass(frozen=True, kw_only=True)
 class KnownAnswer:
-    """A synthetic image of the bundle and what the fp32 reference answers to it: lung box and probabilities.
-
-    roi: (x0, y0, x1, y1) in pixels of the image, half open.
-    """
+    """A synthetic image of the bundle with the outputs of the fp32 reference: lung box and probabilities."""
 
     file: FileRef
-    roi: tuple[int, int, int, int]
-    probabilities: tuple[float, ...]
+    roi: tuple[int, int, int, int]  # (x0, y0, x1, y1) in pixels of the image, half open
+    probabilities: tuple[float, ...]  # one per label, sum 1
 
     def __post_init__(self) -> None:
         require(isinstance(self.roi, tuple) and len(self.roi) == 4, "roi", "[x0, y0, x1, y1]", self.roi)
@@ -59,8 +56,8 @@ class KnownAnswer:
         require(x0 < x1 and y0 < y1, "roi", "[x0, y0, x1, y1] with x0 < x1 and y0 < y1", self.roi)
         for i, share in enumerate(self.probabilities):
             require_number(share, f"probabilities[{i}]", "a number from 0 to 1", is_share)
-        good = abs(sum(self.probabilities) - 1) <= SUM_TOLERANCE
-        require(good, "probabilities", "numbers whose sum is 1", self.probabilities)
+        normalized = abs(sum(self.probabilities) - 1) <= SUM_TOLERANCE
+        require(normalized, "probabilities", "numbers whose sum is 1", self.probabilities)
 
     def as_json(self) -> dict[str, Any]:
         return {"file": self.file.as_json(), "roi": list(self.roi), "probabilities": list(self.probabilities)}
@@ -77,29 +74,26 @@ class KnownAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The whole manifest. segmenter None: members see the whole frame.
-
-    created: ISO 8601. provenance, metrics: any JSON objects; cxr-edge only shows them.
-    """
+    """The full manifest of a bundle."""
 
     name: str
     version: str
-    created: str
-    labels: tuple[str, ...]
-    segmenter: Segmenter | None
+    created: str  # ISO 8601
+    labels: tuple[str, ...]  # in the order of all logits and probabilities
+    segmenter: Segmenter | None  # None: members get the full frame
     members: tuple[Member, ...]
     combination: Combination
     decision: Decision
     known_answers: tuple[KnownAnswer, ...]
     model_card: FileRef
     intended_use: str
-    provenance: dict[str, Any]
-    metrics: dict[str, Any]
+    provenance: dict[str, Any]  # any JSON object; only displayed
+    metrics: dict[str, Any]  # any JSON object; only displayed
 
     def __post_init__(self) -> None:
         require_text(self.name, "name", longest=200)
         require_text(self.version, "version", longest=200)
-        require(_is_time(self.created), "created", "a time as ISO 8601 writes it", self.created)
+        require(_is_time(self.created), "created", "an ISO 8601 time", self.created)
         for i, label in enumerate(self.labels):
             require_text(label, f"labels[{i}]", longest=64)
         distinct = len(set(self.labels)) == len(self.labels) >= 2
@@ -112,7 +106,7 @@ class Manifest:
         self._check_against_labels()
 
     def files(self) -> Iterator[tuple[str, FileRef]]:
-        """Every file the manifest names, with the path of its key: `("members[0].file", FileRef(...))`."""
+        """Yield every file of the manifest with the path of its key: `("members[0].file", FileRef(...))`."""
         networks: list[tuple[str, Segmenter | Member]] = [("segmenter", self.segmenter)] if self.segmenter else []
         networks += [(f"members[{i}]", member) for i, member in enumerate(self.members)]
         for key, network in networks:
@@ -124,7 +118,7 @@ class Manifest:
         yield "model_card", self.model_card
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of manifest.json; `from_json` reads it."""
+        """Return the JSON object of manifest.json; `from_json` reads it."""
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -144,8 +138,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: object) -> Manifest:
-        """Read `as_json`'s form. Raises BundleError that names the key by its path, or ContractError for a spec whose
-        digest is not the one beside it.
+        """Read an object that `as_json` returned.
+
+        Raises BundleError with the path of the invalid key, or ContractError if a spec does not match its stored digest.
         """
         _check_schema(require_object(value, ""))
         found = exactly(value, [*field_names(cls), "schema"])
@@ -165,13 +160,15 @@ class Manifest:
 
     def _check_members(self) -> None:
         require(len(self.members) >= 1, "members", "a list of 1 or more", self.members)
-        names = [m.name.lower() for m in self.members]  # engines become files, also where case is not told apart
+        names = [m.name.lower() for m in self.members]  # they name engine files, also on case-insensitive systems
         for i, name in enumerate(names):
-            require(name not in names[:i], f"members[{i}].name", "unlike every other member's, case aside", name)
+            require(
+                name not in names[:i], f"members[{i}].name", "different from every other member's, ignoring case", name
+            )
         for i, member in enumerate(self.members):
-            good = self.segmenter is not None or member.preprocess.region == "frame"
+            valid = self.segmenter is not None or member.preprocess.region == "frame"
             key = f"members[{i}].preprocess.region"
-            require(good, key, "'frame' in a bundle without a segmenter", member.preprocess.region)
+            require(valid, key, "'frame' in a bundle without a segmenter", member.preprocess.region)
 
     def _check_against_labels(self) -> None:
         with inside("combination"):
@@ -180,7 +177,7 @@ class Manifest:
             require(label in self.labels, "decision.thresholds", f"of labels among {list(self.labels)}", label)
         for i, answer in enumerate(self.known_answers):
             count, key = len(answer.probabilities), f"known_answers[{i}].probabilities"
-            require(count == len(self.labels), key, f"{len(self.labels)} numbers, one a label", f"{count} numbers")
+            require(count == len(self.labels), key, f"{len(self.labels)} numbers, one per label", f"{count} numbers")
 
 
 def _check_schema(found: dict[str, Any]) -> None:
@@ -190,7 +187,7 @@ def _check_schema(found: dict[str, Any]) -> None:
         raise FieldError("schema", f"must be {show(SCHEMA)}, got {show(schema)}: this is no cxr-edge bundle")
     if schema != SCHEMA:
         raise BundleError(
-            f"manifest.json: the bundle has schema {schema}, and this cxr-edge ({__version__}) is too old for it, "
+            f"manifest.json: the bundle has schema {schema}; this cxr-edge ({__version__}) is too old for it, "
             f"it reads {SCHEMA}: install a newer cxr-edge, or export the bundle again with this one"
         )
 

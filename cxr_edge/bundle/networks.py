@@ -1,7 +1,7 @@
-"""The networks of a bundle as `manifest.json` describes them: their files, preprocessing and lung box rule.
+"""Dataclasses of the networks in `manifest.json`: files, preprocessing and lung box rule.
 
-The first half of `manifest`, which re-exports it: parsed JSON in, frozen values out, with every preprocessing spec held
-against the digest that stands beside it.
+They take parsed JSON and hold validated values; every preprocessing spec is compared with its stored digest. `manifest`
+re-exports them.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class FileRef:
-    """A file of the bundle: path relative to its folder, with forward slashes, and the SHA-256 of its bytes."""
+    """Reference to a file of the bundle."""
 
-    path: str
-    sha256: str
+    path: str  # relative to the bundle's folder, with forward slashes
+    sha256: str  # of its bytes, hexadecimal
 
     def __post_init__(self) -> None:
         require_text(self.path, "path", longest=200)
@@ -49,8 +49,8 @@ class FileRef:
             "none starting with '.', joined by '/'",
             self.path,
         )
-        good = isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256) is not None
-        require(good, "sha256", "64 lower-case hexadecimal digits", self.sha256)
+        valid = isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256) is not None
+        require(valid, "sha256", "64 lower-case hexadecimal digits", self.sha256)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,16 +62,12 @@ class FileRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Segmenter:
-    """The lung segmenter. ONNX input `image` (N, 1, S, S) float32, output `mask` (N, 1, S, S) probabilities of lung.
-
-    It sees the whole frame (region `frame`), uncropped, as one channel. activation_ranges: JSON file of measured
-    activation ranges for int8 builds (see build/calibrate.py), or None.
-    """
+    """The lung segmenter. ONNX input `image` (N, 1, S, S) float32, output `mask` (N, 1, S, S) lung probabilities."""
 
     file: FileRef
-    preprocess: PreprocessSpec
+    preprocess: PreprocessSpec  # the full frame (region `frame`), uncropped, one channel
     lung_box: LungBoxRule
-    activation_ranges: FileRef | None = None
+    activation_ranges: FileRef | None = None  # JSON of measured ranges for int8 builds (compiler/calibrate.py)
 
     def __post_init__(self) -> None:
         p = self.preprocess
@@ -105,23 +101,21 @@ class Segmenter:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One classifier. ONNX input `image` (N, C, H, W); outputs `logits` (N, labels) and, if has_cam, `cam`
-    (N, labels, h, w): the class activation map, whose mean over h and w plus the bias is the logit.
+    """One classifier of the ensemble. ONNX input `image` (N, C, H, W), output `logits` (N, labels)."""
 
-    name: letters, digits, '.', '_' and '-'; unique in the bundle; engine files are called by it.
-    """
-
-    name: str
-    architecture: str
+    name: str  # letters, digits, '.', '_' and '-'; unique in the bundle; also the name of the engine files
+    architecture: str  # for display
     file: FileRef
     preprocess: PreprocessSpec
+    # Whether there is an output `cam` (N, labels, h, w): the class activation map, whose mean over h and w plus the bias
+    # is the logit.
     has_cam: bool
-    activation_ranges: FileRef | None = None
+    activation_ranges: FileRef | None = None  # as for the segmenter
 
     def __post_init__(self) -> None:
-        named = isinstance(self.name, str) and _MEMBER_NAME.fullmatch(self.name) is not None
-        require(named, "name", "1 to 64 of letters, digits, '.', '_' and '-', the first no sign", self.name)
-        require(self.name.lower() != _RESERVED_NAME, "name", f"another than {_RESERVED_NAME!r}", self.name)
+        valid = isinstance(self.name, str) and _MEMBER_NAME.fullmatch(self.name) is not None
+        require(valid, "name", "1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit", self.name)
+        require(self.name.lower() != _RESERVED_NAME, "name", f"different from {_RESERVED_NAME!r}", self.name)
         require_text(self.architecture, "architecture")
         require(isinstance(self.has_cam, bool), "has_cam", "true or false", self.has_cam)
 
@@ -165,10 +159,10 @@ _PREPROCESS_TYPES: dict[str, tuple[type, str]] = {
 def _read_preprocess(found: dict[str, Any]) -> PreprocessSpec:
     spec = nested(found, "preprocess", _preprocess_from_json)
     if found["preprocess_digest"] != spec.digest():
-        whose = show(found.get("name", "segmenter"))
+        name = show(found.get("name", "segmenter"))
         raise ContractError(
-            f"manifest.json: the preprocessing of {whose} was altered: its digest is "
-            f"{spec.digest()}, preprocess_digest says {show(found['preprocess_digest'])}; export the bundle again"
+            f"manifest.json: the preprocessing of {name} was altered: its digest is {spec.digest()}, but "
+            f"preprocess_digest is {show(found['preprocess_digest'])}; export the bundle again"
         )
     return spec
 
@@ -176,20 +170,20 @@ def _read_preprocess(found: dict[str, Any]) -> PreprocessSpec:
 def _preprocess_from_json(value: object) -> PreprocessSpec:
     found = exactly(value, _PREPROCESS_TYPES)
     for key, (kind, expected) in _PREPROCESS_TYPES.items():
-        require(type(found[key]) is kind, key, expected, found[key])  # `is`: JSON's true is no whole number
+        require(type(found[key]) is kind, key, expected, found[key])  # `is`: JSON's true is not a whole number
     for key in ("mean", "std"):
         for i, item in enumerate(found[key]):
             require(is_number(item), f"{key}[{i}]", "a finite number", item)
     try:
         return PreprocessSpec.from_json(found)
     except ContractError as error:
-        complaint = str(error).removeprefix(_SPEC_COMPLAINT)
-        if complaint == str(error):
+        message = str(error).removeprefix(_SPEC_ERROR_PREFIX)
+        if message == str(error):
             raise
-        raise FieldError(*complaint.split(" ", 1)) from None
+        raise FieldError(*message.split(" ", 1)) from None
 
 
-_SPEC_COMPLAINT = "preprocess spec: "  # then the key and what is wrong with it
+_SPEC_ERROR_PREFIX = "preprocess spec: "  # of PreprocessSpec's errors; the key and the reason follow
 
 
 def _preprocess_as_json(spec: PreprocessSpec) -> dict[str, Any]:

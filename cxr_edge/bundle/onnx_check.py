@@ -1,8 +1,8 @@
-"""What the manifest promises about a network, held against what its ONNX file says, without running anything.
+"""Check that each ONNX file of a bundle matches the manifest, without running it.
 
-A bundle comes in; facts for `inspect` come out, or an error: BundleError for a file that is malformed or reaches
-outside itself, ContractError for one that was trained on another preprocessing, other shapes or other labels than the
-manifest has. ONNX files are untrusted input. onnx is imported when a check runs, since screening does without it.
+`check_networks` takes a bundle and returns facts for `inspect`. It raises BundleError for a file that is malformed or has
+external data, and ContractError for a network that was trained with other preprocessing, shapes or labels than those in
+the manifest. ONNX files are untrusted input. onnx is imported when a check runs, because screening does not need it.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ __all__ = ["DIGEST_KEY", "NEWEST_OPSET", "OLDEST_OPSET", "Network", "check_netwo
 
 DIGEST_KEY = "cxr_edge.preprocess_digest"  # in the ONNX metadata_props
 
-OLDEST_OPSET = 13  # the first whose QuantizeLinear scales per channel
+OLDEST_OPSET = 13  # the first with a per-channel QuantizeLinear
 NEWEST_OPSET = 23  # raise it together with a test on every backend
 
-_MAX_ONNX_BYTES = 1024**3  # protobuf itself stops at 2 GiB
+_MAX_ONNX_BYTES = 1024**3  # protobuf's own limit is 2 GiB
 _MAX_TEXT = 200
 
-Shape = tuple["int | str | None", ...]  # a text or None is a length that varies
+Shape = tuple["int | str | None", ...]  # a string (its symbol) or None is a dynamic dimension
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Facts of one ONNX file: multiply-accumulates (macs) are for one image, in convolutions and matrix products."""
+    """Facts about one ONNX file."""
 
     name: str
     path: Path
     size_bytes: int
     opset: int
     parameters: int
-    macs: int
+    macs: int  # multiply-accumulates per image, in convolutions and matrix products
 
 
 def check_networks(bundle: Bundle) -> tuple[Network, ...]:
     """Check the segmenter (first, named `segmenter`) and every member of a bundle.
 
     Raises BundleError for a malformed file, external data or an unsupported opset; ContractError if inputs, outputs or
-    the preprocessing digest are not what the manifest says; BackendError if the installed onnx is older than a file.
+    the preprocessing digest differ from the manifest; BackendError if the installed onnx is too old for a file.
     """
     manifest, labels = bundle.manifest, len(bundle.manifest.labels)
     networks = []
@@ -67,7 +67,9 @@ def check_networks(bundle: Bundle) -> tuple[Network, ...]:
 def check_network(name: str, path: Path, spec: PreprocessSpec, outputs: dict[str, Shape]) -> Network:
     """Check one ONNX file: input `image` of the spec's shape, these outputs, the spec's digest in its metadata.
 
-    outputs: shape by name; a text stands for the batch size, None for any fixed length. Raises as `check_networks`.
+    outputs: expected shape by name; a string is the dynamic batch size, None is any fixed length.
+
+    Raises the errors of `check_networks`.
     """
     model = _parse(path)
     _check_texts(model, path)
@@ -81,7 +83,7 @@ def check_network(name: str, path: Path, spec: PreprocessSpec, outputs: dict[str
     _check_tensors(where, "input", inputs, {"image": ("N", *spec.tensor_shape)}, spec.dtype)
     _check_tensors(where, "output", list(model.graph.output), outputs, "float32")
     _check_digest(where, model, spec)
-    shapes = _shapes_of_two(where, model)
+    shapes = _infer_shapes(where, model)
     return Network(
         name=name,
         path=path,
@@ -105,35 +107,35 @@ def _parse(path: Path) -> Any:
         return onnx.ModelProto.FromString(path.read_bytes())
     except (DecodeError, ValueError):
         raise BundleError(
-            f"{path} is no ONNX file, or a truncated one: copy the bundle again, or export it again"
+            f"{path} is not an ONNX file, or is truncated: copy the bundle again, or export it again"
         ) from None
 
 
 def _check_texts(model: Any, path: Path) -> None:
-    """Protobuf hands texts that are not UTF-8 over as bytes, which no code behind this expects."""
+    """Reject strings that are not UTF-8: protobuf returns them as bytes, which the code after this does not expect."""
     from google.protobuf.message import Message
 
     for message in _messages(model, Message):
         for field, value in message.ListFields():
-            if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in _several(value)):
+            if field.type == field.TYPE_STRING and any(isinstance(v, bytes) for v in _as_list(value)):
                 raise BundleError(f"{path} has a {field.name} that is not UTF-8 text: copy the bundle again")
 
 
 def _check_external_data(model: Any, path: Path) -> None:
-    """Weights outside the file escape the manifest's SHA-256, and their path may lead anywhere: refused altogether."""
+    """Reject external weights: the manifest's SHA-256 does not cover them, and their path may point anywhere."""
     import onnx
 
     for tensor in _messages(model, onnx.TensorProto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0:
             location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             raise BundleError(
-                f"{path}: tensor {_shown(tensor.name)} keeps its data outside the file, at {_shown(location)}; "
-                "a bundle's networks must be whole in themselves: export again without external data"
+                f"{path}: tensor {_shown(tensor.name)} has its data outside the file, at {_shown(location)}; "
+                "a bundle's networks must be self-contained: export again without external data"
             )
 
 
 def _messages(message: Any, kind: type) -> Iterator[Any]:
-    """Every protobuf message of that kind inside, in subgraphs, functions and attributes too."""
+    """Yield every nested protobuf message of that kind, also in subgraphs, functions and attributes."""
     waiting = [message]
     while waiting:
         current = waiting.pop()
@@ -141,11 +143,11 @@ def _messages(message: Any, kind: type) -> Iterator[Any]:
             yield current
         for field, value in current.ListFields():
             if field.message_type is not None:
-                waiting.extend(_several(value))
+                waiting.extend(_as_list(value))
 
 
-def _several(value: Any) -> Any:
-    """The values of a protobuf field, repeated or not."""
+def _as_list(value: Any) -> Any:
+    """Return the values of a protobuf field, repeated or not."""
     return [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
 
 
@@ -166,17 +168,17 @@ def _check_opset(model: Any, path: Path) -> int:
 
 
 def _check_installed_onnx(model: Any, opset: int, path: Path) -> None:
-    """The checker of an onnx package older than the file calls a sound file invalid."""
+    """Reject a file newer than the installed onnx, whose checker would call it invalid."""
     import onnx
 
-    found = (
+    versions = (
         ("IR version", model.ir_version, onnx.IR_VERSION, "ir_version"),
         ("opset", opset, onnx.defs.onnx_opset_version(), "opset"),
     )
-    for what, version, newest, setting in found:
+    for kind, version, newest, setting in versions:
         if version > newest:
             raise BackendError(
-                f"{path} has {what} {version}, the installed onnx {onnx.__version__} reads up to {newest}: install a "
+                f"{path} has {kind} {version}, the installed onnx {onnx.__version__} reads up to {newest}: install a "
                 f"newer one (pip install --upgrade onnx), or export again with {setting} {newest} or older"
             )
 
@@ -186,37 +188,37 @@ def _check_well_formed(model: Any, path: Path) -> None:
 
     try:
         onnx.checker.check_model(model, full_check=True)
-    # Its own errors derive from different bases in different releases, and this is the door for untrusted files.
+    # onnx's errors have different base classes in different releases, and this is where untrusted files enter.
     except Exception as error:
         reason = _shown(str(error).strip().split("\n")[0])
-        raise BundleError(f"{path} is no valid ONNX model: {reason}; export it again") from None
+        raise BundleError(f"{path} is not a valid ONNX model: {reason}; export it again") from None
 
 
-def _check_tensors(where: str, what: str, infos: list[Any], wanted: dict[str, Shape], dtype: str) -> None:
+def _check_tensors(where: str, kind: str, infos: list[Any], expected: dict[str, Shape], dtype: str) -> None:
     names = [i.name for i in infos]
-    if sorted(names) != sorted(wanted):
+    if sorted(names) != sorted(expected):
         raise ContractError(
-            f"{where} must have the {what}s {', '.join(wanted)}, it has {_shown(', '.join(names))}: "
+            f"{where} must have the {kind}s {', '.join(expected)}, it has {_shown(', '.join(names))}: "
             "export it with these names, or correct the manifest (has_cam)"
         )
     for info in infos:
-        came, kind = _shape(info), _dtype(info)
-        if kind != dtype or not _fits(came, wanted[info.name]):
+        shape, actual_dtype = _shape(info), _dtype(info)
+        if actual_dtype != dtype or not _fits(shape, expected[info.name]):
             raise ContractError(
-                f"{where}: {what} {info.name} must be {dtype} {_shape_text(wanted[info.name])}, N varying, "
-                f"it is {kind} {_shape_text(came)}: the network was exported for other preprocessing or labels than "
-                "the manifest has; export it again"
+                f"{where}: {kind} {info.name} must be {dtype} {_shape_text(expected[info.name])}, N varying, "
+                f"it is {actual_dtype} {_shape_text(shape)}: the network was exported for other preprocessing or labels "
+                "than the manifest has; export it again"
             )
 
 
-def _fits(came: Shape, wanted: Shape) -> bool:
-    return len(came) == len(wanted) and all(_length_fits(c, w) for c, w in zip(came, wanted, strict=True))
+def _fits(shape: Shape, expected: Shape) -> bool:
+    return len(shape) == len(expected) and all(_length_fits(n, e) for n, e in zip(shape, expected, strict=True))
 
 
-def _length_fits(came: int | str | None, wanted: int | str | None) -> bool:
-    if isinstance(wanted, str):
-        return not isinstance(came, int)
-    return isinstance(came, int) and came > 0 and wanted in (None, came)
+def _length_fits(length: int | str | None, expected: int | str | None) -> bool:
+    if isinstance(expected, str):
+        return not isinstance(length, int)
+    return isinstance(length, int) and length > 0 and expected in (None, length)
 
 
 def _shape(info: Any) -> Shape:
@@ -234,7 +236,7 @@ def _shape_text(shape: Shape) -> str:
 def _dtype(info: Any) -> str:
     import onnx
 
-    element = info.type.tensor_type.elem_type  # 0 for what is no tensor
+    element = info.type.tensor_type.elem_type  # 0 if it is not a tensor
     try:
         return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
     except KeyError:
@@ -242,12 +244,12 @@ def _dtype(info: Any) -> str:
 
 
 def _check_digest(where: str, model: Any, spec: PreprocessSpec) -> None:
-    found = [p.value for p in model.metadata_props if p.key == DIGEST_KEY]
-    if found != [spec.digest()]:
-        came = _shown(", ".join(found)) if found else "none"
+    digests = [p.value for p in model.metadata_props if p.key == DIGEST_KEY]
+    if digests != [spec.digest()]:
+        actual = _shown(", ".join(digests)) if digests else "none"
         raise ContractError(
-            f"{where} must carry the digest of its preprocessing, {spec.digest()}, in its metadata ({DIGEST_KEY}), "
-            f"it has {came}: it was trained on other images than the manifest says; export it again with its own spec"
+            f"{where} must have the digest of its preprocessing, {spec.digest()}, in its metadata ({DIGEST_KEY}), it has "
+            f"{actual}: it was trained with other preprocessing than the manifest has; export it again with its own spec"
         )
 
 
@@ -257,20 +259,20 @@ def _is_float(tensor: Any) -> bool:
     return tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
-def _shapes_of_two(where: str, model: Any) -> dict[str, Shape]:
-    """Shapes of all tensors for a batch of two, inferred. Raises ContractError if the network was frozen to another."""
+def _infer_shapes(where: str, model: Any) -> dict[str, Shape]:
+    """Infer the shapes of all tensors for batch 2. Raises ContractError if the network has a fixed batch size."""
     import onnx
 
-    two = onnx.ModelProto()
-    two.CopyFrom(model)
-    del two.graph.value_info[:]  # an exporter's, still with a varying batch
-    next(i for i in two.graph.input if i.name == "image").type.tensor_type.shape.dim[0].dim_value = 2
+    batch_2 = onnx.ModelProto()
+    batch_2.CopyFrom(model)
+    del batch_2.graph.value_info[:]  # the exporter's, still with a dynamic batch
+    next(i for i in batch_2.graph.input if i.name == "image").type.tensor_type.shape.dim[0].dim_value = 2
     try:
-        graph = onnx.shape_inference.infer_shapes(two, strict_mode=True, data_prop=True).graph
-        frozen = any(isinstance(n, int) and n != 2 for n in (_shape(o)[0] for o in graph.output))
-    except Exception:  # as in _check_well_formed, which it passed while the batch was open
-        frozen = True
-    if frozen:
+        graph = onnx.shape_inference.infer_shapes(batch_2, strict_mode=True, data_prop=True).graph
+        fixed = any(isinstance(n, int) and n != 2 for n in (_shape(o)[0] for o in graph.output))
+    except Exception:  # any error: with a dynamic batch the same model passed _check_well_formed
+        fixed = True
+    if fixed:
         raise ContractError(f"{where} must take any number of images at once: export it again with a dynamic batch")
     shapes: dict[str, Shape] = {i.name: _shape(i) for i in [*graph.input, *graph.value_info, *graph.output]}
     return shapes | {t.name: tuple(t.dims) for t in graph.initializer}
@@ -281,9 +283,9 @@ def _node_macs(node: Any, shapes: dict[str, Shape]) -> int:
         return 0
     left, weight, out = (shapes.get(name, ()) for name in (node.input[0], node.input[1], node.output[0]))
     if node.op_type == "Conv":
-        factors = (*out, *weight[1:])  # every output is a sum over its kernel
+        factors = (*out, *weight[1:])  # each output element sums over the kernel
     elif node.op_type == "ConvTranspose":
-        factors = (*left, *weight[1:])  # every input is spread over its kernel
+        factors = (*left, *weight[1:])  # each input element is multiplied by the kernel
     else:
         transposed = any(a.name == "transA" and a.i for a in node.attribute)
         factors = (*out, *left[-2 if transposed else -1 :][:1])
@@ -292,5 +294,5 @@ def _node_macs(node: Any, shapes: dict[str, Shape]) -> int:
 
 
 def _shown(text: str) -> str:
-    """Text out of an untrusted file, as a message may show it: quoted, without control characters, not long."""
+    """Return text from an untrusted file in a form that is safe in messages: quoted, escaped, truncated."""
     return ascii(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...")

@@ -1,4 +1,4 @@
-"""Bundles on disk: opening one verifies every file, and a message says what is wrong and what to do."""
+"""Bundle folders: opening one verifies every file, and error messages name the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def edit(root: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
-def refusal(root: Path | str) -> str:
-    """What Bundle.open says about a bundle that it must refuse."""
+def open_error(root: Path | str) -> str:
+    """Return the message of the BundleError that Bundle.open must raise."""
     with pytest.raises(BundleError) as caught:
         Bundle.open(root)
     return str(caught.value)
 
 
-def test_open_gives_root_manifest_and_digest(toy_bundle: Path) -> None:
+def test_open_returns_root_manifest_and_digest(toy_bundle: Path) -> None:
     bundle = Bundle.open(toy_bundle)
     assert bundle.root == toy_bundle.resolve()
     assert bundle.manifest.name == "toy"
@@ -45,12 +45,12 @@ def test_open_gives_root_manifest_and_digest(toy_bundle: Path) -> None:
     assert bundle.unlisted_files() == ()
 
 
-def test_open_takes_a_relative_path(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_accepts_a_relative_path(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy_bundle.parent)
     assert Bundle.open(toy_bundle.name).root == toy_bundle.resolve()
 
 
-def test_the_toy_bundle_is_the_same_each_time(toy_bundle: Path, tmp_path: Path) -> None:
+def test_building_the_toy_bundle_is_deterministic(toy_bundle: Path, tmp_path: Path) -> None:
     assert build_toy_bundle(tmp_path).digest == Bundle.open(toy_bundle).digest
 
 
@@ -60,10 +60,10 @@ def test_activation_ranges_are_files_of_the_bundle(tmp_path: Path) -> None:
     assert listed["segmenter.activation_ranges"] == "segmenter.ranges.json"
     assert listed["members[2].activation_ranges"] == "residual.ranges.json"
     (tmp_path / "residual.ranges.json").write_text("{}", encoding="utf-8")
-    assert "residual.ranges.json in" in refusal(tmp_path)
+    assert "residual.ranges.json in" in open_error(tmp_path)
 
 
-def test_the_word_starter_is_the_packaged_bundle(
+def test_starter_opens_the_packaged_bundle(
     toy_bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "package").mkdir()
@@ -72,39 +72,39 @@ def test_the_word_starter_is_the_packaged_bundle(
     assert Bundle.open("starter").root == (tmp_path / "package" / "starter").resolve()
 
 
-def test_an_installation_without_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_without_starter_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_folder, "PACKAGED", tmp_path / "starter")
-    assert "without its starter bundle: install it again" in refusal("starter")
+    assert "without its starter bundle: install it again" in open_error("starter")
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
-    message = refusal(tmp_path / "nowhere")
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
+    message = open_error(tmp_path / "nowhere")
     assert f"there is no folder {tmp_path / 'nowhere'}" in message
     assert "or the word starter" in message
 
 
-def test_a_file_instead_of_a_folder(toy_bundle: Path) -> None:
-    assert "manifest.json is a file: give its folder" in refusal(toy_bundle / "manifest.json")
+def test_a_file_instead_of_a_folder_is_reported(toy_bundle: Path) -> None:
+    assert "manifest.json is a file: give its folder" in open_error(toy_bundle / "manifest.json")
 
 
-def test_a_folder_without_manifest(tmp_path: Path) -> None:
-    assert "has no manifest.json, so it is no bundle" in refusal(tmp_path)
+def test_a_folder_without_manifest_is_reported(tmp_path: Path) -> None:
+    assert "has no manifest.json, so it is no bundle" in open_error(tmp_path)
 
 
 def test_a_manifest_that_is_too_large_is_not_read(toy_bundle_copy: Path) -> None:
     with (toy_bundle_copy / "manifest.json").open("r+b") as file:
         file.truncate(16 * 1024 * 1024 + 1)
-    assert "has 16777217 bytes, a manifest of cxr-edge has at most 16777216" in refusal(toy_bundle_copy)
+    assert "has 16777217 bytes, a manifest of cxr-edge has at most 16777216" in open_error(toy_bundle_copy)
 
 
 def test_a_malformed_manifest_names_folder_key_and_remedy(toy_bundle_copy: Path) -> None:
     edit(toy_bundle_copy, labels="normal")
-    message = refusal(toy_bundle_copy)
+    message = open_error(toy_bundle_copy)
     assert message.startswith(f"{toy_bundle_copy.resolve()}: manifest.json: labels must be a list")
     assert message.endswith(COPY_AGAIN)
 
 
-def test_an_edited_preprocessing_is_a_contract_error_that_names_the_folder(toy_bundle_copy: Path) -> None:
+def test_edited_preprocessing_is_a_contract_error_that_names_the_folder(toy_bundle_copy: Path) -> None:
     members = json.loads((toy_bundle_copy / "manifest.json").read_text(encoding="utf-8"))["members"]
     members[0]["preprocess"]["median"] = True
     edit(toy_bundle_copy, members=members)
@@ -116,64 +116,64 @@ FILES = ["plain.onnx", "segmenter.onnx", "known-smooth.png", "model-card.md"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file(toy_bundle_copy: Path, name: str) -> None:
+def test_a_missing_file_is_reported(toy_bundle_copy: Path, name: str) -> None:
     (toy_bundle_copy / name).unlink()
-    message = refusal(toy_bundle_copy)
+    message = open_error(toy_bundle_copy)
     assert f"{name} (" in message
     assert f"is missing from {toy_bundle_copy.resolve()}: {COPY_AGAIN}" in message
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("at", [0, -1])
-def test_one_altered_byte(toy_bundle_copy: Path, name: str, at: int) -> None:
+@pytest.mark.parametrize("index", [0, -1])
+def test_one_altered_byte_is_detected(toy_bundle_copy: Path, name: str, index: int) -> None:
     content = bytearray((toy_bundle_copy / name).read_bytes())
-    content[at] ^= 1
+    content[index] ^= 1
     (toy_bundle_copy / name).write_bytes(content)
-    message = refusal(toy_bundle_copy)
+    message = open_error(toy_bundle_copy)
     assert f"{name} in {toy_bundle_copy.resolve()} was altered" in message
     assert hashlib.sha256(content).hexdigest() in message
     assert message.endswith(COPY_AGAIN)
 
 
-def test_a_truncated_file(toy_bundle_copy: Path) -> None:
+def test_a_truncated_file_is_detected(toy_bundle_copy: Path) -> None:
     os.truncate(toy_bundle_copy / "plain.onnx", 100)
-    assert "plain.onnx in" in refusal(toy_bundle_copy)
+    assert "plain.onnx in" in open_error(toy_bundle_copy)
 
 
-def test_a_link_that_leads_out_of_the_folder(toy_bundle_copy: Path) -> None:
+def test_a_link_out_of_the_folder_is_rejected(toy_bundle_copy: Path) -> None:
     moved = toy_bundle_copy.parent / "plain.onnx"
     (toy_bundle_copy / "plain.onnx").rename(moved)
     (toy_bundle_copy / "plain.onnx").symlink_to(moved)
-    assert "plain.onnx (members[0].file) is a link that leads out of the bundle" in refusal(toy_bundle_copy)
+    assert "plain.onnx (members[0].file) is a link that leads out of the bundle" in open_error(toy_bundle_copy)
 
 
-def test_a_linked_folder_that_leads_out(toy_bundle_copy: Path) -> None:
+def test_a_linked_folder_out_of_the_bundle_is_rejected(toy_bundle_copy: Path) -> None:
     outside = toy_bundle_copy.parent / "outside"
     outside.mkdir()
     (outside / "card.md").write_text("card", encoding="utf-8")
     (toy_bundle_copy / "docs").symlink_to(outside)
     edit(toy_bundle_copy, model_card={"path": "docs/card.md", "sha256": hashlib.sha256(b"card").hexdigest()})
-    assert "docs/card.md (model_card) is a link that leads out" in refusal(toy_bundle_copy)
+    assert "docs/card.md (model_card) is a link that leads out" in open_error(toy_bundle_copy)
 
 
-def test_a_link_inside_the_folder_is_fine(toy_bundle_copy: Path) -> None:
+def test_a_link_inside_the_folder_is_accepted(toy_bundle_copy: Path) -> None:
     (toy_bundle_copy / "plain.onnx").rename(toy_bundle_copy / "net.onnx")
     (toy_bundle_copy / "plain.onnx").symlink_to("net.onnx")
     assert Bundle.open(toy_bundle_copy).unlisted_files() == ("net.onnx",)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
-def test_something_else_than_a_regular_file(toy_bundle_copy: Path, kind: str) -> None:
+def test_anything_but_a_regular_file_is_rejected(toy_bundle_copy: Path, kind: str) -> None:
     path = toy_bundle_copy / "model-card.md"
     path.unlink()
     {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to("model-card.md")}[kind]()
-    assert "model-card.md (model_card) " in refusal(toy_bundle_copy)
+    assert "model-card.md (model_card) " in open_error(toy_bundle_copy)
 
 
 @pytest.mark.parametrize("path", ["../plain.onnx", "/etc/passwd", "a/../../b", "..\\b", "C:\\b", "a//b", "./b", ""])
-def test_a_path_out_of_the_folder_is_refused_before_any_file_is_read(toy_bundle_copy: Path, path: str) -> None:
+def test_a_path_out_of_the_folder_is_rejected_before_any_file_is_read(toy_bundle_copy: Path, path: str) -> None:
     edit(toy_bundle_copy, model_card={"path": path, "sha256": "0" * 64})
-    assert "model_card.path must be " in refusal(toy_bundle_copy)
+    assert "model_card.path must be " in open_error(toy_bundle_copy)
 
 
 def test_unlisted_files_are_reported_but_engines_and_hidden_ones_are_not(toy_bundle_copy: Path) -> None:
@@ -183,14 +183,14 @@ def test_unlisted_files_are_reported_but_engines_and_hidden_ones_are_not(toy_bun
     assert Bundle.open(toy_bundle_copy).unlisted_files() == ("notes.txt", "old/plain.onnx")
 
 
-def test_a_file_that_goes_after_opening(toy_bundle_copy: Path) -> None:
+def test_a_file_deleted_after_opening_is_reported(toy_bundle_copy: Path) -> None:
     bundle = Bundle.open(toy_bundle_copy)
     (bundle.root / "plain.onnx").unlink()
     with pytest.raises(BundleError, match=r"plain\.onnx .* is missing"):
         bundle.file(bundle.manifest.members[0].file)
 
 
-def test_write_bundle_reads_back_and_ends_with_a_line(toy_bundle_copy: Path) -> None:
+def test_write_bundle_round_trips_and_ends_with_a_newline(toy_bundle_copy: Path) -> None:
     bundle = Bundle.open(toy_bundle_copy)
     renamed = write_bundle(toy_bundle_copy, dataclasses.replace(bundle.manifest, name="Prüfung"))
     text = (toy_bundle_copy / "manifest.json").read_bytes()
@@ -201,7 +201,7 @@ def test_write_bundle_reads_back_and_ends_with_a_line(toy_bundle_copy: Path) -> 
     assert [p.name for p in toy_bundle_copy.iterdir() if p.name.startswith(".")] == []
 
 
-def test_write_bundle_leaves_the_old_manifest_when_a_file_does_not_fit(toy_bundle_copy: Path) -> None:
+def test_write_bundle_keeps_the_old_manifest_if_a_file_does_not_match(toy_bundle_copy: Path) -> None:
     bundle = Bundle.open(toy_bundle_copy)
     before = (toy_bundle_copy / "manifest.json").read_bytes()
     card = FileRef(path="model-card.md", sha256="0" * 64)
@@ -210,13 +210,13 @@ def test_write_bundle_leaves_the_old_manifest_when_a_file_does_not_fit(toy_bundl
     assert (toy_bundle_copy / "manifest.json").read_bytes() == before
 
 
-def test_file_ref_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_file_ref_of_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"gone\.onnx .* is missing"):
         file_ref(tmp_path, "gone.onnx")
 
 
 def test_opening_a_bundle_needs_no_onnx(toy_bundle: Path) -> None:
-    """Screening opens bundles, and onnx would cost it a good part of its second."""
+    """Screening opens bundles, and importing onnx would add a large part of a second to its start."""
     program = (
         "import sys; from cxr_edge.bundle import Bundle; Bundle.open(sys.argv[1]); "
         "print(sorted({'onnx', 'onnxruntime', 'torch', 'pydicom'} & set(sys.modules)))"

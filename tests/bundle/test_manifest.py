@@ -1,4 +1,4 @@
-"""The manifest: what it accepts, and that every refusal names the key, what was expected and what came."""
+"""Manifest validation: accepted values, and error messages with the key, the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="module")
 def document(toy_bundle: Path) -> dict[str, Any]:
-    """The toy bundle's manifest as JSON; with activation ranges, so that every kind of object is in it."""
+    """Return the toy bundle's manifest as JSON, with activation ranges, so that it holds every kind of object."""
     loaded = json.loads((toy_bundle / "manifest.json").read_text(encoding="utf-8"))
     for network in (loaded["segmenter"], *loaded["members"]):
         network["activation_ranges"] = {"path": "ranges.json", "sha256": "0" * 64}
@@ -35,7 +35,7 @@ def document(toy_bundle: Path) -> dict[str, Any]:
 
 
 def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy of the document with the value at a path like `members[1].file.path` replaced (or added)."""
+    """Return a copy of the document with the value at a path like `members[1].file.path` replaced or added."""
     result = copy.deepcopy(document)
     steps = [int(s) if s.isdigit() else s for s in path.replace("[", ".").replace("]", "").split(".")]
     target: Any = result
@@ -46,7 +46,7 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def objects(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every object of the format with its path; the free ones (provenance, metrics) and their insides left out."""
+    """Yield every object of the format with its path, except the free-form ones (provenance, metrics)."""
     if isinstance(value, dict):
         yield path, value
         for key, item in value.items():
@@ -64,20 +64,20 @@ OBJECT_PATHS = [
 ]  # fmt: skip
 
 
-def test_round_trip(document: dict[str, Any]) -> None:
+def test_json_round_trip(document: dict[str, Any]) -> None:
     manifest = Manifest.from_json(document)
     assert manifest.as_json() == document
     assert Manifest.from_json(json.loads(json.dumps(manifest.as_json()))) == manifest
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_round_trip_of_every_strategy(strategy: str, tmp_path: Path) -> None:
+def test_json_round_trip_of_every_strategy(strategy: str, tmp_path: Path) -> None:
     manifest = build_toy_bundle(tmp_path, strategy=strategy, known_answers=False).manifest
     assert Manifest.from_json(manifest.as_json()) == manifest
 
 
-def test_a_manifest_of_schema_1_loads_forever() -> None:
-    """The file was written by cxr-edge 0.1.0: never regenerate it; a later release must read it as it is."""
+def test_a_manifest_of_schema_1_still_loads() -> None:
+    """The file was written by cxr-edge 0.1.0. Never regenerate it: every later release must read it unchanged."""
     manifest = Manifest.from_json(parse((DATA / "manifest-schema-1.json").read_bytes()))
     assert manifest.labels == ("normal", "bacterial", "viral", "covid-19")
     assert [m.name for m in manifest.members] == ["plain", "depthwise", "residual"]
@@ -86,14 +86,14 @@ def test_a_manifest_of_schema_1_loads_forever() -> None:
     assert manifest.decision.thresholds == {"covid-19": 0.2}
 
 
-def test_the_object_paths_below_are_all_there_are(document: dict[str, Any]) -> None:
+def test_object_paths_lists_every_object(document: dict[str, Any]) -> None:
     found = {path for path, _ in objects(document)}
     without_repeats = {p for p in found if "[" not in p or p.startswith(("members[1]", "known_answers[0]"))}
     assert without_repeats == set(OBJECT_PATHS)
 
 
 @pytest.mark.parametrize("path", OBJECT_PATHS)
-def test_an_unknown_key_is_refused_at_every_level(document: dict[str, Any], path: str) -> None:
+def test_an_unknown_key_is_rejected_at_every_level(document: dict[str, Any], path: str) -> None:
     key = f"{path}.surprise" if path else "surprise"
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(changed(document, key, 1))
@@ -101,7 +101,7 @@ def test_an_unknown_key_is_refused_at_every_level(document: dict[str, Any], path
 
 
 @pytest.mark.parametrize("path", OBJECT_PATHS)
-def test_every_missing_key_is_refused_at_every_level(document: dict[str, Any], path: str) -> None:
+def test_a_missing_key_is_rejected_at_every_level(document: dict[str, Any], path: str) -> None:
     for key in dict(objects(document))[path]:
         full = f"{path}.{key}" if path else key
         broken = copy.deepcopy(document)
@@ -112,7 +112,7 @@ def test_every_missing_key_is_refused_at_every_level(document: dict[str, Any], p
 
 
 @pytest.mark.parametrize("path", [p for p in OBJECT_PATHS if p])
-def test_something_else_where_an_object_belongs(document: dict[str, Any], path: str) -> None:
+def test_a_list_in_place_of_an_object_is_rejected(document: dict[str, Any], path: str) -> None:
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(changed(document, path, [1, 2]))
     assert f"{path} must be an object, got [1, 2]" in str(caught.value)
@@ -122,8 +122,8 @@ WRONG = [
     ("name", "", "name must be a printable text"),
     ("name", 3, "name must be a printable text of 1 to 200 characters, got 3"),
     ("name", "a\u001b[31mb", "name must be a printable text"),
-    ("created", "yesterday", 'created must be a time as ISO 8601 writes it, got "yesterday"'),
-    ("created", 20200608, "created must be a time"),
+    ("created", "yesterday", 'created must be an ISO 8601 time, got "yesterday"'),
+    ("created", 20200608, "created must be an ISO 8601 time"),
     ("labels", ["a"], 'labels must be 2 or more different texts, got ["a"]'),
     ("labels", "normal", 'labels must be a list, got "normal"'),
     ("labels", ["a", "a", "b", "c"], "labels must be 2 or more different texts"),
@@ -132,9 +132,9 @@ WRONG = [
     ("intended_use", " ", "intended_use must be a printable text"),
     ("members", [], "members must be a list of 1 or more, got []"),
     ("members", {}, "members must be a list, got {}"),
-    ("members[1].name", "../x", "members[1].name must be 1 to 64 of letters"),
-    ("members[1].name", "Segmenter", "members[1].name must be another than 'segmenter'"),
-    ("members[1].name", "PLAIN", "members[1].name must be unlike every other member's"),
+    ("members[1].name", "../x", "members[1].name must be 1 to 64 letters"),
+    ("members[1].name", "Segmenter", "members[1].name must be different from 'segmenter'"),
+    ("members[1].name", "PLAIN", "members[1].name must be different from every other member's"),
     ("members[1].has_cam", 1, "members[1].has_cam must be true or false, got 1"),
     ("members[1].architecture", None, "members[1].architecture must be a printable text"),
     ("members[1].file.path", "/etc/passwd", "members[1].file.path must be relative to the bundle's folder"),
@@ -171,31 +171,33 @@ WRONG = [
     ("known_answers[1].roi", [0, 0, 9], "known_answers[1].roi must be [x0, y0, x1, y1], got [0, 0, 9]"),
     ("known_answers[1].roi", [5, 0, 5, 9], "known_answers[1].roi must be [x0, y0, x1, y1] with x0 < x1"),
     ("known_answers[1].roi[0]", 0.5, "known_answers[1].roi[0] must be a whole number, 0 or more, got 0.5"),
-    ("known_answers[1].probabilities", [0.5, 0.5], "known_answers[1].probabilities must be 4 numbers, one a label"),
+    ("known_answers[1].probabilities", [0.5, 0.5], "known_answers[1].probabilities must be 4 numbers, one per label"),
     ("known_answers[1].probabilities", [0.5] * 4, "known_answers[1].probabilities must be numbers whose sum is 1"),
     ("known_answers[1].probabilities[0]", True, "known_answers[1].probabilities[0] must be a number from 0 to 1"),
 ]
 
 
 @pytest.mark.parametrize(("path", "value", "message"), WRONG, ids=[f"{p}={str(v)[:20]}" for p, v, _ in WRONG])
-def test_a_wrong_value_is_named_by_its_path(document: dict[str, Any], path: str, value: Any, message: str) -> None:
+def test_an_invalid_value_is_reported_with_its_path(
+    document: dict[str, Any], path: str, value: Any, message: str
+) -> None:
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(changed(document, path, value))
     assert message in str(caught.value)
     assert len(str(caught.value)) < 600
 
 
-def test_a_bundle_without_segmenter_takes_only_whole_frames(document: dict[str, Any]) -> None:
+def test_a_bundle_without_segmenter_accepts_only_full_frames(document: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=r"members\[0\]\.preprocess\.region must be 'frame' in a bundle without"):
         Manifest.from_json(changed(document, "segmenter", None))
 
 
-def test_a_preprocessing_that_was_edited_is_a_contract_error(document: dict[str, Any]) -> None:
+def test_edited_preprocessing_is_a_contract_error(document: dict[str, Any]) -> None:
     with pytest.raises(ContractError, match=r'preprocessing of "plain" was altered.*export the bundle again'):
         Manifest.from_json(changed(document, "members[0].preprocess.median", True))
 
 
-def test_preprocessing_by_another_arithmetic_is_a_contract_error(document: dict[str, Any]) -> None:
+def test_preprocessing_of_another_arithmetic_version_is_a_contract_error(document: dict[str, Any]) -> None:
     with pytest.raises(ContractError, match="arithmetic version 1, the spec asks for version 99"):
         Manifest.from_json(changed(document, "members[0].preprocess.arithmetic", 99))
 
@@ -208,7 +210,7 @@ def test_preprocessing_by_another_arithmetic_is_a_contract_error(document: dict[
         (PreprocessSpec(region="frame", canvas_px=256, crop_px=224), "preprocess.crop_px must be canvas_px = 256"),
     ],
 )
-def test_preprocessing_that_a_segmenter_cannot_have(spec: PreprocessSpec, message: str) -> None:
+def test_preprocessing_that_does_not_suit_a_segmenter_is_rejected(spec: PreprocessSpec, message: str) -> None:
     with pytest.raises(BundleError) as caught:
         Segmenter(file=FileRef(path="a.onnx", sha256="0" * 64), preprocess=spec, lung_box=LungBoxRule())
     assert message in str(caught.value)
@@ -228,7 +230,7 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize(("strategy", "name", "value", "message"), PARAMETERS)
-def test_parameters_of_a_wrong_shape(
+def test_parameters_of_a_wrong_shape_are_rejected(
     document: dict[str, Any], strategy: str, name: str, value: Any, message: str
 ) -> None:
     parameters = {**combination_parameters(strategy, members=3), name: value}
@@ -239,7 +241,7 @@ def test_parameters_of_a_wrong_shape(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_parameters_of_another_strategy_are_refused(strategy: str) -> None:
+def test_parameters_of_another_strategy_are_rejected(strategy: str) -> None:
     with pytest.raises(BundleError, match=r"parameters\.surprise is not a key"):
         Combination(
             strategy=strategy,  # type: ignore[arg-type]
@@ -249,8 +251,8 @@ def test_parameters_of_another_strategy_are_refused(strategy: str) -> None:
         )
 
 
-def test_a_newer_schema_says_which_release_is_too_old(document: dict[str, Any]) -> None:
-    newer = {"schema": "cxr-edge-bundle/2", "what_the_future_brings": True}
+def test_a_newer_schema_is_rejected_with_the_installed_version() -> None:
+    newer = {"schema": "cxr-edge-bundle/2", "unknown_key": True}
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(newer)
     message = str(caught.value)
@@ -262,7 +264,7 @@ def test_a_newer_schema_says_which_release_is_too_old(document: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("schema", [None, 1, "cxr-edge-bundle", "cxr-edge-bundle/x", "other/1", "cxr-edge-bundle/1\n"])
-def test_something_that_is_no_bundle(document: dict[str, Any], schema: Any) -> None:
+def test_another_schema_is_rejected(document: dict[str, Any], schema: Any) -> None:
     with pytest.raises(BundleError, match=r"schema must be .*this is no cxr-edge bundle"):
         Manifest.from_json(changed(document, "schema", schema))
 
@@ -279,20 +281,20 @@ def test_something_that_is_no_bundle(document: dict[str, Any], schema: Any) -> N
         (b'{"a": -Infinity}', "must hold finite numbers, got -Infinity"),
     ],
 )
-def test_what_is_not_strict_json(text: bytes, message: str) -> None:
+def test_invalid_json_is_rejected(text: bytes, message: str) -> None:
     with pytest.raises(BundleError) as caught:
         parse(text)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 3])
-def test_a_document_that_is_no_object(value: Any) -> None:
+def test_a_document_that_is_not_an_object_is_rejected(value: Any) -> None:
     with pytest.raises(BundleError, match="the whole file must be an object"):
         Manifest.from_json(value)
 
 
 PLAIN_PARTS = st.text(alphabet="abcXYZ019_", min_size=1, max_size=8)
-EVIL_PARTS = st.sampled_from(["..", ".", "", "...", "a\\b", "..\\..", "C:", "a\0b", "a\nb", ".hidden", "~", "é", "*"])
+UNSAFE_PARTS = st.sampled_from(["..", ".", "", "...", "a\\b", "..\\..", "C:", "a\0b", "a\nb", ".hidden", "~", "é", "*"])
 
 
 @given(parts=st.lists(PLAIN_PARTS, min_size=1, max_size=4))
@@ -300,9 +302,9 @@ def test_plain_relative_paths_are_accepted(parts: list[str]) -> None:
     assert FileRef(path="/".join(parts), sha256="0" * 64).path == "/".join(parts)
 
 
-@given(parts=st.lists(PLAIN_PARTS, max_size=3), evil=EVIL_PARTS, at=st.integers(0, 3))
-def test_no_path_that_could_leave_the_folder_is_accepted(parts: list[str], evil: str, at: int) -> None:
-    path = "/".join([*parts[:at], evil, *parts[at:]])
+@given(parts=st.lists(PLAIN_PARTS, max_size=3), unsafe=UNSAFE_PARTS, index=st.integers(0, 3))
+def test_no_path_that_could_leave_the_folder_is_accepted(parts: list[str], unsafe: str, index: int) -> None:
+    path = "/".join([*parts[:index], unsafe, *parts[index:]])
     with pytest.raises(BundleError, match="path must be"):
         FileRef(path=path, sha256="0" * 64)
 
@@ -313,14 +315,14 @@ def test_no_path_that_could_leave_the_folder_is_accepted(parts: list[str], evil:
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
         max_leaves=8,
     ),
-    at=st.sampled_from(["labels", "segmenter", "members", "combination", "decision", "known_answers", "model_card"]),
+    key=st.sampled_from(["labels", "segmenter", "members", "combination", "decision", "known_answers", "model_card"]),
 )
-def test_junk_anywhere_is_a_bundle_error_and_nothing_else(document: Any, at: str) -> None:
-    good = json.loads((DATA / "manifest-schema-1.json").read_text(encoding="utf-8"))
-    if at == "known_answers" and document == []:
+def test_random_values_raise_only_bundle_errors(document: Any, key: str) -> None:
+    valid = json.loads((DATA / "manifest-schema-1.json").read_text(encoding="utf-8"))
+    if key == "known_answers" and document == []:
         return  # a bundle may have none
     with pytest.raises(BundleError):
-        Manifest.from_json({**good, at: document})
+        Manifest.from_json({**valid, key: document})
 
 
 def test_the_example_in_the_documentation_is_valid() -> None:
@@ -329,7 +331,7 @@ def test_the_example_in_the_documentation_is_valid() -> None:
     assert Member.from_json(json.loads(example)).preprocess == PreprocessSpec()
 
 
-def test_the_documentation_names_every_key(document: dict[str, Any]) -> None:
+def test_the_documentation_mentions_every_key(document: dict[str, Any]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
     keys = {key for _, found in objects(document) for key in found} - {"path", "sha256"}
     parameters = {name for strategy in STRATEGIES for name in combination_parameters(strategy, members=1)}

@@ -1,8 +1,9 @@
-"""Networks against the manifest: malformed or escaping files are BundleErrors, disagreements are ContractErrors."""
+"""Check of networks against the manifest: malformed files are BundleErrors, mismatches are ContractErrors."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def model() -> onnx.ModelProto:
 
 
 def check(model: onnx.ModelProto | bytes, folder: Path, **changes: Any) -> onnx_check.Network:
-    """check_network on a model written to `folder`."""
+    """Run check_network on a model saved in `folder`."""
     path = folder / "plain.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return check_network("plain", path, **{"spec": SPEC, "outputs": OUTPUTS, **changes})
@@ -73,17 +74,17 @@ def test_a_bundle_without_segmenter_and_cam(tmp_path: Path) -> None:
     assert [n.name for n in check_networks(bundle)] == list(MEMBER_SPECS)
 
 
-def test_labels_that_the_network_was_not_trained_on(toy_bundle_copy: Path) -> None:
-    """The manifest claims four labels; the network has three."""
+def test_a_network_with_another_number_of_labels_is_rejected(toy_bundle_copy: Path) -> None:
+    """The manifest has four labels; the network has three."""
     onnx.save(member_model("plain", SPEC, labels=3), toy_bundle_copy / "plain.onnx")
-    bundle = _relisted(toy_bundle_copy)
+    bundle = _update_manifest(toy_bundle_copy)
     with pytest.raises(
         ContractError, match=r"plain\.onnx \(plain\): output \w+ must be float32 \(N, 4.*it is float32 \(N, 3"
     ):
         check_networks(bundle)
 
 
-def test_a_cam_that_the_manifest_denies(toy_bundle_copy: Path) -> None:
+def test_a_cam_output_without_has_cam_is_rejected(toy_bundle_copy: Path) -> None:
     bundle = Bundle.open(toy_bundle_copy)
     members = (dataclasses.replace(bundle.manifest.members[0], has_cam=False), *bundle.manifest.members[1:])
     bundle = write_bundle(toy_bundle_copy, dataclasses.replace(bundle.manifest, members=members))
@@ -91,58 +92,53 @@ def test_a_cam_that_the_manifest_denies(toy_bundle_copy: Path) -> None:
         check_networks(bundle)
 
 
-def test_a_segmenter_whose_mask_has_another_size(tmp_path: Path) -> None:
+def test_a_segmenter_with_another_mask_size_is_rejected(tmp_path: Path) -> None:
     onnx.save(segmenter_model(SEGMENTER_SPEC), tmp_path / "s.onnx")
     with pytest.raises(ContractError, match=r"output mask must be float32 \(N, 1, 32, 32\)"):
         check_network("segmenter", tmp_path / "s.onnx", SEGMENTER_SPEC, {"mask": ("N", 1, 32, 32)})
 
 
-def _relisted(root: Path) -> Bundle:
-    """The bundle written again with the files as they are now."""
-    import json
-
+def _update_manifest(root: Path) -> Bundle:
+    """Write the current SHA-256 of the first member into the manifest and open the bundle."""
     text = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
     text["members"][0]["file"] = file_ref(root, "plain.onnx").as_json()
     (root / "manifest.json").write_text(json.dumps(text), encoding="utf-8")
     return Bundle.open(root)
 
 
-# What is no network at all, or reaches outside itself
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "has 0 bytes"),
-        (b"not a network", "is no ONNX file, or a truncated one"),
+        (b"not a network", "is not an ONNX file, or is truncated"),
         (b"\x08\x09", "has opset 0"),
-        (b"\x89PNG\r\n\x1a\n" * 100, "is no ONNX file, or a truncated one"),
+        (b"\x89PNG\r\n\x1a\n" * 100, "is not an ONNX file, or is truncated"),
     ],
 )
-def test_a_file_that_is_no_network(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_network_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         check(content, tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_network(tmp_path: Path, model: onnx.ModelProto, share: float) -> None:
+def test_a_truncated_network_is_rejected(tmp_path: Path, model: onnx.ModelProto, share: float) -> None:
     content = model.SerializeToString()
     with pytest.raises((BundleError, ContractError)):
         check(content[: int(len(content) * share)], tmp_path)
 
 
-def test_every_altered_byte_is_answered_or_refused_in_our_own_words(tmp_path: Path, model: onnx.ModelProto) -> None:
-    """A file that was written to break the parser must end in an error of ours, whichever byte is bent."""
+def test_an_altered_byte_raises_only_our_own_errors(tmp_path: Path, model: onnx.ModelProto) -> None:
+    """A file that was written to break the parser must end in an error of ours, whichever byte is altered."""
     content = model.SerializeToString()
-    refused = 0
-    for at in np.random.default_rng(5).integers(0, len(content), 150):
-        bent = bytearray(content)
-        bent[at] ^= 0xFF
+    rejected = 0
+    for index in np.random.default_rng(5).integers(0, len(content), 150):
+        altered = bytearray(content)
+        altered[index] ^= 0xFF
         try:
-            check(bytes(bent), tmp_path)
+            check(bytes(altered), tmp_path)
         except (BundleError, ContractError):
-            refused += 1
-    assert refused > 0
+            rejected += 1
+    assert rejected > 0
 
 
 def test_a_network_that_is_too_large_is_not_read(
@@ -153,7 +149,7 @@ def test_a_network_that_is_too_large_is_not_read(
         check(model, tmp_path)
 
 
-EVIL = ["../../etc/passwd", "/etc/passwd", "weights.bin", "..\\..\\boot.ini", ""]
+EXTERNAL_PATHS = ["../../etc/passwd", "/etc/passwd", "weights.bin", "..\\..\\boot.ini", ""]
 
 
 def _external(name: str, location: str) -> onnx.TensorProto:
@@ -187,29 +183,29 @@ def _in_training_info(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
     model.training_info.add().initialization.initializer.append(tensor)
 
 
-HIDING_PLACES = [_in_initializer, _in_node, _in_sparse_initializer, _in_subgraph, _in_function, _in_training_info]
+INSERTIONS = [_in_initializer, _in_node, _in_sparse_initializer, _in_subgraph, _in_function, _in_training_info]
 
 
-@pytest.mark.parametrize("hide", HIDING_PLACES)
-@pytest.mark.parametrize("location", EVIL)
-def test_external_data_is_refused_wherever_it_hides(
-    tmp_path: Path, model: onnx.ModelProto, hide: Callable[[onnx.ModelProto, onnx.TensorProto], None], location: str
+@pytest.mark.parametrize("insert", INSERTIONS)
+@pytest.mark.parametrize("location", EXTERNAL_PATHS)
+def test_external_data_is_rejected_in_every_part_of_the_model(
+    tmp_path: Path, model: onnx.ModelProto, insert: Callable[[onnx.ModelProto, onnx.TensorProto], None], location: str
 ) -> None:
-    hide(model, _external("stolen", location))
+    insert(model, _external("external", location))
     with pytest.raises(BundleError) as caught:
         check(model, tmp_path)
-    assert "tensor 'stolen' keeps its data outside the file" in str(caught.value)
+    assert "tensor 'external' has its data outside the file" in str(caught.value)
     assert ascii(location) in str(caught.value)
     assert "export again without external data" in str(caught.value)
 
 
-def test_external_data_without_the_location_flag_is_refused_too(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_external_data_without_the_location_flag_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
     with pytest.raises(BundleError, match="/etc/passwd"):
         check(model, tmp_path)
 
 
-def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_messages_hold_no_control_characters_of_a_file(tmp_path: Path, model: onnx.ModelProto) -> None:
     _in_initializer(model, _external("a\x1b[31m" + "b" * 5000, "\x1b[2J"))
     with pytest.raises(BundleError) as caught:
         check(model, tmp_path)
@@ -218,13 +214,13 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("opset", [9, 12, 24, 99])
-def test_an_opset_that_is_not_supported(tmp_path: Path, model: onnx.ModelProto, opset: int) -> None:
+def test_an_unsupported_opset_is_rejected(tmp_path: Path, model: onnx.ModelProto, opset: int) -> None:
     model.opset_import[0].version = opset
     with pytest.raises(BundleError, match=f"has opset {opset}, supported are 13 to 23: export again"):
         check(model, tmp_path)
 
 
-def test_an_onnx_package_older_than_the_files_ir_version(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_an_onnx_package_older_than_the_files_ir_version_is_reported(tmp_path: Path, model: onnx.ModelProto) -> None:
     newest = onnx.IR_VERSION
     model.ir_version = newest
     check(model, tmp_path)
@@ -234,7 +230,7 @@ def test_an_onnx_package_older_than_the_files_ir_version(tmp_path: Path, model: 
         check(model, tmp_path)
 
 
-def test_an_onnx_package_older_than_the_files_opset(
+def test_an_onnx_package_older_than_the_files_opset_is_reported(
     tmp_path: Path, model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 16)
@@ -242,36 +238,33 @@ def test_an_onnx_package_older_than_the_files_opset(
         check(model, tmp_path)
 
 
-def test_operators_of_another_domain(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_operators_of_another_domain_are_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.opset_import.append(helper.make_opsetid("com.evil", 1))
     model.graph.node[0].domain = "com.evil"
     with pytest.raises(BundleError, match=r"operators of the domain 'com\.evil'; only the standard ones"):
         check(model, tmp_path)
 
 
-def test_a_graph_that_does_not_hold_together(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_a_graph_with_a_missing_tensor_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.graph.node[1].input[0] = "nothing"
-    with pytest.raises(BundleError, match=r"plain\.onnx is no valid ONNX model: .*; export it again"):
+    with pytest.raises(BundleError, match=r"plain\.onnx is not a valid ONNX model: .*; export it again"):
         check(model, tmp_path)
 
 
-def test_weights_that_do_not_fit_each_other(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_weights_of_inconsistent_shapes_are_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     bias = model.graph.initializer[-1]
     bias.CopyFrom(numpy_helper.from_array(np.zeros(5, np.float32), bias.name))
-    with pytest.raises(BundleError, match="is no valid ONNX model"):
+    with pytest.raises(BundleError, match="is not a valid ONNX model"):
         check(model, tmp_path)
 
 
-def test_text_that_is_not_utf8(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_text_that_is_not_utf8_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     content = model.SerializeToString().replace(SPEC.digest().encode(), b"\xff" * 64)
     with pytest.raises(BundleError, match="has a value that is not UTF-8 text"):
         check(content, tmp_path)
 
 
-# A network that is sound, and not the one that the manifest describes
-
-
-def test_another_preprocessing_digest(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_another_preprocessing_digest_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     other = dataclasses.replace(SPEC, median=True)
     with pytest.raises(ContractError) as caught:
         check(model, tmp_path, spec=other)
@@ -280,13 +273,13 @@ def test_another_preprocessing_digest(tmp_path: Path, model: onnx.ModelProto) ->
     assert "export it again with its own spec" in str(caught.value)
 
 
-def test_no_digest_at_all(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_a_missing_digest_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
     with pytest.raises(ContractError, match=rf"in its metadata \({DIGEST_KEY}\), it has none"):
         check(model, tmp_path)
 
 
-def test_two_digests(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_two_digests_are_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.metadata_props.add(key=DIGEST_KEY, value="0" * 64)
     with pytest.raises((BundleError, ContractError), match=r"duplicate keys in metadata_props|it has .*0000"):
         check(model, tmp_path)
@@ -300,14 +293,14 @@ def test_two_digests(tmp_path: Path, model: onnx.ModelProto) -> None:
         (PreprocessSpec(canvas_px=48, crop_px=48, dtype="float16"), r"must be float16 \(N, 1, 48, 48\).*is float32"),
     ],
 )
-def test_an_input_that_preprocessing_does_not_make(
+def test_an_input_that_does_not_match_the_preprocessing_is_rejected(
     tmp_path: Path, model: onnx.ModelProto, spec: PreprocessSpec, message: str
 ) -> None:
     with pytest.raises(ContractError, match=message):
         check(model, tmp_path, spec=spec)
 
 
-def test_an_input_by_another_name(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_an_input_with_another_name_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.graph.input[0].name = "x"
     model.graph.node[0].input[0] = "x"
     with pytest.raises(ContractError, match="must have the inputs image, it has 'x'"):
@@ -315,14 +308,14 @@ def test_an_input_by_another_name(tmp_path: Path, model: onnx.ModelProto) -> Non
 
 
 @pytest.mark.parametrize("where", ["input", "output"])
-def test_a_fixed_batch(tmp_path: Path, model: onnx.ModelProto, where: str) -> None:
+def test_a_fixed_batch_is_rejected(tmp_path: Path, model: onnx.ModelProto, where: str) -> None:
     getattr(model.graph, where)[0].type.tensor_type.shape.dim[0].dim_value = 1
     with pytest.raises((ContractError, BundleError)) as caught:
         check(model, tmp_path)
     assert "(N, " in str(caught.value) or "dynamic batch" in str(caught.value)
 
 
-def test_a_batch_that_is_said_to_vary_but_was_frozen_inside(tmp_path: Path) -> None:
+def test_a_batch_fixed_inside_the_graph_is_rejected(tmp_path: Path) -> None:
     g = Graph(seed=1)
     pooled = g.op("GlobalAveragePool", g.conv("image", 1, len(LABELS), 3))
     g.op("Reshape", pooled, g.constant([1, len(LABELS)], np.int64), name="logits")
@@ -332,7 +325,7 @@ def test_a_batch_that_is_said_to_vary_but_was_frozen_inside(tmp_path: Path) -> N
         check(g.model(SPEC, {"logits": ("N", 4)}), tmp_path, outputs={"logits": ("N", 4)})
 
 
-def test_a_cam_of_varying_size(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_a_cam_of_dynamic_size_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.graph.output[1].type.tensor_type.shape.dim[2].dim_param = "h"
     with pytest.raises(
         ContractError, match=r"output cam must be float32 \(N, 4, \?, \?\), .* it is float32 \(N, 4, h, 12\)"
@@ -340,7 +333,7 @@ def test_a_cam_of_varying_size(tmp_path: Path, model: onnx.ModelProto) -> None:
         check(model, tmp_path)
 
 
-def test_an_input_that_is_no_tensor(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_an_input_that_is_not_a_tensor_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_sequence_value_info("more", TensorProto.FLOAT, None))
     with pytest.raises(ContractError, match="must have the inputs image, it has 'image, more'"):
         check(model, tmp_path)
