@@ -1,8 +1,8 @@
 """cxr-edge: train, prune, compile and screen chest X-ray ensembles on small machines.
 
-This package is the runtime: what a device needs to turn an X-ray file into an answer. It pulls in no deep-learning
-framework; training lives in the repository's `training` folder and depends on this package, never the other way. Importing
-it switches ONNX Runtime's telemetry off for this process and its children.
+This package is the runtime: it turns an X-ray file into a screening result on a device. It depends on no deep-learning
+framework; training is in the repository's `training` folder and depends on this package, never the reverse. Importing it
+switches ONNX Runtime's telemetry off for this process and its child processes.
 
     from cxr_edge import Bundle, Screener, load_engines, load_image
 
@@ -55,15 +55,15 @@ __all__ = [
     "screen_files",
 ]
 
-# ONNX Runtime 1.29 and later writes a device id and an event database below the user's cache folder and looks up its
-# telemetry host. It reads this variable when it is first imported, so every package here that imports it imports this
-# one first (docs/environment.md, tests/test_privacy.py).
+# ONNX Runtime 1.29 and later writes a device id and an event database to the user's cache folder and looks up its
+# telemetry host. It reads this variable when it is first imported, so every package here that imports it imports
+# cxr_edge first (docs/environment.md, tests/test_privacy.py).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 moved.install("cxr_edge", moved.CXR_EDGE)
 
-# Where each public name lives. Imported on first use, so that `import cxr_edge` costs nothing.
-_HOMES = {
+# Module and attribute of each public name. Imported on first use, so that `import cxr_edge` is fast.
+_PUBLIC = {
     "Bundle": ("bundle", "Bundle"),
     "Image": ("records", "Image"),
     "Screener": ("screening.screener", "Screener"),
@@ -76,7 +76,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'cxr_edge' has no attribute {name!r}")
-    module, attribute = _HOMES[name]
+    module, attribute = _PUBLIC[name]
     return getattr(import_module(f"cxr_edge.{module}"), attribute)

@@ -1,7 +1,7 @@
-"""Latency and throughput of a screener on this machine, with a record of what was measured and where.
+"""Measure latency and throughput of a screener on this machine.
 
-In: a screener and encoded images in memory; out: a `BenchReport` with percentiles a stage. An interval runs from the file's
-bytes to the screening and holds decode, lungs, preprocess, members and combine; reading from disk is left out.
+Takes a screener and encoded images in memory; returns a `BenchReport` with percentiles per stage. Each measured interval
+runs from the file's bytes to the screening, with all stages of `records.STAGES`; reading from disk is excluded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.environment import Environment
 from cxr_edge.errors import BundleError
-from cxr_edge.records import Screening
+from cxr_edge.records import STAGES, Screening
 from cxr_edge.screening.screener import Screener
 
 __all__ = [
@@ -35,12 +35,10 @@ __all__ = [
     "percentiles",
 ]
 
-STAGES = ("decode", "upload", "lungs", "preprocess", "members", "combine", "download", "total")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds of n runs."""
+    """Distribution of the durations of n runs."""
 
     n: int
     mean_ms: float
@@ -52,42 +50,42 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Images a second with so many images worked on at once, one thread each."""
+    """Throughput with several images processed concurrently."""
 
-    workers: int
-    images: int
+    workers: int  # images processed at once, one thread each
+    images: int  # screened in the measured interval
     images_per_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """One `cxr-edge bench`. stages: by name, in the order of the work, `total` last."""
+    """Result of one run of `cxr-edge bench`."""
 
     environment: Environment
-    bundle: str
+    bundle: str  # name and version
     bundle_digest: str
-    engines: str
+    engines: str  # backend, precisions, execution mode
     threads: int
-    warmup: int
-    images: str
-    stages: dict[str, Latency]
+    warmup: int  # unmeasured runs
+    images: str  # description of the images
+    stages: dict[str, Latency]  # by name, in order of execution, `total` last
     throughput: tuple[Throughput, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of this report."""
+        """Return the JSON object of this report."""
         return asdict(self)
 
 
 def percentiles(values: npt.ArrayLike, ranks: Sequence[float] = (50, 90, 99)) -> tuple[float, ...]:
-    """Percentiles of at least one value, interpolated between neighbours: the one definition behind every figure.
+    """Return percentiles of at least one value, linearly interpolated. All published figures use this definition.
 
-    ranks: from 0 to 100 each.
+    ranks: each from 0 to 100.
     """
     return tuple(float(v) for v in np.percentile(np.asarray(values, dtype=np.float64), ranks))
 
 
 def latency(milliseconds: Sequence[float]) -> Latency:
-    """Percentiles of measured durations, at least one."""
+    """Summarise measured durations, at least one."""
     values = np.asarray(milliseconds, dtype=np.float64)
     p50, p90, p99 = percentiles(values)
     return Latency(
@@ -100,39 +98,39 @@ def latency(milliseconds: Sequence[float]) -> Latency:
     )
 
 
-def known_images(bundle: Bundle, *, side_px: int, most: int = 8) -> list[bytes]:
-    """The bundle's synthetic known-answer images, enlarged to side_px x side_px and encoded as JPEG (quality 90).
+def known_images(bundle: Bundle, *, side_px: int, limit: int = 8) -> list[bytes]:
+    """Return the bundle's synthetic known-answer images, resized to side_px x side_px and encoded as JPEG (quality 90).
 
-    For a machine that has no X-rays at hand. Raises BundleError if the bundle has none.
+    For machines without X-ray files. limit: maximum number of images. Raises BundleError if the bundle has none.
     """
-    answers = bundle.manifest.known_answers[:most]
-    if not answers:
+    samples = bundle.manifest.known_answers[:limit]
+    if not samples:
         raise BundleError(
             f"the bundle {bundle.manifest.name} has no known-answer images: give X-ray files to measure on"
         )
     encoded = []
-    for answer in answers:
-        pixels = cv2.imread(str(bundle.file(answer.file)), cv2.IMREAD_GRAYSCALE)
+    for sample in samples:
+        pixels = cv2.imread(str(bundle.file(sample.file)), cv2.IMREAD_GRAYSCALE)
         large = cv2.resize(pixels, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
         encoded.append(cv2.imencode(".jpg", large, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return encoded
 
 
 def measure_latency(screener: Screener, images: Sequence[bytes], *, warmup: int, iterations: int) -> dict[str, Latency]:
-    """Screen one image after the other, `iterations` in all after `warmup` uncounted ones; percentiles by stage.
+    """Screen `iterations` images one after the other, after `warmup` unmeasured ones; return percentiles per stage.
 
-    Stages that there are none of, such as the copies to a GPU where the host does all, are left out.
+    Stages that never take time, such as the GPU copies on a host pipeline, are omitted.
     """
     screen = _screen_bytes(screener)
     for data in islice(cycle(images), warmup):
         screen(data)
     screenings = [screen(data) for data in islice(cycle(images), iterations)]
-    times = {stage: [float(getattr(s.times, f"{stage}_ms")) for s in screenings] for stage in STAGES}
+    times = {stage: [float(getattr(s.times, f"{stage}_ms")) for s in screenings] for stage in (*STAGES, "total")}
     return {stage: latency(values) for stage, values in times.items() if any(values)}
 
 
 def measure_throughput(screener: Screener, images: Sequence[bytes], *, workers: int, iterations: int) -> Throughput:
-    """Screen `iterations` images, `workers` at once. The screener's engines should use one thread each."""
+    """Screen `iterations` images, `workers` at a time. The screener's engines should use one thread each."""
     screen = _screen_bytes(screener)
     work = list(islice(cycle(images), iterations))
     with ThreadPoolExecutor(workers) as pool:

@@ -1,7 +1,8 @@
-"""From an unexpected exception in the work on one file to that file's row and its traceback.
+"""Report an unexpected exception that occurred while one file was processed.
 
-In: the exception; out: a sentence for the results, and a traceback for --verbose and --log. Quoted parts of messages are left
-out of both: Python and the decoders quote what they could not read, which may be a patient's name.
+`reason` turns the exception into a sentence for the results, `traceback_text` into a traceback for --verbose and --log.
+Both omit quoted parts of messages: Python and the decoders quote the data that they could not read, which may be a
+patient's name.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ _MESSAGE_LENGTH = 200
 
 
 def reason(error: BaseException) -> str:
-    """What happened and what to do, in one line."""
+    """Return one line with the error and what to do."""
     return (
-        f"internal error: {_described(error)}; this is a defect of cxr-edge: report it, with the traceback that --verbose "
+        f"internal error: {_summary(error)}; this is a defect of cxr-edge: report it, with the traceback that --verbose "
         "or --log FILE gives"
     )
 
 
 def traceback_text(error: BaseException) -> str:
-    """The frames of the exception and of those that led to it, the first one first."""
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    earlier = f"{traceback_text(before)}which led to:\n" if before is not None else ""
-    return f"{earlier}{''.join(traceback.format_tb(error.__traceback__))}{_described(error)}\n"
+    """Return the traceback of the exception, preceded by those of its causes."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    cause_text = f"{traceback_text(cause)}which led to:\n" if cause is not None else ""
+    return f"{cause_text}{''.join(traceback.format_tb(error.__traceback__))}{_summary(error)}\n"
 
 
-def _described(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     lines = _QUOTED.sub("'...'", str(error)).strip().splitlines()
     message = printable(lines[0])[:_MESSAGE_LENGTH] if lines else ""
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -18,18 +18,18 @@ __all__ = ["Environment", "environment"]
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where a figure was measured."""
+    """Machine and versions of a measurement."""
 
     processor: str
-    cores: int
+    cores: int  # that this process may use
     platform: str
     python: str
-    load_average: float | None
-    versions: dict[str, str]
+    load_average: float | None  # over one minute; None on systems without it
+    versions: dict[str, str]  # of libraries and runtimes, by name
 
 
 def environment(versions: Mapping[str, str]) -> Environment:
-    """This machine. versions: of the runtimes that took part."""
+    """Describe this machine. versions: of the runtimes that are measured."""
     return Environment(
         processor=processor_name(),
         cores=cores(),

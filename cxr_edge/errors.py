@@ -1,15 +1,15 @@
-"""The exception tree of cxr-edge.
+"""Exception classes of cxr-edge.
 
-Every error that a user can cause or meet derives from `CxrEdgeError`, so that one `except` catches them all and
-nothing else. A message says what was expected, what came, where, and what to do about it; it never holds pixels or a
-patient's identity.
+Every error that a user can cause or meet derives from `CxrEdgeError`, so that one `except` catches all of them and
+nothing else. A message names the expected and the actual value, the location, and the remedy; it never contains pixels or
+a patient's identity.
 
     CxrEdgeError
-    ├── InputError      this image cannot be answered; the next one may
+    ├── InputError      this image cannot be screened; the next one may be
     ├── OutputError     the results cannot be written: disk full, reader of the output gone
     ├── BundleError     this model folder is incomplete, altered or malformed
-    ├── BackendError    this machine cannot run it (runtime missing, GPU out of memory)
-    │   └── EngineError     its engines are not there, outdated, altered or foreign: building them anew helps
+    ├── BackendError    this machine cannot run the model (runtime missing, GPU out of memory)
+    │   └── EngineError     its engines are missing, outdated, altered or of another machine: rebuild them
     └── ContractError   trained and deployed differently (preprocessing, shapes, labels)
 """
 
@@ -29,11 +29,11 @@ class OutputError(CxrEdgeError):
 
 
 class BundleError(CxrEdgeError):
-    """The bundle is missing something, was altered, or does not follow the format."""
+    """The bundle is incomplete, was altered, or does not follow the format."""
 
 
 class BackendError(CxrEdgeError):
-    """This machine cannot run the model: a runtime is missing, fails, or has no engines that fit."""
+    """This machine cannot run the model: a runtime is missing, fails, or has no matching engines."""
 
 
 class EngineError(BackendError):
@@ -41,4 +41,4 @@ class EngineError(BackendError):
 
 
 class ContractError(CxrEdgeError):
-    """What was trained and what is deployed do not agree: preprocessing digest, tensor shapes or labels differ."""
+    """The trained and the deployed model differ in preprocessing digest, tensor shapes or labels."""

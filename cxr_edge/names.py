@@ -1,8 +1,8 @@
-"""File names as they are shown to people and to programs.
+"""Safe display of file names for people and programs.
 
-In: a path as the operating system gave it, which may hold bytes that are no text, control characters and escape sequences;
-out: text that no terminal acts on, and for JSON the path's bytes besides, so that no name is lost. A name is an attacker's
-text as long as it is not shown by this module.
+A path from the operating system may contain undecodable bytes, control characters and escape sequences. This module turns
+it into text without terminal side effects; for JSON it also returns the path's bytes, so that no name is lost. Treat every
+name as untrusted text and print it only through this module.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ _HASH_LENGTH = 8
 
 
 def printable(name: str | Path) -> str:
-    r"""The name with control characters and undecodable bytes as \xHH or \uHHHH."""
-    return _UNSAFE.sub(lambda found: _escaped(found[0]), _decoded(str(name)))
+    r"""Return the name with control characters and undecodable bytes escaped as \xHH or \uHHHH."""
+    return _UNSAFE.sub(lambda match: _escape(match[0]), _decode(str(name)))
 
 
 def printable_lines(text: str) -> str:
-    """`printable` for text of several lines."""
+    """Apply `printable` to each line of a text."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def json_name(name: str | Path) -> tuple[str, str | None]:
-    r"""The name with each undecodable byte as \xHH; and where there was one, the path's bytes, percent-encoded.
+    r"""Return the name with undecodable bytes as \xHH, and the path's bytes, percent-encoded (None if it had no such byte).
 
-    `os.fsdecode(urllib.parse.unquote_to_bytes(encoded))` gives the path back.
+    `os.fsdecode(urllib.parse.unquote_to_bytes(encoded))` restores the path.
     """
-    text = _decoded(str(name))
-    shown = _UNDECODED.sub(lambda found: _escaped(found[0]), text)
+    text = _decode(str(name))
+    shown = _UNDECODED.sub(lambda match: _escape(match[0]), text)
     return shown, None if shown == text else quote_from_bytes(_bytes(str(name)))
 
 
 def json_text(value: Any) -> str:
-    """One line of JSON that is readable, can be encoded in UTF-8 whatever strings it holds, and is safe on a terminal."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+    """Return one line of readable JSON that can be encoded in UTF-8 for any strings and is safe on a terminal."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def shortened(name: str, limit_bytes: int, *, suffix: str = "") -> str:
-    """The name and suffix, in at most limit_bytes of a file system; a cut name ends in a hash that keeps it apart."""
+    """Return name and suffix in at most limit_bytes in the file system; a truncated name ends in a distinguishing hash."""
     if len(_bytes(name + suffix)) <= limit_bytes:
         return name + suffix
     suffix = f"-{hashlib.sha256(_bytes(name)).hexdigest()[:_HASH_LENGTH]}{suffix}"
@@ -59,19 +59,19 @@ def shortened(name: str, limit_bytes: int, *, suffix: str = "") -> str:
     return name + suffix
 
 
-def _decoded(name: str) -> str:
-    """The name read as UTF-8 where the locale could not read it, so that every locale shows the same."""
+def _decode(name: str) -> str:
+    """Decode the name as UTF-8 where the locale could not decode it, so that every locale shows the same text."""
     return _bytes(name).decode("utf-8", "surrogateescape") if _UNDECODED.search(name) else name
 
 
 def _bytes(name: str) -> bytes:
     try:
         return os.fsencode(name)
-    except UnicodeEncodeError:  # no path of this system in this locale
+    except UnicodeEncodeError:  # not a valid path of this system in this locale
         return name.encode("utf-8", "surrogatepass")
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00

@@ -1,7 +1,7 @@
-"""The values that travel between the steps: image, roi, flag, member score, screening.
+"""Data types passed between the processing steps: image, roi, flag, member score, stage times, screening.
 
-Each is a frozen, keyword-only dataclass that checks itself when it is made, so a value that exists is valid. They hold
-no behaviour beyond that and their JSON form; the steps (`decode`, `lungs`, `preprocess`, `combine`, `screener`) make them.
+Each is a frozen, keyword-only dataclass that validates itself when it is created. Apart from that they have only their
+JSON form; the steps themselves are in `decoding`, `ops` and `screening`.
 """
 
 from __future__ import annotations
@@ -14,31 +14,28 @@ import numpy.typing as npt
 
 from cxr_edge.names import json_name
 
-__all__ = ["Failure", "Flag", "Image", "MemberScore", "Roi", "Screening", "StageTimes"]
+__all__ = ["STAGES", "Failure", "Flag", "GrayPixels", "Image", "MemberScore", "Roi", "Screening", "StageTimes"]
 
 GrayPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """Something the reader of a result must know: a fallback taken, an assumption made.
+    """A fallback or an assumption that a reader of the result must know about."""
 
-    `code` is stable and machine-readable (`lung_box_failed`); `message` is a sentence for a person.
-    """
-
-    code: str
-    message: str
+    code: str  # stable and machine-readable: `lung_box_failed`
+    message: str  # human-readable sentence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A file that could not be answered, and the reason as a sentence for a person."""
+    """An input file that failed."""
 
-    source: str
-    reason: str
+    source: str  # name of the file, as the user gave it
+    reason: str  # human-readable sentence
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of this failure."""
+        """Return the JSON object of this failure."""
         return {**_source_json(self.source), "error": self.reason}
 
 
@@ -57,7 +54,7 @@ class Roi:
 
     @classmethod
     def full(cls, width_px: int, height_px: int) -> Roi:
-        """The roi that covers a whole image."""
+        """Return the roi that covers a full image."""
         return cls(x0=0, y0=0, x1=width_px, y1=height_px)
 
     @property
@@ -69,24 +66,20 @@ class Roi:
         return self.y1 - self.y0
 
     def as_tuple(self) -> tuple[int, int, int, int]:
-        """(x0, y0, x1, y1)."""
+        """Return (x0, y0, x1, y1)."""
         return (self.x0, self.y0, self.x1, self.y1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A decoded chest X-ray: upright, gray, black is low.
+    """A decoded chest X-ray: upright, gray, black is low."""
 
-    pixels: (height, width), uint8 or uint16, C-contiguous, using the full range of its type (0..255 or 0..65535).
-    source: the name to show in results, as the user gave it. format: `jpeg`, `png`, `tiff`, `webp`, `dicom`.
-    stored_bits: significant bits a pixel had in the file. sha256: of the file's bytes, hexadecimal.
-    """
-
+    # (height, width), uint8 or uint16, C-contiguous, using the full range of its type (0..255 or 0..65535).
     pixels: GrayPixels
-    source: str
-    format: str
-    stored_bits: int
-    sha256: str
+    source: str  # name to show in results, as the user gave it
+    format: str  # `jpeg`, `png`, `tiff`, `webp`, `bmp`, `dicom`
+    stored_bits: int  # significant bits per pixel in the file
+    sha256: str  # of the file's bytes, hexadecimal
     flags: tuple[Flag, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,74 +104,76 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """Milliseconds spent in each stage of one screening: wall clock, on a GPU by its own clock between the stages.
+    """Milliseconds per stage of one screening, in order of execution.
 
-    upload_ms and download_ms: pixels to the GPU and answers back, 0 where the host does all. The image's way to the GPU
-    holds its copy into pinned memory and the launch.
+    Measured by the wall clock; on a GPU by its own clock, between events. Adding a stage means adding a field here:
+    `STAGES`, the JSON output, `cxr-edge bench` and the text reports follow from the fields.
     """
 
     decode_ms: float
+    upload_ms: float = 0.0  # pixels to the GPU, with the copy into pinned memory and the graph launch; 0 on the host
     lungs_ms: float
     preprocess_ms: float
     members_ms: float
     combine_ms: float
-    upload_ms: float = 0.0
-    download_ms: float = 0.0
+    download_ms: float = 0.0  # results back from the GPU; 0 on the host
 
     @property
     def total_ms(self) -> float:
-        return sum((getattr(self, f.name) for f in fields(self)), 0.0)
+        return sum(self.by_stage().values(), 0.0)
+
+    def by_stage(self) -> dict[str, float]:
+        """Return the milliseconds of every stage, by name, in order of execution."""
+        return {stage: getattr(self, f"{stage}_ms") for stage in STAGES}
 
     def describe(self) -> str:
-        """The stages in the order of the work, for people; copies to and from a GPU only where there were some."""
-        there = f"upload {self.upload_ms:.2f}, " if self.upload_ms else ""
-        back = f", download {self.download_ms:.2f}" if self.download_ms else ""
-        return (
-            f"decode {self.decode_ms:.1f}, {there}lungs {self.lungs_ms:.1f}, preprocess {self.preprocess_ms:.2f}, "
-            f"members {self.members_ms:.1f}, combine {self.combine_ms:.2f}{back}"
-        )
+        """Return the stages as text; the GPU copies are omitted where there were none."""
+        stages = self.by_stage().items()
+        used = [(stage, ms) for stage, ms in stages if ms or stage not in ("upload", "download")]
+        return ", ".join(f"{stage} {ms:.{1 if stage in _SLOW_STAGES else 2}f}" for stage, ms in used)
+
+
+# Names of the stages, in order of execution.
+STAGES: tuple[str, ...] = tuple(f.name.removesuffix("_ms") for f in fields(StageTimes))
+
+_SLOW_STAGES = ("decode", "lungs", "members")  # shown with one decimal
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemberScore:
-    """One member's opinion: softmax probabilities in the order of the bundle's labels."""
+    """Output of one ensemble member."""
 
     member: str
-    probabilities: tuple[float, ...]
+    probabilities: tuple[float, ...]  # softmax, in the order of the bundle's labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screening:
-    """The answer for one image.
+    """The result for one image."""
 
-    probabilities: calibrated, of the whole ensemble, in the order of `labels`. decision: one of `labels`.
-    roi: the lung box, or the full frame when it failed (a flag says so). heatmap: (h, w) float32 in 0..1 over the roi
-    for the decided label, or None when it was not asked for or the members give none.
-    """
-
-    source: str
-    sha256: str
+    source: str  # name of the file, as the user gave it
+    sha256: str  # of the file's bytes, hexadecimal
     width_px: int
     height_px: int
     labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    decision: str
+    probabilities: tuple[float, ...]  # calibrated, of the ensemble, in the order of `labels`
+    decision: str  # one of `labels`
     members: tuple[MemberScore, ...]
-    roi: Roi
+    roi: Roi  # the lung box, or the full frame if it was rejected (a flag says so)
     flags: tuple[Flag, ...]
     times: StageTimes
+    # (h, w) float32 in 0..1 over the roi, for the decided label; None if it was not requested or the members have no CAM.
     heatmap: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.probabilities) != len(self.labels) or self.decision not in self.labels:
             raise ValueError(
-                f"a screening needs a probability a label and a decision among {self.labels}, "
+                f"a screening needs one probability per label and a decision among {self.labels}, "
                 f"got {len(self.probabilities)} and {self.decision!r}"
             )
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of this screening; no pixels."""
-        t = self.times
+        """Return the JSON object of this screening, without pixels."""
         return {
             **_source_json(self.source),
             "sha256": self.sha256,
@@ -189,20 +184,11 @@ class Screening:
             "members": {m.member: dict(zip(self.labels, m.probabilities, strict=True)) for m in self.members},
             "roi": list(self.roi.as_tuple()),
             "flags": [{"code": f.code, "message": f.message} for f in self.flags],
-            "times_ms": {
-                "decode": t.decode_ms,
-                "upload": t.upload_ms,
-                "lungs": t.lungs_ms,
-                "preprocess": t.preprocess_ms,
-                "members": t.members_ms,
-                "combine": t.combine_ms,
-                "download": t.download_ms,
-                "total": t.total_ms,
-            },
+            "times_ms": {**self.times.by_stage(), "total": self.times.total_ms},
         }
 
 
 def _source_json(source: str) -> dict[str, str]:
-    """`source`, and `source_bytes` where the name holds bytes that are no text."""
+    """Return `source`, and `source_bytes` where the name has bytes that are not UTF-8."""
     shown, encoded = json_name(source)
     return {"source": shown} if encoded is None else {"source": shown, "source_bytes": encoded}

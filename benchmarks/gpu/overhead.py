@@ -20,7 +20,7 @@ from benchmarks.harness.side_by_side import Cell, Table
 from benchmarks.harness.workload import Workload
 from cxr_edge.backends.base import DeviceEngine
 from cxr_edge.bench import percentiles
-from cxr_edge.engines import SEGMENTER, EngineSet, Part, parts
+from cxr_edge.engines import SEGMENTER, EngineSet, NetworkFile, parts
 from cxr_edge.gpu.arena import Arena
 from cxr_edge.gpu.interface import Device
 from cxr_edge.ops.preprocess import Preprocessor
@@ -98,7 +98,7 @@ def not_measured(backend: str, reason: str) -> Answer:
 
 
 def own_time(
-    device: Device, engine: DeviceEngine, part: Part, images: Sequence[Image], *, rounds: int, warmup: int
+    device: Device, engine: DeviceEngine, part: NetworkFile, images: Sequence[Image], *, rounds: int, warmup: int
 ) -> OwnTime:
     """Time one engine alone."""
     inputs = _inputs(engine, part, images)
@@ -111,7 +111,7 @@ def own_time(
     )
 
 
-def _inputs(engine: DeviceEngine, part: Part, images: Sequence[Image]) -> Inputs:
+def _inputs(engine: DeviceEngine, part: NetworkFile, images: Sequence[Image]) -> Inputs:
     preprocessor = Preprocessor([part.preprocess])
     boxes = [Roi.full(image.width_px, image.height_px) for image in images]
     tensors = [preprocessor.run([image.pixels], [box])[0] for image, box in zip(images, boxes, strict=True)]
@@ -148,7 +148,7 @@ def screened(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int
         pipeline.run(images[i % len(images)])
     device.launches = device.pieces = 0
     times = tuple(pipeline.run(images[i % len(images)]).times for i in range(rounds))
-    return Screened(times=times, how=pipeline.how, launches=device.launches, pieces=device.pieces)
+    return Screened(times=times, how=pipeline.execution_mode, launches=device.launches, pieces=device.pieces)
 
 
 def _title(backend: str) -> str:

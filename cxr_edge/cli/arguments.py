@@ -1,6 +1,6 @@
-"""Arguments that several commands share, declared once.
+"""Command-line options that several commands share.
 
-In: a parser; out: the parser with the argument group. Each function's help text is the documentation of its options.
+Each `add_*` function adds a group of options to a parser; the help texts are the reference documentation of the options.
 """
 
 from __future__ import annotations
@@ -32,27 +32,30 @@ __all__ = [
 
 
 def at_least_one(text: str) -> int:
-    """argparse type: a whole number from 1 on."""
+    """Parse a whole number of 1 or more (argparse type)."""
     value = int(text) if text.isascii() and text.isdigit() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
     return value
 
 
 def not_empty(text: str) -> str:
-    """argparse type: text that is not empty, as an unset variable of a shell is; as a path it would be this folder."""
+    """Parse text that is not empty (argparse type).
+
+    An unset shell variable gives an empty text, which as a path would be the current folder.
+    """
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty one: is a shell variable unset?")
     return text
 
 
 def path_argument(text: str) -> Path:
-    """argparse type: a path that is not empty."""
+    """Parse a path that is not empty (argparse type)."""
     return Path(not_empty(text))
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """--bundle: which model."""
+    """Add --bundle."""
     parser.add_argument(
         "--bundle",
         type=not_empty,
@@ -63,7 +66,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
-    """--engines, --backend, --threads: what to run it with."""
+    """Add --engines, --backend and --threads."""
     group = parser.add_argument_group("engines")
     group.add_argument(
         "--engines", type=path_argument, metavar="DIR", help="folder of the engines (default: in the bundle)"
@@ -84,11 +87,11 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rebuild(parser: argparse.ArgumentParser) -> None:
-    """--rebuild: what to do about engines that do not fit."""
+    """Add --rebuild."""
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="build engines that are missing, outdated or of another machine, instead of refusing",
+        help="build engines that are missing, outdated or of another machine, instead of failing",
     )
 
 
@@ -127,7 +130,7 @@ def gpu_options(args: argparse.Namespace) -> GpuOptions:
 
 
 def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> EngineSet:
-    """The engines that the arguments ask for, with `threads` threads an inference; with --rebuild built if need be."""
+    """Load the configured engines with `threads` threads per inference; with --rebuild, build them where necessary."""
     try:
         return load(bundle, args.engines, backend=args.backend, threads=threads)
     except EngineError as error:
@@ -140,18 +143,8 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
 
 
 def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
-    """Build as `cxr-edge build-engine` would, asked for what the last build was asked for, if there was one."""
-    from cxr_edge.compiler.build_bundle import BuildRequest, build  # imports onnx
+    """Build as `cxr-edge build-engine` would, with the settings of the last build if there was one."""
+    from cxr_edge.compiler.build_bundle import build  # imports onnx
 
-    asked = last_build_settings(bundle, args.engines, args.backend)
-    request = BuildRequest(
-        bundle=bundle,
-        engines_dir=args.engines,
-        backend=args.backend,
-        threads=threads,
-        precision=asked.precision,  # type: ignore[arg-type]  # BuildRequest checks it
-        calibration=asked.calibration,
-        max_loss=asked.max_loss,
-        gpu=asked.gpu,
-    )
-    build(request, print_message)
+    settings = last_build_settings(bundle, args.engines, args.backend)
+    build(bundle, settings, args.engines, backend=args.backend, threads=threads, say=print_message)

@@ -1,4 +1,4 @@
-"""`cxr-edge bench`: how fast a bundle's engines screen on this machine, stage by stage."""
+"""`cxr-edge bench`: measure latency per stage and throughput of a bundle's engines on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
-from cxr_edge.cli.output import print_results, print_message
+from cxr_edge.cli.output import print_message, print_results
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.environment import environment
 from cxr_edge.errors import InputError
@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "bench",
         help="measure latency and throughput",
-        description="Measure latency by stage and throughput, from a file's bytes in memory to its screening.",
+        description="Measure latency per stage and throughput, from a file's bytes in memory to its screening.",
     )
     parser.add_argument(
         "images", nargs="*", type=path_argument, metavar="IMAGE", help="X-ray files (default: synthetic ones)"
@@ -37,8 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_bundle(parser)
     add_engines(parser)
     add_rebuild(parser)
-    parser.add_argument("--warmup", type=at_least_one, default=10, metavar="N", help="uncounted runs (%(default)s)")
-    parser.add_argument("--iterations", type=at_least_one, default=100, metavar="N", help="counted runs (%(default)s)")
+    parser.add_argument("--warmup", type=at_least_one, default=10, metavar="N", help="unmeasured runs (%(default)s)")
+    parser.add_argument("--iterations", type=at_least_one, default=100, metavar="N", help="measured runs (%(default)s)")
     parser.add_argument(
         "--image-px", type=at_least_one, default=2048, metavar="N", help="side of the synthetic images (%(default)s)"
     )
@@ -55,19 +55,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
-    """The report, and how many of the given files are left out of it."""
+    """Return the report, and the number of given files that could not be screened."""
     from cxr_edge import bench
 
-    traces = TracebackLog(verbose=args.verbose, log=args.log)
+    tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
     engines = load_engines(args, bundle, threads=args.threads)
     screener = Screener(bundle, engines, threads=args.threads)
-    images, described = _images(args, screener, traces)
-    print_message(f"measuring {args.iterations} screenings of {described} ...")
+    images, description = _images(args, screener, tracebacks)
+    print_message(f"measuring {args.iterations} screenings of {description} ...")
     stages = bench.measure_latency(screener, images, warmup=args.warmup, iterations=args.iterations)
-    alone = Screener(bundle, load_engines(args, bundle, threads=1))
+    one_thread = Screener(bundle, load_engines(args, bundle, threads=1))
     throughput = [
-        bench.measure_throughput(alone, images, workers=workers, iterations=args.iterations)
+        bench.measure_throughput(one_thread, images, workers=workers, iterations=args.iterations)
         for workers in sorted({1, args.threads})
     ]
     report = bench.BenchReport(
@@ -77,15 +77,15 @@ def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
         engines=screener.describe(),
         threads=args.threads,
         warmup=args.warmup,
-        images=described,
+        images=description,
         stages=stages,
         throughput=tuple(throughput),
     )
     return report, len(args.images) - len(images) if args.images else 0
 
 
-def _images(args: argparse.Namespace, screener: Screener, traces: TracebackLog) -> tuple[list[bytes], str]:
-    """Images to measure on, in memory, and what they are. A given file that cannot be screened is reported and left out."""
+def _images(args: argparse.Namespace, screener: Screener, tracebacks: TracebackLog) -> tuple[list[bytes], str]:
+    """Return the encoded images and their description. A given file that cannot be screened is reported and skipped."""
     from cxr_edge.bench import known_images
 
     if not args.images:
@@ -93,10 +93,10 @@ def _images(args: argparse.Namespace, screener: Screener, traces: TracebackLog) 
         return known_images(screener.bundle, side_px=side), f"synthetic X-rays, {side}x{side} JPEG"
     images = []
     for path in args.images:
-        answer = screener.screen_file(path)
-        traces.add(answer)
-        if isinstance(answer.outcome, Failure):
-            print_message(f"left out: {printable(path)}: {answer.outcome.reason}")
+        result = screener.screen_file(path)
+        tracebacks.add(result)
+        if isinstance(result.outcome, Failure):
+            print_message(f"skipped: {printable(path)}: {result.outcome.reason}")
         else:
             images.append(path.read_bytes())
     if not images:
@@ -105,17 +105,16 @@ def _images(args: argparse.Namespace, screener: Screener, traces: TracebackLog) 
 
 
 def _table(report: BenchReport) -> str:
-    e = report.environment
+    processor, total = report.environment.processor, report.stages["total"]
     lines = [
-        f"{report.bundle} on {e.processor}, {report.threads} threads, batch 1, {report.engines}",
-        f"{report.images}; {report.warmup} warm-up and {report.stages['total'].n} counted runs; milliseconds",
+        f"{report.bundle} on {processor}, {report.threads} threads, batch 1, {report.engines}",
+        f"{report.images}; {report.warmup} warm-up and {total.n} measured runs; milliseconds",
         "",
         f"{'stage':<12}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}{'share':>8}",
     ]
-    whole = report.stages["total"].mean_ms
     for stage, t in report.stages.items():
         row = "".join(f"{v:>9.2f}" for v in (t.p50_ms, t.p90_ms, t.p99_ms, t.max_ms))
-        lines.append(f"{stage:<12}{row}{t.mean_ms / whole:>8.1%}")
+        lines.append(f"{stage:<12}{row}{t.mean_ms / total.mean_ms:>8.1%}")
     lines.append("")
     lines += [f"throughput with {t.workers} worker(s): {t.images_per_s:.1f} images/s" for t in report.throughput]
     return "\n".join(lines)

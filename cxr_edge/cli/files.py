@@ -1,8 +1,8 @@
-"""From the PATH arguments of `screen` to the files to answer, in a stable order.
+"""Expand the PATH arguments of `screen` to the files to screen, in a stable order.
 
-In: files, folders and glob patterns as the user typed them; out: a `Selection` of files and of what was left out. A file
-that was named is always answered or refused. In a folder, what is no image by its name or no regular file is left out and
-listed; links to folders are followed, each folder once.
+Takes files, folders and glob patterns as the user typed them; returns a `Selection` of files and skipped entries. A named
+file is always selected, so that it is screened or reported as failed. In a folder, entries without an image file name or
+that are not regular files are skipped and listed; links to folders are followed, each folder once.
 """
 
 from __future__ import annotations
@@ -22,30 +22,11 @@ from cxr_edge.report import Skipped
 
 __all__ = ["Selection", "select"]
 
-# Companions of image collections. Everything else in a folder is tried, whatever its name: content decides.
-_NO_IMAGE = frozenset(
-    f".{name}"
-    for name in (
-        *(
-            "csv",
-            "tsv",
-            "txt",
-            "md",
-            "json",
-            "jsonl",
-            "toml",
-            "yaml",
-            "yml",
-            "xml",
-            "html",
-            "htm",
-            "pdf",
-            "doc",
-            "docx",
-        ),
-        *("xls", "xlsx", "py", "sh", "zip", "gz", "tar", "onnx", "npy", "npz", "log", "ini", "db"),
-    )
-)
+# Companion files of image collections. Every other file in a folder is opened, whatever its name: content decides.
+_NOT_IMAGE_SUFFIXES = frozenset((
+    ".csv", ".tsv", ".txt", ".md", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".xml", ".html", ".htm", ".pdf", ".doc",
+    ".docx", ".xls", ".xlsx", ".py", ".sh", ".zip", ".gz", ".tar", ".onnx", ".npy", ".npz", ".log", ".ini", ".db",
+))  # fmt: skip
 _KINDS = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
@@ -56,17 +37,17 @@ _KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """files: to be screened, each once. skipped: left out of folders. hidden: how many hidden files and folders besides."""
+    """Expanded PATH arguments."""
 
-    files: tuple[Path, ...]
-    skipped: tuple[Skipped, ...]
-    hidden: int = 0
+    files: tuple[Path, ...]  # to screen, each once
+    skipped: tuple[Skipped, ...]  # entries of folders that are not screened
+    hidden: int = 0  # number of hidden files and folders, skipped as well
 
 
 def select(arguments: Sequence[str]) -> Selection:
-    """Expand the arguments. A path that does not exist or cannot be reached stays in, to be refused as its own row.
+    """Expand the arguments. A path that does not exist or cannot be read is selected too, and fails as its own row.
 
-    Raises InputError if an argument is empty, a folder holds no file to screen or a pattern matches nothing.
+    Raises InputError if an argument is empty, a folder has no file to screen, or a pattern matches nothing.
     """
     files: dict[Path, None] = {}
     skipped: dict[Path, Skipped] = {}
@@ -93,17 +74,18 @@ def _expand(argument: str) -> Iterable[Path]:
         found.setdefault((os.path.realpath(os.path.dirname(name)), os.path.basename(name)), name)  # `**` follows loops
     if not found:
         raise InputError(
-            f"the pattern '{printable(argument)}' matches no file: quote it so that the shell leaves it alone, or fix it"
+            f"the pattern '{printable(argument)}' matches no file: correct it, or quote it so that the shell does not "
+            "expand it"
         )
     return [Path(name) for name in sorted(found.values())]
 
 
 @dataclass(kw_only=True)
 class _Walk:
-    """What has been found below a folder. folders, links: to be searched; links to folders come last."""
+    """State of the walk through one folder."""
 
-    folders: deque[Path] = field(default_factory=deque)
-    links: deque[Path] = field(default_factory=deque)
+    folders: deque[Path] = field(default_factory=deque)  # still to be searched
+    links: deque[Path] = field(default_factory=deque)  # links to folders, searched after all folders
     files: list[Path] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     hidden: int = 0
@@ -111,8 +93,8 @@ class _Walk:
     def skip(self, path: Path, reason: str) -> None:
         self.skipped.append(Skipped(path=path, reason=reason))
 
-    def sort(self, path: Path) -> None:
-        """Add one entry of a folder to the list that it belongs to."""
+    def add(self, path: Path) -> None:
+        """Add one entry of a folder to the matching list."""
         try:
             mode = os.stat(path).st_mode
         except OSError as error:
@@ -121,9 +103,10 @@ class _Walk:
         if stat.S_ISDIR(mode):
             (self.links if path.is_symlink() else self.folders).append(path)
         elif not stat.S_ISREG(mode):
-            self.skip(path, next((f"{kind}, no file" for is_kind, kind in _KINDS if is_kind(mode)), "no regular file"))
-        elif path.suffix.lower() in _NO_IMAGE or path.name == "DICOMDIR":
-            self.skip(path, "by its name no image")
+            kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a special file")
+            self.skip(path, f"{kind}, not a regular file")
+        elif path.suffix.lower() in _NOT_IMAGE_SUFFIXES or path.name == "DICOMDIR":
+            self.skip(path, "not an image file name")
         else:
             self.files.append(path)
 
@@ -135,16 +118,16 @@ def _walk(root: Path) -> Selection:
         _search(walk, (walk.folders or walk.links).popleft(), seen)
     skipped = tuple(sorted(walk.skipped, key=lambda s: s.path))
     if not walk.files:
-        left = "".join(f"; left out: {printable(s.path)} ({s.reason})" for s in skipped[:1])
+        example = "".join(f"; skipped: {printable(s.path)} ({s.reason})" for s in skipped[:1])
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         raise InputError(
-            f"the folder {printable(root)} holds no image to screen{left}{more}: give a folder with X-ray files"
+            f"the folder {printable(root)} has no image to screen{example}{more}: give a folder with X-ray files"
         )
     return Selection(files=tuple(sorted(walk.files)), skipped=skipped, hidden=walk.hidden)
 
 
 def _search(walk: _Walk, folder: Path, seen: dict[tuple[int, int], Path]) -> None:
-    """Sort the entries of a folder, unless it was searched before under another path."""
+    """Add the entries of a folder, unless it was already searched under another path."""
     try:
         status = os.stat(folder)
         first = seen.setdefault((status.st_dev, status.st_ino), folder)
@@ -157,4 +140,4 @@ def _search(walk: _Walk, folder: Path, seen: dict[tuple[int, int], Path]) -> Non
         if name.startswith("."):
             walk.hidden += 1
         else:
-            walk.sort(folder / name)
+            walk.add(folder / name)

@@ -1,7 +1,7 @@
-"""`cxr-edge inspect BUNDLE`: checks all of a bundle that can be checked without running it, and shows what is in it.
+"""`cxr-edge inspect BUNDLE`: check a bundle without running it, and show its content.
 
-The table is for a person who is to decide whether to trust the bundle; `--json` gives the whole manifest and the
-networks' facts for a program. Exit status 3 says that the bundle cannot be used, and why.
+The table is for a person who decides whether to trust the bundle; `--json` prints the full manifest and the facts about
+the networks for a program. The exit status is 3 if the bundle cannot be used; the message gives the reason.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ def add_parser(subparsers: Any) -> None:
     """Add the `inspect` command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "inspect",
-        help="check a bundle and show what is in it",
-        description="Check a bundle (files, digests, networks) without running it, and show what is in it.",
+        help="check a bundle and show its content",
+        description="Check a bundle (files, digests, networks) without running it, and show its content.",
     )
     parser.add_argument(
         "bundle",
         type=not_empty,
         metavar="BUNDLE",
-        help="folder of the bundle, or the word starter for the packaged one",
+        help="folder of the bundle; `starter` is the packaged one",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON: the whole manifest and the networks' facts")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON: the full manifest and facts about the networks"
+    )
     parser.set_defaults(run=run)
 
 
@@ -74,7 +76,7 @@ def _as_json(bundle: Bundle, networks: tuple[Network, ...]) -> dict[str, Any]:
 
 def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
     manifest = bundle.manifest
-    yield f"{manifest.name} {manifest.version}, made {manifest.created}"
+    yield f"{manifest.name} {manifest.version}, created {manifest.created}"
     yield from _pairs(
         {
             "Folder": str(bundle.root),
@@ -95,19 +97,19 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
     yield from ["", "Engines", *_engine_lines(bundle)]
     if unlisted := bundle.unlisted_files():
         yield f"\nNot in the manifest, and not used: {', '.join(map(printable, unlisted))}"
-    yield "\nAll files are unaltered, and the networks are what the manifest says."
+    yield "\nAll files are unaltered, and the networks match the manifest."
 
 
 def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator[tuple[str, ...]]:
     yield ("Network", "Architecture", "Parameters", "MACs", "Size", "CAM", "int8 ranges", "Preprocessing", "Digest")
-    described: list[tuple[str, str, bool, PreprocessSpec]] = []
+    entries: list[tuple[str, str, bool, PreprocessSpec]] = []  # architecture, CAM, activation ranges, preprocessing
     if (s := manifest.segmenter) is not None:
-        described.append(("lung segmenter", "", s.activation_ranges is not None, s.preprocess))
-    described += [
+        entries.append(("lung segmenter", "", s.activation_ranges is not None, s.preprocess))
+    entries += [
         (m.architecture, "yes" if m.has_cam else "no", m.activation_ranges is not None, m.preprocess)
         for m in manifest.members
     ]
-    for network, (architecture, cam, ranges, spec) in zip(networks, described, strict=True):
+    for network, (architecture, cam, ranges, spec) in zip(networks, entries, strict=True):
         yield (
             network.name,
             architecture,
@@ -132,29 +134,29 @@ def _preprocessing(spec: PreprocessSpec) -> str:
 def _combination(combination: Combination) -> str:
     weights = combination.parameters.get("weights", ())
     detail = f" ({', '.join(f'{w:.3g}' for w in weights)})" if weights else ""
-    each = ", ".join(f"{t:.3g}" for t in combination.member_temperatures)
-    return f"{combination.strategy}{detail}; temperature {combination.temperature:.3g}, of the members {each}"
+    temperatures = ", ".join(f"{t:.3g}" for t in combination.member_temperatures)
+    return f"{combination.strategy}{detail}; temperature {combination.temperature:.3g}, of the members {temperatures}"
 
 
 def _decision(manifest: Manifest) -> str:
     thresholds = manifest.decision.thresholds.items()
-    first = ", ".join(f"{label} from {value:.3g}" for label, value in thresholds) or "no thresholds"
-    return f"{first}; uncertain below {manifest.decision.uncertain_below:.3g}"
+    rules = ", ".join(f"{label} from {value:.3g}" for label, value in thresholds) or "no thresholds"
+    return f"{rules}; uncertain below {manifest.decision.uncertain_below:.3g}"
 
 
 def _lung_box(manifest: Manifest) -> str:
     if manifest.segmenter is None:
-        return "none, members see the whole frame"
+        return "none, members get the full frame"
     rule = manifest.segmenter.lung_box
     return (
-        f"mask from {rule.threshold:.3g}, margin {rule.margin:.0%}; believed if it covers "
+        f"mask from {rule.threshold:.3g}, margin {rule.margin:.0%}; valid if it covers "
         f"{rule.min_area:.0%} to {rule.max_area:.0%} of the frame with an aspect of {rule.min_aspect:.3g} to "
         f"{rule.max_aspect:.3g}"
     )
 
 
 def _engines(bundle: Bundle) -> dict[str, list[str]]:
-    """File names by backend, as they lie there: whether they fit this machine is for `screen` and `bench` to say."""
+    """Return engine file names by backend. Whether they match this machine is checked by `screen` and `bench`."""
     folders = sorted(p for p in (bundle.root / ENGINES_DIR).glob("*") if p.is_dir())
     return {p.name: sorted(f.relative_to(p).as_posix() for f in p.rglob("*") if f.is_file()) for p in folders}
 
@@ -180,7 +182,7 @@ def _table(rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _tree(value: Any, indent: str) -> Iterator[str]:
-    """Any JSON object as indented lines."""
+    """Yield any JSON object as indented lines."""
     if not value:
         yield f"{indent}none"
     for key, item in value.items():

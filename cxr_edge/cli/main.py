@@ -1,7 +1,7 @@
-"""The command line: arguments in, exit status out.
+"""Entry point of the command line: takes arguments, returns the exit status.
 
-Errors that cxr-edge raises on purpose, and files that the system does not let it use, become one sentence on stderr and a
-status; anything else is a defect and keeps its traceback.
+Errors of cxr-edge and files that the system denies become one sentence on stderr and a status; any other exception is a
+defect and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ USAGE_ERROR, UNUSABLE, NOT_WRITTEN, INTERRUPTED = 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (without the program's name; None: sys.argv's) and return the exit status."""
+    """Run one command line and return the exit status. argv: without the program's name; None: sys.argv."""
     prepare_streams()
     try:
         try:
             return _run(argv)
-        finally:  # also of --help and --version, which end in SystemExit
+        finally:  # also after --help and --version, which raise SystemExit
             if sys.stdout is not None:
                 Results().flush()
     except OutputError as error:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     try:
-        Results()  # a closed standard output is found before there is work
+        Results()  # detects a closed standard output before the work starts
         return int(args.run(args))
     except OutputError:
         raise
@@ -65,10 +65,10 @@ def _fail(error: CxrEdgeError | str, status: int) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(printable_lines(message))  # it repeats arguments
+        super().error(printable_lines(message))  # the message repeats arguments
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print help and version as results are printed: argparse drops what cannot be written."""
+        """Print help and version as results, because argparse ignores failed writes."""
         if file is not None and file is sys.stdout:
             Results().write(message)
         else:

@@ -1,7 +1,7 @@
-"""Standard output for results and standard error for progress and remarks, as all commands use them.
+"""Standard output for results, standard error for progress and messages.
 
-In: text; out: text on the streams, in any locale, and an OutputError where results cannot be written (full disk, closed
-output, a reader that went away). What goes to people is made printable; remarks that cannot be written are dropped.
+Text is written in any locale, with unsafe characters escaped. Results that cannot be written (full disk, closed output, a
+reader that ended) raise an OutputError; messages that cannot be written are dropped.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from cxr_edge.errors import OutputError
 from cxr_edge.names import printable_lines
 from cxr_edge.report import output_errors
 
-__all__ = ["Results", "discard_results", "prepare_streams", "print_results", "print_message"]
+__all__ = ["Results", "discard_results", "prepare_streams", "print_message", "print_results"]
 
 _STDOUT = "standard output"
 
 
 class Results:
-    """Standard output as a text stream whose failures are OutputErrors. utf8: whatever the locale, as JSON needs."""
+    """Standard output as a text stream that raises OutputErrors. utf8: use UTF-8 in every locale, as JSON requires."""
 
     def __init__(self, *, utf8: bool = False) -> None:
         if sys.stdout is None:
@@ -37,13 +37,13 @@ class Results:
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """Write what is still buffered."""
+        """Write the buffered text."""
         with output_errors(_STDOUT):
             self._stream.flush()
 
 
 def prepare_streams() -> None:
-    """Let no character fail, and keep a closed descriptor 0, 1 or 2 from being given to the next file that is opened."""
+    """Make every character writable, and reserve closed descriptors 0 to 2, so that no opened file gets their number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -57,12 +57,12 @@ def prepare_streams() -> None:
 
 
 def print_results(text: str) -> None:
-    """Print text for people or JSON that is ASCII. Raises OutputError."""
+    """Print text, or JSON that is ASCII, to standard output. Raises OutputError."""
     Results().write(f"{printable_lines(text)}\n")
 
 
 def print_message(text: str) -> None:
-    """Print a remark."""
+    """Print a message to standard error."""
     try:
         print(printable_lines(text), file=sys.stderr, flush=True)
     except OSError:
@@ -70,7 +70,7 @@ def print_message(text: str) -> None:
 
 
 def discard_results() -> None:
-    """Drop what standard output could not take, so that the interpreter does not fail on it again when it ends."""
+    """Discard unwritten results, so that the interpreter does not fail on them again when it exits."""
     if sys.stdout is not None:
         _discard(sys.stdout)
 
@@ -78,7 +78,7 @@ def discard_results() -> None:
 def _discard(stream: TextIO) -> None:
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # a stream of a caller's, without a descriptor
+    except (OSError, ValueError):  # a stream that the caller replaced, without a descriptor
         return
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)

@@ -1,6 +1,6 @@
-"""`cxr-edge screen PATH...`: answers for X-ray files, as text, JSON or CSV, with an HTML report and pictures on demand.
+"""`cxr-edge screen PATH...`: screen X-ray files; output as text, JSON or CSV, optionally an HTML report and overlays.
 
-A bad file is a row with its reason and makes the exit status 1; the others are answered all the same.
+A file that fails is reported with its reason and makes the exit status 1; the other files are still screened.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_leas
 from cxr_edge.cli.files import Selection, select
 from cxr_edge.cli.output import Results, print_message
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
-from cxr_edge.decoding.decode import MAX_PIXELS, MIN_SIDE_PX
+from cxr_edge.decoding.formats import FORMAT_LIST
+from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_BLOCKS_UP_TO = 4  # images that are shown as a block each; more are a line each
-_PROGRESS_FROM = 8
-_SKIPPED_SHOWN = 20
+_MAX_BLOCKS = 4  # up to so many images are shown as blocks, more as one line each
+_MIN_PROGRESS = 8  # images from which on a progress bar is shown
+_MAX_SKIPPED = 20  # skipped files listed on stderr
 _SOME_FAILED = 1
 
 
@@ -40,8 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Declare the command."""
     parser = subparsers.add_parser(
         "screen",
-        help="answer X-ray files",
-        description="Screen chest X-rays (JPEG, PNG, TIFF, WEBP, DICOM; recognised by content). Research use only.",
+        help="screen X-ray files",
+        description=f"Screen chest X-rays ({FORMAT_LIST}; recognised by content). Research use only.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or glob patterns")
     add_bundle(parser)
@@ -51,17 +52,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--csv", action="store_true", help="print CSV, one row per file")
-    output.add_argument("--html", type=path_argument, metavar="FILE", help="write a report with pictures, one file")
+    output.add_argument("--html", type=path_argument, metavar="FILE", help="write a report with images, one file")
     output.add_argument(
         "--heatmap", type=path_argument, metavar="DIR", help="write a PNG per image: lung box and heat map over it"
     )
     output.add_argument("--note", default="", metavar="TEXT", help="a sentence for the head of the reports")
     parser.add_argument(
-        "--max-pixels", type=at_least_one, default=MAX_PIXELS, metavar="N", help="refuse larger images (%(default)s)"
+        "--max-pixels", type=at_least_one, default=MAX_PIXELS, metavar="N", help="reject larger images (%(default)s)"
     )
     parser.add_argument(
         "--min-side", type=at_least_one, default=MIN_SIDE_PX, metavar="N",
-        help="refuse pictures with a side shorter than this, in pixels (%(default)s)",
+        help="reject images with a side shorter than this, in pixels (%(default)s)",
     )  # fmt: skip
     add_traceback_options(parser)
     parser.set_defaults(run=run)
@@ -71,13 +72,13 @@ def run(args: argparse.Namespace) -> int:
     """Screen, print, return the exit status."""
     selection = select(args.paths)
     _check_outputs(args)
-    traces = TracebackLog(verbose=args.verbose, log=args.log)
+    tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
     workers = min(args.threads, len(selection.files))
     threads = max(1, args.threads // workers)
     engines = load_engines(args, bundle, threads=threads)
     screener = Screener(bundle, engines, threads=threads)
-    answers = screen_files(
+    results = screen_files(
         screener,
         selection.files,
         workers=workers,
@@ -87,17 +88,17 @@ def run(args: argparse.Namespace) -> int:
     )
     with ExitStack() as stack:
         writers = _writers(args, screener, selection, stack)
-        failed = _write(_progress(answers, len(selection.files)), writers, traces)
+        failed = _write(_progress(results, len(selection.files)), writers, tracebacks)
     if not args.json:
-        _say_skipped(selection)
-    for written in (args.html, args.heatmap):
-        if written is not None:
-            print_message(f"written: {printable(written)}")
+        _report_skipped(selection)
+    for output in (args.html, args.heatmap):
+        if output is not None:
+            print_message(f"written: {printable(output)}")
     return _SOME_FAILED if failed else 0
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Refuse reports that cannot be written there before there is work. Raises InputError."""
+    """Check before the work starts that the reports can be written to their paths. Raises InputError."""
     if args.html is not None:
         from cxr_edge.report.html import page_target
 
@@ -108,35 +109,35 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_folder(args.heatmap)
 
 
-def _write(answers: Iterable[FileResult], writers: list[ReportWriter], traces: TracebackLog) -> int:
-    """Give every answer to every writer. Returns how many files failed."""
+def _write(results: Iterable[FileResult], writers: list[ReportWriter], tracebacks: TracebackLog) -> int:
+    """Pass every result to every writer. Returns the number of failed files."""
     failed = 0
-    for answer in answers:
+    for result in results:
         for writer in writers:
-            answer = _add(writer, answer)
-        traces.add(answer)
-        failed += isinstance(answer.outcome, Failure)
+            result = _add(writer, result)
+        tracebacks.add(result)
+        failed += isinstance(result.outcome, Failure)
     for writer in writers:
         writer.close()
     return failed
 
 
-def _add(writer: ReportWriter, answer: FileResult) -> FileResult:
-    """Write the answer; a picture that cannot be made turns it into an internal error, for this and the next writers."""
+def _add(writer: ReportWriter, result: FileResult) -> FileResult:
+    """Write the result. If its image cannot be rendered, it becomes an internal error for this and later writers."""
     try:
-        writer.add(answer)
+        writer.add(result)
     except CxrEdgeError:
         raise
     except Exception as error:
-        answer = internal_error(answer.outcome.source, error)
-        writer.add(answer)
-    return answer
+        result = internal_error(result.outcome.source, error)
+        writer.add(result)
+    return result
 
 
 def _writers(
     args: argparse.Namespace, screener: Screener, selection: Selection, stack: ExitStack
 ) -> list[ReportWriter]:
-    """The requested writers, those with pictures first, so that a picture that cannot be made is a failure in all of them."""
+    """Return the requested writers. Those with images come first, so that a rendering error is a failure in all of them."""
     from cxr_edge.report.structured import CsvWriter, JsonWriter
     from cxr_edge.report.text import TextWriter
 
@@ -156,21 +157,21 @@ def _writers(
     elif args.csv:
         writers.append(CsvWriter(results, info))
     else:
-        writers.append(TextWriter(results, info, compact=len(selection.files) > _BLOCKS_UP_TO))
+        writers.append(TextWriter(results, info, compact=len(selection.files) > _MAX_BLOCKS))
     return writers
 
 
-def _say_skipped(selection: Selection) -> None:
-    """List what was left out of folders, up to a bound."""
+def _report_skipped(selection: Selection) -> None:
+    """Print the skipped entries of folders, up to a limit."""
     skipped = selection.skipped
     if skipped:
-        print_message(f"{len(skipped)} files or folders were not tried:")
-    for one in skipped[:_SKIPPED_SHOWN]:
-        print_message(f"  {printable(one.path)}: {one.reason}")
-    if len(skipped) > _SKIPPED_SHOWN:
-        print_message(f"  and {len(skipped) - _SKIPPED_SHOWN} more, which --json and --html list")
+        print_message(f"{len(skipped)} files or folders skipped:")
+    for entry in skipped[:_MAX_SKIPPED]:
+        print_message(f"  {printable(entry.path)}: {entry.reason}")
+    if len(skipped) > _MAX_SKIPPED:
+        print_message(f"  and {len(skipped) - _MAX_SKIPPED} more, listed with --json or --html")
     if selection.hidden:
-        print_message(f"{selection.hidden} hidden files or folders were not tried (their names begin with a dot)")
+        print_message(f"{selection.hidden} hidden files or folders skipped (names that begin with a dot)")
 
 
 def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
@@ -192,14 +193,14 @@ def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
     )
 
 
-def _progress(answers: Iterator[FileResult], total: int) -> Iterator[FileResult]:
-    """The answers, with a bar on stderr while many are at work and a person is watching."""
-    if total < _PROGRESS_FROM or not sys.stderr.isatty():
-        yield from answers
+def _progress(results: Iterator[FileResult], total: int) -> Iterator[FileResult]:
+    """Yield the results, with a progress bar if there are many and stderr is a terminal."""
+    if total < _MIN_PROGRESS or not sys.stderr.isatty():
+        yield from results
         return
     from tqdm import tqdm
 
-    bar = tqdm(answers, total=total, unit="image", file=sys.stderr, leave=False)
-    for answer in bar:
-        bar.clear()  # on a terminal the answer's own line comes next, in the bar's place
-        yield answer
+    bar = tqdm(results, total=total, unit="image", file=sys.stderr, leave=False)
+    for result in bar:
+        bar.clear()  # on a terminal the line of the result is printed next, in place of the bar
+        yield result

@@ -1,7 +1,7 @@
-"""Where the tracebacks of unexpected exceptions go: stderr with --verbose, a file with --log.
+"""Output of the tracebacks of unexpected exceptions: to stderr with --verbose, to a file with --log.
 
-In: answers; out: for those with a traceback, its text with the time and the file's name. The results hold one sentence; the
-traceback is for whoever reports the defect.
+Takes results; for each one with a traceback it writes time, file name and traceback. The reports contain only one sentence
+per failure; the traceback is needed to report a defect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["TracebackLog", "add_traceback_options"]
 
 
 def add_traceback_options(parser: argparse.ArgumentParser) -> None:
-    """--verbose, --log: what to do with the tracebacks of unexpected exceptions."""
+    """Add --verbose and --log."""
     group = parser.add_argument_group("internal errors")
     group.add_argument("--verbose", action="store_true", help="print the tracebacks of internal errors on stderr")
     group.add_argument(
@@ -30,7 +30,11 @@ def add_traceback_options(parser: argparse.ArgumentParser) -> None:
 
 
 class TracebackLog:
-    """verbose: print to stderr. log: append to this file, which is made. Raises InputError if it cannot be."""
+    """Writes tracebacks.
+
+    verbose: print them to stderr.
+    log: append them to this file, which is created; None: no file. Raises InputError if it cannot be created.
+    """
 
     def __init__(self, *, verbose: bool, log: Path | None) -> None:
         self._verbose = verbose
@@ -38,12 +42,12 @@ class TracebackLog:
         if log is not None:
             self._open(log)
 
-    def add(self, answer: FileResult) -> None:
-        """Write the answer's traceback, if it has one. Raises OutputError if the log cannot be written."""
-        if not answer.trace:
+    def add(self, result: FileResult) -> None:
+        """Write the traceback of the result, if it has one. Raises OutputError if the log cannot be written."""
+        if not result.traceback:
             return
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        text = f"{now} {printable(answer.outcome.source)}\n{printable_lines(answer.trace)}"
+        text = f"{now} {printable(result.outcome.source)}\n{printable_lines(result.traceback)}"
         if self._verbose:
             print_message(text.rstrip("\n"))
         if self._log is not None:
@@ -56,5 +60,5 @@ class TracebackLog:
             log.open("a").close()
         except OSError as error:
             raise InputError(
-                f"the log {printable(log)} cannot be written ({error.strerror}): give a file that can be"
+                f"the log {printable(log)} cannot be written ({error.strerror}): give another file"
             ) from None

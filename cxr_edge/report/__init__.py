@@ -1,7 +1,7 @@
-"""From answers to what a person or a program reads: text, JSON, CSV, an HTML page, pictures.
+"""Report writers: text, JSON, CSV, an HTML page, overlay images.
 
-Every writer takes `FileResult`s one by one with `add` and ends with `close`, so that a folder of any size needs the memory of
-one image. Names are shown by `cxr_edge.names`, and a file that cannot be written is an OutputError.
+A writer takes `FileResult`s one by one with `add` and finishes with `close`, so that a folder of any size needs the memory
+of one image. Names are displayed through `cxr_edge.names`; a file that cannot be written raises an OutputError.
 """
 
 from __future__ import annotations
@@ -21,37 +21,34 @@ __all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "output_errors"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a report is about: which model, compiled how, run where and when.
+    """Header of a report: model, engines, machine and time of the run."""
 
-    started: local time, ISO 8601. note: a sentence of the user's for the head of the report, or empty.
-    """
-
-    bundle: str
+    bundle: str  # name
     version: str
-    digest: str
+    digest: str  # of the manifest
     labels: tuple[str, ...]
     intended_use: str
-    engines: str
-    machine: str
-    cxr_edge: str
-    started: str
-    note: str = ""
+    engines: str  # backend, precisions, execution mode
+    machine: str  # processor and threads
+    cxr_edge: str  # version
+    started: str  # local time, ISO 8601
+    note: str = ""  # the user's text for the head of the report
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of this run."""
+        """Return the JSON object of this run."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A file or folder inside a given folder that was not screened, and why."""
+    """A file or folder inside a given folder that was not screened, with the reason."""
 
     path: Path
     reason: str
 
 
 class TextStream(Protocol):
-    """Where text goes: a file, or standard output."""
+    """Output stream for text: a file, or standard output."""
 
     def write(self, text: str, /) -> object:
         """Write some text."""
@@ -59,10 +56,10 @@ class TextStream(Protocol):
 
 
 class ReportWriter(Protocol):
-    """Takes answers one by one."""
+    """Writes results one by one."""
 
-    def add(self, answer: FileResult) -> None:
-        """Write one answer."""
+    def add(self, result: FileResult) -> None:
+        """Write one result."""
         ...
 
     def close(self) -> None:
@@ -72,7 +69,7 @@ class ReportWriter(Protocol):
 
 @contextmanager
 def output_errors(name: str | Path) -> Iterator[None]:
-    """Turn a failure of the operating system into an OutputError that says what could not be written."""
+    """Convert an OSError into an OutputError that names the output."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Answers as one HTML page that needs nothing else: pictures inside, no script, light and dark, fit for printing.
+"""HTML report: one self-contained page with embedded images, no script, light and dark mode, printable.
 
-In: answers and a path; out: the page. It is written as the answers come, into a hidden file beside the page that replaces it
-when it is complete, so a folder of any size needs the memory of one image, and an old page stays until there is a new one.
+`HtmlWriter` takes results one by one and writes them to a hidden file beside the page, which replaces the page when it is
+complete. So a folder of any size needs the memory of one image, and an old page stays until the new one is finished.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cxr_edge.errors import InputError, OutputError
 from cxr_edge.names import printable
 from cxr_edge.records import Failure, Image, Screening
 from cxr_edge.report import RunInfo, Skipped, output_errors
-from cxr_edge.report.overlay import Picture, overlay, picture
+from cxr_edge.report.overlay import BgrImage, render_image, render_overlay
 from cxr_edge.screening.screener import FileResult
 
 __all__ = ["HtmlWriter", "page_target"]
@@ -65,19 +65,22 @@ ul.flags { margin: 12px 0 0; padding: 8px 12px 8px 28px; background: var(--warn-
 
 
 def page_target(path: Path) -> Path:
-    """The file that the page goes to: the path, or what it links to. Raises InputError if that is no regular file."""
+    """Return the path with links resolved. Raises InputError if it exists and is not a regular file."""
     target = Path(os.path.realpath(path))
     if os.path.lexists(target) and not os.path.isfile(target):
-        kind = "a folder" if os.path.isdir(target) else "no regular file"
+        kind = "a folder" if os.path.isdir(target) else "not a regular file"
         raise InputError(f"the report {printable(path)} cannot be written, it is {kind}: give the name of a file")
     return target
 
 
 class HtmlWriter:
-    """path: where the page goes. skipped: what was left out of the folders, listed at the end; hidden: how many more.
+    """Report writer for the HTML page, and a context manager that removes an unfinished page.
 
-    A context manager that removes an unfinished page. Raises InputError if the page cannot be made there, OutputError if it
-    cannot be written to the end.
+    path: of the page.
+    skipped: files and folders to list at the end.
+    hidden: number of hidden files and folders that were skipped as well.
+
+    Raises InputError if the page cannot be created, OutputError if it cannot be completed.
     """
 
     def __init__(self, path: Path, run: RunInfo, skipped: Sequence[Skipped] = (), *, hidden: int = 0) -> None:
@@ -86,7 +89,7 @@ class HtmlWriter:
         self._unfinished = self._target.with_name(f".cxr-edge-{secrets.token_hex(6)}.unfinished")
         self._skipped = skipped
         self._hidden = hidden
-        self._answered = 0
+        self._screened = 0
         self._failed = 0
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,24 +109,24 @@ class HtmlWriter:
     ) -> None:
         self._discard()
 
-    def add(self, answer: FileResult) -> None:
+    def add(self, result: FileResult) -> None:
         """Write one card."""
-        outcome = answer.outcome
-        if isinstance(outcome, Failure) or answer.image is None:
+        outcome = result.outcome
+        if isinstance(outcome, Failure) or result.image is None:
             self._write(_failure(outcome))
             self._failed += 1
         else:
-            self._write(_card(outcome, answer.image))
-            self._answered += 1
+            self._write(_card(outcome, result.image))
+            self._screened += 1
 
     def close(self) -> None:
         """Write the end and replace the old page."""
         for skipped in self._skipped:
             text = escape(f"{printable(skipped.path)}: {printable(skipped.reason)}")
-            self._write(f'<p class="small">Not tried: {text}</p>\n')
+            self._write(f'<p class="small">Skipped: {text}</p>\n')
         if self._hidden:
-            self._write(f'<p class="small">Hidden files and folders, not tried: {self._hidden}</p>\n')
-        self._write(f"<p>{self._answered} answered, {self._failed} failed.</p>\n</body>\n</html>\n")
+            self._write(f'<p class="small">Hidden files and folders skipped: {self._hidden}</p>\n')
+        self._write(f"<p>{self._screened} screened, {self._failed} failed.</p>\n</body>\n</html>\n")
         try:
             with output_errors(self._path):
                 self._file.close()
@@ -143,7 +146,7 @@ class HtmlWriter:
             raise
 
     def _discard(self) -> None:
-        """Remove what is unfinished; after `close` that is nothing."""
+        """Remove the unfinished page; after `close` there is none."""
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
@@ -158,7 +161,7 @@ def _head(run: RunInfo) -> str:
         ("Run", f"{run.started}, cxr-edge {run.cxr_edge}"),
         ("Intended use", run.intended_use),
     )
-    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
+    details = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
     note = f'<p class="banner">{escape(run.note)}</p>' if run.note else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -166,7 +169,7 @@ def _head(run: RunInfo) -> str:
         f"<title>cxr-edge screening report</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n"
         "<h1>Chest X-ray screening report</h1>\n"
         '<p class="banner"><strong>Research use only.</strong> Not a medical device; no finding here replaces a '
-        f"reader.</p>\n{note}\n<dl>{facts}</dl>\n</header>\n"
+        f"reader.</p>\n{note}\n<dl>{details}</dl>\n</header>\n"
     )
 
 
@@ -176,22 +179,20 @@ def _name(outcome: Failure | Screening) -> str:
 
 def _failure(outcome: Failure | Screening) -> str:
     reason = outcome.reason if isinstance(outcome, Failure) else "the image is missing"
-    return (
-        f'<article class="failed"><h2>{_name(outcome)}</h2><p>Not answered: {escape(printable(reason))}</p></article>\n'
-    )
+    return f'<article class="failed"><h2>{_name(outcome)}</h2><p>Failed: {escape(printable(reason))}</p></article>\n'
 
 
 def _card(s: Screening, image: Image) -> str:
-    mapped = "lung box and class activation map" if s.heatmap is not None else "lung box"
+    content = "lung box and class activation map" if s.heatmap is not None else "lung box"
     return (
         f'<article>\n<div class="head"><h2>{_name(s)}</h2><span class="decision">{escape(s.decision)}</span></div>\n'
-        f'<div class="body">\n{_figure(picture(image), f"{s.width_px} x {s.height_px} px")}'
-        f"{_figure(overlay(image, s), f'{mapped}: {s.decision}')}"
+        f'<div class="body">\n{_figure(render_image(image), f"{s.width_px} x {s.height_px} px")}'
+        f"{_figure(render_overlay(image, s), f'{content}: {s.decision}')}"
         f"<div>{_scores(s)}{_members(s)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"
     )
 
 
-def _figure(pixels: Picture, caption: str) -> str:
+def _figure(pixels: BgrImage, caption: str) -> str:
     jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
     source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
     text = escape(caption)

@@ -1,7 +1,7 @@
-"""Answers for programs: one JSON document, or a CSV table with one row per file. Both are written as the answers come.
+"""Reports for programs: one JSON document, or a CSV table with one row per file.
 
-In: answers and a text stream; out: the document. The keys are those of `Screening.as_json`; columns never change their
-order or meaning.
+Both writers take a text stream and results one by one, and write each result immediately. The JSON keys are those of
+`Screening.as_json`; CSV columns never change their order or meaning.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ __all__ = ["CsvWriter", "JsonWriter"]
 
 
 class JsonWriter:
-    """{"run": {...}, "skipped": [...], ..., "results": [...]}; a result holds `error` or the screening's keys.
+    """Writer of {"run": {...}, "skipped": [...], ..., "results": [...]}; a result holds `error` or the screening's keys.
 
-    hidden: how many hidden files and folders were left out. The stream must take any character, as UTF-8 does.
+    stream: must accept any character, as UTF-8 does.
+    hidden: number of hidden files and folders that were skipped.
     """
 
     def __init__(self, stream: TextStream, run: RunInfo, skipped: Sequence[Skipped] = (), *, hidden: int = 0) -> None:
@@ -30,10 +31,10 @@ class JsonWriter:
         head = json_text({"run": run.as_json(), **_skipped_json(skipped), "hidden": hidden})
         stream.write(head[:-1] + ', "results": [')
 
-    def add(self, answer: FileResult) -> None:
-        """Write one result, on a line of its own."""
+    def add(self, result: FileResult) -> None:
+        """Write one result, on its own line."""
         self._stream.write("\n" if self._first else ",\n")
-        self._stream.write(json_text(answer.outcome.as_json()))
+        self._stream.write(json_text(result.outcome.as_json()))
         self._first = False
 
     def close(self) -> None:
@@ -50,8 +51,11 @@ def _skipped_json(skipped: Sequence[Skipped]) -> dict[str, Any]:
 
 
 class CsvWriter:
-    """Columns: source, status (ok or failed), reason, decision, p_<label> each, roi_x0 roi_y0 roi_x1 roi_y1, flags (codes,
-    joined by a space), total_ms, sha256."""
+    """CSV writer.
+
+    Columns: source, status (ok or failed), reason, decision, p_<label> for each label, roi_x0, roi_y0, roi_x1, roi_y1,
+    flags (codes, joined by a space), total_ms, sha256.
+    """
 
     def __init__(self, stream: TextStream, run: RunInfo) -> None:
         self._labels = run.labels
@@ -60,9 +64,9 @@ class CsvWriter:
         box = ["roi_x0", "roi_y0", "roi_x1", "roi_y1"]
         self._rows.writerow(["source", "status", "reason", "decision", *scores, *box, "flags", "total_ms", "sha256"])
 
-    def add(self, answer: FileResult) -> None:
+    def add(self, result: FileResult) -> None:
         """Write one row."""
-        s = answer.outcome
+        s = result.outcome
         name = printable(s.source)
         if isinstance(s, Failure):
             self._rows.writerow([name, "failed", printable(s.reason), "", *[""] * (len(self._labels) + 4), "", "", ""])
@@ -73,4 +77,4 @@ class CsvWriter:
         self._rows.writerow(row)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Do nothing: every row is already written."""

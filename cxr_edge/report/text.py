@@ -1,6 +1,6 @@
-"""Answers as text for a terminal: a block for a few images, a line each for many.
+"""Text report for a terminal: a block per image for a few images, a line per image for many.
 
-In: answers and a text stream; out: the text, ending with how many were answered and how many failed, and why.
+Takes a text stream and results one by one. The report ends with the failures, their reasons and the counts.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from cxr_edge.screening.screener import FileResult
 
 __all__ = ["TextWriter", "block", "line"]
 
-_BAR = 30
+_BAR_LENGTH = 30
 _BAR_CHARACTER, _PLAIN_BAR_CHARACTER = "█", "#"
 
 
 class TextWriter:
-    """compact: one line an image instead of a block."""
+    """Report writer for text. compact: one line per image instead of a block."""
 
     def __init__(self, stream: TextStream, run: RunInfo, *, compact: bool) -> None:
         self._stream = stream
         self._compact = compact
         self._bar = _bar_character(stream)
-        self._answered = 0
+        self._screened = 0
         self._failures: list[Failure] = []
         print(f"{run.bundle} {run.version} ({run.digest[:12]}), {run.engines}", file=stream)
         for text in (run.note, "Research use only: not a medical device."):
@@ -33,13 +33,13 @@ class TextWriter:
         if compact:
             print(f"{'decision':<12}{'prob.':>6}  {'ms':>7}  file", file=stream)
 
-    def add(self, answer: FileResult) -> None:
-        """Print one answer; failures come at the end, together."""
-        outcome = answer.outcome
+    def add(self, result: FileResult) -> None:
+        """Print one screening; failures are printed together at the end."""
+        outcome = result.outcome
         if isinstance(outcome, Failure):
             self._failures.append(outcome)
         else:
-            self._answered += 1
+            self._screened += 1
             text = line(outcome) if self._compact else block(outcome, bar=self._bar) + "\n"
             print(text, file=self._stream)
 
@@ -47,21 +47,21 @@ class TextWriter:
         """Print the failures and the count."""
         for failure in self._failures:
             print(f"failed: {printable(failure.source)}: {printable(failure.reason)}", file=self._stream)
-        print(f"{self._answered} answered, {len(self._failures)} failed", file=self._stream)
+        print(f"{self._screened} screened, {len(self._failures)} failed", file=self._stream)
 
 
 def line(s: Screening) -> str:
-    """Decision, probability, milliseconds, file and the codes of the flags, in one line."""
+    """Return one line with decision, probability, milliseconds, file and flag codes."""
     flags = f"  [{', '.join(f.code for f in s.flags)}]" if s.flags else ""
     return f"{s.decision:<12}{_probability(s):>6.2f}  {s.times.total_ms:>7.1f}  {printable(s.source)}{flags}"
 
 
 def block(s: Screening, *, bar: str = _BAR_CHARACTER) -> str:
-    """Everything about one screening, in about ten lines. bar: the character of the probabilities' bars."""
+    """Return all details of one screening in about ten lines. bar: character of the probability bars."""
     t, box = s.times, s.roi
     lines = [f"{printable(s.source)}  ({s.width_px} x {s.height_px} px)", f"  decision: {s.decision}"]
     for label, p in zip(s.labels, s.probabilities, strict=True):
-        lines.append(f"  {label:<12}{p:>6.1%}  {bar * round(_BAR * p)}")
+        lines.append(f"  {label:<12}{p:>6.1%}  {bar * round(_BAR_LENGTH * p)}")
     for member in s.members:
         scores = "  ".join(f"{label} {p:.2f}" for label, p in zip(s.labels, member.probabilities, strict=True))
         lines.append(f"  member {member.member}: {scores}")
@@ -76,7 +76,7 @@ def _probability(s: Screening) -> float:
 
 
 def _bar_character(stream: TextStream) -> str:
-    """The block, or a plain character where the stream's encoding has none."""
+    """Return the block character, or a plain one where the stream's encoding lacks it."""
     try:
         _BAR_CHARACTER.encode(getattr(stream, "encoding", None) or "utf-8")
     except (UnicodeEncodeError, LookupError):

@@ -1,7 +1,8 @@
-"""What happens to one image between its pixels and the decision: lungs, preprocess, members, combine.
+"""Pipeline from one image to the ensemble's probabilities: lungs, preprocess, members, combine.
 
-An image comes in, `Outputs` go out. `HostPipeline` does it with arrays in host memory and any engines;
-`device.pipeline.DevicePipeline` does the same on a GPU as one graph. `screener` makes the screening of either's outputs.
+Takes an `Image`, returns `Outputs`. `HostPipeline` runs on arrays in host memory with any engines;
+`gpu_pipeline.DevicePipeline` does the same on a GPU as one CUDA graph. `screener` turns the outputs of either into a
+screening.
 """
 
 from __future__ import annotations
@@ -26,40 +27,39 @@ __all__ = ["HostPipeline", "Outputs", "Pipeline"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Of one image. logits: (members, labels). cams: (labels, h, w) a member; empty unless every member gives one.
+    """Outputs of the pipeline for one image."""
 
-    roi: what the members saw, with the flags that say why. probabilities: (labels), of the ensemble. winner: the label
-    that the combination put first. times: without decoding.
-    """
-
-    roi: Roi
-    flags: tuple[Flag, ...]
-    logits: npt.NDArray[np.float32]
-    cams: tuple[npt.NDArray[np.float32], ...]
-    probabilities: npt.NDArray[np.float32]
-    winner: int
-    times: StageTimes
+    roi: Roi  # input region of the members
+    flags: tuple[Flag, ...]  # reasons if the roi is a fallback
+    logits: npt.NDArray[np.float32]  # (members, labels)
+    cams: tuple[npt.NDArray[np.float32], ...]  # (labels, h, w) per member; empty unless every member has one
+    probabilities: npt.NDArray[np.float32]  # (labels,), of the ensemble
+    winner: int  # index of the label that the combination ranks first
+    times: StageTimes  # without decoding
 
 
 class Pipeline(Protocol):
-    """May be used by several threads at once."""
+    """Runs one image through the ensemble. Thread-safe."""
 
     @property
-    def how(self) -> str:
-        """In what manner it works, in words for the report; empty where there is nothing to say."""
+    def execution_mode(self) -> str:
+        """Execution mode for reports (CUDA graph, streams, host) with the reason for a fallback; empty for a plain host."""
         ...
 
-    def run(self, image: Image) -> Outputs: ...
+    def run(self, image: Image) -> Outputs:
+        """Return the outputs for one image."""
+        ...
 
 
 class HostPipeline:
-    """The pipeline on the host's processor and memory, whatever the engines run on.
+    """The pipeline on the host's processor and memory; its engines may run on any device.
 
-    threads: that preprocessing one image may use. how: for the report.
+    threads: number of threads for preprocessing one image.
+    execution_mode: text for reports.
     """
 
-    def __init__(self, manifest: Manifest, engines: EngineSet, *, threads: int, how: str = "") -> None:
-        self.how = how
+    def __init__(self, manifest: Manifest, engines: EngineSet, *, threads: int, execution_mode: str = "") -> None:
+        self.execution_mode = execution_mode
         self._manifest, self._engines = manifest, engines
         self._preprocessor = Preprocessor([m.preprocess for m in manifest.members], threads=threads)
         self._lung_preprocessor = (
@@ -96,7 +96,7 @@ class HostPipeline:
         )
 
     def _find_lungs(self, image: Image) -> tuple[Roi, tuple[Flag, ...]]:
-        """The lung box, or the full frame with the flag that says why (none if there is no segmenter)."""
+        """Return the lung box, or the full frame with a flag for the reason (no flag without a segmenter)."""
         segmenter, frame = self._manifest.segmenter, Roi.full(image.width_px, image.height_px)
         if segmenter is None or self._engines.segmenter is None or self._lung_preprocessor is None:
             return frame, ()

@@ -1,7 +1,7 @@
-"""From a decoded image to its screening: the pipeline's outputs, the decision, the heat map.
+"""Screen images: run the pipeline, decide, and optionally compute the heat map.
 
-A `Screener` holds one bundle and its loaded engines. It keeps no state between images, so several threads may use one
-at once; `screen_files` does that for a folder, with as many images in flight as there are workers and no more.
+A `Screener` holds one bundle and its loaded engines. It keeps no state between images, so several threads may share one;
+`folder.screen_files` does that for many files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from cxr_edge import defects
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.manifest import Manifest
-from cxr_edge.decoding.decode import MAX_PIXELS, MIN_SIDE_PX, decode
+from cxr_edge.decoding.decode import decode
+from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
 from cxr_edge.engines import EngineSet
 from cxr_edge.errors import ContractError, CxrEdgeError
 from cxr_edge.names import printable
@@ -30,27 +31,27 @@ __all__ = ["FileResult", "Screener", "internal_error"]
 
 @dataclass(frozen=True, kw_only=True)
 class FileResult:
-    """The result of one file: its screening and the image, or the failure and no image.
+    """Result of one input file."""
 
-    trace: the traceback of an unexpected exception, else empty.
-    """
-
-    outcome: Screening | Failure
-    image: Image | None = None
-    trace: str = ""
+    outcome: Screening | Failure  # a Failure if the file could not be processed
+    image: Image | None = None  # None on failure
+    traceback: str = ""  # of an unexpected exception
 
 
 def internal_error(source: str, error: Exception) -> FileResult:
-    """The row of a file whose work ended in an unexpected exception."""
-    return FileResult(outcome=Failure(source=source, reason=defects.reason(error)), trace=defects.traceback_text(error))
+    """Return the result of a file that ended in an unexpected exception."""
+    failure = Failure(source=source, reason=defects.reason(error))
+    return FileResult(outcome=failure, traceback=defects.traceback_text(error))
 
 
 class Screener:
-    """One bundle, its engines, ready to screen.
+    """Screens images with one bundle and its engines. Thread-safe.
 
-    threads: threads that preprocessing one image on the host may use; the engines were loaded with their own. Engines of
-    a GPU screen on it as one graph where that is possible; `describe` says what is done.
-    Raises ContractError if the engines are not this bundle's in number.
+    GPU engines run as one CUDA graph per image where that is possible; `describe` reports the execution mode.
+
+    threads: number of threads for preprocessing one image on the host; the engines were loaded with their own number.
+
+    Raises ContractError if the number of engines does not match the bundle.
     """
 
     def __init__(self, bundle: Bundle, engines: EngineSet, *, threads: int = 1) -> None:
@@ -67,14 +68,14 @@ class Screener:
         self._pipeline = _pipeline(manifest, engines, threads)
 
     def describe(self) -> str:
-        """One line for reports: backend, precisions, and on a GPU in what manner it is used."""
-        return "; ".join(part for part in (self._engines.describe(), self._pipeline.how) if part)
+        """Return one line for reports: backend, precisions, and the execution mode."""
+        return "; ".join(part for part in (self._engines.describe(), self._pipeline.execution_mode) if part)
 
     def screen(self, image: Image, *, heatmap: bool = False, decode_ms: float = 0.0) -> Screening:
-        """Screen one image. heatmap: also make the class activation map of the decided label.
+        """Screen one image.
 
-        decode_ms: what decoding took, for the stage times. The decision's rule counts to combining, the heat map to no
-        stage.
+        heatmap: also compute the class activation map of the decided label. Its time is not part of any stage.
+        decode_ms: duration of decoding, for the stage times. The decision rule is part of the stage `combine`.
         """
         outputs = self._pipeline.run(image)
         start = perf_counter()
@@ -99,13 +100,18 @@ class Screener:
     def screen_file(
         self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
     ) -> FileResult:
-        """Decode and screen one file. Whatever goes wrong, foreseen or not, becomes a Failure; the next file may go well.
+        """Decode and screen one file, as `decode_and_screen` with these size limits."""
+        limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
+        return self.decode_and_screen(path, limits, heatmap=heatmap)
 
-        Running out of the GPU's memory is such a case: a smaller image may fit.
+    def decode_and_screen(self, path: str | Path, limits: Limits, *, heatmap: bool = False) -> FileResult:
+        """Decode and screen one file. Any error, expected or not, becomes a Failure, because the next file may succeed.
+
+        This includes running out of GPU memory: a smaller image may fit.
         """
         start = perf_counter()
         try:
-            image = decode(path, max_pixels=max_pixels, min_side_px=min_side_px)
+            image = decode(path, limits=limits)
             decode_ms = 1e3 * (perf_counter() - start)
             return FileResult(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
         except CxrEdgeError as error:
@@ -131,7 +137,7 @@ class Screener:
 
 
 def _pipeline(manifest: Manifest, engines: EngineSet, threads: int) -> Pipeline:
-    """On the GPU if the engines run there and so do the core's kernels; else on the host, saying why."""
+    """Return the GPU pipeline if the engines and the core's kernels run on a GPU, else the host pipeline."""
     if engines.device is None:
         return HostPipeline(manifest, engines, threads=threads)
     from cxr_edge.screening.gpu_pipeline import DevicePipeline
@@ -139,6 +145,6 @@ def _pipeline(manifest: Manifest, engines: EngineSet, threads: int) -> Pipeline:
 
     reason = kernel_failure(engines.device)
     if reason is not None:
-        how = f"preprocessing on the host, since the core's kernels do not run: {reason}"
-        return HostPipeline(manifest, engines, threads=threads, how=how)
+        mode = f"preprocessing on the host, since the core's kernels do not run: {reason}"
+        return HostPipeline(manifest, engines, threads=threads, execution_mode=mode)
     return DevicePipeline(manifest, engines.segmenter, engines.members, engines.device)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A bundle with engines, and a folder of pictures, for the tests that screen."""
+"""Fixtures for the command-line tests: a bundle with engines, and a folder of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cxr_edge.cli import main
 
 @pytest.fixture(scope="session")
 def built(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Arguments that name a bundle and its engines."""
+    """Build engines and return the arguments for the bundle and its engines."""
     engines = ["--engines", str(tmp_path_factory.mktemp("engines"))]
     assert main(["build-engine", str(toy_bundle), *engines, "--precision", "fp32"]) == 0
     return ["--bundle", str(toy_bundle), *engines]
@@ -21,7 +21,7 @@ def built(toy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[st
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with three gray PNG files."""
+    """Return a folder with three gray PNG files."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(3):

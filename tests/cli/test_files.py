@@ -1,4 +1,4 @@
-"""Which files `screen` takes from its PATH arguments, and what it says of those that it leaves out."""
+"""Expansion of the PATH arguments of `screen`: selected files, skipped entries and their reasons."""
 
 import os
 import socket
@@ -29,27 +29,30 @@ def skipped(selection, root):
     return {s.path.relative_to(root).as_posix(): s.reason for s in selection.skipped}
 
 
-def test_a_folder_is_walked_in_order_and_what_is_left_out_is_said(folder):
+def test_a_folder_is_walked_in_order_and_skipped_entries_are_listed(folder):
     selection = select([str(folder)])
     assert names(selection.files, folder) == ["a.dcm", "b.png", "noext", "sub/c.jpg"]
-    assert skipped(selection, folder) == {"sub/DICOMDIR": "by its name no image", "table.csv": "by its name no image"}
+    assert skipped(selection, folder) == {
+        "sub/DICOMDIR": "not an image file name",
+        "table.csv": "not an image file name",
+    }
     assert selection.hidden == 2
 
 
-def test_a_named_file_is_never_left_out(folder):
+def test_a_named_file_is_never_skipped(folder):
     assert select([str(folder / "table.csv")]).files == (folder / "table.csv",)
 
 
-def test_a_missing_file_stays_in_to_be_refused_as_its_own_row():
+def test_a_missing_file_is_selected_and_fails_as_its_own_row():
     assert select(["nowhere.png"]).files == (Path("nowhere.png"),)
 
 
-def test_patterns_expand_and_repeats_fall_together(folder):
+def test_patterns_are_expanded_and_duplicates_removed(folder):
     selection = select([str(folder / "*.png"), str(folder / "b.png"), str(folder / "**" / "*.jpg")])
     assert names(selection.files, folder) == ["b.png", "sub/c.jpg"]
 
 
-def test_a_name_with_brackets_that_exists_is_a_file(tmp_path):
+def test_an_existing_name_with_brackets_is_not_a_pattern(tmp_path):
     odd = tmp_path / "x[1].png"
     odd.write_bytes(b"x")
     assert select([str(odd)]).files == (odd,)
@@ -58,44 +61,44 @@ def test_a_name_with_brackets_that_exists_is_a_file(tmp_path):
 def test_a_pattern_without_match_and_an_empty_folder_are_errors(tmp_path):
     with pytest.raises(InputError, match="matches no file"):
         select([str(tmp_path / "*.png")])
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="has no image"):
         select([str(tmp_path)])
 
 
-def test_an_empty_folder_error_names_something_that_was_left_out(tmp_path):
+def test_the_error_for_an_empty_folder_names_a_skipped_file(tmp_path):
     (tmp_path / "a.csv").write_text("")
     (tmp_path / "b.csv").write_text("")
     with pytest.raises(
-        InputError, match=r"holds no image to screen; left out: .*a\.csv \(by its name no image\) and 1 more"
+        InputError, match=r"has no image to screen; skipped: .*a\.csv \(not an image file name\) and 1 more"
     ):
         select([str(tmp_path)])
 
 
-def test_an_empty_argument_is_refused_and_not_the_current_folder(folder, monkeypatch):
+def test_an_empty_argument_is_rejected_and_not_the_current_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(InputError, match="an empty PATH"):
         select(["a.dcm", ""])
 
 
-def test_names_that_no_system_has_stay_in(tmp_path):
+def test_impossible_names_are_selected(tmp_path):
     for name in ("a\0b", "a\0*", "x" * 300, str(tmp_path / ("d" * 300) / "a.png")):
         assert select([name]).files == (Path(name),)
 
 
-def test_what_is_no_file_is_listed_with_its_kind(folder):
+def test_special_files_are_listed_with_their_kind(folder):
     os.mkfifo(folder / "pipe.png")
     (folder / "broken.png").symlink_to("nowhere.png")
     (folder / "loop.png").symlink_to("loop.png")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "socket.png"))
         found = skipped(select([str(folder)]), folder)
-    assert found["pipe.png"] == "a FIFO, no file"
+    assert found["pipe.png"] == "a FIFO, not a regular file"
     assert found["broken.png"] == "a broken link"
     assert found["loop.png"].startswith("it cannot be read (Too many levels")
-    assert found["socket.png"] == "a socket, no file"
+    assert found["socket.png"] == "a socket, not a regular file"
 
 
-def test_links_to_folders_are_followed_once_and_loops_are_noticed(folder, tmp_path_factory):
+def test_links_to_folders_are_followed_once_and_loops_are_detected(folder, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     (outside / "e.png").write_bytes(b"x")
     (outside / "back").symlink_to(folder)
@@ -116,7 +119,7 @@ def test_a_pattern_that_follows_a_loop_finds_every_file_once(folder):
     assert names(select([str(folder / "**" / "*.[jp]*g")]).files, folder) == ["b.png", "sub/c.jpg"]
 
 
-def test_a_folder_that_cannot_be_listed_is_listed_itself(folder, monkeypatch):
+def test_an_unreadable_folder_is_listed_as_skipped(folder, monkeypatch):
     listdir = os.listdir
 
     def fails(path):
@@ -128,7 +131,7 @@ def test_a_folder_that_cannot_be_listed_is_listed_itself(folder, monkeypatch):
     assert skipped(select([str(folder)]), folder)["sub"] == "the folder cannot be read (Input/output error)"
 
 
-# root may enter every folder, so the child becomes another user.
+# root may enter every folder, so the child process changes to another user.
 CLOSED = """
 import os, sys
 from cxr_edge.cli.files import select
@@ -140,7 +143,7 @@ print(*(f"{s.path}: {s.reason}" for s in selection.skipped), sep="|")
 """
 
 
-def test_closed_folders_cost_their_own_files_alone(tmp_path):
+def test_a_folder_without_permission_does_not_affect_other_files(tmp_path):
     root = tmp_path / "root"
     for name in ("open/a.png", "closed/b.png", "unlisted/c.png"):
         (root / name).parent.mkdir(parents=True)
@@ -153,9 +156,9 @@ def test_closed_folders_cost_their_own_files_alone(tmp_path):
     done = subprocess.run([sys.executable, "-c", CLOSED, *arguments], capture_output=True, text=True, check=False)
     (root / "closed").chmod(0o755)
     assert done.stderr == ""
-    files, left = (line.split("|") for line in done.stdout.splitlines())
+    files, left_out = (line.split("|") for line in done.stdout.splitlines())
     assert files == [str(root / "open" / "a.png"), str(root / "closed" / "b.png")]
-    assert left == [
+    assert left_out == [
         f"{root / 'closed'}: the folder cannot be read (Permission denied)",
         f"{root / 'unlisted' / 'c.png'}: it cannot be read (Permission denied)",
     ]

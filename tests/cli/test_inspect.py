@@ -1,4 +1,4 @@
-"""`cxr-edge inspect`: what it shows of a good bundle, and how it refuses a bad one."""
+"""`cxr-edge inspect`: output for a valid bundle, and errors for an invalid one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cxr_edge.cli import main
 from tests.builders.toy_bundle import MEMBER_SPECS, build_toy_bundle
 
 
-def test_the_table_shows_what_a_person_needs_to_judge(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_the_facts_about_a_bundle(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(toy_bundle)]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert err == ""
-    assert lines[0] == "toy 1, made 2020-06-08T12:00:00+00:00"
+    assert lines[0] == "toy 1, created 2020-06-08T12:00:00+00:00"
     for line in (
         f"Folder         {toy_bundle.resolve()}",
         f"Digest         {Bundle.open(toy_bundle).digest}",
@@ -31,7 +31,7 @@ def test_the_table_shows_what_a_person_needs_to_judge(toy_bundle: Path, capsys: 
         "    patients: 0",
         "  made_by: tests/builders/toy_bundle.py",
         f"  none yet: cxr-edge build-engine {toy_bundle.resolve()}",
-        "All files are unaltered, and the networks are what the manifest says.",
+        "All files are unaltered, and the networks match the manifest.",
     ):
         assert line in lines
 
@@ -51,17 +51,17 @@ def test_each_network_has_a_row(toy_bundle: Path, capsys: pytest.CaptureFixture[
         assert rows[name].endswith(spec.digest()[:12])
 
 
-def test_a_bundle_of_the_barest_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_minimal_bundle_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build_toy_bundle(tmp_path, strategy="voting", segmenter=False, cam=False, thresholds={}, known_answers=False)
     assert main(["inspect", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "Lung box       none, members see the whole frame" in lines
+    assert "Lung box       none, members get the full frame" in lines
     assert "Combination    voting; temperature 1.5, of the members 1, 1.25, 1.5" in lines
     assert "Decision       no thresholds; uncertain below 0.5" in lines
     assert "Known answers  none" in lines
 
 
-def test_json_holds_the_manifest_and_the_facts(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_contains_the_manifest_and_the_network_facts(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(toy_bundle), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     bundle = Bundle.open(toy_bundle)
@@ -80,7 +80,7 @@ def test_json_holds_the_manifest_and_the_facts(toy_bundle: Path, capsys: pytest.
     assert found["unlisted_files"] == []
 
 
-def test_engines_and_unlisted_files_are_named(toy_bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_engines_and_unlisted_files_are_listed(toy_bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (
         "engines/onnxruntime/plain.onnx",
         "engines/onnxruntime/plain.json",
@@ -95,7 +95,7 @@ def test_engines_and_unlisted_files_are_named(toy_bundle_copy: Path, capsys: pyt
     assert r"Not in the manifest, and not used: bad\x1b.txt" in lines
 
 
-def test_a_bad_bundle_ends_with_3_and_the_reason_on_stderr(
+def test_an_invalid_bundle_gives_3_and_the_reason_on_stderr(
     toy_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (toy_bundle_copy / "plain.onnx").write_bytes(b"altered")
@@ -106,7 +106,7 @@ def test_a_bad_bundle_ends_with_3_and_the_reason_on_stderr(
     assert "was altered" in err
 
 
-def test_a_bad_bundle_in_json(toy_bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_bundle_is_reported_in_json(toy_bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (toy_bundle_copy / "segmenter.onnx").unlink()
     assert main(["inspect", str(toy_bundle_copy), "--json"]) == 3
     out, err = capsys.readouterr()
@@ -116,8 +116,8 @@ def test_a_bad_bundle_in_json(toy_bundle_copy: Path, capsys: pytest.CaptureFixtu
     assert found["error"] in err
 
 
-def test_networks_are_checked_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every file has the SHA-256 that the manifest gives, and yet one network is another's."""
+def test_networks_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every file has the SHA-256 of the manifest, but one member has the network of another."""
     bundle = build_toy_bundle(tmp_path, known_answers=False)
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
     plain, residual = (bundle.manifest.members[i].file for i in (0, 2))
@@ -127,7 +127,7 @@ def test_networks_are_checked_too(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "residual.onnx (plain): input image must be float32 (N, 1, 48, 48)" in capsys.readouterr().err
 
 
-def test_no_bundle_given_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bundle_argument_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["inspect"])
     assert caught.value.code == 2

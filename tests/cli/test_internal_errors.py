@@ -1,4 +1,4 @@
-"""An unexpected exception costs one file its answer, and the run nothing."""
+"""An unexpected exception fails one file, not the run."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ FEW = ["--warmup", "1", "--iterations", "1"]
 
 @pytest.fixture
 def broken_decoder(monkeypatch):
-    """A decoder with a defect that the file 1.png meets."""
+    """Replace the decoder by one that fails for the file 1.png."""
     decode = screener.decode
 
     def defect(path, **options):
@@ -26,22 +26,20 @@ def broken_decoder(monkeypatch):
 
 
 @pytest.fixture
-def broken_picture(monkeypatch):
-    """A drawing of the report with a defect that the second picture meets."""
+def broken_rendering(monkeypatch):
+    """Replace the rendering of overlays by one that fails for the file 1.png."""
     for module in (html, overlay):
-        drawn, draw = [], module.overlay
 
-        def defect(image, screening, drawn=drawn, draw=draw):
-            drawn.append(image.source)
+        def defect(image, screening, render=module.render_overlay):
             if Path(image.source).name == "1.png":
                 raise MemoryError
-            return draw(image, screening)
+            return render(image, screening)
 
-        monkeypatch.setattr(module, "overlay", defect)
+        monkeypatch.setattr(module, "render_overlay", defect)
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_file_is_a_row_and_the_others_are_answered(built, images, broken_decoder, capsys, threads):
+def test_the_file_fails_and_the_others_are_screened(built, images, broken_decoder, capsys, threads):
     assert main(["screen", str(images), "--json", "--threads", threads, *built]) == 1
     captured = capsys.readouterr()
     errors = [r.get("error", "") for r in json.loads(captured.out)["results"]]
@@ -55,7 +53,7 @@ def test_the_file_is_a_row_and_the_others_are_answered(built, images, broken_dec
     assert "defect(path" not in captured.err
 
 
-def test_the_traceback_goes_where_it_was_requested(built, images, broken_decoder, capsys, tmp_path):
+def test_the_traceback_is_written_where_requested(built, images, broken_decoder, capsys, tmp_path):
     log = tmp_path / "log.txt"
     assert main(["screen", str(images), "--verbose", "--log", str(log), *built]) == 1
     captured = capsys.readouterr()
@@ -79,11 +77,11 @@ def test_a_log_that_cannot_be_written_gives_4(built, images, broken_decoder, cap
     assert not list(images.glob(".*"))
 
 
-def test_a_bundle_that_the_system_does_not_let_us_read_is_a_sentence(images, monkeypatch, capsys):
-    def refused(path):
+def test_an_unreadable_bundle_is_reported_in_one_sentence(images, monkeypatch, capsys):
+    def deny(path):
         raise PermissionError(13, "Permission denied", "closed/\x1b")
 
-    monkeypatch.setattr(screen.Bundle, "open", refused)
+    monkeypatch.setattr(screen.Bundle, "open", deny)
     assert main(["screen", str(images)]) == 3
     assert (
         capsys.readouterr().err
@@ -91,32 +89,32 @@ def test_a_bundle_that_the_system_does_not_let_us_read_is_a_sentence(images, mon
     )
 
 
-def test_a_picture_that_cannot_be_drawn_fails_in_every_report(built, images, broken_picture, capsys, tmp_path):
+def test_an_image_that_cannot_be_rendered_fails_in_every_report(built, images, broken_rendering, capsys, tmp_path):
     page, maps = tmp_path / "page.html", tmp_path / "maps"
     assert main(["screen", str(images), "--csv", "--html", str(page), "--heatmap", str(maps), *built]) == 1
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4
     assert "internal error: MemoryError;" in rows[2]
-    assert "2 answered, 1 failed" in page.read_text()
+    assert "2 screened, 1 failed" in page.read_text()
     assert "internal error: MemoryError;" in page.read_text()
     assert sorted(p.name for p in maps.iterdir()) == ["00001-0.png.png", "00003-2.png.png"]
 
 
-def test_bench_leaves_the_file_out(built, images, broken_decoder, capsys, tmp_path):
+def test_bench_skips_the_file(built, images, broken_decoder, capsys, tmp_path):
     log = tmp_path / "log.txt"
     (images / "bad.png").write_bytes(b"no image")
     files = [str(images / f"{name}.png") for name in ("0", "1", "2", "bad")]
     assert main(["bench", *files, "--json", "--log", str(log), *FEW, *built]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["images"] == "2 given files"
-    assert f"left out: {images / '1.png'}: internal error: OverflowError" in captured.err
-    assert f"left out: {images / 'bad.png'}: " in captured.err
+    assert f"skipped: {images / '1.png'}: internal error: OverflowError" in captured.err
+    assert f"skipped: {images / 'bad.png'}: " in captured.err
     assert "in defect" in log.read_text()
     assert main(["bench", files[1], *FEW, *built]) == 2
     assert "none of the given files can be screened" in capsys.readouterr().err
 
 
-def test_the_shortest_side_is_an_option(built, images, capsys):
+def test_the_minimum_side_is_an_option(built, images, capsys):
     assert main(["screen", str(images), "--min-side", "121", "--csv", *built]) == 1
     assert capsys.readouterr().out.count(",failed,") == 3
     assert main(["screen", str(images), "--min-side", "120", *built]) == 0

@@ -1,4 +1,4 @@
-"""`cxr-edge screen` on files of any name, in any locale."""
+"""`cxr-edge screen` on files with unusual names, in any locale."""
 
 import csv
 import io
@@ -15,80 +15,80 @@ from cxr_edge.cli import main
 
 LATIN_1 = b"m\xfcller.png"
 UTF_8 = "thörax.png"
-HOSTILE = "\x1b[2J\u202e\n.png"
+UNSAFE = "\x1b[2J\u202e\n.png"
 ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LOCALES = [ASCII_LOCALE, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C.UTF-8"}]
 
 
 @pytest.fixture
-def named(images):
-    for i, name in enumerate((LATIN_1, UTF_8.encode(), HOSTILE.encode())):
+def oddly_named(images):
+    for i, name in enumerate((LATIN_1, UTF_8.encode(), UNSAFE.encode())):
         os.rename(images / f"{i}.png", os.fsencode(images) + b"/" + name)
     (images / "skipped\x1b.csv").write_text("")
     return images
 
 
-def run(arguments, **environment):
+def run_in_child(arguments, **environment):
     program = "import sys; from cxr_edge.cli import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", program, *arguments], env={**os.environ, **environment}, capture_output=True, check=False
     )
 
 
-def safe(data):
+def is_printable(data):
     text = data.decode("utf-8")
     return [c for c in text if not c.isprintable() and c != "\n"] == []
 
 
 @pytest.mark.parametrize("locale", LOCALES, ids=["ascii", "ascii-stdout", "utf-8"])
-def test_json_gives_every_name_back(built, named, locale):
-    done = run(["screen", str(named), "--json", *built], **locale)
+def test_json_round_trips_every_name(built, oddly_named, locale):
+    done = run_in_child(["screen", str(oddly_named), "--json", *built], **locale)
     assert done.returncode == 0, done.stderr
-    assert safe(done.stdout)
+    assert is_printable(done.stdout)
     document = json.loads(done.stdout)
     found = {}
     for result in document["results"]:
         shown = Path(result["source"]).name
         found[shown] = unquote_to_bytes(result["source_bytes"]) if "source_bytes" in result else None
-    assert found.pop(r"m\xfcller.png") == os.fsencode(named) + b"/" + LATIN_1
-    assert set(found) == {UTF_8, HOSTILE} or set(found) == {r"th\xc3\xb6rax.png", HOSTILE}
-    assert found[HOSTILE] is None or found[HOSTILE] == os.fsencode(named / HOSTILE)
-    assert document["skipped"] == [str(named / "skipped\x1b.csv")]
+    assert found.pop(r"m\xfcller.png") == os.fsencode(oddly_named) + b"/" + LATIN_1
+    assert set(found) == {UTF_8, UNSAFE} or set(found) == {r"th\xc3\xb6rax.png", UNSAFE}
+    assert found[UNSAFE] is None or found[UNSAFE] == os.fsencode(oddly_named / UNSAFE)
+    assert document["skipped"] == [str(oddly_named / "skipped\x1b.csv")]
 
 
 @pytest.mark.parametrize("locale", LOCALES, ids=["ascii", "ascii-stdout", "utf-8"])
 @pytest.mark.parametrize("form", [[], ["--csv"]], ids=["text", "csv"])
-def test_text_and_csv_show_every_name(built, named, form, locale):
-    done = run(["screen", str(named), *form, *built], **locale)
+def test_text_and_csv_show_every_name(built, oddly_named, form, locale):
+    done = run_in_child(["screen", str(oddly_named), *form, *built], **locale)
     assert done.returncode == 0, done.stderr
-    assert safe(done.stdout)
-    assert safe(done.stderr)
+    assert is_printable(done.stdout)
+    assert is_printable(done.stderr)
     assert b"/m\\xfcller.png" in done.stdout
     assert rb"/\x1b[2J\u202e\x0a.png" in done.stdout
-    assert rb"skipped\x1b.csv: by its name no image" in done.stderr
+    assert rb"skipped\x1b.csv: not an image file name" in done.stderr
     if not form:
         assert ("█" if "LC_ALL" in locale and locale is not ASCII_LOCALE else "####").encode() in done.stdout
 
 
-def test_pages_and_pictures_are_made_of_every_name(built, named, tmp_path, capsys):
+def test_html_and_overlays_are_written_for_every_name(built, oddly_named, tmp_path, capsys):
     page, maps = tmp_path / "r\udcfc.html", tmp_path / "maps\x1b"
-    assert main(["screen", str(named), "--html", str(page), "--heatmap", str(maps), *built]) == 0
+    assert main(["screen", str(oddly_named), "--html", str(page), "--heatmap", str(maps), *built]) == 0
     assert r"m\xfcller.png</h2>" in page.read_text(encoding="utf-8")
-    made = {os.fsencode(p.name)[6:] for p in maps.iterdir()}
-    assert made == {LATIN_1 + b".png", UTF_8.encode() + b".png", HOSTILE.encode() + b".png"}
+    written = {os.fsencode(p.name)[6:] for p in maps.iterdir()}
+    assert written == {LATIN_1 + b".png", UTF_8.encode() + b".png", UNSAFE.encode() + b".png"}
     stderr = capsys.readouterr().err
     assert rf"written: {tmp_path}/r\xfc.html" in stderr
     assert rf"written: {tmp_path}/maps\x1b" in stderr
 
 
-def test_messages_repeat_no_escape_sequence(built, images, capsys):
-    hostile = "\x1b[2J\u202e"
+def test_messages_contain_no_escape_sequence(built, images, capsys):
+    unsafe = "\x1b[2J\u202e"
     commands = [
-        ["screen", str(images), "--bundle", hostile],
-        ["screen", f"{hostile}*.png"],
-        ["inspect", hostile],
-        ["build-engine", hostile],
-        ["screen", str(images), "--html", f"{images}/0.png/{hostile}", *built],
+        ["screen", str(images), "--bundle", unsafe],
+        ["screen", f"{unsafe}*.png"],
+        ["inspect", unsafe],
+        ["build-engine", unsafe],
+        ["screen", str(images), "--html", f"{images}/0.png/{unsafe}", *built],
     ]
     for command in commands:
         assert main(command) in (2, 3)
@@ -96,12 +96,12 @@ def test_messages_repeat_no_escape_sequence(built, images, capsys):
         assert r"\x1b[2J\u202e" in stderr
         assert "\x1b" not in stderr
     with pytest.raises(SystemExit):
-        main(["screen", "a.png", f"--{hostile}"])
+        main(["screen", "a.png", f"--{unsafe}"])
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_file_of_a_hostile_name_that_fails_is_shown_safely(built, tmp_path, capsys):
-    bad = tmp_path / HOSTILE
+def test_a_failing_file_with_an_unsafe_name_is_shown_safely(built, tmp_path, capsys):
+    bad = tmp_path / UNSAFE
     bad.write_bytes(b"no image")
     for form in ([], ["--csv"], ["--json"]):
         assert main(["screen", str(bad), "closed/\x1b\udcfc.png", *form, *built]) == 1
@@ -114,10 +114,10 @@ def test_a_file_of_a_hostile_name_that_fails_is_shown_safely(built, tmp_path, ca
         )
         if form:
             assert len(rows) == 2
-            assert all(HOSTILE[:3] not in (row.get("error") or row.get("reason")) for row in rows)
+            assert all(UNSAFE[:3] not in (row.get("error") or row.get("reason")) for row in rows)
 
 
-def test_a_named_file_that_cannot_be_reached_is_a_row(built, images, capsys):
+def test_a_named_file_that_cannot_be_read_is_a_failed_row(built, images, capsys):
     paths = ["x" * 300, f"{images}/0.png/inside.png", "loop", "a\0b", str(images / "0.png")]
     (Path(images) / "loop").symlink_to("loop")
     paths[2] = str(images / "loop")
@@ -127,7 +127,7 @@ def test_a_named_file_that_cannot_be_reached_is_a_row(built, images, capsys):
     assert not any("internal error" in r.get("error", "") for r in results)
 
 
-def test_an_empty_path_is_refused(images, built, capsys):
+def test_an_empty_path_is_rejected(images, built, capsys):
     assert main(["screen", "", *built]) == 2
     assert "an empty PATH" in capsys.readouterr().err
     for option in ("--html", "--heatmap", "--log", "--bundle", "--engines"):
@@ -137,16 +137,16 @@ def test_an_empty_path_is_refused(images, built, capsys):
         assert "is a shell variable unset?" in capsys.readouterr().err
 
 
-def test_what_was_skipped_is_listed_up_to_a_bound(built, images, capsys):
+def test_skipped_files_are_listed_up_to_a_limit(built, images, capsys):
     for i in range(23):
         (images / f"{i:02d}.csv").write_text("")
     (images / ".hidden").write_text("")
     assert main(["screen", str(images), *built]) == 0
     stderr = capsys.readouterr().err
-    assert stderr.count("by its name no image") == 20
-    assert "23 files or folders were not tried:" in stderr
-    assert "and 3 more, which --json and --html list" in stderr
-    assert "1 hidden files or folders were not tried" in stderr
+    assert stderr.count("not an image file name") == 20
+    assert "23 files or folders skipped:" in stderr
+    assert "and 3 more, listed with --json or --html" in stderr
+    assert "1 hidden files or folders skipped" in stderr
     assert main(["screen", str(images), "--json", *built]) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["skipped"]) == len(document["skipped_reasons"]) == 23

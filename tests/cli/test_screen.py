@@ -1,4 +1,4 @@
-"""`cxr-edge screen` as a user runs it, on engines of a toy bundle."""
+"""`cxr-edge screen` and `bench` from the command line, on engines of a toy bundle."""
 
 import csv
 import io
@@ -10,42 +10,42 @@ import pytest
 from cxr_edge.cli import main
 
 
-def test_good_files_give_0_and_an_answer_each(built, images, capsys):
+def test_valid_files_give_0_and_one_screening_each(built, images, capsys):
     assert main(["screen", str(images), *built]) == 0
     out = capsys.readouterr().out
     assert out.count("  decision: ") == 3
-    assert "3 answered, 0 failed" in out
+    assert "3 screened, 0 failed" in out
     assert "Research use only" in out
 
 
-def test_a_bad_file_is_a_row_and_gives_1(built, images, capsys):
+def test_a_bad_file_is_a_failed_row_and_gives_1(built, images, capsys):
     (images / "bad.png").write_bytes(b"no image")
-    (images / "notes.txt").write_text("left out")
+    (images / "notes.txt").write_text("skipped")
     assert main(["screen", str(images), "missing.png", "--json", *built]) == 1
     document = json.loads(capsys.readouterr().out)
     assert [("error" in r) for r in document["results"]] == [False, False, False, True, True]
     assert document["skipped"] == [str(images / "notes.txt")]
-    assert document["skipped_reasons"] == ["by its name no image"]
+    assert document["skipped_reasons"] == ["not an image file name"]
     assert document["hidden"] == 0
     assert "skipped_bytes" not in document
     assert document["run"]["engines"].startswith("onnxruntime: ")
 
 
-def test_csv_goes_to_stdout_and_talk_to_stderr(built, images, capsys):
-    (images / "notes.txt").write_text("left out")
+def test_csv_goes_to_stdout_and_messages_to_stderr(built, images, capsys):
+    (images / "notes.txt").write_text("skipped")
     assert main(["screen", str(images), "--csv", *built]) == 0
     captured = capsys.readouterr()
     assert [r["status"] for r in csv.DictReader(io.StringIO(captured.out))] == ["ok"] * 3
-    assert f"1 files or folders were not tried:\n  {images / 'notes.txt'}: by its name no image\n" in captured.err
+    assert f"1 files or folders skipped:\n  {images / 'notes.txt'}: not an image file name\n" in captured.err
 
 
-def test_one_and_two_threads_give_the_same_answers(built, images, capsys):
-    answers = []
+def test_one_and_two_threads_give_the_same_decisions(built, images, capsys):
+    decisions = []
     for threads in ("1", "2"):
         main(["screen", str(images), "--json", "--threads", threads, *built])
         results = json.loads(capsys.readouterr().out)["results"]
-        answers.append([(r["source"], r["decision"]) for r in results])
-    assert answers[0] == answers[1]
+        decisions.append([(r["source"], r["decision"]) for r in results])
+    assert decisions[0] == decisions[1]
 
 
 def test_html_and_heatmaps_are_written(built, images, tmp_path, capsys):
@@ -59,7 +59,7 @@ def test_html_and_heatmaps_are_written(built, images, tmp_path, capsys):
     assert f"written: {maps}" in stderr
 
 
-def test_without_engines_the_command_that_builds_them_is_named(toy_bundle, images, tmp_path, capsys):
+def test_missing_engines_are_reported_with_the_build_command(toy_bundle, images, tmp_path, capsys):
     status = main(["screen", str(images), "--bundle", str(toy_bundle), "--engines", str(tmp_path / "none")])
     assert status == 3
     assert f"cxr-edge build-engine {toy_bundle}" in capsys.readouterr().err
@@ -72,7 +72,7 @@ def test_without_engines_the_command_that_builds_them_is_named(toy_bundle, image
         (["screen", "nowhere/*.png"], 2, "matches no file"),
     ],
 )
-def test_wrong_arguments_get_a_sentence(arguments, status, message, capsys):
+def test_invalid_arguments_are_reported_in_one_sentence(arguments, status, message, capsys):
     assert main(arguments) == status
     assert message in capsys.readouterr().err
 
@@ -87,7 +87,7 @@ def test_usage_errors_give_2(arguments, capsys):
     capsys.readouterr()
 
 
-def test_bench_prints_stages_and_json(built, capsys):
+def test_bench_prints_a_table_or_json(built, capsys):
     assert main(["bench", *built, "--warmup", "1", "--iterations", "3", "--image-px", "256"]) == 0
     assert "preprocess" in capsys.readouterr().out
     assert main(["bench", *built, "--warmup", "1", "--iterations", "3", "--image-px", "256", "--json"]) == 0
@@ -98,7 +98,7 @@ def test_bench_prints_stages_and_json(built, capsys):
     assert report["throughput"][0]["images_per_s"] > 0
 
 
-def test_a_bar_shows_on_a_terminal_and_only_there(built, images, capsys, monkeypatch):
+def test_a_progress_bar_is_shown_only_on_a_terminal(built, images, capsys, monkeypatch):
     for i in range(3, 10):
         cv2.imwrite(str(images / f"{i}.png"), cv2.imread(str(images / "0.png")))
     main(["screen", str(images), *built])
@@ -108,4 +108,4 @@ def test_a_bar_shows_on_a_terminal_and_only_there(built, images, capsys, monkeyp
     main(["screen", str(images), *built])
     captured = capsys.readouterr()
     assert "/10 [" in captured.err
-    assert "10 answered, 0 failed" in captured.out
+    assert "10 screened, 0 failed" in captured.out

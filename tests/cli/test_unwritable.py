@@ -1,4 +1,4 @@
-"""Results that cannot be written: one line on stderr and status 4, for every form and command."""
+"""Results that cannot be written: one line on stderr and status 4, for every output format and command."""
 
 import json
 import os
@@ -19,8 +19,8 @@ FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 
 
-def one_line(done, status=4):
-    """Fail unless the process printed one line and ended with the status."""
+def assert_one_line(done, status=4):
+    """Check that the process printed one line and ended with the status; return the line."""
     assert done.returncode == status, done.stderr
     lines = [line for line in done.stderr.splitlines() if not line.startswith(("measuring", "  ", "building"))]
     assert len(lines) == 1, done.stderr
@@ -36,14 +36,14 @@ def run(arguments, stdout, **options):
 
 @needs_full
 @pytest.mark.parametrize("form", FORMS)
-def test_a_full_disk(built, images, form):
+def test_a_full_disk_gives_4(built, images, form):
     with FULL.open("w") as full:
-        assert "No space left on device" in one_line(run(["screen", str(images), *form, *built], full))
+        assert "No space left on device" in assert_one_line(run(["screen", str(images), *form, *built], full))
 
 
 @needs_full
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_under_other_commands(built, toy_bundle, unbuffered):
+def test_a_full_disk_gives_4_for_other_commands(built, toy_bundle, unbuffered):
     few = ["--warmup", "1", "--iterations", "1", "--image-px", "64"]
     commands = [
         ["bench", *built, *few],
@@ -54,11 +54,11 @@ def test_a_full_disk_under_other_commands(built, toy_bundle, unbuffered):
     ]
     for command in commands:
         with FULL.open("w") as full:
-            one_line(run(command, full, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}))
+            assert_one_line(run(command, full, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}))
 
 
 @needs_full
-def test_a_full_disk_under_a_build(toy_bundle, tmp_path):
+def test_a_full_disk_gives_4_for_a_build(toy_bundle, tmp_path):
     command = ["build-engine", str(toy_bundle), "--engines", str(tmp_path), "--precision", "fp32", "--json"]
     with FULL.open("w") as full:
         done = run(command, full)
@@ -67,7 +67,7 @@ def test_a_full_disk_under_a_build(toy_bundle, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_output_is_reported_before_there_is_work(built, images, toy_bundle, tmp_path):
+def test_a_closed_output_is_reported_before_the_work_starts(built, images, toy_bundle, tmp_path):
     page = tmp_path / "page.html"
     commands = [
         *(["screen", str(images), *form, "--html", str(page), *built] for form in FORMS),
@@ -75,20 +75,20 @@ def test_a_closed_output_is_reported_before_there_is_work(built, images, toy_bun
     ]
     for command in commands:
         done = run(command, None, preexec_fn=lambda: os.close(1))
-        assert one_line(done).endswith("standard output: it is closed")
+        assert assert_one_line(done).endswith("standard output: it is closed")
     assert not page.exists()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_reader_that_goes_away(built, images, form):
+def test_a_closed_pipe_gives_4(built, images, form):
     read, write = os.pipe()
     os.close(read)
     done = run(["screen", str(images), *form, *built], write)
     os.close(write)
-    assert "Broken pipe" in one_line(done)
+    assert "Broken pipe" in assert_one_line(done)
 
 
-def test_closed_standard_error_does_not_reach_the_results(built, images):
+def test_closed_standard_error_does_not_affect_the_results(built, images):
     (images / "notes.txt").write_text("")
     for i in range(3, 10):  # enough for a progress bar
         shutil.copy(images / "0.png", images / f"{i}.png")
@@ -99,44 +99,44 @@ def test_closed_standard_error_does_not_reach_the_results(built, images):
 
 
 @needs_full
-def test_remarks_that_cannot_be_written_are_dropped(built, images):
+def test_messages_that_cannot_be_written_are_dropped(built, images):
     (images / "notes.txt").write_text("")
     with FULL.open("w") as full:
         done = subprocess.run(
             [*PROGRAM, "screen", str(images), *built], stdout=subprocess.PIPE, stderr=full, text=True, check=False
         )
     assert done.returncode == 0
-    assert "3 answered, 0 failed" in done.stdout
+    assert "3 screened, 0 failed" in done.stdout
 
 
-def small_files_only():
+def limit_file_size():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
 
-def test_reports_that_cannot_be_written_leave_the_old_ones_and_no_rest(built, images, tmp_path):
+def test_reports_that_cannot_be_written_leave_the_old_ones_and_no_temporary_files(built, images, tmp_path):
     page, maps = tmp_path / "out" / "page.html", tmp_path / "out" / "maps"
     page.parent.mkdir()
     page.write_text("the old one")
     for option in (["--html", str(page)], ["--heatmap", str(maps)]):
-        done = run(["screen", str(images), *option, *built], subprocess.DEVNULL, preexec_fn=small_files_only)
-        assert "File too large" in one_line(done)
+        done = run(["screen", str(images), *option, *built], subprocess.DEVNULL, preexec_fn=limit_file_size)
+        assert "File too large" in assert_one_line(done)
     assert page.read_text() == "the old one"
     assert sorted(p.relative_to(page.parent).as_posix() for p in page.parent.rglob("*")) == ["maps", "page.html"]
 
 
-def test_a_page_is_not_finished_when_the_results_were_not_taken(built, images, tmp_path):
+def test_a_page_is_not_finished_if_the_results_could_not_be_written(built, images, tmp_path):
     page = tmp_path / "out" / "page.html"
     read, write = os.pipe()
     os.close(read)
-    one_line(
+    assert_one_line(
         run(["screen", str(images), "--html", str(page), *built], write, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     )
     os.close(write)
     assert list(page.parent.iterdir()) == []
 
 
-def test_reports_onto_what_is_no_file_or_folder_are_refused_before_there_is_work(images, tmp_path, capsys):
+def test_report_paths_of_the_wrong_kind_are_rejected_before_the_work_starts(images, tmp_path, capsys):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").write_text("")
     targets = [
@@ -152,8 +152,8 @@ def test_reports_onto_what_is_no_file_or_folder_are_refused_before_there_is_work
     assert "the log" in capsys.readouterr().err
 
 
-def test_a_page_through_a_link(built, images, tmp_path, capsys):
+def test_a_page_is_written_through_a_link(built, images, tmp_path, capsys):
     (tmp_path / "link.html").symlink_to(tmp_path / "real.html")
     assert main(["screen", str(images), "--html", str(tmp_path / "link.html"), *built]) == 0
     assert (tmp_path / "link.html").is_symlink()
-    assert "3 answered, 0 failed" in (tmp_path / "real.html").read_text()
+    assert "3 screened, 0 failed" in (tmp_path / "real.html").read_text()

@@ -1,4 +1,4 @@
-"""What the reports say and hold: text, JSON, CSV, HTML, pictures."""
+"""Content and format of the reports: text, JSON, CSV, HTML, overlay images."""
 
 import base64
 import csv
@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 
 from cxr_edge.errors import InputError, OutputError
-from cxr_edge.records import Failure, Flag, Image, MemberScore, Roi, Screening, StageTimes
+from cxr_edge.records import STAGES, Failure, Flag, Image, MemberScore, Roi, Screening, StageTimes
 from cxr_edge.report import RunInfo, Skipped
 from cxr_edge.report.html import HtmlWriter, page_target
-from cxr_edge.report.overlay import OverlayWriter, overlay, picture
+from cxr_edge.report.overlay import OverlayWriter, render_image, render_overlay
 from cxr_edge.report.structured import CsvWriter, JsonWriter
 from cxr_edge.report.text import TextWriter
 from cxr_edge.screening.screener import FileResult
 
-HOSTILE = 'x<script>alert(1)</script>"&,\n\x1b]0;\u202e\udcfc.png'
+UNSAFE = 'x<script>alert(1)</script>"&,\n\x1b]0;\u202e\udcfc.png'
 SHOWN = 'x<script>alert(1)</script>"&,\\x0a\\x1b]0;\\u202e\\xfc.png'
-SKIPPED = (Skipped(path=Path("table\udcfc.csv"), reason="by its name no image"),)
+SKIPPED = (Skipped(path=Path("table\udcfc.csv"), reason="not an image file name"),)
 
 RUN = RunInfo(
     bundle="toy", version="1", digest="ab" * 32, labels=("normal", "covid-19"), intended_use="tests",
@@ -49,23 +49,23 @@ SCREENING = Screening(
     heatmap=np.ones((8, 8), np.float32),
 )  # fmt: skip
 
-ANSWER = FileResult(outcome=SCREENING, image=IMAGE)
-FAILED = FileResult(outcome=Failure(source=HOSTILE, reason="the file is <empty>"))
+SCREENED = FileResult(outcome=SCREENING, image=IMAGE)
+FAILED = FileResult(outcome=Failure(source=UNSAFE, reason="the file is <empty>"))
 
 
-def written(writer):
-    for answer in (ANSWER, FAILED):
-        writer.add(answer)
+def write_both(writer):
+    for result in (SCREENED, FAILED):
+        writer.add(result)
     writer.close()
 
 
 def text_of(make):
     stream = io.StringIO()
-    written(make(stream))
+    write_both(make(stream))
     return stream.getvalue()
 
 
-def test_text_blocks():
+def test_text_shows_a_block_per_image():
     text = text_of(lambda s: TextWriter(s, RUN, compact=False))
     assert text == (
         "toy 1 (abababababab), onnxruntime: a int8\n"
@@ -82,11 +82,11 @@ def test_text_blocks():
         "  time: 6.8 ms (decode 1.0, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25)\n"
         "\n"
         f"failed: {SHOWN}: the file is <empty>\n"
-        "1 answered, 1 failed\n"
+        "1 screened, 1 failed\n"
     )
 
 
-def test_text_lines():
+def test_compact_text_shows_a_line_per_image():
     text = text_of(lambda s: TextWriter(s, RUN, compact=True))
     assert "covid-19      0.88      6.8  a.png  [uncertain]\n" in text
 
@@ -95,7 +95,7 @@ def test_json_is_one_document():
     document = json.loads(text_of(lambda s: JsonWriter(s, RUN, SKIPPED, hidden=2)))
     assert document["run"]["bundle"] == "toy"
     assert document["skipped"] == [r"table\xfc.csv"]
-    assert document["skipped_reasons"] == ["by its name no image"]
+    assert document["skipped_reasons"] == ["not an image file name"]
     assert document["skipped_bytes"] == ["table%FC.csv"]
     assert document["hidden"] == 2
     first, second = document["results"]
@@ -103,17 +103,17 @@ def test_json_is_one_document():
     assert first["roi"] == [100, 50, 300, 150]
     assert first["times_ms"]["total"] == 6.75
     shown, encoded = second.pop("source"), second.pop("source_bytes")
-    assert shown == HOSTILE.replace("\udcfc", r"\xfc")
-    assert os.fsdecode(unquote_to_bytes(encoded)) == HOSTILE
+    assert shown == UNSAFE.replace("\udcfc", r"\xfc")
+    assert os.fsdecode(unquote_to_bytes(encoded)) == UNSAFE
     assert second == {"error": "the file is <empty>"}
 
 
-def test_json_and_csv_hold_nothing_that_a_terminal_acts_on():
+def test_json_and_csv_contain_no_control_characters():
     for text in (text_of(lambda s: JsonWriter(s, RUN, SKIPPED)), text_of(lambda s: CsvWriter(s, RUN))):
         assert "".join(c for c in text if not c.isprintable()).strip("\n") == ""
 
 
-def test_json_of_nothing_is_a_document():
+def test_json_without_results_is_valid():
     stream = io.StringIO()
     JsonWriter(stream, RUN).close()
     assert json.loads(stream.getvalue())["results"] == []
@@ -142,19 +142,20 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_html_needs_nothing_else_and_escapes_what_it_shows(tmp_path):
+def test_html_is_self_contained_and_escapes_its_content(tmp_path):
     path = tmp_path / "deep" / "report.html"
-    written(HtmlWriter(path, RUN, [Skipped(path=Path("<b>\udcfc"), reason="a FIFO, no file")], hidden=3))
+    write_both(HtmlWriter(path, RUN, [Skipped(path=Path("<b>\udcfc"), reason="a FIFO, not a regular file")], hidden=3))
     raw = path.read_text()
     page = Page(raw)
     assert "script" not in page.tags
     assert not re.search(r"(https?:)?//", re.sub(r"base64,[A-Za-z0-9+/=]+", "", raw))
     assert SHOWN in page.text
-    assert r"Not tried: <b>\xfc: a FIFO, no file" in page.text
-    assert "Hidden files and folders, not tried: 3" in page.text
+    assert r"Skipped: <b>\xfc: a FIFO, not a regular file" in page.text
+    assert "Hidden files and folders skipped: 3" in page.text
+    assert "Failed: the file is <empty>" in page.text
     assert all(
         text in page.text
-        for text in ("Research use only.", "synthetic", "87.5%", "Look at it.", "1 answered, 1 failed")
+        for text in ("Research use only.", "synthetic", "87.5%", "Look at it.", "1 screened, 1 failed")
     )
     assert len(page.images) == 2
     for source in page.images:
@@ -164,48 +165,51 @@ def test_html_needs_nothing_else_and_escapes_what_it_shows(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
 
-def test_an_html_report_that_was_not_closed_replaces_nothing(tmp_path):
+def test_an_html_report_that_is_not_closed_replaces_nothing(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("the old one")
-    HtmlWriter(path, RUN).add(ANSWER)
+    HtmlWriter(path, RUN).add(SCREENED)
     assert path.read_text() == "the old one"
 
 
-def test_an_html_report_that_is_left_unfinished_leaves_nothing(tmp_path):
+def test_an_unfinished_html_report_is_removed(tmp_path):
     with HtmlWriter(tmp_path / "report.html", RUN) as writer:
-        writer.add(ANSWER)
+        writer.add(SCREENED)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_html_that_cannot_be_written_says_so(tmp_path):
+def test_an_html_path_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         HtmlWriter(tmp_path / "file" / "report.html", RUN)
 
 
-def test_html_goes_through_a_link_and_keeps_the_mode_of_the_old_page(tmp_path):
+def test_html_follows_a_link_and_keeps_the_mode_of_the_old_page(tmp_path):
     target, link = tmp_path / "deep" / "page.html", tmp_path / "link.html"
     link.symlink_to(target)
-    written(HtmlWriter(link, RUN))
+    write_both(HtmlWriter(link, RUN))
     target.chmod(0o640)
-    written(HtmlWriter(link, RUN))
+    write_both(HtmlWriter(link, RUN))
     assert link.is_symlink()
     assert target.stat().st_mode & 0o777 == 0o640
     assert [p.name for p in target.parent.iterdir()] == ["page.html"]
 
 
-def test_html_to_what_is_no_file_is_refused(tmp_path):
+def test_an_html_path_that_is_not_a_regular_file_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("/dev/null")
     (tmp_path / "loop").symlink_to("loop")
-    for path, kind in ((tmp_path, "a folder"), *((tmp_path / n, "no regular file") for n in ("fifo", "link", "loop"))):
+    for path, kind in (
+        (tmp_path, "a folder"),
+        *((tmp_path / n, "not a regular file") for n in ("fifo", "link", "loop")),
+    ):
         with pytest.raises(InputError, match=f"it is {kind}"):
             page_target(path)
 
 
-def test_an_html_page_of_the_longest_name_is_written(tmp_path):
+def test_an_html_page_with_the_longest_possible_name_is_written(tmp_path):
     path = tmp_path / ("p" * 250 + ".html")
-    written(HtmlWriter(path, RUN))
+    write_both(HtmlWriter(path, RUN))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -220,61 +224,61 @@ def test_a_full_disk_is_an_output_error_and_the_old_page_stays(tmp_path, monkeyp
 
     monkeypatch.setattr(writer, "_file", Full())
     with pytest.raises(OutputError, match=r"could not be written to .*report\.html: No space left on device"):
-        writer.add(ANSWER)
+        writer.add(SCREENED)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["the old one"]
 
 
-def test_the_picture_is_small_and_keeps_its_shape():
-    assert picture(IMAGE, long_side_px=100).shape == (50, 100, 3)
-    assert picture(IMAGE).shape == (200, 400, 3)  # never enlarged
+def test_a_rendered_image_is_downscaled_and_keeps_its_aspect():
+    assert render_image(IMAGE, long_side_px=100).shape == (50, 100, 3)
+    assert render_image(IMAGE).shape == (200, 400, 3)  # never enlarged
 
 
-def test_the_overlay_draws_the_box_and_the_heat_where_they_are():
-    plain, drawn = picture(IMAGE).astype(int), overlay(IMAGE, SCREENING).astype(int)
+def test_the_overlay_draws_the_box_and_the_heat_map_in_the_roi():
+    plain, drawn = render_image(IMAGE).astype(int), render_overlay(IMAGE, SCREENING).astype(int)
     changed = np.abs(plain - drawn).sum(axis=2) > 0
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx((50, 149, 100, 299), abs=2)
     assert changed[100, 200]
-    box_only = overlay(IMAGE, replace(SCREENING, heatmap=None)).astype(int)
+    box_only = render_overlay(IMAGE, replace(SCREENING, heatmap=None)).astype(int)
     assert (box_only[100, 200] == plain[100, 200]).all()
 
 
 def test_a_box_of_one_pixel_can_be_drawn():
-    overlay(IMAGE, replace(SCREENING, roi=Roi(x0=399, y0=199, x1=400, y1=200)), long_side_px=20)
+    render_overlay(IMAGE, replace(SCREENING, roi=Roi(x0=399, y0=199, x1=400, y1=200)), long_side_px=20)
 
 
-def test_pictures_of_one_name_are_kept_apart(tmp_path):
+def test_overlays_of_the_same_name_get_different_files(tmp_path):
     writer = OverlayWriter(tmp_path / "maps")
-    for answer in (ANSWER, FAILED, ANSWER):
-        writer.add(answer)
+    for result in (SCREENED, FAILED, SCREENED):
+        writer.add(result)
     writer.close()
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["00001-a.png.png", "00003-a.png.png"]
 
 
 @pytest.mark.parametrize("name", ["m\udcfcller.png", "\x1b[2J.png", "ü" * 127, "x" * 255, "\udcfc" * 255, ".."])
-def test_pictures_of_any_name_are_written(tmp_path, name):
+def test_overlays_of_any_name_are_written(tmp_path, name):
     writer = OverlayWriter(tmp_path / "maps")
-    writer.add(replace(ANSWER, outcome=replace(SCREENING, source=f"folder/{name}")))
-    (picture_file,) = (tmp_path / "maps").iterdir()
-    assert picture_file.name.startswith("00001-" + name[:100])
-    assert cv2.imdecode(np.frombuffer(picture_file.read_bytes(), np.uint8), cv2.IMREAD_COLOR).shape == (200, 400, 3)
+    writer.add(replace(SCREENED, outcome=replace(SCREENING, source=f"folder/{name}")))
+    (file,) = (tmp_path / "maps").iterdir()
+    assert file.name.startswith("00001-" + name[:100])
+    assert cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR).shape == (200, 400, 3)
 
 
-def test_pictures_onto_a_file_are_refused(tmp_path):
+def test_a_file_in_place_of_the_overlay_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         OverlayWriter(tmp_path / "file")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be created"):
         OverlayWriter(tmp_path / "file" / "maps")
 
 
-def test_pictures_to_a_folder_that_is_read_only_are_refused(tmp_path, monkeypatch):
+def test_a_read_only_overlay_folder_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write to every folder
     with pytest.raises(InputError, match="no permission to write to the folder"):
         OverlayWriter(tmp_path)
 
 
-def test_a_picture_that_cannot_be_written_leaves_no_half(tmp_path, monkeypatch):
+def test_an_overlay_that_cannot_be_written_leaves_no_partial_file(tmp_path, monkeypatch):
     def full(path, data):
         with path.open("wb") as file:
             file.write(data[:10])
@@ -282,15 +286,16 @@ def test_a_picture_that_cannot_be_written_leaves_no_half(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        OverlayWriter(tmp_path).add(ANSWER)
+        OverlayWriter(tmp_path).add(SCREENED)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_copies_to_a_gpu_are_among_the_times_where_there_were_some():
-    here = StageTimes(decode_ms=1.0, lungs_ms=2.0, preprocess_ms=0.5, members_ms=3.0, combine_ms=0.25)
-    assert here.describe() == "decode 1.0, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25"
-    there = replace(here, upload_ms=0.75, download_ms=0.125)
-    assert there.describe() == (
+def test_stage_times_show_gpu_copies_only_where_there_were_some():
+    host = StageTimes(decode_ms=1.0, lungs_ms=2.0, preprocess_ms=0.5, members_ms=3.0, combine_ms=0.25)
+    assert host.describe() == "decode 1.0, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25"
+    gpu = replace(host, upload_ms=0.75, download_ms=0.125)
+    assert gpu.describe() == (
         "decode 1.0, upload 0.75, lungs 2.0, preprocess 0.50, members 3.0, combine 0.25, download 0.12"
     )
-    assert there.total_ms == here.total_ms + 0.875
+    assert gpu.total_ms == host.total_ms + 0.875
+    assert list(gpu.by_stage()) == list(STAGES)

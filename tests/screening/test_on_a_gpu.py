@@ -10,7 +10,8 @@ import pytest
 
 from cxr_edge import backends, engines
 from cxr_edge.bundle import Bundle
-from cxr_edge.compiler.build_bundle import BuildRequest, build
+from cxr_edge.compiler.build_bundle import build
+from cxr_edge.engines import BuildSettings
 from cxr_edge.screening.screener import Screener
 from tests.screening.test_gpu_pipeline import image_of, lung_like
 from tests.tolerances import PROBABILITY_ON_A_GPU
@@ -28,7 +29,7 @@ def runtime(request):
 def screeners(request, runtime, toy_bundle, tmp_path):
     """(on the GPU, on the CPU, how far they may differ)."""
     bundle = Bundle.open(shutil.copytree(toy_bundle, tmp_path / "toy"))
-    report = build(BuildRequest(bundle=bundle, backend=runtime, precision=request.param, max_loss=1.0))
+    report = build(bundle, BuildSettings(precision=request.param, max_loss=1.0), backend=runtime)
     assert report.complete, report.lines()
     ours = Screener(bundle, engines.load(bundle, backend=runtime))
     return ours, Screener(bundle, engines.reference(bundle)), PROBABILITY_ON_A_GPU[request.param]
@@ -37,7 +38,7 @@ def screeners(request, runtime, toy_bundle, tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_the_graph_answers_as_the_cpu_does(screeners, dtype):
     ours, theirs, tolerance = screeners
-    assert "one CUDA graph an image" in ours.describe()
+    assert "one CUDA graph per image" in ours.describe()
     for seed, shape in enumerate([(200, 160), (61, 97), (1201, 933), (61, 97), (2500, 2048), (1, 1)]):
         image = image_of(lung_like(*shape, dtype, seed=seed))
         got, wanted = ours.screen(image, heatmap=True), theirs.screen(image, heatmap=True)
