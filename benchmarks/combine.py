@@ -1,10 +1,10 @@
-"""What does combining the members cost? The native combination against NumPy, for every strategy.
+"""Benchmark of the combination: the native code against NumPy, for every strategy.
 
     python -m benchmarks.combine
 
-One image at a time, as screening does it, through the Python call; and a large batch. One call takes little longer than
-reading the clock, so an interval holds many calls, and the table gives microseconds an image. A quantile is therefore
-one of means over an interval's calls, and hides a single slow call.
+Measures the Python call with one image at a time, as in screening, and with a large batch. One call takes little longer than
+reading the clock, so an interval holds many calls, and the table gives microseconds per image. A quantile is therefore a
+quantile of means over an interval, and hides a single slow call.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from benchmarks.harness.side_by_side import Contender, Table, latency_table, max
 from benchmarks.peers import opencv_numpy
 from cxr_edge.cli.arguments import at_least_one
 from cxr_edge.ops.combine import Combiner
-from cxr_edge.specs.combination import STRATEGIES, Combination
+from cxr_edge.specs.combination import STRATEGIES, Combination, parameter_shapes
 
-__all__ = ["combination", "contenders", "main"]
+__all__ = ["combination", "implementations", "main"]
 
 LABELS = 4
 MEMBERS = (3, 5)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.combine", description=(__doc__ or "").split("\n")[0])
     add_common(parser, "combine", rounds=60, warmup=5)
     parser.add_argument(
-        "--images", type=at_least_one, default=500, metavar="N", help="images an interval (%(default)s)"
+        "--images", type=at_least_one, default=500, metavar="N", help="images per interval (%(default)s)"
     )
     args = parser.parse_args(argv)
     tables: list[Table] = []
@@ -61,37 +61,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def combination(strategy: Any, *, members: int) -> Combination:
-    """Random parameters of the right shapes, the same each time."""
+def combination(strategy: str, *, members: int) -> Combination:
+    """Return a combination with random parameters, the same in each run."""
     rng = np.random.default_rng(1)
-    scores = members * LABELS
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {
-        "stacking": {
-            "hidden_weight": (HIDDEN, scores),
-            "hidden_bias": (HIDDEN,),
-            "output_weight": (LABELS, HIDDEN),
-            "output_bias": (LABELS,),
-        },
-        "flannel": {"module_weight": (members, scores * scores), "module_bias": (members,)},
+    shapes = parameter_shapes(strategy, members=members, labels=LABELS)
+    parameters = {
+        name: rng.normal(0, 0.3, [HIDDEN if n is None else n for n in shape]).tolist() for name, shape in shapes.items()
     }
-    parameters = {name: rng.normal(0, 0.3, shape).tolist() for name, shape in shapes.get(strategy, {}).items()}
     if strategy == "weighted-average":
         parameters["weights"] = [1 / members] * members
     return Combination(strategy=strategy, member_temperatures=(1.2,) * members, temperature=1.5, parameters=parameters)
 
 
-def contenders(combining: Combination, logits: npt.NDArray[np.float32]) -> list[Contender]:
-    """Native and NumPy, image by image and in one batch; each answers with probabilities (images, labels)."""
+def implementations(combining: Combination, logits: npt.NDArray[np.float32]) -> list[Contender]:
+    """Return native and NumPy implementations, image by image and in one batch; each returns (images, labels)."""
     native = Combiner(combining, labels=LABELS)
-    ones = [logits[i : i + 1] for i in range(len(logits))]
+    single_images = [logits[i : i + 1] for i in range(len(logits))]
 
-    def singly(answer: Callable[[Any], Any]) -> Callable[[int], Any]:
-        return lambda _: [answer(one) for one in ones]
+    def one_by_one(run: Callable[[Any], Any]) -> Callable[[int], Any]:
+        return lambda _: [run(image) for image in single_images]
 
     return [
-        Contender(name=NATIVE, run=singly(native.run)),
+        Contender(name=NATIVE, run=one_by_one(native.run)),
         Contender(name=NATIVE_BATCH, run=lambda _: native.run(logits)),
-        Contender(name="NumPy, batch 1", run=singly(lambda one: opencv_numpy.combine(one, combining))),
+        Contender(name="NumPy, batch 1", run=one_by_one(lambda image: opencv_numpy.combine(image, combining))),
         Contender(name="NumPy, one batch", run=lambda _: opencv_numpy.combine(logits, combining)),
     ]
 
@@ -99,11 +92,11 @@ def contenders(combining: Combination, logits: npt.NDArray[np.float32]) -> list[
 def _compare(combining: Combination, args: argparse.Namespace) -> tuple[Table, Target]:
     members = len(combining.member_temperatures)
     logits = np.random.default_rng(2).normal(0, 2, (args.images, members, LABELS)).astype(np.float32)
-    measured = measure(contenders(combining, logits), rounds=args.rounds, warmup=args.warmup)
+    measured = measure(implementations(combining, logits), rounds=args.rounds, warmup=args.warmup)
     difference = max_difference(
         Combiner(combining, labels=LABELS).run(logits)[0], opencv_numpy.combine(logits, combining)
     )
-    what = f"{combining.strategy}, {members} members x {LABELS} labels"
+    case = f"{combining.strategy}, {members} members x {LABELS} labels"
     table = latency_table(
         combining.strategy,
         measured,
@@ -113,11 +106,11 @@ def _compare(combining: Combination, args: argparse.Namespace) -> tuple[Table, T
         extra={"max difference": {NATIVE: difference, NATIVE_BATCH: difference}},
     )
     p50_us = 1e3 * measured[0].p50_ms / args.images
-    return table, Target(text=f"us an image, batch 1, {what}", wanted=5, at_least=False, measured=p50_us)
+    return table, Target(text=f"us per image, batch 1, {case}", wanted=5, at_least=False, measured=p50_us)
 
 
 def _joined(title: str, tables: Sequence[Table]) -> Table:
-    """Several tables of the same columns as one, with their titles as its first column."""
+    """Join tables of the same columns, with their titles as the first column."""
     rows = tuple((t.title, *row) for t in tables for row in t.rows)
     return Table(title=title, columns=("strategy", *tables[0].columns), rows=rows)
 

@@ -1,99 +1,118 @@
 #include "cxr/combine.h"
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
-#include <string>
-#include <utility>
 
-#include "combine_cpu.h"
+#include "combine_kernels.h"
 
 namespace cxr {
 namespace {
 
-void check_size(const char* name, size_t came, size_t expected) {
-  if (came != expected) {
-    throw std::invalid_argument(std::string("combination: ") + name + " must hold " + std::to_string(expected) +
-                                " numbers, got " + std::to_string(came));
-  }
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument("combination: " + message); }
+
+void check_size(const std::string& name, size_t actual, size_t expected) {
+  if (actual == expected) return;
+  fail(name + " must hold " + std::to_string(expected) + " numbers, got " + std::to_string(actual));
 }
 
-void check(const Combination& c) {
-  if (c.members < 1 || c.labels < 2) {
-    throw std::invalid_argument("combination: needs at least 1 member and 2 labels");
+bool above_zero(double value) { return value > 0.0; }
+
+const StrategyRow& row_of(Strategy strategy) { return kStrategies[static_cast<size_t>(strategy)]; }
+
+// The length of Axis::kHidden; 0 where no array has it as its only axis.
+int hidden_length(const StrategyRow& row, const NamedArrays& parameters) {
+  for (const Parameter& p : row.parameters) {
+    const bool only_axis = p.axes[0] == Axis::kHidden && p.axes[1] == Axis::kNone;
+    if (only_axis && parameters.count(p.name) > 0) return static_cast<int>(parameters.at(p.name).size());
   }
-  const auto members = static_cast<size_t>(c.members);
-  const auto labels = static_cast<size_t>(c.labels);
-  const size_t scores = members * labels;
-  check_size("member_temperatures", c.member_temperatures.size(), members);
-  for (const double t : c.member_temperatures) {
-    if (!(t > 0.0)) throw std::invalid_argument("combination: member_temperatures must be above 0");
+  return 0;
+}
+
+int64_t axis_length(Axis axis, int64_t members, int64_t labels, int64_t hidden) {
+  const int64_t scores = members * labels;
+  switch (axis) {
+    case Axis::kMembers:
+      return members;
+    case Axis::kLabels:
+      return labels;
+    case Axis::kScores:
+      return scores;
+    case Axis::kScorePairs:
+      return scores * scores;
+    case Axis::kHidden:
+      return hidden;
+    case Axis::kNone:
+      break;
   }
-  if (!(c.temperature > 0.0)) throw std::invalid_argument("combination: temperature must be above 0");
-  if (c.strategy == Strategy::kWeightedAverage) check_size("weights", c.weights.size(), members);
-  if (c.strategy == Strategy::kStacking) {
-    const size_t hidden = c.hidden.bias.size();
-    check_size("hidden_weight", c.hidden.weight.size(), hidden * scores);
-    check_size("output_weight", c.output.weight.size(), labels * hidden);
-    check_size("output_bias", c.output.bias.size(), labels);
-  }
-  if (c.strategy == Strategy::kFlannel) {
-    check_size("module_weight", c.module.weight.size(), members * scores * scores);
-    check_size("module_bias", c.module.bias.size(), members);
-  }
+  return 1;
+}
+
+size_t size_of(const Parameter& parameter, const CombineView& c) {
+  size_t size = 1;
+  for (const int64_t length : shape_of(parameter, c.members, c.labels, c.hidden)) size *= static_cast<size_t>(length);
+  return size;
+}
+
+CombineView checked_layout(const Combination& c) {
+  const Strategy strategy = strategy_named(c.strategy);
+  const auto& temperatures = c.member_temperatures;
+  if (temperatures.empty() || c.labels < 2) fail("needs at least 1 member and 2 labels");
+  if (!std::all_of(temperatures.begin(), temperatures.end(), above_zero)) fail("member_temperatures must be above 0");
+  if (!above_zero(c.temperature)) fail("temperature must be above 0");
+  const int hidden = hidden_length(row_of(strategy), c.parameters);
+  return {strategy, static_cast<int>(temperatures.size()), c.labels, hidden, c.temperature, nullptr, {}};
 }
 
 }  // namespace
 
-CombineView Combination::view() const {
-  return {strategy,
-          members,
-          labels,
-          static_cast<int>(hidden.bias.size()),
-          temperature,
-          member_temperatures.data(),
-          weights.data(),
-          hidden.weight.data(),
-          hidden.bias.data(),
-          output.weight.data(),
-          output.bias.data(),
-          module.weight.data(),
-          module.bias.data()};
-}
-
-std::vector<double> Combination::flat() const {
-  std::vector<double> all;
-  for (const auto* part : {&member_temperatures, &weights, &hidden.weight, &hidden.bias, &output.weight, &output.bias,
-                           &module.weight, &module.bias}) {
-    all.insert(all.end(), part->begin(), part->end());
+Strategy strategy_named(const std::string& name) {
+  for (size_t i = 0; i < std::size(kStrategies); ++i) {
+    if (name == kStrategies[i].name) return static_cast<Strategy>(i);
   }
-  return all;
+  fail("unknown strategy " + name);
 }
 
-CombineView Combination::view_of_flat(const double* base) const {
-  CombineView v = view();
-  auto take = [&base](const double*& to, size_t count) {
-    to = base;
-    base += count;
-  };
-  take(v.member_temperatures, member_temperatures.size());
-  take(v.weights, weights.size());
-  take(v.hidden_weight, hidden.weight.size());
-  take(v.hidden_bias, hidden.bias.size());
-  take(v.output_weight, output.weight.size());
-  take(v.output_bias, output.bias.size());
-  take(v.module_weight, module.weight.size());
-  take(v.module_bias, module.bias.size());
-  return v;
+std::vector<int64_t> shape_of(const Parameter& parameter, int members, int labels, int hidden) {
+  std::vector<int64_t> shape;
+  for (const Axis axis : parameter.axes) {
+    if (axis != Axis::kNone) shape.push_back(axis_length(axis, members, labels, hidden));
+  }
+  return shape;
 }
 
-Combiner::Combiner(Combination combination) : combination_(std::move(combination)) { check(combination_); }
+Combiner::Combiner(const Combination& combination)
+    : layout_(checked_layout(combination)), values_(combination.member_temperatures) {
+  size_t found = 0;
+  for (int i = 0; i < kMaxParameters; ++i) {
+    const Parameter& p = row_of(layout_.strategy).parameters[i];
+    if (p.name == nullptr) continue;
+    const auto named = combination.parameters.find(p.name);
+    if (named == combination.parameters.end()) fail(std::string(p.name) + " is missing");
+    const std::vector<double>& array = named->second;
+    check_size(p.name, array.size(), size_of(p, layout_));
+    offsets_[i] = values_.size();
+    values_.insert(values_.end(), array.begin(), array.end());
+    ++found;
+  }
+  if (found != combination.parameters.size()) fail("has parameters that are not those of " + combination.strategy);
+}
+
+CombineView Combiner::view(const double* values) const {
+  CombineView view = layout_;
+  view.member_temperatures = values;
+  for (int i = 0; i < kMaxParameters; ++i) view.parameters[i] = values + offsets_[i];
+  return view;
+}
 
 void Combiner::run(const float* logits, int images, float* probabilities, int32_t* winners) const {
-  const CombineView view = combination_.view();
-  CombineScratch scratch(view);
-  const size_t stride = static_cast<size_t>(view.scores());
+  const CombineView c = view(values_.data());
+  const ThreadBlock single{1, nullptr};
+  std::vector<double> scratch(static_cast<size_t>(c.scratch_size()));
   for (int i = 0; i < images; ++i) {
-    winners[i] = combine_cpu(view, logits + i * stride, scratch);
-    for (const double p : scratch.result) *probabilities++ = static_cast<float>(p);
+    const float* image = logits + static_cast<size_t>(i) * static_cast<size_t>(c.scores());
+    const double* result = combine_image(single, c, image, c.labels, scratch.data(), winners + i);
+    for (int k = 0; k < c.labels; ++k) *probabilities++ = static_cast<float>(result[k]);
   }
 }
 

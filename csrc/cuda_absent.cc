@@ -1,4 +1,4 @@
-// The GPU's symbols in a build without CUDA: all the same names, and a clear refusal.
+// The GPU's symbols in a build without CUDA: the same names, which throw an error that says so.
 #include <stdexcept>
 
 #include "cxr/device.h"
@@ -6,26 +6,26 @@
 namespace cxr {
 namespace {
 
-[[noreturn]] void refuse() {
+[[noreturn]] void throw_no_cuda() {
   throw std::runtime_error(
-      "this cxr-edge was built without CUDA: install the CUDA toolkit and build it again, with "
-      "-DCXR_EDGE_CUDA=ON to be told what is missing");
+      "this cxr-edge was built without CUDA: install the CUDA toolkit and rebuild it; with "
+      "-DCXR_EDGE_CUDA=ON the build reports what is missing");
 }
 
 }  // namespace
 
-void Cuda::run(const PreprocessTask&) { refuse(); }
-void Cuda::run(const LungTask&) { refuse(); }
-void Cuda::run(const CombineTask&) { refuse(); }
+void Cuda::run(const PreprocessTask&) { throw_no_cuda(); }
+void Cuda::run(const LungTask&) { throw_no_cuda(); }
+void Cuda::run(const CombineTask&) { throw_no_cuda(); }
 std::vector<int> cuda_architectures() { return {}; }
-void begin_capture(Stream) { refuse(); }
-std::unique_ptr<Graph> end_capture(Stream) { refuse(); }
+void begin_capture(Stream) { throw_no_cuda(); }
+std::unique_ptr<Graph> end_capture(Stream) { throw_no_cuda(); }
 Graph::~Graph() = default;
-void Graph::launch(Stream) const { refuse(); }
-Event::Event() { refuse(); }
+void Graph::launch(Stream) const { throw_no_cuda(); }
+Event::Event() { throw_no_cuda(); }
 Event::~Event() = default;
-void Event::record(Stream, bool) { refuse(); }
-void Event::hold(Stream) const { refuse(); }
-double Event::ms_since(const Event&) const { refuse(); }
+void Event::record(Stream, bool) { throw_no_cuda(); }
+void Event::make_wait(Stream) const { throw_no_cuda(); }
+double Event::ms_since(const Event&) const { throw_no_cuda(); }
 
 }  // namespace cxr

@@ -11,7 +11,7 @@ constexpr size_t kAlignment = 256;
 
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// The window of a task that a spec sees, made if it is the first of its kind.
+// Index of the window that a spec uses; appends it if it is new.
 int window_of(PreprocessTask& task, const Spec& spec) {
   for (int w = 0; w < task.windows; ++w) {
     const Window& window = task.window[w];
@@ -25,26 +25,26 @@ int window_of(PreprocessTask& task, const Spec& spec) {
 void add(PreprocessTask& task, const Spec& spec) {
   const int index = window_of(task, spec);
   Window& window = task.window[index];
-  const bool own = spec.standardize == Standardize::kImage;
+  const bool by_image = spec.standardize == Standardize::kImage;
   window.median |= spec.median ? 1 : 0;
-  window.median_statistics |= own && spec.median ? 1 : 0;
-  window.plain_statistics |= own && !spec.median ? 1 : 0;
+  window.median_statistics |= by_image && spec.median ? 1 : 0;
+  window.plain_statistics |= by_image && !spec.median ? 1 : 0;
   Tensor& tensor = task.tensor[task.tensors++];
   tensor = {index, spec.median ? 1 : 0, spec.standardize, spec.channels, spec.half ? 1 : 0, {}, {}, 0};
   std::copy(spec.mean.begin(), spec.mean.end(), tensor.mean);
   std::copy(spec.std.begin(), spec.std.end(), tensor.std);
 }
 
-// Places the windows' pixels behind the sums; returns the bytes that the task needs.
-size_t lay_out(PreprocessTask& task) {
+// Assigns offsets to the windows' pixels, after the sums; returns the scratch bytes of the task.
+size_t assign_offsets(PreprocessTask& task) {
   size_t bytes = aligned(sizeof(uint64_t) * 4 * static_cast<size_t>(task.windows));
   for (int w = 0; w < task.windows; ++w) {
     Window& window = task.window[w];
     const auto side = static_cast<size_t>(window.crop_px);
-    const size_t one = aligned(sizeof(uint16_t) * side * side);
+    const size_t crop_bytes = aligned(sizeof(uint16_t) * side * side);
     window.pixels = bytes;
-    window.filtered = bytes + one;
-    bytes += window.median ? 2 * one : one;
+    window.filtered = bytes + crop_bytes;
+    bytes += window.median ? 2 * crop_bytes : crop_bytes;
   }
   return bytes;
 }
@@ -60,14 +60,14 @@ DevicePreprocessor::DevicePreprocessor(const std::vector<Spec>& specs) : specs_(
     if (plans_.empty() || plans_.back().tensors == kMaxTensors) plans_.push_back(PreprocessTask{});
     add(plans_.back(), spec);
   }
-  // Launches follow each other on one stream, so they share the memory.
-  for (PreprocessTask& plan : plans_) scratch_bytes_ = std::max(scratch_bytes_, lay_out(plan));
+  // The launches run one after the other on one stream, so they share the memory.
+  for (PreprocessTask& plan : plans_) scratch_bytes_ = std::max(scratch_bytes_, assign_offsets(plan));
 }
 
 std::vector<PreprocessTask> DevicePreprocessor::tasks(Address frame, Address lungs, Address scratch,
                                                       const std::vector<Address>& outputs) const {
   if (outputs.size() != specs_) {
-    throw std::invalid_argument("one output address a spec is needed, expected " + std::to_string(specs_) + ", got " +
+    throw std::invalid_argument("one output address per spec is needed, expected " + std::to_string(specs_) + ", got " +
                                 std::to_string(outputs.size()));
   }
   std::vector<PreprocessTask> tasks = plans_;
@@ -83,10 +83,6 @@ std::vector<PreprocessTask> DevicePreprocessor::tasks(Address frame, Address lun
 
 size_t lung_scratch_bytes(int rows, int columns) {
   return sizeof(uint32_t) * static_cast<size_t>(rows) * ((static_cast<size_t>(columns) + 31) / 32);
-}
-
-size_t combine_scratch_bytes(const CombineView& view) {
-  return sizeof(double) * static_cast<size_t>(view.working() + view.labels);
 }
 
 }  // namespace cxr

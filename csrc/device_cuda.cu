@@ -1,4 +1,4 @@
-// Kernels on a GPU: the blocks of *_blocks.h as launches on the caller's stream, and stream capture.
+// Kernels on a GPU: those of *_kernels.h launched on the caller's stream; stream capture, graphs and events.
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -12,10 +12,10 @@
 namespace cxr {
 namespace {
 
-void check(cudaError_t status, const char* what) {
+void check(cudaError_t status, const char* action) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // so that the next call does not report this failure again
-  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) +
+  throw std::runtime_error(std::string(action) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) +
                            ")");
 }
 
@@ -29,11 +29,11 @@ uint64_t number(Handle value) {
   return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(value));
 }
 
-template <typename Block>
-__global__ void __launch_bounds__(Block::kThreads) kernel(const __grid_constant__ Block block) {
-  __shared__ typename Block::Shared shared;
-  block(Team{Block::kThreads, nullptr}, shared,
-        {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)});
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads) run_kernel(const __grid_constant__ Kernel kernel) {
+  __shared__ typename Kernel::Shared shared;
+  kernel(ThreadBlock{Kernel::kThreads, nullptr}, shared,
+         {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)});
 }
 
 class Launches {
@@ -44,12 +44,12 @@ class Launches {
     check(cudaMemsetAsync(at<void>(address), 0, bytes, stream_), "clearing device memory failed");
   }
 
-  template <typename Block>
-  void launch(const Block& block, Grid grid) {
-    static_assert(sizeof(Block) <= 4096, "what a kernel is given by value must fit 4 KiB");
+  template <typename Kernel>
+  void launch(const Kernel& kernel, Grid grid) {
+    static_assert(sizeof(Kernel) <= 4096, "a kernel's parameters must fit 4 KiB");
     const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
-    kernel<Block><<<blocks, Block::kThreads, 0, stream_>>>(block);
-    check(cudaGetLastError(), "a kernel could not be launched");
+    run_kernel<Kernel><<<blocks, Kernel::kThreads, 0, stream_>>>(kernel);
+    check(cudaGetLastError(), "launching a kernel failed");
   }
 
  private:
@@ -76,7 +76,7 @@ std::vector<int> cuda_architectures() {
 
 void begin_capture(Stream stream) {
   check(cudaStreamBeginCapture(handle<cudaStream_t>(stream), cudaStreamCaptureModeThreadLocal),
-        "a capture could not be begun");
+        "starting a capture failed");
 }
 
 std::unique_ptr<Graph> end_capture(Stream stream) {
@@ -85,19 +85,19 @@ std::unique_ptr<Graph> end_capture(Stream stream) {
   cudaGraphExec_t executable = nullptr;
   const cudaError_t status = cudaGraphInstantiateWithFlags(&executable, graph, 0);
   cudaGraphDestroy(graph);
-  check(status, "the captured graph cannot be run");
+  check(status, "instantiating the captured graph failed");
   return std::make_unique<Graph>(number(executable));
 }
 
 Graph::~Graph() { cudaGraphExecDestroy(handle<cudaGraphExec_t>(handle_)); }
 
 void Graph::launch(Stream stream) const {
-  check(cudaGraphLaunch(handle<cudaGraphExec_t>(handle_), handle<cudaStream_t>(stream)), "the graph was not launched");
+  check(cudaGraphLaunch(handle<cudaGraphExec_t>(handle_), handle<cudaStream_t>(stream)), "launching the graph failed");
 }
 
 Event::Event() {
   cudaEvent_t event = nullptr;
-  check(cudaEventCreate(&event), "an event could not be made");
+  check(cudaEventCreate(&event), "creating an event failed");
   handle_ = number(event);
 }
 
@@ -106,18 +106,18 @@ Event::~Event() { cudaEventDestroy(handle<cudaEvent_t>(handle_)); }
 void Event::record(Stream stream, bool in_graph) {
   const unsigned flags = in_graph ? cudaEventRecordExternal : cudaEventRecordDefault;
   check(cudaEventRecordWithFlags(handle<cudaEvent_t>(handle_), handle<cudaStream_t>(stream), flags),
-        "an event could not be recorded");
+        "recording an event failed");
 }
 
-void Event::hold(Stream stream) const {
+void Event::make_wait(Stream stream) const {
   check(cudaStreamWaitEvent(handle<cudaStream_t>(stream), handle<cudaEvent_t>(handle_), 0),
-        "a stream could not wait for an event");
+        "making a stream wait for an event failed");
 }
 
 double Event::ms_since(const Event& start) const {
   float ms = 0.0f;
   check(cudaEventElapsedTime(&ms, handle<cudaEvent_t>(start.handle_), handle<cudaEvent_t>(handle_)),
-        "the time between two events cannot be had");
+        "measuring the time between two events failed");
   return ms;
 }
 

@@ -1,4 +1,4 @@
-// Kernels in a host loop: every block after the other, every thread of a phase after the other, in any order asked for.
+// Kernels in a host loop: one block after the other and, within a phase, one thread after the other, in a seeded order.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -20,14 +20,15 @@ class HostLoop {
 
   void zero(Address address, size_t bytes) { std::memset(at<void>(address), 0, bytes); }
 
-  template <typename Block>
-  void launch(const Block& block, Grid grid) {
+  template <typename Kernel>
+  void launch(const Kernel& kernel, Grid grid) {
     const std::vector<int> blocks = order(grid.x * grid.y * grid.z);
-    const std::vector<int> threads = order(Block::kThreads);
-    auto shared = std::make_unique<typename Block::Shared>();
+    const std::vector<int> threads = order(Kernel::kThreads);
+    auto shared = std::make_unique<typename Kernel::Shared>();
     for (const int b : blocks) {
-      std::memset(static_cast<void*>(shared.get()), 0xA5, sizeof *shared);  // as a GPU's: whatever was there before
-      block(Team{Block::kThreads, threads.data()}, *shared, {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y});
+      std::memset(static_cast<void*>(shared.get()), 0xA5, sizeof *shared);  // uninitialised on a GPU
+      kernel(ThreadBlock{Kernel::kThreads, threads.data()}, *shared,
+             {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y});
     }
   }
 

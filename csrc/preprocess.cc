@@ -9,7 +9,7 @@
 
 namespace cxr {
 
-// Memory of one run: the window of each distinct canvas, the filtered crop, and per worker the column sums.
+// Memory of one run: the window of each distinct canvas, the filtered crop, and the column sums of each worker.
 struct Scratch {
   AxisPlan rows;
   AxisPlan columns;
@@ -23,7 +23,7 @@ namespace {
 constexpr int kBandRows = 16;  // output rows a worker takes at a time
 
 template <typename T>
-T* at_least(std::vector<T>& memory, size_t count) {
+T* grown(std::vector<T>& memory, size_t count) {
   if (memory.size() < count) memory.resize(count);
   return memory.data();
 }
@@ -53,7 +53,7 @@ void resize_window(const ImageView& image, const Box& box, const Spec& spec, Thr
   plan_axis(box.height(), spec.canvas_px, spec.crop_first(), spec.crop_px, scratch.rows);
   plan_axis(box.width(), spec.canvas_px, spec.crop_first(), spec.crop_px, scratch.columns);
   if (static_cast<int>(scratch.sums.size()) < pool.threads()) scratch.sums.resize(static_cast<size_t>(pool.threads()));
-  for (auto& sums : scratch.sums) at_least(sums, static_cast<size_t>(box.width()));
+  for (auto& sums : scratch.sums) grown(sums, static_cast<size_t>(box.width()));
   const int bands = (spec.crop_px + kBandRows - 1) / kBandRows;
   pool.run(bands, [&](int band, int worker) {
     const int first = band * kBandRows;
@@ -84,9 +84,9 @@ void check(const Spec& spec) {
   if (spec.canvas_px < 1 || spec.canvas_px > 32768 || spec.crop_px < 1 || spec.crop_px > spec.canvas_px) {
     throw std::invalid_argument("a spec needs 1 <= crop_px <= canvas_px <= 32768");
   }
-  const size_t wanted = spec.standardize == Standardize::kFixed ? static_cast<size_t>(spec.channels) : 0;
-  if (spec.channels < 1 || spec.mean.size() != wanted || spec.std.size() != wanted) {
-    throw std::invalid_argument("a spec with fixed standardisation needs one mean and one std a channel");
+  const size_t expected = spec.standardize == Standardize::kFixed ? static_cast<size_t>(spec.channels) : 0;
+  if (spec.channels < 1 || spec.mean.size() != expected || spec.std.size() != expected) {
+    throw std::invalid_argument("a spec with fixed standardisation needs one mean and one std per channel");
   }
 }
 
@@ -95,9 +95,9 @@ void make_canvas(const ImageView& image, const Box& box, int canvas_px, void* ou
   Spec spec;
   spec.canvas_px = spec.crop_px = canvas_px;
   check(spec);
-  ThreadPool alone(1);
+  ThreadPool single(1);
   Scratch scratch;
-  resize_window(image, box, spec, alone, scratch, out);
+  resize_window(image, box, spec, single, scratch, out);
 }
 
 void normalize_canvas(const ImageView& canvas, const Spec& spec, void* out) {
@@ -105,7 +105,7 @@ void normalize_canvas(const ImageView& canvas, const Spec& spec, void* out) {
   if (canvas.width != spec.canvas_px || canvas.height != spec.canvas_px) {
     throw std::invalid_argument("the canvas must have canvas_px rows and columns");
   }
-  // Cutting the centre out is the resize of the centre box to its own size, which copies it.
+  // Resizing the centre box to its own size copies it.
   const int first = spec.crop_first();
   const Box centre{first, first, first + spec.crop_px, first + spec.crop_px};
   std::vector<uint16_t> crop(pixels_of(spec.crop_px));
@@ -129,10 +129,10 @@ void Preprocessor::run(const ImageView* images, const Box* lungs, int n, void* c
     for (size_t s = 0; s < specs_.size(); ++s) {
       const Spec& spec = specs_[s];
       const auto shared = static_cast<size_t>(canvas_of_[s]);
-      void* window = at_least(scratch->windows[shared], pixels_of(spec.crop_px));
+      void* window = grown(scratch->windows[shared], pixels_of(spec.crop_px));
       const Box box = spec.lungs ? lungs[i] : full_frame(images[i]);
       if (shared == s) resize_window(images[i], box, spec, pool_, *scratch, window);
-      void* filtered = spec.median ? at_least(scratch->filtered, pixels_of(spec.crop_px)) : nullptr;
+      void* filtered = spec.median ? grown(scratch->filtered, pixels_of(spec.crop_px)) : nullptr;
       char* out = static_cast<char*>(outputs[s]) + static_cast<size_t>(i) * spec.tensor_bytes();
       normalize_cpu(crop_view(window, spec.crop_px, images[i].bytes_per_pixel), spec, filtered, out);
     }

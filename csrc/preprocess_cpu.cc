@@ -4,8 +4,8 @@
 
 #include "cxr/pixel_math.h"
 
-// The loops below are plain C++ over adjacent memory; the compiler makes one version for each vector width and the
-// loader picks. Elsewhere (other compilers, Arm) the baseline's vectors serve.
+// The loops below are plain C++ over adjacent memory; the compiler generates one version per vector width and the
+// loader selects one. Other compilers and Arm use the baseline's vectors.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define CXR_VECTOR_WIDTHS __attribute__((target_clones("default", "avx2", "arch=x86-64-v4")))
 #else
@@ -15,7 +15,7 @@
 namespace cxr {
 namespace {
 
-constexpr int kTile = 512;  // columns whose sums stay in the first-level cache while the rows go by
+constexpr int kTile = 512;  // columns whose sums stay in the L1 cache while the rows are read
 
 template <typename T>
 const T* row_of(const ImageView& image, int y) {

@@ -1,5 +1,5 @@
-// The CPU kernels behind preprocess.cc: resize a band of rows, normalise one crop. Templates on the pixel type live in
-// the .cc file; these entry points dispatch on bytes_per_pixel. Arguments were checked by the caller.
+// CPU kernels of preprocess.cc: resize a band of rows, normalise one crop. The templates on the pixel type are in the
+// .cc file; these functions dispatch on bytes_per_pixel. The caller has checked the arguments.
 #pragma once
 
 #include "cxr/image.h"

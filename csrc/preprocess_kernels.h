@@ -1,6 +1,6 @@
-// The preprocessing kernels: resize every distinct canvas, filter, write every member's tensor. In: a PreprocessTask;
-// out: what `Preprocessor` gives, bit for bit. Each kernel's threads read what lies side by side, and its grid depends
-// on the canvases alone, since the image's size and the box are known on the device only.
+// Preprocessing kernels: resize each distinct canvas, filter it, write each member's tensor. In: a PreprocessTask; out:
+// the tensors of `Preprocessor`, bit for bit. The threads of a kernel read adjacent memory, and its grid depends on the
+// canvases only, since the image size and the box are known only on the device.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +12,9 @@
 
 namespace cxr {
 
-template <typename T>
-CXR_HD T* at(Address address) {
-  return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
-}
-
 CXR_HD uint32_t max_value(const FrameHeader& frame) { return frame.bytes_per_pixel == 1 ? 255u : 65535u; }
 
-// Sums of a window: values and their squares, plain or filtered.
+// The two sums of a window, of values and of their squares, unfiltered or filtered.
 CXR_HD uint64_t* statistics(const PreprocessTask& task, int window, int median) {
   return at<uint64_t>(task.scratch) + 4 * window + 2 * median;
 }
@@ -29,28 +24,28 @@ CXR_HD uint16_t* pixels(const PreprocessTask& task, int window, int median) {
   return at<uint16_t>(task.scratch + (median ? w.filtered : w.pixels));
 }
 
-// Adds up one value and its square a thread, into two sums that all blocks share.
+// Reduces one value and its square per thread and adds them to the two sums that all blocks share.
 template <int kThreads>
-CXR_HD void add_statistics(const Team& team, uint64_t (&values)[kThreads], uint64_t (&squares)[kThreads],
+CXR_HD void add_statistics(const ThreadBlock& block, uint64_t (&values)[kThreads], uint64_t (&squares)[kThreads],
                            uint64_t* sums) {
   for (int half = kThreads / 2; half > 0; half /= 2) {
-    team.each([&](int t) {
+    block.for_each_thread([&](int t) {
       if (t >= half) return;
       values[t] += values[t + half];
       squares[t] += squares[t + half];
     });
   }
-  team.each([&](int t) {
+  block.for_each_thread([&](int t) {
     if (t == 0) add_shared(sums, values[0]);
     if (t == 1) add_shared(sums + 1, squares[0]);
   });
 }
 
-// One row of kCells cells of one window. Threads walk down the columns of the box that the cells cover, four columns
-// each, kChunk at a time; then each cell gathers its columns.
-struct ResizeBlock {
+// Resize: kCells cells of one row of one window per block. The threads sum the columns of the box that the cells cover,
+// kColumns each, kChunk at a time; then each cell adds up its columns.
+struct ResizeKernel {
   static constexpr int kThreads = 128;
-  static constexpr int kColumns = 4;  // a thread's, read at once
+  static constexpr int kColumns = 4;  // per thread, read in one load
   static constexpr int kChunk = kThreads * kColumns;
   static constexpr int kCells = 32;
   struct Shared {
@@ -70,13 +65,13 @@ struct ResizeBlock {
     return {blocks_for(side, kCells), side, task.windows};
   }
 
-  CXR_HD void operator()(const Team& team, Shared& shared, Grid place) const {
-    const Window& window = task.window[place.z];
-    if (place.x * kCells >= window.crop_px || place.y >= window.crop_px) return;
+  CXR_HD void operator()(const ThreadBlock& block, Shared& shared, Grid block_index) const {
+    const Window& window = task.window[block_index.z];
+    if (block_index.x * kCells >= window.crop_px || block_index.y >= window.crop_px) return;
     if (at<const FrameHeader>(task.frame)->bytes_per_pixel == 1) {
-      resize<uint8_t>(team, shared, place, window);
+      resize<uint8_t>(block, shared, block_index, window);
     } else {
-      resize<uint16_t>(team, shared, place, window);
+      resize<uint16_t>(block, shared, block_index, window);
     }
   }
 
@@ -92,14 +87,14 @@ struct ResizeBlock {
   }
 
   template <typename T>
-  CXR_HD void resize(const Team& team, Shared& shared, Grid place, const Window& window) const {
+  CXR_HD void resize(const ThreadBlock& block, Shared& shared, Grid block_index, const Window& window) const {
     const FrameHeader frame = *at<const FrameHeader>(task.frame);
     const Box box = box_of(window, frame);
     const int margin = (window.canvas_px - window.crop_px) / 2;
-    const int first_cell = place.x * kCells;
+    const int first_cell = block_index.x * kCells;
     const int cells = smaller(kCells, window.crop_px - first_cell);
-    team.each([&](int t) {
-      if (t == 0) shared.row = axis_taps(box.height(), window.canvas_px, margin + place.y);
+    block.for_each_thread([&](int t) {
+      if (t == 0) shared.row = axis_taps(box.height(), window.canvas_px, margin + block_index.y);
       if (t >= kCells) return;
       shared.sums[t] = shared.values[t] = shared.squares[t] = 0;
       if (t < cells) shared.cells[t] = axis_taps(box.width(), window.canvas_px, margin + first_cell + t);
@@ -107,17 +102,17 @@ struct ResizeBlock {
     const int begin = box.x0 + shared.cells[0].start;
     const int end = box.x0 + shared.cells[cells - 1].start + shared.cells[cells - 1].count;
     for (int chunk = begin - begin % kColumns; chunk < end; chunk += kChunk) {
-      team.each([&](int t) {
+      block.for_each_thread([&](int t) {
         const int x = chunk + t * kColumns;
         if (x < end) sum_rows<T>(frame, box, shared.row, x, shared.columns + t * kColumns);
       });
-      team.each([&](int t) {
+      block.for_each_thread([&](int t) {
         if (t < cells) shared.sums[t] += gather(shared.cells[t], shared.columns, chunk - box.x0);
       });
     }
     const uint64_t norm = axis_norm(box.height(), window.canvas_px) * axis_norm(box.width(), window.canvas_px);
-    uint16_t* out = pixels(task, place.z, 0) + static_cast<size_t>(place.y) * window.crop_px + first_cell;
-    team.each([&](int t) {
+    uint16_t* out = pixels(task, block_index.z, 0) + static_cast<size_t>(block_index.y) * window.crop_px + first_cell;
+    block.for_each_thread([&](int t) {
       if (t >= cells) return;
       const uint64_t value = divide_rounded(shared.sums[t], norm);
       out[t] = static_cast<uint16_t>(value);
@@ -125,11 +120,11 @@ struct ResizeBlock {
       shared.squares[t] = value * value;
     });
     if (window.plain_statistics) {
-      add_statistics<kCells>(team, shared.values, shared.squares, statistics(task, place.z, 0));
+      add_statistics<kCells>(block, shared.values, shared.squares, statistics(task, block_index.z, 0));
     }
   }
 
-  // Weighted sums down kColumns columns from x on. Those outside the box are read, never used: the row is padded.
+  // Weighted sums down kColumns columns from x on. Those outside the box are read but not used: the row is padded.
   template <typename T>
   CXR_HD void sum_rows(const FrameHeader& frame, const Box& box, const Taps& taps, int x, uint32_t* sums) const {
     const char* row = at<const char>(task.frame + kFrameHeaderBytes) + static_cast<size_t>(x) * sizeof(T) +
@@ -149,7 +144,7 @@ struct ResizeBlock {
     }
   }
 
-  // The part of a cell's sum that lies in this chunk. offset: the chunk's first column, counted from the box's left.
+  // The part of a cell's sum within this chunk. offset: the chunk's first column, relative to the left of the box.
   CXR_HD static uint64_t gather(const Taps& cell, const uint32_t* columns, int offset) {
     const int from = larger(cell.start, offset);
     const int to = smaller(cell.start + cell.count, offset + kChunk);
@@ -159,8 +154,8 @@ struct ResizeBlock {
   }
 };
 
-// 3x3 median with replicated border, kThreads pixels of one window.
-struct MedianBlock {
+// 3x3 median with replicated border: kThreads pixels of one window per block.
+struct MedianKernel {
   static constexpr int kThreads = 256;
   struct Shared {
     uint64_t values[kThreads];
@@ -170,22 +165,22 @@ struct MedianBlock {
   PreprocessTask task;
 
   static Grid grid(const PreprocessTask& task) {
-    int64_t most = 0;
+    int64_t pixels = 0;  // of the largest window
     for (int w = 0; w < task.windows; ++w) {
       const int64_t side = task.window[w].median ? task.window[w].crop_px : 0;
-      most = larger(most, side * side);
+      pixels = larger(pixels, side * side);
     }
-    return {blocks_for(most, kThreads), 1, task.windows};
+    return {blocks_for(pixels, kThreads), 1, task.windows};
   }
 
-  CXR_HD void operator()(const Team& team, Shared& shared, Grid place) const {
-    const Window& window = task.window[place.z];
+  CXR_HD void operator()(const ThreadBlock& block, Shared& shared, Grid block_index) const {
+    const Window& window = task.window[block_index.z];
     const int n = window.crop_px;
-    const int64_t first = static_cast<int64_t>(place.x) * kThreads;
+    const int64_t first = static_cast<int64_t>(block_index.x) * kThreads;
     if (!window.median || first >= static_cast<int64_t>(n) * n) return;
-    const uint16_t* in = pixels(task, place.z, 0);
-    uint16_t* out = pixels(task, place.z, 1);
-    team.each([&](int t) {
+    const uint16_t* in = pixels(task, block_index.z, 0);
+    uint16_t* out = pixels(task, block_index.z, 1);
+    block.for_each_thread([&](int t) {
       const int64_t i = first + t;
       const bool inside = i < static_cast<int64_t>(n) * n;
       const uint64_t value = inside ? median_at(in, n, static_cast<int>(i / n), static_cast<int>(i % n)) : 0;
@@ -194,7 +189,7 @@ struct MedianBlock {
       shared.squares[t] = value * value;
     });
     if (window.median_statistics) {
-      add_statistics<kThreads>(team, shared.values, shared.squares, statistics(task, place.z, 1));
+      add_statistics<kThreads>(block, shared.values, shared.squares, statistics(task, block_index.z, 1));
     }
   }
 
@@ -210,8 +205,8 @@ struct MedianBlock {
   }
 };
 
-// Scaling and standardisation of one tensor, all its channels: kPixels pixels of the crop.
-struct NormalizeBlock {
+// Scaling and standardisation of one tensor, all its channels: kPixels pixels of the crop per block.
+struct NormalizeKernel {
   static constexpr int kThreads = 256;
   static constexpr int kPixels = 4 * kThreads;
   struct Shared {
@@ -221,25 +216,25 @@ struct NormalizeBlock {
   PreprocessTask task;
 
   static Grid grid(const PreprocessTask& task) {
-    int64_t most = 0;
+    int64_t pixels = 0;  // of the largest window
     for (int i = 0; i < task.tensors; ++i) {
       const int64_t side = task.window[task.tensor[i].window].crop_px;
-      most = larger(most, side * side);
+      pixels = larger(pixels, side * side);
     }
-    return {blocks_for(most, kPixels), 1, task.tensors};
+    return {blocks_for(pixels, kPixels), 1, task.tensors};
   }
 
-  CXR_HD void operator()(const Team& team, Shared& shared, Grid place) const {
-    const Tensor& tensor = task.tensor[place.z];
+  CXR_HD void operator()(const ThreadBlock& block, Shared& shared, Grid block_index) const {
+    const Tensor& tensor = task.tensor[block_index.z];
     const int side = task.window[tensor.window].crop_px;
     const int64_t n = static_cast<int64_t>(side) * side;
-    const int64_t first = static_cast<int64_t>(place.x) * kPixels;
+    const int64_t first = static_cast<int64_t>(block_index.x) * kPixels;
     if (first >= n) return;
-    team.each([&](int t) {
+    block.for_each_thread([&](int t) {
       if (t < tensor.channels) shared.channels[t] = affine_of(tensor, t, n);
     });
     const uint16_t* in = pixels(task, tensor.window, tensor.median);
-    team.each([&](int t) {
+    block.for_each_thread([&](int t) {
       for (int64_t i = first + t; i < smaller(first + kPixels, n); i += kThreads) {
         for (int c = 0; c < tensor.channels; ++c) write(tensor, c * n + i, apply(shared.channels[c], in[i]));
       }
@@ -264,13 +259,13 @@ struct NormalizeBlock {
   }
 };
 
-// The launches of a task, in their order.
+// Launches the kernels of a task in order.
 template <typename Executor>
 void launch_all(const PreprocessTask& task, Executor& executor) {
   executor.zero(task.scratch, sizeof(uint64_t) * 4 * static_cast<size_t>(task.windows));
-  executor.launch(ResizeBlock{task}, ResizeBlock::grid(task));
-  if (MedianBlock::grid(task).x > 0) executor.launch(MedianBlock{task}, MedianBlock::grid(task));
-  executor.launch(NormalizeBlock{task}, NormalizeBlock::grid(task));
+  executor.launch(ResizeKernel{task}, ResizeKernel::grid(task));
+  if (MedianKernel::grid(task).x > 0) executor.launch(MedianKernel{task}, MedianKernel::grid(task));
+  executor.launch(NormalizeKernel{task}, NormalizeKernel::grid(task));
 }
 
 }  // namespace cxr

@@ -1,13 +1,13 @@
-// A block of GPU threads, or a loop that stands for it: what kernels are written against, so that the CPU runs the very
-// code of the GPU, block for block. A kernel is a struct `Block` with the number of threads, the shared memory it wants
-// and operator()(team, shared, place); all its work happens inside team.each, after which all threads have arrived.
+// Thread-block abstraction: a kernel is written once and compiles for CUDA and for a loop on the CPU, so that the CPU
+// can run the code of the GPU, block by block. A kernel is a struct with `kThreads`, its shared memory `Shared` and
+// operator()(block, shared, block_index). All its work happens inside block.for_each_thread, which ends with a barrier.
 #pragma once
 
 #include <cstdint>
 
 #include "cxr/pixel_math.h"
 
-// Before a loop over memory: several loads on their way at once.
+// Before a loop over memory: keeps several loads in flight.
 #if defined(__CUDACC__)
 #define CXR_UNROLL _Pragma("unroll 4")
 #else
@@ -16,30 +16,31 @@
 
 namespace cxr {
 
-// How many blocks a launch has, and which of them one is.
+// Grid dimensions, or the index of one block.
 struct Grid {
   int x;
   int y;
   int z;
 };
 
-struct Team {
+struct ThreadBlock {
   int threads;
-  const int* order;  // the order in which the loop runs the threads; none on a GPU
+  const int* order;  // the order in which the CPU loop runs the threads; nullptr: ascending
 
-  // Runs work(thread) for every thread of the block. What one thread wrote, others may read after it, not within it.
+  // Runs work(thread) for every thread of the block. Other threads may read what a thread wrote after it, not within
+  // it.
   template <typename Work>
-  CXR_HD void each(const Work& work) const {
+  CXR_HD void for_each_thread(const Work& work) const {
 #if defined(__CUDA_ARCH__)
     work(static_cast<int>(threadIdx.x));
     __syncthreads();
 #else
-    for (int i = 0; i < threads; ++i) work(order[i]);
+    for (int i = 0; i < threads; ++i) work(order ? order[i] : i);
 #endif
   }
 };
 
-// Adds to memory that other threads and blocks add to. Whole numbers, so the order does not show in the sum.
+// Adds to memory that other threads and blocks add to. Integers, so the result does not depend on the order.
 CXR_HD void add_shared(uint64_t* to, uint64_t value) {
 #if defined(__CUDA_ARCH__)
   atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));

@@ -18,8 +18,8 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::run(int items, const std::function<void(int, int)>& work) {
-  std::unique_lock<std::mutex> mine(busy_, std::defer_lock);
-  if (items < 2 || workers_.empty() || !mine.try_lock()) {
+  std::unique_lock<std::mutex> owner(busy_, std::defer_lock);
+  if (items < 2 || workers_.empty() || !owner.try_lock()) {
     for (int item = 0; item < items; ++item) work(item, 0);
     return;
   }
@@ -51,13 +51,13 @@ void ThreadPool::take_items(int worker) {
 }
 
 void ThreadPool::serve(int worker) {
-  uint64_t seen = 0;
+  uint64_t last_job = 0;
   for (;;) {
     {
       std::unique_lock<std::mutex> lock(state_);
-      wake_.wait(lock, [&] { return stop_ || job_ != seen; });
+      wake_.wait(lock, [&] { return stop_ || job_ != last_job; });
       if (stop_) return;
-      seen = job_;
+      last_job = job_;
     }
     take_items(worker);
   }

@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +27,25 @@ class Preprocessor:
     def __init__(self, specs: Sequence[Spec], threads: int) -> None: ...
     def run(self, pixels: Sequence[GrayPixels], lungs: Sequence[_Box], outputs: Sequence[npt.NDArray[Any]]) -> None: ...
 
+COMBINATION_STRATEGIES: tuple[str, ...]
+
+def combination_shapes(strategy: str, *, members: int, labels: int) -> dict[str, tuple[int | None, ...]]: ...
+
 class Combiner:
     def __init__(
         self,
         *,
         strategy: str,
-        members: int,
         labels: int,
         member_temperatures: Sequence[float],
         temperature: float,
-        weights: Sequence[float] = ...,
-        hidden_weight: Sequence[float] = ...,
-        hidden_bias: Sequence[float] = ...,
-        output_weight: Sequence[float] = ...,
-        output_bias: Sequence[float] = ...,
-        module_weight: Sequence[float] = ...,
-        module_bias: Sequence[float] = ...,
+        parameters: Mapping[str, npt.NDArray[np.float64]],
     ) -> None: ...
+    @property
+    def members(self) -> int: ...
+    @property
+    def scratch_bytes(self) -> int: ...
+    def values(self) -> npt.NDArray[np.float64]: ...
     def run(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]: ...
 
 def canvas(pixels: GrayPixels, box: _Box, canvas_px: int) -> GrayPixels: ...
@@ -62,9 +64,7 @@ class LungRule:
         max_aspect: float,
     ) -> None: ...
 
-def lung_box(
-    mask: npt.NDArray[np.float32], rule: LungRule, *, width_px: int, height_px: int
-) -> tuple[int, _Box, float]: ...
+def lung_box(mask: npt.NDArray[np.float32], rule: LungRule, *, width_px: int, height_px: int) -> tuple[int, _Box]: ...
 
 FRAME_HEADER_BYTES: int
 ROW_ALIGNMENT: int
@@ -74,15 +74,9 @@ class DevicePreprocessor:
     @property
     def scratch_bytes(self) -> int: ...
 
-class DeviceCombiner:
-    def __init__(self, combiner: Combiner) -> None: ...
-    def parameters(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def members(self) -> int: ...
-    @property
-    def scratch_bytes(self) -> int: ...
-
-class _Executor:
+# Typing only: the kernels' signatures, for `Cuda`, `Emulated` and gpu/interface.py. csrc/include/cxr/device.h explains the
+# arguments; integers are device addresses, sizes or strides.
+class Kernels(Protocol):
     def preprocess(
         self, preprocessor: DevicePreprocessor, *, frame: int, lungs: int, scratch: int, outputs: Sequence[int]
     ) -> None: ...
@@ -91,7 +85,7 @@ class _Executor:
     ) -> None: ...
     def combine(
         self,
-        combiner: DeviceCombiner,
+        combiner: Combiner,
         *,
         parameters: int,
         logits: int,
@@ -101,10 +95,10 @@ class _Executor:
         winner: int,
     ) -> None: ...
 
-class Emulated(_Executor):
+class Emulated(Kernels):
     def __init__(self, seed: int) -> None: ...
 
-class Cuda(_Executor):
+class Cuda(Kernels):
     def __init__(self, stream: int) -> None: ...
 
 def lung_scratch_bytes(rows: int, columns: int) -> int: ...
@@ -118,5 +112,5 @@ class Graph:
 class Event:
     def __init__(self) -> None: ...
     def record(self, stream: int, in_graph: bool) -> None: ...
-    def hold(self, stream: int) -> None: ...
+    def make_wait(self, stream: int) -> None: ...
     def ms_since(self, start: Event) -> float: ...

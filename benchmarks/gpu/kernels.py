@@ -217,7 +217,7 @@ def _boxes(device: Device, mask: npt.NDArray[np.float32]) -> Pair:
         record=record.address,
     )  # fmt: skip
     device.synchronize(stream)
-    verdict, box, _ = _core.lung_box(mask, rule, width_px=width_px, height_px=height_px)
+    verdict, box = _core.lung_box(mask, rule, width_px=width_px, height_px=height_px)
     seen = box if verdict == 0 else (0, 0, width_px, height_px)
     return take(device, record, (9,), np.int32), np.array([*seen, *box, verdict], np.int32)
 
@@ -234,9 +234,9 @@ def combinations(device: Device) -> list[Check]:
 
 def _combined(device: Device, strategy: str, members: int, seed: int) -> Pair:
     twin = Combiner(combination(strategy, members=members), labels=LABELS)
-    planned = _core.DeviceCombiner(twin.core)
+    planned = twin.core
     logits = np.random.default_rng(seed).normal(0, 4, (members, LABELS)).astype(np.float32)
-    parameters, source = put(device, planned.parameters()), put(device, logits)
+    parameters, source = put(device, planned.values()), put(device, logits)
     scratch, stream = device.allocate(planned.scratch_bytes), device.stream()
     probabilities, winner = poisoned(device, 4 * LABELS), poisoned(device, 4)
     device.kernels(stream).combine(

@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def unusable() -> str | None:
     """Why this machine or this build cannot be measured; None if it can."""
-    reason = cuda.missing()
+    reason = cuda.gpu_unavailable_reason()
     if reason is None and not _core.cuda_architectures():
         reason = "cxr-edge was built without CUDA: put nvcc on the PATH and pip install --editable . again"
     return reason

@@ -14,29 +14,40 @@ namespace cxr::bindings {
 namespace {
 
 using Logits = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using Numbers = std::vector<double>;
+using Array = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
-Strategy strategy_of(const std::string& name) {
-  if (name == "voting") return Strategy::kVoting;
-  if (name == "average") return Strategy::kAverage;
-  if (name == "weighted-average") return Strategy::kWeightedAverage;
-  if (name == "stacking") return Strategy::kStacking;
-  if (name == "flannel") return Strategy::kFlannel;
-  throw std::invalid_argument("unknown combination strategy: " + name);
+std::vector<double> to_vector(const Array& array) { return {array.data(), array.data() + array.size()}; }
+
+Combiner make_combiner(const std::string& strategy, int labels, const Array& member_temperatures, double temperature,
+                       const std::map<std::string, Array>& parameters) {
+  Combination combination{strategy, labels, to_vector(member_temperatures), temperature, {}};
+  for (const auto& [name, array] : parameters) combination.parameters[name] = to_vector(array);
+  return Combiner(combination);
 }
 
-Combiner make_combiner(const std::string& strategy, int members, int labels, Numbers member_temperatures,
-                       double temperature, Numbers weights, Numbers hidden_weight, Numbers hidden_bias,
-                       Numbers output_weight, Numbers output_bias, Numbers module_weight, Numbers module_bias) {
-  return Combiner(Combination{strategy_of(strategy),
-                              members,
-                              labels,
-                              std::move(member_temperatures),
-                              temperature,
-                              std::move(weights),
-                              {std::move(hidden_weight), std::move(hidden_bias)},
-                              {std::move(output_weight), std::move(output_bias)},
-                              {std::move(module_weight), std::move(module_bias)}});
+py::tuple strategies() {
+  py::list names;
+  for (const StrategyRow& row : kStrategies) names.append(row.name);
+  return py::tuple(names);
+}
+
+// Shapes by parameter name; None for a length that the arrays determine.
+py::dict parameter_shapes(const std::string& strategy, int members, int labels) {
+  constexpr int kFree = -1;
+  py::dict shapes;
+  for (const Parameter& parameter : kStrategies[static_cast<size_t>(strategy_named(strategy))].parameters) {
+    if (parameter.name == nullptr) continue;
+    py::list shape;
+    for (const int64_t length : shape_of(parameter, members, labels, kFree)) {
+      shape.append(length == kFree ? py::object(py::none()) : py::object(py::int_(length)));
+    }
+    shapes[parameter.name] = py::tuple(shape);
+  }
+  return shapes;
+}
+
+py::array_t<double> values(const Combiner& combiner) {
+  return py::array_t<double>(static_cast<py::ssize_t>(combiner.values().size()), combiner.values().data());
 }
 
 py::tuple run(const Combiner& combiner, const Logits& logits) {
@@ -47,12 +58,12 @@ py::tuple run(const Combiner& combiner, const Logits& logits) {
   const py::ssize_t images = logits.shape(0);
   py::array_t<float> probabilities({images, static_cast<py::ssize_t>(combiner.labels())});
   py::array_t<int32_t> winners(images);
-  const float* from = logits.data();
-  float* to = probabilities.mutable_data();
-  int32_t* top = winners.mutable_data();
+  const float* source = logits.data();
+  float* probability = probabilities.mutable_data();
+  int32_t* winner = winners.mutable_data();
   {
     py::gil_scoped_release unlocked;
-    combiner.run(from, static_cast<int>(images), to, top);
+    combiner.run(source, static_cast<int>(images), probability, winner);
   }
   return py::make_tuple(probabilities, winners);
 }
@@ -61,12 +72,15 @@ py::tuple run(const Combiner& combiner, const Logits& logits) {
 
 void register_combine(py::module_& module) {
   using namespace py::literals;
+  module.attr("COMBINATION_STRATEGIES") = strategies();
+  module.def("combination_shapes", &parameter_shapes, "strategy"_a, py::kw_only(), "members"_a, "labels"_a);
   py::class_<Combiner>(module, "Combiner")
-      .def(py::init(&make_combiner), py::kw_only(), "strategy"_a, "members"_a, "labels"_a, "member_temperatures"_a,
-           "temperature"_a, "weights"_a = Numbers{}, "hidden_weight"_a = Numbers{}, "hidden_bias"_a = Numbers{},
-           "output_weight"_a = Numbers{}, "output_bias"_a = Numbers{}, "module_weight"_a = Numbers{},
-           "module_bias"_a = Numbers{})
-      .def("run", &run, "logits"_a);
+      .def(py::init(&make_combiner), py::kw_only(), "strategy"_a, "labels"_a, "member_temperatures"_a, "temperature"_a,
+           "parameters"_a)
+      .def("run", &run, "logits"_a)
+      .def("values", &values)
+      .def_property_readonly("members", &Combiner::members)
+      .def_property_readonly("scratch_bytes", &Combiner::scratch_bytes);
 }
 
 }  // namespace cxr::bindings

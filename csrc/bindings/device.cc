@@ -12,24 +12,6 @@ namespace py = pybind11;
 namespace cxr::bindings {
 namespace {
 
-// A combination whose parameters lie on the device.
-class DeviceCombiner {
- public:
-  explicit DeviceCombiner(const Combiner& combiner) : combination_(combiner.combination()) {}
-
-  py::array_t<double> parameters() const {
-    const std::vector<double> flat = combination_.flat();
-    return py::array_t<double>(static_cast<py::ssize_t>(flat.size()), flat.data());
-  }
-
-  CombineView view(Address parameters) const {
-    return combination_.view_of_flat(reinterpret_cast<const double*>(static_cast<uintptr_t>(parameters)));
-  }
-
- private:
-  Combination combination_;
-};
-
 template <typename Executor>
 void preprocess(Executor& executor, const DevicePreprocessor& preprocessor, Address frame, Address lungs,
                 Address scratch, const std::vector<Address>& outputs) {
@@ -43,9 +25,10 @@ void lung_box(Executor& executor, Address mask, int rows, int columns, const Lun
 }
 
 template <typename Executor>
-void combine(Executor& executor, const DeviceCombiner& combiner, Address parameters, Address logits, int member_stride,
+void combine(Executor& executor, const Combiner& combiner, Address parameters, Address logits, int member_stride,
              Address scratch, Address probabilities, Address winner) {
-  executor.run(CombineTask{combiner.view(parameters), logits, member_stride, scratch, probabilities, winner});
+  const CombineView view = combiner.view(at<const double>(parameters));
+  executor.run(CombineTask{view, logits, member_stride, scratch, probabilities, winner});
 }
 
 template <typename Executor, typename Argument>
@@ -72,12 +55,6 @@ void register_device(py::module_& module) {
   py::class_<DevicePreprocessor>(module, "DevicePreprocessor")
       .def(py::init<const std::vector<Spec>&>(), "specs"_a)
       .def_property_readonly("scratch_bytes", &DevicePreprocessor::scratch_bytes);
-  py::class_<DeviceCombiner>(module, "DeviceCombiner")
-      .def(py::init<const Combiner&>(), "combiner"_a)
-      .def("parameters", &DeviceCombiner::parameters)
-      .def_property_readonly("members", [](const DeviceCombiner& self) { return self.view(0).members; })
-      .def_property_readonly("scratch_bytes",
-                             [](const DeviceCombiner& self) { return combine_scratch_bytes(self.view(0)); });
   module.def("lung_scratch_bytes", &lung_scratch_bytes, "rows"_a, "columns"_a);
   register_executor<Emulated, uint32_t>(module, "Emulated", "seed");
   register_executor<Cuda, Stream>(module, "Cuda", "stream");
@@ -87,7 +64,7 @@ void register_device(py::module_& module) {
   py::class_<Event>(module, "Event")
       .def(py::init<>())
       .def("record", &Event::record, "stream"_a, "in_graph"_a)
-      .def("hold", &Event::hold, "stream"_a)
+      .def("make_wait", &Event::make_wait, "stream"_a)
       .def("ms_since", &Event::ms_since, "start"_a);
 }
 

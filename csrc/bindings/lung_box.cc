@@ -15,11 +15,16 @@ using Mask = py::array_t<float, py::array::c_style>;
 
 py::tuple lung_box(const Mask& mask, const LungRule& rule, int width, int height) {
   if (mask.ndim() != 2) throw std::invalid_argument("a mask is a 2-D float32 array");
-  const LungBox found =
-      find_lung_box(mask.data(), static_cast<int>(mask.shape(0)), static_cast<int>(mask.shape(1)), rule, width, height);
-  const Box& box = found.box;
-  return py::make_tuple(static_cast<int>(found.verdict), py::make_tuple(box.x0, box.y0, box.x1, box.y1),
-                        found.lung_area);
+  const auto rows = static_cast<int>(mask.shape(0));
+  const auto columns = static_cast<int>(mask.shape(1));
+  const float* pixels = mask.data();
+  LungBox result;
+  {
+    py::gil_scoped_release unlocked;
+    result = find_lung_box(pixels, rows, columns, rule, width, height);
+  }
+  const Box& box = result.box;
+  return py::make_tuple(static_cast<int>(result.status), py::make_tuple(box.x0, box.y0, box.x1, box.y1));
 }
 
 }  // namespace

@@ -26,9 +26,9 @@ ImageView image_view(const py::array& pixels) {
           static_cast<int>(size)};
 }
 
-Box box_of(const BoxTuple& box) { return {box[0], box[1], box[2], box[3]}; }
+Box to_box(const BoxTuple& box) { return {box[0], box[1], box[2], box[3]}; }
 
-Standardize standardize_of(const std::string& name) {
+Standardize to_standardize(const std::string& name) {
   if (name == "none") return Standardize::kNone;
   if (name == "fixed") return Standardize::kFixed;
   if (name == "image") return Standardize::kImage;
@@ -37,7 +37,7 @@ Standardize standardize_of(const std::string& name) {
 
 Spec make_spec(bool lungs, int canvas_px, int crop_px, bool median, const std::string& standardize,
                std::vector<double> mean, std::vector<double> std, int channels, bool half) {
-  Spec spec{lungs,           canvas_px,      crop_px,  median, standardize_of(standardize),
+  Spec spec{lungs,           canvas_px,      crop_px,  median, to_standardize(standardize),
             std::move(mean), std::move(std), channels, half};
   check(spec);
   return spec;
@@ -45,11 +45,11 @@ Spec make_spec(bool lungs, int canvas_px, int crop_px, bool median, const std::s
 
 py::array canvas(const py::array& pixels, const BoxTuple& box, int canvas_px) {
   const ImageView view = image_view(pixels);
-  check(view, box_of(box));
+  check(view, to_box(box));
   py::array out(pixels.dtype(), {canvas_px, canvas_px});
   void* to = out.mutable_data();
   py::gil_scoped_release unlocked;
-  make_canvas(view, box_of(box), canvas_px, to);
+  make_canvas(view, to_box(box), canvas_px, to);
   return out;
 }
 
@@ -67,21 +67,21 @@ void run(Preprocessor& preprocessor, const std::vector<py::array>& pixels, const
   const size_t n = pixels.size();
   const auto& specs = preprocessor.specs();
   if (lungs.size() != n || outputs.size() != specs.size()) {
-    throw std::invalid_argument("one box an image and one output a spec are needed");
+    throw std::invalid_argument("one box per image and one output per spec are needed");
   }
   std::vector<ImageView> images;
   std::vector<Box> boxes;
-  std::vector<void*> to;
+  std::vector<void*> destinations;
   for (const auto& array : pixels) images.push_back(image_view(array));
-  for (const auto& box : lungs) boxes.push_back(box_of(box));
+  for (const auto& box : lungs) boxes.push_back(to_box(box));
   for (size_t s = 0; s < specs.size(); ++s) {
     if (static_cast<size_t>(outputs[s].nbytes()) != n * specs[s].tensor_bytes()) {
       throw std::invalid_argument("an output has the wrong size");
     }
-    to.push_back(outputs[s].mutable_data());
+    destinations.push_back(outputs[s].mutable_data());
   }
   py::gil_scoped_release unlocked;
-  preprocessor.run(images.data(), boxes.data(), static_cast<int>(n), to.data());
+  preprocessor.run(images.data(), boxes.data(), static_cast<int>(n), destinations.data());
 }
 
 }  // namespace

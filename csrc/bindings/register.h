@@ -1,5 +1,5 @@
-// What the module is made of, one function a topic. Bindings turn arrays into views, drop the GIL and call; nothing
-// else is done here.
+// Registration of the module's parts, one function per topic. Bindings only convert arrays to views, release the GIL
+// and call the core.
 #pragma once
 
 #include <pybind11/pybind11.h>

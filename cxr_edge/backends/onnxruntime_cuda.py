@@ -24,7 +24,7 @@ from cxr_edge.backends import cpu_info
 from cxr_edge.backends.base import CompileOptions, GpuOptions, check_inputs
 from cxr_edge.backends.onnxruntime import first_line, quiet_session_options, runtime, tensor_info
 from cxr_edge.errors import BackendError, ContractError
-from cxr_edge.gpu.cuda import CudaDevice, cuda_device, missing
+from cxr_edge.gpu.cuda import CudaDevice, cuda_device, gpu_unavailable_reason
 
 __all__ = ["OnnxRuntimeCudaBackend", "OnnxRuntimeCudaEngine"]
 
@@ -44,10 +44,10 @@ class OnnxRuntimeCudaBackend:
     def unavailable_because(self) -> str | None:
         """Return None, or what to install."""
         if importlib.util.find_spec("pycuda") is None:  # checked first: it is free, importing onnxruntime is not
-            return missing()
+            return gpu_unavailable_reason()
         if importlib.util.find_spec("onnxruntime") is None or _PROVIDER not in runtime().get_available_providers():
             return "ONNX Runtime has no CUDA provider here: pip install onnxruntime-gpu instead of onnxruntime"
-        return missing()
+        return gpu_unavailable_reason()
 
     def versions(self) -> dict[str, str]:
         """Return runtime version, GPU, compute capability, the driver's CUDA version and platform."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cxr_edge.backends import cpu_info, tensorrt_build, tensorrt_log
 from cxr_edge.backends.base import CompileOptions, GpuOptions, TensorInfo, check_inputs
 from cxr_edge.errors import BackendError, ContractError
-from cxr_edge.gpu.cuda import CudaDevice, cuda_device, missing
+from cxr_edge.gpu.cuda import CudaDevice, cuda_device, gpu_unavailable_reason
 from cxr_edge.gpu.interface import Device
 
 __all__ = ["TensorRtBackend", "TensorRtEngine"]
@@ -44,7 +44,7 @@ class TensorRtBackend:
                 "the package tensorrt is not installed: on a Jetson it comes with JetPack (docs/jetson.md), elsewhere "
                 "pip install 'cxr-edge[tensorrt]'"
             )
-        reason = missing()
+        reason = gpu_unavailable_reason()
         if reason is not None:
             return reason
         try:

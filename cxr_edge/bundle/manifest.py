@@ -19,14 +19,14 @@ from cxr_edge.errors import BundleError
 from cxr_edge.specs.combination import SUM_TOLERANCE, Combination, Decision
 from cxr_edge.specs.json_fields import (
     FieldError,
-    each,
-    exactly,
+    error_prefix,
     field_names,
-    inside,
     is_share,
-    nested,
+    read_field,
+    read_list,
     require,
     require_integer,
+    require_keys,
     require_number,
     require_object,
     require_text,
@@ -64,11 +64,11 @@ class KnownAnswer:
 
     @classmethod
     def from_json(cls, value: object) -> KnownAnswer:
-        found = exactly(value, field_names(cls))
+        found = require_keys(value, field_names(cls))
         return cls(
-            file=nested(found, "file", FileRef.from_json),
-            roi=each(found, "roi"),  # type: ignore[arg-type]  # its length is checked in __post_init__
-            probabilities=each(found, "probabilities"),
+            file=read_field(found, "file", FileRef.from_json),
+            roi=read_list(found, "roi"),  # type: ignore[arg-type]  # its length is checked in __post_init__
+            probabilities=read_list(found, "probabilities"),
         )
 
 
@@ -143,18 +143,18 @@ class Manifest:
         Raises BundleError with the path of the invalid key, or ContractError if a spec does not match its stored digest.
         """
         _check_schema(require_object(value, ""))
-        found = exactly(value, [*field_names(cls), "schema"])
+        found = require_keys(value, [*field_names(cls), "schema"])
         del found["schema"]
         return cls(
             **{
                 **found,
-                "labels": each(found, "labels"),
-                "segmenter": nested(found, "segmenter", lambda v: None if v is None else Segmenter.from_json(v)),
-                "members": each(found, "members", Member.from_json),
-                "combination": nested(found, "combination", Combination.from_json),
-                "decision": nested(found, "decision", Decision.from_json),
-                "known_answers": each(found, "known_answers", KnownAnswer.from_json),
-                "model_card": nested(found, "model_card", FileRef.from_json),
+                "labels": read_list(found, "labels"),
+                "segmenter": read_field(found, "segmenter", lambda v: None if v is None else Segmenter.from_json(v)),
+                "members": read_list(found, "members", Member.from_json),
+                "combination": read_field(found, "combination", Combination.from_json),
+                "decision": read_field(found, "decision", Decision.from_json),
+                "known_answers": read_list(found, "known_answers", KnownAnswer.from_json),
+                "model_card": read_field(found, "model_card", FileRef.from_json),
             }
         )
 
@@ -171,7 +171,7 @@ class Manifest:
             require(valid, key, "'frame' in a bundle without a segmenter", member.preprocess.region)
 
     def _check_against_labels(self) -> None:
-        with inside("combination"):
+        with error_prefix("combination"):
             self.combination.check_sizes(members=len(self.members), labels=len(self.labels))
         for label in self.decision.thresholds:
             require(label in self.labels, "decision.thresholds", f"of labels among {list(self.labels)}", label)

@@ -13,11 +13,11 @@ from typing import Any
 from cxr_edge.errors import ContractError
 from cxr_edge.specs.json_fields import (
     FieldError,
-    exactly,
     field_names,
     is_number,
-    nested,
+    read_field,
     require,
+    require_keys,
     require_text,
     show,
 )
@@ -57,7 +57,7 @@ class FileRef:
 
     @classmethod
     def from_json(cls, value: object) -> FileRef:
-        return cls(**exactly(value, field_names(cls)))
+        return cls(**require_keys(value, field_names(cls)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +90,12 @@ class Segmenter:
 
     @classmethod
     def from_json(cls, value: object) -> Segmenter:
-        found = exactly(value, [*field_names(cls), "preprocess_digest"])
+        found = require_keys(value, [*field_names(cls), "preprocess_digest"])
         return cls(
-            file=nested(found, "file", FileRef.from_json),
+            file=read_field(found, "file", FileRef.from_json),
             preprocess=_read_preprocess(found),
-            lung_box=nested(found, "lung_box", LungBoxRule.from_json),
-            activation_ranges=nested(found, "activation_ranges", _optional_file),
+            lung_box=read_field(found, "lung_box", LungBoxRule.from_json),
+            activation_ranges=read_field(found, "activation_ranges", _optional_file),
         )
 
 
@@ -131,14 +131,14 @@ class Member:
 
     @classmethod
     def from_json(cls, value: object) -> Member:
-        found = exactly(value, [*field_names(cls), "preprocess_digest"])
+        found = require_keys(value, [*field_names(cls), "preprocess_digest"])
         return cls(
             name=found["name"],
             architecture=found["architecture"],
-            file=nested(found, "file", FileRef.from_json),
+            file=read_field(found, "file", FileRef.from_json),
             preprocess=_read_preprocess(found),
             has_cam=found["has_cam"],
-            activation_ranges=nested(found, "activation_ranges", _optional_file),
+            activation_ranges=read_field(found, "activation_ranges", _optional_file),
         )
 
 
@@ -157,7 +157,7 @@ _PREPROCESS_TYPES: dict[str, tuple[type, str]] = {
 
 
 def _read_preprocess(found: dict[str, Any]) -> PreprocessSpec:
-    spec = nested(found, "preprocess", _preprocess_from_json)
+    spec = read_field(found, "preprocess", _preprocess_from_json)
     if found["preprocess_digest"] != spec.digest():
         name = show(found.get("name", "segmenter"))
         raise ContractError(
@@ -168,7 +168,7 @@ def _read_preprocess(found: dict[str, Any]) -> PreprocessSpec:
 
 
 def _preprocess_from_json(value: object) -> PreprocessSpec:
-    found = exactly(value, _PREPROCESS_TYPES)
+    found = require_keys(value, _PREPROCESS_TYPES)
     for key, (kind, expected) in _PREPROCESS_TYPES.items():
         require(type(found[key]) is kind, key, expected, found[key])  # `is`: JSON's true is not a whole number
     for key in ("mean", "std"):

@@ -1,7 +1,7 @@
-"""From the members' logits to the ensemble's probabilities and the decision.
+"""Combination of the members' logits into the ensemble's probabilities, and the decision rule.
 
-The arithmetic is csrc/combine.cc's, so training, the build gate and the device compute the same numbers; this module
-turns a manifest's `Combination` into the native object and applies the decision rule.
+Converts a manifest's `Combination` to the native object, which does the arithmetic (csrc/combine.cc): training, the parity
+checks of a build and the device compute the same numbers.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from cxr_edge.errors import BundleError
 from cxr_edge.records import Flag
 from cxr_edge.specs.combination import Combination, Decision
 
-__all__ = ["Combiner", "decide", "member_probabilities"]
+__all__ = ["Combiner", "decide", "member_probabilities", "softmax"]
 
 
 class Combiner:
-    """A combination made ready to run. May be used by several threads at once. core: the native object."""
+    """Runs a combination. Several threads may use it at once."""
 
     def __init__(self, combination: Combination, *, labels: int) -> None:
         self.combination = combination
         self.labels = labels
-        numbers = {name: _flat(name, values) for name, values in combination.parameters.items()}
+        parameters = {name: _finite(name, values) for name, values in combination.parameters.items()}
         try:
             self.core = _core.Combiner(
                 strategy=combination.strategy,
-                members=len(combination.member_temperatures),
                 labels=labels,
                 member_temperatures=combination.member_temperatures,
                 temperature=combination.temperature,
-                **numbers,
+                parameters=parameters,
             )
         except (TypeError, ValueError) as error:
             raise BundleError(
@@ -39,22 +38,33 @@ class Combiner:
             ) from None
 
     def run(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """logits: (images, members, labels) float32. Returns probabilities (images, labels) float32 and the index of
-        the winning label (images) int32, which for voting breaks ties by the mean probability."""
+        """Return probabilities (images, labels) float32 and the index of the winning label (images) int32.
+
+        logits: (images, members, labels) float32. With voting, ties go to the label of higher mean probability.
+        """
         return self.core.run(logits)
 
 
-def _flat(name: str, values: object) -> list[float]:
+def _finite(name: str, values: object) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise BundleError(f"combination.parameters.{name} holds numbers that are not finite")
-    return [float(v) for v in array.ravel()]
+    return array
 
 
 def member_probabilities(logits: npt.NDArray[np.float32], combination: Combination) -> npt.NDArray[np.float64]:
-    """Softmax of each member's logits (images, members, labels) divided by its temperature; for reports, not for the
-    combination itself, which does it natively."""
-    scaled = logits.astype(np.float64) / np.asarray(combination.member_temperatures)[:, None]
+    """Return the softmax of each member's logits (images, members, labels) divided by its temperature.
+
+    For reports; the combination computes it natively.
+    """
+    return softmax(logits, np.asarray(combination.member_temperatures)[:, None])
+
+
+def softmax(
+    logits: npt.NDArray[np.floating], temperature: float | npt.NDArray[np.floating] = 1.0
+) -> npt.NDArray[np.float64]:
+    """Return the softmax over the last axis of `logits` divided by `temperature`, which may be one per row."""
+    scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
@@ -62,8 +72,11 @@ def member_probabilities(logits: npt.NDArray[np.float32], combination: Combinati
 def decide(
     probabilities: npt.NDArray[np.float32], winner: int, labels: tuple[str, ...], decision: Decision
 ) -> tuple[str, tuple[Flag, ...]]:
-    """The decision for one image and the flags that go with it. probabilities: (labels). winner: the label index that
-    the combination put first; it decides among labels of equal probability."""
+    """Return the decided label of one image and its flags.
+
+    probabilities: (labels).
+    winner: index of the combination's winning label; it breaks ties between equal probabilities.
+    """
     order = sorted(range(len(labels)), key=lambda k: (-probabilities[k], k != winner, k))
     reached = [k for k in order if probabilities[k] >= decision.thresholds.get(labels[k], 0.0)]
     chosen = reached[0] if reached else order[0]

@@ -1,8 +1,8 @@
-"""From the segmenter's mask to the lung box, or to the full frame and the reason why.
+"""Lung box of a segmentation mask, or the full frame with a flag if the box is not plausible.
 
-R20's rule: project the mask on rows and columns, first and last occupied, widened by a margin, clipped; a box that no
-pair of lungs can have is not believed (csrc/lung_box.cc on the host, csrc/lung_box_kernel.h on a GPU). Then the members
-see the whole image, and a flag in the result says so.
+R20's rule: project the mask on rows and columns, take the first and last occupied one, widen by a margin, clip
+(csrc/lung_box.cc on the host, csrc/lung_box_kernel.h on a GPU). A box whose area or aspect no pair of lungs can have is
+rejected: the classifiers then use the full image, and the result has a flag.
 """
 
 from __future__ import annotations
@@ -17,55 +17,54 @@ import cxr_edge._core as _core
 from cxr_edge.records import Flag, Roi
 from cxr_edge.specs.lung_box import LungBoxRule
 
-__all__ = ["LungVerdict", "core_rule", "lung_box", "roi_and_flag"]
+__all__ = ["LungBoxStatus", "core_rule", "lung_box", "roi_from_result"]
 
 Box = tuple[int, int, int, int]
 
 
-class LungVerdict(IntEnum):
-    """What csrc says of a mask (`cxr::LungVerdict`)."""
+class LungBoxStatus(IntEnum):
+    """Result of the lung box's plausibility check (mirrors `cxr::LungBoxStatus`)."""
 
-    BELIEVED = 0
+    VALID = 0
     NO_LUNG = 1
-    AREA = 2
-    ASPECT = 3
+    BAD_AREA = 2
+    BAD_ASPECT = 3
 
 
 def lung_box(
     mask: npt.NDArray[np.float32], *, width_px: int, height_px: int, rule: LungBoxRule
 ) -> tuple[Roi, Flag | None]:
-    """The box of an image of width_px x height_px that its lung mask asks for.
+    """Return the lung box of an image of width_px x height_px and None, or the full frame and a flag `lung_box_failed`.
 
-    mask: (rows, columns) float32 probabilities of lung over the whole frame, of any size. Returns the box and None, or
-    the full frame and a flag `lung_box_failed` whose message says what was wrong with the mask.
+    mask: (rows, columns) float32 probabilities of lung over the full frame, of any size.
     """
-    verdict, box, _ = _core.lung_box(
+    status, box = _core.lung_box(
         np.ascontiguousarray(mask, dtype=np.float32), core_rule(rule), width_px=width_px, height_px=height_px
     )
-    return roi_and_flag(LungVerdict(verdict), box, width_px=width_px, height_px=height_px, rule=rule)
+    return roi_from_result(LungBoxStatus(status), box, width_px=width_px, height_px=height_px, rule=rule)
 
 
-def roi_and_flag(
-    verdict: LungVerdict, box: Box, *, width_px: int, height_px: int, rule: LungBoxRule
+def roi_from_result(
+    status: LungBoxStatus, box: Box, *, width_px: int, height_px: int, rule: LungBoxRule
 ) -> tuple[Roi, Flag | None]:
-    """What members see and the report says, from the verdict on a mask and the box that was found in it."""
-    if verdict == LungVerdict.BELIEVED:
+    """Return the classifiers' region and an optional fallback flag from a native result: status and detected box."""
+    if status == LungBoxStatus.VALID:
         return Roi(x0=box[0], y0=box[1], x1=box[2], y1=box[3]), None
-    reason = _disbelief(verdict, box, width_px, height_px, rule)
+    reason = _rejection_reason(status, box, width_px, height_px, rule)
     message = f"The lung box failed ({reason}); the whole image was used instead."
     return Roi.full(width_px, height_px), Flag(code="lung_box_failed", message=message)
 
 
 def core_rule(rule: LungBoxRule) -> _core.LungRule:
-    """The rule as csrc takes it."""
+    """Convert the rule to its native form."""
     return _core.LungRule(**asdict(rule))
 
 
-def _disbelief(verdict: LungVerdict, box: Box, width_px: int, height_px: int, rule: LungBoxRule) -> str:
+def _rejection_reason(status: LungBoxStatus, box: Box, width_px: int, height_px: int, rule: LungBoxRule) -> str:
     width, height = box[2] - box[0], box[3] - box[1]
-    if verdict == LungVerdict.NO_LUNG:
+    if status == LungBoxStatus.NO_LUNG:
         return "no lung was found"
-    if verdict == LungVerdict.AREA:
+    if status == LungBoxStatus.BAD_AREA:
         area = width * height / (width_px * height_px)
         return f"the box covers {area:.0%} of the image, expected {rule.min_area:.0%} to {rule.max_area:.0%}"
     return f"the box is {width / height:.2f} times as wide as high, expected {rule.min_aspect} to {rule.max_aspect}"

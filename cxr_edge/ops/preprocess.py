@@ -1,10 +1,10 @@
-"""From gray pixels and a lung box to the tensors that the members take: one code for training and for the device.
+"""Preprocessing of gray pixels and a lung box into the members' input tensors, shared by training and deployment.
 
-A `PreprocessSpec` says what one member was trained on; its digest travels with the weights, so a difference is an error
-and not a quiet loss of accuracy. `canvas` (box and area resize, integer pixels) and `normalize` (centre crop, median,
-scaling, standardisation) are the two halves that training needs, with its augmentation in between; `Preprocessor` runs
-both fused, for all members at once. All three call the same C++ (csrc/preprocess.cc), whose integer arithmetic is
-exact: the fused result equals `normalize(canvas(...))` to the last bit, on every processor.
+A `PreprocessSpec` describes the preprocessing that a member was trained with; its digest is stored with the weights, so that
+a difference is an error and not a silent loss of accuracy. Training calls the two halves, with its augmentation in between:
+`canvas` (box and area resize, integer pixels) and `normalize` (centre crop, median, scaling, standardisation).
+`Preprocessor` runs both fused, for all members at once. All three call the same C++ (csrc/preprocess.cc), whose integer
+arithmetic is exact: the fused result equals `normalize(canvas(...))` bit for bit, on every processor.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 __all__ = ["Preprocessor", "canvas", "core_spec", "normalize"]
 
 
-_MAX_IMAGE_SIDE_PX = 65535  # what the integer sums of csrc/resize_plan.h have room for
+_MAX_IMAGE_SIDE_PX = 65535  # limit of the integer sums of csrc/include/cxr/resize_plan.h
 
 
 def canvas(pixels: GrayPixels, roi: Roi, spec: PreprocessSpec) -> GrayPixels:
     """Cut `roi` out of `pixels` (height, width) and resize it to (canvas_px, canvas_px), same dtype.
 
-    The caller picks the roi, so that training can store canvases of lung boxes or of whole frames; `spec.region` is not
-    looked at. Raises InputError if the roi is not inside the image.
+    The caller selects the roi, so that training can store canvases of lung boxes or of full frames; `spec.region` is
+    ignored. Raises InputError if the roi is not inside the image.
     """
     return _core.canvas(_gray(pixels), _inside(roi, pixels).as_tuple(), spec.canvas_px)
 
 
 def normalize(canvas: GrayPixels, spec: PreprocessSpec) -> npt.NDArray[Any]:
-    """Crop, filter, scale and standardise a canvas (canvas_px, canvas_px): (channels, crop_px, crop_px) of spec.dtype."""
+    """Crop, filter, scale and standardise a canvas (canvas_px, canvas_px) to (channels, crop_px, crop_px), spec.dtype."""
     if canvas.shape != (spec.canvas_px, spec.canvas_px):
         raise ContractError(f"the spec has canvases of {spec.canvas_px}x{spec.canvas_px}, got shape {canvas.shape}")
     return _core.normalize(_gray(canvas), core_spec(spec))
@@ -45,9 +45,10 @@ def normalize(canvas: GrayPixels, spec: PreprocessSpec) -> npt.NDArray[Any]:
 class Preprocessor:
     """Fused preprocessing for several members at once.
 
-    specs: one a member, in the members' order. Members whose canvases agree share one resize.
-    threads: how many threads one `run` uses. An instance may be used by several Python threads: each `run` has its own
-    scratch memory, and the GIL is released while it works.
+    specs: one per member, in the members' order. Members with the same region and canvas share one resize.
+    threads: number of threads per `run`.
+
+    Several Python threads may use an instance: each `run` has its own scratch memory and releases the GIL.
     """
 
     def __init__(self, specs: Sequence[PreprocessSpec], *, threads: int = 1) -> None:
@@ -59,7 +60,7 @@ class Preprocessor:
         self._core = _core.Preprocessor([core_spec(s) for s in specs], threads)
 
     def allocate(self, images: int) -> list[npt.NDArray[Any]]:
-        """Output arrays for `images` images, one a spec: (images, channels, crop_px, crop_px)."""
+        """Allocate output arrays for `images` images, one per spec: (images, channels, crop_px, crop_px)."""
         return [np.empty((images, *s.tensor_shape), dtype=s.dtype) for s in self.specs]
 
     def run(
@@ -70,10 +71,12 @@ class Preprocessor:
     ) -> Sequence[npt.NDArray[Any]]:
         """Preprocess a batch of images of any sizes.
 
-        pixels: (height, width) uint8 or uint16 each; rows may be strided. lungs: the lung box of each; a spec with
-        region `frame` uses the whole image instead. out: arrays as `allocate(len(pixels))` makes them, C-contiguous,
-        overwritten; None allocates. Returns out. Raises InputError for a roi outside its image or counts that differ,
-        ContractError for outputs of a wrong shape or dtype.
+        pixels: (height, width) uint8 or uint16 each; rows may be strided.
+        lungs: the lung box of each image; a spec with region `frame` uses the full image instead.
+        out: arrays like those of `allocate(len(pixels))`, C-contiguous, overwritten; None allocates.
+
+        Returns out. Raises InputError for a roi outside its image or unequal counts, ContractError for outputs of a wrong
+        shape or dtype.
         """
         if len(pixels) != len(lungs):
             raise InputError(f"each image needs one lung box, got {len(pixels)} images and {len(lungs)} boxes")
@@ -85,7 +88,7 @@ class Preprocessor:
 
     def _check_outputs(self, out: Sequence[npt.NDArray[Any]], images: int) -> None:
         if len(out) != len(self.specs):
-            raise ContractError(f"expected {len(self.specs)} output arrays, one a spec, got {len(out)}")
+            raise ContractError(f"expected {len(self.specs)} output arrays, one per spec, got {len(out)}")
         for i, (array, spec) in enumerate(zip(out, self.specs, strict=True)):
             shape = (images, *spec.tensor_shape)
             if (
@@ -101,7 +104,7 @@ class Preprocessor:
 
 
 def core_spec(spec: PreprocessSpec) -> _core.Spec:
-    """The spec as csrc takes it."""
+    """Convert the spec to its native form."""
     return _core.Spec(
         lungs=spec.region == "lungs",
         canvas_px=spec.canvas_px,
@@ -116,7 +119,7 @@ def core_spec(spec: PreprocessSpec) -> _core.Spec:
 
 
 def _gray(pixels: GrayPixels) -> GrayPixels:
-    """`pixels` checked, with unit column stride (rows may be strided)."""
+    """Check `pixels`; return them with adjacent columns (rows may be strided)."""
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16) or pixels.size == 0:
         raise InputError(
             f"expected gray pixels (height, width) of uint8 or uint16, got shape {pixels.shape}, dtype {pixels.dtype}"

@@ -1,8 +1,8 @@
-"""Screening on a GPU as one CUDA graph: a `Pipeline` that captures a screening's work and plays it back.
+"""Screening on a GPU as one CUDA graph: a `Pipeline` that captures the work of a screening and replays it.
 
-The first image of a size class runs plainly, which is the warm-up that capture needs; then its work is captured, and every
-later image is one copy into pinned memory and one launch. Kernels read the image's size from its header on the device, so
-that the graph depends on the class alone: sizes rounded up by at most an eighth.
+The first image of a size class runs eagerly, which is the warm-up that a capture needs; then its work is captured, and every
+later image is one copy into pinned memory and one graph launch. The kernels read the image size from its header on the
+device, so that the graph depends only on the size class: the size rounded up by at most an eighth.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from cxr_edge.backends.base import DeviceEngine
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.errors import BackendError, ContractError
 from cxr_edge.gpu.interface import Device, Graph, frame_bytes, put_frame
-from cxr_edge.ops.lung_box import LungVerdict, roi_and_flag
+from cxr_edge.ops.lung_box import LungBoxStatus, roi_from_result
 from cxr_edge.records import Flag, GrayPixels, Image, Roi, StageTimes
-from cxr_edge.screening.gpu_enqueue import Frame, ScreeningWork
+from cxr_edge.screening.gpu_enqueue import Frame, GpuScreening
 from cxr_edge.screening.pipeline import Outputs
 
 __all__ = ["DevicePipeline", "size_class"]
 
-_LEAST_CLASS = 1 << 16  # bytes; below it a graph a class would gain nothing
-_TRIAL_SIDE = 96  # of the picture with which a pipeline is tried when it is made
-_SAME = 1e-3  # probabilities of the plain run and of the graph on that picture may differ so far
+_SMALLEST_CLASS = 1 << 16  # bytes; smaller classes would gain nothing
+_CHECK_SIDE_PX = 96  # of the synthetic image that checks a new pipeline
+_GRAPH_TOLERANCE = 1e-3  # maximum difference of the probabilities between the eager run and the graph
 
 
 def size_class(n_bytes: int) -> int:
-    """`n_bytes` rounded up to the next eighth of its power of two, so that few graphs serve images of all sizes."""
-    step = max(1 << (n_bytes - 1).bit_length(), _LEAST_CLASS) >> 4
-    return -(-max(n_bytes, _LEAST_CLASS) // step) * step
+    """Round `n_bytes` up to the next eighth of its power of two, so that few graphs serve images of all sizes."""
+    step = max(1 << (n_bytes - 1).bit_length(), _SMALLEST_CLASS) >> 4
+    return -(-max(n_bytes, _SMALLEST_CLASS) // step) * step
 
 
 class DevicePipeline:
     """A `Pipeline` on one GPU. Several threads may use it; they take turns.
 
-    how: `one CUDA graph an image`, or that it runs on plain streams and why. Raises BackendError if a trial picture cannot
-    be screened, ContractError for engines that do not fit the manifest.
+    Raises BackendError if a synthetic image cannot be screened, ContractError for engines that do not fit the manifest.
     """
 
     def __init__(
@@ -53,20 +52,21 @@ class DevicePipeline:
         self._manifest, self._device = manifest, device
         self._lock = threading.Lock()
         self._graphs: dict[int, Graph] = {}
-        self._refused: str | None = None
+        self._no_graph_reason: str | None = None
         with device.current():
-            self._work = ScreeningWork(manifest, segmenter, members, device)
-            self._frame = self._room_for(_LEAST_CLASS)
-        self._try()
+            self._screening = GpuScreening(manifest, segmenter, members, device)
+            self._frame = self._allocate_frame(_SMALLEST_CLASS)
+        self._check_graph()
 
     @property
-    def how(self) -> str:
-        """In what manner it works, for the report."""
-        what = "one CUDA graph an image" if self._refused is None else f"plain CUDA streams (no graph: {self._refused})"
-        return f"{what}, on {self._device.name}"
+    def execution_mode(self) -> str:
+        """Execution mode for reports, with the reason if no graph is used."""
+        if self._no_graph_reason is None:
+            return f"one CUDA graph per image, on {self._device.name}"
+        return f"plain CUDA streams (no graph: {self._no_graph_reason}), on {self._device.name}"
 
     def run(self, image: Image) -> Outputs:
-        """See `Pipeline`."""
+        """Screen one image; see `Pipeline`."""
         results, times = self._screen(image.pixels)
         roi, flags = self._roi(results, image)
         names = [m.name for m in self._manifest.members]
@@ -81,71 +81,71 @@ class DevicePipeline:
             times=times,
         )
 
-    def _try(self) -> None:
-        """Screen a made-up picture plainly and by the graph, which is believed only if it gives the same answer."""
-        picture = np.random.default_rng(0).integers(0, 256, (_TRIAL_SIDE, _TRIAL_SIDE), np.uint8)
-        plain = self._screen(picture)[0]["probabilities"]
-        if self._refused is None:
+    def _check_graph(self) -> None:
+        """Run a synthetic image eagerly and through the captured graph; disable the graph if the results differ."""
+        image = np.random.default_rng(0).integers(0, 256, (_CHECK_SIDE_PX, _CHECK_SIDE_PX), np.uint8)
+        eager = self._screen(image)[0]["probabilities"]
+        if self._no_graph_reason is None:
             try:
-                self._screen(np.zeros_like(picture), plainly=True)  # nothing shall be left of the answer
-                by_graph = self._screen(picture)[0]["probabilities"]
+                self._screen(np.zeros_like(image), eager=True)  # overwrites the results
+                by_graph = self._screen(image)[0]["probabilities"]
             except BackendError as error:
-                self._refused = str(error)
+                self._no_graph_reason = str(error)
             else:
-                if not np.allclose(plain, by_graph, atol=_SAME):
-                    self._refused = f"it answered {by_graph.tolist()} for {plain.tolist()}"
-        if self._refused is not None:
+                if not np.allclose(eager, by_graph, atol=_GRAPH_TOLERANCE):
+                    self._no_graph_reason = f"it returned {by_graph.tolist()}, expected {eager.tolist()}"
+        if self._no_graph_reason is not None:
             self._graphs.clear()
-            self._screen(picture)  # must work now
+            self._screen(image)  # must work now
 
-    def _screen(self, pixels: GrayPixels, *, plainly: bool = False) -> tuple[dict[str, npt.NDArray[Any]], StageTimes]:
-        """plainly: without the graph, also if there is one."""
+    def _screen(self, pixels: GrayPixels, *, eager: bool = False) -> tuple[dict[str, npt.NDArray[Any]], StageTimes]:
+        """Screen one image. eager: without the graph, even if there is one."""
         with self._lock, self._device.current():
             start = perf_counter()
             size = size_class(frame_bytes(pixels))
             self._grow(size)
             put_frame(pixels, self._frame.pinned)
-            graph = None if plainly else self._graphs.get(size)
+            graph = None if eager else self._graphs.get(size)
             if graph is not None:
-                graph.launch(self._work.stream)
+                graph.launch(self._screening.stream)
             else:
-                self._work.enqueue(self._part(size), in_graph=False)
-            self._device.synchronize(self._work.stream)
-            results, times = self._work.results(), self._times(1e3 * (perf_counter() - start))
-            if size not in self._graphs and self._refused is None:
+                self._screening.enqueue(self._frame_of(size), in_graph=False)
+            self._device.synchronize(self._screening.stream)
+            results, times = self._screening.results(), self._times(1e3 * (perf_counter() - start))
+            if size not in self._graphs and self._no_graph_reason is None:
                 self._capture(size)
             return results, times
 
     def _grow(self, size: int) -> None:
-        """Make room for frames of `size` bytes. Graphs hold addresses, so larger memory makes the old ones void."""
+        """Ensure memory for frames of `size` bytes. Graphs hold addresses, so new memory invalidates them."""
         if self._frame.memory.n_bytes < size:
             self._graphs.clear()
-            self._frame = self._room_for(size)
+            self._frame = self._allocate_frame(size)
 
-    def _room_for(self, size: int) -> Frame:
+    def _allocate_frame(self, size: int) -> Frame:
         pinned = self._device.pinned(size)
         pinned[:] = 0
         return Frame(pinned=pinned, memory=self._device.allocate(size))
 
-    def _part(self, size: int) -> Frame:
+    def _frame_of(self, size: int) -> Frame:
         return Frame(pinned=self._frame.pinned[:size], memory=self._frame.memory)
 
     def _capture(self, size: int) -> None:
-        frame = self._part(size)
+        frame = self._frame_of(size)
         try:
             self._graphs[size] = self._device.capture(
-                self._work.stream, lambda: self._work.enqueue(frame, in_graph=True)
+                self._screening.stream, lambda: self._screening.enqueue(frame, in_graph=True)
             )
         except BackendError as error:
-            self._refused = str(error)
+            self._no_graph_reason = str(error)
 
-    def _times(self, whole_ms: float) -> StageTimes:
-        """The stages by the GPU's clock; what remains of the whole is the image's way there, with the launch."""
-        stages = self._work.stage_ms()
+    def _times(self, total_ms: float) -> StageTimes:
+        """Return the stage times of the GPU's clock; the rest of the total is the upload with the launch."""
+        stages = self._screening.stage_ms()
         del stages["upload"]
         return StageTimes(
             decode_ms=0.0,
-            upload_ms=max(whole_ms - sum(stages.values()), 0.0),
+            upload_ms=max(total_ms - sum(stages.values()), 0.0),
             **{f"{name}_ms": ms for name, ms in stages.items()},
         )
 
@@ -154,8 +154,10 @@ class DevicePipeline:
         if segmenter is None:
             return Roi.full(image.width_px, image.height_px), ()
         record = results["record"][0]
-        x0, y0, x1, y1 = (int(v) for v in record["found"])
-        roi, flag = roi_and_flag(LungVerdict(int(record["verdict"])), (x0, y0, x1, y1), **size, rule=segmenter.lung_box)
-        if roi.as_tuple() != tuple(int(v) for v in record["seen"]):
-            raise ContractError(f"the GPU's members saw the box {record['seen'].tolist()}, its verdict says {roi}")
+        x0, y0, x1, y1 = (int(v) for v in record["detected"])
+        roi, flag = roi_from_result(
+            LungBoxStatus(int(record["status"])), (x0, y0, x1, y1), **size, rule=segmenter.lung_box
+        )
+        if roi.as_tuple() != tuple(int(v) for v in record["crop"]):
+            raise ContractError(f"the GPU cropped to the box {record['crop'].tolist()}, expected {roi} by its status")
         return roi, (flag,) if flag else ()

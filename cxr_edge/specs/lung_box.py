@@ -1,4 +1,4 @@
-"""Rule that turns a lung mask into a crop box, as the manifest stores it. `cxr_edge.ops.lung_box` applies it."""
+"""Rule for the crop box of a lung mask, as stored in the manifest; `cxr_edge.ops.lung_box` applies it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cxr_edge.specs.json_fields import (
-    exactly,
     field_names,
     is_share,
     require_integer,
+    require_keys,
     require_number,
 )
 
@@ -18,19 +18,14 @@ __all__ = ["LungBoxRule"]
 
 @dataclass(frozen=True, kw_only=True)
 class LungBoxRule:
-    """How a lung mask becomes a box; the defaults are R20's rule with limits beyond which the box is not believed.
+    """Rule for the lung box; the defaults are R20's rule, with limits for a plausible box."""
 
-    threshold: a mask pixel at or above it is lung. min_pixels: a row or column of the mask is occupied from so many
-    lung pixels on (1 is the paper's rule; a few more shrug off specks). margin: share of the extent added on each side.
-    min_area, max_area: box area as a share of the frame. min_aspect, max_aspect: box width / height in image pixels.
-    """
-
-    threshold: float = 0.5
-    min_pixels: int = 1
-    margin: float = 0.05
-    min_area: float = 0.1
+    threshold: float = 0.5  # a mask pixel at or above it is lung
+    min_pixels: int = 1  # lung pixels that make a row or column occupied; the paper has 1, a few more ignore specks
+    margin: float = 0.05  # share of the extent added on each side
+    min_area: float = 0.1  # of a valid box, as a share of the frame
     max_area: float = 1.0
-    min_aspect: float = 0.4
+    min_aspect: float = 0.4  # of a valid box, width / height in image pixels
     max_aspect: float = 2.5
 
     def __post_init__(self) -> None:
@@ -47,4 +42,4 @@ class LungBoxRule:
 
     @classmethod
     def from_json(cls, value: object) -> LungBoxRule:
-        return cls(**exactly(value, field_names(cls)))
+        return cls(**require_keys(value, field_names(cls)))

@@ -1,6 +1,6 @@
-"""Preprocessing specification of one network: the values that training and device must agree on.
+"""Preprocessing specification of one network: the values that training and deployment must share.
 
-A `PreprocessSpec` is stored in the manifest and in the ONNX metadata; its digest travels with the weights, so that a
+A `PreprocessSpec` is stored in the manifest and in the ONNX metadata; its digest is stored with the weights, so that a
 difference is an error and not a silent loss of accuracy. `cxr_edge.ops.preprocess` runs it.
 """
 
@@ -18,35 +18,32 @@ from cxr_edge.errors import ContractError
 
 __all__ = ["ARITHMETIC_VERSION", "PRESETS", "PreprocessSpec", "preset"]
 
-
-# Bumped when the same spec starts to give other numbers, so that old digests stop matching.
+# To be increased when the same spec yields other numbers, so that old digests no longer match.
 ARITHMETIC_VERSION = 1
-
 
 _MAX_SIDE_PX = 4096  # of a canvas
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessSpec:
-    """What happens between a decoded image and one member's input. Steps in this order:
+    """Preprocessing from a decoded image to one member's input; the steps run in the order of the fields."""
 
-    region: take the lung box (`lungs`) or the whole frame (`frame`).
-    canvas_px: side of the square that the region is resized to; exact area average where it shrinks, bilinear where it
-        grows, each axis by itself (the aspect is not kept, as in both papers).
-    crop_px: side of the centre crop of the canvas; equal to canvas_px for none.
-    median: True for a 3x3 median with replicated border.
-    standardize: `none` leaves 0..1; `fixed` subtracts mean and divides by std, per channel, on the 0..1 scale; `image`
-        uses the crop's own mean and standard deviation (floored at 0.001).
-    channels: 1, or 3 equal copies. dtype: `float32` or `float16`.
-    """
-
+    # The lung box or the full frame.
     region: Literal["lungs", "frame"] = "lungs"
+    # Side of the square that the region is resized to: exact area average where it shrinks, bilinear where it grows, each
+    # axis by itself (the aspect ratio is not preserved, as in both papers).
     canvas_px: int = 224
+    # Side of the centre crop of the canvas; canvas_px for no crop.
     crop_px: int = 224
+    # 3x3 median with replicated border.
     median: bool = False
+    # `none`: 0..1; `fixed`: by mean and std, per channel, on the 0..1 scale; `image`: by the crop's own mean and standard
+    # deviation (at least 0.001).
     standardize: Literal["none", "fixed", "image"] = "image"
+    # One number per channel for `fixed`, else empty.
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    # 3: equal copies.
     channels: Literal[1, 3] = 1
     dtype: Literal["float32", "float16"] = "float32"
 
@@ -68,29 +65,29 @@ class PreprocessSpec:
         )
         _check(self.channels in (1, 3), "channels", "1 or 3", self.channels)
         _check(self.dtype in ("float32", "float16"), "dtype", "'float32' or 'float16'", self.dtype)
-        wanted = self.channels if self.standardize == "fixed" else 0
+        expected = self.channels if self.standardize == "fixed" else 0
         for name, values in (("mean", self.mean), ("std", self.std)):
             _check(
-                len(values) == wanted and all(np.isfinite(v) for v in values),
+                len(values) == expected and all(np.isfinite(v) for v in values),
                 name,
-                f"{wanted} finite numbers with standardize={self.standardize!r} and channels={self.channels}",
+                f"{expected} finite numbers with standardize={self.standardize!r} and channels={self.channels}",
                 values,
             )
         _check(all(v > 0 for v in self.std), "std", "numbers above 0", self.std)
 
     @property
     def tensor_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the tensor for one image."""
+        """Shape (channels, height, width) of the tensor of one image."""
         return (self.channels, self.crop_px, self.crop_px)
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object that manifests and ONNX metadata hold; `from_json` reads it."""
+        """Return the JSON object for manifests and ONNX metadata; `from_json` reads it."""
         values = asdict(self)
         return {**values, "mean": list(self.mean), "std": list(self.std), "arithmetic": ARITHMETIC_VERSION}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PreprocessSpec:
-        """Read `as_json`'s form. Raises ContractError for unknown or missing keys, or another arithmetic version."""
+        """Read the form of `as_json`. Raises ContractError for unknown or missing keys, or another arithmetic version."""
         known = {f.name for f in fields(cls)} | {"arithmetic"}
         if set(values) != known:
             raise ContractError(
@@ -99,7 +96,7 @@ class PreprocessSpec:
             )
         if values["arithmetic"] != ARITHMETIC_VERSION:
             raise ContractError(
-                f"this cxr-edge preprocesses by arithmetic version {ARITHMETIC_VERSION}, the spec asks for version "
+                f"this cxr-edge preprocesses by arithmetic version {ARITHMETIC_VERSION}, the spec has version "
                 f"{values['arithmetic']!r}: use the cxr-edge release that the bundle was made with, or export it again"
             )
         rest = {k: v for k, v in values.items() if k != "arithmetic"}
@@ -108,14 +105,14 @@ class PreprocessSpec:
         return cls(**{**rest, "mean": tuple(rest["mean"]), "std": tuple(rest["std"])})
 
     def digest(self) -> str:
-        """SHA-256 (hexadecimal) of the canonical JSON: equal digests give equal tensors."""
+        """Return the SHA-256 (hexadecimal) of the canonical JSON: equal digests give equal tensors."""
         text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(holds: bool, name: str, expected: str, came: object) -> None:
+def _check(holds: bool, name: str, expected: str, actual: object) -> None:
     if not holds:
-        raise ContractError(f"preprocess spec: {name} must be {expected}, got {came!r}")
+        raise ContractError(f"preprocess spec: {name} must be {expected}, got {actual!r}")
 
 
 def _is_side(value: object) -> bool:
@@ -139,7 +136,7 @@ PRESETS: dict[str, PreprocessSpec] = {
 
 
 def preset(name: str) -> PreprocessSpec:
-    """The spec of that name: `rajaraman-paper`, `rajaraman-code`, `flannel-paper`, `flannel-code` or `sane`."""
+    """Return a preset by name: `rajaraman-paper`, `rajaraman-code`, `flannel-paper`, `flannel-code` or `sane`."""
     if name not in PRESETS:
         raise ContractError(f"no preprocessing preset is called {name!r}: choose from {', '.join(PRESETS)}")
     return PRESETS[name]

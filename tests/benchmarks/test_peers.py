@@ -137,7 +137,7 @@ def test_usual_combination_agrees_with_the_native_one(strategy: str, members: in
     combination = combine.combination(strategy, members=members)
     logits = np.random.default_rng(5).normal(0, 2, (50, members, combine.LABELS)).astype(np.float32)
     native, _ = Combiner(combination, labels=combine.LABELS).run(logits)
-    for contender in combine.contenders(combination, logits):
+    for contender in combine.implementations(combination, logits):
         assert contender.run is not None
         answer = contender.run(0)
         first = [a[0] if isinstance(a, tuple) else a for a in (answer if isinstance(answer, list) else [answer])]

@@ -1,9 +1,9 @@
-"""A device in host memory, for tests: the kernels' blocks run in a host loop, capture records calls and plays them back.
+"""Emulation of a GPU in host memory, for tests: kernels' blocks run in a host loop, a capture records calls and replays them.
 
-It is as strict as a GPU where that can be told on a host: memory is filled with rubbish; nothing runs while it is captured;
-a graph keeps the addresses and sizes that it was captured with; streams must have been told to wait for one another before
-they touch the same memory (every stream keeps a vector clock, and a missing wait is an error although the host did
-everything in turn); and a capture must have forked into every stream that it uses and joined it again.
+It is as strict as a GPU where a host can be: memory is filled with a pattern; nothing runs during a capture; a graph has the
+addresses and sizes of its capture; streams must wait for one another before they access the same memory (every stream has a
+vector clock, and a missing wait is an error although the host runs everything in sequence); and a capture must fork into
+every stream that it uses and join it again.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 _ALIGNMENT = 256
-TICK_MS = 1e-3  # what passes between two events
+TICK_MS = 1e-3  # time between two events
 _GPU = Gpu(name="emulated GPU", compute_capability="0.0", driver="0.0")
 
 Range = tuple[int, int]  # address and bytes
 
 
 class EmulatedBuffer:
-    """Aligned host memory that plays the device's."""
+    """Aligned host memory in the role of device memory."""
 
     def __init__(self, n_bytes: int) -> None:
         self._memory = np.full(n_bytes + _ALIGNMENT, 0xA5, np.uint8)
@@ -51,33 +51,36 @@ class EmulatedBuffer:
 
 @dataclass(eq=False)
 class EmulatedStream:
-    """handle: not 0. knows: how much of each stream's work this one comes after. captured: part of a capture."""
+    """A stream with a vector clock."""
 
-    handle: int
-    knows: dict[int, int] = field(default_factory=dict)
-    captured: bool = False
+    handle: int  # not 0
+    clock: dict[int, int] = field(
+        default_factory=dict
+    )  # by stream: number of its calls that this stream's work follows
+    captured: bool = False  # part of a capture
 
     @property
-    def own(self) -> int:
-        return self.knows.get(self.handle, 0)
+    def calls(self) -> int:
+        """Number of calls enqueued on this stream."""
+        return self.clock.get(self.handle, 0)
 
 
 @dataclass(eq=False)
 class EmulatedEvent:
-    """knows: what had been done where it was recorded. clock: when it was last passed."""
+    """A point in a stream."""
 
-    knows: dict[int, int] | None = None
+    clock: dict[int, int] | None = None  # of the stream when it was recorded
     captured: bool = False
-    clock: float | None = None
+    passed_ms: float | None = None  # time when it was last passed
 
 
 @dataclass(eq=False)
 class EmulatedGraph:
-    """Calls to play back. launches: how often that was done."""
+    """Captured calls."""
 
     calls: list[Callable[[], None]]
     breaks: str = ""
-    launches: int = 0
+    launches: int = 0  # number of launches
 
     def launch(self, stream: EmulatedStream) -> None:
         self.launches += 1
@@ -89,28 +92,25 @@ class EmulatedGraph:
 
 @dataclass(frozen=True)
 class _Access:
-    place: Range
+    memory: Range
     stream: int
-    time: int
+    call: int  # number of the call in its stream
     writes: bool
 
     def clashes(self, other: _Access) -> bool:
-        (a, n), (b, m) = self.place, other.place
+        (a, n), (b, m) = self.memory, other.memory
         return (self.writes or other.writes) and a < b + m and b < a + n
 
 
 @dataclass(eq=False)
 class EmulatedDevice:
-    """refuses_capture: raise BackendError, as a driver may. breaks_graphs: `on launch`, or `silently`, by leaving most of
-    the work out. kernels_fail: `loudly`, or `silently`, by doing nothing. seed: of the order of the kernels' blocks and
-    threads.
-    """
+    """A `Device` in host memory, which can be set to fail."""
 
-    refuses_capture: bool = False
-    breaks_graphs: str = ""
-    seed: int = 0
+    refuses_capture: bool = False  # a capture raises BackendError
+    breaks_graphs: str = ""  # `on launch`, or `silently` by skipping most of the work
+    seed: int = 0  # order of the kernels' blocks and threads
     name: str = "emulated GPU"
-    kernels_fail: str = ""
+    kernels_fail: str = ""  # `loudly`, or `silently` by doing nothing
     gpu: Gpu = _GPU
     graphs: list[EmulatedGraph] = field(default_factory=list)
     allocations: int = 0
@@ -138,11 +138,11 @@ class EmulatedDevice:
     def do(
         self, call: Callable[[], None], stream: EmulatedStream, *, reads: Sequence[Range], writes: Sequence[Range]
     ) -> None:
-        """Run `call` in stream order, or keep it for the graph; checks that it may touch what it touches."""
+        """Run `call` in stream order, or record it for the graph; check its memory accesses."""
         assert stream.captured == (self._recording is not None), "work on a stream outside the capture, or after it"
-        stream.knows[stream.handle] = stream.own + 1
-        for place, wrote in [*((r, False) for r in reads), *((w, True) for w in writes)]:
-            self._check(_Access(place, stream.handle, stream.own, wrote), stream)
+        stream.clock[stream.handle] = stream.calls + 1
+        for memory, wrote in [*((r, False) for r in reads), *((w, True) for w in writes)]:
+            self._check(_Access(memory, stream.handle, stream.calls, wrote), stream)
         if self._recording is None:
             call()
         else:
@@ -165,25 +165,25 @@ class EmulatedDevice:
 
     def record(self, event: EmulatedEvent, stream: EmulatedStream, *, in_graph: bool = False) -> None:
         """An event recorded in a capture without in_graph only orders streams, and has no time."""
-        event.knows, event.captured = dict(stream.knows), stream.captured and not in_graph
+        event.clock, event.captured = dict(stream.clock), stream.captured and not in_graph
         if self._recording is None or in_graph:
             self.do(lambda: self._pass(event), stream, reads=[], writes=[])
 
     def wait(self, stream: EmulatedStream, event: EmulatedEvent) -> None:
-        assert event.knows is not None, "a stream waits for an event that nobody recorded"
+        assert event.clock is not None, "a stream waits for an event that was not recorded"
         assert event.captured or not stream.captured, "a captured stream waits for an event outside the capture"
         stream.captured = stream.captured or event.captured
-        for handle, time in event.knows.items():
-            stream.knows[handle] = max(stream.knows.get(handle, 0), time)
+        for handle, calls in event.clock.items():
+            stream.clock[handle] = max(stream.clock.get(handle, 0), calls)
 
     def elapsed_ms(self, start: EmulatedEvent, end: EmulatedEvent) -> float:
-        assert start.clock is not None
-        assert end.clock is not None
-        return end.clock - start.clock
+        assert start.passed_ms is not None
+        assert end.passed_ms is not None
+        return end.passed_ms - start.passed_ms
 
     def synchronize(self, stream: EmulatedStream) -> None:
-        assert self._recording is None, "a capture was interrupted by waiting for it"
-        self._accesses = [a for a in self._accesses if a.time > stream.knows.get(a.stream, 0)]
+        assert self._recording is None, "synchronised during a capture"
+        self._accesses = [a for a in self._accesses if a.call > stream.clock.get(a.stream, 0)]
 
     def kernels(self, stream: EmulatedStream) -> _Kernels:
         return _Kernels(self, stream)
@@ -195,7 +195,9 @@ class EmulatedDevice:
         try:
             work()
             forked = [s for s in self.streams.values() if s.captured and s is not stream]
-            assert all(stream.knows.get(s.handle, 0) == s.own for s in forked), "a stream of the capture was not joined"
+            assert all(stream.clock.get(s.handle, 0) == s.calls for s in forked), (
+                "a stream of the capture was not joined"
+            )
             graph = EmulatedGraph(calls=self._recording, breaks=self.breaks_graphs)
         finally:
             self._recording, self._accesses = None, []
@@ -206,12 +208,12 @@ class EmulatedDevice:
 
     def _pass(self, event: EmulatedEvent) -> None:
         self._ticks += TICK_MS
-        event.clock = self._ticks
+        event.passed_ms = self._ticks
 
     def _check(self, access: _Access, stream: EmulatedStream) -> None:
         for earlier in self._accesses:
-            known = stream.knows.get(earlier.stream, 0) >= earlier.time
-            assert known or not earlier.clashes(access), (
+            ordered = stream.clock.get(earlier.stream, 0) >= earlier.call
+            assert ordered or not earlier.clashes(access), (
                 f"stream {access.stream} and stream {earlier.stream} touch the same memory, and neither waits"
             )
         self._accesses.append(access)
@@ -219,37 +221,32 @@ class EmulatedDevice:
 
 @dataclass
 class _Kernels:
-    """The native kernels, run or kept as the device is capturing or not."""
+    """The native kernels on a stream: run immediately, or recorded during a capture."""
 
     device: EmulatedDevice
     stream: EmulatedStream
 
-    def preprocess(self, planned: Any, *, frame: int, lungs: int, scratch: int, outputs: Sequence[int]) -> None:
+    def preprocess(self, preprocessor: _core.DevicePreprocessor, **at: Any) -> None:
         self._do(
-            lambda core: core.preprocess(planned, frame=frame, lungs=lungs, scratch=scratch, outputs=outputs),
-            reads=[(frame, 1), *([(lungs, 16)] if lungs else [])],
-            writes=[(scratch, planned.scratch_bytes), *((o, 1) for o in outputs)],
+            lambda core: core.preprocess(preprocessor, **at),
+            reads=[(at["frame"], 1), *([(at["lungs"], 16)] if at["lungs"] else [])],
+            writes=[(at["scratch"], preprocessor.scratch_bytes), *((o, 1) for o in at["outputs"])],
         )
 
-    def lung_box(self, *, mask: int, frame: int, scratch: int, record: int, **rest: Any) -> None:
+    def lung_box(self, **at: Any) -> None:
+        rows, columns = at["rows"], at["columns"]
         self._do(
-            lambda core: core.lung_box(mask=mask, frame=frame, scratch=scratch, record=record, **rest),
-            reads=[(mask, 4 * rest["rows"] * rest["columns"]), (frame, 16)],
-            writes=[(scratch, _core.lung_scratch_bytes(rest["rows"], rest["columns"])), (record, 36)],
+            lambda core: core.lung_box(**at),
+            reads=[(at["mask"], 4 * rows * columns), (at["frame"], 16)],
+            writes=[(at["scratch"], _core.lung_scratch_bytes(rows, columns)), (at["record"], 36)],
         )
 
-    def combine(
-        self, combiner: Any, *, parameters: int, logits: int, member_stride: int, scratch: int, probabilities: int,
-        winner: int,
-    ) -> None:  # fmt: skip
+    def combine(self, combiner: _core.Combiner, **at: Any) -> None:
         self._do(
-            lambda core: core.combine(
-                combiner, parameters=parameters, logits=logits, member_stride=member_stride, scratch=scratch,
-                probabilities=probabilities, winner=winner,
-            ),
-            reads=[(parameters, 1), (logits, 4 * member_stride * combiner.members)],
-            writes=[(scratch, combiner.scratch_bytes), (probabilities, 1), (winner, 4)],
-        )  # fmt: skip
+            lambda core: core.combine(combiner, **at),
+            reads=[(at["parameters"], 1), (at["logits"], 4 * at["member_stride"] * combiner.members)],
+            writes=[(at["scratch"], combiner.scratch_bytes), (at["probabilities"], 1), (at["winner"], 4)],
+        )
 
     def _do(self, kernel: Callable[[Any], None], *, reads: Sequence[Range], writes: Sequence[Range]) -> None:
         if self.device.kernels_fail == "loudly":
@@ -285,27 +282,27 @@ class EmulatedEngine:
     def bind(self, addresses: Mapping[str, int], *, batch: int, stream: int) -> Callable[[], None]:
         shapes = self.output_shapes(batch)
         given = {t.name: array_at(addresses[t.name], (batch, *t.shape[1:]), t.dtype) for t in self.inputs}
-        wanted = {t.name: array_at(addresses[t.name], shapes[t.name], t.dtype) for t in self.outputs}
-        if set(addresses) != {*given, *wanted}:
+        results = {t.name: array_at(addresses[t.name], shapes[t.name], t.dtype) for t in self.outputs}
+        if set(addresses) != {*given, *results}:
             raise ContractError(f"addresses of {sorted(addresses)}")
 
         def infer() -> None:
             for name, y in self.host.run({k: v.copy() for k, v in given.items()}).items():
-                wanted[name][...] = y
+                results[name][...] = y
 
         def enqueue() -> None:
             self.device.do(
                 infer,
                 self.device.streams[stream],
                 reads=[(addresses[n], x.nbytes) for n, x in given.items()],
-                writes=[(addresses[n], y.nbytes) for n, y in wanted.items()],
+                writes=[(addresses[n], y.nbytes) for n, y in results.items()],
             )
 
         return enqueue
 
 
 def array_at(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A view of host memory."""
+    """Return a view of host memory."""
     kind = np.dtype(dtype)
     memory = (ctypes.c_uint8 * (int(np.prod(shape)) * kind.itemsize)).from_address(address)
     return np.frombuffer(memory, kind).reshape(shape)

@@ -1,7 +1,7 @@
-"""As much of `pycuda.driver` as `device/cuda.py` uses, on host memory, and as strict about contexts as the real one.
+"""Fake of `pycuda.driver` on host memory: the part that cxr_edge/gpu/cuda.py uses, as strict about contexts as pycuda.
 
-Memory may be given back only with the context current, a call without one is an error, and pushes and pops must match. The
-names are those of pycuda 2026.1, against which the same calls were tried once on a driver that was a stand-in.
+Memory may be freed only with the context current, a call without a context is an error, and pushes and pops must match. The
+names are those of pycuda 2026.1, with which the same calls were tested once on a stub driver.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ class Error(Exception):
 
 
 class FakeDriver:
-    """The module. counts: objects that exist; gpus: how many; complaints: what a real driver would have warned of."""
+    """The module, with any number of GPUs."""
 
     Error = Error
 
     def __init__(self, *, gpus: int = 1) -> None:
-        self.gpus, self.counts, self.complaints = gpus, {"memory": 0, "pinned": 0, "stream": 0}, []
+        self.gpus = gpus
+        self.counts = {"memory": 0, "pinned": 0, "stream": 0}  # existing objects
+        self.warnings: list[str] = []  # of a real driver
         self._stacks = threading.local()
         self.Context = SimpleNamespace(pop=self._pop)
 
@@ -36,10 +38,10 @@ class FakeDriver:
             self._stacks.of_thread = []
         return self._stacks.of_thread
 
-    def need_context(self, what: str) -> None:
+    def require_context(self, call: str) -> None:
         if not self.stack:
-            self.complaints.append(f"{what} without a context")
-            raise Error(f"{what} failed: invalid device context")
+            self.warnings.append(f"{call} without a context")
+            raise Error(f"{call} failed: invalid device context")
 
     def _pop(self) -> None:
         self.stack.pop()
@@ -56,28 +58,28 @@ class FakeDriver:
         return 13000
 
     def mem_alloc(self, n_bytes: int) -> _Allocation:
-        self.need_context("cuMemAlloc")
+        self.require_context("cuMemAlloc")
         if n_bytes > 1 << 40:
             raise Error("cuMemAlloc failed: out of memory")
         return _Allocation(self, n_bytes, "memory")
 
     def pagelocked_empty(self, n_bytes: int, dtype: Any) -> np.ndarray:
-        self.need_context("cuMemHostAlloc")
+        self.require_context("cuMemHostAlloc")
         return np.asarray(_Allocation(self, n_bytes, "pinned"))
 
     def Stream(self, flags: int) -> _Stream:  # noqa: N802
-        self.need_context("cuStreamCreate")
+        self.require_context("cuStreamCreate")
         assert flags == 1, "a stream that waits for the legacy default stream"
         return _Stream(self)
 
     def memcpy_htod_async(self, to: int, source: np.ndarray, stream: _Stream) -> None:
-        self.need_context("cuMemcpyHtoDAsync")
+        self.require_context("cuMemcpyHtoDAsync")
         assert source.flags.c_contiguous
         assert isinstance(stream, _Stream)
         ctypes.memmove(to, source.ctypes.data, source.nbytes)
 
     def memcpy_dtoh_async(self, to: np.ndarray, source: int, stream: _Stream) -> None:
-        self.need_context("cuMemcpyDtoHAsync")
+        self.require_context("cuMemcpyDtoHAsync")
         assert to.flags.c_contiguous
         assert isinstance(stream, _Stream)
         ctypes.memmove(to.ctypes.data, source, to.nbytes)
@@ -92,21 +94,21 @@ class _Context:
 
 
 class _Owned:
-    """Something of the driver's that must go with the context current."""
+    """An object of the driver, which must be freed with the context current."""
 
     def __init__(self, driver: FakeDriver, kind: str) -> None:
         self.driver, self.kind, self.alive = driver, kind, True
         driver.counts[kind] += 1
 
     def free(self) -> None:
-        self.driver.need_context(f"freeing {self.kind}")
+        self.driver.require_context(f"freeing {self.kind}")
         self.driver.counts[self.kind] -= 1
         self.alive = False
 
     def __del__(self) -> None:
         if self.alive:
             if not self.driver.stack:
-                self.driver.complaints.append(f"{self.kind} in out-of-thread context could not be cleaned up")
+                self.driver.warnings.append(f"{self.kind} in out-of-thread context could not be cleaned up")
             else:
                 self.free()
 
@@ -128,4 +130,4 @@ class _Stream(_Owned):
         self.handle = id(self)
 
     def synchronize(self) -> None:
-        self.driver.need_context("cuStreamSynchronize")
+        self.driver.require_context("cuStreamSynchronize")

@@ -1,4 +1,4 @@
-"""The pycuda device: memory goes where it belongs, is given back with the context current, and errors name the GPU."""
+"""The pycuda device: copies, memory freed with the context current, and errors that name the GPU."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def device(driver):
     return CudaDevice(0)
 
 
-def test_facts(device):
+def test_properties_of_the_gpu(device):
     assert (device.name, device.gpu.compute_capability, device.gpu.driver) == ("Fake GPU", "8.7", "13.0")
 
 
-def test_copies_there_and_back(device):
+def test_copies_to_the_device_and_back(device):
     with device.current():
         stream, sent = device.stream(), device.pinned(1000)
-        buffer, got = device.allocate(1000), device.pinned(1000)
-        sent[:], got[:] = np.arange(1000) % 251, 0
+        buffer, received = device.allocate(1000), device.pinned(1000)
+        sent[:], received[:] = np.arange(1000) % 251, 0
         device.upload(buffer.address, sent[:500], stream)
-        device.download(got[:500], buffer.address, stream)
+        device.download(received[:500], buffer.address, stream)
         device.synchronize(stream)
-        assert (got[:500] == sent[:500]).all()
-        assert not got[500:].any()
+        assert (received[:500] == sent[:500]).all()
+        assert not received[500:].any()
         assert stream.handle
 
 
-def test_everything_is_given_back_in_whatever_thread(device, driver):
+def test_everything_is_freed_in_any_thread(device, driver):
     def work():
         with device.current():
-            kept = device.allocate(64), device.pinned(64), device.stream()
-        del kept
+            objects = device.allocate(64), device.pinned(64), device.stream()
+        del objects
         gc.collect()
 
     thread = threading.Thread(target=work)
@@ -58,7 +58,7 @@ def test_everything_is_given_back_in_whatever_thread(device, driver):
     thread.join()
     work()
     assert driver.counts == {"memory": 0, "pinned": 0, "stream": 0}
-    assert driver.complaints == []
+    assert driver.warnings == []
     assert driver.stack == []
 
 
@@ -75,7 +75,9 @@ def test_a_view_keeps_pinned_memory_alive(device, driver):
 
 def test_a_failure_names_the_gpu_and_leaves_no_context(device, driver):
     with (
-        pytest.raises(BackendError, match=r"2199023255552 bytes of GPU memory .* Fake GPU: .*out of memory"),
+        pytest.raises(
+            BackendError, match=r"allocating 2199023255552 bytes of GPU memory failed on Fake GPU: .*out of memory"
+        ),
         device.current(),
     ):
         device.allocate(1 << 41)
@@ -87,39 +89,39 @@ def test_a_call_without_the_context_is_an_error(device):
         device.allocate(8)
 
 
-@pytest.mark.skipif(cuda.missing() is None, reason="there is a GPU, where these work")
-def test_events_and_capture_need_a_real_driver_and_say_so(device):
+@pytest.mark.skipif(cuda.gpu_unavailable_reason() is None, reason="with a GPU these calls succeed")
+def test_events_and_capture_report_that_they_need_a_real_driver(device):
     with device.current():
         stream = device.stream()
-        with pytest.raises(BackendError, match="an event could not be made on Fake GPU: "):
+        with pytest.raises(BackendError, match="creating an event failed on Fake GPU: "):
             device.event()
-        with pytest.raises(BackendError, match="the GPU's work cannot be captured as a graph on Fake GPU: "):
+        with pytest.raises(BackendError, match="capturing the work as a graph failed on Fake GPU: "):
             device.capture(stream, lambda: None)
 
 
-def test_missing_says_what_is_missing(monkeypatch):
+def test_the_unavailable_reason_names_the_missing_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'cxr-edge[gpu]'" in str(cuda.missing())
+    assert "pip install 'cxr-edge[gpu]'" in str(cuda.gpu_unavailable_reason())
 
 
 @pytest.mark.parametrize(
     ("driver", "reason"),
     [
         (lambda: FakeDriver(), None),
-        (lambda: FakeDriver(gpus=0), "the driver sees no GPU: look at nvidia-smi"),
+        (lambda: FakeDriver(gpus=0), "the driver finds no GPU: check nvidia-smi"),
         (lambda: _no_device(), "the CUDA driver cannot be used (cuInit failed: no CUDA-capable device is detected)"),
     ],
 )
-def test_missing_asks_the_driver(monkeypatch, driver, reason):
-    def asked():
+def test_the_unavailable_reason_of_the_driver(monkeypatch, driver, reason):
+    def initialised():
         fake = driver()
         fake.Device = type("Device", (), {"count": staticmethod(lambda: fake.gpus)})
         return fake
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(cuda, "_driver", asked)
-    assert (cuda.missing() or "").startswith(reason or "")
-    assert (cuda.missing() is None) == (reason is None)
+    monkeypatch.setattr(cuda, "_driver", initialised)
+    assert (cuda.gpu_unavailable_reason() or "").startswith(reason or "")
+    assert (cuda.gpu_unavailable_reason() is None) == (reason is None)
 
 
 def _no_device():
@@ -127,12 +129,12 @@ def _no_device():
 
 
 def test_without_a_gpu_there_is_no_device(monkeypatch):
-    monkeypatch.setattr(cuda, "missing", lambda: "the driver sees no GPU")
+    monkeypatch.setattr(cuda, "gpu_unavailable_reason", lambda: "the driver finds no GPU")
     cuda.cuda_device.cache_clear()
-    with pytest.raises(BackendError, match="no GPU can be used here: the driver sees no GPU"):
+    with pytest.raises(BackendError, match="no GPU can be used here: the driver finds no GPU"):
         cuda.cuda_device()
 
 
-def test_importing_the_device_pulls_in_no_pycuda():
+def test_importing_the_device_does_not_import_pycuda():
     code = "import cxr_edge.gpu.cuda, cxr_edge.screening.gpu_pipeline, sys; print('pycuda' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

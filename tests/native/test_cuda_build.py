@@ -1,4 +1,4 @@
-"""The CUDA half of the core is compiled where a CUDA compiler is, and left out without leaving holes where there is none."""
+"""Build of the core with and without CUDA: compiled if there is a CUDA compiler, replaced by the same symbols if not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc
 
 
 def symbols(*command: str | Path, into: Path) -> set[str]:
-    """The functions of namespace cxr that an object file defines for others."""
+    """Return the GPU functions of namespace cxr that an object file exports."""
     subprocess.run([*map(str, command), "-c", "-o", str(into)], check=True, capture_output=True, text=True)
     listed = subprocess.run(["nm", "-C", "--defined-only", "--extern-only", into], check=True, capture_output=True)
     rows = (line.split(" ", 2) for line in listed.stdout.decode().splitlines())
@@ -30,17 +30,17 @@ def symbols(*command: str | Path, into: Path) -> set[str]:
 
 @needs_nvcc
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the CUDA toolkit's libraries are Linux's here")
-def test_this_core_was_built_for_the_gpus_it_names():
+def test_the_core_was_built_for_all_known_gpus():
     built = _core.cuda_architectures()
     known = subprocess.run(["nvcc", "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout.split()
-    wanted = [n for n in (75, 80, 86, 87, 89, 90, 100, 110, 120, 121) if f"compute_{n}" in known]
-    assert built == wanted
+    expected = [n for n in (75, 80, 86, 87, 89, 90, 100, 110, 120, 121) if f"compute_{n}" in known]
+    assert built == expected
     assert 87 in built  # Jetson Orin
 
 
 @needs_compiler
 @needs_nvcc
-def test_without_cuda_there_are_the_same_symbols(tmp_path):
+def test_a_build_without_cuda_has_the_same_symbols(tmp_path):
     absent = symbols("g++", *INCLUDES, CSRC / "cuda_absent.cc", into=tmp_path / "absent.o")
     present = symbols(
         "nvcc", "-arch=compute_87", "-code=compute_87", *INCLUDES, CSRC / "device_cuda.cu", into=tmp_path / "present.o"
@@ -50,7 +50,7 @@ def test_without_cuda_there_are_the_same_symbols(tmp_path):
 
 
 @needs_compiler
-def test_without_cuda_they_say_what_is_missing(tmp_path):
+def test_without_cuda_the_functions_report_the_missing_toolkit(tmp_path):
     program = tmp_path / "try.cc"
     program.write_text(
         '#include <cstdio>\n#include <stdexcept>\n#include "cxr/device.h"\n'
@@ -59,13 +59,13 @@ def test_without_cuda_they_say_what_is_missing(tmp_path):
     )
     binary = tmp_path / "try"
     subprocess.run(["g++", *INCLUDES, program, CSRC / "cuda_absent.cc", "-o", binary], check=True, capture_output=True)
-    said = subprocess.run([binary], check=True, capture_output=True, text=True).stdout
-    assert "was built without CUDA: install the CUDA toolkit" in said
+    printed = subprocess.run([binary], check=True, capture_output=True, text=True).stdout
+    assert "was built without CUDA: install the CUDA toolkit" in printed
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
-def test_cuda_that_was_asked_for_and_is_not_there_is_an_error(tmp_path):
-    """Of the project's own rules alone, without Python and pybind11."""
+def test_requested_but_missing_cuda_is_an_error(tmp_path):
+    """Configure cmake/cuda.cmake without Python and pybind11."""
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.20)\nproject(try LANGUAGES CXX)\n"
         f'include("{CSRC.parent / "cmake" / "cuda.cmake"}")\nmessage(STATUS "CUDA: ${{CXR_EDGE_HAS_CUDA}}")\n'
@@ -76,9 +76,9 @@ def test_cuda_that_was_asked_for_and_is_not_there_is_an_error(tmp_path):
         command = ["cmake", "-S", tmp_path, "-B", tmp_path / choice, *options]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    refused = configure("ON")
-    assert refused.returncode != 0
-    assert "no CUDA compiler works here" in " ".join(refused.stderr.split())
+    rejected = configure("ON")
+    assert rejected.returncode != 0
+    assert "no CUDA compiler works here" in " ".join(rejected.stderr.split())
     for choice in ("AUTO", "OFF"):
         done = configure(choice)
         assert done.returncode == 0, done.stderr

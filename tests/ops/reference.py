@@ -1,6 +1,6 @@
-"""What the native core must compute, written in NumPy as plainly as possible: the judge of csrc.
+"""NumPy reference of the native core, written as simply as possible.
 
-Integers are Python or int64 exact; nothing here is fast. A CUDA kernel is held to the same functions.
+Integers are exact (Python or int64); nothing here is fast. CPU code and CUDA kernels are compared with the same functions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from cxr_edge.ops.lung_box import LungVerdict
+from cxr_edge.ops.lung_box import LungBoxStatus
 from cxr_edge.specs.combination import Combination
 from cxr_edge.specs.preprocess import PreprocessSpec
 
@@ -51,7 +51,7 @@ def median(pixels: np.ndarray) -> np.ndarray:
 
 
 def normalize(canvas: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
-    """Crop, median, scaling, standardisation: one multiplication and one addition in float32 a value."""
+    """Crop, median, scaling, standardisation: one multiplication and one addition in float32 per value."""
     first = (spec.canvas_px - spec.crop_px) // 2
     values = canvas[first : first + spec.crop_px, first : first + spec.crop_px]
     values = median(values) if spec.median else values
@@ -76,7 +76,7 @@ def _statistics(values: np.ndarray, spec: PreprocessSpec, channel: int, top: flo
 
 
 def lung_box(mask, threshold, min_pixels, margin, width, height):
-    """First and last row and column with enough lung pixels, widened, clipped; None where there is none."""
+    """First and last row and column with enough lung pixels, widened, clipped; None if no lung is found."""
     lung = mask >= np.float32(threshold)
     rows = np.flatnonzero(lung.sum(axis=1) >= min_pixels)
     columns = np.flatnonzero(lung.sum(axis=0) >= min_pixels)
@@ -87,14 +87,14 @@ def lung_box(mask, threshold, min_pixels, margin, width, height):
     return (x0, y0, x1, y1)
 
 
-def lung_verdict(box, width, height, rule):
-    """Whether a pair of lungs can have the box, by area and aspect."""
+def lung_box_status(box, width, height, rule):
+    """Check the area and the aspect of a box."""
     if box is None:
-        return LungVerdict.NO_LUNG
+        return LungBoxStatus.NO_LUNG
     w, h = box[2] - box[0], box[3] - box[1]
     if not rule.min_area <= w * h / (width * height) <= rule.max_area:
-        return LungVerdict.AREA
-    return LungVerdict.BELIEVED if rule.min_aspect <= w / h <= rule.max_aspect else LungVerdict.ASPECT
+        return LungBoxStatus.BAD_AREA
+    return LungBoxStatus.VALID if rule.min_aspect <= w / h <= rule.max_aspect else LungBoxStatus.BAD_ASPECT
 
 
 def _widen(occupied, cells, length, margin):

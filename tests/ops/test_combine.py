@@ -1,41 +1,32 @@
-"""The native combination against the NumPy reference, for every strategy."""
+"""Native combination compared with the NumPy reference, for every strategy."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cxr_edge._core as _core
 from cxr_edge.errors import BundleError
 from cxr_edge.ops.combine import Combiner, decide
-from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.combination import STRATEGIES, Combination, Decision, parameter_shapes
 from tests.ops import reference
 from tests.tolerances import PROBABILITY
-
-STRATEGIES = ("voting", "average", "weighted-average", "stacking", "flannel")
 
 
 def combination(strategy, members=3, labels=4, seed=0, temperature=1.0, member_temperatures=None):
     rng = np.random.default_rng(seed)
-    n = members * labels
-    weights = rng.random(members)
-    parameters = {
-        "weighted-average": {"weights": (weights / weights.sum()).tolist()},
-        "stacking": {
-            "hidden_weight": rng.normal(size=(9, n)).tolist(),
-            "hidden_bias": rng.normal(size=9).tolist(),
-            "output_weight": rng.normal(size=(labels, 9)).tolist(),
-            "output_bias": rng.normal(size=labels).tolist(),
-        },
-        "flannel": {
-            "module_weight": (rng.normal(size=(members, n * n)) / n).tolist(),
-            "module_bias": rng.normal(size=members).tolist(),
-        },
-    }.get(strategy, {})
+    shapes = parameter_shapes(strategy, members=members, labels=labels)
+    parameters = {name: rng.normal(size=[9 if n is None else n for n in shape]) for name, shape in shapes.items()}
+    if strategy == "weighted-average":
+        weights = np.abs(parameters["weights"]) + 0.01
+        parameters["weights"] = weights / weights.sum()
+    if strategy == "flannel":
+        parameters["module_weight"] /= members * labels
     return Combination(
         strategy=strategy,
         member_temperatures=tuple(member_temperatures or (1.0,) * members),
         temperature=temperature,
-        parameters=parameters,
+        parameters={name: values.tolist() for name, values in parameters.items()},
     )
 
 
@@ -58,18 +49,18 @@ def test_equals_the_reference(strategy, members, labels, seed, temperature):
         assert winners[i] == winner
 
 
-def test_flannels_module_has_2005_parameters_for_five_learners_and_four_classes():
+def test_flannel_module_has_2005_parameters_for_five_members_and_four_labels():
     p = combination("flannel", members=5, labels=4).parameters
     assert np.size(p["module_weight"]) + np.size(p["module_bias"]) == 2005
 
 
-def test_flannel_cannot_pass_its_ceiling_without_temperature():
+def test_flannel_probability_is_bounded_without_temperature():
     """|w| < 1 bounds the top probability by e^5 / (e^5 + 3) = 0.9802."""
     c = combination("flannel", members=5, labels=4)
     c.parameters["module_weight"] = np.zeros((5, 400)).tolist()
     c.parameters["module_bias"] = [100.0] * 5
-    sure = np.tile(np.array([60.0, 0, 0, 0], np.float32), (1, 5, 1))
-    assert Combiner(c, labels=4).run(sure)[0][0, 0] == pytest.approx(np.exp(5) / (np.exp(5) + 3), abs=PROBABILITY)
+    certain = np.tile(np.array([60.0, 0, 0, 0], np.float32), (1, 5, 1))
+    assert Combiner(c, labels=4).run(certain)[0][0, 0] == pytest.approx(np.exp(5) / (np.exp(5) + 3), abs=PROBABILITY)
 
 
 def test_a_tied_vote_goes_to_the_higher_mean_probability():
@@ -89,7 +80,36 @@ def test_extreme_logits_stay_finite():
         assert probabilities.sum() == pytest.approx(1.0)
 
 
-def test_wrong_parameters_are_refused():
+def test_shapes_of_parameters():
+    assert parameter_shapes("average", members=3, labels=4) == {}
+    assert parameter_shapes("stacking", members=3, labels=4) == {
+        "hidden_weight": (None, 12), "hidden_bias": (None,), "output_weight": (4, None), "output_bias": (4,),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parameters": {}}, "weights is missing"),
+        ({"parameters": {"weights": np.ones(3), "more": np.ones(3)}}, "parameters that are not those of weighted-average"),
+        ({"parameters": {"weights": np.ones((3, 1, 2))}}, "weights must hold 3 numbers, got 6"),
+        ({"strategy": "best"}, "unknown strategy best"),
+        ({"labels": 1}, "at least 1 member and 2 labels"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"member_temperatures": (1.0, float("nan"), 1.0)}, "member_temperatures must be above 0"),
+        ({"strategy": "stacking", "parameters": {"hidden_weight": np.ones((2, 12)), "hidden_bias": np.ones(3),
+          "output_weight": np.ones((4, 3)), "output_bias": np.ones(4)}}, "hidden_weight must hold 36 numbers, got 24"),
+    ],
+)  # fmt: skip
+def test_the_native_combiner_checks_its_arguments(changes, message):
+    valid = {"strategy": "weighted-average", "labels": 4, "member_temperatures": (1.0,) * 3, "temperature": 1.0,
+             "parameters": {"weights": np.full(3, 1 / 3)}}  # fmt: skip
+    _core.Combiner(**valid)
+    with pytest.raises(ValueError, match=message):
+        _core.Combiner(**{**valid, **changes})
+
+
+def test_parameters_of_a_wrong_size_are_rejected():
     c = combination("weighted-average")
     with pytest.raises(BundleError, match=r"weights must hold 3 numbers, got 2"):
         Combiner(
@@ -109,6 +129,6 @@ def test_wrong_parameters_are_refused():
 )
 def test_decision_rule(probabilities, thresholds, decision, codes):
     p = np.array(probabilities, np.float32)
-    got, flags = decide(p, int(p.argmax()), ("a", "b", "c"), Decision(thresholds=thresholds, uncertain_below=0.45))
-    assert got == decision
+    actual, flags = decide(p, int(p.argmax()), ("a", "b", "c"), Decision(thresholds=thresholds, uncertain_below=0.45))
+    assert actual == decision
     assert tuple(f.code for f in flags) == codes

@@ -1,8 +1,8 @@
-"""The GPU's kernels against the CPU path and the NumPy reference, at odd sizes.
+"""GPU kernels compared with the CPU code and the NumPy reference, at odd sizes.
 
 Without a GPU the kernels' blocks run in a host loop, with blocks and threads in ascending and in shuffled order: equal
-results show that no block or thread relies on another one's turn. On a machine with a GPU and pycuda the same tests run
-the real kernels.
+results show that no block or thread depends on the order. On a machine with a GPU and pycuda the same tests run the real
+kernels.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import cxr_edge._core as _core
 from cxr_edge.gpu import cuda
 from cxr_edge.gpu.interface import frame_bytes, put_frame
 from cxr_edge.ops.combine import Combiner
-from cxr_edge.ops.lung_box import LungVerdict, core_rule
+from cxr_edge.ops.lung_box import LungBoxStatus, core_rule
 from cxr_edge.ops.preprocess import Preprocessor, core_spec
 from cxr_edge.records import Roi
+from cxr_edge.specs.combination import STRATEGIES
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from tests.doubles.emulated_device import EmulatedDevice
 from tests.ops import reference
-from tests.ops.test_combine import STRATEGIES, combination
+from tests.ops.test_combine import combination
 from tests.ops.test_preprocess import DTYPES, SPECS, image_and_box, random_pixels, square
 from tests.tolerances import PROBABILITY
 
@@ -35,16 +36,18 @@ def device(request):
     if request.param != "gpu":
         yield EmulatedDevice(seed=0 if request.param == "emulated" else 11)
         return
-    reason = cuda.missing() or (None if _core.cuda_architectures() else "cxr-edge was built without CUDA")
+    reason = cuda.gpu_unavailable_reason() or (
+        None if _core.cuda_architectures() else "cxr-edge was built without CUDA"
+    )
     if reason is not None:
         pytest.skip(reason)
-    found = cuda.cuda_device()
-    with found.current():
-        yield found
+    gpu = cuda.cuda_device()
+    with gpu.current():
+        yield gpu
 
 
 def to_device(device, array):
-    """A device buffer that holds the array's bytes."""
+    """Copy an array into a new device buffer."""
     stream = device.stream()
     buffer = device.allocate(array.nbytes)
     device.upload(buffer.address, np.ascontiguousarray(array), stream)
@@ -67,14 +70,14 @@ def frame_of(device, pixels):
 
 
 def preprocess(device, specs, pixels, roi):
-    """What the kernels make of one image: an array (channels, side, side) a spec."""
-    planned = _core.DevicePreprocessor([core_spec(s) for s in specs])
-    frame, scratch = frame_of(device, pixels), device.allocate(planned.scratch_bytes)
+    """Run the kernels on one image; return an array (channels, side, side) per spec."""
+    preprocessor = _core.DevicePreprocessor([core_spec(s) for s in specs])
+    frame, scratch = frame_of(device, pixels), device.allocate(preprocessor.scratch_bytes)
     lungs = to_device(device, np.array(roi.as_tuple(), np.int32))
     outputs = [device.allocate(int(np.prod(s.tensor_shape)) * np.dtype(s.dtype).itemsize) for s in specs]
     stream = device.stream()
     device.kernels(stream).preprocess(
-        planned,
+        preprocessor,
         frame=frame.address,
         lungs=lungs.address,
         scratch=scratch.address,
@@ -86,12 +89,12 @@ def preprocess(device, specs, pixels, roi):
 
 @given(image_and_box(), st.integers(1, 70), st.booleans())
 @settings(max_examples=60, **LEAVE_FIXTURES)
-def test_any_box_at_any_size_is_the_references(device, case, side, median):
+def test_any_box_at_any_size_equals_the_reference(device, case, side, median):
     pixels, roi = case
     spec = square(side, median=median)
-    (got,) = preprocess(device, [spec], pixels, roi)
+    (actual,) = preprocess(device, [spec], pixels, roi)
     expected = reference.normalize(reference.canvas(pixels, roi.as_tuple(), side), spec)
-    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,36 +103,36 @@ def test_any_box_at_any_size_is_the_references(device, case, side, median):
     [((1, 1), 33), ((1, 700), 64), ((700, 1), 64), ((2048, 3), 64), ((523, 611), 97), ((300, 4500), 5), ((64, 64), 64)],
 )
 def test_odd_sizes_equal_the_cpu(device, shape, side, dtype):
-    """Tiles cut off on every side, several chunks of columns a tile, and images that grow."""
+    """Partial tiles on every side, several chunks of columns per tile, and enlarged images."""
     pixels, roi = random_pixels(*shape, dtype), Roi.full(shape[1], shape[0])
     spec = square(side)
-    (got,) = preprocess(device, [spec], pixels, roi)
-    np.testing.assert_array_equal(got, Preprocessor([spec]).run([pixels], [roi])[0][0])
+    (actual,) = preprocess(device, [spec], pixels, roi)
+    np.testing.assert_array_equal(actual, Preprocessor([spec]).run([pixels], [roi])[0][0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_members_in_one_pass_equal_the_cpu(device, dtype):
     pixels, roi = random_pixels(301, 257, dtype), Roi(x0=13, y0=20, x1=250, y1=300)
-    got = preprocess(device, SPECS, pixels, roi)
+    tensors = preprocess(device, SPECS, pixels, roi)
     expected = Preprocessor(SPECS).run([pixels], [roi])
-    for spec, ours, theirs in zip(SPECS, got, expected, strict=True):
-        assert ours.dtype == spec.dtype
-        np.testing.assert_array_equal(ours, theirs[0])
+    for spec, actual, by_cpu in zip(SPECS, tensors, expected, strict=True):
+        assert actual.dtype == spec.dtype
+        np.testing.assert_array_equal(actual, by_cpu[0])
 
 
-def test_more_members_than_one_launch_holds(device):
+def test_more_members_than_one_launch_supports(device):
     pixels, roi = random_pixels(120, 100, np.uint16), Roi(x0=3, y0=5, x1=90, y1=110)
     specs = [square(8 + i % 20, median=i % 3 == 0, channels=3 if i % 2 else 1) for i in range(37)]
-    for ours, theirs in zip(
+    for actual, by_cpu in zip(
         preprocess(device, specs, pixels, roi), Preprocessor(specs).run([pixels], [roi]), strict=True
     ):
-        np.testing.assert_array_equal(ours, theirs[0])
+        np.testing.assert_array_equal(actual, by_cpu[0])
 
 
 def test_the_brightest_image_does_not_overflow(device):
     pixels = np.full((9000, 5), 65535, np.uint16)
-    (got,) = preprocess(device, [square(3, standardize="none")], pixels, Roi.full(5, 9000))
-    assert (got == 1.0).all()
+    (actual,) = preprocess(device, [square(3, standardize="none")], pixels, Roi.full(5, 9000))
+    assert (actual == 1.0).all()
 
 
 def test_half_precision_is_the_rounded_float(device):
@@ -139,21 +142,21 @@ def test_half_precision_is_the_rounded_float(device):
     np.testing.assert_array_equal(half, single.astype(np.float16))
 
 
-def test_without_a_box_every_member_sees_the_whole_frame(device):
+def test_without_a_box_every_member_uses_the_full_frame(device):
     pixels, spec = random_pixels(50, 60, np.uint8), square(20)
-    planned = _core.DevicePreprocessor([core_spec(spec)])
-    frame, scratch = frame_of(device, pixels), device.allocate(planned.scratch_bytes)
+    preprocessor = _core.DevicePreprocessor([core_spec(spec)])
+    frame, scratch = frame_of(device, pixels), device.allocate(preprocessor.scratch_bytes)
     out, stream = device.allocate(4 * 20 * 20), device.stream()
     device.kernels(stream).preprocess(
-        planned, frame=frame.address, lungs=0, scratch=scratch.address, outputs=[out.address]
+        preprocessor, frame=frame.address, lungs=0, scratch=scratch.address, outputs=[out.address]
     )
     device.synchronize(stream)
     expected = Preprocessor([spec]).run([pixels], [Roi.full(60, 50)])[0][0]
     np.testing.assert_array_equal(from_device(device, out, spec.tensor_shape, np.float32), expected)
 
 
-def lungs_on(device, mask, rule, width, height):
-    """(box seen, box found, verdict) as the kernel leaves them."""
+def lung_box_on(device, mask, rule, width, height):
+    """Run the lung box kernel; return crop, detected box and status."""
     frame = frame_of(device, np.zeros((height, width), np.uint8))
     rows, columns = mask.shape
     source, record = to_device(device, mask), device.allocate(9 * 4)
@@ -169,7 +172,7 @@ def lungs_on(device, mask, rule, width, height):
     )
     device.synchronize(stream)
     values = from_device(device, record, 9, np.int32).tolist()
-    return tuple(values[:4]), tuple(values[4:8]), LungVerdict(values[8])
+    return tuple(values[:4]), tuple(values[4:8]), LungBoxStatus(values[8])
 
 
 @given(
@@ -177,22 +180,22 @@ def lungs_on(device, mask, rule, width, height):
     min_pixels=st.integers(1, 4), width=st.integers(1, 900), height=st.integers(1, 900),
 )  # fmt: skip
 @settings(max_examples=100, **LEAVE_FIXTURES)
-def test_the_lung_box_is_the_cpus(device, rows, columns, seed, share, min_pixels, width, height):
+def test_the_lung_box_equals_the_cpu(device, rows, columns, seed, share, min_pixels, width, height):
     mask = (np.random.default_rng(seed).random((rows, columns)) < share).astype(np.float32)
     rule = LungBoxRule(min_pixels=min_pixels)
-    seen, found, verdict = lungs_on(device, mask, rule, width, height)
-    wanted, box, _ = _core.lung_box(mask, core_rule(rule), width_px=width, height_px=height)
-    assert (verdict, found) == (wanted, box)
-    assert seen == (box if verdict == LungVerdict.BELIEVED else (0, 0, width, height))
+    crop, detected, status = lung_box_on(device, mask, rule, width, height)
+    expected_status, box = _core.lung_box(mask, core_rule(rule), width_px=width, height_px=height)
+    assert (status, detected) == (expected_status, box)
+    assert crop == (box if status == LungBoxStatus.VALID else (0, 0, width, height))
 
 
 @pytest.mark.parametrize("side", [31, 32, 33, 256, 1100])
-def test_masks_wider_than_a_word_and_a_block(device, side):
+def test_masks_wider_than_a_word_and_a_thread_block(device, side):
     mask = np.zeros((side, side), np.float32)
     mask[side // 5 : -side // 6, side // 4 : -side // 7] = 0.75
-    seen, _, verdict = lungs_on(device, mask, LungBoxRule(), 640, 512)
-    assert verdict == LungVerdict.BELIEVED
-    assert seen == reference.lung_box(mask, 0.5, 1, 0.05, 640, 512)
+    crop, _, status = lung_box_on(device, mask, LungBoxRule(), 640, 512)
+    assert status == LungBoxStatus.VALID
+    assert crop == reference.lung_box(mask, 0.5, 1, 0.05, 640, 512)
 
 
 @given(
@@ -200,23 +203,22 @@ def test_masks_wider_than_a_word_and_a_block(device, side):
     seed=st.integers(0, 2**16), temperature=st.floats(0.2, 5.0),
 )  # fmt: skip
 @settings(max_examples=80, **LEAVE_FIXTURES)
-def test_the_combination_is_the_cpus(device, strategy, members, labels, seed, temperature):
+def test_the_combination_equals_the_cpu(device, strategy, members, labels, seed, temperature):
     rng = np.random.default_rng(seed)
-    made = Combiner(
+    combiner = Combiner(
         combination(strategy, members, labels, seed, temperature, tuple(rng.uniform(0.5, 3, members))), labels=labels
     )
     stride = labels + int(rng.integers(0, 40))
     logits = np.full((members, stride), np.nan, np.float32)
     logits[:, :labels] = rng.normal(size=(members, labels)) * 4
-    wanted, winners = made.run(logits[None, :, :labels])
-    probabilities, winner = combine_on(device, made, logits, stride, labels)
-    np.testing.assert_allclose(probabilities, wanted[0], atol=PROBABILITY)
+    expected, winners = combiner.run(logits[None, :, :labels])
+    probabilities, winner = combine_on(device, combiner.core, logits, stride, labels)
+    np.testing.assert_allclose(probabilities, expected[0], atol=PROBABILITY)
     assert winner == winners[0]
 
 
-def combine_on(device, made, logits, stride, labels):
-    combiner = _core.DeviceCombiner(made.core)
-    parameters, source = to_device(device, combiner.parameters()), to_device(device, logits)
+def combine_on(device, combiner, logits, stride, labels):
+    parameters, source = to_device(device, combiner.values()), to_device(device, logits)
     scratch, stream = device.allocate(combiner.scratch_bytes), device.stream()
     probabilities, winner = device.allocate(4 * labels), device.allocate(4)
     device.kernels(stream).combine(
@@ -229,15 +231,15 @@ def combine_on(device, made, logits, stride, labels):
         winner=winner.address,
     )
     device.synchronize(stream)
-    winning = from_device(device, winner, 1, np.int32)
-    return from_device(device, probabilities, labels, np.float32), int(winning[0])
+    winning = int(from_device(device, winner, 1, np.int32)[0])
+    return from_device(device, probabilities, labels, np.float32), winning
 
 
 def test_presets_are_among_the_specs():
     assert set(PRESETS.values()) <= set(SPECS)
 
 
-def test_a_wrong_number_of_outputs_is_refused(device):
-    planned = _core.DevicePreprocessor([core_spec(PreprocessSpec())])
-    with pytest.raises(ValueError, match="one output address a spec is needed, expected 1, got 0"):
-        _core.Emulated(0).preprocess(planned, frame=0, lungs=0, scratch=0, outputs=[])
+def test_a_wrong_number_of_outputs_is_rejected(device):
+    preprocessor = _core.DevicePreprocessor([core_spec(PreprocessSpec())])
+    with pytest.raises(ValueError, match="one output address per spec is needed, expected 1, got 0"):
+        _core.Emulated(0).preprocess(preprocessor, frame=0, lungs=0, scratch=0, outputs=[])

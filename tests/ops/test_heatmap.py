@@ -1,4 +1,4 @@
-"""The heat map: evidence lies where the member saw it, whatever its crop, its region and its map's size."""
+"""Heat map: evidence is placed at the member's crop, for any crop, region and map size."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def hottest(heat):
 
 
 @pytest.mark.parametrize("side", [4, 7, 10])
-def test_evidence_stays_in_its_place(side):
+def test_evidence_keeps_its_position(side):
     heat = combine_maps([cam(side, 0, side - 1)], [1.0], 1, [LUNGS], ROI, IMAGE)
     assert heat.shape == (HEATMAP_PX, HEATMAP_PX)
     assert heat.max() == 1.0
@@ -39,7 +39,7 @@ def test_maps_of_unequal_size_are_added_by_weight():
     assert heat[0, 0] == pytest.approx(0.2 * 10 / (0.8 * 20), abs=0.01)
 
 
-def test_a_centre_crop_leaves_the_rim_cold():
+def test_there_is_no_heat_outside_a_centre_crop():
     cropped = PreprocessSpec(canvas_px=64, crop_px=32)
     heat = combine_maps([np.full((2, 5, 5), 9.0, np.float32)], [1.0], 0, [cropped], ROI, IMAGE)
     quarter = HEATMAP_PX // 4
@@ -47,7 +47,7 @@ def test_a_centre_crop_leaves_the_rim_cold():
     assert (heat[quarter:-quarter, quarter:-quarter] == 1).all()
 
 
-def test_a_member_that_sees_the_whole_frame_is_laid_over_the_lungs():
+def test_the_map_of_a_full_frame_member_is_cropped_to_the_lungs():
     frame = PreprocessSpec(region="frame", canvas_px=64, crop_px=64)
     heat = combine_maps([cam(8, 2, 6)], [1.0], 1, [frame], ROI, IMAGE)  # frame cell (2, 6): y 50..75, x 300..350
     assert heat[:20, -1].max() > heat[:20, : HEATMAP_PX // 2].max()

@@ -1,4 +1,4 @@
-"""The native preprocessing against the NumPy reference: to the last bit, at all sizes."""
+"""Native preprocessing compared with the NumPy reference: bit for bit, at all sizes."""
 
 from dataclasses import replace
 
@@ -60,8 +60,8 @@ def test_canvas_of_its_own_size_is_a_copy():
 
 def test_golden_canvas():
     pixels = (np.arange(6)[:, None] * 40 + np.arange(6)[None, :]).astype(np.uint8)
-    whole = [[14, 15, 17, 18], [67, 68, 70, 71], [134, 135, 137, 138], [187, 188, 190, 191]]
-    assert canvas(pixels, Roi.full(6, 6), square(4)).tolist() == whole
+    shrunk = [[14, 15, 17, 18], [67, 68, 70, 71], [134, 135, 137, 138], [187, 188, 190, 191]]
+    assert canvas(pixels, Roi.full(6, 6), square(4)).tolist() == shrunk
     grown = [[41, 41, 42, 42], [51, 51, 52, 52], [71, 71, 72, 72], [81, 81, 82, 82]]
     assert canvas(pixels, Roi(x0=1, y0=1, x1=3, y1=3), square(4)).tolist() == grown
 
@@ -81,9 +81,9 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.digest()[:6])
 def test_normalize_equals_the_reference(spec, dtype):
     pixels = random_pixels(spec.canvas_px, spec.canvas_px, dtype)
-    got = normalize(pixels, spec)
-    assert got.dtype == spec.dtype
-    np.testing.assert_array_equal(got, reference.normalize(pixels, spec))
+    actual = normalize(pixels, spec)
+    assert actual.dtype == spec.dtype
+    np.testing.assert_array_equal(actual, reference.normalize(pixels, spec))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -95,8 +95,8 @@ def test_fused_equals_the_two_halves_for_all_members_at_once(threads, dtype):
     for spec, out in zip(SPECS, outputs, strict=True):
         assert out.shape == (3, *spec.tensor_shape)
         for i, (pixels, roi) in enumerate(zip(images, rois, strict=True)):
-            seen = roi if spec.region == "lungs" else Roi.full(pixels.shape[1], pixels.shape[0])
-            np.testing.assert_array_equal(out[i], normalize(canvas(pixels, seen, spec), spec))
+            region = roi if spec.region == "lungs" else Roi.full(pixels.shape[1], pixels.shape[0])
+            np.testing.assert_array_equal(out[i], normalize(canvas(pixels, region, spec), spec))
 
 
 def test_a_batch_may_mix_8_and_16_bits():
@@ -107,15 +107,15 @@ def test_a_batch_may_mix_8_and_16_bits():
     np.testing.assert_allclose(out[0], out[1], atol=1e-6)
 
 
-def test_strided_rows_and_odd_columns_are_read_right():
+def test_strided_rows_and_columns_are_read_correctly():
     base = random_pixels(80, 90, np.uint16)
     spec = square(20)
     for view in (base[::2, :], base[5:40, 3:60], base[:, ::3], base[::-1], base.T, np.asfortranarray(base)):
-        plain = np.ascontiguousarray(view)
-        roi = Roi.full(plain.shape[1], plain.shape[0])
-        np.testing.assert_array_equal(canvas(view, roi, spec), canvas(plain, roi, spec))
+        contiguous = np.ascontiguousarray(view)
+        roi = Roi.full(contiguous.shape[1], contiguous.shape[0])
+        np.testing.assert_array_equal(canvas(view, roi, spec), canvas(contiguous, roi, spec))
         np.testing.assert_array_equal(
-            Preprocessor([spec]).run([view], [roi])[0], Preprocessor([spec]).run([plain], [roi])[0]
+            Preprocessor([spec]).run([view], [roi])[0], Preprocessor([spec]).run([contiguous], [roi])[0]
         )
 
 
@@ -134,7 +134,7 @@ def test_float16_rounds_as_numpy_does():
             )
 
 
-def test_the_callers_output_is_written_and_returned():
+def test_the_output_of_the_caller_is_written_and_returned():
     p = Preprocessor([square(8)])
     out = p.allocate(1)
     assert p.run([random_pixels(9, 9, np.uint8)], [Roi.full(9, 9)], out)[0] is out[0]
@@ -151,12 +151,12 @@ def test_threads_may_share_a_preprocessor():
 
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(run, images))
-    for got, pixels in zip(together, images, strict=True):
-        for a, b in zip(got, run(pixels), strict=True):
+    for results, pixels in zip(together, images, strict=True):
+        for a, b in zip(results, run(pixels), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_box_outside_the_image_is_refused():
+def test_a_box_outside_the_image_is_rejected():
     with pytest.raises(InputError, match=r"reaches outside the image of 5x4 px"):
         canvas(random_pixels(4, 5, np.uint8), Roi(x0=0, y0=0, x1=6, y1=4), square(8))
 
@@ -164,19 +164,19 @@ def test_a_box_outside_the_image_is_refused():
 @pytest.mark.parametrize(
     "bad", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8)]
 )
-def test_what_is_not_gray_pixels_is_refused(bad):
+def test_arrays_that_are_not_gray_pixels_are_rejected(bad):
     with pytest.raises(InputError, match="expected gray pixels"):
         canvas(bad, Roi(x0=0, y0=0, x1=1, y1=1), square(8))
 
 
-def test_the_longest_side_is_right_and_a_longer_one_is_refused():
+def test_the_longest_side_is_accepted_and_a_longer_one_is_rejected():
     longest = np.full((1, 65535), 65535, dtype=np.uint16)
     assert (canvas(longest, Roi.full(65535, 1), square(7)) == 65535).all()
     with pytest.raises(InputError, match="at most 65535 px, got 65536x1"):
         canvas(np.zeros((1, 65536), np.uint8), Roi.full(65536, 1), square(7))
 
 
-def test_wrong_outputs_and_counts_are_refused():
+def test_wrong_outputs_and_counts_are_rejected():
     p = Preprocessor([square(8)])
     pixels, roi = random_pixels(9, 9, np.uint8), Roi.full(9, 9)
     with pytest.raises(InputError, match="one lung box"):
@@ -220,15 +220,15 @@ def test_spec_json_round_trip_and_digest():
 
 
 def test_digest_is_pinned():
-    """A change here means that every bundle ever made no longer matches: bump ARITHMETIC_VERSION and say so."""
+    """A change here means that existing bundles no longer match: increase ARITHMETIC_VERSION and document it."""
     assert preset("sane").digest() == "ad1a8095e8b2527314647ef2d093e8b6623d62975c25e1a5f0c2b024294cab92"
 
 
 def test_spec_reading_is_strict():
-    good = preset("sane").as_json()
+    valid = preset("sane").as_json()
     with pytest.raises(ContractError, match=r"unknown: \['gamma'\]"):
-        PreprocessSpec.from_json({**good, "gamma": 2})
-    with pytest.raises(ContractError, match="arithmetic version 1, the spec asks for version 2"):
-        PreprocessSpec.from_json({**good, "arithmetic": 2})
+        PreprocessSpec.from_json({**valid, "gamma": 2})
+    with pytest.raises(ContractError, match="arithmetic version 1, the spec has version 2"):
+        PreprocessSpec.from_json({**valid, "arithmetic": 2})
     with pytest.raises(ContractError, match="no preprocessing preset is called 'sain'"):
         preset("sain")

@@ -1,6 +1,7 @@
-// The strategies' arithmetic, one small function a step, for the CPU's loops and the GPU's threads alike. In: the
-// parameters as plain pointers and the members' logits; out: the ensemble's probabilities. All in double, and every
-// sum in a fixed order, so that CPU and GPU differ by no more than their exp, log and tanh.
+// The combination strategies: their names, the shapes of their parameters, and their arithmetic as small functions that
+// the CPU and the GPU share. In: the parameters by address and the members' logits; out: the ensemble's probabilities.
+// All in double, and every sum in a fixed order, so that CPU and GPU differ by no more than their exp, log and tanh.
+// To add a strategy: a value of Strategy, its row in kStrategies, its formula here and its steps in combine_kernels.h.
 #pragma once
 
 #include <cmath>
@@ -13,26 +14,52 @@ namespace cxr {
 
 enum class Strategy : int32_t { kVoting, kAverage, kWeightedAverage, kStacking, kFlannel };
 
-// A combination's parameters where they lie, in host or device memory; see `Combination` for the shapes.
+// Length of one axis of a parameter array. kScores: members * labels. kScorePairs: its square. kHidden: the length
+// of the array whose only axis it is.
+enum class Axis : int32_t { kNone, kMembers, kLabels, kScores, kScorePairs, kHidden };
+
+struct Parameter {
+  const char* name;
+  Axis axes[2];  // kNone as the second: one axis
+};
+
+constexpr int kMaxParameters = 4;  // of a strategy
+
+struct StrategyRow {
+  const char* name;
+  Parameter parameters[kMaxParameters];  // a nullptr name: none
+};
+
+// The one table of strategies, by the value of Strategy; Python reads it through the binding. A dense layer's weight is
+// (outputs, inputs).
+inline constexpr StrategyRow kStrategies[] = {
+    {"voting", {}},
+    {"average", {}},
+    {"weighted-average", {{"weights", {Axis::kMembers}}}},
+    {"stacking",
+     {{"hidden_weight", {Axis::kHidden, Axis::kScores}},
+      {"hidden_bias", {Axis::kHidden}},
+      {"output_weight", {Axis::kLabels, Axis::kHidden}},
+      {"output_bias", {Axis::kLabels}}}},
+    {"flannel", {{"module_weight", {Axis::kMembers, Axis::kScorePairs}}, {"module_bias", {Axis::kMembers}}}},
+};
+
+// A combination with its parameters by address, in host or device memory.
 struct CombineView {
   Strategy strategy;
   int members;
   int labels;
-  int hidden;
+  int hidden;  // length of Axis::kHidden; 0 if the strategy has none
   double temperature;
   const double* member_temperatures;
-  const double* weights;
-  const double* hidden_weight;
-  const double* hidden_bias;
-  const double* output_weight;
-  const double* output_bias;
-  const double* module_weight;
-  const double* module_bias;
+  const double* parameters[kMaxParameters];  // in the order of the strategy's row
 
   CXR_HD int scores() const { return members * labels; }
   CXR_HD bool averages() const { return strategy == Strategy::kAverage || strategy == Strategy::kWeightedAverage; }
-  // Doubles that one image's combination needs besides: scores, FLANNEL's inner products, hidden cells, result.
-  CXR_HD int working() const { return scores() + (strategy == Strategy::kFlannel ? members * scores() : hidden); }
+  // Doubles between the scores and the result: FLANNEL's inner products (members, scores) or the hidden cells.
+  CXR_HD int intermediates() const { return strategy == Strategy::kFlannel ? members * scores() : hidden; }
+  // Scratch doubles per image: scores (members, labels), intermediates, result (labels).
+  CXR_HD int scratch_size() const { return scores() + intermediates() + labels; }
 };
 
 CXR_HD int top_of(const double* values, int n) {
@@ -48,7 +75,7 @@ CXR_HD void softmax(double* values, int n) {
   for (int i = 0; i < n; ++i) values[i] /= sum;
 }
 
-// One member's logits (labels) to its probabilities.
+// Softmax of one member's logits (labels) divided by its temperature.
 CXR_HD void member_probabilities(const CombineView& c, const float* logits, int m, double* probabilities) {
   for (int k = 0; k < c.labels; ++k) probabilities[k] = logits[k] / c.member_temperatures[m];
   softmax(probabilities, c.labels);
@@ -61,7 +88,7 @@ CXR_HD double weighted_sum(const CombineView& c, const double* scores, const dou
   return sum;
 }
 
-// Shares of votes into the result; the winner by votes, then by mean probability, then by order.
+// Writes the shares of votes; returns the winner by votes, then by mean probability, then by order.
 CXR_HD int vote(const CombineView& c, const double* scores, double* shares) {
   for (int k = 0; k < c.labels; ++k) shares[k] = 0.0;
   for (int m = 0; m < c.members; ++m) shares[top_of(scores + m * c.labels, c.labels)] += 1.0;
@@ -75,7 +102,7 @@ CXR_HD int vote(const CombineView& c, const double* scores, double* shares) {
 }
 
 CXR_HD double average(const CombineView& c, const double* scores, int label) {
-  if (c.strategy == Strategy::kWeightedAverage) return weighted_sum(c, scores, c.weights, label);
+  if (c.strategy == Strategy::kWeightedAverage) return weighted_sum(c, scores, c.parameters[0], label);
   double sum = 0.0;
   for (int m = 0; m < c.members; ++m) sum += 1.0 / c.members * scores[m * c.labels + label];
   return sum;
@@ -94,21 +121,32 @@ CXR_HD double dense(const double* weight, const double* bias, const double* in, 
   return sum;
 }
 
-// FLANNEL's neural weight module: member m's weight is tanh(bias + s' W s), of which this is row i of W times s.
-CXR_HD double module_product(const CombineView& c, const double* scores, int m, int i) {
-  const int n = c.scores();
-  return dot(c.module_weight + (static_cast<size_t>(m) * n + i) * n, scores, n);
+// Stacking: dense, relu, dense; the result is logits.
+CXR_HD double stacking_hidden(const CombineView& c, const double* scores, int cell) {
+  return larger(dense(c.parameters[0], c.parameters[1], scores, c.scores(), cell), 0.0);
 }
 
+CXR_HD double stacking_output(const CombineView& c, const double* hidden, int label) {
+  return dense(c.parameters[2], c.parameters[3], hidden, c.hidden, label);
+}
+
+// FLANNEL's neural weight module: member m's weight is tanh(bias + s' W s); this is row i of W times s.
+CXR_HD double module_product(const CombineView& c, const double* scores, int m, int i) {
+  const int n = c.scores();
+  return dot(c.parameters[0] + (static_cast<size_t>(m) * n + i) * n, scores, n);
+}
+
+// Weight of member m, from its products (scores).
 CXR_HD double module_weight(const CombineView& c, const double* scores, const double* products, int m) {
   const int n = c.scores();
-  double sum = c.module_bias[m];
+  double sum = c.parameters[1][m];
   for (int i = 0; i < n; ++i) sum += scores[i] * products[i];
   return tanh(sum);
 }
 
-// From the strategy's result (labels), probabilities of the averages and logits of the others, to probabilities.
-CXR_HD int temper(const CombineView& c, double* result) {
+// Applies the temperature and a softmax to the result (labels): probabilities of the averages, logits of the others.
+// Returns the winning label.
+CXR_HD int apply_temperature(const CombineView& c, double* result) {
   // The log of a softmax differs from its argument by a constant, which the next softmax drops.
   for (int k = 0; k < c.labels; ++k) result[k] = (c.averages() ? log(result[k]) : result[k]) / c.temperature;
   softmax(result, c.labels);

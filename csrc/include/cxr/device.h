@@ -1,8 +1,7 @@
-// The same steps as preprocess.h, lung_box.h and combine.h on a GPU's memory and the caller's stream: no allocation, no
-// synchronisation, so that all of it can be captured into one CUDA graph. Addresses are the device's.
-// Every step exists twice behind one contract: `Emulated` runs the kernels' blocks in a host loop on host memory, which
-// is how machines without a GPU test them; `Cuda` launches them. A build without CUDA has the same symbols, which
-// throw.
+// Preprocessing, lung box and combination on a GPU: the steps of preprocess.h, lung_box.h and combine.h on device
+// memory and the caller's stream, without allocation or synchronisation, so that all of it can be captured into one
+// CUDA graph. Each step has two executors: `Cuda` launches the kernels; `Emulated` runs their blocks in a host loop on
+// host memory, so that they can be tested without a GPU. A build without CUDA has the same symbols, which throw.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +19,13 @@ namespace cxr {
 using Address = uint64_t;  // of device memory, as an integer
 using Stream = uint64_t;   // a cudaStream_t, as an integer
 
-// An image on the device is one piece of memory: this header, then from kFrameHeaderBytes on the rows, each padded to a
-// multiple of kRowAlignment bytes. The kernels read the size from there and their grids do not depend on it, so one
+template <typename T>
+CXR_HD T* at(Address address) {
+  return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
+}
+
+// An image on the device is one buffer: this header, then from kFrameHeaderBytes on the rows, each padded to a multiple
+// of kRowAlignment bytes. The kernels read the size from the header and their grids do not depend on it, so one
 // captured graph serves images of all sizes.
 struct FrameHeader {
   int32_t width;
@@ -32,15 +36,14 @@ struct FrameHeader {
 constexpr size_t kFrameHeaderBytes = 256;
 constexpr int kRowAlignment = 16;
 
-// What the lung box kernel leaves on the device: the box that members see (the whole frame if the found one is not
-// believed), the one that was found, and the verdict.
+// Result record of the lung box kernel.
 struct LungRecord {
-  Box seen;
-  Box found;
-  LungVerdict verdict;
+  Box crop;              // the region for the classifiers: the detected box if it is valid, else the full frame
+  Box detected;          // empty if there is no lung
+  LungBoxStatus status;  // of the detected box
 };
 
-// One mask (rows x columns floats) of the image at `frame` to a LungRecord.
+// Lung box of one mask (rows x columns floats) of the image at `frame`.
 struct LungTask {
   Address mask;
   int rows;
@@ -52,28 +55,27 @@ struct LungTask {
 };
 size_t lung_scratch_bytes(int rows, int columns);
 
-// One image's logits to probabilities (labels) floats and the winner, an int32.
+// Combination of one image's logits: probabilities, (labels) floats, and the winning label, an int32.
 struct CombineTask {
   CombineView view;  // of parameters on the device
   Address logits;    // member m's logits at m * member_stride floats
   int member_stride;
-  Address scratch;  // combine_scratch_bytes(view)
+  Address scratch;  // Combiner::scratch_bytes()
   Address probabilities;
   Address winner;
 };
-size_t combine_scratch_bytes(const CombineView& view);
 
-constexpr int kMaxTensors = 16;  // of one launch; more members take more launches
+constexpr int kMaxTensors = 16;  // per launch; more members take more launches
 
-// One distinct canvas of a launch, shared by the members that agree on it; its pixels are kept as uint16.
+// One distinct canvas of a launch, shared by the members with the same region and sizes; its pixels are uint16.
 struct Window {
-  int lungs;
+  int lungs;  // 1: the lung box; 0: the full frame
   int canvas_px;
   int crop_px;
-  int plain_statistics;  // 1 if a tensor is standardised by this window's own values; with a median, the filtered ones
-  int median;            // 1 if a tensor wants the filtered pixels
-  int median_statistics;
-  uint64_t pixels;  // offsets into the scratch memory
+  int plain_statistics;   // 1 if a tensor is standardised by the statistics of the unfiltered pixels
+  int median;             // 1 if a tensor uses the filtered pixels
+  int median_statistics;  // 1 if a tensor is standardised by the statistics of the filtered pixels
+  uint64_t pixels;        // offsets into the scratch memory
   uint64_t filtered;
 };
 
@@ -91,23 +93,23 @@ struct Tensor {
 
 struct PreprocessTask {
   Address frame;
-  Address lungs;    // a Box (a LungRecord begins with one); 0: no segmenter, all see the whole frame
-  Address scratch;  // 4 sums a window (plain, plain squared, median, median squared), then pixels
+  Address lungs;    // a Box (a LungRecord begins with one); 0: no segmenter, all members use the full frame
+  Address scratch;  // 4 sums per window (plain, plain squared, median, median squared), then pixels
   int windows;
   int tensors;
   Window window[kMaxTensors];
   Tensor tensor[kMaxTensors];
 };
 
-// The tasks of a bundle's members, planned once.
+// Plans the preprocessing tasks of a bundle's members.
 class DevicePreprocessor {
  public:
-  // Throws std::invalid_argument for a spec that cannot be run, or one with more than 3 channels.
+  // Throws std::invalid_argument for an invalid spec, or one with more than 3 channels.
   explicit DevicePreprocessor(const std::vector<Spec>& specs);
 
   size_t scratch_bytes() const { return scratch_bytes_; }
 
-  // outputs: one address a spec. lungs 0: none.
+  // outputs: one address per spec. lungs: 0 without a segmenter.
   std::vector<PreprocessTask> tasks(Address frame, Address lungs, Address scratch,
                                     const std::vector<Address>& outputs) const;
 
@@ -117,8 +119,8 @@ class DevicePreprocessor {
   std::vector<PreprocessTask> plans_;
 };
 
-// Runs kernels in a host loop. seed: of the order of blocks and of the threads of a block, 0 for ascending; a result
-// that depends on it shows a race.
+// Runs kernels in a host loop. seed: order of the blocks and of the threads of a block, 0 for ascending; a result that
+// depends on it reveals a race.
 class Emulated {
  public:
   explicit Emulated(uint32_t seed) : seed_(seed) {}
@@ -142,10 +144,10 @@ class Cuda {
   Stream stream_;
 };
 
-// Compute capabilities that this build has machine code for, such as 75 and 87; empty without CUDA.
+// Compute capabilities with machine code in this build, such as 75 and 87; empty without CUDA.
 std::vector<int> cuda_architectures();
 
-// A point in a stream that can be waited for and timed. All members throw std::runtime_error on failure.
+// A point in a stream, to wait for and to time. All members throw std::runtime_error on failure.
 class Event {
  public:
   Event();
@@ -153,17 +155,17 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
-  // in_graph: as a node of the graph that the stream is being captured into, so that it is passed when the graph runs.
+  // in_graph: record it as a node of the graph being captured, so that it is passed whenever the graph runs.
   void record(Stream stream, bool in_graph);
-  // What comes next in the stream waits for this event.
-  void hold(Stream stream) const;
+  // Makes later work in `stream` wait for this event.
+  void make_wait(Stream stream) const;
   double ms_since(const Event& start) const;
 
  private:
   Address handle_ = 0;  // a cudaEvent_t
 };
 
-// Work captured from a stream, ready to run again and again.
+// Work captured from a stream, for repeated launches.
 class Graph {
  public:
   explicit Graph(Address handle) : handle_(handle) {}

@@ -1,4 +1,4 @@
-// Non-owning views of what comes in: gray pixels and a box in them. No Python, no allocation.
+// Non-owning views of the input: gray pixels, and a box in them. No Python, no allocation.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
-// From a lung mask to the box of the image that the members see: R20's rule, project on rows and columns, first and
-// last occupied, widened by a margin, clipped; and whether that can be a pair of lungs. In: mask probabilities over
-// the whole frame; out: the box in image pixels, the verdict, the share of the mask that is lung. What follows the
-// counting is arithmetic in this header, so that the device does the very same.
+// Lung box of a mask, by R20's rule: project the mask on rows and columns, take the first and last occupied one, widen
+// by a margin and clip; then check that the box has a plausible area and aspect. In: mask probabilities over the full
+// frame; out: the box in image pixels and its status. The arithmetic after the counting is in this header, so that CPU
+// and GPU share it.
 #pragma once
 
 #include <cmath>
@@ -14,20 +14,19 @@ namespace cxr {
 
 struct LungRule {
   float threshold;  // a mask pixel at or above it is lung
-  int min_pixels;   // lung pixels that make a row or column occupied
+  int min_pixels;   // lung pixels that make a row or column occupied, at least 1
   double margin;    // share of the extent added on each side
-  double min_area;  // of a believable box, as a share of the image
+  double min_area;  // of a valid box, as a share of the image
   double max_area;
-  double min_aspect;  // its width over its height
+  double min_aspect;  // of a valid box, width over height
   double max_aspect;
 };
 
-enum class LungVerdict : int32_t { kBelieved, kNoLung, kArea, kAspect };
+enum class LungBoxStatus : int32_t { kValid, kNoLung, kBadArea, kBadAspect };
 
 struct LungBox {
-  LungVerdict verdict;
-  Box box;           // of the image; empty if there is no lung
-  double lung_area;  // share of the mask's pixels that are lung
+  LungBoxStatus status;
+  Box box;  // in image pixels; empty if there is no lung
 };
 
 struct Interval {
@@ -35,41 +34,41 @@ struct Interval {
   int last;  // first > last: empty
 };
 
-// Widens first..last of `cells` mask cells by the margin and scales it to `length` pixels; half open.
-CXR_HD Interval widen(Interval cells_range, int cells, int length, double margin) {
+// Scales the range of mask cells, of `cells`, to `length` pixels and widens it by the margin; the result is half open.
+CXR_HD Interval widen(Interval range, int cells, int length, double margin) {
   const double scale = static_cast<double>(length) / cells;
-  const double begin = cells_range.first * scale;
-  const double end = (cells_range.last + 1) * scale;
+  const double begin = range.first * scale;
+  const double end = (range.last + 1) * scale;
   const double pad = margin * (end - begin);
   const int low = static_cast<int>(floor(begin - pad));
   const int high = static_cast<int>(ceil(end + pad));
   return {larger(low, 0), smaller(high, length)};
 }
 
-CXR_HD LungVerdict believe(const Box& box, int width, int height, const LungRule& rule) {
+// Checks the area and aspect of a box in an image of width x height pixels.
+CXR_HD LungBoxStatus check_box(const Box& box, int width, int height, const LungRule& rule) {
   const double pixels = static_cast<double>(box.width()) * box.height();
   const double area = pixels / (static_cast<double>(width) * height);
-  if (!(rule.min_area <= area && area <= rule.max_area)) return LungVerdict::kArea;
+  if (!(rule.min_area <= area && area <= rule.max_area)) return LungBoxStatus::kBadArea;
   const double aspect = static_cast<double>(box.width()) / box.height();
-  if (!(rule.min_aspect <= aspect && aspect <= rule.max_aspect)) return LungVerdict::kAspect;
-  return LungVerdict::kBelieved;
+  if (!(rule.min_aspect <= aspect && aspect <= rule.max_aspect)) return LungBoxStatus::kBadAspect;
+  return LungBoxStatus::kValid;
 }
 
-// in_rows, in_columns: the occupied range of a mask of rows x columns, of which `lung` pixels are lung.
-CXR_HD LungBox judge_lungs(Interval in_rows, Interval in_columns, int64_t lung, int rows, int columns,
-                           const LungRule& rule, int width, int height) {
-  const double lung_area = static_cast<double>(lung) / (static_cast<double>(rows) * columns);
-  if (lung == 0 || in_rows.first > in_rows.last || in_columns.first > in_columns.last) {
-    return {LungVerdict::kNoLung, {0, 0, 0, 0}, lung_area};
+// Box and status from the occupied ranges of a mask of rows x columns.
+CXR_HD LungBox make_lung_box(Interval in_rows, Interval in_columns, int rows, int columns, const LungRule& rule,
+                             int width, int height) {
+  if (in_rows.first > in_rows.last || in_columns.first > in_columns.last) {
+    return {LungBoxStatus::kNoLung, {0, 0, 0, 0}};
   }
   const Interval x = widen(in_columns, columns, width, rule.margin);
   const Interval y = widen(in_rows, rows, height, rule.margin);
   const Box box{x.first, y.first, x.last, y.last};
-  return {believe(box, width, height, rule), box, lung_area};
+  return {check_box(box, width, height, rule), box};
 }
 
 // mask: rows x columns floats, contiguous, covering the image of width x height pixels.
-// Throws std::invalid_argument for an empty mask or image.
+// Throws std::invalid_argument for an empty mask or image, or a rule with min_pixels below 1.
 LungBox find_lung_box(const float* mask, int rows, int columns, const LungRule& rule, int width, int height);
 
 }  // namespace cxr

@@ -1,7 +1,7 @@
-// Per-pixel arithmetic of the preprocessing, as functions that a C++ and a CUDA file can both include.
-// In: integers and plan constants; out: integers and floats. It exists so that what the CPU tests prove holds on the
-// GPU too: everything up to the canvas is exact integer arithmetic, the rest is one multiplication and one addition
-// in float, which the build never contracts into a fused multiply-add (-ffp-contract=off, --fmad=false).
+// Per-pixel arithmetic of the preprocessing, as functions for C++ and CUDA files. In: integers and plan constants; out:
+// integers and floats. CPU and GPU share it, so that the CPU tests hold for the GPU too: everything up to the canvas is
+// exact integer arithmetic, the rest is one multiplication and one addition in float, which the build never contracts
+// into a fused multiply-add (-ffp-contract=off, --fmad=false).
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,7 @@
 namespace cxr {
 
 // floor(sum / norm + 1/2) for 0 <= sum < 2^53. A double holds sum + norm/2 exactly, and the quotient of two such
-// integers lies either on an integer or at least 1/norm away from one, farther than the rounding of the division.
+// integers is either an integer or at least 1/norm away from one, farther than the rounding of the division.
 CXR_HD uint32_t divide_rounded(uint64_t sum, uint64_t norm) {
   return static_cast<uint32_t>(static_cast<double>(sum + norm / 2) / static_cast<double>(norm));
 }
@@ -56,7 +56,7 @@ CXR_HD T median9(T a0, T a1, T a2, T b0, T b1, T b2, T c0, T c1, T c2) {
   return median3(low, median3(b0, b1, b2), high);
 }
 
-// One channel's map from pixel value to tensor value.
+// Affine map of one channel from pixel value to tensor value.
 struct Affine {
   float scale;
   float offset;
@@ -98,10 +98,10 @@ CXR_HD uint16_t half_bits(float value) {
   const int shift = exponent > 0 ? 13 : 14 - exponent;
   const uint32_t mantissa = exponent > 0 ? magnitude - (112u << 23) : (magnitude & 0x7fffffu) | 0x800000u;
   const uint32_t half = 1u << (shift - 1);
-  const uint32_t kept = mantissa >> shift;
+  const uint32_t truncated = mantissa >> shift;
   const uint32_t rest = mantissa & ((1u << shift) - 1);
-  const uint32_t up = rest > half || (rest == half && (kept & 1u)) ? 1u : 0u;
-  return static_cast<uint16_t>(sign | (kept + up));
+  const uint32_t up = rest > half || (rest == half && (truncated & 1u)) ? 1u : 0u;
+  return static_cast<uint16_t>(sign | (truncated + up));
 }
 
 }  // namespace cxr

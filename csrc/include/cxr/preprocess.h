@@ -1,6 +1,6 @@
-// Fused preprocessing: gray pixels of any size and a lung box in, the tensors of all members out.
-// The same steps as training's `canvas` and `normalize`, run once per distinct canvas and shared by the members that
-// agree on it. Output memory is the caller's; scratch memory is kept between runs and only grows.
+// Fused preprocessing. In: gray pixels of any size and a lung box; out: the tensors of all members. The steps are those
+// of `make_canvas` and `normalize_canvas`, run once per distinct canvas and shared by the members with the same region
+// and sizes. The caller owns the output memory; scratch memory is reused between runs and only grows.
 #pragma once
 
 #include <cstdint>
@@ -36,10 +36,10 @@ struct Spec {
 // Throws std::invalid_argument unless `box` is inside `image` and both fit the arithmetic.
 void check(const ImageView& image, const Box& box);
 
-// Throws std::invalid_argument for a spec that cannot be run.
+// Throws std::invalid_argument for an invalid spec.
 void check(const Spec& spec);
 
-// Box and resize alone: (canvas_px, canvas_px) pixels of the image's type into `out`.
+// Crops the box and resizes it: (canvas_px, canvas_px) pixels of the image's type into `out`.
 void make_canvas(const ImageView& image, const Box& box, int canvas_px, void* out);
 
 // Centre crop, median, scaling and standardisation of a canvas, into spec.tensor_bytes() at `out`.
@@ -54,7 +54,7 @@ class Preprocessor {
 
   const std::vector<Spec>& specs() const { return specs_; }
 
-  // images and lungs: n each. outputs: one a spec, each n * spec.tensor_bytes(). May be called by several threads.
+  // images and lungs: n each. outputs: one per spec, each n * spec.tensor_bytes(). May be called by several threads.
   void run(const ImageView* images, const Box* lungs, int n, void* const* outputs);
 
  private:

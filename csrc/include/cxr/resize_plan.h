@@ -1,8 +1,8 @@
-// The resize of one axis: per output cell, which inputs count and with which integer weight.
-// Where the axis shrinks, a cell is the exact area average of what it covers; where it grows, it interpolates linearly
-// between pixel centres, clamped at the ends. All weights of a cell add up to the axis's norm, so nothing is ever
-// rounded before the one division at the end. The CPU plans an axis once an image; on a GPU, where the box is only
-// known on the device, a block works out the taps of its own cells, by the same functions.
+// Resize of one axis: the inputs of each output cell and their integer weights. Where the axis shrinks, a cell is the
+// exact area average of the inputs it covers; where it grows, it interpolates linearly between pixel centres, clamped
+// at the ends. The weights of a cell add up to the axis's norm, so nothing is rounded before the one division at the
+// end. The CPU plans an axis once per image; on a GPU, where the box is known only on the device, a block computes the
+// taps of its own cells with the same functions.
 #pragma once
 
 #include <cstddef>
@@ -45,7 +45,7 @@ CXR_HD Taps area_taps(int64_t in, int64_t out, int64_t i) {
   return taps;
 }
 
-// The centre of cell i lies at ((2 i + 1) in - out) / (2 out) in input pixels, counted from the first pixel's centre.
+// The centre of cell i is at ((2 i + 1) in - out) / (2 out) in input pixels, counted from the first pixel's centre.
 CXR_HD Taps linear_taps(int64_t in, int64_t out, int64_t i) {
   const int64_t position = (2 * i + 1) * in - out;
   const int64_t norm = 2 * out;
@@ -57,7 +57,7 @@ CXR_HD Taps linear_taps(int64_t in, int64_t out, int64_t i) {
   return {static_cast<int>(start), 2, static_cast<uint32_t>(norm - rest), 0u, static_cast<uint32_t>(rest)};
 }
 
-// Taps of cell i of an axis that goes from `in` to `out` cells, and what their weights add up to.
+// Taps of cell i of an axis that goes from `in` to `out` cells, and the sum of their weights.
 CXR_HD Taps axis_taps(int in, int out, int i) { return in >= out ? area_taps(in, out, i) : linear_taps(in, out, i); }
 CXR_HD uint64_t axis_norm(int in, int out) {
   return in >= out ? static_cast<uint64_t>(in) : 2u * static_cast<uint64_t>(out);

@@ -1,5 +1,5 @@
-// A fixed set of threads that share the items of one job; the caller works too. In: how many items and what to do with
-// one; out: nothing until all are done. It exists because starting threads costs more than preprocessing an image.
+// Fixed set of threads that share the items of one job with the calling thread. In: the number of items and a function
+// per item; `run` returns when all are done. It exists because starting threads costs more than preprocessing an image.
 #pragma once
 
 #include <condition_variable>
@@ -21,15 +21,15 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls work(item, worker) for every item in 0..items-1, worker in 0..threads-1, no two at once with the same worker.
-  // A second caller meanwhile does its items alone, as worker 0. work must not throw.
+  // Calls work(item, worker) for every item in 0..items-1, with worker in 0..threads-1, never two at once with the same
+  // worker. While it runs, a second caller processes all of its items itself, as worker 0. work must not throw.
   void run(int items, const std::function<void(int, int)>& work);
 
  private:
   void serve(int worker);
   void take_items(int worker);
 
-  std::mutex busy_;  // held by the caller whose job the workers do
+  std::mutex busy_;  // locked by the caller whose job the workers run
   std::mutex state_;
   std::condition_variable wake_;
   std::condition_variable done_;
