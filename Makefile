@@ -18,11 +18,12 @@ INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint 
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BUILD_CONSTRAINT := $(if $(CONSTRAINTS),--build-constraint $(CONSTRAINTS))
 
-.PHONY: help setup demo test test-newest test-lowest test-aarch64 fuzz papers-smoke lock sanitize lint fmt bench wheel clean
+.PHONY: help setup demo test test-fast wheel-test test-newest test-lowest test-aarch64 fuzz papers-smoke lock sanitize lint fmt bench wheel clean
 
 help:
 	@echo "make demo    build the starter bundle's engines and screen synthetic X-rays (IMAGES=folder: yours)"
-	@echo "make test    run the tests            make lint    ruff, mypy, clang-format"
+	@echo "make test    run the tests            make lint    ruff, mypy, clang-format, stub, words"
+	@echo "make test-fast    the quick ones      make wheel-test    build the wheel, install it elsewhere, screen with it"
 	@echo "make bench   measure against peers    make fmt     format    make wheel    build a wheel"
 	@echo "make fuzz    mutate files for the header parsers and decoders (FUZZ=arguments)"
 	@echo "make papers-smoke   both papers' full-size recipes for a few steps each, on drawn X-rays (half an hour on two cores)"
@@ -70,6 +71,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/cxr-edge screen $(or $(IMAGES),$(DEMO)/images) --html $(DEMO)/report.html \
 	  $(if $(IMAGES),,--note "These X-rays are synthetic: drawn by a program. The answers mean nothing.")
 	$(BIN)/cxr-edge bench
+
+# Without the tests that train, start many processes or measure (tests/conftest.py lists them).
+test-fast: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python -m pytest --fast
 
 test: $(VENV)/.dev $(VENV)/.bindings
 	$(ONE_THREAD) $(BIN)/python -m pytest
@@ -121,10 +126,13 @@ sanitize: $(VENV)/.dev
 test-aarch64:
 	PYTHON=$(PYTHON) tests/aarch64/run.sh
 
+# The stub of the native module is compared with the module; pybind11's metaclass is no part of a stub.
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --allowlist csrc/stubtest-allowlist.txt --ignore-unused-allowlist cxr_edge._core
+	$(BIN)/python -m tests.words
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cc' 'csrc/*.h' 'csrc/*.cu')
 
 fmt: $(VENV)/.dev
@@ -139,6 +147,14 @@ bench: $(VENV)/.bench
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet $(BUILD_CONSTRAINT) --no-deps --wheel-dir dist .
+
+# The wheel in an environment of its own, away from the checkout: its starter bundle is built and screens a drawn image.
+wheel-test: $(VENV)/.dev
+	rm -rf build/wheel && $(BIN)/python -m pip wheel --quiet $(BUILD_CONSTRAINT) --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) build/wheel/*.whl
+	$(BIN)/python -m training.phantoms build/wheel/images
+	cd build/wheel && venv/bin/cxr-edge build-engine starter --engines engines && venv/bin/cxr-edge screen images --engines engines
 
 clean:
 	rm -rf build dist $(VENV)

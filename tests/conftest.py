@@ -1,4 +1,4 @@
-"""Fixtures and settings that several test files share."""
+"""Fixtures and settings shared by all tests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,36 @@ settings.register_profile("cxr-edge", deadline=None, derandomize=True, max_examp
 settings.load_profile("cxr-edge")
 
 
+# What `make test-fast` leaves out: trainings, many processes, files of gigabytes, measurements.
+SLOW = (
+    "tests/benchmarks",
+    "tests/corpora",
+    "tests/decoding/test_memory.py",
+    "tests/fuzz",
+    "tests/journey",
+    "tests/native",
+    "tests/test_privacy.py",
+    "tests/training",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help=f"leave out {', '.join(SLOW)}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Return True for what `--fast` leaves out, before it is imported."""
+    path = collection_path.relative_to(config.rootpath).as_posix()
+    return True if config.getoption("--fast") and path in SLOW else None
+
+
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a complete toy bundle. Shared by all tests: to change anything, take `toy_bundle_copy`."""
+    """Return the folder of a complete toy bundle, shared by all tests. To change files, use `toy_bundle_copy`."""
     return build_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy").root
 
 
 @pytest.fixture
 def toy_bundle_copy(toy_bundle: Path, tmp_path: Path) -> Path:
-    """The folder of a toy bundle that the test may change."""
+    """Return the folder of a toy bundle that the test may change."""
     return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
