@@ -1,95 +1,128 @@
-"""Settings that every recipe has: labels, preprocessing, segmenter and plans, read from TOML tables into checked values."""
+"""Settings common to all recipes: labels, guarded label, preprocessing, segmenter and plans.
+
+In: TOML tables. Out: validated values; a setting that cannot work is refused when the file is read, not hours later.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cxr_edge.errors import InputError
 from cxr_edge.specs.preprocess import PreprocessSpec
+from training.data.guard import Guard, Subgroup
 from training.data.targets import Target
-from training.loop.plan import Plan, renamed
+from training.loop.plan import Plan, upgrade_keys
 from training.pruning.prune import PrunePlan
-from training.toml_tables import check_keys, made_of, table_of
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
+from training.toml_tables import check_keys, construct, parse_table
 
 __all__ = ["BundleConfig", "check_segmenter_plan", "plan", "prune_plan"]
+
+Subgroups = Mapping[str, Subgroup]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleConfig:
-    """What every recipe settles, whatever its members.
-
-    labels: of the members, in order. partial: findings that are no label, and the labels that such an image may have: it
-    trains and is not judged (labels that the members lack are passed over). range_images: validation images that
-    activation ranges are measured on. known_answers: synthetic images in the bundle. resamples: of the bootstrap.
-    least_images: training images that every label of a task must have, or its stage is refused.
-    """
+    """Settings of every recipe, whatever its members. Raises InputError for values that cannot work."""
 
     name: str
     version: str = "1.0.0"
     seed: int = 1
     threads: int = 2
-    labels: tuple[str, ...] = ("normal", "bacterial", "viral", "covid-19")
+    labels: tuple[str, ...] = ("normal", "bacterial", "viral", "covid-19")  # of the members, in order
+    # The label with limited false alarms; None, in TOML "": decisions are the most probable label, the score is macro-F1.
+    guard: str | None = "covid-19"
+    # Subgroups by name. In these the guarded label's specificity limits score and threshold ...
+    guard_groups: Subgroups = field(default_factory=lambda: {"adult_normals": Subgroup(label="normal", adult=True)})
+    # ... in these it is only reported ...
+    watch: Subgroups = field(
+        default_factory=lambda: {"children": Subgroup(adult=False), "tuberculosis": Subgroup(label="tuberculosis")}
+    )
+    # ... and within these its AUC is reported; the first also with the lungs painted over.
+    auc_groups: Subgroups = field(
+        default_factory=lambda: {
+            "adults": Subgroup(adult=True),
+            "adults_without_tuberculosis": Subgroup(adult=True, without=("tuberculosis",)),
+        }
+    )
     segmenter_px: int = 128
     canvas_px: int = 160
     label_smoothing: float = 0.05
-    least_images: int = 1
+    least_images: int = 1  # training images that every label of a task must have, or its stage is refused
+    # Findings that are not labels -> the labels such an image may have: it trains and is not evaluated. Labels that the
+    # members lack are ignored.
     partial: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"tuberculosis": ("bacterial", "viral")})
-    range_images: int = 200
-    known_answers: int = 20
-    resamples: int = 2000
+    range_images: int = 200  # validation images on which activation ranges are measured
+    known_answers: int = 20  # synthetic images in the bundle
+    resamples: int = 2000  # bootstrap draws
     segmenter: Plan = field(default_factory=lambda: Plan(epochs=100))
 
     def __post_init__(self) -> None:
         if self.least_images < 1:
-            raise InputError(f"least_images is 1 or more, got {self.least_images}: no label is learnt from no image")
+            raise InputError(
+                f"least_images is 1 or more, got {self.least_images}: a label needs images to be learnt from"
+            )
         check_segmenter_plan(self.segmenter)
+        object.__setattr__(self, "guard", self.guard or None)
+        for name in ("guard_groups", "watch", "auc_groups"):
+            object.__setattr__(self, name, _subgroups(getattr(self, name), name))
+        if self.guard is not None and self.guard not in self.labels:
+            raise InputError(
+                f"guard is {self.guard!r}, which is none of the labels {', '.join(self.labels)}: name the label with "
+                'false alarms to limit (guard = "LABEL"), or none (guard = "")'
+            )
+
+    @property
+    def guarded(self) -> Guard | None:
+        """The guarded label with its subgroups; None if there is none."""
+        if self.guard is None:
+            return None
+        return Guard(label=self.guard, groups=self.guard_groups, watch=self.watch, auc_groups=self.auc_groups)
 
     @property
     def target(self) -> Target:
-        """What the members are asked."""
+        """The members' task."""
         return self.target_of(self.labels)
 
     def target_of(self, labels: tuple[str, ...]) -> Target:
-        """A task of these labels, with those of `partial` that say something about it."""
-        among = {k: tuple(n for n in names if n in labels) for k, names in self.partial.items() if k not in labels}
-        return Target(labels=labels, partial={k: names for k, names in among.items() if names})
+        """Return a task of these labels, with the entries of `partial` that allow one of them."""
+        allowed = {k: tuple(n for n in names if n in labels) for k, names in self.partial.items() if k not in labels}
+        guard = self.guarded if self.guard in labels else None
+        return Target(labels=labels, partial={k: names for k, names in allowed.items() if names}, guard=guard)
 
     @property
     def segmenter_spec(self) -> PreprocessSpec:
-        """What the segmenter sees: the whole frame."""
+        """The segmenter's input: the full frame."""
         return PreprocessSpec(
             region="frame", canvas_px=self.segmenter_px, crop_px=self.segmenter_px, standardize="image"
         )
 
     @property
     def member_spec(self) -> PreprocessSpec:
-        """What every member sees: the lung box."""
+        """The members' input: the lung box."""
         return PreprocessSpec(region="lungs", canvas_px=self.canvas_px, crop_px=self.canvas_px, standardize="image")
 
 
+def _subgroups(tables: Mapping[str, Any], name: str) -> Subgroups:
+    return {k: v if isinstance(v, Subgroup) else parse_table(Subgroup, v, f"{name}.{k}") for k, v in tables.items()}
+
+
 def check_segmenter_plan(plan: Plan) -> None:
-    """Raises InputError for what only a classifier's training has."""
+    """Raise InputError for settings that only a classifier's training has."""
     for name in ("mixup", "cutmix", "frozen_epochs"):
         if getattr(plan, name):
             raise InputError(f"{name} of a segmenter's plan is 0, got {getattr(plan, name)!r}: leave it out")
 
 
 def plan(values: Mapping[str, Any], base: Plan, where: str) -> Plan:
-    """`base` with what a table of the file changes."""
-    values = renamed(values)
+    """Return `base` with the values of a TOML table. Raises InputError, with `where`, for unknown keys and bad values."""
+    values = upgrade_keys(values)
     check_keys(values, Plan, where)
-    return made_of(lambda: replace(base, **values), where)
+    return construct(lambda: replace(base, **values), where)
 
 
 def prune_plan(values: Mapping[str, Any], base: Plan, where: str) -> PrunePlan:
-    """A table of pruning, with the plan of its retraining."""
+    """Return the pruning plan of a TOML table, with the plan of its retraining on top of `base`."""
     retrain = plan(values.get("retrain", {}), base, f"{where}.retrain")
-    return table_of(PrunePlan, {**values, "retrain": retrain}, where)
+    return parse_table(PrunePlan, {**values, "retrain": retrain}, where)

@@ -1,7 +1,7 @@
-"""From exported networks to a finished, judged bundle: the same steps for every recipe.
+"""Assembly of a bundle: exported networks, samples and canvases in, an evaluated bundle out; the same steps for every recipe.
 
-Combination, temperatures and decision are fitted on validation patients; then the bundle is written, its known answers are
-noted, test patients are asked through the deployed path, and the figures and the model card go in.
+Combination, temperatures and decision are fitted on validation patients; then the bundle is written with its known answers,
+evaluated on test patients through the deployed path, and completed by the figures and the model card.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from cxr_edge.bundle import Bundle
 from cxr_edge.specs.combination import Combination
 from training.bundles.model_card import key_metrics, model_card
-from training.bundles.write import Fitted, add_figures, add_known_answers, write_draft
+from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
 from training.config import BundleConfig
 from training.data.canvases import LUNG_BOX, Canvases
 from training.data.dataset import Sample
@@ -46,19 +45,22 @@ def assemble(
     unseen: Mapping[str, Any] | None = None,
     combination: Combination | None = None,
 ) -> tuple[Bundle, dict[str, Any]]:
-    """Write the bundle in `root`. Returns it and what `evaluate` found on test patients.
+    """Write the bundle in `root`. Returns it and the results of `evaluate` on test patients.
 
-    networks: folder of NAME.onnx, and segmenter.onnx where members see the lung box. designs: member -> its design in
-    words, in the members' order. samples, canvases: of the whole run, row by row. preset, split: as the run was made, in
-    words. facts: for the provenance. unseen: of `training.unseen`. combination: fitted already; None chooses one on
-    validation patients.
+    networks: folder of NAME.onnx, and segmenter.onnx if the members' input is the lung box.
+    designs: member -> its design in words, in the members' order.
+    samples, canvases: of the whole run, row by row.
+    facts: for the provenance.
+    preset, split: of the run, in words.
+    unseen: results of `training.unseen`, or None.
+    combination: fitted already; None selects one on validation patients.
     """
     rows = [i for i, s in enumerate(samples) if s.side == "validation"]
     validation, cut = [samples[i] for i in rows], canvases.rows(rows)
     files = [networks / f"{name}.onnx" for name in designs]
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
-    known = {**_provenance(samples, config), "preset": preset, "split": split, **facts}
-    fitted = _fitted(validation, logits, config, known, combination)
+    provenance = {**_provenance(samples, config), "preset": preset, "split": split, **facts}
+    fitted = _fit(validation, logits, config, provenance, combination)
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate(bundle, samples, canvases, config)
@@ -68,27 +70,27 @@ def assemble(
     return bundle, results
 
 
-def _fitted(
+def _fit(
     validation: Sequence[Sample],
     logits: npt.NDArray[np.float32],
     config: BundleConfig,
     facts: Mapping[str, Any],
     combination: Combination | None,
-) -> Fitted:
-    """Combination, temperatures and decision. Findings that no label covers take part in the decision's specificity only."""
-    labels = config.labels
-    truth = np.array([labels.index(s.record.label) if s.record.label in labels else -1 for s in validation])
-    known = truth >= 0
+) -> FittedEnsemble:
+    """Fit combination, temperatures and decision. Findings that are not labels only count in the decision's specificity."""
+    labels, records = config.labels, [s.record for s in validation]
+    true = np.array([labels.index(r.label) if r.label in labels else -1 for r in records])
+    known = true >= 0
     losses: Mapping[str, float] = {}
     if combination is None:
         patients = [s.group for s, k in zip(validation, known, strict=True) if k]
-        combined = choose_combination(logits[known], truth[known], patients, seed=config.seed)
+        combined = choose_combination(logits[known], true[known], patients, seed=config.seed)
         combination, losses = combined.combination, combined.log_loss
-    adult_normal = np.array([s.record.adult and s.record.label == "normal" for s in validation])
-    decided = choose_decision(combination, logits, truth, adult_normal, labels)
-    chosen = {"images": len(validation), "log_loss_out_of_fold": dict(losses), **asdict(decided)}
+    groups = {} if config.guarded is None else config.guarded.group_masks(records)
+    decided = choose_decision(combination, logits, true, labels, guard=config.guard, groups=groups)
+    chosen = {"images": len(validation), "log_loss_out_of_fold": dict(losses), **decided.as_json()}
     print(f"on validation: {json.dumps(chosen)}", file=sys.stderr)
-    return Fitted(
+    return FittedEnsemble(
         combination=combination,
         decision=decided.decision,
         lung_box=LUNG_BOX if config.member_spec.region == "lungs" else None,
@@ -100,11 +102,21 @@ def _provenance(samples: Sequence[Sample], config: BundleConfig) -> dict[str, An
     return {
         "seed": config.seed,
         "images": images_by_side(samples),
+        "data": _partial_in_words(config),
         "licences": "of the sources: mixed, some non-commercial, some unstated",
     }
 
 
+def _partial_in_words(config: BundleConfig) -> str:
+    """Describe how findings that are not labels take part, for the model card."""
+    sentences = [
+        f"Images of {name} train the members as one of {', '.join(labels)}; they are not evaluated."
+        for name, labels in config.target.partial.items()
+    ]
+    return " ".join([*sentences, "Images of other findings are not used."])
+
+
 def images_by_side(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
-    """Side -> "source/label" -> images; in the provenance of every bundle."""
+    """Return side -> "source/label" -> number of images; in the provenance of every bundle."""
     images = {s: Counter(f"{r.record.source}/{r.record.label}" for r in samples if r.side == s) for s in SIDES}
     return {side: dict(sorted(counts.items())) for side, counts in images.items()}

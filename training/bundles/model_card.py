@@ -1,4 +1,4 @@
-"""The model card: a bundle's manifest and its test results in, Markdown for people out. Every figure comes from the results."""
+"""Model card: a bundle's manifest and its test results in, Markdown out. All figures come from the results."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr_edge.bundle.manifest import Manifest
-from training.evaluation.pages import labels_table, lungs_table, models_table, safety_table
+from training.data.collections import source_descriptions
+from training.evaluation.pages import guard_auc, labels_table, lungs_table, models_table, safety_table
 from training.markdown import interval, table
 
-__all__ = ["SOURCES", "key_metrics", "model_card"]
+__all__ = ["key_metrics", "model_card"]
 
-# What the collections are and under what terms they were published, as far as their publishers say.
-SOURCES: Mapping[str, str] = {
-    "kcx": "Kermany et al., paediatric chest X-rays (Guangzhou), normal, bacterial, viral; children of 1 to 5 years",
-    "ccx": "COVID-19 image data collection (Cohen et al., 2020), frontal X-rays only; adults, many hospitals",
-    "twitter": "COVID-19 X-rays gathered from Twitter (a Spanish hospital's thread); adults, no patient data",
-    "shenzhen": "Shenzhen tuberculosis set (CHNCXR), normal and tuberculosis; adults; with lung masks",
-    "montgomery": "Montgomery County tuberculosis set (MCUCXR), normal and tuberculosis; adults; with lung masks",
+# Limits of single collections, printed where their images were used.
+_LIMITS: Mapping[str, str] = {
+    "kcx": "All images of kcx are children of one hospital: a label with images mostly from kcx may be predicted by age and "
+    "hospital. Bacterial and viral pneumonia look alike; their labels in kcx rest on clinical findings.",
 }
 
 
-# Who trains what, where the recipe does not say otherwise in the provenance.
-_DATA = "Tuberculosis trains the members as 'abnormal, not COVID-19'; `other` findings take no part."
-
-
 def key_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest and `inspect` show of the results."""
-    ensemble, safety = results["models"]["ensemble"], results["safety"]
+    """Return the results that the manifest holds and `inspect` prints."""
+    ensemble = results["models"]["ensemble"]
     return {
         "split": "held-out test patients",
         "preset": results["preset"],
@@ -38,20 +32,28 @@ def key_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
         "macro_auc": ensemble["macro_auc"],
         "accuracy": ensemble["accuracy"],
         "f1": {label: row["f1"] for label, row in ensemble["labels"].items()},
-        "covid_specificity_adult_normals": safety["specificity_adult_normals"]["together"],
-        "covid_specificity_tuberculosis": safety["specificity_tuberculosis"],
+        **_guard_metrics(results),
         "lung_dice": results["lungs"].get("together", {}).get("dice"),
     }
 
 
+def _guard_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
+    guard, safety = results["guard"], results["safety"]
+    if guard is None:
+        return {}
+    groups = {f"specificity_{name}": safety[f"specificity_{name}"]["together"] for name in guard["groups"]}
+    watch = {f"specificity_{name}": safety[f"specificity_{name}"] for name in guard["watch"]}
+    return {"guard": guard["label"], **groups, **watch}
+
+
 def model_card(manifest: Manifest, results: Mapping[str, Any], unseen: Mapping[str, Any] | None = None) -> str:
-    """The card as Markdown. unseen: what `training.unseen` found, if it was run."""
+    """Return the card as Markdown. unseen: results of `training.unseen`, or None if it was not run."""
     return (
         "\n\n".join(
             [
                 f"# Model card: {manifest.name} {manifest.version}",
                 f"**{manifest.intended_use}**",
-                "This card was generated with the bundle, from its own test results; nothing in it was typed by hand but prose.",
+                "This card was generated with the bundle; all figures come from its own test results.",
                 "## What it is",
                 _design(manifest),
                 "## Data",
@@ -60,10 +62,7 @@ def model_card(manifest: Manifest, results: Mapping[str, Any], unseen: Mapping[s
                 _how(results),
                 models_table(results),
                 labels_table(results["models"]["ensemble"]),
-                "How often COVID-19 is rightly not said:",
-                safety_table(results),
-                "COVID-19 among adults only, AUC: "
-                f"{interval(results['safety']['auc_among_adults'])}. Over all images the AUC is flattered by the children.",
+                *_safety(results),
                 "Lung segmenter:",
                 lungs_table(results),
                 "## Limits",
@@ -72,6 +71,13 @@ def model_card(manifest: Manifest, results: Mapping[str, Any], unseen: Mapping[s
         )
         + "\n"
     )
+
+
+def _safety(results: Mapping[str, Any]) -> list[str]:
+    guard = results["guard"]
+    if guard is None:
+        return []
+    return [f"Specificity of {guard['label']} by subgroup:", safety_table(results), guard_auc(results)]
 
 
 def _design(manifest: Manifest) -> str:
@@ -87,7 +93,7 @@ def _design(manifest: Manifest) -> str:
     labels = ", ".join(manifest.labels)
     return (
         f"An ensemble that gives a frontal chest X-ray a probability for each of {labels}. A small U-Net finds the lungs; "
-        f"every member sees the box around them, resized to {manifest.members[0].preprocess.canvas_px} px, in gray.\n\n"
+        f"the members' input is the box around them, resized to {manifest.members[0].preprocess.canvas_px} px, in gray.\n\n"
         f"{members}\n\nCombination: {c.strategy}{parameters}, temperature {c.temperature:g}. Thresholds: {thresholds}. A "
         f"decision below {d.uncertain_below:g} is flagged uncertain. All of these were fitted on validation patients only."
     )
@@ -96,16 +102,16 @@ def _design(manifest: Manifest) -> str:
 def _data(manifest: Manifest) -> str:
     counts: Mapping[str, Mapping[str, int]] = manifest.provenance.get("images", {})
     found = sorted({key.split("/")[0] for side in counts.values() for key in side})
-    sides = list(counts)
+    sides, described = list(counts), source_descriptions()
     strata = sorted({key for side in counts.values() for key in side})
     return "\n\n".join(
         [
-            "\n".join(f"- {name}: {SOURCES.get(name, 'a collection of your own')}" for name in found),
+            "\n".join(f"- {name}: {described.get(name, 'a collection of your own')}" for name in found),
             "Licences of the collections are mixed: some non-commercial, some unstated. No image of theirs is in this bundle; "
             "its known-answer images are synthetic.",
             table(["source / label (images)", *sides], ([k, *(counts[s].get(k, 0) for s in sides)] for k in strata)),
-            f"Split {manifest.provenance['split']} (equal pixels or nearly equal perceptual hash make two images one). "
-            f"{manifest.provenance.get('data', _DATA)}",
+            f"Split {manifest.provenance['split']} (images with equal pixels or a nearly equal perceptual hash count as one). "
+            f"{manifest.provenance['data']}",
         ]
     )
 
@@ -120,39 +126,61 @@ def _how(results: Mapping[str, Any]) -> str:
     )
 
 
-def _unseen(unseen: Mapping[str, Any]) -> list[str]:
+def _unseen(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> list[str]:
+    guard = results["guard"]
+    if guard is None or unseen is None:
+        return []
+    labels = {group["label"] for group in guard["groups"].values()}
     return [
-        f"- Expect more false alarms at a hospital that is not in the table above. A member {name!r} trained without a whole "
-        f"site ({kind.split('/')[0]}) rightly did not call its normals COVID-19 in {interval(figure['not_called_covid'])}. "
-        f"At a new site, choose the threshold on images of that site."
+        f"- Expect more false alarms at a hospital that is not in the table above. A member {name!r} trained without a full "
+        f"site ({source}) correctly did not predict {guard['label']} for {interval(_specificity(figure))} of its {label} "
+        f"images. At a new site, choose the threshold on images of that site."
         for name, kinds in unseen["members"].items()
         for kind, figure in kinds.items()
-        if kind.endswith("/normal")
+        for source, label in (kind.split("/", 1),)
+        if label in labels
     ]
+
+
+def _specificity(figure: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the guarded label's specificity; files of version 0.1 have it under the second key."""
+    return figure["guard_specificity"] if "guard_specificity" in figure else figure["not_called_covid"]
 
 
 def _limits(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> str:
-    shortcuts = results["shortcuts"]
+    sources = {row["source"] for row in results["sources"]}
     lines = [
-        "- In these collections the label and the source go together: pneumonia and most normals are children of one hospital, "
-        "COVID-19 are adults of others. Figures on other hospitals' images will be lower; how much, these data cannot say.",
-        "- It knows its labels and nothing else. Tuberculosis, tumours, fractures, devices: each gets one of the labels.",
-        "- Bacterial and viral pneumonia look alike; their labels in the paediatric set rest on clinical findings.",
+        f"- Label and source are correlated in these collections ({_sources_of_labels(results)}). Figures on other hospitals' "
+        "images will be lower; these data cannot show by how much.",
+        "- It predicts its labels only. Any other finding (tumours, fractures, devices) gets one of the labels.",
+        *(f"- {limit}" for name, limit in _LIMITS.items() if name in sources),
         "- Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
-        "- Frontal views only. No fairness across sex, age or origin was measured: the collections hardly record them.",
+        "- Frontal views only. Fairness across sex, age or origin was not measured: the collections hardly record them.",
+        *_unseen(results, unseen),
+        *_shortcuts(results["shortcuts"]),
     ]
-    lines += [] if unseen is None else _unseen(unseen)
-    told = shortcuts["source_told"].get("all images")
-    if told is not None:
+    return "\n".join(lines)
+
+
+def _sources_of_labels(results: Mapping[str, Any]) -> str:
+    by_label = {
+        label: sorted({row["source"] for row in results["sources"] if row["label"] == label})
+        for label in results["labels"]
+    }
+    return "; ".join(f"{label}: {', '.join(names) or 'none'}" for label, names in by_label.items())
+
+
+def _shortcuts(shortcuts: Mapping[str, Any]) -> list[str]:
+    lines, sources, blind = [], shortcuts["source_told"].get("all images"), shortcuts.get("lungs_painted_over")
+    if sources is not None:
         lines.append(
-            f"- A linear classifier on 32 px copies of the lung canvases names the collection with a balanced accuracy of "
-            f"{told['balanced_accuracy']['value']:.2f} (chance {told['chance']:.2f}): the source can be told even from the "
-            f"lungs, so a member could lean on it."
+            f"- A linear classifier on 32 px copies of the lung canvases predicts the collection with a balanced accuracy of "
+            f"{sources['balanced_accuracy']['value']:.2f} (chance {sources['chance']:.2f}): even the lungs reveal the source, "
+            f"so a member could rely on it."
         )
-    blind = shortcuts.get("lungs_painted_over")
     if blind is not None:
         lines.append(
-            f"- With the lungs painted over, the ensemble still reaches a macro-AUC of {interval(blind['macro_auc'])}: that "
-            f"much comes from outside the lungs."
+            f"- With the lungs painted over, the ensemble still reaches a macro-AUC of {interval(blind['macro_auc'])}: this "
+            f"part comes from outside the lungs."
         )
-    return "\n".join(lines)
+    return lines

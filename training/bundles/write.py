@@ -1,8 +1,8 @@
-"""From exported networks to a bundle: ONNX files, validation canvases and the fitted combination in, a folder out.
+"""Writing of a bundle: ONNX files, validation canvases and the fitted combination in, a folder out.
 
-Written in three steps, since a bundle's answers can only be asked of a bundle: the draft (networks, activation ranges,
-combination), the known answers (the fp32 reference's, on synthetic X-rays), the figures (test patients' metrics and the
-model card). Each step leaves a bundle that opens.
+Written in three steps, since predictions need a bundle to run: the draft (networks, activation ranges, combination), the
+known answers (fp32 reference predictions on synthetic X-rays), the figures (test patients' metrics and the model card).
+Each step leaves a bundle that opens.
 """
 
 from __future__ import annotations
@@ -43,7 +43,15 @@ from training.data.dataset import Sample, pixels
 from training.phantoms import LABELS, make_phantom
 from training.shared_files import atomic_write, write_text
 
-__all__ = ["CARD", "INTENDED_USE", "Fitted", "add_figures", "add_known_answers", "spread_over_strata", "write_draft"]
+__all__ = [
+    "CARD",
+    "INTENDED_USE",
+    "FittedEnsemble",
+    "add_figures",
+    "add_known_answers",
+    "spread_over_strata",
+    "write_draft",
+]
 
 CARD = "MODEL_CARD.md"
 INTENDED_USE = (
@@ -54,30 +62,29 @@ INTENDED_USE = (
 Item = TypeVar("Item")
 
 _KNOWN_PX = 256
-_CANDIDATES_A_KNOWN_ANSWER = 8
+_CANDIDATES_PER_KNOWN_ANSWER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What validation patients settled. lung_box: None where members see the whole frame, and there is no segmenter.
-    provenance: facts for the manifest."""
+class FittedEnsemble:
+    """Ensemble settings fitted on validation patients."""
 
     combination: Combination
     decision: Decision
-    lung_box: LungBoxRule | None
-    provenance: Mapping[str, Any]
+    lung_box: LungBoxRule | None  # None: the members' input is the full frame, and there is no segmenter
+    provenance: Mapping[str, Any]  # for the manifest
 
 
 def spread_over_strata(samples: Sequence[Sample], count: int, *, seed: int) -> list[int]:
-    """Indices of `count` samples (or all), taken in turn from every pair of label and source."""
+    """Return indices of `count` samples (or all), taken in turn from every pair of label and source."""
     strata: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in np.random.default_rng(seed).permutation(len(samples)).tolist():
         strata[samples[i].record.label, samples[i].record.source].append(i)
-    return _in_turn([strata[key] for key in sorted(strata)], count)
+    return _round_robin([strata[key] for key in sorted(strata)], count)
 
 
-def _in_turn(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:
-    """The first of every queue, then the second of every queue that has one, until there are `count` or no more."""
+def _round_robin(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:
+    """Return the first item of every queue, then the second of every queue that has one, and so on, up to `count` items."""
     turns = itertools.zip_longest(*queues, fillvalue=None)
     return list(itertools.islice((item for turn in turns for item in turn if item is not None), count))
 
@@ -85,7 +92,7 @@ def _in_turn(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:
 def write_draft(
     root: Path,
     networks: Path,
-    fitted: Fitted,
+    fitted: FittedEnsemble,
     config: BundleConfig,
     designs: Mapping[str, str],
     validation: Sequence[Sample],
@@ -93,15 +100,16 @@ def write_draft(
 ) -> Bundle:
     """Write the bundle without known answers and figures.
 
-    networks: folder of NAME.onnx and, with a lung box, segmenter.onnx. designs: member -> its design in words. validation,
-    canvases: the patients whose images the activation ranges are measured on, row by row; ranges of the very same networks
-    that lie in `root` are kept.
+    networks: folder of NAME.onnx and, with a lung box, segmenter.onnx.
+    designs: member -> its design in words.
+    validation, canvases: samples to measure the activation ranges on, row by row; ranges in `root` that belong to the same
+        network files are reused.
     """
     root.mkdir(parents=True, exist_ok=True)
     for name in (*(("segmenter",) if fitted.lung_box is not None else ()), *designs):
         with atomic_write(root / f"{name}.onnx") as beside:
             shutil.copyfile(networks / f"{name}.onnx", beside)
-    write_text(root / CARD, "# Draft\n\nNot judged yet.\n")
+    write_text(root / CARD, "# Draft\n\nNot evaluated yet.\n")
     chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
     segmenter = None
     if fitted.lung_box is not None:
@@ -152,12 +160,13 @@ def _frame(sample: Sample, spec: PreprocessSpec) -> npt.NDArray[np.float32]:
 
 def _ranges(root: Path, name: str, inputs: Iterator[npt.NDArray[np.float32]]) -> FileRef:
     file, network = root / f"{name}.ranges.json", root / f"{name}.onnx"
-    if not _still_holds(file, network):
+    if not _matches(file, network):
         measure_ranges(network, inputs, source="validation patients").write(file)
     return file_ref(root, file.name)
 
 
-def _still_holds(file: Path, network: Path) -> bool:
+def _matches(file: Path, network: Path) -> bool:
+    """Return whether the ranges file exists and belongs to the network file."""
     try:
         Ranges.read(file).check(network)
     except (BundleError, ContractError):
@@ -166,7 +175,7 @@ def _still_holds(file: Path, network: Path) -> bool:
 
 
 def _tools() -> dict[str, Any]:
-    """Versions, and the commit of the training code where it is a git checkout."""
+    """Return versions, and the commit of the training code if it is a git checkout."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     ).stdout.strip()
@@ -175,19 +184,19 @@ def _tools() -> dict[str, Any]:
 
 
 def add_known_answers(bundle: Bundle, *, count: int) -> Bundle:
-    """Draw phantoms and note what the fp32 reference says of them.
+    """Draw phantoms and store the fp32 reference's predictions on them as the bundle's known answers.
 
-    Of several times `count`, those are kept that spread over the labels decided: if the reference said the same of all,
-    an engine that always says it would pass the build's gate.
+    `count` of several times as many are selected, in turn from every predicted label: with one label in all of them, an engine
+    with a constant output would pass the build's parity check.
     """
     screener = Screener(bundle, reference(bundle, threads=1))
     shutil.rmtree(bundle.root / "known", ignore_errors=True)
     (bundle.root / "known").mkdir()
     by_decision: dict[str, list[_Candidate]] = {label: [] for label in bundle.manifest.labels}
-    for i in range(_CANDIDATES_A_KNOWN_ANSWER * count):
+    for i in range(_CANDIDATES_PER_KNOWN_ANSWER * count):
         candidate = _candidate(screener, i)
         by_decision[candidate.screening.decision].append(candidate)
-    chosen = _in_turn(list(by_decision.values()), count)
+    chosen = _round_robin(list(by_decision.values()), count)
     answers = [_known_answer(bundle.root, candidate) for candidate in chosen]
     return write_bundle(bundle.root, replace(bundle.manifest, known_answers=tuple(answers)))
 
@@ -217,7 +226,7 @@ def _known_answer(root: Path, candidate: _Candidate) -> KnownAnswer:
 
 
 def add_figures(bundle: Bundle, metrics: Mapping[str, Any], card: str) -> Bundle:
-    """Write the model card and put the figures into the manifest."""
+    """Write the model card, and the figures into the manifest."""
     write_text(bundle.root / CARD, card)
     manifest = replace(bundle.manifest, metrics=dict(metrics), model_card=file_ref(bundle.root, CARD))
     return write_bundle(bundle.root, manifest)

@@ -1,15 +1,15 @@
-"""How the members become one answer: their logits on validation patients in, a combination and a decision rule out.
+"""Fitting of ensemble combinations: the members' logits on validation patients in, a combination and a decision rule out.
 
-Everything runs through the deployed `Combiner`, so what is fitted is what a device computes. Strategies are compared on
-patients that their own fitting did not see (folds within validation), and the simplest that is not clearly worse wins:
-with a few hundred patients the flexible ones mostly fit luck.
+Everything runs through the deployed `Combiner`, so the fit applies to what a device computes. Strategies are compared on
+patients that were not used to fit them (folds within validation), and the simplest that is not clearly worse is selected:
+with a few hundred patients the flexible ones mostly fit noise.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner, decide
 from cxr_edge.specs.combination import Combination, Decision
 from training.evaluation.metrics import log_loss
+from training.tasks.confusion import confusion, f1_scores
 
 __all__ = [
     "STRATEGIES",
@@ -38,45 +39,60 @@ Strategy = Literal["average", "weighted-average", "voting", "stacking"]
 STRATEGIES: tuple[Strategy, ...] = ("average", "weighted-average", "voting", "stacking")  # the simplest first
 
 Logits = npt.NDArray[np.float32]
-Truth = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 _FOLDS = 5
-_WEIGHT_STEPS = 20  # weights are multiples of a twentieth: finer ones fit luck
+_WEIGHT_STEPS = 20  # weights are multiples of a twentieth: finer ones fit noise
 _EM_ROUNDS = 2000
 _THRESHOLDS = np.round(np.arange(0.20, 0.96, 0.05), 2)
 _F1_PLATEAU = 0.01
 _LOG_TEMPERATURES = (-2.0, 2.0)
-_FLAT_LOG_TEMPERATURES = (-4.0, 2.0)  # FLANNEL's sums of weighted probabilities lie close together
+_FLAT_LOG_TEMPERATURES = (-4.0, 2.0)  # FLANNEL's sums of weighted probabilities are close together
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenCombination:
-    """log_loss: of each strategy tried, mean over validation images by folds; lower is better."""
+    """The selected combination."""
 
     combination: Combination
-    log_loss: Mapping[str, float]
+    log_loss: Mapping[str, float]  # per strategy, mean over validation images, out of fold; lower is better
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenDecision:
-    """specificity: on validation, of the guarded label, on all that do not have it and on the adult normals."""
+    """A decision rule with its figures on validation."""
 
     decision: Decision
-    f1: float
-    specificity: float
-    specificity_adult_normals: float
+    f1: float  # of the guarded label; macro-F1 without one
+    specificity: float | None = None  # of the guarded label, on all images without it
+    by_group: Mapping[str, float] = field(default_factory=dict)  # the same within the subgroups
+
+    @property
+    def lowest_specificity(self) -> float:
+        """The lowest specificity of the subgroups; 1 without subgroups."""
+        return min(self.by_group.values(), default=1.0)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object for the bundle's provenance."""
+        by_group = {f"specificity_{name}": value for name, value in self.by_group.items()}
+        return {"decision": self.decision.as_json(), "f1": self.f1, "specificity": self.specificity, **by_group}
 
 
-def choose_combination(logits: Logits, truth: Truth, patients: Sequence[str], *, seed: int) -> ChosenCombination:
-    """logits: (N, members, labels); truth: (N,) label indices; patients: (N,) names, whole in one fold.
+def choose_combination(logits: Logits, true: Labels, patients: Sequence[str], *, seed: int) -> ChosenCombination:
+    """Fit the simplest strategy with a log loss at most one standard error above the best one's, on all images.
 
-    The simplest strategy whose log loss is at most one standard error above the best one's is fitted on all.
+    logits: (N, members, labels).
+    true: (N,) label indices.
+    patients: (N,) names; a patient's images are in one fold.
+
+    Raises InputError for fewer than two patients.
     """
-    losses = {s: _out_of_fold(s, logits, truth, patients, seed) for s in STRATEGIES}
+    losses = {s: _out_of_fold(s, logits, true, patients, seed) for s in STRATEGIES}
     best = losses[min(STRATEGIES, key=lambda s: losses[s].mean())]
     near = (s for s in STRATEGIES if _excess(losses[s], best) <= 0)
     return ChosenCombination(
-        combination=fit(next(near), logits, truth, seed=seed),
+        combination=fit(next(near), logits, true, seed=seed),
         log_loss={s: float(v.mean()) for s, v in losses.items()},
     )
 
@@ -87,54 +103,55 @@ def _excess(loss: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> flo
 
 
 def _out_of_fold(
-    strategy: Strategy, logits: Logits, truth: Truth, patients: Sequence[str], seed: int
+    strategy: Strategy, logits: Logits, true: Labels, patients: Sequence[str], seed: int
 ) -> npt.NDArray[np.float64]:
-    """Log loss an image (N,), each by a combination that was fitted without its patient's fold."""
-    names, whose = np.unique(np.asarray(patients), return_inverse=True)
+    """Return the log loss per image (N,), by a combination that was fitted without its patient's fold."""
+    names, index = np.unique(np.asarray(patients), return_inverse=True)
     if len(names) < 2:
         raise InputError("a combination is chosen on two validation patients at least: give more images")
-    fold = np.random.default_rng(seed).permutation(len(names))[whose] % _FOLDS
-    loss = np.zeros(len(truth))
-    for judged in (fold == k for k in np.unique(fold)):
-        combination = fit(strategy, logits[~judged], truth[~judged], seed=seed)
-        loss[judged] = log_loss(_probabilities(combination, logits[judged]), truth[judged])
+    fold = np.random.default_rng(seed).permutation(len(names))[index] % _FOLDS
+    loss = np.zeros(len(true))
+    for held_out in (fold == k for k in np.unique(fold)):
+        combination = fit(strategy, logits[~held_out], true[~held_out], seed=seed)
+        loss[held_out] = log_loss(_probabilities(combination, logits[held_out]), true[held_out])
     return loss
 
 
 def fit(
     strategy: Strategy,
     logits: Logits,
-    truth: Truth,
+    true: Labels,
     *,
     seed: int,
     calibrate: bool = True,
     weights: Sequence[float] | None = None,
 ) -> Combination:
-    """Temperature of each member, parameters, then the temperature of the whole, each by its log loss.
+    """Fit each member's temperature, the parameters, then the ensemble's temperature, each by its log loss.
 
-    calibrate: False leaves all temperatures at 1, as both papers. weights: of a weighted average, given and not searched.
+    calibrate: False leaves all temperatures at 1, as both papers.
+    weights: of a weighted average, given and not searched; None searches them.
     """
     members, labels = logits.shape[1:]
     temperatures = (1.0,) * members
     if calibrate:
-        alone = Combination(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
-        temperatures = tuple(_temperature(alone, logits[:, i : i + 1], truth) for i in range(members))
+        single = Combination(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
+        temperatures = tuple(_temperature(single, logits[:, i : i + 1], true) for i in range(members))
     parameters: dict[str, Any] = {}
     if strategy == "weighted-average":
-        found = _weights(logits, truth, temperatures) if weights is None else [float(w) for w in weights]
+        found = _weights(logits, true, temperatures) if weights is None else [float(w) for w in weights]
         parameters = {"weights": found}
     elif strategy == "stacking":
-        parameters = _stacking(logits, truth, temperatures, seed)
+        parameters = _stacking(logits, true, temperatures, seed)
     fitted = Combination(strategy=strategy, member_temperatures=temperatures, temperature=1.0, parameters=parameters)
     fitted.check_sizes(members=members, labels=labels)
-    return fitted if strategy == "voting" or not calibrate else calibrated(fitted, logits, truth)
+    return fitted if strategy == "voting" or not calibrate else calibrated(fitted, logits, true)
 
 
-def calibrated(combination: Combination, logits: Logits, truth: Truth) -> Combination:
-    """The combination with the temperature whose log loss on these images is least. logits: (N, members, labels)."""
+def calibrated(combination: Combination, logits: Logits, true: Labels) -> Combination:
+    """Return the combination with the temperature of least log loss on these images. logits: (N, members, labels)."""
     flat = combination.strategy == "flannel"
     bounds = _FLAT_LOG_TEMPERATURES if flat else _LOG_TEMPERATURES
-    return replace(combination, temperature=_temperature(combination, logits, truth, bounds))
+    return replace(combination, temperature=_temperature(combination, logits, true, bounds))
 
 
 def _probabilities(combination: Combination, logits: Logits) -> npt.NDArray[np.float64]:
@@ -143,24 +160,24 @@ def _probabilities(combination: Combination, logits: Logits) -> npt.NDArray[np.f
 
 
 def _temperature(
-    combination: Combination, logits: Logits, truth: Truth, bounds: tuple[float, float] = _LOG_TEMPERATURES
+    combination: Combination, logits: Logits, true: Labels, bounds: tuple[float, float] = _LOG_TEMPERATURES
 ) -> float:
     def loss(log_t: float) -> float:
         tried = replace(combination, temperature=float(np.exp(log_t)))
-        return float(log_loss(_probabilities(tried, logits), truth).mean())
+        return float(log_loss(_probabilities(tried, logits), true).mean())
 
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
     return round(float(np.exp(found.x)), 4)
 
 
-def _weights(logits: Logits, truth: Truth, temperatures: tuple[float, ...]) -> list[float]:
+def _weights(logits: Logits, true: Labels, temperatures: tuple[float, ...]) -> list[float]:
     """Return the weights, multiples of 1 / _WEIGHT_STEPS that sum to 1, with the least log loss.
 
     The loss is convex in the weights, so the search starts at its minimum over all real weights, rounded, and moves one
     or two steps of weight between members until no move lowers it. For three members this is the minimum of the full grid
     (tested); the number of moves grows with the fourth power of the members, the grid exponentially.
     """
-    p = _true_label_probabilities(logits, truth, temperatures)
+    p = _true_label_probabilities(logits, true, temperatures)
 
     def loss(steps: npt.NDArray[np.int64]) -> float:
         return float(log_loss((p @ (steps / _WEIGHT_STEPS))[:, None], np.zeros(len(p), dtype=np.int64)).mean())
@@ -174,12 +191,12 @@ def _weights(logits: Logits, truth: Truth, temperatures: tuple[float, ...]) -> l
         best = lowest
 
 
-def _true_label_probabilities(logits: Logits, truth: Truth, temperatures: tuple[float, ...]) -> npt.NDArray[np.float64]:
+def _true_label_probabilities(logits: Logits, true: Labels, temperatures: tuple[float, ...]) -> npt.NDArray[np.float64]:
     """Return each member's probability of the true label (N, members), as the deployed combiner computes it."""
     single = Combination(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
     members = (replace(single, member_temperatures=(t,)) for t in temperatures)
     found = [_probabilities(m, logits[:, i : i + 1]) for i, m in enumerate(members)]
-    return np.stack([p[np.arange(len(truth)), truth] for p in found], axis=1)
+    return np.stack([p[np.arange(len(true)), true] for p in found], axis=1)
 
 
 def _optimal_weights(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -209,11 +226,11 @@ def _weight_moves(members: int) -> npt.NDArray[np.int64]:
     return np.unique(np.reshape([*single, *pairs], (-1, members)), axis=0)
 
 
-def _stacking(logits: Logits, truth: Truth, temperatures: tuple[float, ...], seed: int) -> dict[str, Any]:
-    """R20's dense(relu(dense(P))), with as many hidden units as probabilities."""
+def _stacking(logits: Logits, true: Labels, temperatures: tuple[float, ...], seed: int) -> dict[str, Any]:
+    """Fit R20's dense(relu(dense(P))), with as many hidden units as probabilities."""
     _, members, labels = logits.shape
     scaled = torch.from_numpy(logits) / torch.tensor(temperatures)[:, None]
-    inputs, targets = scaled.softmax(dim=2).flatten(1), torch.from_numpy(truth)
+    inputs, targets = scaled.softmax(dim=2).flatten(1), torch.from_numpy(true)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         width = members * labels
@@ -235,45 +252,56 @@ def _stacking(logits: Logits, truth: Truth, temperatures: tuple[float, ...], see
 def choose_decision(
     combination: Combination,
     logits: Logits,
-    truth: Truth,
-    adult_normal: npt.NDArray[np.bool_],
+    true: Labels,
     labels: tuple[str, ...],
     *,
-    guarded: str = "covid-19",
+    guard: str | None = None,
+    groups: Mapping[str, Mask] | None = None,
     least_specificity: float = 0.97,
     uncertain_share: float = 0.15,
 ) -> ChosenDecision:
-    """The threshold of `guarded`, and below which probability a decision is called uncertain.
+    """Choose the threshold of the guarded label, and the probability below which a decision is flagged uncertain.
 
-    truth: (N,) label indices, -1 for images of a finding that no label covers, which count as not `guarded`. Among the
-    thresholds that keep the specificity, both on all and on the adult normals, at `least_specificity`, those within 0.01
-    of the best F1 form a plateau, and its upper end is taken: a site that was never seen raises more false alarms than
-    validation shows (see `training.unseen`). If none keeps it, the most specific is taken. uncertain_share: share of
-    validation images that are to be flagged.
+    Of the thresholds with a specificity of `least_specificity` or more, on all images and on each group, those within 0.01
+    of the best F1 form a plateau, and its upper end is selected: an unseen site raises more false alarms than validation
+    shows (see `training.unseen`). If no threshold reaches it, the most specific one is selected.
+
+    logits: (N, members, labels).
+    true: (N,) label indices; -1 for findings that are not labels, which count as images without the guarded label.
+    guard: the guarded label; None sets no threshold, so that the decision is the most probable label.
+    groups: masks (N,) of the subgroups that limit false alarms, by name.
+    uncertain_share: share of validation images to be flagged.
     """
     probabilities, winners = Combiner(combination, labels=len(labels)).run(np.ascontiguousarray(logits))
-    positive, k = truth == labels.index(guarded), labels.index(guarded)
-
-    def judge(threshold: float) -> ChosenDecision:
-        decision = Decision(thresholds={guarded: float(threshold)}, uncertain_below=0.0)
-        rows = zip(probabilities, winners, strict=True)
-        said = np.array([labels.index(decide(p, int(w), labels, decision)[0]) for p, w in rows]) == k
-        known = truth >= 0
-        both = said[known].sum() + positive[known].sum()
-        return ChosenDecision(
-            decision=decision,
-            f1=float(2 * (said & positive).sum() / both) if both else 0.0,
-            specificity=_share(~said[~positive]),
-            specificity_adult_normals=_share(~said[adult_normal]),
-        )
-
-    tried = [judge(t) for t in _THRESHOLDS]
-    kept = [c for c in tried if min(c.specificity, c.specificity_adult_normals) >= least_specificity]
-    pool = kept or [max(tried, key=lambda c: (c.specificity_adult_normals, c.specificity))]
-    plateau = [c for c in pool if c.f1 >= max(c.f1 for c in pool) - _F1_PLATEAU]
-    chosen = plateau[-1]
     uncertain = round(float(np.quantile(probabilities.max(axis=1), uncertain_share)), 2)
-    return replace(chosen, decision=replace(chosen.decision, uncertain_below=uncertain))
+
+    def decided(thresholds: dict[str, float]) -> tuple[Decision, Labels]:
+        decision = Decision(thresholds=thresholds, uncertain_below=uncertain)
+        rows = zip(probabilities, winners, strict=True)
+        return decision, np.array([labels.index(decide(p, int(w), labels, decision)[0]) for p, w in rows])
+
+    if guard is None:
+        decision, predicted = decided({})
+        known = true >= 0
+        f1 = f1_scores(confusion(true[known], predicted[known], len(labels)))
+        return ChosenDecision(decision=decision, f1=float(f1.mean()))
+    k = labels.index(guard)
+    tried = [_guarded(*decided({guard: float(t)}), true, k, groups or {}) for t in _THRESHOLDS]
+    accepted = [c for c in tried if min(c.specificity, c.lowest_specificity) >= least_specificity]
+    pool = accepted or [max(tried, key=lambda c: (c.lowest_specificity, c.specificity))]
+    return [c for c in pool if c.f1 >= max(c.f1 for c in pool) - _F1_PLATEAU][-1]
+
+
+def _guarded(decision: Decision, predicted: Labels, true: Labels, k: int, groups: Mapping[str, Mask]) -> ChosenDecision:
+    """Return a decision rule with the figures of label `k` on validation images."""
+    positive, flagged, known = true == k, predicted == k, true >= 0
+    both = flagged[known].sum() + positive[known].sum()
+    return ChosenDecision(
+        decision=decision,
+        f1=float(2 * (flagged & positive).sum() / both) if both else 0.0,
+        specificity=_share(~flagged[~positive]),
+        by_group={name: _share(~flagged[mask]) for name, mask in groups.items()},
+    )
 
 
 def _share(values: npt.NDArray[np.bool_]) -> float:

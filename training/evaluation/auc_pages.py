@@ -1,4 +1,4 @@
-"""Paired comparisons of AUC as table cells: what `statistics.compared` found in, rows for both papers' pages out."""
+"""Paired AUC comparisons as table cells: results of `statistics.compare` in, rows for both papers' pages out."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["AUC_NOTE", "auc_differences"]
 Json = Mapping[str, Any]
 
 AUC_NOTE = (
-    "AUC, first minus second. Micro: over all pairs of image and label, interval by drawing patients. By label, against the "
-    "rest: p of DeLong's test, two-sided, which takes images for independent and is not corrected for the number of rows."
+    "AUC, first minus second. Micro: over all pairs of image and label, interval by bootstrap of patients. By label, against the "
+    "rest: p of DeLong's test, two-sided, which assumes independent images and is not corrected for the number of rows."
 )
 
 
 def auc_differences(comparisons: Sequence[Json], labels: Sequence[str]) -> list[list[str]]:
-    """A row per comparison: the micro-AUC's difference with its interval, then each label's with DeLong's p.
+    """Return a row per comparison: the micro-AUC's difference with its interval, then each label's with DeLong's p.
 
-    Empty for results of before, which have no AUCs of pairs.
+    Empty for results of earlier versions, which have no AUCs of pairs.
     """
     return [
         [interval(c["micro_auc_difference"]), *(_with_p(c["auc_by_label"][label]) for label in labels)]

@@ -1,9 +1,13 @@
-"""Evaluate a bundle on a split: figures by label, source and subgroup, lung boxes, flags and shortcut checks."""
+"""Evaluation of a bundle on a split: figures by label, source and subgroup, lung boxes, flags and shortcut checks.
+
+In: a bundle and the samples and canvases of a run. Out: one JSON object, which `training.evaluation.pages` and the model card
+print. Test patients' files go through the deployed path (`Screener`), as a device runs it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
@@ -22,52 +26,58 @@ from cxr_edge.screening.screener import Screener
 from training.config import BundleConfig
 from training.data.canvases import Canvases, LungFinder
 from training.data.dataset import Sample, read_all
+from training.data.guard import Guard, Subgroup
 from training.data.records import Record
-from training.evaluation.metrics import Answers, Figure, auc_figure, figures, proportion
+from training.evaluation.metrics import Figure, Predictions, auc_figure, figures, proportion
 from training.evaluation.onnx_logits import member_logits
-from training.evaluation.shortcuts import lungs_painted_over, source_told
+from training.evaluation.shortcuts import lungs_painted_over, source_classifier_accuracy
 from training.tasks.segment import dice, read_mask
 
-__all__ = ["GUARDED", "PAPERS_SOURCES", "Screened", "evaluate", "safety", "screen_samples"]
-
-
-GUARDED = "covid-19"
-
+__all__ = ["PAPERS_SOURCES", "Screened", "evaluate", "safety", "screen_samples"]
 
 PAPERS_SOURCES = ("kcx", "ccx", "twitter")  # of both papers and of the plain classifier we compare with
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screened:
-    """What the deployed path said of N samples. probabilities: (N, K). said: (N,) label indices. members: (N, M, K).
-    flags: the codes raised, a sample each."""
+    """Predictions of the deployed path on N samples."""
 
     samples: tuple[Sample, ...]
-    probabilities: npt.NDArray[np.float64]
-    said: npt.NDArray[np.int64]
-    members: npt.NDArray[np.float64]
-    flags: tuple[frozenset[str], ...]
+    probabilities: npt.NDArray[np.float64]  # (N, K)
+    predicted: npt.NDArray[np.int64]  # (N,) label indices of the decisions
+    members: npt.NDArray[np.float64]  # (N, M, K) probabilities of each member
+    flags: tuple[frozenset[str], ...]  # codes raised, per sample
+
+    @property
+    def records(self) -> list[Record]:
+        return [s.record for s in self.samples]
+
+    @property
+    def patients(self) -> npt.NDArray[np.str_]:
+        """Group names (N,): patients that share an image are one."""
+        return np.array([s.group for s in self.samples])
 
     def flagged(self, code: str) -> npt.NDArray[np.bool_]:
+        """Return the samples with a flag (N,)."""
         return np.array([code in flags for flags in self.flags], dtype=bool)
 
-    def where(self, **wanted: object) -> npt.NDArray[np.bool_]:
-        """The samples whose records have these values."""
-        return np.array([all(getattr(s.record, k) == v for k, v in wanted.items()) for s in self.samples], dtype=bool)
+    def where(self, **values: object) -> npt.NDArray[np.bool_]:
+        """Return the samples with these values in their records (N,)."""
+        return np.array([all(getattr(r, k) == v for k, v in values.items()) for r in self.records], dtype=bool)
 
 
 def screen_samples(screener: Screener, samples: Sequence[Sample], *, threads: int) -> Screened:
-    """Screen the samples' files. Raises InputError if one cannot be answered: figures with gaps are no figures."""
+    """Screen the samples' files. Raises InputError if one fails: figures of an incomplete test side are not valid."""
     labels = screener.manifest.labels
     found = []
-    for answer in screen_files(screener, [s.record.path for s in samples], workers=threads):
-        if isinstance(answer.outcome, Failure):
-            raise InputError(f"{answer.outcome.source} cannot be screened: {answer.outcome.reason}")
-        found.append(answer.outcome)
+    for result in screen_files(screener, [s.record.path for s in samples], workers=threads):
+        if isinstance(result.outcome, Failure):
+            raise InputError(f"{result.outcome.source} cannot be screened: {result.outcome.reason}")
+        found.append(result.outcome)
     return Screened(
         samples=tuple(samples),
         probabilities=np.array([s.probabilities for s in found], dtype=np.float64),
-        said=np.array([labels.index(s.decision) for s in found], dtype=np.int64),
+        predicted=np.array([labels.index(s.decision) for s in found], dtype=np.int64),
         members=np.array([[m.probabilities for m in s.members] for s in found], dtype=np.float64),
         flags=tuple(frozenset(f.code for f in s.flags) for s in found),
     )
@@ -81,42 +91,47 @@ def evaluate(
     *,
     built: EngineSet | None = None,
 ) -> dict[str, Any]:
-    """All results as one JSON object. samples, canvases: of the whole run, row by row; only test patients are judged.
-    built: engines to judge beside the fp32 reference."""
+    """Return all results as one JSON object.
+
+    samples, canvases: of the whole run, row by row; only test patients are evaluated.
+    built: engines to evaluate beside the fp32 reference, or None.
+    """
+    manifest = bundle.manifest
     test = [i for i, s in enumerate(samples) if s.side == "test"]
     reference = engines.reference(bundle, threads=1)
     screened = screen_samples(Screener(bundle, reference), [samples[i] for i in test], threads=config.threads)
-    models = _models(screened, bundle.manifest, config)
+    models = _models(screened, manifest, config)
     if built is not None:
         other = screen_samples(Screener(bundle, built), screened.samples, threads=config.threads)
         models["ensemble, engines built here"] = {
-            **_ensemble(other, bundle.manifest, config),
+            **_ensemble(other, manifest, config),
             "engines": built.describe(),
-            "same_decision": proportion(int((other.said == screened.said).sum()), len(test)).as_json(),
+            "same_decision": proportion(int((other.predicted == screened.predicted).sum()), len(test)).as_json(),
         }
     return {
-        "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version, "manifest_sha256": bundle.digest},
-        "preset": bundle.manifest.provenance.get("preset", "sane"),
+        "bundle": {"name": manifest.name, "version": manifest.version, "manifest_sha256": bundle.digest},
+        "preset": manifest.provenance.get("preset", "sane"),
         "split": _split(samples),
         "seed": config.seed,
         "resamples": config.resamples,
-        "labels": list(bundle.manifest.labels),
+        "labels": list(manifest.labels),
+        "guard": None if config.guarded is None else asdict(config.guarded),
         "reference": reference.describe(),
         "sides": _sides(samples),
         "models": models,
-        "sources": _sources(screened, bundle.manifest.labels),
-        "safety": safety(screened, bundle.manifest.labels, config),
-        "flags": _flags(screened, bundle.manifest.labels),
+        "sources": _sources(screened, manifest.labels),
+        "safety": safety(screened, manifest.labels, config),
+        "flags": _flags(screened, manifest.labels),
         "lungs": _lungs(bundle, samples, config),
         "shortcuts": _shortcuts(bundle, samples, canvases, test, screened, config),
     }
 
 
 def _split(samples: Sequence[Sample]) -> str:
-    """What kept the test side apart, as the samples show it."""
+    """Describe how the test side is separated, as the samples show it."""
     test, rest = ({s.group for s in samples if (s.side == "test") is is_test} for is_test in (True, False))
     if not test & rest:
-        return "test patients: of no image of theirs, nor a copy of it, was anything trained or chosen"
+        return "test patients: none of their images, nor copies of them, were used in training or selection"
     return (
         f"it leaks: {len(test & rest)} of {len(test)} test patients have images, or copies of them, on the other sides"
     )
@@ -132,89 +147,100 @@ def _sides(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
     }
 
 
-def _answers(
-    screened: Screened, labels: Sequence[str], said: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
-) -> tuple[Answers, npt.NDArray[np.bool_]]:
-    """The answers to images whose finding is one of the labels, and which those are."""
-    known = np.array([s.record.label in labels for s in screened.samples])
+def _predictions(
+    screened: Screened, labels: Sequence[str], predicted: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
+) -> tuple[Predictions, npt.NDArray[np.bool_]]:
+    """Return the predictions on images with one of the labels, and the mask of these images."""
+    known = np.array([r.label in labels for r in screened.records])
     rows = np.flatnonzero(known)
-    truth = np.array([labels.index(screened.samples[i].record.label) for i in rows], dtype=np.int64)
-    patients = np.array([screened.samples[i].group for i in rows])
-    return Answers(truth=truth, said=said[rows], probabilities=probabilities[rows], patients=patients), known
+    true = np.array([labels.index(screened.records[i].label) for i in rows], dtype=np.int64)
+    patients = screened.patients[rows]
+    return Predictions(
+        true=true, predicted=predicted[rows], probabilities=probabilities[rows], patients=patients
+    ), known
 
 
 def _ensemble(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, Any]:
-    answers, _ = _answers(screened, manifest.labels, screened.said, screened.probabilities)
-    return figures(answers, manifest.labels, seed=config.seed, resamples=config.resamples)
+    predictions, _ = _predictions(screened, manifest.labels, screened.predicted, screened.probabilities)
+    return figures(predictions, manifest.labels, seed=config.seed, resamples=config.resamples)
 
 
 def _models(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, Any]:
     labels = manifest.labels
-    answers, known = _answers(screened, labels, screened.said, screened.probabilities)
-    papers = np.array([s.record.source in PAPERS_SOURCES for s in screened.samples])[known]
-    found = {
-        "ensemble": _ensemble(screened, manifest, config),
-        f"ensemble, {', '.join(PAPERS_SOURCES)} only": figures(
-            answers.only(papers), labels, seed=config.seed, resamples=config.resamples
-        ),
-    }
+    predictions, known = _predictions(screened, labels, screened.predicted, screened.probabilities)
+    papers = np.array([r.source in PAPERS_SOURCES for r in screened.records])[known]
+    found = {"ensemble": _ensemble(screened, manifest, config)}
+    if papers.any():
+        found[f"ensemble, {', '.join(PAPERS_SOURCES)} only"] = figures(
+            predictions.only(papers), labels, seed=config.seed, resamples=config.resamples
+        )
     for i, member in enumerate(manifest.members):
         own = screened.members[:, i]
-        alone, _ = _answers(screened, labels, own.argmax(axis=1), own)
-        found[f"{member.name} alone"] = figures(alone, labels, seed=config.seed, resamples=config.resamples)
+        single, _ = _predictions(screened, labels, own.argmax(axis=1), own)
+        found[f"{member.name} alone"] = figures(single, labels, seed=config.seed, resamples=config.resamples)
     return found
 
 
 def _sources(screened: Screened, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a source and true label: what was said of its images."""
+    """Return the counts of predicted labels, one row per source and true label."""
     rows = []
-    for source, label in sorted({(s.record.source, s.record.label) for s in screened.samples}):
+    for source, label in sorted({(r.source, r.label) for r in screened.records}):
         chosen = screened.where(source=source, label=label)
-        said = np.bincount(screened.said[chosen], minlength=len(labels))
-        patients = {s.group for s, c in zip(screened.samples, chosen, strict=True) if c}
-        right = proportion(int(said[labels.index(label)]), int(said.sum())).as_json() if label in labels else None
-        counts = dict(zip(labels, said.tolist(), strict=True))
-        rows.append({"source": source, "label": label, "patients": len(patients), "said": counts, "right": right})
+        counts = np.bincount(screened.predicted[chosen], minlength=len(labels))
+        right = proportion(int(counts[labels.index(label)]), int(counts.sum())).as_json() if label in labels else None
+        rows.append(
+            {
+                "source": source,
+                "label": label,
+                "patients": len(set(screened.patients[chosen].tolist())),
+                "said": dict(zip(labels, counts.tolist(), strict=True)),
+                "right": right,
+            }
+        )
     return rows
 
 
 def safety(screened: Screened, labels: Sequence[str], config: BundleConfig) -> dict[str, Any]:
-    """How often COVID-19 is said of those who do not have it, adults before all, and how well it is told among adults."""
-    accused = screened.said == labels.index(GUARDED)
-    adult, normal = screened.where(adult=True), screened.where(label="normal")
+    """Return the guarded label's specificity by subgroup and its AUC within subgroups; empty without a guarded label.
 
-    def cleared(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
-        return proportion(int((~accused)[rows].sum()), int(rows.sum())).as_json()
+    The subgroups that limit false alarms are given by source, too.
+    """
+    guard = config.guarded
+    if guard is None:
+        return {}
+    flagged = screened.predicted == labels.index(guard.label)
 
-    sources = sorted({s.record.source for s, a, n in zip(screened.samples, adult, normal, strict=True) if a and n})
-    return {
-        "specificity_adult_normals": {
-            **{source: cleared(adult & normal & screened.where(source=source)) for source in sources},
-            "together": cleared(adult & normal),
-        },
-        "specificity_children": cleared(~adult),
-        "specificity_tuberculosis": cleared(screened.where(label="tuberculosis")),
-        "auc_among_adults": _covid_auc(screened, labels, adult, config).as_json(),
-        "auc_among_adults_without_tuberculosis": _covid_auc(
-            screened, labels, adult & ~screened.where(label="tuberculosis"), config
-        ).as_json(),
-    }
+    def specificity(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        return proportion(int((~flagged)[rows].sum()), int(rows.sum())).as_json()
+
+    found: dict[str, Any] = {}
+    for name, rows in guard.group_masks(screened.records).items():
+        sources = sorted({r.source for r, row in zip(screened.records, rows, strict=True) if row})
+        by_source = {source: specificity(rows & screened.where(source=source)) for source in sources}
+        found[f"specificity_{name}"] = {**by_source, "together": specificity(rows)}
+    for name, group in guard.watch.items():
+        found[f"specificity_{name}"] = specificity(guard.negatives(group, screened.records))
+    for name, group in guard.auc_groups.items():
+        found[f"auc_among_{name}"] = _guard_auc(screened, labels, guard, group, config).as_json()
+    return found
 
 
-def _covid_auc(screened: Screened, labels: Sequence[str], rows: npt.NDArray[np.bool_], config: BundleConfig) -> Figure:
-    patients = np.array([s.group for s in screened.samples])
+def _guard_auc(
+    screened: Screened, labels: Sequence[str], guard: Guard, group: Subgroup, config: BundleConfig
+) -> Figure:
+    rows = group.mask(screened.records)
     return auc_figure(
-        screened.probabilities[rows, labels.index(GUARDED)],
-        screened.where(label=GUARDED)[rows],
-        patients[rows],
+        screened.probabilities[rows, labels.index(guard.label)],
+        screened.where(label=guard.label)[rows],
+        screened.patients[rows],
         seed=config.seed,
         resamples=config.resamples,
     )
 
 
 def _flags(screened: Screened, labels: Sequence[str]) -> dict[str, Any]:
-    answers, known = _answers(screened, labels, screened.said, screened.probabilities)
-    right, uncertain = answers.said == answers.truth, screened.flagged("uncertain")[known]
+    predictions, known = _predictions(screened, labels, screened.predicted, screened.probabilities)
+    right, uncertain = predictions.predicted == predictions.true, screened.flagged("uncertain")[known]
     failed = screened.flagged("lung_box_failed")
     return {
         "lung_box_failed": proportion(int(failed.sum()), len(failed)).as_json(),
@@ -225,7 +251,7 @@ def _flags(screened: Screened, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _lungs(bundle: Bundle, samples: Sequence[Sample], config: BundleConfig) -> dict[str, Any]:
-    """Dice and IoU of the segmenter on test patients with masks, at the masks' own resolution."""
+    """Return Dice and IoU of the segmenter on test patients with masks, at the masks' own resolution."""
     segmenter = bundle.manifest.segmenter
     if segmenter is None:
         return {}
@@ -260,9 +286,11 @@ def _shortcuts(
     screened: Screened,
     config: BundleConfig,
 ) -> dict[str, Any]:
-    manifest = bundle.manifest
+    manifest, guard = bundle.manifest, config.guarded
     found: dict[str, Any] = {
-        "source_told": source_told(samples, canvases, seed=config.seed, resamples=config.resamples)
+        "source_told": source_classifier_accuracy(
+            samples, canvases, _label_groups(config), seed=config.seed, resamples=config.resamples
+        )
     }
     if manifest.segmenter is None:
         return found
@@ -274,17 +302,24 @@ def _shortcuts(
     logits = member_logits(files, painted, config.member_spec, threads=config.threads)
     probabilities, winners = Combiner(manifest.combination, labels=len(manifest.labels)).run(logits)
     pairs = zip(probabilities, winners, strict=True)
-    said = [manifest.labels.index(decide(p, int(w), manifest.labels, manifest.decision)[0]) for p, w in pairs]
+    predicted = [manifest.labels.index(decide(p, int(w), manifest.labels, manifest.decision)[0]) for p, w in pairs]
     blind = Screened(
         samples=screened.samples,
         probabilities=probabilities.astype(np.float64),
-        said=np.array(said, dtype=np.int64),
+        predicted=np.array(predicted, dtype=np.int64),
         members=screened.members,
         flags=screened.flags,
     )
-    adults = blind.where(adult=True)
-    return {
-        **found,
-        "lungs_painted_over": _ensemble(blind, manifest, config),
-        "lungs_painted_over_auc_among_adults": _covid_auc(blind, manifest.labels, adults, config).as_json(),
-    }
+    found["lungs_painted_over"] = _ensemble(blind, manifest, config)
+    for name, group in list(guard.auc_groups.items())[:1] if guard else ():
+        area = _guard_auc(blind, manifest.labels, guard, group, config)
+        found[f"lungs_painted_over_auc_among_{name}"] = area.as_json()
+    return found
+
+
+def _label_groups(config: BundleConfig) -> tuple[str, ...]:
+    """Return the labels within which the source classifier is tested: the guarded one and those it is compared with."""
+    guard = config.guarded
+    if guard is None:
+        return config.labels
+    return (*(g.label for g in guard.groups.values() if g.label is not None), guard.label)

@@ -1,7 +1,7 @@
-"""Figures for the reports: tables, answers and pruning steps in, PNG files out (matplotlib's Agg; the drawing is returned).
+"""Figures for the reports: tables, predictions and pruning steps in, PNG files out (matplotlib's Agg; returns the drawing).
 
 No global state and no date in the file, so that the same numbers give the same picture. Colours are those of Okabe and Ito,
-which colour-blind readers tell apart, and lines differ in dash as well. The caller's title names preset, n, split and seed.
+which colour-blind readers can distinguish, and lines also differ in dash. The caller's title names preset, n, split and seed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure as Drawing
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
-from training.evaluation.metrics import Answers, Figure, auc
+from training.evaluation.metrics import Figure, Predictions, auc
 from training.shared_files import atomic_write
 
 __all__ = [
@@ -36,47 +36,44 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-Curve = tuple[Floats, Floats, float]  # x, y, the figure of the legend
+Curve = tuple[Floats, Floats, float]  # x, y, the value in the legend
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GRAY = "#767676"
 _DPI = 150
-_HIGH = 0.9  # of sensitivity: where all curves are above it, there is little left to compare
+_HIGH = 0.9  # sensitivity; the part with all curves above it is not drawn
 _GRID = np.linspace(0, 1, 501)
-_CAM_COLOURS = "inferno"  # light grows with the value, so it reads without colours too
+_CAM_COLOURS = "inferno"  # lightness grows with the value, so it is readable without colours
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruningPoint:
-    """A net after a pruning step. channels: left, of all prunable layers. macs: an image. score: on validation.
+    """A network after a pruning step."""
 
-    milliseconds: an image, NaN if not measured. chosen: whether this is the step that goes on.
-    """
-
-    channels: int
+    channels: int  # left in all prunable layers
     parameters: int
-    macs: int
-    milliseconds: float
-    score: float
-    chosen: bool = False
+    macs: int  # per image
+    milliseconds: float  # per image; NaN if not measured
+    score: float  # on validation
+    chosen: bool = False  # the selected step
 
 
 @dataclass(frozen=True, kw_only=True)
 class CamRow:
-    """A case. image: (H, W) or (H, W, 3), 0 to 255 or 0 to 1. maps: (h, w) a model. said: a model's answer, in words."""
+    """One case in a picture of activation maps."""
 
-    image: npt.NDArray[np.generic]
+    image: npt.NDArray[np.generic]  # (H, W) or (H, W, 3), 0 to 255 or 0 to 1
     label: str
-    maps: Mapping[str, npt.NDArray[np.floating]]
-    said: Mapping[str, str]
+    maps: Mapping[str, npt.NDArray[np.floating]]  # model -> (h, w)
+    captions: Mapping[str, str]  # model -> its prediction in words
 
 
 def confusion_picture(
     table: npt.NDArray[np.number] | Sequence[Sequence[float]], labels: Sequence[str], title: str, file: Path | str
 ) -> Drawing:
-    """Counts and shares of the truth. table: (K, K), rows are the truth; a share's shade is of its row."""
+    """Draw a confusion matrix with counts and shares. table: (K, K), rows are true labels; shares are of a row."""
     counts = np.asarray(table, np.float64)
     if counts.shape != (len(labels), len(labels)) or not counts.size:
         raise ValueError(f"a confusion of {len(labels)} labels must be square, not {counts.shape}")
@@ -92,33 +89,33 @@ def confusion_picture(
         axes.text(column, row, f"{count:,.0f}{share}", ha="center", va="center", color=colour, fontsize=11)
     axes.set_xticks(range(len(labels)), labels, rotation=0 if max(map(len, labels)) <= 10 else 25)
     axes.set_yticks(range(len(labels)), [f"{name}\nn = {n:,.0f}" for name, n in zip(labels, rows[:, 0], strict=True)])
-    axes.set(xlabel="said", ylabel="truth")
-    drawing.colorbar(image, ax=axes, label="share of the truth's images", shrink=0.85)
-    return _saved(drawing, file)
+    axes.set(xlabel="predicted", ylabel="true")
+    drawing.colorbar(image, ax=axes, label="share of the true label's images", shrink=0.85)
+    return _save(drawing, file)
 
 
-def roc_picture(answers: Answers, labels: Sequence[str], title: str, file: Path | str) -> Drawing:
-    """ROC of each class against the rest, of all pairs (micro) and their mean (macro), with AUC in the legend."""
-    curves, absent = _curves(answers, labels, _roc)
+def roc_picture(p: Predictions, labels: Sequence[str], title: str, file: Path | str) -> Drawing:
+    """Draw the ROC of each class against the rest, of all pairs (micro) and their mean (macro), with AUC in the legend."""
+    curves, absent = _curves(p, labels, _roc)
     curves["macro"] = _macro(curves, labels, lambda x, y: np.r_[0.0, np.interp(_GRID, x, y)], np.r_[0.0, _GRID])
     drawing, axes = _blank(title, 6.4, 6.2)
     _draw_curves(axes, curves, labels, "AUC")
     axes.plot([0, 1], [0, 1], color=_GRAY, lw=0.8, ls=(0, (2, 3)))
     axes.set(xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (sensitivity)")
     _square(axes, "lower right", absent)
-    return _saved(drawing, file)
+    return _save(drawing, file)
 
 
-def precision_recall_picture(answers: Answers, labels: Sequence[str], title: str, file: Path | str) -> Drawing:
-    """Precision over recall, likewise, with average precision (AP) and what chance would have in the legend."""
-    curves, absent = _curves(answers, labels, _precision_recall)
+def precision_recall_picture(p: Predictions, labels: Sequence[str], title: str, file: Path | str) -> Drawing:
+    """Draw precision over recall of each class, micro and macro, with average precision (AP) and chance in the legend."""
+    curves, absent = _curves(p, labels, _precision_recall)
     curves["macro"] = _macro(curves, labels, lambda x, y: y[np.searchsorted(x, _GRID).clip(max=len(x) - 1)], _GRID)
-    chance = {label: float((answers.truth == k).mean()) for k, label in enumerate(labels)}
+    chance = {label: float((p.true == k).mean()) for k, label in enumerate(labels)}
     drawing, axes = _blank(title, 6.4, 6.2)
     _draw_curves(axes, curves, labels, "AP", {"micro": 1 / len(labels), **chance})
     axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
     _square(axes, "lower left", absent)
-    return _saved(drawing, file)
+    return _save(drawing, file)
 
 
 def compared_picture(
@@ -129,9 +126,13 @@ def compared_picture(
     *,
     kind: Literal["roc", "precision-recall"],
 ) -> Drawing:
-    """Curves of many models for one class against the rest. scores: (N,) a model. positive: (N,) booleans, of both kinds.
+    """Draw curves of several models for one class against the rest.
 
-    The best by area comes first in the legend. A ROC's axis is cut where all curves are high: good models crowd its left.
+    scores: model -> (N,).
+    positive: (N,) booleans, with both values.
+
+    The legend is sorted by area. A ROC's axis is cut where all curves are high: good models crowd on its left. Raises
+    ValueError without a model, or without both kinds of images.
     """
     if not scores or positive.all() or not positive.any():
         raise ValueError("curves need a model, and images with and without the class")
@@ -144,7 +145,7 @@ def compared_picture(
     end = 1.0
     if kind == "roc":
         end = min(1.0, 1.2 * max(float(x[np.argmax(y >= _HIGH)]) for x, y, _ in curves.values()) + 0.02)
-        cut = "" if end == 1 else f"\ncut at {end:.2f}: beyond it all are above {_HIGH}"
+        cut = "" if end == 1 else f"\ncut at {end:.2f}: all curves are above {_HIGH} beyond it"
         axes.set(xlabel=f"false positive rate (1 - specificity){cut}", ylabel="true positive rate (sensitivity)")
     else:
         axes.axhline(positive.mean(), color=_GRAY, lw=0.8, ls=(0, (2, 3)), label=f"chance: {positive.mean():.3f}")
@@ -152,32 +153,32 @@ def compared_picture(
     axes.set(xlim=(-0.02 * end, 1.02 * end), ylim=(-0.02, 1.02))
     axes.grid(color="#E5E5E5")
     drawing.legend(loc="outside right center", fontsize=9, frameon=False)
-    return _saved(drawing, file)
+    return _save(drawing, file)
 
 
 def pruning_picture(steps: Mapping[str, Sequence[PruningPoint]], title: str, file: Path | str) -> Drawing:
-    """What pruning costs and saves, over the share of channels left; the chosen step of each model is a star."""
+    """Draw cost and score over the share of channels left; the selected step of each model is a star."""
     if not steps or not all(steps.values()):
         raise ValueError("a pruning picture needs a model, and each model a step")
     drawing = _titled(Drawing(figsize=(10, 7.4), layout="constrained"), title)
     panels: tuple[tuple[str, Callable[[PruningPoint], float]], ...] = (
         ("parameters, millions", lambda p: p.parameters / 1e6),
-        ("MACs an image, billions", lambda p: p.macs / 1e9),
-        ("milliseconds an image", lambda p: p.milliseconds),
+        ("MACs per image, billions", lambda p: p.macs / 1e9),
+        ("milliseconds per image", lambda p: p.milliseconds),
         ("validation score", lambda p: p.score),
     )
     for axes, (name, value) in zip(drawing.subplots(2, 2, sharex=True).flat, panels, strict=True):
         _draw_pruning(axes, steps, name, value)
     handles, names = drawing.axes[0].get_legend_handles_labels()
     star = drawing.axes[0].scatter([], [], marker="*", s=190, color="white", edgecolor="black")
-    drawing.legend([*handles, star], [*names, "chosen step"], loc="outside lower center", ncols=4, frameon=False)
-    return _saved(drawing, file)
+    drawing.legend([*handles, star], [*names, "selected step"], loc="outside lower center", ncols=4, frameon=False)
+    return _save(drawing, file)
 
 
 def cam_picture(rows: Sequence[CamRow], title: str, file: Path | str) -> Drawing:
-    """Where each model looked: a row a case, the image, then each model's map over it and what the model said.
+    """Draw activation maps, one row per case: the image, then each model's map over it with its prediction.
 
-    A map is clipped at 0 and divided by its own maximum: compare places, not brightness between panels.
+    A map is clipped at 0 and divided by its own maximum: positions compare between panels, brightness does not.
     """
     if not rows or not rows[0].maps:
         raise ValueError("a picture of maps needs a case, and each case a model's map")
@@ -189,14 +190,14 @@ def cam_picture(rows: Sequence[CamRow], title: str, file: Path | str) -> Drawing
     grid = drawing.subplots(len(rows), 1 + len(models), squeeze=False)
     for panels, row in zip(grid, rows, strict=True):
         image = _as_picture(row.image)
-        _draw_image(panels[0], image, f"truth: {row.label}")
+        _draw_image(panels[0], image, f"true: {row.label}")
         for axes, model in zip(panels[1:], models, strict=True):
-            _draw_image(axes, image, f"{model}\n{row.said.get(model, '-')}")
+            _draw_image(axes, image, f"{model}\n{row.captions.get(model, '-')}")
             share = _as_shares(row.maps[model], image.shape[:2])
             axes.imshow(share, cmap=_CAM_COLOURS, vmin=0, vmax=1, alpha=0.65 * share, interpolation="bilinear")
     scale = ScalarMappable(cmap=_CAM_COLOURS)
     drawing.colorbar(scale, ax=grid[:, -1].tolist(), label="share of the map's maximum", shrink=0.8)
-    return _saved(drawing, file)
+    return _save(drawing, file)
 
 
 def bars_picture(
@@ -207,10 +208,13 @@ def bars_picture(
     quantity: str = "value",
     whiskers: str = "95 % interval",
 ) -> Drawing:
-    """Values with their intervals. values: model, then series (one is enough). quantity: the axis' name, with its unit.
-    whiskers: what they show.
+    """Draw values with their intervals, as dots with whiskers.
 
-    Dots with whiskers and no filled bars: figures near 1 need an axis that does not begin at 0, where bars would mislead.
+    values: model -> series -> figure; one series is enough.
+    quantity: name of the axis, with its unit.
+    whiskers: meaning of the whiskers.
+
+    Values near 1 need an axis that does not begin at 0, where filled bars would mislead.
     """
     series = list(dict.fromkeys(name for of_model in values.values() for name in of_model))
     if not series:
@@ -226,7 +230,7 @@ def bars_picture(
     axes.grid(axis="x", color="#E5E5E5")
     if len(series) > 1:
         drawing.legend(loc="outside lower center", ncols=4, frameon=False)
-    return _saved(drawing, file)
+    return _save(drawing, file)
 
 
 def _titled(drawing: Drawing, title: str) -> Drawing:
@@ -241,7 +245,7 @@ def _blank(title: str, width: float, height: float) -> tuple[Drawing, Axes]:
     return drawing, axes
 
 
-def _saved(drawing: Drawing, file: Path | str) -> Drawing:
+def _save(drawing: Drawing, file: Path | str) -> Drawing:
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(file)) as beside:
         # matplotlib's version would differ
@@ -260,31 +264,35 @@ def _precision_recall(scores: Floats, positive: npt.NDArray[np.bool_]) -> Curve:
 
 
 def _curves(
-    answers: Answers, labels: Sequence[str], curve: Callable[[Floats, npt.NDArray[np.bool_]], Curve]
+    p: Predictions, labels: Sequence[str], curve: Callable[[Floats, npt.NDArray[np.bool_]], Curve]
 ) -> tuple[dict[str, Curve], list[str]]:
-    """Micro and each class that can have a curve; the names of those that cannot."""
-    if not len(answers.truth):
+    """Return the curves of micro and of each class with both kinds of images, and the names of the other classes."""
+    if not len(p.true):
         raise ValueError("a curve needs an image")
-    if answers.probabilities.shape[1] != len(labels):
-        raise ValueError(f"{len(labels)} labels, but probabilities are {answers.probabilities.shape}")
-    one_hot = answers.truth[:, None] == np.arange(len(labels))
-    curves = {"micro": curve(answers.probabilities.ravel(), one_hot.ravel())}
-    known = one_hot.any(axis=0) & ~one_hot.all(axis=0)
-    curves |= {labels[k]: curve(answers.probabilities[:, k], one_hot[:, k]) for k in np.flatnonzero(known)}
-    if not known.any():
+    if p.probabilities.shape[1] != len(labels):
+        raise ValueError(f"{len(labels)} labels, but probabilities are {p.probabilities.shape}")
+    one_hot = p.true[:, None] == np.arange(len(labels))
+    curves = {"micro": curve(p.probabilities.ravel(), one_hot.ravel())}
+    drawable = one_hot.any(axis=0) & ~one_hot.all(axis=0)
+    curves |= {labels[k]: curve(p.probabilities[:, k], one_hot[:, k]) for k in np.flatnonzero(drawable)}
+    if not drawable.any():
         raise ValueError("a curve needs images of two classes")
-    return curves, [label for label, one in zip(labels, known, strict=True) if not one]
+    return curves, [label for label, one in zip(labels, drawable, strict=True) if not one]
 
 
 def _macro(
     curves: Mapping[str, Curve], labels: Sequence[str], at_grid: Callable[[Floats, Floats], Floats], x: Floats
 ) -> Curve:
-    kept = [curves[label] for label in labels if label in curves]
-    return x, np.mean([at_grid(a, b) for a, b, _ in kept], axis=0), float(np.mean([figure for _, _, figure in kept]))
+    classes = [curves[label] for label in labels if label in curves]
+    return (
+        x,
+        np.mean([at_grid(a, b) for a, b, _ in classes], axis=0),
+        float(np.mean([figure for _, _, figure in classes])),
+    )
 
 
 def _draw_curve(axes: Axes, x: Floats, y: Floats, figure: str, **style: Any) -> None:
-    """A ROC goes straight through a tie, as its area counts it; precision falls in steps, as average precision does."""
+    """Draw a ROC straight through ties, as its area counts them; precision in steps, as average precision does."""
     if figure == "AUC":
         axes.plot(x, y, **style)
     else:
@@ -320,16 +328,16 @@ def _square(axes: Axes, corner: str, absent: Sequence[str]) -> None:
 def _draw_pruning(
     axes: Axes, steps: Mapping[str, Sequence[PruningPoint]], name: str, value: Callable[[PruningPoint], float]
 ) -> None:
-    known = False
+    measured = False
     for k, (model, points) in enumerate(steps.items()):
-        all_ = max(p.channels for p in points)
-        x, y = np.array([[100 * p.channels / all_, value(p)] for p in points]).T
+        largest = max(p.channels for p in points)
+        x, y = np.array([[100 * p.channels / largest, value(p)] for p in points]).T
         colour = _COLOURS[k % len(_COLOURS)]
         axes.plot(x, y, _MARKERS[k % 7], color=colour, ls=_DASHES[k % 4], ms=3.5, lw=1.4, label=model)
         chosen = [p.chosen for p in points]
         axes.scatter(x[chosen], y[chosen], marker="*", s=190, color=colour, edgecolor="black", zorder=3)
-        known |= bool(np.isfinite(y).any())
-    if not known:
+        measured |= bool(np.isfinite(y).any())
+    if not measured:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=_GRAY)
         axes.set_yticks([])
     elif name != "validation score":
@@ -339,7 +347,7 @@ def _draw_pruning(
     if axes.get_subplotspec().is_last_row():
         axes.set(xlabel="channels left, %")
     if axes.get_subplotspec().is_first_row() and axes.get_subplotspec().is_first_col():
-        axes.invert_xaxis()  # pruning goes to the right; the panels share this axis
+        axes.invert_xaxis()  # pruning proceeds to the right; the panels share this axis
 
 
 def _as_picture(image: npt.NDArray[np.generic]) -> Floats:
@@ -347,8 +355,8 @@ def _as_picture(image: npt.NDArray[np.generic]) -> Floats:
     if picture.ndim not in (2, 3) or not picture.size:
         raise ValueError(f"an image is (H, W) or (H, W, 3), not {picture.shape}")
     picture = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
-    whole = np.issubdtype(np.asarray(image).dtype, np.integer) or picture.max() > 1
-    return np.clip(picture / 255 if whole else picture, 0, 1)
+    integers = np.issubdtype(np.asarray(image).dtype, np.integer) or picture.max() > 1
+    return np.clip(picture / 255 if integers else picture, 0, 1)
 
 
 def _as_shares(map_: npt.NDArray[np.floating], shape: tuple[int, int]) -> Floats:

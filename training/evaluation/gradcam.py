@@ -1,13 +1,11 @@
-"""Grad-CAM of any member, pruned or not: a network and an image in, the evidence for one label by place out.
+"""Grad-CAM of any member, pruned or not: a network and an image in, the evidence map of one label out.
 
 R20 shows Grad-CAM, the device shows the head's class activation map, which needs no gradient (`cxr_edge.ops.heatmap`). This
-module says how far the two agree; on the layer before the head's map they are the same but for a factor 1 / (h w).
+module measures how far the two agree; on the layer before the head's map they are equal up to a factor 1 / (h w).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -17,35 +15,38 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
+from training.models.layers import evaluation_mode
 
 __all__ = ["Agreement", "agreement", "grad_cam"]
 
-TOP_SHARE = 0.1  # of the cells: what an eye takes for the hot spot
+TOP_SHARE = 0.1  # of the cells: the visible hot spot
 
 Map = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """correlation: Pearson's, -1..1; 1 where both maps are constant, 0 where one is. top_overlap: cells in the top decile
-    of both maps over those in the larger of the two deciles, 0..1; cells without evidence are in no decile.
-    """
+    """Similarity of two maps of one label."""
 
-    correlation: float
+    correlation: float  # Pearson's, -1..1; 1 if both maps are constant, 0 if one is
+    # Cells in the top decile of both maps over those in the larger decile, 0..1; cells without evidence are in no decile.
     top_overlap: float
 
 
 def grad_cam(network: nn.Module, image: Tensor, label: int, layer: nn.Module | None = None) -> Map:
-    """The map (h, w) of Selvaraju et al., "Grad-CAM" (ICCV 2017), not below 0, in logits a cell.
+    """Return the map (h, w) of Selvaraju et al., "Grad-CAM" (ICCV 2017), 0 or more, in logits per cell.
 
-    network: gives a `MemberOutput`; runs in eval mode, is left in the mode it came in, and gathers no gradients. image:
-    (1, C, S, S). label: index of the logit, before softmax. layer: whose output is looked at (for a convolution after its
-    activation, give the activation); None: what enters the head's map, the deepest convolution after its activation.
-    Raises InputError for an image, label or layer that has no such map.
+    network: returns a `MemberOutput`; runs in eval mode, its modes are restored, and no gradients accumulate.
+    image: (1, C, S, S).
+    label: index of the logit, before softmax.
+    layer: the map is of its output (for a convolution after its activation, give the activation); None: the input of the
+        head's map, the deepest convolution after its activation.
+
+    Raises InputError for an image, label or layer without a map.
     """
     if image.ndim != 4 or image.shape[0] != 1:
         raise InputError(f"Grad-CAM takes one image (1, C, S, S), not {tuple(image.shape)}")
-    with _evaluating(network), torch.enable_grad():
+    with evaluation_mode(network), torch.enable_grad():
         features, logits = _forward(network, image, layer)
         if not 0 <= label < logits.shape[1]:
             raise InputError(f"the network has labels 0 to {logits.shape[1] - 1}, not {label}")
@@ -57,9 +58,9 @@ def grad_cam(network: nn.Module, image: Tensor, label: int, layer: nn.Module | N
 
 
 def agreement(grad_cam: Map, cam: Map) -> Agreement:
-    """How far two maps of one label show the same place. cam: (h, w), `MemberOutput.cam[0, label]`, rectified here.
+    """Return the similarity of two maps of one label. cam: (h, w), `MemberOutput.cam[0, label]`, rectified here.
 
-    Either may be the finer one: the coarser is enlarged as the device does it. A common factor does not matter.
+    The coarser map is enlarged as on the device. A common factor has no influence.
     """
     a, b = np.maximum(grad_cam, 0).astype(np.float64), np.maximum(cam, 0).astype(np.float64)
     height, width = (max(n, m) for n, m in zip(a.shape, b.shape, strict=True))
@@ -67,41 +68,29 @@ def agreement(grad_cam: Map, cam: Map) -> Agreement:
     return Agreement(correlation=_correlation(a, b), top_overlap=_top_overlap(a, b))
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards each module in its own mode again: some may have been frozen in a network that trains."""
-    modes = [(m, m.training) for m in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-
-
 def _forward(network: nn.Module, image: Tensor, layer: nn.Module | None) -> tuple[Tensor, Tensor]:
-    """The layer's output (1, n, h, w) in the graph, and the logits (1, K).
+    """Return the layer's output (1, n, h, w) in the graph, and the logits (1, K).
 
-    The network goes on with a copy, since an in-place activation would change what is looked at.
+    The network continues with a copy, since an in-place activation would change the output.
     """
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(value: Tensor) -> Tensor:
-        seen.append(value)
+    def record(value: Tensor) -> Tensor:
+        outputs.append(value)
         return value.clone()
 
     if layer is None:
-        hook = network.head.map.register_forward_pre_hook(lambda _, values: keep(values[0]))
+        hook = network.head.map.register_forward_pre_hook(lambda _, values: record(values[0]))
     else:
-        hook = layer.register_forward_hook(lambda _, __, value: keep(value))
+        hook = layer.register_forward_hook(lambda _, __, value: record(value))
     try:
-        # The image asks for a gradient so that there is a graph even where all weights are frozen.
+        # The image requires a gradient so that there is a graph even if all weights are frozen.
         logits = network(image.detach().clone().requires_grad_()).logits
     finally:
         hook.remove()
-    if not seen or seen[-1].ndim != 4:
-        raise InputError("Grad-CAM needs a layer of this network that gives a map (1, n, h, w)")
-    return seen[-1], logits
+    if not outputs or outputs[-1].ndim != 4:
+        raise InputError("Grad-CAM needs a layer of this network with an output map (1, n, h, w)")
+    return outputs[-1], logits
 
 
 def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
@@ -118,6 +107,6 @@ def _top_overlap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> floa
 
 
 def _hottest(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """The top decile, all cells that tie at its edge included; a cell at 0 is never hot."""
+    """Return the top decile, with all cells that tie at its edge; a cell at 0 is never hot."""
     count = int(np.ceil(TOP_SHARE * evidence.size))
     return (evidence >= np.sort(evidence, axis=None)[-count]) & (evidence > 0)

@@ -1,4 +1,4 @@
-"""Logits of exported ONNX networks through ONNX Runtime."""
+"""Logits of exported members: ONNX files and canvases in, logits of ONNX Runtime's CPU provider out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["member_logits"]
 def member_logits(
     files: Sequence[Path], lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, threads: int
 ) -> npt.NDArray[np.float32]:
-    """Logits (N, members, labels) of exported members on canvases (N, S, S)."""
+    """Return logits (N, members, labels) of exported members on canvases (N, S, S)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     sessions = [onnxruntime.InferenceSession(str(f), options, providers=["CPUExecutionProvider"]) for f in files]

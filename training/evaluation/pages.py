@@ -1,15 +1,29 @@
-"""Results as Markdown: the JSON object of `evaluate` in, tables for docs and the model card out. No figure is typed by hand."""
+"""Evaluation results as Markdown: the JSON object of `evaluate` in, tables for docs and the model card out.
+
+All figures come from the JSON object, so that a page cannot differ from its results.
+"""
 
 from __future__ import annotations
 
 from training.evaluation.auc_pages import Json
 from training.markdown import interval, table
 
-__all__ = ["labels_table", "lungs_table", "models_table", "results_as_markdown", "safety_table", "unseen_as_markdown"]
+__all__ = [
+    "guard_auc",
+    "labels_table",
+    "lungs_table",
+    "models_table",
+    "results_as_markdown",
+    "safety_table",
+    "unseen_as_markdown",
+]
+
+
+_BLIND_AUC = "lungs_painted_over_auc_among_"
 
 
 def models_table(results: Json) -> str:
-    """One row a model: macro figures on test patients."""
+    """Return macro figures on test patients, one row per model."""
     return table(
         ["model", "images", "patients", "macro-F1", "macro-AUC", "accuracy", "MCC", "log loss", "calibration error"],
         (
@@ -30,7 +44,7 @@ def models_table(results: Json) -> str:
 
 
 def labels_table(model: Json) -> str:
-    """One row a label, which is the positive class of its row."""
+    """Return figures by label, one row per label; the positive class of a row is its label."""
     return table(
         ["positive class", "images", "F1", "precision", "recall", "specificity", "AUC"],
         (
@@ -41,19 +55,31 @@ def labels_table(model: Json) -> str:
 
 
 def safety_table(results: Json) -> str:
-    """Where saying COVID-19 would be wrong."""
-    safety = results["safety"]
-    normals = safety["specificity_adult_normals"]
-    rows = [[f"adult normals, {name}", interval(figure)] for name, figure in normals.items()]
-    rows += [
-        ["children (normal and pneumonia)", interval(safety["specificity_children"])],
-        ["tuberculosis (no label of the bundle)", interval(safety["specificity_tuberculosis"])],
-    ]
-    return table(["images without COVID-19", "not called COVID-19"], rows)
+    """Return the guarded label's specificity, one row per subgroup; needs a guarded label."""
+    guard, safety = results["guard"], results["safety"]
+    rows = []
+    for name in guard["groups"]:
+        rows += [[f"{_words(name)}, {source}", interval(f)] for source, f in safety[f"specificity_{name}"].items()]
+    for name, group in guard["watch"].items():
+        outside = group["label"] not in (None, *results["labels"])
+        note = " (not a label of the bundle)" if outside else ""
+        rows.append([f"{_words(name)}{note}", interval(safety[f"specificity_{name}"])])
+    return table([f"images without {guard['label']}", f"not predicted {guard['label']}"], rows)
+
+
+def guard_auc(results: Json) -> str:
+    """Return a sentence with the guarded label's AUC within each subgroup; needs a guarded label."""
+    guard, safety = results["guard"], results["safety"]
+    areas = "; ".join(f"{_words(name)}: {interval(safety[f'auc_among_{name}'])}" for name in guard["auc_groups"])
+    return f"AUC of {guard['label']} within subgroups, so that images outside them do not raise it: {areas or 'none'}."
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def lungs_table(results: Json) -> str:
-    """The segmenter, by source."""
+    """Return the segmenter's figures, one row per source."""
     return table(
         ["source", "images", "Dice", "IoU", "worst Dice"],
         (
@@ -64,7 +90,7 @@ def lungs_table(results: Json) -> str:
 
 
 def results_as_markdown(results: Json) -> str:
-    """The whole evaluation as a page."""
+    """Return the full evaluation as a page."""
     labels, bundle = results["labels"], results["bundle"]
     ensemble = results["models"]["ensemble"]
     return (
@@ -77,15 +103,11 @@ def results_as_markdown(results: Json) -> str:
                 *_built(results),
                 "## By label, ensemble",
                 labels_table(ensemble),
-                "Confusion (rows: truth; columns: decision):",
+                "Confusion matrix (rows: true label; columns: decision):",
                 table(["", *labels], ([a, *row] for a, row in zip(labels, ensemble["confusion"], strict=True))),
-                "## By label, members alone",
+                "## By label, single members",
                 *(f"{n}:\n\n{labels_table(m)}" for n, m in results["models"].items() if n.endswith(" alone")),
-                "## Where COVID-19 must not be said",
-                safety_table(results),
-                "AUC of COVID-19 among adults only (children cannot help there): "
-                f"{interval(results['safety']['auc_among_adults'])}; without tuberculosis: "
-                f"{interval(results['safety']['auc_among_adults_without_tuberculosis'])}.",
+                *_safety(results),
                 "## By source",
                 _sources_table(results),
                 "## Flags",
@@ -101,6 +123,13 @@ def results_as_markdown(results: Json) -> str:
     )
 
 
+def _safety(results: Json) -> list[str]:
+    if results["guard"] is None:
+        return []
+    title = f"## False alarms of {results['guard']['label']}"
+    return [title, safety_table(results), guard_auc(results)]
+
+
 def _preamble(results: Json) -> str:
     sides = "; ".join(
         f"{side}: {n['images']} images of {n['patients']} patients" for side, n in results["sides"].items()
@@ -108,8 +137,8 @@ def _preamble(results: Json) -> str:
     return (
         f"Preset `{results['preset']}`; {results['split']}. Split seed {results['seed']}. {sides}. Patients that share an "
         f"image count as one. Run through the deployed path ({results['reference']}). Intervals are 95 %: shares "
-        f"exact (Clopper-Pearson, images), F1 and AUC by drawing patients anew ({results['resamples']} times). Decisions "
-        f"use the bundle's thresholds; members alone decide by their highest probability. Manifest SHA-256 "
+        f"exact (Clopper-Pearson, images), F1 and AUC by bootstrap of patients ({results['resamples']} draws). Decisions "
+        f"use the bundle's thresholds; the decision of a single member is its most probable label. Manifest SHA-256 "
         f"`{results['bundle']['manifest_sha256'][:16]}`. Generated by `training/evaluate.py`; do not edit."
     )
 
@@ -126,7 +155,7 @@ def _built(results: Json) -> list[str]:
 def _sources_table(results: Json) -> str:
     labels = results["labels"]
     return table(
-        ["source / truth", "patients", *(f"said {label}" for label in labels), "right"],
+        ["source / true label", "patients", *(f"predicted {label}" for label in labels), "correct"],
         (
             [
                 f"{row['source']} / {row['label']}",
@@ -146,15 +175,15 @@ def _flags_table(results: Json) -> str:
         [
             ["lung box failed, full frame used", interval(flags["lung_box_failed"])],
             ["flagged uncertain", interval(flags["uncertain"])],
-            ["accuracy of those", interval(flags["accuracy_uncertain"])],
-            ["accuracy of the others", interval(flags["accuracy_others"])],
+            ["accuracy of flagged decisions", interval(flags["accuracy_uncertain"])],
+            ["accuracy of other decisions", interval(flags["accuracy_others"])],
         ],
     )
 
 
 def _shortcuts(results: Json) -> list[str]:
     shortcuts = results["shortcuts"]
-    told = table(
+    sources = table(
         ["images", "sources", "chance", "balanced accuracy"],
         (
             [name, ", ".join(row["sources"]), f"{row['chance']:.2f}", interval(row["balanced_accuracy"])]
@@ -162,42 +191,48 @@ def _shortcuts(results: Json) -> list[str]:
         ),
     )
     parts = [
-        "How well a logistic regression on 32 x 32 copies of the lung canvases, fitted on train patients, names the "
-        "collection of test patients' images:",
-        told,
+        "Source classifier: a logistic regression on 32 x 32 copies of the lung canvases, fitted on train patients, predicts "
+        "the collection of test patients' images:",
+        sources,
     ]
     blind = shortcuts.get("lungs_painted_over")
     if blind is None:
         return parts
     return [
         *parts,
-        "The ensemble on canvases whose lungs are painted over with the mean of the rest. What it still knows, it knows "
-        "from the rim of the box (age, framing, letters), and not from the lungs. A figure near chance says that the rim "
-        "alone does not carry the decision; it cannot say that the rim plays no part, since no member was trained on such "
-        "pictures:",
+        "The ensemble on canvases with the lungs painted over by the mean of the rest. Its remaining skill comes from the rim "
+        "of the box (age, framing, letters), not from the lungs. A figure near chance shows that the rim alone does not "
+        "determine the decision; it does not show that the rim has no influence, since no member was trained on such "
+        "images:",
         table(
             ["", "macro-F1", "macro-AUC"],
             [["lungs painted over", interval(blind["macro_f1"]), interval(blind["macro_auc"])]],
         ),
         labels_table(blind),
-        "AUC of COVID-19 among adults, lungs painted over: "
-        f"{interval(shortcuts['lungs_painted_over_auc_among_adults'])}.",
+        *(
+            f"AUC of {results['guard']['label']} among {_words(key.removeprefix(_BLIND_AUC))}, lungs painted over: "
+            f"{interval(figure)}."
+            for key, figure in shortcuts.items()
+            if key.startswith(_BLIND_AUC)
+        ),
     ]
 
 
 def unseen_as_markdown(results: Json) -> str:
-    """The page of `training.unseen`."""
+    """Return the page of `training.unseen`."""
+    guard = results["guard"]
     rows = [
-        [name, kind, *figure["said"].values(), interval(figure["not_called_covid"])]
+        [name, kind, *figure["said"].values(), *([interval(figure["guard_specificity"])] if guard else [])]
         for name, kinds in results["members"].items()
         for kind, figure in kinds.items()
     ]
-    labels = [f"said {label}" for label in next(iter(next(iter(results["members"].values())).values()))["said"]]
+    labels = [f"predicted {label}" for label in next(iter(next(iter(results["members"].values())).values()))["said"]]
+    last = [f"not predicted {guard['label']}"] if guard else []
     return (
-        f"# A site that no member saw: {', '.join(results['left_out'])}\n\nPreset `{results['preset']}`, split: "
-        f"{results['split']}; seed {results['seed']}. A member trained like the starter's, for a shorter time; it decides by "
-        f"its highest probability. The lung segmenter did see the site. Intervals are exact (Clopper-Pearson), 95 %. "
-        f"Generated by `training/unseen.py`; do not edit.\n\n"
-        + table(["member", "source / truth", *labels, "not called COVID-19"], rows)
+        f"# Unseen site: {', '.join(results['left_out'])}\n\nPreset `{results['preset']}`, split: "
+        f"{results['split']}; seed {results['seed']}. A member trained like the starter's without this site, for a shorter "
+        f"time; its decision is the most probable label. The lung segmenter was trained with the site. Intervals are exact "
+        f"(Clopper-Pearson), 95 %. Generated by `training/unseen.py`; do not edit.\n\n"
+        + table(["member", "source / true label", *labels, *last], rows)
         + "\n"
     )

@@ -1,8 +1,8 @@
-"""Could the ensemble be right for the wrong reason? Canvases of train and test patients in, two measurements out.
+"""Shortcut checks: a classifier of the source, and canvases without lungs. Canvases in, figures and canvases out.
 
-`source_told`: how well a linear classifier names the collection from a 32 px copy of what the members see; the better it
-does, the more a member could answer the collection's label instead of the image's. `lungs_painted_over`: canvases
-without lungs; whatever skill the ensemble has left on them comes from the rim: framing, letters, age.
+`source_classifier_accuracy`: a linear classifier names the collection from a 32 px copy of the members' input; the higher its
+accuracy, the more a member could predict the collection's label instead of the image's. `lungs_painted_over`: canvases
+without lungs; any skill that the ensemble has left on them comes from the rim: framing, letters, age.
 """
 
 from __future__ import annotations
@@ -23,44 +23,47 @@ from training.data.dataset import Sample, read_all
 from training.data.records import Record
 from training.evaluation.metrics import Figure, bootstrap
 
-__all__ = ["lungs_painted_over", "source_told"]
+__all__ = ["lungs_painted_over", "source_classifier_accuracy"]
 
 _SIDE_PX = 32
-_LUNG = 0.3  # of the mask's probability: rather too much lung painted over than too little
+_LUNG = 0.3  # threshold of the mask's probability: low, so that the whole lung is painted over
 
 Group = Callable[[Record], bool]
 
-# Where the label cannot give the source away, the image must.
-_GROUPS: Mapping[str, Group] = {
-    "all images": lambda r: True,
-    "normal only": lambda r: r.label == "normal",
-    "covid-19 only": lambda r: r.label == "covid-19",
-    "adults only": lambda r: r.adult,
-}
+
+def _groups(labels: Sequence[str]) -> Mapping[str, Group]:
+    """Return the groups of images by name: within one label, only the image itself can reveal the source."""
+    by_label: dict[str, Group] = {f"{name} only": lambda r, name=name: r.label == name for name in labels}
+    return {"all images": lambda r: True, **by_label, "adults only": lambda r: r.adult}
 
 
-def source_told(samples: Sequence[Sample], canvases: Canvases, *, seed: int, resamples: int) -> dict[str, Any]:
-    """Balanced accuracy of naming the source on test patients, by a logistic regression fitted on train patients.
+def source_classifier_accuracy(
+    samples: Sequence[Sample], canvases: Canvases, labels: Sequence[str], *, seed: int, resamples: int
+) -> dict[str, Any]:
+    """Return the balanced accuracy of a logistic regression that predicts the source, fitted on train patients, by group.
 
-    A group with fewer than two sources that are on both sides is left out. Chance is 1 / sources.
+    labels: each is a group of its own, beside all images and the adults. A group with fewer than two sources on both sides
+    is left out. Evaluated on test patients; chance is 1 / sources.
     """
     features = _small(canvases.lungs)
     found = {}
-    for name, takes in _GROUPS.items():
-        rows = [i for i, s in enumerate(samples) if takes(s.record)]
-        here = {side: {samples[i].record.source for i in rows if samples[i].side == side} for side in ("train", "test")}
-        sources = sorted(here["train"] & here["test"])
+    for name, contains in _groups(labels).items():
+        rows = [i for i, s in enumerate(samples) if contains(s.record)]
+        by_side = {
+            side: {samples[i].record.source for i in rows if samples[i].side == side} for side in ("train", "test")
+        }
+        sources = sorted(by_side["train"] & by_side["test"])
         if len(sources) < 2:
             continue
         known = [i for i in rows if samples[i].record.source in sources]
         train = [i for i in known if samples[i].side == "train"]
         test = [i for i in known if samples[i].side == "test"]
-        figure = _told(samples, features, train, test, seed=seed, resamples=resamples)
+        figure = _balanced_accuracy(samples, features, train, test, seed=seed, resamples=resamples)
         found[name] = {"sources": sources, "chance": 1 / len(sources), "balanced_accuracy": figure.as_json()}
     return found
 
 
-def _told(
+def _balanced_accuracy(
     samples: Sequence[Sample],
     features: npt.NDArray[np.float32],
     train: Sequence[int],
@@ -71,13 +74,13 @@ def _told(
 ) -> Figure:
     source = np.array([s.record.source for s in samples])
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200, random_state=seed)
-    said = model.fit(features[train], source[train]).predict(features[test])
-    truth = source[test]
-    kinds = np.unique(truth)
+    predicted = model.fit(features[train], source[train]).predict(features[test])
+    true = source[test]
+    kinds = np.unique(true)
 
     def measure(weights: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
-        w = np.ones(len(truth)) if weights is None else weights
-        parts = [(w * (said == truth))[truth == k].sum() / max(w[truth == k].sum(), 1e-9) for k in kinds]
+        w = np.ones(len(true)) if weights is None else weights
+        parts = [(w * (predicted == true))[true == k].sum() / max(w[true == k].sum(), 1e-9) for k in kinds]
         return np.array([np.mean(parts)])
 
     patients = np.array([samples[i].group for i in test])
@@ -85,7 +88,7 @@ def _told(
 
 
 def _small(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """(N, 1024): each image small, with its own mean and deviation taken out, as the members' input is."""
+    """Return the canvases at 32 px (N, 1024), each standardised by its own mean and deviation, as the members' input is."""
     small = np.stack([cv2.resize(c, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA).ravel() for c in lungs])
     small = small.astype(np.float32)
     centred = small - small.mean(axis=1, keepdims=True)
@@ -101,7 +104,7 @@ def lungs_painted_over(
     *,
     threads: int,
 ) -> npt.NDArray[np.uint8]:
-    """Canvases (rows, S, S) whose lung pixels, a little widened, hold the mean of the others."""
+    """Return canvases (rows, S, S) with the lung pixels, slightly dilated, replaced by the mean of the others."""
     boxes = {samples[i].record.key: _roi(canvases.rois[i]) for i in rows}
 
     def mask(record: Record, image: GrayPixels) -> npt.NDArray[np.bool_]:

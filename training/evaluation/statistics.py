@@ -1,7 +1,7 @@
-"""The paper's columns and comparisons: what models said of the same images in, rows and tests of a difference out.
+"""R20's table rows and comparisons of models: predictions on the same images in, rows and tests of differences out.
 
-`metrics` holds the figures of one bundle; this module holds what Rajaraman et al. 2020 (R20) print in a row, with the
-interval that a preset calls for, and whether two models differ at all: DeLong and McNemar by image, a bootstrap by patient.
+`metrics` has the figures of one bundle; this module has the columns that Rajaraman et al. 2020 (R20) print, with the
+preset's interval, and tests whether two models differ: DeLong and McNemar by image, a bootstrap by patient.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from scipy.stats import norm, rankdata
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from training.evaluation.metrics import Answers, Figure, auc_of_ranks, bootstrap, confusion, proportion
+from training.evaluation.metrics import Figure, Predictions, auc_of_ranks, bootstrap, proportion
+from training.tasks.confusion import confusion, f1_scores
 
 __all__ = [
     "Area",
@@ -27,7 +28,7 @@ __all__ = [
     "PaperRow",
     "accuracy",
     "clopper_pearson",
-    "compared",
+    "compare",
     "delong",
     "delong_test",
     "macro_f",
@@ -41,52 +42,52 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Preset = Literal["paper", "code", "sane"]
-Measure = Callable[[Answers, "Floats | None"], float]
+Measure = Callable[[Predictions, "Floats | None"], float]
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Area(Figure):
-    """An AUC with DeLong's variance. NaN where a side has no image; variance NaN where one has only one."""
+    """An AUC with DeLong's variance. NaN without positives or negatives; the variance also with only one of either."""
 
     variance: float
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object; the variance is not rounded, since it is small."""
+        """Return the JSON object; the variance is not rounded, since it is small."""
         return {**super().as_json(), "variance": None if np.isnan(self.variance) else self.variance}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Averages:
-    """One measure over labels. weighted: by images a label. macro: over the labels that occur. per_class: one against all."""
+    """One measure, averaged over labels."""
 
-    weighted: Figure
-    macro: Figure
-    per_class: Mapping[str, Figure]
+    weighted: Figure  # by images per label
+    macro: Figure  # over the labels that occur
+    per_class: Mapping[str, Figure]  # each label against the rest
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object; what cannot be computed is null."""
+        """Return the JSON object; NaN becomes null."""
         return {"weighted": self.weighted.as_json(), "macro": self.macro.as_json(), "per_class": _each(self.per_class)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Areas(Averages):
-    """AUC besides: micro (R20's column), over all N x K pairs of image and label. delong: per class, by image."""
+    """AUC, averaged over labels and over pairs."""
 
-    micro: Figure
-    delong: Mapping[str, Area]
+    micro: Figure  # R20's column: over all N x K pairs of image and label
+    delong: Mapping[str, Area]  # per class, with DeLong's interval by image
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object; what cannot be computed is null."""
+        """Return the JSON object; NaN becomes null."""
         return {"micro": self.micro.as_json(), **super().as_json(), "delong": _each(self.delong)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """A row of R20's tables 3 to 7. auc_interval: whose intervals the AUCs have (not `Areas.delong`)."""
+    """A row of R20's tables 3 to 7."""
 
     preset: Preset
-    auc_interval: str
+    auc_interval: str  # method of the AUCs' intervals (`Areas.delong` has its own)
     images: int
     patients: int
     accuracy: Figure
@@ -97,7 +98,7 @@ class PaperRow:
     mcc: Figure
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object that `training.recipes.r20.tables` reads."""
+        """Return the JSON object that `training.recipes.r20.tables` reads."""
         plain = {k: getattr(self, k) for k in ("preset", "auc_interval", "images", "patients")}
         figures = ("accuracy", "auc", "sensitivity", "precision", "f", "mcc")
         return {**plain, **{k: getattr(self, k).as_json() for k in figures}}
@@ -105,48 +106,51 @@ class PaperRow:
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """b: images that only the first had right. c: only the second. p: exact, two-sided."""
+    """McNemar's test of two models on the same images."""
 
-    b: int
-    c: int
-    p: float
+    b: int  # images that only the first model predicted correctly
+    c: int  # images that only the second model predicted correctly
+    p: float  # exact, two-sided
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object."""
+        """Return the JSON object."""
         return asdict(self)
 
 
-def paper_row(answers: Answers, labels: Sequence[str], *, seed: int, resamples: int, preset: Preset) -> PaperRow:
-    """The paper's figures of one model on one set.
+def paper_row(p: Predictions, labels: Sequence[str], *, seed: int, resamples: int, preset: Preset) -> PaperRow:
+    """Return the paper's figures of one model on one set.
 
-    labels: the names of the K columns of `answers.probabilities`. resamples: draws of patients.
-    preset: whose interval AUCs get. `paper`: the text's, Clopper-Pearson of a share of n images; `code`: the printed
-    one, Wald of the same share; `sane`: the bootstrap by patient, since an AUC is no share. All others are the same.
+    labels: names of the K columns of `p.probabilities`.
+    resamples: bootstrap draws of patients.
+    preset: sets the interval of the AUCs. `paper`: the text's, Clopper-Pearson of a share of n images; `code`: the printed
+        one, Wald of the same share; `sane`: the bootstrap by patient, since an AUC is not a share. All other intervals are
+        the same.
+
     Raises ValueError if labels and columns differ, a probability is not finite, or the preset is unknown.
     """
-    if answers.probabilities.ndim != 2 or answers.probabilities.shape[1] != len(labels):
-        raise ValueError(f"{len(labels)} labels, but probabilities are {answers.probabilities.shape}")
-    if not np.isfinite(answers.probabilities).all():
-        raise ValueError("a probability is not a number; a model that fails must not rank")
+    if p.probabilities.ndim != 2 or p.probabilities.shape[1] != len(labels):
+        raise ValueError(f"{len(labels)} labels, but probabilities are {p.probabilities.shape}")
+    if not np.isfinite(p.probabilities).all():
+        raise ValueError("a probability is not finite: a failed model must not be ranked")
     if preset not in _AUC_INTERVALS:
         raise ValueError(f"preset {preset!r} is none of {', '.join(_AUC_INTERVALS)}")
-    count, n = len(labels), len(answers.truth)
-    found = _bootstrapped(answers, count, seed=seed, resamples=resamples)
-    auc_interval, again = _AUC_INTERVALS[preset]
+    count, n = len(labels), len(p.true)
+    found = _bootstrap_all(p, count, seed=seed, resamples=resamples)
+    auc_interval, share_interval = _AUC_INTERVALS[preset]
     blocks = [found[i * (count + 2) : (i + 1) * (count + 2)] for i in range(4)]
     areas = blocks[3] + [found[-1]]
-    if again is not None:
-        areas = [again(area.value, n) for area in areas]
+    if share_interval is not None:
+        areas = [share_interval(area.value, n) for area in areas]
     return PaperRow(
         preset=preset,
         auc_interval=auc_interval,
         images=n,
-        patients=len(set(answers.patients.tolist())),
-        accuracy=proportion(int((answers.truth == answers.said).sum()), n),
+        patients=len(set(p.patients.tolist())),
+        accuracy=proportion(int((p.true == p.predicted).sum()), n),
         auc=Areas(
             **_split(areas[:-1], labels),
             micro=areas[-1],
-            delong={label: delong(answers.probabilities[:, k], answers.truth == k) for k, label in enumerate(labels)},
+            delong={label: delong(p.probabilities[:, k], p.true == k) for k, label in enumerate(labels)},
         ),
         sensitivity=Averages(**_split(blocks[0], labels)),
         precision=Averages(**_split(blocks[1], labels)),
@@ -156,20 +160,20 @@ def paper_row(answers: Answers, labels: Sequence[str], *, seed: int, resamples: 
 
 
 def clopper_pearson(value_or_hits: float, n: int) -> Figure:
-    """The exact interval of a share. value_or_hits: a whole number of hits (int) or a share in [0, 1] (float) of n."""
+    """Return the exact interval of a share. value_or_hits: number of hits (int), or a share of n in [0, 1] (float)."""
     return _share(value_or_hits, n, "beta")
 
 
 def wald(value_or_hits: float, n: int) -> Figure:
-    """The normal interval of a share, clipped to [0, 1]: too narrow near 0 and 1, but the one that R20 prints."""
+    """Return the normal interval of a share, clipped to [0, 1]: too narrow near 0 and 1, but the one that R20 prints."""
     return _share(value_or_hits, n, "normal")
 
 
 def delong(scores: Floats, positive: Flags) -> Area:
-    """AUC and its interval by image (DeLong 1988, by midranks as Sun and Xu 2014). scores, positive: (N,).
+    """Return the AUC with its interval by image (DeLong 1988, by midranks as Sun and Xu 2014). scores, positive: (N,).
 
-    The interval is normal, clipped to [0, 1]; sides that are told apart without error have a variance of 0, which is too
-    sure. Images of one patient count as independent, which they are not: prefer the bootstrap where patients recur.
+    The interval is normal, clipped to [0, 1]; a perfect separation has a variance of 0, which is too small. Images of one
+    patient count as independent, which they are not: prefer the bootstrap if patients have several images.
     """
     areas, covariance = _delong(np.asarray(scores, np.float64)[None], positive)
     value, variance = float(areas[0]), float(covariance[0, 0])
@@ -179,53 +183,52 @@ def delong(scores: Floats, positive: Flags) -> Area:
 
 
 def delong_test(scores_a: Floats, scores_b: Floats, positive: Flags) -> float:
-    """p, two-sided, that two AUCs on the same N images are one; NaN if a side has fewer than two images."""
+    """Return the two-sided p of equal AUCs on the same N images; NaN with fewer than two positives or negatives."""
     areas, covariance = _delong(np.stack([scores_a, scores_b]).astype(np.float64), positive)
     difference = areas[0] - areas[1]
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     if np.isnan(variance):
         return float("nan")
-    if variance <= np.finfo(float).eps:  # both rank all pairs alike, or differ by a constant
+    if variance <= np.finfo(float).eps:  # both rank all pairs equally, or differ by a constant
         return 1.0 if abs(difference) < np.sqrt(np.finfo(float).eps) else 0.0
     return float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
 
 
 def mcnemar(right_a: Flags, right_b: Flags) -> McNemar:
-    """Whether two models are right equally often on the same images, from those on which they differ. (N,) each."""
+    """Test whether two models are correct equally often on the same images. right_a, right_b: (N,) each."""
     right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     if right_a.shape != right_b.shape:
-        raise ValueError(f"the models were asked of {right_a.shape} and {right_b.shape} images")
+        raise ValueError(f"the models have predictions on {right_a.shape} and {right_b.shape} images")
     b, c = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     both, neither = int((right_a & right_b).sum()), int((~right_a & ~right_b).sum())
     return McNemar(b=b, c=c, p=float(_mcnemar([[both, b], [c, neither]], exact=True).pvalue))
 
 
-def paired_difference(answers_a: Answers, answers_b: Answers, measure: Measure, *, seed: int, resamples: int) -> Figure:
-    """The measure of a minus that of b, with its interval from drawing the patients that both were asked of.
+def paired_difference(a: Predictions, b: Predictions, measure: Measure, *, seed: int, resamples: int) -> Figure:
+    """Return the measure of a minus that of b, with its interval by bootstrap of patients.
 
-    measure: `accuracy`, `macro_f`, `micro_auc` or one like them: answers and a weight an image (N,) or None, to a number.
-    Raises ValueError unless both answered the same images in one order.
+    measure: `accuracy`, `macro_f`, `micro_auc` or another function of predictions and weights per image (N,) or None.
+    Raises ValueError unless both have predictions on the same images in the same order.
     """
-    same = [np.array_equal(getattr(answers_a, k), getattr(answers_b, k)) for k in ("truth", "patients")]
-    if not all(same):
-        raise ValueError("the two models must answer the same images in the same order")
+    if not (np.array_equal(a.true, b.true) and np.array_equal(a.patients, b.patients)):
+        raise ValueError("the two models must have predictions on the same images in the same order")
 
     def difference(weights: Floats | None) -> Floats:
-        return np.array([measure(answers_a, weights) - measure(answers_b, weights)])
+        return np.array([measure(a, weights) - measure(b, weights)])
 
-    return bootstrap(difference, answers_a.patients, seed=seed, resamples=resamples)[0]
+    return bootstrap(difference, a.patients, seed=seed, resamples=resamples)[0]
 
 
-def compared(
-    a: str, b: str, first: Answers, second: Answers, labels: Sequence[str], *, seed: int, resamples: int
+def compare(
+    a: str, b: str, first: Predictions, second: Predictions, labels: Sequence[str], *, seed: int, resamples: int
 ) -> dict[str, Any]:
-    """Two models' answers to the same images, as a JSON object. a, b: what they are called. labels: names of the columns."""
+    """Compare two models on the same images. Returns a JSON object. a, b: their names. labels: names of the columns."""
     seeded = {"seed": seed, "resamples": resamples}
     return {
         "a": a,
         "b": b,
-        "n": len(first.truth),
-        "mcnemar": mcnemar(first.said == first.truth, second.said == second.truth).as_json(),
+        "n": len(first.true),
+        "mcnemar": mcnemar(first.predicted == first.true, second.predicted == second.true).as_json(),
         "difference": paired_difference(first, second, accuracy, **seeded).as_json(),
         "macro_f_difference": paired_difference(first, second, macro_f, **seeded).as_json(),
         "micro_auc_difference": paired_difference(first, second, micro_auc, **seeded).as_json(),
@@ -233,29 +236,29 @@ def compared(
     }
 
 
-def _area_difference(first: Answers, second: Answers, label: int) -> dict[str, float | None]:
-    """AUC of one label against the rest: a minus b, and DeLong's p; null where a side has no image, or only one."""
-    positive = first.truth == label
-    scores = [answers.probabilities[:, label] for answers in (first, second)]
+def _area_difference(first: Predictions, second: Predictions, label: int) -> dict[str, float | None]:
+    """Return the difference in AUC of one label against the rest, and DeLong's p; null where they cannot be computed."""
+    positive = first.true == label
+    scores = [p.probabilities[:, label] for p in (first, second)]
     ranked = [auc_of_ranks(_ranks(s), positive) for s in scores]
     found = {"difference": ranked[0] - ranked[1], "p": delong_test(*scores, positive)}
     return {k: None if np.isnan(v) else v for k, v in found.items()}
 
 
-def accuracy(answers: Answers, weights: Floats | None = None) -> float:
-    """Share of right answers; for `paired_difference`."""
-    return float(np.average(answers.truth == answers.said, weights=weights)) if len(answers.truth) else float("nan")
+def accuracy(p: Predictions, weights: Floats | None = None) -> float:
+    """Return the share of correct predictions; for `paired_difference`."""
+    return float(np.average(p.true == p.predicted, weights=weights)) if len(p.true) else float("nan")
 
 
-def macro_f(answers: Answers, weights: Floats | None = None) -> float:
-    """Mean F over the labels that occur; for `paired_difference`."""
-    count = answers.probabilities.shape[1]
-    return float(_averaged(*_by_label(confusion(answers.truth, answers.said, count, weights)))[2, -1])
+def macro_f(p: Predictions, weights: Floats | None = None) -> float:
+    """Return the mean F over the labels that occur; for `paired_difference`."""
+    count = p.probabilities.shape[1]
+    return float(_averaged(*_by_label(confusion(p.true, p.predicted, count, weights)))[2, -1])
 
 
-def micro_auc(answers: Answers, weights: Floats | None = None) -> float:
-    """AUC over all pairs of image and label; for `paired_difference`."""
-    return _micro(_ranks(answers.probabilities.ravel()), answers, weights)
+def micro_auc(p: Predictions, weights: Floats | None = None) -> float:
+    """Return the AUC over all pairs of image and label; for `paired_difference`."""
+    return _micro(_ranks(p.probabilities.ravel()), p, weights)
 
 
 def _share(value_or_hits: float, n: int, method: str) -> Figure:
@@ -277,62 +280,64 @@ _AUC_INTERVALS: dict[str, tuple[str, Callable[[float, int], Figure] | None]] = {
 }
 
 
-def _bootstrapped(answers: Answers, count: int, *, seed: int, resamples: int) -> list[Figure]:
-    """4 blocks (sensitivity, precision, F, AUC) of K labels, the weighted and the macro average; MCC; micro AUC."""
-    if not len(answers.truth):
+def _bootstrap_all(p: Predictions, count: int, *, seed: int, resamples: int) -> list[Figure]:
+    """Return 4 blocks (sensitivity, precision, F, AUC) of K labels, weighted and macro average; then MCC and micro AUC."""
+    if not len(p.true):
         return [Figure(value=np.nan, low=np.nan, high=np.nan, n=0)] * (4 * (count + 2) + 2)
-    ranks = [_ranks(column) for column in answers.probabilities.T]
-    every = _ranks(answers.probabilities.ravel())
+    ranks = [_ranks(column) for column in p.probabilities.T]
+    all_ranks = _ranks(p.probabilities.ravel())
 
     def measure(weights: Floats | None) -> Floats:
-        table = confusion(answers.truth, answers.said, count, weights)
-        areas = np.array([auc_of_ranks(r, answers.truth == k, weights) for k, r in enumerate(ranks)])
+        table = confusion(p.true, p.predicted, count, weights)
+        areas = np.array([auc_of_ranks(r, p.true == k, weights) for k, r in enumerate(ranks)])
         shares, support = _by_label(table)
         blocks = _averaged(np.vstack([shares, areas]), support)
-        return np.concatenate([blocks.ravel(), [_mcc(table), _micro(every, answers, weights)]])
+        return np.concatenate([blocks.ravel(), [_mcc(table), _micro(all_ranks, p, weights)]])
 
-    return bootstrap(measure, answers.patients, seed=seed, resamples=resamples)
+    return bootstrap(measure, p.patients, seed=seed, resamples=resamples)
 
 
 def _by_label(table: Floats) -> tuple[Floats, Floats]:
-    """Sensitivity, precision and F (3, K), and images a label (K,). A label that occurs but is not said has 0, as in sklearn."""
-    hit, true, said = np.diag(table), table.sum(axis=1), table.sum(axis=0)
-    missing = np.full(len(table), np.nan)
-    sensitivity = np.divide(hit, true, out=missing.copy(), where=true > 0)
-    precision = np.divide(hit, said, out=np.where(true > 0, 0.0, np.nan), where=said > 0)
-    f = np.divide(2 * hit, true + said, out=missing, where=true + said > 0)
+    """Return sensitivity, precision and F (3, K), and images per label (K,).
+
+    The precision of a label that occurs but is never predicted is 0, as in scikit-learn.
+    """
+    hit, true, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    sensitivity = np.divide(hit, true, out=np.full(len(table), np.nan), where=true > 0)
+    precision = np.divide(hit, predicted, out=np.where(true > 0, 0.0, np.nan), where=predicted > 0)
+    f = np.where(true + predicted > 0, f1_scores(table), np.nan)
     return np.stack([sensitivity, precision, f]), true
 
 
 def _averaged(shares: Floats, support: Floats) -> Floats:
-    """(M, K) measures to (M, K + 2): the weighted and the macro average behind, over labels that occur and have one."""
-    kept = (support > 0) & ~np.isnan(shares)
-    filled, weights = np.where(kept, shares, 0), np.where(kept, support, 0.0)
+    """Append the weighted and the macro average to measures (M, K), over labels that occur and have a value."""
+    valid = (support > 0) & ~np.isnan(shares)
+    filled, weights = np.where(valid, shares, 0), np.where(valid, support, 0.0)
     unknown = np.full(len(shares), np.nan)
     weighted = np.divide((filled * weights).sum(1), weights.sum(1), out=unknown.copy(), where=weights.sum(1) > 0)
-    macro = np.divide(filled.sum(1), kept.sum(1), out=unknown, where=kept.any(1))
+    macro = np.divide(filled.sum(1), valid.sum(1), out=unknown, where=valid.any(1))
     return np.column_stack([shares, weighted, macro])
 
 
 def _mcc(table: Floats) -> float:
-    """Matthews' coefficient for K labels (Gorodkin 2004); 0 where only one label occurs or is said, as in sklearn."""
-    all_, true, said = table.sum(), table.sum(axis=1), table.sum(axis=0)
-    spread = (all_**2 - said @ said) * (all_**2 - true @ true)
-    return float((np.trace(table) * all_ - true @ said) / np.sqrt(spread)) if spread > 0 else 0.0
+    """Return Matthews' coefficient for K labels (Gorodkin 2004); 0 if only one label occurs or is predicted, as in sklearn."""
+    total, true, predicted = table.sum(), table.sum(axis=1), table.sum(axis=0)
+    spread = (total**2 - predicted @ predicted) * (total**2 - true @ true)
+    return float((np.trace(table) * total - true @ predicted) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
 def _ranks(scores: Floats) -> npt.NDArray[np.int64]:
     return np.unique(scores, return_inverse=True)[1]
 
 
-def _micro(ranks: npt.NDArray[np.int64], answers: Answers, weights: Floats | None) -> float:
-    count = answers.probabilities.shape[1]
-    positive = (answers.truth[:, None] == np.arange(count)).ravel()
+def _micro(ranks: npt.NDArray[np.int64], p: Predictions, weights: Floats | None) -> float:
+    count = p.probabilities.shape[1]
+    positive = (p.true[:, None] == np.arange(count)).ravel()
     return auc_of_ranks(ranks, positive, None if weights is None else np.repeat(weights, count))
 
 
 def _delong(scores: Floats, positive: Flags) -> tuple[Floats, Floats]:
-    """AUCs (M,) and their covariance (M, M) from scores (M, N)."""
+    """Return AUCs (M,) and their covariance (M, M) from scores (M, N)."""
     positive = np.asarray(positive, bool)
     hits, misses = int(positive.sum()), int((~positive).sum())
     unknown = np.full((len(scores), len(scores)), np.nan)

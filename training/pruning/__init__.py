@@ -1,1 +1,1 @@
-"""Iterative pruning of channels: APoZ, coupled layers, cost, the loop of pruning and retraining."""
+"""Iterative channel pruning: APoZ, coupled layers, cost, the loop of pruning and retraining."""

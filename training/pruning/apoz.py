@@ -1,9 +1,9 @@
-"""Which channels stay silent: a network and images in, each convolution's share of zeros (APoZ) out.
+"""APoZ, the average percentage of zeros per convolution channel: a network and images in, shares of zeros out.
 
-R20 prunes the channels that are zero most often after the activation that follows their convolution. Which activation
-that is, is found while the images run: every value carries the numbers of the convolution channels that it came from,
+R20 prunes the channels that are zero most often after the activation that follows their convolution. That activation is
+found during the forward pass: every tensor carries the indices of the convolution channels that it originates from,
 through batch norm, pooling, concatenations and sums, up to the next activation, where its zeros are counted. So the
-branches of an Inception block count for their own convolutions, and a residual sum for all that feed it.
+branches of an Inception block count for their own convolutions, and a residual sum for all convolutions that feed it.
 """
 
 from __future__ import annotations
@@ -20,34 +20,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cxr_edge.errors import InputError
+from training.models.layers import evaluation_mode
 
-__all__ = ["Followed", "followed", "zero_shares"]
+__all__ = ["ActivationUse", "activation_use", "zero_shares"]
 
-# Where the origins travel: on the tensor itself, so that they go when it goes.
+# Attribute of a tensor with its origins, so that they are freed with the tensor.
 _ORIGINS = "_apoz_origins"
 
 # By name, in-place twins included. Those without exact zeros (SiLU) are here too: they end a layer as well.
 _ACTIVATIONS = frozenset(
     [
-        *(
-            "relu",
-            "relu6",
-            "hardtanh",
-            "clamp",
-            "clamp_min",
-            "threshold",
-            "leaky_relu",
-            "rrelu",
-            "prelu",
-            "elu",
-            "selu",
-        ),
-        *("celu", "silu", "mish", "gelu", "hardswish", "logsigmoid", "tanh", "softplus"),
+        *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "threshold", "leaky_relu", "rrelu", "prelu", "elu"),
+        *("selu", "celu", "silu", "mish", "gelu", "hardswish", "logsigmoid", "tanh", "softplus"),
     ]
 )
-# These end a layer too, but make a factor for other channels (squeeze and excitation): their zeros are not counted.
+# These end a layer too, but give a factor for other channels (squeeze and excitation): their zeros are not counted.
 _GATES = frozenset(["sigmoid", "hardsigmoid"])
-# After these the channels are others, or in another order. (A Conv2d's own hook then says which they are.)
+# After these the channels are new or in another order. (The hook of a Conv2d sets the origins of its output.)
 _ENDS = frozenset(
     [
         *("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "bmm", "einsum", "channel_shuffle"),
@@ -58,12 +47,11 @@ _JOINS = frozenset(["cat", "concat", "concatenate"])
 
 
 def zero_shares(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, NDArray[np.float64]]:
-    """Each Conv2d's module name -> share of exact zeros of each of its output channels, in [0, 1].
+    """Return each Conv2d's module name -> share of exact zeros of each of its output channels, in [0, 1].
 
-    batches: images (N, C, H, W), of any N; the share is over all values of all images. Where several activations follow
-    (DenseNet), it is over the values of all of them; where none does (a linear projection, a gate's
-    sigmoid), it is 0. Nothing is kept but
-    two counts a channel, and the network is left as it was. Raises InputError when there is no image.
+    batches: images (N, C, H, W), of any N. The share is over all values of all images; if several activations follow
+    (DenseNet), over the values of all of them; if none does (a linear projection, a gate's sigmoid), it is 0. Memory: two
+    counts per channel. The network's modes and hooks are restored. Raises InputError without images.
     """
     with _counting(network) as counts:
         for batch in batches:
@@ -74,62 +62,65 @@ def zero_shares(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, NDAr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Followed:
-    """Names of Conv2d modules. activated: an activation follows. gates: a sigmoid does, to scale other channels."""
+class ActivationUse:
+    """Names of Conv2d modules, by the function that follows them."""
 
-    activated: frozenset[str]
-    gates: frozenset[str]
+    activated: frozenset[str]  # followed by an activation
+    gates: frozenset[str]  # followed by a sigmoid that scales other channels
 
 
-def followed(network: nn.Module, image: Tensor) -> Followed:
-    """What follows which convolution, as one image (1, C, H, W) shows."""
+def activation_use(network: nn.Module, image: Tensor) -> ActivationUse:
+    """Return the activations that follow the convolutions, found by a forward pass of one image (1, C, H, W)."""
     with _counting(network) as counts:
         counts.run(network, image)
-    return Followed(activated=counts.where(counts.values), gates=counts.where(counts.gated))
+    return ActivationUse(activated=counts.where(counts.values), gates=counts.where(counts.gated))
 
 
 class _Counts:
-    """Zeros and values seen, of all channels of all convolutions in a row; the last place takes what has no origin."""
+    """Counts of zeros and values, over the channels of all convolutions in one array.
+
+    The last element collects channels that originate from no convolution.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self.convs = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
         ends = np.cumsum([m.out_channels for m in self.convs.values()], dtype=int).tolist()
-        self.places = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, strict=True)}
-        self.nowhere = ends[-1] if ends else 0
-        self.zeros = torch.zeros(self.nowhere + 1, dtype=torch.int64, device=self.device)
+        self.slices = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, strict=True)}
+        self.no_origin = ends[-1] if ends else 0
+        self.zeros = torch.zeros(self.no_origin + 1, dtype=torch.int64, device=self.device)
         self.values, self.gated = torch.zeros_like(self.zeros), torch.zeros_like(self.zeros)
         self.images = 0
 
     def run(self, network: nn.Module, batch: Tensor) -> None:
-        with _Follow(self), torch.no_grad():
+        with _OriginTracker(self), torch.no_grad():
             network(batch.to(self.device))
         self.images += batch.shape[0]
 
     def add(self, activated: Tensor, origins: Tensor) -> None:
-        """activated: (N, C, h, w). origins: (K, C), K convolutions that feed it, their channels' places."""
+        """Count an activation's output (N, C, h, w). origins: (K, C) channel indices of the K convolutions that feed it."""
         values = activated.numel() // activated.shape[1]
         zeros = values - torch.count_nonzero(activated, dim=[d for d in range(activated.dim()) if d != 1])
         for row in origins:
             self.zeros.index_add_(0, row, zeros)
             self.values.index_add_(0, row, torch.full_like(zeros, values))
 
-    def numbers(self, name: str) -> Tensor:
-        """(1, C): the places of a convolution's channels, as the origins of what it gives."""
-        place = self.places[name]
-        return torch.arange(place.start, place.stop, device=self.device)[None]
+    def indices(self, name: str) -> Tensor:
+        """Return the indices of a convolution's channels (1, C), the origins of its output."""
+        channels = self.slices[name]
+        return torch.arange(channels.start, channels.stop, device=self.device)[None]
 
     def shares(self) -> dict[str, NDArray[np.float64]]:
         shares = self.zeros.cpu().numpy() / np.maximum(self.values.cpu().numpy(), 1)
-        return {name: shares[place] for name, place in self.places.items()}
+        return {name: shares[channels] for name, channels in self.slices.items()}
 
     def where(self, marked: Tensor) -> frozenset[str]:
-        """The convolutions with a channel that is not 0 in `marked`."""
-        return frozenset(name for name, place in self.places.items() if bool(marked[place].any()))
+        """Return the convolutions with a channel that is not 0 in `marked`."""
+        return frozenset(name for name, channels in self.slices.items() if bool(marked[channels].any()))
 
 
-class _Follow(TorchFunctionMode):
-    """Carries the origins from call to call, and counts at activations."""
+class _OriginTracker(TorchFunctionMode):
+    """Passes the origins from call to call, and counts at activations."""
 
     def __init__(self, counts: _Counts) -> None:
         super().__init__()
@@ -139,24 +130,25 @@ class _Follow(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name, kwargs = getattr(func, "__name__", "").rstrip("_"), kwargs or {}
-        # Before the call: an in-place one gives its argument back.
-        came = _concatenated(args, kwargs, self.counts.nowhere) if name in _JOINS else _union((*args, *kwargs.values()))
+        # Before the call: an in-place one returns its argument.
+        joins = name in _JOINS
+        origins = _concatenated(args, kwargs, self.counts.no_origin) if joins else _union((*args, *kwargs.values()))
         out = func(*args, **kwargs)
         if isinstance(out, Tensor):
-            self._leave(name, out, came)
+            self._set_origins(name, out, origins)
         return out
 
-    def _leave(self, name: str, out: Tensor, came: Tensor | None) -> None:
-        if came is None or name in _ENDS or out.dim() != 4 or out.shape[1] != came.shape[1]:
-            came = None
+    def _set_origins(self, name: str, out: Tensor, origins: Tensor | None) -> None:
+        if origins is None or name in _ENDS or out.dim() != 4 or out.shape[1] != origins.shape[1]:
+            origins = None
         elif name in _ACTIVATIONS:
-            self.counts.add(out, came)
-            came = None
+            self.counts.add(out, origins)
+            origins = None
         elif name in _GATES:
-            self.counts.gated[came.flatten()] = 1
-            came = None
-        if came is not None or hasattr(out, _ORIGINS):
-            setattr(out, _ORIGINS, came)
+            self.counts.gated[origins.flatten()] = 1
+            origins = None
+        if origins is not None or hasattr(out, _ORIGINS):
+            setattr(out, _ORIGINS, origins)
 
 
 def _origins(value: Any) -> Tensor | None:
@@ -164,7 +156,7 @@ def _origins(value: Any) -> Tensor | None:
 
 
 def _union(args: Sequence[Any]) -> Tensor | None:
-    """Of a sum: what feeds any of the terms (a mask of one channel, or a constant, feeds nothing)."""
+    """Return the origins of all terms of a sum (a mask of one channel, or a constant, has none)."""
     known = [o for a in args if (o := _origins(a)) is not None]
     if len(known) < 2:
         return known[0] if known else None
@@ -172,8 +164,8 @@ def _union(args: Sequence[Any]) -> Tensor | None:
     return torch.unique(torch.cat([o for o in known if o.shape[1] == widest]), dim=0)
 
 
-def _concatenated(args: Sequence[Any], kwargs: Mapping[str, Any], nowhere: int) -> Tensor | None:
-    """Of a concatenation along the channels: side by side, each with as many rows as the deepest has."""
+def _concatenated(args: Sequence[Any], kwargs: Mapping[str, Any], no_origin: int) -> Tensor | None:
+    """Return the origins of a concatenation along the channels, padded to the same number of rows."""
     given = {**dict(zip(("tensors", "dim"), args, strict=False)), **kwargs}
     parts, dim = given["tensors"], given.get("dim", given.get("axis", 0))
     known = [_origins(p) for p in parts]
@@ -182,7 +174,7 @@ def _concatenated(args: Sequence[Any], kwargs: Mapping[str, Any], nowhere: int) 
     if dim not in (1, -3):
         return next(o for o in known if o is not None)
     rows = max(o.shape[0] for o in known if o is not None)
-    blank = [torch.full((rows, p.shape[1]), nowhere, device=p.device) for p in parts]
+    blank = [torch.full((rows, p.shape[1]), no_origin, device=p.device) for p in parts]
     for b, o in zip(blank, known, strict=True):
         if o is not None:
             b[: o.shape[0]] = o
@@ -191,19 +183,16 @@ def _concatenated(args: Sequence[Any], kwargs: Mapping[str, Any], nowhere: int) 
 
 @contextmanager
 def _counting(network: nn.Module) -> Iterator[_Counts]:
-    """The network in evaluation, its convolutions marking what they give; modes and hooks are put back at the end."""
+    """Yield the counts while the network is in evaluation mode and its convolutions mark their outputs; restore both after."""
     counts = _Counts(network)
-    training = {m: m.training for m in network.modules()}
-    hooks = [m.register_forward_hook(_marker(counts.numbers(name))) for name, m in counts.convs.items()]
-    network.eval()
+    hooks = [m.register_forward_hook(_marker(counts.indices(name))) for name, m in counts.convs.items()]
     try:
-        yield counts
+        with evaluation_mode(network):
+            yield counts
     finally:
         for hook in hooks:
             hook.remove()
-        for m, was in training.items():
-            m.training = was
 
 
-def _marker(numbers: Tensor) -> Callable[[nn.Module, Any, Tensor], None]:
-    return lambda module, inputs, output: setattr(output, _ORIGINS, numbers)
+def _marker(indices: Tensor) -> Callable[[nn.Module, Any, Tensor], None]:
+    return lambda module, inputs, output: setattr(output, _ORIGINS, indices)

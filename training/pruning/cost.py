@@ -1,7 +1,7 @@
-"""What a network costs: parameters, multiply-accumulates and measured milliseconds, of the whole and of each convolution.
+"""Cost of a network: parameters, multiply-accumulates and measured milliseconds, in total and per convolution.
 
-Pruning by zeros alone removes channels that cost nothing as gladly as dear ones; the times of the layers on the runtime
-that will be deployed let it choose. They come from ONNX Runtime's own profile, not from torch, which fuses differently.
+Pruning by zeros alone does not distinguish cheap channels from expensive ones; the layers' times on the deployed runtime
+do. They come from ONNX Runtime's own profile, not from torch, which fuses operators differently.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import BackendError, ContractError, InputError
+from training.models.layers import evaluation_mode
 
 __all__ = ["latency_ms", "layer_times_ms", "macs", "ms_per_channel", "parameters"]
 
 _WARM_UP = 3  # runs: allocation, and the caches of this thread
 _OPSET = 17
-# What ONNX Runtime computes with the convolution before it, or at its expense: bias, norm, residual sum, activation.
+# Operators that ONNX Runtime fuses with the convolution before them: bias, norm, residual sum, activation.
 _AFTER = frozenset(
     ["BatchNormalization", "Add", "Relu", "Clip", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh"]
 )
 
 
 def parameters(network: nn.Module) -> int:
-    """Numbers that training may change, frozen ones included; buffers (running means) not."""
+    """Return the number of trainable values, frozen ones included; buffers (running means) are not counted."""
     return sum(p.numel() for p in network.parameters())
 
 
 def macs(network: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of all convolutions and dense layers for one image.
+    """Return the multiply-accumulates of all convolutions and dense layers for one image.
 
     example: (N, C, S, S); the count is per image. Norms, activations, pooling and biases are left out, as papers do.
     """
@@ -57,9 +58,9 @@ def macs(network: nn.Module, example: Tensor) -> int:
 
 
 def latency_ms(onnx_file: Path, *, threads: int = 1, repeats: int = 30) -> float:
-    """Median milliseconds of one image through ONNX Runtime on this machine's CPU, `session.run` alone.
+    """Return the median milliseconds of `session.run` for one image through ONNX Runtime on this machine's CPU.
 
-    threads: inside an operator. repeats: timed runs, after three that are not. Raises InputError below one of either.
+    threads: intra-op. repeats: timed runs, after three warm-up runs. Raises InputError for values below 1.
     """
     _check(threads, repeats)
     session = onnxruntime.InferenceSession(str(onnx_file), _options(threads), providers=["CPUExecutionProvider"])
@@ -73,12 +74,12 @@ def latency_ms(onnx_file: Path, *, threads: int = 1, repeats: int = 30) -> float
 
 
 def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, repeats: int = 30) -> dict[str, float]:
-    """Each Conv2d's module name -> milliseconds for one image, its bias, norm, residual sum and activation included.
+    """Return each Conv2d's module name -> milliseconds for one image, with its bias, norm, residual sum and activation.
 
-    From ONNX Runtime's profile on this machine's CPU, of the network as it optimises it: the file's Conv nodes stand in the
-    order in which torch calls the modules, and a fused kernel is found by the name of the value that it gives. The time is
-    the mean of the middle half of the runs (a profile counts whole microseconds). example: (1, C, S, S). Raises
-    BackendError if the profile lacks a convolution: the runtime then fused it in a way not known here.
+    example: (1, C, S, S). The times come from ONNX Runtime's profile of the optimised network on this machine's CPU: the
+    file's Conv nodes are in the order of torch's module calls, and a fused kernel is identified by the name of its output
+    value. A time is the mean of the middle half of the runs (a profile counts whole microseconds). Raises BackendError if
+    the profile lacks a convolution: the runtime then fused it in a way not known here.
     """
     _check(threads, repeats)
     calls = _calls(network, example)
@@ -86,7 +87,7 @@ def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, rep
     owners = _owners(model.graph)
     if max((i for o in owners.values() for i in o), default=-1) + 1 != len(calls):
         raise ContractError(f"torch calls {len(calls)} convolutions, and its ONNX export holds another number of them")
-    owned = _owned(_profile(model, example, threads, repeats), owners)
+    owned = _times_by_conv(_profile(model, example, threads, repeats), owners)
     if lost := sorted({name for i, name in enumerate(calls) if i not in owned}):
         raise BackendError(f"ONNX Runtime {onnxruntime.__version__}'s profile has no kernel for {', '.join(lost)}")
     times: dict[str, float] = dict.fromkeys(calls, 0.0)
@@ -96,7 +97,7 @@ def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, rep
 
 
 def ms_per_channel(network: nn.Module, times_ms: Mapping[str, float]) -> dict[str, float]:
-    """Each convolution's milliseconds over its output channels: what `training.pruning.channels.choose` ranks with."""
+    """Return each convolution's milliseconds per output channel, for `training.pruning.channels.select_channels`."""
     return {name: ms / network.get_submodule(name).out_channels for name, ms in times_ms.items()}
 
 
@@ -109,20 +110,17 @@ def _check(threads: int, repeats: int) -> None:
 
 
 def _run(network: nn.Module, example: Tensor, hooks: Sequence[Any]) -> None:
-    """Once, in evaluation; the hooks and modes are taken back."""
-    training = {m: m.training for m in network.modules()}
+    """Run once in evaluation mode; remove the hooks and restore the modes after."""
     try:
-        with torch.no_grad():
-            network.eval()(example)
+        with torch.no_grad(), evaluation_mode(network):
+            network(example)
     finally:
         for hook in hooks:
             hook.remove()
-        for m, was in training.items():
-            m.training = was
 
 
 def _calls(network: nn.Module, example: Tensor) -> list[str]:
-    """The Conv2d modules in the order of their calls, one entry a call."""
+    """Return the Conv2d modules in the order of their calls, one entry per call."""
     calls: list[str] = []
     convs = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
     _run(network, example, [m.register_forward_hook(lambda *_, name=n: calls.append(name)) for n, m in convs])
@@ -130,14 +128,14 @@ def _calls(network: nn.Module, example: Tensor) -> list[str]:
 
 
 def _exported(network: nn.Module, example: Tensor) -> onnx.ModelProto:
-    """Not `training.models.onnx_export`: that file may be slimmed, and then its nodes are no longer in the order of the calls."""
+    """Export without `training.models.onnx_export`: a slimmed file's nodes are no longer in the order of the calls."""
     file = io.BytesIO()
     torch.onnx.export(network, (example,), file, input_names=["image"], opset_version=_OPSET, dynamo=False)
     return onnx.load_from_string(file.getvalue())
 
 
 def _owners(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    """Name of a value or node -> the convolution (by order) that its kernel is, or those it may be fused with (a sum)."""
+    """Return value or node name -> index of the convolution it computes, or of those it may be fused with (a sum)."""
     uses: dict[str, int] = {}
     for name in [i for n in graph.node for i in n.input] + [o.name for o in graph.output]:
         uses[name] = uses.get(name, 0) + 1
@@ -145,19 +143,19 @@ def _owners(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     owners: dict[str, tuple[int, ...]] = {}
     convs = 0
     for node in graph.node:
-        mine: tuple[int, ...] = ()
+        indices: tuple[int, ...] = ()
         if node.op_type == "Conv":
-            mine, convs = (convs,), convs + 1
-        # A factor that is fixed goes into the weights; a gate (squeeze and excitation) is a kernel of its own.
+            indices, convs = (convs,), convs + 1
+        # A constant factor is folded into the weights; a gate (squeeze and excitation) is a kernel of its own.
         elif node.op_type in _AFTER or (node.op_type == "Mul" and fixed & set(node.input)):
-            mine = tuple(i for name in node.input if uses[name] == 1 for i in owners.get(name, ()))
-        if mine:
-            owners |= dict.fromkeys((node.name, *node.output), mine)
+            indices = tuple(i for name in node.input if uses[name] == 1 for i in owners.get(name, ()))
+        if indices:
+            owners |= dict.fromkeys((node.name, *node.output), indices)
     return owners
 
 
 def _profile(model: onnx.ModelProto, example: Tensor, threads: int, repeats: int) -> dict[str, float]:
-    """Name of a kernel -> milliseconds."""
+    """Return kernel name -> milliseconds."""
     options = _options(threads)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
@@ -178,18 +176,18 @@ def _middle(times: Sequence[float]) -> float:
     return float(np.mean(sorted(times)[quarter : len(times) - quarter]))
 
 
-def _owned(kernels: Mapping[str, float], owners: Mapping[str, tuple[int, ...]]) -> dict[int, float]:
-    """Convolution (by order) -> milliseconds. Of two that a sum joins, its kernel is the one that has no other."""
+def _times_by_conv(kernels: Mapping[str, float], owners: Mapping[str, tuple[int, ...]]) -> dict[int, float]:
+    """Return convolution index -> milliseconds. A sum of two belongs to the one without a kernel of its own."""
     owned: dict[int, float] = {}
-    known = [(owners.get(_plain(name), ()), ms) for name, ms in kernels.items()]
+    known = [(owners.get(_base_name(name), ()), ms) for name, ms in kernels.items()]
     for candidates, ms in sorted((k for k in known if k[0]), key=lambda k: len(k[0])):
         owner = next((i for i in candidates if i not in owned), candidates[-1])
         owned[owner] = owned.get(owner, 0.0) + ms
     return owned
 
 
-def _plain(kernel: str) -> str:
-    """Blocked layouts name a kernel by the value it gives and a suffix, other fusions by the node and a prefix."""
+def _base_name(kernel: str) -> str:
+    """Return the value or node name: blocked layouts append a suffix to the value's, fusions prepend a prefix to the node's."""
     return kernel.removesuffix("_nchwc").removeprefix("fused ")
 
 

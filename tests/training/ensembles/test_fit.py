@@ -87,7 +87,7 @@ def _decided(false_share: float, *, outside: bool = False) -> tuple[float, float
     # The fitted temperature would move the probabilities that this test talks about.
     combination = type(combination)(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
     given = np.where((truth == 0) & outside, -1, truth)
-    chosen = choose_decision(combination, logits, given, truth == 0, LABELS)
+    chosen = choose_decision(combination, logits, given, LABELS, guard="covid-19", groups={"normals": truth == 0})
     return chosen.decision.thresholds["covid-19"], chosen.specificity
 
 
@@ -103,10 +103,11 @@ def test_without_false_alarms_the_threshold_is_the_highest_that_costs_nothing() 
     assert threshold == pytest.approx(0.8)  # where the probabilities of the true cases begin
 
 
-def test_uncertain_is_the_given_share() -> None:
+@pytest.mark.parametrize("guard", ["covid-19", None])
+def test_the_given_share_is_flagged_uncertain(guard: str | None) -> None:
     logits, truth = _logits((1.5,))
     combination = fit("average", logits, truth, seed=0)
-    chosen = choose_decision(combination, logits, truth, truth == 0, LABELS, uncertain_share=0.2)
+    chosen = choose_decision(combination, logits, truth, LABELS, guard=guard, uncertain_share=0.2)
     top = Combiner(combination, labels=4).run(logits)[0].max(axis=1)
     assert (top < chosen.decision.uncertain_below).mean() == pytest.approx(0.2, abs=0.03)
 

@@ -23,7 +23,7 @@ from training.ensembles.neural_weights import (
     as_combination,
     fit_dense,
     fit_module,
-    most,
+    highest_probability,
 )
 
 torch.set_num_threads(1)
@@ -105,9 +105,9 @@ def test_the_module_is_the_papers_formula(seed: int, scale: float) -> None:
 
 
 def test_the_surest_answer_of_five_learners_and_four_labels() -> None:
-    assert round(most(5, 4), 4) == 0.9802
-    assert most(5, 4) == pytest.approx(np.exp(5) / (np.exp(5) + 3), rel=1e-12)
-    assert most(7, 4) > most(5, 4) > most(5, 6)
+    assert round(highest_probability(5, 4), 4) == 0.9802
+    assert highest_probability(5, 4) == pytest.approx(np.exp(5) / (np.exp(5) + 3), rel=1e-12)
+    assert highest_probability(7, 4) > highest_probability(5, 4) > highest_probability(5, 6)
 
 
 @given(st.integers(0, 2**31), st.floats(0.1, 50.0), st.booleans())
@@ -115,7 +115,7 @@ def test_no_answer_is_surer_whatever_the_weights(seed: int, sure: float, extreme
     rng = np.random.default_rng(seed)
     p = _probabilities(20, seed, sure)
     w = rng.choice([-1.0, 1.0], (20, MEMBERS)) if extreme else rng.uniform(-1, 1, (20, MEMBERS))
-    assert _softmax((w[..., None] * p).sum(axis=1)).max() <= most(MEMBERS, LABELS) + 1e-12
+    assert _softmax((w[..., None] * p).sum(axis=1)).max() <= highest_probability(MEMBERS, LABELS) + 1e-12
 
 
 def test_weights_of_one_on_learners_that_are_certain_reach_it() -> None:
@@ -124,7 +124,7 @@ def test_weights_of_one_on_learners_that_are_certain_reach_it() -> None:
         module.dense.bias.fill_(100)
         agreed = torch.eye(LABELS)[None, :1].repeat(1, MEMBERS, 1)
         answer = module.combined(agreed).softmax(dim=1)[0, 0].item()
-    assert answer == pytest.approx(most(MEMBERS, LABELS), abs=CLOSE)
+    assert answer == pytest.approx(highest_probability(MEMBERS, LABELS), abs=CLOSE)
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
@@ -251,8 +251,8 @@ def test_a_sum_over_the_batch_outweighs_the_decay_and_no_more(weight_decay: floa
         ({"epochs": 0}, "needs an epoch.*epochs=0"),
         ({"batch": 0}, "needs an epoch, a batch.*batch=0"),
         ({"learning_rate": 0.0}, "a learning rate above 0"),
-        ({"gamma": -1.0}, "gamma and weight decay from 0 on"),
-        ({"weight_decay": -1.0}, "gamma and weight decay from 0 on"),
+        ({"gamma": -1.0}, "gamma and weight decay of 0 or more"),
+        ({"weight_decay": -1.0}, "gamma and weight decay of 0 or more"),
     ],
 )
 def test_a_plan_that_means_nothing_is_refused(changes: dict[str, Any], says: str) -> None:

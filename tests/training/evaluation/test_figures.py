@@ -19,15 +19,17 @@ from training.evaluation.figures import (
     pruning_picture,
     roc_picture,
 )
-from training.evaluation.metrics import Answers, proportion
+from training.evaluation.metrics import Predictions, proportion
 
 LABELS = ("normal", "bacterial", "covid-19")
 
 
-def _answers() -> Answers:
+def _answers() -> Predictions:
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(3), 50)
-    return Answers(truth=rng.integers(0, 3, 50), said=p.argmax(1), probabilities=p, patients=np.arange(50).astype(str))
+    return Predictions(
+        true=rng.integers(0, 3, 50), predicted=p.argmax(1), probabilities=p, patients=np.arange(50).astype(str)
+    )
 
 
 def _points(milliseconds: float = 2.0) -> list[PruningPoint]:
@@ -64,9 +66,9 @@ def test_curves_name_micro_macro_and_every_class(draw: object, tmp_path: Path) -
     assert _is_picture(tmp_path / "r.png")
     for what in ("micro", "macro", *LABELS):
         assert what in _texts(drawing)
-    nobody = Answers(
-        truth=np.zeros(0, np.int64),
-        said=np.zeros(0, np.int64),
+    nobody = Predictions(
+        true=np.zeros(0, np.int64),
+        predicted=np.zeros(0, np.int64),
         probabilities=np.zeros((0, 3)),
         patients=np.zeros(0, str),
     )
@@ -76,14 +78,14 @@ def test_curves_name_micro_macro_and_every_class(draw: object, tmp_path: Path) -
 
 def test_a_class_without_images_has_no_curve_and_says_so(tmp_path: Path) -> None:
     a = _answers()
-    some = a.only(a.truth != 2)
+    some = a.only(a.true != 2)
     assert "no curve: covid-19" in _texts(roc_picture(some, LABELS, "t", tmp_path / "r.png"))
 
 
 def test_pruning_curves_with_and_without_times(tmp_path: Path) -> None:
     drawing = pruning_picture({"vgg": _points(), "custom": _points()}, "title", tmp_path / "p.png")
     assert _is_picture(tmp_path / "p.png")
-    for what in ("vgg", "custom", "chosen step", "channels left"):
+    for what in ("vgg", "custom", "selected step", "channels left"):
         assert what in _texts(drawing)
     pruning_picture({"vgg": _points(float("nan"))}, "title", tmp_path / "n.png")
     assert _is_picture(tmp_path / "n.png")
@@ -94,11 +96,11 @@ def test_pruning_curves_with_and_without_times(tmp_path: Path) -> None:
 def test_maps_over_images(tmp_path: Path) -> None:
     image = (np.arange(64 * 64) % 256).reshape(64, 64).astype(np.uint8)
     maps = {"a": np.eye(4), "b": np.zeros((4, 4)), "c": -np.ones((2, 3))}
-    row = CamRow(image=image, label="covid-19", maps=maps, said=dict.fromkeys(maps, "normal 0.5"))
-    flat = CamRow(image=np.full((32, 32), 7), label="normal", maps=maps, said=dict.fromkeys(maps, "normal 0.9"))
+    row = CamRow(image=image, label="covid-19", maps=maps, captions=dict.fromkeys(maps, "normal 0.5"))
+    flat = CamRow(image=np.full((32, 32), 7), label="normal", maps=maps, captions=dict.fromkeys(maps, "normal 0.9"))
     drawing = cam_picture([row, flat], "title", tmp_path / "m.png")
     assert _is_picture(tmp_path / "m.png")
-    assert "truth: covid-19" in _texts(drawing)
+    assert "true: covid-19" in _texts(drawing)
     with pytest.raises(ValueError, match="needs a case"):
         cam_picture([], "t", tmp_path / "x.png")
 
@@ -154,7 +156,7 @@ def test_curves_of_one_class_or_of_no_model_are_refused(kind: str, tmp_path: Pat
 def test_the_axis_is_cut_where_nothing_is_left_to_compare(tmp_path: Path) -> None:
     scores, positive = _scores({"a": 0.1, "b": 0.15})
     (axes,) = compared_picture(scores, positive, "t", tmp_path / "c.png", kind="roc").axes
-    assert "cut at 0.02: beyond it all are above 0.9" in axes.get_xlabel()
+    assert "cut at 0.02: all curves are above 0.9 beyond it" in axes.get_xlabel()
     assert axes.get_xlim()[1] < 0.05
     # With one bad model among them the axis is whole again, and so is that of precision and recall.
     bad = {**scores, "bad": -scores["a"]}

@@ -11,18 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
-from training.evaluation.metrics import Answers, auc, auc_figure, bootstrap, confusion, f1_scores, figures, proportion
+from training.evaluation.metrics import (
+    Predictions,
+    auc,
+    auc_figure,
+    bootstrap,
+    confusion,
+    f1_scores,
+    figures,
+    proportion,
+)
 
 LABELS = ("normal", "viral", "covid-19")
 
 
-def _answers(seed: int = 0, n: int = 200) -> Answers:
+def _answers(seed: int = 0, n: int = 200) -> Predictions:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, n)
     scores = rng.random((n, 3)) + 0.7 * np.eye(3)[truth]
     probabilities = scores / scores.sum(axis=1, keepdims=True)
     patients = np.array([f"p{i // 2}" for i in range(n)])
-    return Answers(truth=truth, said=probabilities.argmax(axis=1), probabilities=probabilities, patients=patients)
+    return Predictions(
+        true=truth, predicted=probabilities.argmax(axis=1), probabilities=probabilities, patients=patients
+    )
 
 
 @given(st.integers(0, 10_000), st.integers(5, 60))
@@ -54,8 +65,8 @@ def test_a_share_has_the_exact_interval() -> None:
 def test_the_figures_of_a_set_by_hand() -> None:
     truth = np.array([0, 0, 0, 1, 1, 2])
     said = np.array([0, 0, 1, 1, 2, 2])
-    answers = Answers(
-        truth=truth, said=said, probabilities=np.eye(3)[said] * 0.8 + 0.2 / 3, patients=np.array(list("aabbcc"))
+    answers = Predictions(
+        true=truth, predicted=said, probabilities=np.eye(3)[said] * 0.8 + 0.2 / 3, patients=np.array(list("aabbcc"))
     )
     found = figures(answers, LABELS, seed=0, resamples=50)
     assert (found["images"], found["patients"]) == (6, 3)
@@ -81,7 +92,7 @@ def test_two_images_of_a_patient_are_not_two_pieces_of_evidence() -> None:
     twice = {k: np.concatenate([v, v]) for k, v in vars(answers).items()}
 
     def width(patients: np.ndarray) -> float:
-        figure = auc_figure(twice["probabilities"][:, 2], twice["truth"] == 2, patients, seed=0, resamples=400)
+        figure = auc_figure(twice["probabilities"][:, 2], twice["true"] == 2, patients, seed=0, resamples=400)
         return figure.high - figure.low
 
     own = np.array([f"q{i}" for i in range(240)])
@@ -101,6 +112,9 @@ def test_the_bootstrap_finds_the_spread_of_a_mean() -> None:
 
 def test_answers_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
-        Answers(
-            truth=np.zeros(2, int), said=np.zeros(3, int), probabilities=np.zeros((2, 3)), patients=np.array(["a", "b"])
+        Predictions(
+            true=np.zeros(2, int),
+            predicted=np.zeros(3, int),
+            probabilities=np.zeros((2, 3)),
+            patients=np.array(["a", "b"]),
         )

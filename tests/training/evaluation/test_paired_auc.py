@@ -11,31 +11,31 @@ from sklearn.metrics import roc_auc_score
 
 from tests.training.recipes.flannel.test_results import finished, found_of
 from training.evaluation.auc_pages import auc_differences
-from training.evaluation.metrics import Answers
-from training.evaluation.statistics import compared, delong_test
+from training.evaluation.metrics import Predictions
+from training.evaluation.statistics import compare, delong_test
 from training.recipes.flannel.tables import tables
 
 LABELS = ("normal", "bacterial", "covid-19")
 TRUTH = np.random.default_rng(0).integers(0, 3, 120)
 
 
-def _answers(skill: float, seed: int, truth: np.ndarray = TRUTH) -> Answers:
+def _answers(skill: float, seed: int, truth: np.ndarray = TRUTH) -> Predictions:
     rng = np.random.default_rng(seed)
     logits = skill * np.eye(3)[truth] + rng.normal(0, 1, (len(truth), 3))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     patients = np.array([f"p{i // 2}" for i in range(len(truth))])
-    return Answers(truth=truth, said=p.argmax(axis=1), probabilities=p, patients=patients)
+    return Predictions(true=truth, predicted=p.argmax(axis=1), probabilities=p, patients=patients)
 
 
-def _compared(first: Answers, second: Answers) -> dict[str, Any]:
-    return compared("good", "bad", first, second, LABELS, seed=1, resamples=50)
+def _compared(first: Predictions, second: Predictions) -> dict[str, Any]:
+    return compare("good", "bad", first, second, LABELS, seed=1, resamples=50)
 
 
 def test_differences_and_p_are_sklearns_and_delongs() -> None:
     good, bad = _answers(2.0, 1), _answers(0.3, 2)
     found = _compared(good, bad)
     for k, label in enumerate(LABELS):
-        positive = good.truth == k
+        positive = good.true == k
         scores = [a.probabilities[:, k] for a in (good, bad)]
         areas = [roc_auc_score(positive, s) for s in scores]
         assert found["auc_by_label"][label]["difference"] == pytest.approx(areas[0] - areas[1])

@@ -1,4 +1,4 @@
-"""Shortcut checks: they find a planted shortcut, find none where there is none, and paint over the lungs and only them."""
+"""Shortcut checks find a planted shortcut and no other, and paint over the lungs only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.data.canvases import Canvases
 from training.data.dataset import Sample
 from training.data.records import Record
 from training.evaluation.bundle import Screened, safety
-from training.evaluation.shortcuts import lungs_painted_over, source_told
+from training.evaluation.shortcuts import lungs_painted_over, source_classifier_accuracy
 from training.recipes.config import Config
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
@@ -45,20 +45,20 @@ def _canvases(lungs: np.ndarray) -> Canvases:
 
 
 @pytest.mark.parametrize(("planted", "low", "high"), [(True, 0.95, 1.0), (False, 0.3, 0.7)])
-def test_a_planted_mark_tells_the_source(planted: bool, low: float, high: float) -> None:
+def test_the_source_classifier_finds_a_planted_mark(planted: bool, low: float, high: float) -> None:
     rng = np.random.default_rng(0)
     samples = [_sample(i, source=("kcx", "shenzhen")[i % 2], side=("train", "test")[i // 2 % 2]) for i in range(200)]
     lungs = rng.integers(80, 160, (200, 64, 64), dtype=np.uint8)
     if planted:
         lungs[1::2, :12, :12] = 255
-    found = source_told(samples, _canvases(lungs), seed=0, resamples=20)
+    found = source_classifier_accuracy(samples, _canvases(lungs), ("normal", "covid-19"), seed=0, resamples=20)
     assert set(found) == {"all images", "normal only"}  # neither COVID-19 nor adults are among them
     assert found["all images"]["chance"] == 0.5
     assert low <= found["all images"]["balanced_accuracy"]["value"] <= high
 
 
 class _Finder:
-    """A lung finder that sees lungs in the left half."""
+    """A lung finder with the lungs in the left half."""
 
     def mask(self, image: np.ndarray) -> np.ndarray:
         mask = np.zeros((16, 16), np.float32)
@@ -66,7 +66,7 @@ class _Finder:
         return mask
 
 
-def test_the_lungs_are_painted_over_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_lungs_are_painted_over(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 200, (64, 64), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "0.png"), image)
     sample = _sample(0)
@@ -79,7 +79,7 @@ def test_the_lungs_are_painted_over_and_nothing_else(tmp_path: Path) -> None:
     assert np.array_equal(painted[:, 40:], image[:, 40:])
 
 
-def test_specificity_counts_who_was_wrongly_accused() -> None:
+def test_specificity_counts_false_alarms_by_subgroup() -> None:
     samples = (
         _sample(0, source="shenzhen", adult=True),
         _sample(1, source="shenzhen", adult=True),
@@ -88,11 +88,11 @@ def test_specificity_counts_who_was_wrongly_accused() -> None:
         _sample(4, source="kcx"),
         _sample(5, source="ccx", label="covid-19", adult=True),
     )
-    said = np.array([3, 0, 0, 3, 0, 3])
+    predicted = np.array([3, 0, 0, 3, 0, 3])
     screened = Screened(
         samples=samples,
-        probabilities=np.eye(4)[said] * 0.8 + 0.05,
-        said=said,
+        probabilities=np.eye(4)[predicted] * 0.8 + 0.05,
+        predicted=predicted,
         members=np.zeros((6, 1, 4)),
         flags=(frozenset(),) * 6,
     )

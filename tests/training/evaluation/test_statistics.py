@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import matthews_corrcoef, precision_recall_fscore_support, roc_auc_score
 
-from training.evaluation.metrics import Answers
+from training.evaluation.metrics import Predictions
 from training.evaluation.statistics import (
     accuracy,
     clopper_pearson,
@@ -29,12 +29,12 @@ LABELS = ("normal", "bacterial", "covid-19")
 Printed = tuple[float, float, float]
 
 
-def _answers(n: int = 80, seed: int = 0, labels: int = 3) -> Answers:
+def _answers(n: int = 80, seed: int = 0, labels: int = 3) -> Predictions:
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.ones(labels), n)
-    return Answers(
-        truth=rng.integers(0, labels, n),
-        said=p.argmax(axis=1),
+    return Predictions(
+        true=rng.integers(0, labels, n),
+        predicted=p.argmax(axis=1),
         probabilities=p,
         patients=np.array([f"p{i // 2}" for i in range(n)]),
     )
@@ -137,17 +137,19 @@ def test_the_columns_are_sklearns_and_weighted_sensitivity_is_accuracy(seed: int
         a, LABELS[:labels] if labels <= 3 else [str(i) for i in range(labels)], seed=0, resamples=2, preset="sane"
     )
     assert row.sensitivity.weighted.value == pytest.approx(row.accuracy.value)
-    assert row.mcc.value == pytest.approx(matthews_corrcoef(a.truth, a.said))
-    there = sorted(set(a.truth.tolist()))
+    assert row.mcc.value == pytest.approx(matthews_corrcoef(a.true, a.predicted))
+    there = sorted(set(a.true.tolist()))
     for average in ("weighted", "macro"):
-        wanted = precision_recall_fscore_support(a.truth, a.said, labels=there, average=average, zero_division=0)
+        wanted = precision_recall_fscore_support(a.true, a.predicted, labels=there, average=average, zero_division=0)
         found = [getattr(getattr(row, k), average).value for k in ("precision", "sensitivity", "f")]
         assert found == pytest.approx(list(wanted[:3]))
 
 
 def test_a_class_that_does_not_occur_is_null_and_no_crash() -> None:
     a = _answers()
-    only = Answers(truth=np.zeros_like(a.truth), said=a.said, probabilities=a.probabilities, patients=a.patients)
+    only = Predictions(
+        true=np.zeros_like(a.true), predicted=a.predicted, probabilities=a.probabilities, patients=a.patients
+    )
     row = paper_row(only, LABELS, seed=0, resamples=5, preset="sane").as_json()
     assert row["sensitivity"]["per_class"]["covid-19"]["value"] is None
     assert row["auc"]["per_class"]["covid-19"]["value"] is None
@@ -169,6 +171,8 @@ def test_answers_that_cannot_be_judged_are_refused() -> None:
         paper_row(a, LABELS[:2], seed=0, resamples=2, preset="sane")
     with pytest.raises(ValueError, match="preset"):
         paper_row(a, LABELS, seed=0, resamples=2, preset="best")
-    broken = Answers(truth=a.truth, said=a.said, probabilities=a.probabilities * np.nan, patients=a.patients)
-    with pytest.raises(ValueError, match="not a number"):
+    broken = Predictions(
+        true=a.true, predicted=a.predicted, probabilities=a.probabilities * np.nan, patients=a.patients
+    )
+    with pytest.raises(ValueError, match="not finite"):
         paper_row(broken, LABELS, seed=0, resamples=2, preset="sane")

@@ -13,7 +13,7 @@ from training.data.dataset import Sample
 from training.data.records import Record
 from training.loop.plan import Plan
 from training.recipes.config import Config
-from training.unseen import said_of_unseen
+from training.unseen import evaluate_unseen_site
 
 
 def _data(n: int = 24, side_px: int = 32) -> tuple[list[Sample], Canvases]:
@@ -47,8 +47,8 @@ def _config(**changes: object) -> Config:
 
 def test_all_images_of_the_unseen_site_are_judged(tmp_path: Path) -> None:
     samples, canvases = _data()
-    found = said_of_unseen(samples, canvases, _config(left_out=("away",)), tmp_path)
-    assert {kind: figure["not_called_covid"]["n"] for kind, figure in found["plain"].items()} == {
+    found = evaluate_unseen_site(samples, canvases, _config(left_out=("away",)), tmp_path)
+    assert {kind: figure["guard_specificity"]["n"] for kind, figure in found["plain"].items()} == {
         "away/normal": 2,
         "away/bacterial": 2,
         "away/viral": 2,
@@ -56,9 +56,9 @@ def test_all_images_of_the_unseen_site_are_judged(tmp_path: Path) -> None:
     }
     for figure in found["plain"].values():
         assert sum(figure["said"].values()) == 2
-        assert figure["not_called_covid"]["hits"] == 2 - figure["said"]["covid-19"]
+        assert figure["guard_specificity"]["hits"] == 2 - figure["said"]["covid-19"]
 
 
 def test_leaving_nothing_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="left_out"):
-        said_of_unseen(*_data(), _config(), tmp_path)
+        evaluate_unseen_site(*_data(), _config(), tmp_path)

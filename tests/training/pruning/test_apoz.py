@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cxr_edge.errors import InputError
 from training.models import LungUNet, build_member
 from training.models.networks import NetworkSpec, build
-from training.pruning.apoz import followed, zero_shares
+from training.pruning.apoz import activation_use, zero_shares
 
 torch.set_num_threads(1)
 
@@ -90,7 +90,7 @@ def test_a_sum_counts_for_all_that_feed_it_and_a_projection_for_nothing() -> Non
     network = _Residual()
     shares = zero_shares(network, [_signs(6)])
     assert {k: v.item() for k, v in shares.items()} == {"first": 6 / 8, "second": 6 / 8, "linear": 0}
-    assert followed(network, _signs(1)).activated == {"first", "second"}
+    assert activation_use(network, _signs(1)).activated == {"first", "second"}
 
 
 class _Gated(nn.Module):
@@ -108,7 +108,7 @@ class _Gated(nn.Module):
 def test_a_gate_is_no_activation_of_what_it_scales() -> None:
     shares = zero_shares(_Gated(), [_signs(2)])
     assert (shares["maps"].item(), shares["gate"].item()) == (2 / 8, 0)
-    after = followed(_Gated(), _signs(2))
+    after = activation_use(_Gated(), _signs(2))
     assert (after.activated, after.gates) == ({"maps"}, {"gate"})
 
 
@@ -124,7 +124,7 @@ def test_depthwise_and_pointwise_count_for_themselves() -> None:
 
 def test_separable_layers_of_the_custom_network_count_at_the_pointwise_half() -> None:
     network = build(NetworkSpec(architecture="custom", labels=2))
-    assert followed(network, torch.randn(1, 1, 16, 16)).activated == {"trunk.0.1", "trunk.1.1", "trunk.2.1"}
+    assert activation_use(network, torch.randn(1, 1, 16, 16)).activated == {"trunk.0.1", "trunk.1.1", "trunk.2.1"}
 
 
 def test_the_network_is_left_as_it_was() -> None:

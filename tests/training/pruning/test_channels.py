@@ -19,7 +19,7 @@ from training.models.files import load_network, save_network
 from training.models.head import CamHead, TaskHead
 from training.models.networks import Network, NetworkSpec, TimmTrunk, build
 from training.pruning.apoz import zero_shares
-from training.pruning.channels import Member, Unit, choose, prunable, remove, unit_shares
+from training.pruning.channels import ChannelGroup, GroupLayer, group_shares, prunable, remove, select_channels
 
 torch.set_num_threads(1)
 
@@ -67,12 +67,12 @@ def _network(name: str) -> nn.Module:
     return network.eval()
 
 
-def _silence(network: nn.Module, units: list[Unit], chosen: dict[str, tuple[int, ...]]) -> None:
+def _silence(network: nn.Module, groups: list[ChannelGroup], chosen: dict[str, tuple[int, ...]]) -> None:
     convs = _convs(network)
-    for unit in units:
-        for member in unit.members:
-            gone = [o for o, u in zip(member.own, member.of_unit, strict=True) if u in chosen.get(unit.root, ())]
-            conv = convs[member.conv]
+    for group in groups:
+        for layer in group.layers:
+            gone = [o for o, g in zip(layer.own, layer.of_group, strict=True) if g in chosen.get(group.root, ())]
+            conv = convs[layer.conv]
             conv.weight.data[gone] = 0
             if conv.bias is not None:
                 conv.bias.data[gone] = 0
@@ -87,12 +87,12 @@ def _answers(network: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("name", [*MADE, *NAMED])
 def test_silent_channels_take_nothing_with_them(name: str, tmp_path: Path) -> None:
     network, image = _network(name), _image()
-    units = prunable(network, image)
-    original = {u.root: u.channels for u in units}
-    chosen = choose(units, _made_up_shares(network), step=1, original=original, fraction=0.3)
-    _silence(network, units, chosen)
+    groups = prunable(network, image)
+    original = {g.root: g.channels for g in groups}
+    chosen = select_channels(groups, _made_up_shares(network), step=1, original=original, fraction=0.3)
+    _silence(network, groups, chosen)
     shares = zero_shares(network, [image])
-    assert all((unit_shares(u, shares)[list(chosen.get(u.root, ()))] == 1).all() for u in units if u.activated)
+    assert all((group_shares(g, shares)[list(chosen.get(g.root, ()))] == 1).all() for g in groups if g.activated)
 
     before, counts = _answers(network, image), {n: m.out_channels for n, m in _convs(network).items()}
     remove(network, image, chosen)
@@ -100,7 +100,7 @@ def test_silent_channels_take_nothing_with_them(name: str, tmp_path: Path) -> No
         assert_close(a, b)
     assert all(_convs(network)[r].out_channels == counts[r] - len(gone) for r, gone in chosen.items())
     left = prunable(network, image)
-    assert sum(u.channels for u in left) == sum(original.values()) - sum(map(len, chosen.values()))
+    assert sum(g.channels for g in left) == sum(original.values()) - sum(map(len, chosen.values()))
 
     if name not in MADE:
         spec = save_network(network, _spec(name), tmp_path)
@@ -132,9 +132,9 @@ def one_value(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "side"), [("inception-v3", 75), ("xception", 64), ("timm:densenet121", 32)])
 def test_large_networks_survive_a_step(name: str, side: int, tmp_path: Path) -> None:
     network, image = build(_spec(name)).eval(), _image(side)
-    units = prunable(network, image)
-    original = {u.root: u.channels for u in units}
-    chosen = choose(units, _made_up_shares(network), step=1, original=original, fraction=0.02)
+    groups = prunable(network, image)
+    original = {g.root: g.channels for g in groups}
+    chosen = select_channels(groups, _made_up_shares(network), step=1, original=original, fraction=0.02)
     remove(network, image, dict(list(chosen.items())[::8]))
     save_network(network, _spec(name), tmp_path)
     for a, b in zip(_answers(load_network(tmp_path)[0], image), _answers(network, image), strict=True):
@@ -150,33 +150,33 @@ STEPS = {"vgg16": (5248, 104), "vgg19": (6528, 130), "inception-v3": (18240, 364
 @pytest.mark.parametrize("name", list(STEPS))
 def test_the_papers_steps(name: str) -> None:
     network = build(NetworkSpec(architecture=name, labels=3, channels=3))
-    units = prunable(network, _image(75, 3) if name == "inception-v3" else _image(32, 3))
-    original = {u.root: u.channels for u in units}
-    chosen = choose(units, _made_up_shares(network), step=1, original=original)
+    groups = prunable(network, _image(75, 3) if name == "inception-v3" else _image(32, 3))
+    original = {g.root: g.channels for g in groups}
+    chosen = select_channels(groups, _made_up_shares(network), step=1, original=original)
     assert (sum(original.values()), sum(map(len, chosen.values()))) == STEPS[name]
 
 
 @pytest.mark.usefixtures("one_value")
 def test_vgg16_is_half_after_25_steps() -> None:
     network, image = build(NetworkSpec(architecture="vgg16", labels=3, channels=3)), _image(32, 3)
-    units, shares = prunable(network, image), _made_up_shares(network)
-    original = {u.root: u.channels for u in units}
+    groups, shares = prunable(network, image), _made_up_shares(network)
+    original = {g.root: g.channels for g in groups}
     alive = {root: np.arange(n) for root, n in original.items()}
     for step in range(1, 26):
-        left = [_unit(root, len(a)) for root, a in alive.items()]
+        left = [_group(root, len(a)) for root, a in alive.items()]
         now = {root: shares[root][a] for root, a in alive.items()}
-        gone = choose(left, now, step=step, original=original)
+        gone = select_channels(left, now, step=step, original=original)
         assert sum(map(len, gone.values())) == 104
         alive = {root: np.delete(a, gone.get(root, ())) for root, a in alive.items()}
     remove(network, image, {r: np.setdiff1d(np.arange(original[r]), a).tolist() for r, a in alive.items()})
-    assert sum(u.channels for u in prunable(network, image)) == 5248 - 25 * 104
+    assert sum(g.channels for g in prunable(network, image)) == 5248 - 25 * 104
     assert _answers(network, image)[0].shape == (1, 3)
 
 
-def _unit(root: str, channels: int, activated: bool = True) -> Unit:
+def _group(root: str, channels: int, activated: bool = True) -> ChannelGroup:
     all_of_them = tuple(range(channels))
-    member = Member(conv=root, own=all_of_them, of_unit=all_of_them, activated=activated, passive=False)
-    return Unit(root=root, channels=channels, members=(member,), ties=tuple((c,) for c in all_of_them))
+    layer = GroupLayer(conv=root, own=all_of_them, of_group=all_of_them, activated=activated, passive=False)
+    return ChannelGroup(root=root, channels=channels, layers=(layer,), ties=tuple((c,) for c in all_of_them))
 
 
 def _shares(**of: list[float]) -> dict[str, NDArray[np.float64]]:
@@ -184,100 +184,104 @@ def _shares(**of: list[float]) -> dict[str, NDArray[np.float64]]:
 
 
 def test_global_ranks_all_layers_together_and_layer_each() -> None:
-    units = [_unit("a", 4), _unit("b", 4)]
+    groups = [_group("a", 4), _group("b", 4)]
     shares = _shares(a=[0.1, 0.9, 0.8, 0.2], b=[0.3, 0.0, 0.1, 0.4])
     original = {"a": 4, "b": 4}
-    assert choose(units, shares, step=1, original=original, fraction=0.25) == {"a": (1, 2)}
-    layer = choose(units, shares, step=1, original=original, fraction=0.25, scope="layer")
+    assert select_channels(groups, shares, step=1, original=original, fraction=0.25) == {"a": (1, 2)}
+    layer = select_channels(groups, shares, step=1, original=original, fraction=0.25, scope="layer")
     assert layer == {"a": (1,), "b": (3,)}
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_a_layer_keeps_one_channel(scope: str) -> None:
-    units = [_unit("a", 3), _unit("b", 1)]
+    groups = [_group("a", 3), _group("b", 1)]
     shares = _shares(a=[0.9, 0.9, 0.9], b=[1.0])
-    chosen = choose(units, shares, step=1, original={"a": 3, "b": 1}, fraction=1.0, scope=scope)
+    chosen = select_channels(groups, shares, step=1, original={"a": 3, "b": 1}, fraction=1.0, scope=scope)
     assert len(chosen["a"]) == 2
     assert "b" not in chosen
-    assert len(choose(units, shares, step=1, original={"a": 3, "b": 1}, fraction=1.0, keep_at_least=2)["a"]) == 1
+    assert (
+        len(select_channels(groups, shares, step=1, original={"a": 3, "b": 1}, fraction=1.0, keep_at_least=2)["a"]) == 1
+    )
 
 
 def test_what_remains_is_a_multiple_and_what_does_not_fit_is_due_later() -> None:
-    units, original = [_unit("a", 32), _unit("b", 20)], {"a": 32, "b": 20}
+    groups, original = [_group("a", 32), _group("b", 20)], {"a": 32, "b": 20}
     shares = {"a": np.linspace(0.5, 0.6, 32), "b": np.linspace(0.7, 0.8, 20)}
     left = []
     for step in range(1, 6):
         # 10 % of 52 are 5 a step: 4 make b a multiple of 8, then 8 go when 8 are due (at step 3, 15 - 4).
-        chosen = choose(units, shares, step=step, original=original, fraction=0.1, multiple_of=8)
-        units = [_unit(u.root, u.channels - len(chosen.get(u.root, ()))) for u in units]
-        shares = {u.root: np.delete(shares[u.root], chosen.get(u.root, ())) for u in units}
-        left.append(tuple(u.channels for u in units))
+        chosen = select_channels(groups, shares, step=step, original=original, fraction=0.1, multiple_of=8)
+        groups = [_group(g.root, g.channels - len(chosen.get(g.root, ()))) for g in groups]
+        shares = {g.root: np.delete(shares[g.root], chosen.get(g.root, ())) for g in groups}
+        left.append(tuple(g.channels for g in groups))
     assert left == [(32, 16), (32, 16), (32, 8), (24, 8), (24, 8)]
 
 
 def test_at_equal_zeros_the_expensive_layer_goes_first() -> None:
-    units, original = [_unit("cheap", 4), _unit("dear", 4)], {"cheap": 4, "dear": 4}
+    groups, original = [_group("cheap", 4), _group("dear", 4)], {"cheap": 4, "dear": 4}
     shares = _shares(cheap=[0.5] * 4, dear=[0.5] * 4)
     ms = {"cheap": 0.1, "dear": 0.4}
-    assert list(choose(units, shares, step=1, original=original, fraction=0.25, ms_per_channel=ms)) == ["dear"]
-    plain = choose(units, shares, step=1, original=original, fraction=0.25)
+    assert list(select_channels(groups, shares, step=1, original=original, fraction=0.25, ms_per_channel=ms)) == [
+        "dear"
+    ]
+    plain = select_channels(groups, shares, step=1, original=original, fraction=0.25)
     assert {root: len(c) for root, c in plain.items()} == {"cheap": 1, "dear": 1}
     with pytest.raises(InputError, match="dear"):
-        choose(units, shares, step=1, original=original, ms_per_channel={"cheap": 0.1})
+        select_channels(groups, shares, step=1, original=original, ms_per_channel={"cheap": 0.1})
 
 
 def test_a_projection_is_never_chosen_by_itself() -> None:
-    units = [_unit("projection", 8, activated=False), _unit("other", 2)]
+    groups = [_group("projection", 8, activated=False), _group("other", 2)]
     shares = _shares(projection=[0.0] * 8, other=[0.0] * 2)
-    chosen = choose(units, shares, step=1, original={"projection": 8, "other": 2}, fraction=0.5)
+    chosen = select_channels(groups, shares, step=1, original={"projection": 8, "other": 2}, fraction=0.5)
     assert list(chosen) == ["other"]
 
 
 def test_a_units_share_is_the_mean_of_those_with_a_say() -> None:
     one, two = (0, 1), (1, 0)
-    members = (
-        Member(conv="a", own=one, of_unit=one, activated=True, passive=False),
-        Member(conv="b", own=one, of_unit=two, activated=True, passive=False),
-        Member(conv="depthwise", own=one, of_unit=one, activated=False, passive=True),
+    layers = (
+        GroupLayer(conv="a", own=one, of_group=one, activated=True, passive=False),
+        GroupLayer(conv="b", own=one, of_group=two, activated=True, passive=False),
+        GroupLayer(conv="depthwise", own=one, of_group=one, activated=False, passive=True),
     )
-    unit = Unit(root="a", channels=2, members=members, ties=((0,), (1,)))
+    group = ChannelGroup(root="a", channels=2, layers=layers, ties=((0,), (1,)))
     shares = _shares(a=[1.0, 0.5], b=[0.25, 1.0], depthwise=[0, 0], linear=[0, 0])
-    np.testing.assert_array_equal(unit_shares(unit, shares), [1.0, 0.375])
-    linear = Member(conv="linear", own=one, of_unit=one, activated=False, passive=False)
-    felt = Unit(root="a", channels=2, members=(*members, linear), ties=unit.ties)
-    np.testing.assert_allclose(unit_shares(felt, shares), [2 / 3, 0.25])
+    np.testing.assert_array_equal(group_shares(group, shares), [1.0, 0.375])
+    linear = GroupLayer(conv="linear", own=one, of_group=one, activated=False, passive=False)
+    felt = ChannelGroup(root="a", channels=2, layers=(*layers, linear), ties=group.ties)
+    np.testing.assert_allclose(group_shares(felt, shares), [2 / 3, 0.25])
 
 
 def test_units_of_an_inverted_network_couple_what_must_go_together() -> None:
-    units = {u.root: [m.conv for m in u.members] for u in prunable(_network("inverted"), _image())}
-    assert sorted(units["trunk.2.block.0.0"]) == ["trunk.2.block.0.0", "trunk.2.block.1.0"]
-    assert sorted(units["trunk.1.block.2.0"]) == ["trunk.1.block.2.0", "trunk.2.block.2.0"]
-    assert all("head.map" not in members for members in units.values())
+    groups = {g.root: [m.conv for m in g.layers] for g in prunable(_network("inverted"), _image())}
+    assert sorted(groups["trunk.2.block.0.0"]) == ["trunk.2.block.0.0", "trunk.2.block.1.0"]
+    assert sorted(groups["trunk.1.block.2.0"]) == ["trunk.1.block.2.0", "trunk.2.block.2.0"]
+    assert all("head.map" not in layers for layers in groups.values())
 
 
 def test_a_limit_keeps_a_layer_from_being_gutted() -> None:
-    units, original = [_unit("cheap", 30), _unit("dear", 10)], {"cheap": 30, "dear": 10}
+    groups, original = [_group("cheap", 30), _group("dear", 10)], {"cheap": 30, "dear": 10}
     shares, ms = _shares(cheap=[0.9] * 30, dear=[0.5] * 10), {"cheap": 0.01, "dear": 10.0}
     counts = []
     for step in (1, 2):
-        chosen = choose(units, shares, step=step, original=original, fraction=0.1, ms_per_channel=ms, ahead=2)
+        chosen = select_channels(groups, shares, step=step, original=original, fraction=0.1, ms_per_channel=ms, ahead=2)
         counts.append({root: len(c) for root, c in chosen.items()})
-        units = [_unit(u.root, u.channels - len(chosen.get(u.root, ()))) for u in units]
-        shares = {u.root: shares[u.root][: u.channels] for u in units}
+        groups = [_group(g.root, g.channels - len(chosen.get(g.root, ()))) for g in groups]
+        shares = {g.root: shares[g.root][: g.channels] for g in groups}
     assert counts == [{"cheap": 2, "dear": 2}] * 2  # 4 of 40 a step; `dear` at most twice a tenth of its 10
 
 
 def test_latency_aware_and_aligned_on_a_real_network() -> None:
     network, image = _network("inverted"), _image()
-    units = prunable(network, image)
-    original = {u.root: u.channels for u in units}
+    groups = prunable(network, image)
+    original = {g.root: g.channels for g in groups}
     ms = {n: 1 / m.out_channels for n, m in _convs(network).items()}
     remove(
         network,
         image,
-        choose(units, _made_up_shares(network), step=3, original=original, ms_per_channel=ms, multiple_of=8),
+        select_channels(groups, _made_up_shares(network), step=3, original=original, ms_per_channel=ms, multiple_of=8),
     )
-    left = [u.channels for u in prunable(network, image)]
+    left = [g.channels for g in prunable(network, image)]
     assert all(n % 8 == 0 for n in left)
     assert sum(left) == sum(original.values()) - 3 * 38 // 8 * 8
     _answers(network, image)
@@ -300,6 +304,6 @@ def test_what_cannot_be_removed_is_refused() -> None:
     with pytest.raises(InputError, match="has no more"):
         remove(network, _image(), {"trunk.0.0": tuple(range(16))})
     with pytest.raises(InputError, match="'global' or 'layer'"):
-        choose([], {}, step=1, original={}, scope="network")
+        select_channels([], {}, step=1, original={}, scope="network")
     with pytest.raises(InputError, match="same network"):
-        choose([_unit("a", 2)], {}, step=1, original={})
+        select_channels([_group("a", 2)], {}, step=1, original={})

@@ -25,7 +25,7 @@ from tests.builders.pruned import CANVAS, FRAME, PLAN, RETRAIN, classify_task, s
 from training.models import load_network
 from training.pruning import cost
 from training.pruning.channels import prunable
-from training.pruning.prune import PrunePlan, Step, best_step, export_network, measured, prune, steps_of
+from training.pruning.prune import PrunePlan, Step, best_step, export_network, measure_steps, prune, steps_of
 from training.tasks.classify import ClassifyTask
 
 ONE_STEP = replace(PLAN, until=PLAN.step)
@@ -202,7 +202,7 @@ def test_measured_writes_milliseconds(straight: Path, tmp_path: Path) -> None:
         place.mkdir(parents=True)
         for name in ("network.json", "weights.safetensors", "step.json"):
             (place / name).write_bytes((straight / "pruned" / place.name / name).read_bytes())
-    steps = measured(folder, CANVAS, threads=1)
+    steps = measure_steps(folder, CANVAS, threads=1)
     assert [s.number for s in steps] == [0, 3]
     assert all(s.milliseconds is not None and s.milliseconds > 0 for s in steps)
     assert steps_of(folder) == steps

@@ -15,7 +15,7 @@ from tests.builders.pruned import CANVAS, PLAN, classify_task, start
 from training.loop.plan import Plan
 from training.models import load_network
 from training.pruning import prune as pruning
-from training.pruning.channels import Member, Unit, choose, prunable
+from training.pruning.channels import ChannelGroup, GroupLayer, prunable, select_channels
 from training.pruning.prune import PrunePlan, prune, steps_of
 from training.tasks.classify import ClassifyTask
 
@@ -33,13 +33,13 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         return folder
 
     monkeypatch.setattr(pruning, "fit", fit)
-    monkeypatch.setattr(pruning, "load_best", lambda network, file: network.eval())
+    monkeypatch.setattr(pruning, "load_weights", lambda network, file: network.eval())
 
 
 def _channels(folder: Path) -> dict[str, int]:
     """Of the layers that an activation follows: the others never lose any."""
     network, _ = load_network(folder)
-    return {u.root: u.channels for u in prunable(network, EXAMPLE) if u.activated}
+    return {g.root: g.channels for g in prunable(network, EXAMPLE) if g.activated}
 
 
 @pytest.mark.usefixtures("untrained")
@@ -102,15 +102,15 @@ def test_scope_layer_loses_half_of_every_layer(channels: int) -> None:
     """R20's text: 2 % of each layer, 25 times. floor(2 % of 16) is none."""
     original, left = {"a": channels, "b": 48}, {"a": channels, "b": 48}
     for step in range(1, 26):
-        units = [_unit(root, count) for root, count in left.items()]
+        groups = [_group(root, count) for root, count in left.items()]
         shares = {root: np.linspace(0.1, 0.9, count) for root, count in left.items()}
-        chosen = choose(units, shares, step=step, original=original, scope="layer")
+        chosen = select_channels(groups, shares, step=step, original=original, scope="layer")
         left = {root: count - len(chosen.get(root, ())) for root, count in left.items()}
         assert left["a"] == channels - step * channels // 50
     assert left == {"a": channels // 2, "b": 24}
 
 
-def _unit(root: str, channels: int) -> Unit:
+def _group(root: str, channels: int) -> ChannelGroup:
     every = tuple(range(channels))
-    member = Member(conv=root, own=every, of_unit=every, activated=True, passive=False)
-    return Unit(root=root, channels=channels, members=(member,), ties=tuple((c,) for c in every))
+    layer = GroupLayer(conv=root, own=every, of_group=every, activated=True, passive=False)
+    return ChannelGroup(root=root, channels=channels, layers=(layer,), ties=tuple((c,) for c in every))
