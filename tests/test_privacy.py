@@ -1,8 +1,8 @@
-"""Nothing is written but what was requested, and nothing goes to the network: docs/environment.md promises it.
+"""Only requested files are written, and nothing is sent to the network, as docs/environment.md documents.
 
 Every command runs in a child process with an empty home, an empty temporary folder and no variable of a CI service (those
-switch ONNX Runtime's telemetry off by themselves and would hide the fault). An audit hook reports what Python does; strace,
-where it works, reports what the libraries below Python do.
+switch ONNX Runtime's telemetry off and would hide a defect). An audit hook reports the actions of Python; strace, where it
+works, reports those of the libraries below Python.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.builders.dicom_files import dataset, file_bytes, picture
+from tests.builders.dicom_files import dataset, file_bytes, xray_pixels
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "cxr-edge")
 TELEMETRY_S = 15  # ONNX Runtime 1.32 looks its telemetry host up about 11 s after the start
 
-# Loaded by every Python that starts with this folder in PYTHONPATH, so by children's children as well.
+# Loaded by every Python process that starts with this folder in PYTHONPATH, including grandchildren.
 AUDIT = """
 import os, sys
 
@@ -49,7 +49,7 @@ STRACE = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", f"trace=%network,{WRITES
 
 
 def strace_fails_because() -> str | None:
-    """None, or why strace cannot be used here."""
+    """Return None, or the reason why strace cannot be used here."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     done = subprocess.run([*STRACE, "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
@@ -61,20 +61,17 @@ NO_STRACE = strace_fails_because()
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What a child process did. left: the files below its folder afterwards. talk: its network calls and audit findings.
-
-    outside: what it created outside its folder, which only strace can see.
-    """
+    """Observed behaviour of a child process."""
 
     status: int
     stderr: str
-    left: frozenset[str]
-    talk: tuple[str, ...]
-    outside: tuple[str, ...]
+    files: frozenset[str]  # below its folder after it has ended
+    network: tuple[str, ...]  # its network calls and audit findings
+    outside: tuple[str, ...]  # paths created outside its folder, visible only to strace
 
 
 def observe(root: Path, *command: str) -> Observed:
-    """Run a command with everything it may write to below `root`, and watch it."""
+    """Run a command with home, temporary and current folder below `root`, and record its actions."""
     watch = root.with_name(root.name + "-watch")
     for folder in (watch, root / "home", root / "tmp", root / "cwd"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,8 +94,8 @@ def observe(root: Path, *command: str) -> Observed:
     return Observed(
         status=done.returncode,
         stderr=done.stderr,
-        left=frozenset(p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir()),
-        talk=(*_network(calls), *(audit.read_text().splitlines() if audit.exists() else ())),
+        files=frozenset(p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir()),
+        network=(*_network(calls), *(audit.read_text().splitlines() if audit.exists() else ())),
         outside=tuple(p for p in _created(calls) if not p.startswith((str(root), str(watch), "/dev/", "/proc/self/"))),
     )
 
@@ -109,104 +106,104 @@ def _network(calls: list[str]) -> list[str]:
 
 
 def _created(calls: list[str]) -> list[str]:
-    """Absolute paths that a call which succeeded has made; relative ones are below the child's folder."""
-    made = [c for c in calls if ("O_CREAT" in c or not re.match(r"\d+ +open", c)) and re.search(r"\) += \d", c)]
-    return [path for c in made if not _network([c]) for path in re.findall(r'"(/.*?)"', c)[-1:]]
+    """Return the absolute paths created by successful calls; relative ones are below the child's folder."""
+    created = [c for c in calls if ("O_CREAT" in c or not re.match(r"\d+ +open", c)) and re.search(r"\) += \d", c)]
+    return [path for c in created if not _network([c]) for path in re.findall(r'"(/.*?)"', c)[-1:]]
 
 
-def nothing_but(observed: Observed, *requested: str) -> None:
-    """Fail if the child did anything but leave the requested files (a name ending in / is a folder of any files)."""
+def assert_only(observed: Observed, *requested: str) -> None:
+    """Check that the child only wrote the requested files (a name ending in / is a folder with any files)."""
     assert observed.status == 0, observed.stderr
-    assert observed.talk == ()
+    assert observed.network == ()
     assert observed.outside == ()
-    extra = {f for f in observed.left if not any(f == r or (r.endswith("/") and f.startswith(r)) for r in requested)}
+    extra = {f for f in observed.files if not any(f == r or (r.endswith("/") and f.startswith(r)) for r in requested)}
     assert extra == set()
     for r in requested:
-        assert any(f.startswith(r) for f in observed.left), f"{r} was requested and is not there"
+        assert any(f.startswith(r) for f in observed.files), f"{r} was requested and is missing"
 
 
 @pytest.fixture(scope="module")
 def built(toy_bundle, tmp_path_factory):
-    """A bundle and its engines, which were built while being watched, and X-rays as PNG and DICOM."""
+    """Build engines under observation; return the arguments for bundle and engines, and a folder with PNG and DICOM."""
     root = tmp_path_factory.mktemp("built")
     engines = root / "cwd" / "engines"
     build = [COMMAND, "build-engine", str(toy_bundle), "--engines", str(engines), "--precision", "auto"]
-    nothing_but(observe(root, *build), "cwd/engines/")
+    assert_only(observe(root, *build), "cwd/engines/")
     images = tmp_path_factory.mktemp("images")
     pixels = np.random.default_rng(0).integers(0, 255, (120, 150), dtype=np.uint8)
     cv2.imwrite(str(images / "a.png"), cv2.GaussianBlur(pixels, (0, 0), 9))
-    (images / "b.dcm").write_bytes(file_bytes(dataset(picture(rows=120, columns=150))))
+    (images / "b.dcm").write_bytes(file_bytes(dataset(xray_pixels(rows=120, columns=150))))
     return ["--bundle", str(toy_bundle), "--engines", str(engines)], images
 
 
-def test_the_watcher_sees_files_and_sockets(tmp_path):
+def test_observe_detects_files_and_sockets(tmp_path):
     program = (
         "import socket, pathlib; pathlib.Path.home().joinpath('left').write_text('x')\n"
         "try: socket.getaddrinfo('localhost', 80)\n"
         "except OSError: pass\n"
     )
     observed = observe(tmp_path / "run", sys.executable, "-c", program)
-    assert observed.left == {"home/left"}
-    assert any("socket.getaddrinfo" in line for line in observed.talk)
+    assert observed.files == {"home/left"}
+    assert any("socket.getaddrinfo" in line for line in observed.network)
 
 
 @pytest.mark.skipif(NO_STRACE is not None, reason=str(NO_STRACE))
-def test_strace_sees_what_libraries_below_python_do(tmp_path):
+def test_strace_detects_the_actions_of_native_libraries(tmp_path):
     program = (
         "import ctypes; c = ctypes.CDLL(None)\n"
         f"c.close(c.creat({str(tmp_path / 'elsewhere').encode()!r}, 0o600)); c.socket(2, 2, 0)\n"
     )
     observed = observe(tmp_path / "run", sys.executable, "-c", program)
     assert observed.outside == (str(tmp_path / "elsewhere"),)
-    assert any("socket(AF_INET" in line for line in observed.talk)
+    assert any("socket(AF_INET" in line for line in observed.network)
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
-def test_screen_leaves_nothing(built, tmp_path, form):
+def test_screen_writes_no_file(built, tmp_path, form):
     where, images = built
-    nothing_but(observe(tmp_path / "run", COMMAND, "screen", str(images), *where, *form))
+    assert_only(observe(tmp_path / "run", COMMAND, "screen", str(images), *where, *form))
 
 
-def test_screen_leaves_its_reports_alone(built, tmp_path):
+def test_screen_writes_only_its_reports(built, tmp_path):
     where, images = built
     reports = ["--html", "page.html", "--heatmap", "maps"]
     observed = observe(tmp_path / "run", COMMAND, "screen", str(images), *where, *reports)
-    nothing_but(observed, "cwd/page.html", "cwd/maps/00001-a.png.png", "cwd/maps/00002-b.dcm.png")
+    assert_only(observed, "cwd/page.html", "cwd/maps/00001-a.png.png", "cwd/maps/00002-b.dcm.png")
 
 
-def test_bench_and_inspect_leave_nothing(built, toy_bundle, tmp_path):
+def test_bench_and_inspect_write_no_file(built, toy_bundle, tmp_path):
     where, images = built
     few = ["--warmup", "1", "--iterations", "2", "--image-px", "128"]
-    nothing_but(observe(tmp_path / "bench", COMMAND, "bench", *where, *few))
-    nothing_but(observe(tmp_path / "files", COMMAND, "bench", str(images / "b.dcm"), *where, *few))
-    nothing_but(observe(tmp_path / "inspect", COMMAND, "inspect", str(toy_bundle)))
+    assert_only(observe(tmp_path / "bench", COMMAND, "bench", *where, *few))
+    assert_only(observe(tmp_path / "files", COMMAND, "bench", str(images / "b.dcm"), *where, *few))
+    assert_only(observe(tmp_path / "inspect", COMMAND, "inspect", str(toy_bundle)))
 
 
 @pytest.mark.skipif(NO_STRACE is not None, reason=f"{NO_STRACE}; the audit hook of the other tests still looks")
-def test_a_process_that_stays_asks_for_no_host(built, tmp_path):
+def test_a_long_running_process_looks_up_no_host(built, tmp_path):
     where, images = built
     words = ["screen", str(images), *where]
     program = (
         f"import sys, time; from cxr_edge.cli import main; s = main({words!r}); time.sleep({TELEMETRY_S}); sys.exit(s)"
     )
-    nothing_but(observe(tmp_path / "run", sys.executable, "-c", program))
+    assert_only(observe(tmp_path / "run", sys.executable, "-c", program))
 
 
-def test_training_commands_leave_what_they_were_asked_for(tmp_path):
+def test_training_commands_write_only_the_requested_files(tmp_path):
     command = [sys.executable, "-m", "training.phantoms", "images", "--count", "4", "--size", "128"]
-    nothing_but(observe(tmp_path / "run", *command), "cwd/images/")
+    assert_only(observe(tmp_path / "run", *command), "cwd/images/")
 
 
-def test_a_figure_of_training_leaves_its_picture_alone(tmp_path):
+def test_a_figure_of_training_writes_only_its_file(tmp_path):
     pytest.importorskip("matplotlib")
     program = (
         "from training.evaluation.figures import confusion_picture\n"
         "confusion_picture([[3, 1], [0, 4]], ('normal', 'covid-19'), 'A title', 'figure.png')\n"
     )
-    nothing_but(observe(tmp_path / "run", sys.executable, "-c", program), "cwd/figure.png")
+    assert_only(observe(tmp_path / "run", sys.executable, "-c", program), "cwd/figure.png")
 
 
-def test_every_module_of_training_and_benchmarks_can_be_imported_without_a_trace(tmp_path):
+def test_importing_training_and_benchmarks_writes_no_file(tmp_path):
     pytest.importorskip("torch")
     program = (
         "import importlib, pkgutil, sys, training, benchmarks\n"
@@ -217,10 +214,10 @@ def test_every_module_of_training_and_benchmarks_can_be_imported_without_a_trace
     )
     observed = observe(tmp_path / "run", sys.executable, "-c", program)
     # torch asks the C library for the user's name, which first tries this machine's own name service cache.
-    nothing_but(replace(observed, talk=tuple(line for line in observed.talk if "AF_UNIX" not in line)))
+    assert_only(replace(observed, network=tuple(line for line in observed.network if "AF_UNIX" not in line)))
 
 
-def test_a_benchmark_that_imports_the_runtime_first_leaves_nothing(built, tmp_path):
+def test_a_benchmark_that_imports_the_runtime_first_writes_no_file(built, tmp_path):
     where, images = built
     words = [str(time.monotonic()), str(images / "a.png"), where[1], "1", where[3]]
-    nothing_but(observe(tmp_path / "run", sys.executable, "-m", "benchmarks.cold_probe", *words))
+    assert_only(observe(tmp_path / "run", sys.executable, "-m", "benchmarks.cold_probe", *words))

@@ -1,4 +1,5 @@
-"""The bytes of one file in, a decoded picture out: one module per format, each checks its header before it decodes.
+"""Image decoding: the bytes of one file in, an upright gray image out, one module per file format.
 
-`cxr_edge.decoding.decode` is the public face. What is read, flagged and refused stands in docs/images.md and docs/dicom.md.
+`decoding.decode` is the public interface, `decoding.formats` the registry of formats. docs/images.md and docs/dicom.md list
+what is supported, flagged and rejected.
 """

@@ -1,8 +1,8 @@
-"""A file or its bytes in, an upright gray `Image` out; anything that cannot be answered for is an InputError.
+"""Public interface of decoding: a file or its bytes in, an upright gray `Image` out; InputError for everything else.
 
-It exists so that training and the device see the same pixels. The format is told by content, not by name. 8-bit files
-give uint8, deeper ones uint16 over the full range of the type. DICOM is handed to `decoding.dicom`, loaded only then.
-docs/images.md and docs/dicom.md list what is read, flagged and refused, and every flag's code.
+It exists so that training and the device see the same pixels. The format is identified by content, not by name. 8-bit files
+give uint8, deeper ones uint16 over the full range of the type. docs/images.md and docs/dicom.md list what is supported,
+flagged and rejected, with the code of every flag.
 """
 
 from __future__ import annotations
@@ -13,59 +13,56 @@ from typing import Any
 
 import numpy as np
 
-from cxr_edge.decoding import bmp, jpeg, png, tiff, webp
-from cxr_edge.decoding.gray import on_black, refuse_constant, scale_bits, to_gray, to_uint16
-from cxr_edge.decoding.limits import Limits
-from cxr_edge.decoding.picture import Picture
-from cxr_edge.decoding.sniff import sniff
+from cxr_edge.decoding.decoded_image import DecodedImage, GrayImage
+from cxr_edge.decoding.formats import identify_format
+from cxr_edge.decoding.gray import blend_on_black, reject_constant, scale_bits, stretch_to_uint16, to_gray
+from cxr_edge.decoding.limits import DEFAULT_LIMITS, Limits
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
 from cxr_edge.records import Flag, GrayPixels, Image
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE_PX", "decode", "decode_bytes"]
-
-MAX_PIXELS = Limits().max_pixels
-MIN_SIDE_PX = Limits().min_side_px
-
-_DECODERS = {"jpeg": jpeg.decode, "png": png.decode, "tiff": tiff.decode, "webp": webp.decode, "bmp": bmp.decode}
+__all__ = ["decode", "decode_bytes"]
 
 
-def decode(source: str | Path, *, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX) -> Image:
-    """Read and decode one X-ray file: JPEG, PNG, TIFF, WEBP, BMP or DICOM.
+def decode(source: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Image:
+    """Read and decode one X-ray file in any of the supported formats (`decoding.formats`).
 
-    max_pixels: the most pixels (width times height) to accept; min_side_px: the shortest side. Both are checked before
-    decoding. Raises InputError.
+    limits: checked before decoding. Raises InputError.
     """
     try:
-        data = _read(Path(source), Limits(max_pixels=max_pixels, min_side_px=min_side_px))
+        data = _read(Path(source), limits)
     except InputError as error:
         raise InputError(f"{printable(source)}: {error}") from None
-    return decode_bytes(data, source=str(source), max_pixels=max_pixels, min_side_px=min_side_px)
+    return decode_bytes(data, source=str(source), limits=limits)
 
 
-def decode_bytes(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX) -> Image:
+def decode_bytes(data: bytes, *, source: str, limits: Limits = DEFAULT_LIMITS) -> Image:
     """Decode one X-ray from a file's bytes. source: the name for results and messages. Raises InputError."""
-    limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
     try:
-        name = sniff(data)
-        if name == "dicom":
-            from cxr_edge.decoding import dicom  # pydicom takes a fifth of a second to import
-
-            return dicom.decode_dicom(data, source=source, limits=limits)
-        return _image(_DECODERS[name](data, limits), source, data)
+        file_format = identify_format(data)
+        decoded = file_format.decode(data, limits)
+        gray = decoded if isinstance(decoded, GrayImage) else _to_gray_image(decoded)
     except InputError as error:
         raise InputError(f"{printable(source)}: {error}") from error.__cause__
+    return Image(
+        pixels=gray.pixels,
+        source=source,
+        format=file_format.name,
+        stored_bits=gray.stored_bits,
+        sha256=hashlib.sha256(data).hexdigest(),
+        flags=gray.flags,
+    )
 
 
 def _read(path: Path, limits: Limits) -> bytes:
     try:
         if path.is_dir():
-            raise InputError("this is a folder, expected one picture file: name the files in it")
+            raise InputError("this is a folder, expected one image file: name the files in it")
         if path.exists() and not path.is_file():
-            raise InputError("this is not a regular file: copy the picture to a file and give that")
+            raise InputError("this is not a regular file: copy the image to a file and use that")
         if path.stat().st_size > limits.max_file_bytes:
             raise InputError(
-                f"the file is too large for a picture of at most {limits.max_pixels:,} pixels: check what it is"
+                f"the file is too large for an image of at most {limits.max_pixels:,} pixels: check what it is"
             )
         return path.read_bytes()
     except FileNotFoundError:
@@ -77,49 +74,38 @@ def _read(path: Path, limits: Limits) -> bytes:
         raise InputError(f"the file cannot be read ({reason}): check the path and the disk") from None
 
 
-def _image(picture: Picture, source: str, data: bytes) -> Image:
-    pixels, flags = _one_channel(picture)
-    flags = picture.flags + flags
+def _to_gray_image(decoded: DecodedImage) -> GrayImage:
+    pixels, flags = _one_channel(decoded)
+    flags = decoded.flags + flags
     if pixels.dtype.kind == "f":
         flags += (Flag(code="float_range", message="floating-point samples were stretched from their range"),)
-        pixels, bits = to_uint16(pixels), picture.bits
+        pixels, bits = stretch_to_uint16(pixels), decoded.bits
     else:
-        pixels, bits, more = scale_bits(pixels, bits=_sample_bits(picture), declared_bits=picture.significant_bits)
-        flags, bits = flags + more, min(bits, picture.bits)
-    refuse_constant(pixels)
-    if picture.white_is_zero:
+        used_bits = decoded.used_bits or 8 * pixels.dtype.itemsize
+        pixels, bits, more = scale_bits(pixels, bits=used_bits, declared_bits=decoded.significant_bits)
+        flags, bits = flags + more, min(bits, decoded.bits)
+    reject_constant(pixels)
+    if decoded.white_is_zero:
         np.invert(pixels, out=pixels)
-        flags += (Flag(code="inverted", message="white was stored as zero; the picture was inverted"),)
-    pixels, more = _upright(pixels, picture.orientation)
-    return Image(
-        pixels=pixels,
-        source=source,
-        format=picture.format,
-        stored_bits=bits,
-        sha256=hashlib.sha256(data).hexdigest(),
-        flags=flags + more,
-    )
+        flags += (Flag(code="inverted", message="white was stored as zero; the image was inverted"),)
+    pixels, more = _rotate_upright(pixels, decoded.orientation)
+    return GrayImage(pixels=pixels, stored_bits=bits, flags=flags + more)
 
 
-def _sample_bits(picture: Picture) -> int:
-    """Bits per sample as decoded: OpenCV widens a PNG's or BMP's fewer than eight bits to eight, tifffile does not."""
-    return picture.bits if picture.format == "tiff" and picture.samples.ndim == 2 else 8 * picture.samples.itemsize
-
-
-def _one_channel(picture: Picture) -> tuple[Any, tuple[Flag, ...]]:
-    """(height, width) gray, alpha applied."""
-    samples = picture.samples
+def _one_channel(decoded: DecodedImage) -> tuple[Any, tuple[Flag, ...]]:
+    """Return (height, width) gray with alpha applied."""
+    samples = decoded.samples
     if samples.ndim == 2:
         return samples, ()
     gray, flags = to_gray(samples) if samples.shape[2] >= 3 else (samples[..., 0].copy(), ())
-    if samples.shape[2] == 3 or picture.alpha == "ignored":
+    if samples.shape[2] == 3 or decoded.alpha == "ignored":
         return gray, flags
-    gray, more = on_black(gray, samples[..., -1], premultiplied=picture.alpha == "premultiplied")
+    gray, more = blend_on_black(gray, samples[..., -1], premultiplied=decoded.alpha == "premultiplied")
     return gray, flags + more
 
 
-def _upright(pixels: Any, orientation: int) -> tuple[GrayPixels, tuple[Flag, ...]]:
-    """Apply the EXIF orientation (EXIF 2.32, tag 274): mirror, transpose, turn."""
+def _rotate_upright(pixels: Any, orientation: int) -> tuple[GrayPixels, tuple[Flag, ...]]:
+    """Apply the EXIF orientation (EXIF 2.32, tag 274): mirror, transpose, rotate."""
     if orientation == 1:
         return np.ascontiguousarray(pixels), ()
     if orientation >= 5:
@@ -128,5 +114,5 @@ def _upright(pixels: Any, orientation: int) -> tuple[GrayPixels, tuple[Flag, ...
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    flag = Flag(code="exif_rotated", message=f"turned or mirrored as the file's orientation ({orientation}) says")
+    flag = Flag(code="exif_rotated", message=f"rotated or mirrored by the file's orientation ({orientation})")
     return np.ascontiguousarray(pixels), (flag,)

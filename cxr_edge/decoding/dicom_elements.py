@@ -1,8 +1,8 @@
-"""The bytes of a DICOM file in, the few elements that decoding needs out, and where the pixel data are.
+"""DICOM element parser: the bytes of a file in, the few elements that decoding needs and the location of the pixel data out.
 
-It exists because a DICOM file can claim anything: elements are stepped over one by one (PS3.5 section 7), sequences of
-undefined length without recursion, and only what is listed in `KEYWORDS` is handed to pydicom, each element once and of
-bounded size. Time and memory are linear in the file's length; nothing that identifies a patient is parsed at all.
+It exists because the lengths in a DICOM file cannot be trusted: elements are skipped one by one (PS3.5 section 7), sequences
+of undefined length without recursion, and pydicom gets only the elements in `KEYWORDS`, each once and of bounded size. Time
+and memory are linear in the file's length; nothing that identifies a patient is parsed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cxr_edge.decoding.dicom_syntaxes import BIG_ENDIAN, DEFLATED
 from cxr_edge.decoding.limits import FILE_OVERHEAD_BYTES
 from cxr_edge.errors import InputError
 
-__all__ = ["CUT", "Elements", "PixelElement", "element_name", "read_elements"]
+__all__ = ["KEYWORDS", "TRUNCATED", "Elements", "PixelElement", "element_name", "read_elements"]
 
-CUT = "the file ends before its pixel data do (truncated copy or transfer), or is damaged: copy or export it again"
+TRUNCATED = "the file ends before the end of its pixel data (truncated copy or transfer), or is damaged: copy or export it again"
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -42,43 +42,38 @@ KEYWORDS = (
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction"),
     *("WindowCenter", "WindowWidth"),
 )
-_WANTED = frozenset(int(tag_for_keyword(k) or 0) for k in KEYWORDS)
+_TAGS = frozenset(int(tag_for_keyword(k) or 0) for k in KEYWORDS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelElement:
-    """Where the pixel data are. start: of the value, in `Elements.data`. length: as declared, None where undefined."""
+    """Location of the pixel data."""
 
     tag: int
-    vr: bytes
-    start: int
-    length: int | None
+    vr: bytes  # value representation
+    start: int  # offset of the value in `Elements.data`
+    length: int | None  # as declared, None if undefined
 
 
 @dataclass(frozen=True, kw_only=True)
 class Elements:
-    """What was found. syntax: the transfer syntax UID, "" where the file names none.
-
-    file: the file's bytes. data: the bytes that `pixels` refers to: the same, or the inflated start of a deflated data set,
-    which begins at `deflated_from` in the file. dataset: the elements of `KEYWORDS`, not yet converted. overlay_bits: an
-    overlay says that it is in the pixels' unused bits.
-    """
+    """Elements of a DICOM file."""
 
     file: bytes
-    data: bytes
-    dataset: Dataset
-    syntax: str
+    data: bytes  # bytes that `pixels` refers to: the file, or the inflated start of a deflated data set
+    dataset: Dataset  # the elements of `KEYWORDS`, not yet converted
+    syntax: str  # transfer syntax UID, "" if the file has none
     implicit: bool
     little_endian: bool
     pixels: PixelElement | None
-    overlay_bits: bool
-    deflated_from: int | None = None
+    overlay_bits: bool  # an overlay is stored in the unused bits of the pixels
+    deflated_from: int | None = None  # offset of a deflated data set in the file
 
-    def up_to(self, end: int) -> bytes | bytearray:
-        """`data` up to a byte offset, inflated that far where the data set is deflated; less where it ends before."""
+    def data_up_to(self, end: int) -> bytes | bytearray:
+        """Return `data` up to a byte offset or its end, inflated that far if the data set is deflated."""
         if self.deflated_from is None or end <= len(self.data):
             return self.data
-        return inflated(self.file, self.deflated_from, end)
+        return inflate(self.file, self.deflated_from, end)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,52 +83,51 @@ class _Encoding:
 
 
 def element_name(tag: int) -> str:
-    """`Rows (0028,0010)`: for messages."""
+    """Return keyword and tag for messages, as in `Rows (0028,0010)`."""
     return f"{keyword_for_tag(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def read_elements(data: bytes) -> Elements:
-    """Step over the elements up to the pixel data. Raises InputError for what cannot be followed."""
+    """Read the elements up to the pixel data. Raises InputError for elements that cannot be parsed."""
     try:
-        at = 132 if data[128:132] == b"DICM" else 0
-        syntax, sop_class, at = _read_meta(data, at)
+        offset = 132 if data[128:132] == b"DICM" else 0
+        syntax, sop_class, offset = _read_meta(data, offset)
         if sop_class == _DICOMDIR_CLASS:
-            raise _is_directory()
+            raise _directory_error()
         if syntax == DEFLATED:
-            return _read_deflated(data, at)
-        return _Walk(data, _encoding(data, at, syntax)).elements(at, syntax)
+            return _read_deflated(data, offset)
+        return _Parser(data, _encoding(data, offset, syntax)).elements(offset, syntax)
     except struct.error:
-        raise InputError(f"the DICOM elements cannot be read: {CUT}") from None
+        raise InputError(f"the DICOM elements cannot be read: {TRUNCATED}") from None
 
 
-def _is_directory() -> InputError:
+def _directory_error() -> InputError:
     return InputError(
-        "this is a DICOMDIR, the table of contents of a disc, and holds no picture: give the images "
-        "that it lists, or their folder"
+        "this is a DICOMDIR, the table of contents of a disc, without images: screen the files that it lists, or their folder"
     )
 
 
-def _read_meta(data: bytes, at: int) -> tuple[str, str, int]:
-    """(transfer syntax, SOP class, where the data set starts) from the file meta group, which is explicit little endian."""
-    walk = _Walk(data, _Encoding(implicit=False, order="<"))
+def _read_meta(data: bytes, offset: int) -> tuple[str, str, int]:
+    """Return (transfer syntax, SOP class, offset of the data set) from the file meta group, explicit little endian."""
+    parser = _Parser(data, _Encoding(implicit=False, order="<"))
     values: dict[int, str] = {}
-    while data[at : at + 2] == b"\2\0":
-        tag, _, start, length = walk.head(at, implicit=False)
+    while data[offset : offset + 2] == b"\2\0":
+        tag, _, start, length = parser.head(offset, implicit=False)
         if length == _UNDEFINED or start + length > len(data):
-            raise InputError(f"the DICOM elements cannot be read: {CUT}")
+            raise InputError(f"the DICOM elements cannot be read: {TRUNCATED}")
         if tag in (0x00020002, 0x00020010):
             values[tag] = data[start : start + min(length, 64)].decode("latin-1").strip(" \0")
-        at = start + length
-    return values.get(0x00020010, ""), values.get(0x00020002, ""), at
+        offset = start + length
+    return values.get(0x00020010, ""), values.get(0x00020002, ""), offset
 
 
-def _encoding(data: bytes, at: int, syntax: str) -> _Encoding:
-    """How the data set is written: as the transfer syntax says, unless its first element shows otherwise."""
+def _encoding(data: bytes, offset: int, syntax: str) -> _Encoding:
+    """Return the encoding of the data set: that of its first element, if it contradicts the transfer syntax."""
     order = "<"
     if syntax == BIG_ENDIAN or not syntax:
         # A data set starts with a low group number: read in the wrong order it would be 0x0800 or more.
-        order = ">" if struct.unpack_from(">H", data, at)[0] < struct.unpack_from("<H", data, at)[0] else "<"
-    return _Encoding(implicit=not _is_vr(data[at + 4 : at + 6]), order=order)
+        order = ">" if struct.unpack_from(">H", data, offset)[0] < struct.unpack_from("<H", data, offset)[0] else "<"
+    return _Encoding(implicit=not _is_vr(data[offset + 4 : offset + 6]), order=order)
 
 
 def _is_vr(code: bytes) -> bool:
@@ -141,35 +135,34 @@ def _is_vr(code: bytes) -> bool:
 
 
 def _read_deflated(data: bytes, start: int) -> Elements:
-    """Inflate only as much as it takes to reach the pixel data."""
-    for most in _INFLATED_STARTS:
-        plain = bytes(inflated(data, start, most))
-        found = _Walk(plain, _encoding(plain, 0, DEFLATED)).elements(0, DEFLATED)
-        found = replace(found, file=data, deflated_from=start)
-        if found.pixels is not None or len(plain) < most:
-            return found
-    raise InputError(f"the deflated header is larger than {FILE_OVERHEAD_BYTES:,} bytes: {CUT}")
+    """Read the elements of a deflated data set; inflate only as much as needed to reach the pixel data."""
+    for limit in _INFLATED_STARTS:
+        plain = bytes(inflate(data, start, limit))
+        elements = _Parser(plain, _encoding(plain, 0, DEFLATED)).elements(0, DEFLATED)
+        if elements.pixels is not None or len(plain) < limit:
+            return replace(elements, file=data, deflated_from=start)
+    raise InputError(f"the deflated header is larger than {FILE_OVERHEAD_BYTES:,} bytes: {TRUNCATED}")
 
 
-def inflated(data: bytes, start: int, most: int) -> bytearray:
-    """The first `most` bytes of a raw deflate stream, fewer where it ends before. Raises InputError if it is damaged."""
+def inflate(data: bytes, start: int, limit: int) -> bytearray:
+    """Return at most the first `limit` bytes of a raw deflate stream. Raises InputError if it is damaged."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     plain, view, step = bytearray(), memoryview(data), 1 << 18
     try:
-        for at in range(start, len(data), step):
-            chunk: bytes | memoryview = view[at : at + step]
-            while len(chunk) and len(plain) < most and not unpacker.eof:
-                plain += unpacker.decompress(chunk, min(most - len(plain), 1 << 22))
+        for offset in range(start, len(data), step):
+            chunk: bytes | memoryview = view[offset : offset + step]
+            while len(chunk) and len(plain) < limit and not unpacker.eof:
+                plain += unpacker.decompress(chunk, min(limit - len(plain), 1 << 22))
                 chunk = unpacker.unconsumed_tail
-            if len(plain) >= most or unpacker.eof:
+            if len(plain) >= limit or unpacker.eof:
                 break
     except zlib.error:
-        raise InputError(f"the deflated data set is damaged: {CUT}") from None
+        raise InputError(f"the deflated data set is damaged: {TRUNCATED}") from None
     return plain
 
 
-class _Walk:
-    """Steps over elements, counting them."""
+class _Parser:
+    """Parser of a data set; counts the elements."""
 
     def __init__(self, data: bytes, encoding: _Encoding) -> None:
         self._data = data
@@ -177,30 +170,30 @@ class _Walk:
         self._order = encoding.order
         self._count = 0
 
-    def elements(self, at: int, syntax: str) -> Elements:
-        """What is wanted of the data set at `at`."""
-        wanted: list[bytes] = []
+    def elements(self, offset: int, syntax: str) -> Elements:
+        """Return the elements of `KEYWORDS` in the data set at `offset`."""
+        selected: list[bytes] = []
         seen: set[int] = set()
         pixels, overlay_bits = None, False
-        while at + 8 <= len(self._data):
-            tag, vr, start, length = self.head(at, implicit=self._implicit)
+        while offset + 8 <= len(self._data):
+            tag, vr, start, length = self.head(offset, implicit=self._implicit)
             if tag in _PIXELS:
                 pixels = PixelElement(tag=tag, vr=vr, start=start, length=None if length == _UNDEFINED else length)
                 break
             end = self._sequence_end(start, vr) if length == _UNDEFINED else start + length
             if end > len(self._data):
-                break  # the file is cut here; what is missing is noticed by who needs it
+                break  # the file is truncated here; a missing element is an error when it is used
             if tag == _DIRECTORY_RECORDS:
-                raise _is_directory()
+                raise _directory_error()
             overlay_bits |= tag & 0xFF00FFFF == _OVERLAY_BIT_POSITION
-            if tag in _WANTED:
-                self._check_wanted(tag, end - at, seen)
-                wanted.append(self._data[at:end])
-            at = end
+            if tag in _TAGS:
+                _check_element(tag, end - offset, seen)
+                selected.append(self._data[offset:end])
+            offset = end
         return Elements(
             file=self._data,
             data=self._data,
-            dataset=self._parsed(b"".join(wanted)),
+            dataset=self._dataset(b"".join(selected)),
             syntax=syntax,
             implicit=self._implicit,
             little_endian=self._order == "<",
@@ -208,43 +201,43 @@ class _Walk:
             overlay_bits=overlay_bits,
         )
 
-    def head(self, at: int, *, implicit: bool) -> tuple[int, bytes, int, int]:
-        """(tag, value representation, where the value starts, its length) of the element at `at` (PS3.5 7.1.2, 7.1.3)."""
+    def head(self, offset: int, *, implicit: bool) -> tuple[int, bytes, int, int]:
+        """Return (tag, value representation, offset of the value, its length) of an element (PS3.5 7.1.2, 7.1.3)."""
         self._count += 1
         if self._count > _MAX_ELEMENTS:
-            raise InputError(f"the DICOM header holds more than {_MAX_ELEMENTS:,} elements: export the X-ray again")
-        group, element = struct.unpack_from(self._order + "HH", self._data, at)
-        vr = b"" if implicit else self._data[at + 4 : at + 6]
+            raise InputError(f"the DICOM header contains more than {_MAX_ELEMENTS:,} elements: export the X-ray again")
+        tag = self._tag(offset)
+        vr = b"" if implicit else self._data[offset + 4 : offset + 6]
         if vr in _LONG_VRS:
-            return group << 16 | element, vr, at + 12, struct.unpack_from(self._order + "I", self._data, at + 8)[0]
+            return tag, vr, offset + 12, struct.unpack_from(self._order + "I", self._data, offset + 8)[0]
         if _is_vr(vr):
-            return group << 16 | element, vr, at + 8, struct.unpack_from(self._order + "H", self._data, at + 6)[0]
-        return group << 16 | element, b"", at + 8, struct.unpack_from(self._order + "I", self._data, at + 4)[0]
+            return tag, vr, offset + 8, struct.unpack_from(self._order + "H", self._data, offset + 6)[0]
+        return tag, b"", offset + 8, struct.unpack_from(self._order + "I", self._data, offset + 4)[0]
 
-    def _sequence_end(self, at: int, vr: bytes) -> int:
-        """Where the sequence of undefined length whose items start at `at` ends. What is UN inside is implicit."""
-        stack = [(True, self._implicit or vr == b"UN")]  # (whether in a sequence and not in an item, whether implicit)
+    def _sequence_end(self, offset: int, vr: bytes) -> int:
+        """Return the end of a sequence of undefined length with items at `offset`. Elements of VR UN are implicit inside."""
+        stack = [(True, self._implicit or vr == b"UN")]  # (in a sequence and not in an item, implicit)
         while stack:
             in_sequence, implicit = stack[-1]
             if len(stack) > _MAX_DEPTH:
                 raise InputError(
                     f"the DICOM header nests sequences more than {_MAX_DEPTH} deep: export the X-ray again"
                 )
-            tag = self._tag(at)
+            tag = self._tag(offset)
             if tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
-                at = self._step(at, tag, stack)
+                offset = self._skip_delimiter(offset, tag, stack)
             elif in_sequence:
-                raise InputError(f"a sequence of the DICOM header is broken: {CUT}")
+                raise InputError(f"a sequence of the DICOM header is invalid: {TRUNCATED}")
             else:
-                _, inner, start, length = self.head(at, implicit=implicit)
+                _, inner_vr, start, length = self.head(offset, implicit=implicit)
                 if length == _UNDEFINED:
-                    stack.append((True, implicit or inner == b"UN"))
-                at = start if length == _UNDEFINED else start + length
-        return at
+                    stack.append((True, implicit or inner_vr == b"UN"))
+                offset = start if length == _UNDEFINED else start + length
+        return offset
 
-    def _step(self, at: int, tag: int, stack: list[tuple[bool, bool]]) -> int:
-        """Go past an item's or a delimiter's tag, keeping the stack."""
-        _, _, start, length = self.head(at, implicit=True)
+    def _skip_delimiter(self, offset: int, tag: int, stack: list[tuple[bool, bool]]) -> int:
+        """Return the offset after the tag of an item or a delimiter, and update the stack."""
+        _, _, start, length = self.head(offset, implicit=True)
         in_sequence, implicit = stack[-1]
         if tag == _ITEM and in_sequence:
             if length != _UNDEFINED:
@@ -253,24 +246,26 @@ class _Walk:
         elif tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
             stack.pop()
         else:
-            raise InputError(f"a sequence of the DICOM header is broken: {CUT}")
+            raise InputError(f"a sequence of the DICOM header is invalid: {TRUNCATED}")
         return start
 
-    def _tag(self, at: int) -> int:
-        group, element = struct.unpack_from(self._order + "HH", self._data, at)
+    def _tag(self, offset: int) -> int:
+        group, element = struct.unpack_from(self._order + "HH", self._data, offset)
         return int(group << 16 | element)
 
-    def _check_wanted(self, tag: int, size: int, seen: set[int]) -> None:
-        if tag in seen:
-            raise InputError(f"{element_name(tag)} stands twice in the DICOM header: export the X-ray again")
-        if size > _MAX_VALUE_BYTES:
-            raise InputError(
-                f"{element_name(tag)} takes {size:,} bytes, expected at most {_MAX_VALUE_BYTES:,}: export the X-ray again"
-            )
-        seen.add(tag)
-
-    def _parsed(self, elements: bytes) -> Dataset:
+    def _dataset(self, elements: bytes) -> Dataset:
         try:
             return read_dataset(io.BytesIO(elements), self._implicit, self._order == "<")
         except Exception:  # pydicom raises a dozen types on damaged elements, and its messages quote values
-            raise InputError(f"the DICOM elements cannot be read: {CUT}") from None
+            raise InputError(f"the DICOM elements cannot be read: {TRUNCATED}") from None
+
+
+def _check_element(tag: int, size: int, seen: set[int]) -> None:
+    """Add a tag to `seen`; raise InputError if it occurs twice or is too large."""
+    if tag in seen:
+        raise InputError(f"{element_name(tag)} occurs twice in the DICOM header: export the X-ray again")
+    if size > _MAX_VALUE_BYTES:
+        raise InputError(
+            f"{element_name(tag)} has {size:,} bytes, expected at most {_MAX_VALUE_BYTES:,}: export the X-ray again"
+        )
+    seen.add(tag)

@@ -1,7 +1,7 @@
-"""One element of a DICOM header in, its value out, or an InputError that names the element.
+"""Typed access to DICOM elements: a keyword in, its value out, or an InputError that names the element.
 
-It exists because makers write numbers and codes in their own ways: what can be read without doubt is read, and noted, so that
-the result carries a flag. Free text is never repeated, since it may name a patient.
+It exists because vendors write numbers and codes in non-standard forms: those that are unambiguous are accepted, and noted so
+that the result has a flag. Free text never appears in messages, since it may name a patient.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from cxr_edge.records import Flag
 __all__ = ["Header"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
-# A comma before exactly three digits may as well separate thousands.
+# A comma before exactly three digits may also separate thousands.
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|\d{4,},\d{3}|0,\d{3})")
-_SHOWN = frozenset("0123456789.,+-eE[]() \\")
+_NUMBER_CHARACTERS = frozenset("0123456789.,+-eE[]() \\")
 _TEXT_VRS = (None, "DS", "IS", "UN", "CS", "SH", "LO", "ST", "LT", "UT")
 
 
 class Header:
-    """The elements of one file. `note` collects what departs from the standard and was read all the same."""
+    """Elements of one file. `note` collects deviations from the standard that were accepted."""
 
     def __init__(self, elements: Elements) -> None:
         self.elements = elements
@@ -39,29 +39,29 @@ class Header:
         return len(self._dataset)
 
     def note(self, text: str) -> None:
-        """Note a departure from the standard, once."""
+        """Add a deviation from the standard, once."""
         if text not in self._notes:
             self._notes.append(text)
 
     def flags(self) -> tuple[Flag, ...]:
-        """The flag `nonconforming` if anything was noted."""
+        """Return the flag `nonconforming` if there are notes."""
         if not self._notes:
             return ()
-        message = f"the file departs from the DICOM standard and was read all the same: {'; '.join(self._notes)}"
+        message = f"the file deviates from the DICOM standard and was still read: {'; '.join(self._notes)}"
         return (Flag(code="nonconforming", message=message),)
 
     def codes(self, keyword: str) -> list[str]:
-        """The values of a coded element in capitals, each at most 32 letters, digits and spaces; none where it is missing."""
+        """Return the values of a coded element in capitals, each at most 32 letters, digits and spaces; empty if missing."""
         value = self._value(keyword)
         values = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
         return [_code(v) for v in values if v not in (None, "")]
 
     def code(self, keyword: str) -> str:
-        """The first coded value, "" where there is none."""
+        """Return the first coded value, "" if there is none."""
         return next(iter(self.codes(keyword)), "")
 
     def integer(self, keyword: str, default: int | None = None) -> int:
-        """An integer; `default` where it is missing or empty. Raises InputError naming the element."""
+        """Return an integer, or `default` if it is missing or empty. Raises InputError naming the element."""
         value = self._value(keyword)
         if value is None or value == "" or value == []:
             if default is None:
@@ -73,14 +73,14 @@ class Header:
             raise self._invalid(keyword, "expected a whole number") from None
 
     def word(self, keyword: str) -> int | None:
-        """A 16-bit word, signed or not as the file writes it; None where it is missing or empty."""
+        """Return a 16-bit word, signed or not as the file stores it; None if it is missing or empty."""
         value = self._value(keyword)
-        if isinstance(value, bytes) and len(value) == 2:  # the element's representation is not known
+        if isinstance(value, bytes) and len(value) == 2:  # an element of unknown value representation
             return int.from_bytes(value, "little" if self.elements.little_endian else "big")
         return None if value in (None, "", b"") else self.integer(keyword)
 
     def numbers(self, keyword: str) -> list[float]:
-        """The values of a decimal or integer string (PS3.5 6.2: DS, IS). Brackets and decimal commas are read and noted."""
+        """Return the values of a decimal or integer string (PS3.5 6.2: DS, IS). Accept and note brackets and decimal commas."""
         raw = self._raw(keyword)
         if raw is None:
             return []
@@ -93,14 +93,14 @@ class Header:
         text = raw.decode("latin-1").strip(" \0\t\r\n")
         plain = text.strip("[](){}'\" ")
         parts = re.split(r"\\|,\s+" if plain != text else r"\\", plain)
-        return [self._number(keyword, part, tidy=plain == text) for part in parts if part.strip(" \0")]
+        return [self._number(keyword, part, conforming=plain == text) for part in parts if part.strip(" \0")]
 
     def number(self, keyword: str, default: float) -> float:
-        """The first of `numbers`, or the default."""
+        """Return the first of `numbers`, or the default."""
         return next(iter(self.numbers(keyword)), default)
 
     def items(self, keyword: str) -> list[Any]:
-        """The items of a sequence, none where it is missing."""
+        """Return the items of a sequence; empty if it is missing."""
         value = self._value(keyword)
         if value is None:
             return []
@@ -109,7 +109,7 @@ class Header:
         return list(value)
 
     def value_of(self, item: Any, sequence: str, keyword: str) -> Any:
-        """An element of a sequence's item, None where it is missing or empty."""
+        """Return an element of a sequence item, None if it is missing or empty."""
         try:
             value = item.get(keyword)
         except Exception:  # as in `_value`
@@ -118,21 +118,21 @@ class Header:
 
     @staticmethod
     def name(keyword: str) -> str:
-        """`Rows (0028,0010)`: for messages."""
+        """Return keyword and tag for messages, as in `Rows (0028,0010)`."""
         return element_name(int(tag_for_keyword(keyword) or 0))
 
-    def _number(self, keyword: str, text: str, *, tidy: bool) -> float:
+    def _number(self, keyword: str, text: str, *, conforming: bool) -> float:
         plain = text.strip(" \0[](){}'\"")
         if _DECIMAL_COMMA.fullmatch(plain):
             plain = plain.replace(",", ".")
         if not _NUMBER.fullmatch(plain):
             raise self._invalid(keyword, "expected a number", text.encode("latin-1"))
-        if not tidy or plain != text.strip(" \0"):
-            self.note(f"{self.name(keyword)} is not written as the standard asks and was read as {plain}")
+        if not conforming or plain != text.strip(" \0"):
+            self.note(f"{self.name(keyword)} is not in the standard format and was read as {plain}")
         return float(plain)
 
     def _raw(self, keyword: str) -> Any:
-        """The bytes of a text value, or the converted value where it is stored as binary numbers."""
+        """Return the bytes of a text value, or the converted value if it is stored as binary numbers."""
         try:
             item: Any = self._dataset.get_item(tag_for_keyword(keyword))
         except Exception:  # as in `_value`
@@ -149,11 +149,11 @@ class Header:
         except Exception:  # pydicom converts on access and raises as its parser does, quoting values
             raise self._invalid(keyword, "it cannot be read") from None
 
-    def _invalid(self, keyword: str, why: str, raw: bytes = b"") -> InputError:
-        # Digits and signs only: letters may be free text.
-        shown = "".join(c if c in _SHOWN else "?" for c in raw[:24].decode("latin-1")).strip()
+    def _invalid(self, keyword: str, reason: str, raw: bytes = b"") -> InputError:
+        # Digits and signs only, since letters may be free text.
+        shown = "".join(c if c in _NUMBER_CHARACTERS else "?" for c in raw[:24].decode("latin-1")).strip()
         got = f", got {shown!r}" if shown else ""
-        return InputError(f"{self.name(keyword)} of the DICOM header is invalid ({why}{got}): export the file again")
+        return InputError(f"{self.name(keyword)} of the DICOM header is invalid ({reason}{got}): export the file again")
 
 
 def _code(value: object) -> str:

@@ -1,10 +1,10 @@
-"""The transfer syntaxes that are read (PS3.5 annex A), by their UIDs, and what decoding them takes."""
+"""Supported DICOM transfer syntaxes (PS3.5 annex A): their UIDs, and the memory that decoding them needs."""
 
 from __future__ import annotations
 
 __all__ = [
     "BIG_ENDIAN", "COMPRESSED", "DEFLATED", "EXPLICIT", "IMPLICIT", "JPEG_2000", "JPEG_LOSSLESS", "JPEG_LOSSY", "JPEG_LS",
-    "NATIVE", "READ", "RLE", "decoder_bytes",
+    "NATIVE", "RLE", "SUPPORTED", "decoder_bytes_per_pixel",
 ]  # fmt: skip
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -18,12 +18,12 @@ JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 RLE = "1.2.840.10008.1.2.5"
 COMPRESSED = (*JPEG_LOSSY, *JPEG_LOSSLESS, *JPEG_LS, *JPEG_2000, RLE)
 
-READ = "uncompressed, deflated, RLE, JPEG baseline, JPEG extended, JPEG lossless, JPEG-LS and JPEG 2000 are"
-"""For refusals."""
+SUPPORTED = "uncompressed, deflated, RLE, JPEG baseline, JPEG extended, JPEG lossless, JPEG-LS or JPEG 2000"
+"""For error messages."""
 
 
-def decoder_bytes(syntax: str, samples: int, allocated: int) -> float:
-    """Bytes per pixel that the stored values take while they are decoded. allocated: bytes of a pixel in the header's words."""
+def decoder_bytes_per_pixel(syntax: str, samples: int, allocated: int) -> float:
+    """Return the memory of decoding in bytes per pixel. allocated: bytes of a pixel by the header."""
     if syntax in JPEG_2000:
         return 8 * samples + 2 * samples  # 32-bit coefficients and 32-bit samples, then the values
     return 2 * allocated if syntax in NATIVE else allocated + 2 * samples

@@ -1,8 +1,8 @@
-"""The first directory of a TIFF file in, its layout out: where the segments (strips or tiles) are and how they are coded.
+"""TIFF header parser: a file in, the layout of its image out: offsets and coding of the segments (strips or tiles).
 
-It exists because a TIFF file can claim anything: only the tags in `_TAGS` are read, each once and only as many values as the
-layout needs, so time and memory stay linear in the file's length. What is not read here is refused by its tags, before
-anything is decoded (TIFF 6.0; BigTIFF; libtiff's list of registered values).
+It exists because the tags of a TIFF file cannot be trusted: only those in `_TAGS` are read, each once and only as many values
+as the layout needs, so that time and memory stay linear in the file's length. Unsupported layouts are rejected by their tags,
+before anything is decoded (TIFF 6.0; BigTIFF; libtiff's list of registered values).
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import math
 import struct
 from dataclasses import dataclass
 
-from cxr_edge.decoding.picture import CUT, DAMAGED, HOW_TO_CONVERT
+from cxr_edge.decoding.decoded_image import DAMAGED, TRUNCATED
+from cxr_edge.decoding.formats import HOW_TO_CONVERT
 from cxr_edge.errors import InputError
 
-__all__ = ["MAGICS", "Layout", "read_layout"]
-
-MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+__all__ = ["TiffLayout", "read_layout"]
 
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "I", 7: "B", 13: "I", 16: "Q"}  # a rational (5) is two words
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
@@ -28,18 +27,8 @@ _TAGS = frozenset(
     (
         *(_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _ORIENTATION),
         *(_SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _X_RESOLUTION, _Y_RESOLUTION, _PLANAR, _PREDICTOR, _COLOR_MAP),
-        *(
-            _TILE_WIDTH,
-            _TILE_HEIGHT,
-            _TILE_OFFSETS,
-            _TILE_BYTES,
-            _EXTRA,
-            _FORMAT,
-            _JPEG_TABLES,
-            _SUBSAMPLING,
-            _XMP,
-            _DEPTH,
-        ),
+        *(_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES, _EXTRA, _FORMAT, _JPEG_TABLES, _SUBSAMPLING),
+        *(_XMP, _DEPTH),
     )
 )
 _MAX_DIRECTORIES, _MAX_ENTRIES = 64, 4096
@@ -73,19 +62,14 @@ _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How the picture is stored. The numbers are those of the TIFF tags.
+class TiffLayout:
+    """Storage of the image. Values without a comment are those of the TIFF tag of that name."""
 
-    samples: per pixel, alpha included. segment_width, segment_height: of a strip or tile, in pixels. segments: (offset,
-    bytes) in the file, all within it. extra: the ExtraSamples value of the sample beyond gray or colour, None without
-    one. color_map: red, green and blue entries of 16 bits. resolution: horizontal and vertical.
-    """
-
-    order: str
+    order: str  # byte order for `struct`
     width_px: int
     height_px: int
-    bits: int
-    samples: int
+    bits: int  # of one sample
+    samples: int  # per pixel, alpha included
     sample_format: int
     compression: int
     photometric: int
@@ -93,57 +77,57 @@ class Layout:
     predictor: int
     fill_order: int
     tiled: bool
-    segment_width: int
+    segment_width: int  # of a strip or tile, in pixels
     segment_height: int
-    segments: tuple[tuple[int, int], ...]
-    extra: int | None
+    segments: tuple[tuple[int, int], ...]  # (offset, bytes), all within the file
+    extra: int | None  # ExtraSamples value of the sample in addition to gray or colour, None without one
     orientation: int | None
     xmp: bytes
-    color_map: tuple[int, ...]
+    color_map: tuple[int, ...]  # red, then green, then blue entries of 16 bits
     jpeg_tables: bytes
     subsampling: tuple[int, ...]
-    resolution: tuple[float, float]
+    resolution: tuple[float, float]  # horizontal and vertical; 0: not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """Where the values of one tag are. code: their struct type. count: how many values."""
+    """Location of the values of one tag."""
 
-    code: str
+    code: str  # struct type of one value
     count: int
-    start: int
+    offset: int
 
 
 class _File:
-    """The bytes with their byte order and word sizes. big: BigTIFF."""
+    """Bytes of a TIFF with their byte order and word size."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.order = "<" if data[:2] == b"II" else ">"
-        self.big = self.unpack("H", 2)[0] == 43
+        self.big = self.unpack("H", 2)[0] == 43  # BigTIFF
         self.word = "Q" if self.big else "I"
         self.first_directory = self.unpack(self.word, 8 if self.big else 4)[0]
 
-    def unpack(self, codes: str, at: int) -> tuple[int, ...]:
-        """Values at a byte offset; struct.error beyond the end."""
-        if at > len(self.data):
+    def unpack(self, codes: str, offset: int) -> tuple[int, ...]:
+        """Return values at a byte offset. Raises struct.error beyond the end."""
+        if offset > len(self.data):
             raise struct.error("beyond the end of the file")
-        return struct.unpack_from(self.order + codes, self.data, at)
+        return struct.unpack_from(self.order + codes, self.data, offset)
 
 
 class _Directory:
-    """The entries of one directory whose tags are in `_TAGS`, and the offset of the next directory."""
+    """Entries of one directory with tags in `_TAGS`, and the offset of the next directory."""
 
-    def __init__(self, file: _File, at: int) -> None:
+    def __init__(self, file: _File, offset: int) -> None:
         self._file = file
         head, entry = (8, 20) if file.big else (2, 12)
-        count = file.unpack("Q" if file.big else "H", at)[0]
-        if count > _MAX_ENTRIES or at + head + count * entry > len(file.data):
-            raise InputError(f"a directory of this TIFF names {count:,} tags: {DAMAGED}")
+        count = file.unpack("Q" if file.big else "H", offset)[0]
+        if count > _MAX_ENTRIES or offset + head + count * entry > len(file.data):
+            raise InputError(f"a directory of this TIFF has {count:,} tags: {DAMAGED}")
         self._entries: dict[int, _Entry] = {}
-        for start in range(at + head, at + head + count * entry, entry):
+        for start in range(offset + head, offset + head + count * entry, entry):
             self._add(start)
-        self.next_at = file.unpack(file.word, at + head + count * entry)[0]
+        self.next_offset = file.unpack(file.word, offset + head + count * entry)[0]
 
     def _add(self, start: int) -> None:
         file = self._file
@@ -152,73 +136,77 @@ class _Directory:
         if tag not in _TAGS or code is None:
             return
         if tag in self._entries:
-            raise InputError(f"tag {tag} stands twice in a directory of this TIFF: {DAMAGED}")
+            raise InputError(f"tag {tag} occurs twice in a directory of this TIFF: {DAMAGED}")
         count *= 2 if kind == 5 else 1
         size, inline = struct.calcsize(code) * count, 8 if file.big else 4
-        at = start + (12 if file.big else 8)
-        self._entries[tag] = _Entry(
-            code=code, count=count, start=at if size <= inline else file.unpack(file.word, at)[0]
-        )
+        offset = start + (12 if file.big else 8)
+        if size > inline:
+            offset = file.unpack(file.word, offset)[0]
+        self._entries[tag] = _Entry(code=code, count=count, offset=offset)
 
-    def values(self, tag: int, most: int) -> tuple[int, ...]:
-        """The first `most` values of a tag, fewer where it has fewer, none where it is missing."""
+    def values(self, tag: int, limit: int) -> tuple[int, ...]:
+        """Return at most the first `limit` values of a tag; empty if it is missing."""
         entry = self._entries.get(tag)
         if entry is None:
             return ()
-        count = min(entry.count, most)
-        return self._file.unpack(f"{count}{entry.code}", entry.start)
+        count = min(entry.count, limit)
+        return self._file.unpack(f"{count}{entry.code}", entry.offset)
 
-    def raw(self, tag: int, most: int) -> bytes:
-        """The first `most` bytes of a tag of bytes."""
+    def raw(self, tag: int, limit: int) -> bytes:
+        """Return at most the first `limit` bytes of a tag of bytes."""
         entry = self._entries.get(tag)
         if entry is None or entry.code != "B":
             return b""
-        return bytes(self._file.data[entry.start : entry.start + min(entry.count, most)])
+        return bytes(self._file.data[entry.offset : entry.offset + min(entry.count, limit)])
 
-    def one(self, tag: int, default: int) -> int:
-        """The first value of a tag."""
+    def value(self, tag: int, default: int) -> int:
+        """Return the first value of a tag."""
         return next(iter(self.values(tag, 1)), default)
 
 
-def read_layout(data: bytes) -> Layout:
-    """The layout of the one picture in a TIFF file. Raises InputError for what is cut, damaged or not read here."""
+def read_layout(data: bytes) -> TiffLayout:
+    """Return the layout of the one image in a TIFF. Raises InputError if it is truncated, damaged or not supported."""
     try:
         file = _File(data)
         page = _Directory(file, file.first_directory)
         _check_one_page(file, page)
         return _layout(file, page)
     except struct.error:
-        raise InputError(CUT) from None
+        raise InputError(TRUNCATED) from None
 
 
 def _check_one_page(file: _File, page: _Directory) -> None:
-    """Refuse a second page; reduced-resolution copies (NewSubfileType bit 0) do not count."""
+    """Reject a second page; reduced-resolution copies (NewSubfileType bit 0) do not count."""
     visited = {file.first_directory}
-    while page.next_at:
-        if page.next_at in visited or len(visited) > _MAX_DIRECTORIES:
+    while page.next_offset:
+        if page.next_offset in visited or len(visited) > _MAX_DIRECTORIES:
             raise InputError(
-                f"the directories of this TIFF lead in a circle or are more than {_MAX_DIRECTORIES}: {DAMAGED}"
+                f"the directories of this TIFF form a cycle or are more than {_MAX_DIRECTORIES}: {DAMAGED}"
             )
-        visited.add(page.next_at)
-        page = _Directory(file, page.next_at)
-        if not page.one(_SUBFILE, 0) & 1:
-            raise InputError(f"this TIFF holds several pages: {HOW_TO_CONVERT}, one picture per file")
+        visited.add(page.next_offset)
+        page = _Directory(file, page.next_offset)
+        if not page.value(_SUBFILE, 0) & 1:
+            raise InputError(f"this TIFF contains several pages: {HOW_TO_CONVERT}, one image per file")
 
 
-def _layout(file: _File, page: _Directory) -> Layout:
-    samples, photometric, compression = page.one(_SAMPLES, 1), page.one(_PHOTOMETRIC, -1), page.one(_COMPRESSION, NONE)
+def _layout(file: _File, page: _Directory) -> TiffLayout:
+    samples, photometric, compression = (
+        page.value(_SAMPLES, 1),
+        page.value(_PHOTOMETRIC, -1),
+        page.value(_COMPRESSION, NONE),
+    )
     bits = page.values(_BITS, 8) or (1,)
     formats = page.values(_FORMAT, 8) or (UNSIGNED,)
     _check_coding(photometric, compression, samples)
     _check_samples(bits, formats, colours=_COLOURS[photometric], compression=compression)
     _check_depth(page)
-    width, height = page.one(_WIDTH, 0), page.one(_HEIGHT, 0)
+    width, height = page.value(_WIDTH, 0), page.value(_HEIGHT, 0)
     tiled = bool(page.values(_TILE_OFFSETS, 1))
-    segment_width = page.one(_TILE_WIDTH, 0) if tiled else width
-    segment_height = page.one(_TILE_HEIGHT, 0) if tiled else min(page.one(_ROWS_PER_STRIP, height), height)
-    planar = page.one(_PLANAR, 1) == 2 and samples > 1
+    segment_width = page.value(_TILE_WIDTH, 0) if tiled else width
+    segment_height = page.value(_TILE_HEIGHT, 0) if tiled else min(page.value(_ROWS_PER_STRIP, height), height)
+    planar = page.value(_PLANAR, 1) == 2 and samples > 1
     extra = samples - _COLOURS[photometric]
-    layout = Layout(
+    layout = TiffLayout(
         order=file.order,
         width_px=width,
         height_px=height,
@@ -228,8 +216,8 @@ def _layout(file: _File, page: _Directory) -> Layout:
         compression=compression,
         photometric=photometric,
         planar=planar,
-        predictor=page.one(_PREDICTOR, 1),
-        fill_order=page.one(_FILL_ORDER, 1),
+        predictor=page.value(_PREDICTOR, 1),
+        fill_order=page.value(_FILL_ORDER, 1),
         tiled=tiled,
         segment_width=segment_width,
         segment_height=segment_height,
@@ -237,10 +225,10 @@ def _layout(file: _File, page: _Directory) -> Layout:
             file,
             page,
             tiled=tiled,
-            count=_count(width, height, segment_width, segment_height) * (samples if planar else 1),
+            count=_segment_count(width, height, segment_width, segment_height) * (samples if planar else 1),
         ),
         extra=_extra(page) if extra else None,
-        orientation=page.one(_ORIENTATION, 0) or None,
+        orientation=page.value(_ORIENTATION, 0) or None,
         xmp=page.raw(_XMP, _MAX_XMP_BYTES),
         color_map=page.values(_COLOR_MAP, 3 << bits[0]) if photometric == PALETTE else (),
         jpeg_tables=page.raw(_JPEG_TABLES, 1 << 16),
@@ -256,20 +244,20 @@ def _check_coding(photometric: int, compression: int, samples: int) -> None:
     if compression not in _COMPRESSIONS:
         name = _OTHER_COMPRESSIONS.get(compression, "an unknown one")
         raise InputError(
-            f"a TIFF with compression {compression} ({name}) is not read here: save it with LZW, deflate or none"
+            f"a TIFF with compression {compression} ({name}) is not supported: save it with LZW, deflate or none"
         )
     if photometric not in _COLOURS or (photometric == YCBCR and compression != JPEG):
         name = _OTHER_PHOTOMETRICS.get(
             photometric, "YCbCr without JPEG" if photometric == YCBCR else "missing or unknown"
         )
         raise InputError(
-            f"a TIFF with photometric interpretation {photometric} ({name}) is not read here: save it as gray"
+            f"a TIFF with photometric interpretation {photometric} ({name}) is not supported: save it as gray"
         )
     if not 0 <= samples - _COLOURS[photometric] <= 1 or (
         photometric in (PALETTE, YCBCR) and samples != _COLOURS[photometric]
     ):
         raise InputError(
-            f"a TIFF with {samples} samples per pixel is not read here, expected gray or RGB with at most one extra sample "
+            f"a TIFF with {samples} samples per pixel is not supported, expected gray or RGB with at most one extra sample "
             "(alpha): save it as gray"
         )
 
@@ -280,7 +268,7 @@ def _check_samples(bits: tuple[int, ...], formats: tuple[int, ...], *, colours: 
     depth, kind = bits[0], formats[0]
     allowed: tuple[int, ...] = {UNSIGNED: (1, 2, 4, 8, 10, 12, 14, 16), FLOAT: (16, 32, 64)}.get(kind, ())
     if kind == FLOAT and colours > 1:
-        raise InputError("floating-point colour is not read here: save the picture as gray with 8 or 16 bits")
+        raise InputError("floating-point colour is not supported: save the image as gray with 8 or 16 bits")
     if kind == UNSIGNED and colours > 1:
         allowed = (8, 16)
     if kind == UNSIGNED and compression in (JPEG, WEBP):
@@ -288,21 +276,21 @@ def _check_samples(bits: tuple[int, ...], formats: tuple[int, ...], *, colours: 
     if depth not in allowed:
         name = _FORMATS.get(kind, "complex or unknown")
         raise InputError(
-            f"a TIFF with {depth}-bit {name} samples is not read here: save it with 8 or 16 bits, unsigned"
+            f"a TIFF with {depth}-bit {name} samples is not supported: save it with 8 or 16 bits, unsigned"
         )
 
 
 def _check_depth(page: _Directory) -> None:
-    if page.one(_DEPTH, 1) != 1:
+    if page.value(_DEPTH, 1) != 1:
         raise InputError(
-            f"this TIFF holds a volume of {page.one(_DEPTH, 1)} layers: {HOW_TO_CONVERT}, one picture per file"
+            f"this TIFF contains a volume of {page.value(_DEPTH, 1)} layers: {HOW_TO_CONVERT}, one image per file"
         )
-    predictor, fill_order = page.one(_PREDICTOR, 1), page.one(_FILL_ORDER, 1)
+    predictor, fill_order = page.value(_PREDICTOR, 1), page.value(_FILL_ORDER, 1)
     if predictor not in (1, 2, 3) or fill_order not in (1, 2):
         raise InputError(f"the TIFF gives predictor {predictor} and fill order {fill_order}: {DAMAGED}")
 
 
-def _count(width: int, height: int, segment_width: int, segment_height: int) -> int:
+def _segment_count(width: int, height: int, segment_width: int, segment_height: int) -> int:
     if min(width, height, segment_width, segment_height) < 1:
         raise InputError(
             f"the TIFF gives a size of {width}x{height} px in segments of {segment_width}x{segment_height}: {DAMAGED}"
@@ -311,24 +299,24 @@ def _count(width: int, height: int, segment_width: int, segment_height: int) -> 
 
 
 def _segments(file: _File, page: _Directory, *, tiled: bool, count: int) -> tuple[tuple[int, int], ...]:
-    """(offset, bytes) of each segment, checked to be within the file."""
+    """Return (offset, bytes) of each segment, checked to be within the file."""
     if count > len(file.data):
-        raise InputError(CUT)  # each has an offset of two bytes at least
+        raise InputError(TRUNCATED)  # each offset takes at least two bytes
     offsets = page.values(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, count)
     sizes = page.values(_TILE_BYTES if tiled else _STRIP_BYTES, count)
     if not sizes and count == 1 and offsets:
         sizes = (max(0, len(file.data) - offsets[0]),)
     if len(offsets) < count or len(sizes) < count:
-        raise InputError(f"the TIFF names {min(len(offsets), len(sizes))} of {count} strips or tiles: {DAMAGED}")
-    found = tuple(zip(offsets, sizes, strict=True))
-    if any(size == 0 or start + size > len(file.data) for start, size in found):
-        raise InputError(CUT)
-    return found
+        raise InputError(f"the TIFF has {min(len(offsets), len(sizes))} of {count} strips or tiles: {DAMAGED}")
+    segments = tuple(zip(offsets, sizes, strict=True))
+    if any(size == 0 or offset + size > len(file.data) for offset, size in segments):
+        raise InputError(TRUNCATED)
+    return segments
 
 
 def _extra(page: _Directory) -> int:
-    """What the extra sample is: 1 or 2, alpha, or 0, not specified (also for values that TIFF 6.0 does not have)."""
-    value = page.one(_EXTRA, 0)
+    """Return the meaning of the extra sample: 1 or 2, alpha; 0, unspecified (also for values that TIFF 6.0 does not have)."""
+    value = page.value(_EXTRA, 0)
     return value if value in (1, 2) else 0
 
 

@@ -1,86 +1,87 @@
-"""A WEBP file in, its decoded picture out (RIFF container, RFC 9649): one still picture, its size checked first."""
+"""WEBP decoder: a file with one still image in (RIFF container, RFC 9649), decoded image out, its size checked first."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
 
+from cxr_edge.decoding.decoded_image import DAMAGED, TRUNCATED, DecodedImage
+from cxr_edge.decoding.formats import HOW_TO_CONVERT
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.decoding.metadata import exif_orientation, first_orientation, xmp_orientation
-from cxr_edge.decoding.opencv import decoded
-from cxr_edge.decoding.picture import CUT, DAMAGED, HOW_TO_CONVERT, Picture
+from cxr_edge.decoding.opencv import decode_with_opencv
 from cxr_edge.errors import InputError
 
-__all__ = ["decode", "picture_size"]
+__all__ = ["decode", "image_size"]
 
 _MAX_CHUNKS = 10_000
 _ANIMATION = 2  # flag of VP8X
-_DECODER_BYTES = 9  # per pixel: lossless keeps 4 beside the 4 it gives, and the gray
+_DECODER_BYTES_PER_PIXEL = 9  # lossless: 4 of work memory and 4 of output, then the gray
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
-    """Decode a WEBP file of one picture. Raises InputError."""
+def decode(data: bytes, limits: Limits) -> DecodedImage:
+    """Decode a WEBP file of one image. Raises InputError."""
     width, height, orientation = _read_header(data)
     limits.check_size(width, height)
-    limits.check_memory(width, height, _DECODER_BYTES)
-    samples = decoded(data, "WEBP", width_px=width, height_px=height)
-    return Picture(format="webp", samples=samples, bits=8, orientation=orientation)
+    limits.check_memory(width, height, _DECODER_BYTES_PER_PIXEL)
+    samples = decode_with_opencv(data, "WEBP", width_px=width, height_px=height)
+    return DecodedImage(samples=samples, bits=8, orientation=orientation)
 
 
-def picture_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of a WEBP file, also one inside TIFF. Raises InputError."""
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of a WEBP stream in a file or in a TIFF segment. Raises InputError."""
     return _read_header(data)[:2]
 
 
 def _read_header(data: bytes) -> tuple[int, int, int]:
-    """(width, height, orientation). Raises InputError unless there is one picture, as large as its canvas."""
+    """Return (width, height, orientation). Raises InputError unless there is one image, as large as its canvas."""
     try:
-        return _parsed_header(data)
+        return _parse_header(data)
     except (struct.error, IndexError):
-        raise InputError(CUT) from None
+        raise InputError(TRUNCATED) from None
 
 
-def _parsed_header(data: bytes) -> tuple[int, int, int]:
+def _parse_header(data: bytes) -> tuple[int, int, int]:
     canvas: tuple[int, int] | None = None
-    picture: tuple[int, int] | None = None
+    image: tuple[int, int] | None = None
     exif: int | None = None
     xmp: int | None = None
     for kind, body in _chunks(data):
         if kind == b"VP8X":
             if body[0] & _ANIMATION:
-                raise InputError(f"an animated WEBP holds several pictures: {HOW_TO_CONVERT}, one per file")
+                raise InputError(f"an animated WEBP contains several images: {HOW_TO_CONVERT}, one per file")
             canvas = int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
         elif kind in (b"VP8 ", b"VP8L"):
-            if picture is not None:
-                raise InputError(f"the WEBP holds two pictures: {DAMAGED}")
-            picture = _size_in_bitstream(kind, body)
+            if image is not None:
+                raise InputError(f"the WEBP contains two images: {DAMAGED}")
+            image = _bitstream_size(kind, body)
         elif kind == b"EXIF" and exif is None:
             exif = exif_orientation(bytes(body))
         elif kind == b"XMP " and xmp is None:
             xmp = xmp_orientation(bytes(body))
-    if picture is None or (canvas is not None and canvas != picture):
-        raise InputError(f"the WEBP holds no picture of the size that its header gives: {DAMAGED}")
-    return *picture, first_orientation((exif, xmp))
+    if image is None or (canvas is not None and canvas != image):
+        raise InputError(f"the WEBP contains no image of the size in its header: {DAMAGED}")
+    return *image, first_orientation((exif, xmp))
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """(type, body) of each chunk within the RIFF container's length."""
+    """Yield (type, body) of each chunk within the RIFF container's length."""
     end = 8 + int(struct.unpack_from("<I", data, 4)[0])
     if end > len(data):
-        raise InputError(CUT)
-    view, at = memoryview(data), 12
+        raise InputError(TRUNCATED)
+    view, offset = memoryview(data), 12
     for _ in range(_MAX_CHUNKS):
-        if at + 8 > end:
+        if offset + 8 > end:
             return
-        kind, length = struct.unpack_from("<4sI", data, at)
-        if at + 8 + length > len(data):
-            raise InputError(CUT)
-        yield kind, view[at + 8 : at + 8 + length]
-        at += 8 + length + (length & 1)
-    raise InputError(f"the WEBP holds more than {_MAX_CHUNKS:,} chunks: export it again")
+        kind, length = struct.unpack_from("<4sI", data, offset)
+        if offset + 8 + length > len(data):
+            raise InputError(TRUNCATED)
+        yield kind, view[offset + 8 : offset + 8 + length]
+        offset += 8 + length + (length & 1)
+    raise InputError(f"the WEBP contains more than {_MAX_CHUNKS:,} chunks: export it again")
 
 
-def _size_in_bitstream(kind: bytes, body: memoryview) -> tuple[int, int]:
+def _bitstream_size(kind: bytes, body: memoryview) -> tuple[int, int]:
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", body, 6)
         return width & 0x3FFF, height & 0x3FFF

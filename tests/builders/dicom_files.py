@@ -19,7 +19,7 @@ from pydicom.encaps import encapsulate
 PATIENT = "Nobody^Knows"
 
 
-def picture(bits: int = 12, *, rows: int = 40, columns: int = 33, seed: int = 0) -> np.ndarray:
+def xray_pixels(bits: int = 12, *, rows: int = 40, columns: int = 33, seed: int = 0) -> np.ndarray:
     """(rows, columns) uint16 of smooth shapes with noise that leaves the lowest and highest values unused."""
     y, x = np.mgrid[:rows, :columns]
     noise = np.random.default_rng(seed).normal(0, 0.01, (rows, columns))
@@ -68,7 +68,7 @@ def file_bytes(data: Dataset, syntax: str = uid.ExplicitVRLittleEndian) -> bytes
 
 
 def encapsulated(data: Dataset, frame: bytes, syntax: str, *, fragments: int = 1) -> bytes:
-    """The file with `frame` as its compressed picture."""
+    """The file with `frame` as its compressed image."""
     data.PixelData = encapsulate([frame], fragments_per_frame=fragments)
     data["PixelData"].VR = "OB"
     data["PixelData"].is_undefined_length = True

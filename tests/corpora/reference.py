@@ -1,7 +1,7 @@
-"""The bytes of a file in, its picture by an independent decoder out: gray, black low, 0..1, as cxr_edge documents it.
+"""The bytes of a file in, its image by an independent decoder out: gray, black low, 0..1, as cxr_edge documents it.
 
 It exists as the second opinion of `run`: pydicom with its plugins, Pillow and tifffile decode, and the few lines of display
-arithmetic here are written from the standards, not from cxr_edge. Whatever it raises is its refusal.
+arithmetic here are written from the standards, not from cxr_edge. Whatever it raises is its error_message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LUMA = (0.299, 0.587, 0.114)  # BT.601, as JPEG and OpenCV
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A picture in 0..1. lossy: decoders of its compression may differ a little. steps: 1 / steps is one stored value."""
+    """An image in 0..1. lossy: decoders of its compression may differ a little. steps: 1 / steps is one stored value."""
 
     pixels: Reals
     lossy: bool
@@ -225,7 +225,7 @@ def _tiff(data: bytes, stored_bits: int | None) -> Reference:
 
 
 def _turned(pixels: Reals, orientation: int) -> Reals:
-    """TIFF 6.0, tag 274: which edges of the picture row 0 and column 0 are."""
+    """TIFF 6.0, tag 274: which edges of the image row 0 and column 0 are."""
     turns: dict[int, Reals] = {
         2: pixels[:, ::-1],
         3: pixels[::-1, ::-1],

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 
 from cxr_edge.decoding.decode import decode_bytes
+from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.corpora.reference import Reference, decode_reference
@@ -175,26 +176,26 @@ def compare(path: Path, options: Options, pipe: Connection) -> Row:
     data = path.read_bytes()
     if options.any_modality:
         data = _MODALITY.sub(rb"\1DX", data, count=1)
-    image, refusal = _decode_here(data)
-    if refusal is not None and not isinstance(refusal, InputError):
-        detail = f"{type(refusal).__name__}: {refusal}"
+    image, error_message = _decode_here(data)
+    if error_message is not None and not isinstance(error_message, InputError):
+        detail = f"{type(error_message).__name__}: {error_message}"
         return Row(path=str(path), format=format_of(data), outcome=FAULT, detail=detail)
     pipe.send("refused" if image is None else "answered")
     try:
         reference = decode_reference(data, stored_bits=None if image is None else image.stored_bits)
     except Exception as error:
         outcome = BOTH_REFUSE if image is None else ONLY_ANSWERED_HERE
-        detail = f"cxr_edge: {refusal}" if image is None else f"the reference: {type(error).__name__}: {error}"
+        detail = f"cxr_edge: {error_message}" if image is None else f"the reference: {type(error).__name__}: {error}"
         return Row(path=str(path), format=format_of(data), outcome=outcome, detail=detail[:400])
     if image is None:
-        return Row(path=str(path), format=format_of(data), outcome=ONLY_REFUSED_HERE, detail=str(refusal))
+        return Row(path=str(path), format=format_of(data), outcome=ONLY_REFUSED_HERE, detail=str(error_message))
     difference = describe_difference(image, reference)
     return Row(path=str(path), format=format_of(data), outcome=DIFFER if difference else EQUAL, detail=difference or "")
 
 
 def _decode_here(data: bytes) -> tuple[Image | None, Exception | None]:
     try:
-        return decode_bytes(data, source="file", min_side_px=1), None
+        return decode_bytes(data, source="file", limits=Limits(min_side_px=1)), None
     except Exception as error:
         return None, error
 
@@ -241,7 +242,7 @@ def print_report(rows: list[Row]) -> None:
 
 
 def _reason(detail: str) -> str:
-    """A refusal without its numbers and its advice, so that equal reasons are counted together."""
+    """A error_message without its numbers and its advice, so that equal reasons are counted together."""
     return re.sub(r"\d[\d,.x]*", "N", detail.removeprefix("cxr_edge: ").removeprefix("file: "))[:160]
 
 

@@ -15,17 +15,18 @@ import pytest
 from pydicom import uid
 
 from cxr_edge.decoding.decode import decode_bytes
+from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
-from tests.builders.dicom_files import compressed, dataset, file_bytes, picture
+from tests.builders.dicom_files import compressed, dataset, file_bytes, xray_pixels
 from tests.corpora import run
 from tests.corpora.reference import Reference
 from tests.corpora.run import Options, compare_all, describe_difference, files_below, main
 from tests.fuzz.dicom_seeds import dicom_seeds
-from tests.fuzz.picture_seeds import bmp_seeds, jpeg_seeds, png_seeds, tiff_seeds, webp_seeds
+from tests.fuzz.image_seeds import bmp_seeds, jpeg_seeds, png_seeds, tiff_seeds, webp_seeds
 
 ROOT = Path(__file__).parents[2]
-TWELVE = picture(12, rows=64, columns=50)
+TWELVE = xray_pixels(12, rows=64, columns=50)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
             path = root / seed.format / f"{seed.name}.bin".replace(" ", "_")
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(seed.data)
-    (root / "text").write_bytes(b"no picture")
+    (root / "text").write_bytes(b"no image")
     (root / "empty").write_bytes(b"")
     return root
 
@@ -60,7 +61,7 @@ def test_pixels_equal_those_of_independent_decoders_in_every_layout(folder, tmp_
     assert "| other | 2 | 0 | 0 | 2 | 0 | 0 | 0 |" in done.stdout
 
 
-def _another_decoder(data: bytes, *, source: str, min_side_px: int) -> Image:
+def _faulty_decoder(data: bytes, *, source: str, limits: Limits) -> Image:
     """What each byte in the place of the patient's sex makes of the decoder."""
     kind = data[data.index(b"\x10\0\x40\0CS\2\0") + 8 :][:1]
     if kind == b"A":
@@ -73,7 +74,7 @@ def _another_decoder(data: bytes, *, source: str, min_side_px: int) -> Image:
         bytearray(8 << 30)
     if kind == b"R":
         raise InputError("file: refused for 5 reasons")
-    image = decode_bytes(data, source=source, min_side_px=min_side_px)
+    image = decode_bytes(data, source=source, limits=limits)
     pixels = image.pixels.copy()
     pixels[3, 4] ^= 0x100 if kind == b"D" else 0
     return replace(image, pixels=pixels)
@@ -82,7 +83,7 @@ def _another_decoder(data: bytes, *, source: str, min_side_px: int) -> Image:
 def _rows(folder: Path, monkeypatch, kinds: str) -> dict[str, tuple[str, str]]:
     for kind in kinds:
         (folder / kind).write_bytes(file_bytes(dataset(TWELVE, WindowCenter=2048, WindowWidth=4096, PatientSex=kind)))
-    monkeypatch.setattr(run, "decode_bytes", _another_decoder)
+    monkeypatch.setattr(run, "decode_bytes", _faulty_decoder)
     rows = compare_all(files_below(folder), Options(seconds=5, memory_mb=6000), jobs=2)
     return {Path(row.path).name: (row.outcome, row.detail) for row in rows}
 
@@ -109,7 +110,7 @@ def test_a_crash_of_the_reference_is_not_held_against_cxr_edge(tmp_path, monkeyp
 @pytest.mark.parametrize(("kind", "status"), [("O", 0), ("R", 0), ("D", 1), ("E", 1)])
 def test_the_exit_status_tells_of_differences_and_errors(tmp_path, monkeypatch, capsys, kind, status) -> None:
     (tmp_path / kind).write_bytes(file_bytes(dataset(TWELVE, PatientSex=kind)))
-    monkeypatch.setattr(run, "decode_bytes", _another_decoder)
+    monkeypatch.setattr(run, "decode_bytes", _faulty_decoder)
     assert main([str(tmp_path)]) == status
     out = capsys.readouterr().out
     assert (f"{tmp_path}/{kind}: " in out) == bool(status)

@@ -14,12 +14,12 @@ import imagecodecs
 import numpy as np
 from pydicom import uid
 
-from tests.builders.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, picture
+from tests.builders.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, xray_pixels
 from tests.decoding.bombs import deflated_zeros, packbits_zeros
 from tests.decoding.hostile_files import GIB, LARGE, TEN, Bound, Kind, large, resized_jpeg, sized_jpeg_2000, small
 
-TWELVE = picture(12, rows=201, columns=180)
-GRAY = picture(8, rows=201, columns=180).astype(np.uint8)
+TWELVE = xray_pixels(12, rows=201, columns=180)
+GRAY = xray_pixels(8, rows=201, columns=180).astype(np.uint8)
 _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0" + bytes(4), b"\xfe\xff\xdd\xe0" + bytes(4)
 _UNDEFINED = b"\xff\xff\xff\xff"
 
@@ -65,14 +65,14 @@ def _many_elements() -> bytes:
 
 
 def _fragments(count: int) -> bytes:
-    """Pixel data in `count` empty fragments, then one with the picture; the offset table still names the first."""
+    """Pixel data in `count` empty fragments, then one with the image; the offset table still names the first."""
     data = encapsulated(dataset(GRAY, bits=8), jpeg_baseline(GRAY), uid.JPEGBaseline8Bit)
     first = data.index(_ITEM, data.rindex(b"\xe0\x7f\x10\0")) + 12  # behind the offset table of one entry
     return data[:first] + (_ITEM + bytes(4)) * count + data[first:]
 
 
 def _deflated(pixels: np.ndarray, size: int, start: bytes, *, zeros: int | None = None, **elements: Any) -> bytes:
-    """A deflated file with `size` bytes of pixel data: `start`, then zeros. pixels: a small picture of the other elements.
+    """A deflated file with `size` bytes of pixel data: `start`, then zeros. pixels: a small image of the other elements.
 
     zeros: of another number behind `start`.
     """
@@ -195,6 +195,6 @@ _PIXEL_KINDS = (
     large("jpeg 2000 9000.dcm", _jpeg_2000(9000, **_side(9000))),
     large("jpeg 2000 rgb 5500.dcm", _jpeg_2000(5500, components=3, **_side(5500))),
     large("jpeg 2000, tiles of 1 px.dcm", _jpeg_2000(9000, tile=1, **_side(9000)), answered=False),
-    small("jpeg 2000, small picture, tiles of 1 px.dcm", _small_tiles),
+    small("jpeg 2000, small image, tiles of 1 px.dcm", _small_tiles),
 )
 DICOM = (*_HEADER_KINDS, *_PIXEL_KINDS)

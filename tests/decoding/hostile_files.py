@@ -1,7 +1,7 @@
 """Files that are small and ask for much: each `Kind` builds one and says which bound its decoding must keep.
 
 No input. They exist for `test_memory` (issue 11, item 11): overlapping tags, directories that lead in circles, bombs of every
-compression, headers that claim huge pictures, and pictures that are within the limits but costly. DICOM ones are in
+compression, headers that claim huge images, and images that are within the limits but costly. DICOM ones are in
 `hostile_dicom`.
 """
 
@@ -15,13 +15,13 @@ import cv2
 import imagecodecs
 import numpy as np
 
-from tests.builders.dicom_files import picture
+from tests.builders.dicom_files import xray_pixels
 from tests.decoding.bombs import deflated_zeros, lzma_zeros, lzw_zeros, packbits_zeros, zstd_zeros
 from tests.decoding.tiff_files import LONG, SHORT, Entry, overlapping_exif, strip, strip_file, tiff, without_segments
-from tests.fuzz.picture_seeds import bmp_run_length, png_chunk
+from tests.fuzz.image_seeds import bmp_run_length, png_chunk
 
 GIB = 1 << 30
-GRAY = picture(8, rows=201, columns=180).astype(np.uint8)
+GRAY = xray_pixels(8, rows=201, columns=180).astype(np.uint8)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _RGBA = struct.pack(">4H", 30_000, 30_000, 30_000, 40_000)
 
@@ -35,14 +35,14 @@ class Bound:
 
 
 SMALL = Bound(memory_mb=500, seconds=15)
-"""For files whose picture is small, or that must be refused by their header."""
+"""For files whose image is small, or that must be refused by their header."""
 LARGE = Bound(memory_mb=1300, seconds=25)
-"""For pictures within max_pixels (100 million): 10 bytes for each, 300 MB for the process and the file."""
+"""For images within max_pixels (100 million): 10 bytes for each, 300 MB for the process and the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A hostile file. answered: whether it must be (a sound picture) or must not be (None: either way)."""
+    """A hostile file. answered: whether it must be (a sound image) or must not be (None: either way)."""
 
     name: str
     build: Callable[[], bytes]
@@ -114,7 +114,7 @@ def _claimed_strips() -> bytes:
 
 
 def _tile(side: int, body: bytes, code: int) -> bytes:
-    """A picture of 180x201 px in one tile of side x side."""
+    """An image of 180x201 px in one tile of side x side."""
     entries = without_segments(strip(body, code=code))
     tile: list[Entry] = [(322, LONG, 1, side), (323, LONG, 1, side), (324, LONG, 1, 8), (325, LONG, 1, len(body))]
     return tiff([*entries, *tile], data=body)
@@ -231,7 +231,7 @@ def webp(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def flat_vp8l(width: int, height: int) -> bytes:
-    """A lossless picture of one colour: no transform, no cache, five codes of one symbol each, so no bits for any pixel."""
+    """A lossless image of one colour: no transform, no cache, five codes of one symbol each, so no bits for any pixel."""
     bits = f"{width - 1:014b}"[::-1] + f"{height - 1:014b}"[::-1] + "0" + "000" + "0" + "0" + "0"
     for symbol in (90, 90, 90, 255, 0):
         bits += "1" + "0" + "1" + f"{symbol:08b}"[::-1]
@@ -261,8 +261,8 @@ def _bmp_header(width: int, height: int, *, bits: int = 24, colours: int = 0) ->
 def sized_jpeg_2000(
     width: int, height: int, *, components: int = 1, tile: int | None = None, shape: tuple[int, int] = (64, 64)
 ) -> bytes:
-    """A codestream of a small picture whose SIZ segment claims another size. tile: side of the tiles, one tile if None."""
-    pixels = picture(8, rows=shape[0], columns=shape[1]).astype(np.uint8)
+    """A codestream of a small image whose SIZ segment claims another size. tile: side of the tiles, one tile if None."""
+    pixels = xray_pixels(8, rows=shape[0], columns=shape[1]).astype(np.uint8)
     samples = pixels if components == 1 else np.dstack([pixels] * components)
     data = bytearray(imagecodecs.jpeg2k_encode(samples, codecformat="J2K", reversible=True))
     start = data.index(b"\xff\x51") + 6
@@ -281,16 +281,16 @@ def _text_bomb(kind: bytes, head: bytes, start: bytes = b"") -> Callable[[], byt
 
 
 def _square_png(bits: int, colour: int, row: bytes, *chunks: bytes) -> Callable[[], bytes]:
-    """A picture of max_pixels whose first row is given and the rest zeros."""
+    """An image of max_pixels whose first row is given and the rest zeros."""
     return lambda: png(TEN, TEN, bits, colour, deflated_zeros((len(row) + 1) * TEN, start=b"\0" + row), *chunks)
 
 
 def _bomb_tiff(code: int, packed: Callable[[int], bytes], size: int) -> Callable[[], bytes]:
-    """A small picture whose strip inflates to `size`."""
+    """A small image whose strip inflates to `size`."""
     return lambda: strip_file(packed(size), code=code)
 
 
-TEN = 10_000  # the side of a square picture of max_pixels
+TEN = 10_000  # the side of a square image of max_pixels
 _RAMP = bytes(range(250)) * 40
 _PALETTE = (png_chunk(b"PLTE", bytes(i // 3 for i in range(768))), png_chunk(b"tRNS", b"\0\x80"))
 _SPACES, _TAGS = b"tiff:Orientation" + b" " * (20 << 20), b"<tiff:Orientation" * (1 << 20)
@@ -358,4 +358,4 @@ _TIFF_KINDS = (
     small("webp of 16383 px.tif", lambda: strip_file(_huge_webp(), code=50001, samples=3), answered=False),
     small("jpeg 2000 of 60000 px.tif", lambda: strip_file(sized_jpeg_2000(60_000, 60_000), code=34712), answered=False),
 )
-PICTURES = (*_PNG_KINDS, *_JPEG_KINDS, *_WEBP_AND_BMP_KINDS, *_TIFF_KINDS)
+IMAGES = (*_PNG_KINDS, *_JPEG_KINDS, *_WEBP_AND_BMP_KINDS, *_TIFF_KINDS)

@@ -1,28 +1,37 @@
-"""What the tests of decoding ask of a file's bytes: its image, the codes of its flags, or the words of its refusal."""
+"""Helpers of the decoding tests: file bytes in; the decoded image, the codes of its flags, or the error message out."""
 
 from __future__ import annotations
 
 import pytest
+from pydicom.dataset import Dataset
 
 from cxr_edge.decoding.decode import decode_bytes
+from cxr_edge.decoding.limits import DEFAULT_LIMITS, Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
+from tests.builders.dicom_files import PATIENT, file_bytes
 
-__all__ = ["codes", "read", "refusal"]
+__all__ = ["error_message", "flag_codes", "read"]
 
-
-def read(data: bytes, **options: int) -> Image:
-    """The decoded image. options: of `decode_bytes`."""
-    return decode_bytes(data, source="x", **options)
+_SOURCE = "film.png"
 
 
-def codes(image: Image) -> set[str]:
-    """The codes of its flags."""
+def read(data: bytes | Dataset, *, limits: Limits = DEFAULT_LIMITS) -> Image:
+    """Decode the bytes of a file, or of the file of a DICOM data set."""
+    return decode_bytes(data if isinstance(data, bytes) else file_bytes(data), source=_SOURCE, limits=limits)
+
+
+def flag_codes(image: Image) -> set[str]:
+    """Return the codes of the flags of an image."""
     return {flag.code for flag in image.flags}
 
 
-def refusal(data: bytes) -> str:
-    """The message with which the bytes are refused."""
+def error_message(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> str:
+    """Return the message of the InputError that the bytes must raise; check that it names the file, not the patient."""
     with pytest.raises(InputError) as raised:
-        read(data)
-    return str(raised.value)
+        read(data, limits=limits)
+    message = str(raised.value)
+    assert message.startswith(f"{_SOURCE}: ")
+    assert not any(name in message for name in PATIENT.split("^"))
+    assert raised.value.__cause__ is None
+    return message

@@ -1,4 +1,4 @@
-"""Decoding of ordinary picture files: what each format gives, what is flagged, and every refusal by its message."""
+"""Decoding of ordinary image files: what each format gives, what is flagged, and every error_message by its message."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageFile
 
-from cxr_edge.decoding.decode import decode, decode_bytes
+from cxr_edge.decoding.decode import decode
+from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
 from cxr_edge.records import Image
-from tests.builders.dicom_files import dataset, file_bytes, jpeg_lossless, picture
+from tests.builders.dicom_files import dataset, file_bytes, jpeg_lossless, xray_pixels
+from tests.decoding.results import error_message, flag_codes, read
 
-GRAY = picture(8, rows=53, columns=41).astype(np.uint8)
-DEEP = picture(16, rows=53, columns=41)
+GRAY = xray_pixels(8, rows=53, columns=41).astype(np.uint8)
+DEEP = xray_pixels(16, rows=53, columns=41)
 
 
 def encode(suffix: str, pixels: np.ndarray, *options: int) -> bytes:
@@ -33,22 +35,6 @@ def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> 
     stream = io.BytesIO()
     Pillow.fromarray(pixels, mode).save(stream, kind, **options)
     return stream.getvalue()
-
-
-def read(data: bytes, **options) -> Image:
-    return decode_bytes(data, source="x", **options)
-
-
-def codes(image: Image) -> set[str]:
-    return {flag.code for flag in image.flags}
-
-
-def refusal(data: bytes, **options) -> str:
-    with pytest.raises(InputError) as raised:
-        decode_bytes(data, source="film.png", **options)
-    message = str(raised.value)
-    assert message.startswith("film.png: ")
-    return message
 
 
 def rgb(gray: np.ndarray) -> np.ndarray:
@@ -124,20 +110,20 @@ def test_transparency_is_laid_on_black_and_flagged() -> None:
     alpha = np.full_like(GRAY, 255)
     alpha[:10], alpha[10:20] = 0, 51
     image = read(encode(".png", np.dstack([GRAY, GRAY, GRAY, alpha])))
-    assert codes(image) == {"alpha_composited"}
+    assert flag_codes(image) == {"alpha_composited"}
     np.testing.assert_array_equal(image.pixels, np.rint(GRAY * (alpha / 255)))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_fewer_bits_than_sixteen_are_scaled_and_flagged(bits) -> None:
-    stored = picture(bits)
+    stored = xray_pixels(bits)
     image = read(encode(".png", stored))
-    assert (image.stored_bits, codes(image)) == (bits, {"assumed_bits"})
+    assert (image.stored_bits, flag_codes(image)) == (bits, {"assumed_bits"})
     np.testing.assert_array_equal(image.pixels, np.rint(stored * (65535 / ((1 << bits) - 1))))
 
 
 def test_significant_bits_of_a_png_are_believed() -> None:
-    stored = picture(12) // 8
+    stored = xray_pixels(12) // 8
     image = read(with_png_chunk(encode(".png", stored), b"sBIT", b"\x0c"))
     assert image.stored_bits == 12
     np.testing.assert_array_equal(image.pixels, np.rint(stored * (65535 / 4095)))
@@ -149,14 +135,14 @@ def test_white_is_zero_tiff_is_inverted() -> None:
     plain = stream.getvalue()
     at = plain.index(struct.pack("<HHI", 262, 3, 1))
     image = read(plain[: at + 8] + b"\0\0" + plain[at + 10 :])
-    assert codes(image) == {"inverted"}
+    assert flag_codes(image) == {"inverted"}
     np.testing.assert_array_equal(image.pixels, 255 - GRAY)
 
 
 def test_floating_point_tiff_is_stretched() -> None:
     values = DEEP.astype(np.float32) / 7 - 1000
     image = read(encode(".tiff", values))
-    assert (image.pixels.dtype, codes(image)) == (np.uint16, {"float_range"})
+    assert (image.pixels.dtype, flag_codes(image)) == (np.uint16, {"float_range"})
     expected = (values.astype(float) - values.min()) * 65535 / (float(values.max()) - values.min())
     assert np.abs(image.pixels - expected).max() <= 1
 
@@ -179,7 +165,7 @@ def test_orientation(kind, orientation) -> None:
     }[orientation]  # fmt: skip
     image = read(turned)
     np.testing.assert_array_equal(image.pixels, upright)
-    assert codes(image) == (set() if orientation == 1 else {"exif_rotated"})
+    assert flag_codes(image) == (set() if orientation == 1 else {"exif_rotated"})
     assert image.pixels.flags.c_contiguous
 
 
@@ -189,43 +175,43 @@ def test_content_counts_and_not_the_name(tmp_path, name) -> None:
     path.write_bytes(encode(".jpg", GRAY))
     image = decode(path)
     assert (image.format, image.source) == ("jpeg", str(path))
-    path.write_bytes(file_bytes(dataset(picture(12))))
+    path.write_bytes(file_bytes(dataset(xray_pixels(12))))
     assert decode(path).format == "dicom"
 
 
 # Colour ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_colour_photograph_is_refused() -> None:
+def test_a_colour_photograph_is_rejected() -> None:
     y, x = np.mgrid[:60, :60]
     photo = np.dstack([x * 4, y * 4, 255 - x * 4]).astype(np.uint8)
     for suffix in (".png", ".jpg", ".webp", ".tiff"):
-        message = refusal(encode(suffix, photo))
-        assert "this is a colour picture" in message
+        message = error_message(encode(suffix, photo))
+        assert "this is a colour image" in message
         assert "of its pixels are coloured" in message
-        assert "Give the X-ray itself, without overlay" in message
+        assert "Use the X-ray itself, without overlay" in message
     deep = photo.astype(np.uint16) * 257
-    assert "this is a colour picture" in refusal(encode(".png", deep))
+    assert "this is a colour image" in error_message(encode(".png", deep))
 
 
 def test_coloured_marks_are_flagged() -> None:
     marked = rgb(GRAY)
     marked[2:5, 2:8] = (0, 0, 255)
     image = read(encode(".png", marked))
-    assert codes(image) == {"coloured_marks"}
+    assert flag_codes(image) == {"coloured_marks"}
     np.testing.assert_array_equal(image.pixels[10:], GRAY[10:])
 
 
 def test_a_tinted_film_is_flagged() -> None:
     tinted = rgb(GRAY // 2 + 40)
     tinted[..., 0] += 15
-    assert codes(read(encode(".png", tinted))) == {"tinted"}
+    assert flag_codes(read(encode(".png", tinted))) == {"tinted"}
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_refused(tmp_path) -> None:
+def test_what_is_no_file_is_rejected(tmp_path) -> None:
     def message(path) -> str:
         with pytest.raises(InputError) as raised:
             decode(path)
@@ -233,7 +219,7 @@ def test_what_is_no_file_is_refused(tmp_path) -> None:
         return str(raised.value)
 
     assert "there is no such file: check the path" in message(tmp_path / "missing.png")
-    assert "this is a folder, expected one picture file" in message(tmp_path)
+    assert "this is a folder, expected one image file" in message(tmp_path)
     assert "the path is not valid" in message("a\0b")
     os.mkfifo(tmp_path / "pipe")
     assert "this is not a regular file" in message(tmp_path / "pipe")
@@ -243,7 +229,7 @@ def test_a_file_too_large_for_its_limit_is_not_read(tmp_path) -> None:
     path = tmp_path / "huge.tiff"
     with open(path, "wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(InputError, match="the file is too large for a picture of at most 100,000,000 pixels"):
+    with pytest.raises(InputError, match="the file is too large for an image of at most 100,000,000 pixels"):
         decode(path)
 
 
@@ -251,71 +237,76 @@ def test_a_file_too_large_for_its_limit_is_not_read(tmp_path) -> None:
     ("data", "message"),
     [
         (b"", "the file is empty (0 bytes): copy or export it again"),
-        (bytes(500), "the file holds nothing but zero bytes"),
-        (b"just some words of text, no picture", "the content is not a picture that is read here"),
-        (b"%PDF-1.7 ...", "a PDF document file is not read here: export the picture as JPEG, PNG, TIFF, WEBP or DICOM"),
+        (bytes(500), "the file contains only zero bytes"),
+        (b"just some words of text, no image", "the content is not an image in a supported format"),
+        (
+            b"%PDF-1.7 ...",
+            "a PDF document file is not supported: export the image as DICOM, JPEG, PNG, TIFF, WEBP or BMP",
+        ),
         (b"PK\x03\x04....", "a ZIP archive"),
         (b"\0\0\0\x1cftypheic", "a HEIC photograph"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "a bare JPEG 2000"),
         (b'{"a": 1}', "text (XML, HTML or JSON)"),
         (b"<!DOCTYPE html><html>", "text (XML, HTML or JSON)"),
-        (saved(GRAY, "GIF"), "a GIF file is not read here"),
+        (saved(GRAY, "GIF"), "a GIF file is not supported"),
     ],
 )
-def test_what_is_no_picture_is_named(data, message) -> None:
-    assert message in refusal(data)
+def test_what_is_no_image_is_named(data, message) -> None:
+    assert message in error_message(data)
 
 
-def test_several_pictures_in_one_file_are_refused() -> None:
+def test_several_images_in_one_file_are_rejected() -> None:
     frames = [Pillow.fromarray(rgb(GRAY)), Pillow.fromarray(rgb(255 - GRAY))]
     for kind, message in (
-        ("TIFF", "this TIFF holds several pages"),
-        ("WEBP", "an animated WEBP holds several pictures"),
-        ("PNG", "an animated PNG holds several pictures"),
+        ("TIFF", "this TIFF contains several pages"),
+        ("WEBP", "an animated WEBP contains several images"),
+        ("PNG", "an animated PNG contains several images"),
     ):
         stream = io.BytesIO()
         frames[0].save(stream, kind, save_all=True, append_images=frames[1:])
-        text = refusal(stream.getvalue())
+        text = error_message(stream.getvalue())
         assert message in text
-        assert "one picture per file" in text or "one per file" in text
+        assert "one image per file" in text or "one per file" in text
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
-def test_constant_pictures_are_refused(suffix) -> None:
+def test_constant_images_are_rejected(suffix) -> None:
     flat = np.full((40, 40, 3), 90, np.uint8)
-    assert "all pixels have the same value, there is no picture: check the export" in refusal(encode(suffix, flat))
+    assert "all pixels have the same value, the image is empty: check the export" in error_message(encode(suffix, flat))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused(value) -> None:
+def test_samples_that_are_no_numbers_are_rejected(value) -> None:
     values = DEEP.astype(np.float32)
     values[3, 4] = value
-    assert "samples that are no numbers (NaN or infinity)" in refusal(encode(".tiff", values))
+    assert "samples that are not finite numbers (NaN or infinity)" in error_message(encode(".tiff", values))
 
 
 def test_the_pixel_limit_is_checked_before_decoding() -> None:
     # The header promises 60000 x 60000 pixels and nothing follows that could be decoded.
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
-    message = refusal(png)
-    assert "60000x60000 px are more than the limit of 100,000,000 pixels" in message
+    message = error_message(png)
+    assert "60000x60000 px exceed the limit of 100,000,000 pixels" in message
     assert "raise the limit (--max-pixels)" in message
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
 def test_the_pixel_limit_is_exact(suffix) -> None:
     data = encode(suffix, rgb(GRAY))
-    assert read(data, max_pixels=GRAY.size).pixels.size == GRAY.size
-    assert f"41x53 px are more than the limit of {GRAY.size - 1:,} pixels" in refusal(data, max_pixels=GRAY.size - 1)
+    assert read(data, limits=Limits(max_pixels=GRAY.size)).pixels.size == GRAY.size
+    assert f"41x53 px exceed the limit of {GRAY.size - 1:,} pixels" in error_message(
+        data, limits=Limits(max_pixels=GRAY.size - 1)
+    )
 
 
-def test_unusual_layouts_are_refused() -> None:
-    lossless = jpeg_lossless(picture(12), bits=12)
-    assert "a lossless JPEG is read only inside DICOM" in refusal(lossless)
+def test_unusual_layouts_are_rejected() -> None:
+    lossless = jpeg_lossless(xray_pixels(12), bits=12)
+    assert "a lossless JPEG is supported only inside DICOM" in error_message(lossless)
     signed = bytearray(encode(".tiff", DEEP, cv2.IMWRITE_TIFF_COMPRESSION, 1))
     at = signed.index(struct.pack("<HHI", 339, 3, 1))
     signed[at + 8] = 2
-    assert "a TIFF with 16-bit signed samples is not read here" in refusal(bytes(signed))
+    assert "a TIFF with 16-bit signed samples is not supported" in error_message(bytes(signed))
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------
@@ -341,9 +332,9 @@ def test_cut_files_are_never_answered(kind) -> None:
     answered = []
     for cut in sorted(places):
         try:
-            decode_bytes(data[:cut], source="x")
+            read(data[:cut])
         except InputError as error:
-            assert "again" in str(error) or "export the picture" in str(error)  # noqa: PT017
+            assert "again" in str(error) or "export the image" in str(error)  # noqa: PT017
         else:
             answered.append(cut)
     assert answered == []
@@ -357,35 +348,37 @@ def test_mutated_files_give_an_image_or_a_refusal(kind) -> None:
         for at in rng.integers(0, len(data), rng.integers(1, 5)):
             mutated[at] = rng.integers(0, 256)
         try:
-            assert isinstance(decode_bytes(bytes(mutated), source="x", max_pixels=10_000), Image)
+            assert isinstance(read(bytes(mutated), limits=Limits(max_pixels=10_000)), Image)
         except InputError:
             continue
 
 
-def test_a_jpeg_closed_after_the_cut_is_refused() -> None:
+def test_a_jpeg_closed_after_the_cut_is_rejected() -> None:
     noisy = np.random.default_rng(0).integers(0, 255, (200, 160)).astype(np.uint8)
     data = encode(".jpg", noisy)
     for share in (0.3, 0.6, 0.9):
-        message = refusal(data[: int(len(data) * share)].rstrip(b"\xff") + b"\xff\xd9")
-        assert "the JPEG data are damaged or cut" in message
+        message = error_message(data[: int(len(data) * share)].rstrip(b"\xff") + b"\xff\xd9")
+        assert "the JPEG data are damaged or truncated" in message
         assert "premature end of data segment" in message
 
 
-def test_a_progressive_jpeg_without_its_last_scans_is_refused() -> None:
+def test_a_progressive_jpeg_without_its_last_scans_is_rejected() -> None:
     data = WHOLE["progressive jpeg"]
     last_scan = data.rindex(b"\xff\xda")
-    assert "scans of this JPEG are missing" in refusal(data[: data.rindex(b"\xff\xda", 0, last_scan)] + b"\xff\xd9")
+    assert "scans of this JPEG are missing" in error_message(
+        data[: data.rindex(b"\xff\xda", 0, last_scan)] + b"\xff\xd9"
+    )
 
 
-def test_a_wrong_png_checksum_is_refused() -> None:
+def test_a_wrong_png_checksum_is_rejected() -> None:
     data = bytearray(WHOLE["png"])
     data[data.index(b"IDAT") + 20] ^= 1
-    assert "a checksum in this PNG does not match" in refusal(bytes(data))
+    assert "a checksum in this PNG does not match" in error_message(bytes(data))
 
 
 def test_nothing_is_said_on_stderr(capfd) -> None:
     for kind in ("jpeg", "png", "tiff", "webp"):
         data = WHOLE[kind]
-        refusal(data[: len(data) // 2])
+        error_message(data[: len(data) // 2])
     assert capfd.readouterr() == ("", "")
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False

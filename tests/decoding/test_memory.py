@@ -20,17 +20,17 @@ import pytest
 
 from tests.decoding.bombs import deflated_zeros
 from tests.decoding.hostile_dicom import DICOM
-from tests.decoding.hostile_files import PICTURES, Kind, png
+from tests.decoding.hostile_files import IMAGES, Kind, png
 
 ROOT = Path(__file__).parents[2]
-KINDS = {kind.name: kind for kind in (*PICTURES, *DICOM)}
+KINDS = {kind.name: kind for kind in (*IMAGES, *DICOM)}
 _ADDRESS_SPACE = 6 << 30  # a failing decoder must not take the machine with it
 _PROCESSOR_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One file decoded in one process. words: the reason of a refusal, or what was answered, or how the process ended."""
+    """One file decoded in one process. words: the reason of a error_message, or what was answered, or how the process ended."""
 
     name: str
     file_mb: float
@@ -113,7 +113,7 @@ def _import_decoders() -> None:
     from cxr_edge.decoding.decode import decode_bytes
     from cxr_edge.errors import InputError
     from tests.fuzz.dicom_seeds import dicom_seeds
-    from tests.fuzz.picture_seeds import tiff_seeds
+    from tests.fuzz.image_seeds import tiff_seeds
 
     for seed in (next(dicom_seeds()), next(tiff_seeds())):
         try:
@@ -169,7 +169,7 @@ def test_memory_and_time_stay_within_bounds(name, measurements) -> None:
 
 
 def test_the_measurement_sees_memory_and_time(tmp_path) -> None:
-    """A picture of 64 million 16-bit pixels takes at least its own 128 MB."""
+    """An image of 64 million 16-bit pixels takes at least its own 128 MB."""
     for name, side in (("big.png", 8000), ("small.png", 100)):
         (tmp_path / name).write_bytes(
             png(side, side, 16, 0, deflated_zeros((2 * side + 1) * side, start=bytes(range(100))))

@@ -33,7 +33,7 @@ def strip(
     samples: int = 1,
     code: int = 1,
 ) -> list[Entry]:
-    """Entries of a picture in one strip, which `tiff` puts at offset 8."""
+    """Entries of an image in one strip, which `tiff` puts at offset 8."""
     return [
         (256, LONG, 1, width),
         (257, LONG, 1, height),

@@ -1,6 +1,6 @@
 """Seed files in DICOM: every transfer syntax that is read, and the elements that the display pipeline reads.
 
-No input; gives `Seed`s of small drawn pictures. They exist so that mutations reach the element parser, each pixel decoder
+No input; gives `Seed`s of small drawn images. They exist so that mutations reach the element parser, each pixel decoder
 and the arithmetic of windows, tables and padding.
 """
 
@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from tests.builders.dicom_files import compressed, dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless
-from tests.fuzz.picture_seeds import DEEP, GRAY, RGB, Seed
+from tests.fuzz.image_seeds import DEEP, GRAY, RGB, Seed
 
 TWELVE = DEEP >> 4
 _NEUTRAL_YBR = np.dstack([GRAY, np.full_like(GRAY, 128), np.full_like(GRAY, 128)])

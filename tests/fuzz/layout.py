@@ -1,6 +1,6 @@
 """Where the header fields and the blocks of a file are: bytes in, a `Layout` of offsets out.
 
-It exists so that mutations hit what parsers read: a random bit of a picture is mostly a pixel. The walkers here serve
+It exists so that mutations hit what parsers read: a random bit of an image is mostly a pixel. The walkers here serve
 sound seeds only and are not those of the product, so that a fault of one is not a fault of the other.
 """
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from tests.fuzz.image_seeds import Seed, png_chunk, png_parts
 from tests.fuzz.layout import Layout, find_layout
-from tests.fuzz.picture_seeds import Seed, png_chunk, png_parts
 
 MAX_BYTES = 1 << 18  # of a mutated file; duplicated ranges would let it grow without end
 

@@ -1,4 +1,4 @@
-"""The fixed-seed run of the fuzzer, and that the fuzzer itself notices every kind of fault and attributes it to its input."""
+"""Fixed-seed run of the fuzzer; the fuzzer finds every kind of fault and attributes it to the input."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 from cxr_edge.decoding.decode import decode_bytes
+from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.fuzz import worker
 from tests.fuzz.__main__ import main
 from tests.fuzz.campaign import SHARES, batches_for, batches_of, run
 from tests.fuzz.dicom_seeds import dicom_seeds
+from tests.fuzz.image_seeds import bmp_seeds, jpeg_seeds, png_parts, png_seeds, tiff_seeds, webp_seeds
 from tests.fuzz.mutate import finish, make_source, mutate
-from tests.fuzz.picture_seeds import bmp_seeds, jpeg_seeds, png_parts, png_seeds, tiff_seeds, webp_seeds
-from tests.fuzz.worker import Batch, Limits, make_input
+from tests.fuzz.worker import Batch, Budget, make_input
 
 ROOT = Path(__file__).parents[2]
 INPUTS = 40_000
@@ -38,15 +39,15 @@ def test_every_mutated_file_gives_an_image_or_an_input_error() -> None:
     assert set(rows) == set(SHARES)
     for name, row in rows.items():
         inputs, images = int(row[1]), int(row[2])
-        assert images > 0.08 * inputs, f"{name}: almost no mutated file decodes, nothing behind the header is tested"
+        assert images > 0.08 * inputs, f"{name}: almost no mutated file decodes, only header parsers are tested"
 
 
 @pytest.mark.parametrize("name", SHARES)
 def test_most_seeds_decode(name) -> None:
-    """What is refused as a layout that is not read is a seed too, for its header parser."""
+    """Unsupported layouts are seeds too, for the header parsers."""
     seeds = [seed for seed in SEEDS if seed.format == name]
-    answered = [seed.name for seed in seeds if _decodes(_unmutated(seed))]
-    assert len(answered) >= 0.7 * len(seeds), f"only {answered} of {len(seeds)} {name} seeds decode"
+    decoded = [seed.name for seed in seeds if _decodes(_unmutated(seed))]
+    assert len(decoded) >= 0.7 * len(seeds), f"only {decoded} of {len(seeds)} {name} seeds decode"
 
 
 def _unmutated(seed) -> bytes:
@@ -70,13 +71,13 @@ def test_the_same_seed_gives_the_same_inputs_and_another_seed_others() -> None:
     assert len(set(inputs(0)) & set(inputs(1))) <= 2
 
 
-def test_checksums_of_png_files_are_mended() -> None:
+def test_checksums_of_png_files_are_recomputed() -> None:
     source = next(source for source in SOURCES["png"] if source.seed.name == "gray 8, inflated")
-    refused = Counter(_refusal(mutate(source, SOURCES["png"], Random(i))) for i in range(200))
-    assert sum(count for reason, count in refused.items() if "checksum" in reason) < 20
+    rejections = Counter(_rejection(mutate(source, SOURCES["png"], Random(i))) for i in range(200))
+    assert sum(count for reason, count in rejections.items() if "checksum" in reason) < 20
 
 
-def _refusal(data: bytes) -> str:
+def _rejection(data: bytes) -> str:
     try:
         decode_bytes(data, source="x")
     except InputError as error:
@@ -84,13 +85,13 @@ def _refusal(data: bytes) -> str:
     return ""
 
 
-def test_png_parts_end_where_the_lengths_lead_out_of_the_file() -> None:
+def test_png_parts_end_where_a_length_exceeds_the_file() -> None:
     data = SOURCES["png"][0].seed.data
     assert [kind for kind, _ in png_parts(data)] == [b"IHDR", b"IDAT", b"IEND"]
     assert [kind for kind, _ in png_parts(data[:-1])] == [b"IHDR", b"IDAT"]
 
 
-def test_batches_share_the_inputs_out_or_end_with_the_time() -> None:
+def test_batches_divide_the_inputs_or_end_with_the_time() -> None:
     batches = list(batches_of(6300, seed=3, formats=tuple(SHARES)))
     inputs = Counter[str]()
     for batch in batches:
@@ -99,7 +100,7 @@ def test_batches_share_the_inputs_out_or_end_with_the_time() -> None:
     assert list(batches_for(0, seed=0, formats=("bmp",))) == []
 
 
-# What each index does to the worker that decodes it, and the words of the finding that is expected.
+# The expected finding of each input index; `_faulty_decoder` causes the fault.
 FAULTS = {
     3: "ended by SIGABRT in test_fuzz.py",
     5: "over 1 s of processor time in test_fuzz.py",
@@ -112,7 +113,7 @@ FAULTS = {
 }
 
 
-def _faulty_decoder(data: bytes, *, source: str, max_pixels: int) -> Image:
+def _faulty_decoder(data: bytes, *, source: str, limits: Limits) -> Image:
     index = int.from_bytes(data, "big")
     if index == 3:
         os.abort()
@@ -137,7 +138,7 @@ def test_every_kind_of_fault_is_found_and_attributed(monkeypatch, jobs) -> None:
     monkeypatch.setattr(worker, "decode_bytes", _faulty_decoder)
     monkeypatch.setattr(worker, "make_input", lambda sources, batch, index: index.to_bytes(4, "big"))
     batches = iter([Batch(seed=0, format="bmp", start=0, stop=10), Batch(seed=0, format="bmp", start=10, stop=30)])
-    report = run(batches, SOURCES, Limits(seconds=1), jobs=jobs)
+    report = run(batches, SOURCES, Budget(seconds=1), jobs=jobs)
     found = {finding.index: finding.kind for finding in report.findings}
     assert found.keys() == FAULTS.keys()
     for index, words in FAULTS.items():
@@ -145,7 +146,7 @@ def test_every_kind_of_fault_is_found_and_attributed(monkeypatch, jobs) -> None:
     assert report.tallies["bmp"].inputs == 30
 
 
-def test_a_finding_is_printed_kept_and_can_be_written_again(monkeypatch, tmp_path, capsysbinary) -> None:
+def test_a_finding_is_printed_and_saved_and_can_be_written_again(monkeypatch, tmp_path, capsysbinary) -> None:
     def broken(data: bytes, **_) -> Image:
         raise ZeroDivisionError
 
@@ -155,7 +156,7 @@ def test_a_finding_is_printed_kept_and_can_be_written_again(monkeypatch, tmp_pat
     assert "4 inputs, 4 findings of 1 kinds" in out
     assert "4 x webp: ZeroDivisionError in test_fuzz.py" in out
     assert "(--seed 5 --index 0, 1, 2)" in out
-    kept = sorted(tmp_path.iterdir())
-    assert len(kept) == 3
+    saved = sorted(tmp_path.iterdir())
+    assert len(saved) == 3
     assert main(["--format", "webp", "--seed", "5", "--index", "1"]) == 0
-    assert capsysbinary.readouterr().out == kept[1].read_bytes()
+    assert capsysbinary.readouterr().out == saved[1].read_bytes()

@@ -1,7 +1,7 @@
-"""One batch of mutated inputs in, findings out through a pipe: the side of the fuzzer that runs in a forked process.
+"""Worker process of the fuzzer: one batch of mutated inputs in, findings out through a pipe.
 
-It exists because a decoder may abort the process, never return or take all memory: the parent sees the index that the
-worker wrote down before each input, and goes on after it.
+It exists because a decoder may abort the process, never return or use all memory: the worker stores the index of each input in
+shared memory before decoding it, so that the parent can continue after that input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from random import Random
 
 import numpy as np
 
-from cxr_edge.decoding.decode import MIN_SIDE_PX, decode_bytes
+from cxr_edge.decoding.decode import decode_bytes
+from cxr_edge.decoding.limits import MIN_SIDE_PX, Limits
 from cxr_edge.errors import InputError
 from tests.fuzz.mutate import Source, mutate
 
@@ -31,21 +32,22 @@ _AS_MARGIN = 3 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one input may take. memory: growth of the resident set; seconds: processor time, six times that of waiting."""
+class Budget:
+    """Limits of decoding one input."""
 
     max_pixels: int = 500_000
-    memory: int = 128 << 20
-    seconds: int = 5
+    memory: int = 128 << 20  # growth of the resident set, in bytes
+    seconds: int = 5  # processor time
 
     @property
     def wall_seconds(self) -> int:
+        """Limit of wall-clock time."""
         return 6 * self.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Inputs start..stop-1 of a format. Input i depends on (seed, format, i) alone."""
+    """Inputs start..stop-1 of a format. Input i depends only on (seed, format, i)."""
 
     seed: int
     format: str
@@ -55,44 +57,44 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """An input that gave neither an image nor an InputError within the limits. kind groups findings of one cause."""
+    """An input that gave neither an image nor an InputError within the limits."""
 
     format: str
     index: int
-    kind: str
+    kind: str  # description of the fault, equal for findings with the same cause
 
 
 def make_input(sources: tuple[Source, ...], batch: Batch, index: int) -> bytes:
-    """The mutated file of an index."""
+    """Return the mutated file of an index."""
     random = Random(f"{batch.seed} {batch.format} {index}")
     return mutate(random.choice(sources), sources, random)
 
 
-def run_batch(batch: Batch, sources: tuple[Source, ...], limits: Limits, progress: mmap.mmap, pipe: Connection) -> None:
-    """Decode each input of the batch; send findings, then the number of images. The caller is a fresh forked process."""
+def run_batch(batch: Batch, sources: tuple[Source, ...], budget: Budget, progress: mmap.mmap, pipe: Connection) -> None:
+    """Decode each input of the batch; send findings, then the number of images. Runs in a new forked process."""
     _prepare()
     images = 0
     for index in range(batch.start, batch.stop):
         data = make_input(sources, batch, index)
         PROGRESS.pack_into(progress, 0, index, time.monotonic())
-        signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+        signal.setitimer(signal.ITIMER_PROF, budget.seconds)
         before = _resident()
-        kind, answered = _decode(data, limits)
+        kind, decoded = _decode(data, budget)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        images += answered
-        if kind is None and peak - before > limits.memory:
-            kind = f"memory above {limits.memory >> 20} MB"
+        images += decoded
+        if kind is None and peak - before > budget.memory:
+            kind = f"memory above {budget.memory >> 20} MB"
         if kind is not None:
             pipe.send(Finding(format=batch.format, index=index, kind=kind))
-        if peak - before > limits.memory:
-            break  # the peak hides what follows: the parent starts a new process for the rest
+        if peak - before > budget.memory:
+            break  # the peak hides later ones: the parent starts a new process for the rest
     signal.setitimer(signal.ITIMER_PROF, 0)
     pipe.send((index + 1, images))
 
 
 def _prepare() -> None:
     faulthandler.enable(2, all_threads=False)
-    faulthandler.register(signal.SIGPROF, 2, all_threads=False, chain=True)  # the default action, to end, follows
+    faulthandler.register(signal.SIGPROF, 2, all_threads=False, chain=True)  # then the default action, exit
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * mmap.PAGESIZE
@@ -104,16 +106,16 @@ def _resident() -> int:
         return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
-def _decode(data: bytes, limits: Limits) -> tuple[str | None, bool]:
-    """(what is wrong or None, whether there was an image)."""
+def _decode(data: bytes, budget: Budget) -> tuple[str | None, bool]:
+    """Return (description of the fault or None, whether there was an image)."""
     try:
-        image = decode_bytes(data, source=NAME, max_pixels=limits.max_pixels)
+        image = decode_bytes(data, source=NAME, limits=Limits(max_pixels=budget.max_pixels))
     except InputError as error:
         return _message_fault(str(error)), False
-    except BaseException as error:  # that nothing else is raised is what is tested
+    except BaseException as error:  # a finding, whatever its type
         return _describe(error), False
     pixels = image.pixels
-    if pixels.dtype not in (np.uint8, np.uint16) or min(pixels.shape) < MIN_SIDE_PX or pixels.size > limits.max_pixels:
+    if pixels.dtype not in (np.uint8, np.uint16) or min(pixels.shape) < MIN_SIDE_PX or pixels.size > budget.max_pixels:
         return f"an image of {pixels.dtype} outside the limits of its size", True
     return None, True
 
@@ -125,15 +127,15 @@ def _message_fault(message: str) -> str | None:
 
 
 def _describe(error: BaseException) -> str:
-    """The type of an exception and where it was raised: the innermost frame, and the innermost of cxr_edge."""
+    """Return the type of an exception and its source lines: the innermost frame of cxr_edge and the innermost of all."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "cxr_edge" in frame.filename] or frames
-    places = dict.fromkeys(f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in (own[-1], frames[-1]))
-    return f"{type(error).__name__} in {' > '.join(places)}"
+    lines = dict.fromkeys(f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in (own[-1], frames[-1]))
+    return f"{type(error).__name__} in {' > '.join(lines)}"
 
 
 def redirect_output(fd: int) -> None:
-    """Send what libraries print to a file, so that it is seen by the parent and not in the middle of a table."""
+    """Redirect the output of libraries to a file that the parent reads, so that it does not mix with the table."""
     sys.stdout.flush()
     os.dup2(fd, 1)
     os.dup2(fd, 2)

@@ -1,4 +1,4 @@
-"""Seed files of the formats that are no DICOM: small drawn pictures in every layout that the decoders distinguish.
+"""Seed files of the formats that are no DICOM: small drawn images in every layout that the decoders distinguish.
 
 No input; gives `Seed`s of JPEG, PNG, TIFF, WEBP and BMP. They exist so that mutations start from files that decode, in
 every branch of every header parser. Pictures have 40x48 px: small files are mutated and decoded quickly.
@@ -21,10 +21,10 @@ import tifffile
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from tests.builders.dicom_files import picture
+from tests.builders.dicom_files import xray_pixels
 
 ROWS, COLUMNS = 48, 40
-DEEP = picture(16, rows=ROWS, columns=COLUMNS)
+DEEP = xray_pixels(16, rows=ROWS, columns=COLUMNS)
 GRAY = (DEEP >> 8).astype(np.uint8)
 RGB = np.dstack([GRAY] * 3)
 ALPHA = np.where(np.arange(COLUMNS) < 20, 255, 90).astype(np.uint8) * np.ones((ROWS, 1), np.uint8)
