@@ -26,7 +26,7 @@ from benchmarks.harness.spread import DEFAULT_RANKS, columns, ranks_argument, sp
 from benchmarks.harness.workload import SOURCES, Workload, add_workload, at_least_zero, head, screening, settings
 from cxr_edge.backends.base import DeviceEngine, Engine
 from cxr_edge.cli.arguments import at_least_one, load_engines
-from cxr_edge.engines import EngineSet, Part, parts
+from cxr_edge.engines import EngineSet, NetworkFile, parts
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.gpu.interface import Device
 from cxr_edge.ops.preprocess import Preprocessor
@@ -217,7 +217,7 @@ def _alone(workload: Workload, engines: EngineSet, threads: int, budget: Budget)
 
 
 def _engine_run(
-    engine: Engine, part: Part, images: Sequence[Image], threads: int, device: Device | None
+    engine: Engine, part: NetworkFile, images: Sequence[Image], threads: int, device: Device | None
 ) -> Callable[[int], Steps]:
     """Runs `engine` on tensors of real images; on a device from pinned memory, with its steps told apart."""
     preprocessor = Preprocessor([part.preprocess], threads=threads)

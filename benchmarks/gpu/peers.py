@@ -17,7 +17,7 @@ import numpy.typing as npt
 from benchmarks.harness.side_by_side import missing
 from benchmarks.peers import opencv_numpy
 from benchmarks.peers.pipelines import Recipe
-from cxr_edge.engines import Part
+from cxr_edge.engines import NetworkFile
 from cxr_edge.records import GrayPixels, Roi
 from cxr_edge.specs.preprocess import PreprocessSpec
 
@@ -65,7 +65,7 @@ def torch_reason() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no GPU: pip install a torch built for this driver's CUDA"
 
 
-def modules_of(found: Sequence[Part]) -> list[Module]:
+def modules_of(found: Sequence[NetworkFile]) -> list[Module]:
     """The parts' ONNX files as torch modules that give the first output a part must have. Needs onnx2torch."""
     import onnx
     from onnx2torch import convert
@@ -166,7 +166,7 @@ class _TorchGraph:
             return np.asarray(self._output.cpu().numpy())
 
 
-def onnxruntime_sessions(found: Sequence[Part], *, segmenter: bool, provider: str = _CUDA) -> GpuNetworks:
+def onnxruntime_sessions(found: Sequence[NetworkFile], *, segmenter: bool, provider: str = _CUDA) -> GpuNetworks:
     """Plain sessions that take and give arrays of the host. Raises RuntimeError if the provider does not work here."""
     import onnxruntime
 

@@ -1,20 +1,21 @@
-"""`cxr-edge build-engine`: compile a bundle's networks for this machine, check them, time them, keep the fastest.
+"""`cxr-edge build-engine`: compile networks for this machine, compare and time them, select the fastest that passes.
 
-In: a bundle, or a lone ONNX file with its preprocessing; out: engines beside the bundle, and a table or JSON of what
-was tried. Exit status 3 if any network ended without an engine.
+A bundle, or a single ONNX file with its preprocessing, comes in; engines and a table or JSON of all candidates come out.
+Exit status 3 if a network ended without an engine. Options of `BuildSettings` are made from its fields.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options, not_empty, path_argument
-from cxr_edge.cli.output import print_results, print_message
-from cxr_edge.compiler.samples import IMAGE_LIMIT
+from cxr_edge.cli.output import print_message, print_results
+from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import InputError
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec, preset
 
@@ -32,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "build-engine",
         help="compile a bundle's networks for this machine",
         description="Compile the networks of a bundle for this machine: every precision is tried, compared with the "
-        "fp32 networks, and timed; the fastest that loses no more than --max-loss is kept.",
+        "fp32 networks, and timed; the fastest that loses no more than --max-loss is selected.",
     )
     parser.add_argument(
         "model",
@@ -40,44 +41,16 @@ def add_parser(subparsers: Any) -> None:
         type=not_empty,
         default=STARTER,
         metavar="BUNDLE",
-        help="folder of the bundle, the word starter for the packaged one (default), or a lone .onnx file",
+        help="folder of the bundle, the word starter for the packaged one (default), or a single .onnx file",
     )
     add_engines(parser)
     add_gpu(parser)
-    group = parser.add_argument_group("precision and gate")
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "fp16", "bf16", "int8"),
-        default="auto",
-        help="auto (default) tries all that the backend has; where the gate refuses one of less than 32 bits, the layers "
-        "that hurt stay in fp32",
-    )
-    group.add_argument(
-        "--calibration",
-        type=path_argument,
-        metavar="DIR",
-        help="X-rays to measure int8 ranges and compare engines on (default: the ranges and synthetic images of the "
-        "bundle); files in sub-folders called like the labels count as labelled",
-    )
-    group.add_argument(
-        "--images",
-        type=at_least_one,
-        default=IMAGE_LIMIT,
-        metavar="N",
-        help="how many files of --calibration to use at most (%(default)s)",
-    )
-    group.add_argument(
-        "--max-loss",
-        type=_share,
-        default=0.01,
-        metavar="X",
-        help="share of decisions, and of AUC, that may be lost against fp32 (%(default)s)",
-    )
-    lone = parser.add_argument_group("for a lone .onnx file")
-    lone.add_argument("--spec", type=path_argument, metavar="JSON", help="its preprocessing, as in a manifest")
-    lone.add_argument("--preset", choices=tuple(PRESETS), help="or the name of its preprocessing")
-    lone.add_argument(
-        "--out", type=path_argument, metavar="DIR", help="where its engine goes (default: engines, beside it)"
+    _add_settings(parser)
+    single = parser.add_argument_group("for a single .onnx file")
+    single.add_argument("--spec", type=path_argument, metavar="JSON", help="its preprocessing, as in a manifest")
+    single.add_argument("--preset", choices=tuple(PRESETS), help="or the name of its preprocessing")
+    single.add_argument(
+        "--out", type=path_argument, metavar="DIR", help="folder of its engine (default: engines, beside it)"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
@@ -90,49 +63,57 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.complete else INCOMPLETE
 
 
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one option per field of `BuildSettings`; those of `gpu` come from `add_gpu`."""
+    group = parser.add_argument_group("precision and gate")
+    types = get_type_hints(BuildSettings)
+    for option in fields(BuildSettings):
+        if option.name != "gpu":
+            name, kind = f"--{option.name.replace('_', '-')}", types[option.name]
+            group.add_argument(name, default=option.default, **option.metadata, **_value_type(kind))
+
+
+def _value_type(kind: Any) -> dict[str, Any]:
+    """Return the argparse keywords for values of a field's type."""
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    return {"type": {int: at_least_one, float: _share, Path | None: path_argument}[kind]}
+
+
+def _settings(args: argparse.Namespace) -> BuildSettings:
+    values = {f.name: getattr(args, f.name) for f in fields(BuildSettings) if f.name != "gpu"}
+    return BuildSettings(**values, gpu=gpu_options(args))
+
+
 def _build_bundle(args: argparse.Namespace) -> BuildReport:
     if args.spec or args.preset or args.out:
-        raise InputError("--spec, --preset and --out go with a lone .onnx file; a bundle says all that itself")
-    from cxr_edge.compiler.build_bundle import BuildRequest, build  # imports onnx
+        raise InputError("--spec, --preset and --out go with a single .onnx file; a bundle has its own preprocessing")
+    from cxr_edge.compiler.build_bundle import build  # imports onnx
 
-    request = BuildRequest(
-        bundle=Bundle.open(args.model),
-        engines_dir=args.engines,
-        backend=args.backend,
-        precision=args.precision,
-        calibration=args.calibration,
-        threads=args.threads,
-        max_loss=args.max_loss,
-        image_limit=args.images,
-        gpu=gpu_options(args),
-    )
-    return build(request, print_message)
+    bundle = Bundle.open(args.model)
+    return build(bundle, _settings(args), args.engines, backend=args.backend, threads=args.threads, say=print_message)
 
 
 def _build_network(args: argparse.Namespace) -> BuildReport:
     if args.engines:
-        raise InputError("--engines goes with a bundle; for a lone .onnx file give --out DIR")
-    from cxr_edge.compiler.build_network import NetworkRequest, build_network  # imports onnx
+        raise InputError("--engines goes with a bundle; for a single .onnx file give --out DIR")
+    from cxr_edge.compiler.build_network import build_network  # imports onnx
 
     path = Path(args.model)
-    request = NetworkRequest(
-        onnx=path,
-        spec=_spec(args),
+    return build_network(
+        path,
+        _spec(args),
+        _settings(args),
         out=args.out or path.parent / "engines",
         backend=args.backend,
-        precision=args.precision,
-        calibration=args.calibration,
         threads=args.threads,
-        max_loss=args.max_loss,
-        image_limit=args.images,
-        gpu=gpu_options(args),
+        say=print_message,
     )
-    return build_network(request, print_message)
 
 
 def _spec(args: argparse.Namespace) -> PreprocessSpec:
     if bool(args.spec) == bool(args.preset):
-        raise InputError("a lone .onnx file needs its preprocessing: exactly one of --spec JSON and --preset NAME")
+        raise InputError("a single .onnx file needs its preprocessing: exactly one of --spec JSON and --preset NAME")
     if args.preset:
         return preset(args.preset)
     try:

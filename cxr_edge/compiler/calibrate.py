@@ -1,13 +1,12 @@
-"""Activation ranges: what values each tensor of a network takes on real images, the one thing an int8 build must know.
+"""Activation ranges: the values that each tensor of a network takes on real images, which an int8 build requires.
 
-An fp32 ONNX file and input batches go in, a `Ranges` comes out, whose JSON is the cache of scales: training measures it
-on validation patients and puts it into the bundle, `build-engine --calibration DIR` measures it anew. It is ours and
-not a runtime's calibration table, so one file serves every runtime.
+An fp32 ONNX file and input batches come in, a `Ranges` comes out, stored as JSON: training measures it on validation
+patients and puts it into the bundle, `build-engine --calibration DIR` measures it again. The format is independent of the
+runtimes' calibration tables, so one file serves every runtime.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from onnx import TensorProto, helper
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.compiler.graph.graph import Graph
+from cxr_edge.digests import sha256_file
 from cxr_edge.errors import BundleError, ContractError, InputError
 
 __all__ = ["SCHEMA", "Method", "Ranges", "choose_range", "measure_ranges"]
@@ -31,26 +31,22 @@ SCHEMA = "cxr-edge-ranges/1"
 
 Method = Literal["minmax", "mse"]
 
-_HALF_BINS = 2048  # a side of the histogram: 16 bins a quantisation step
-_VALUES_A_TENSOR = 65536  # of one image that enter the histogram; minimum and maximum see all
+_HALF_BINS = 2048  # per side of the histogram: 16 bins per quantisation step
+_HISTOGRAM_VALUES = 65536  # values per tensor and image in the histogram; minimum and maximum use all
 _LEVELS = 255
-_CUTS = np.linspace(0.2, 1.0, 81)  # shares of the extreme value that `mse` tries as limit
+_CUTS = np.linspace(0.2, 1.0, 81)  # limits that `mse` tries, relative to the extreme value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """Lowest and highest value to represent, for each float tensor of one network.
+    """Lowest and highest value to represent, for each float tensor of one network."""
 
-    onnx_sha256: of the ONNX file measured. images: how many. source: which, in words (`validation patients`).
-    inputs_sha256: of the inputs' identity, for reuse of a cache; empty where nobody will ask.
-    """
-
-    onnx_sha256: str
+    onnx_sha256: str  # of the measured ONNX file
     method: Method
-    images: int
-    source: str
+    images: int  # number of images
+    source: str  # description of the images (`validation patients`)
     tensors: Mapping[str, tuple[float, float]]
-    inputs_sha256: str = ""
+    inputs_sha256: str = ""  # identity of the inputs, for reuse of a cache; empty if not cached
 
     def __post_init__(self) -> None:
         bad = [n for n, (low, high) in self.tensors.items() if not (np.isfinite([low, high]).all() and low <= high)]
@@ -62,7 +58,7 @@ class Ranges:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object that `read` takes."""
+        """Return the JSON object that `read` takes."""
         return {
             "schema": SCHEMA,
             "onnx_sha256": self.onnx_sha256,
@@ -79,7 +75,7 @@ class Ranges:
 
     @classmethod
     def read(cls, path: Path) -> Ranges:
-        """Read a JSON file that `write` made. Raises BundleError if it is not one."""
+        """Read a JSON file that `write` wrote. Raises BundleError if it is none."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("schema") != SCHEMA:
@@ -94,7 +90,7 @@ class Ranges:
 
     def check(self, onnx_path: Path) -> None:
         """Raise ContractError if the ranges were measured on another file than `onnx_path`."""
-        digest = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
+        digest = sha256_file(onnx_path)
         if digest != self.onnx_sha256:
             raise ContractError(
                 f"the activation ranges were measured on a network with SHA-256 {self.onnx_sha256[:12]}..., "
@@ -113,9 +109,10 @@ def measure_ranges(
     """Run the fp32 network on `batches` and choose the range of every float tensor.
 
     batches: (n, C, H, W) float32 each, preprocessed as the network expects; streamed one image at a time, so memory
-    does not grow with their number. method: `mse` cuts a tail off where that loses less (squared error) than it gains
-    in resolution; `minmax` never does. On a trained member `mse` moved probabilities by 0.002 in the mean, with ranges
-    of 16, 64 or 200 images alike, `minmax` by 0.002, rising to 0.003 with 200 (400 held-out X-rays).
+    does not grow with their number.
+    method: `mse` cuts a tail off if that loses less (squared error) than it gains in resolution; `minmax` never does. On
+    a trained member `mse` changed probabilities by 0.002 in the mean, equally with ranges of 16, 64 or 200 images;
+    `minmax` by 0.002, rising to 0.003 with 200 (400 held-out X-rays).
     Raises InputError if there is no image, ContractError for a wrong shape.
     """
     histograms: dict[str, _Histogram] = {}
@@ -127,7 +124,7 @@ def measure_ranges(
     if not images:
         raise InputError("activation ranges need at least one image, got none")
     return Ranges(
-        onnx_sha256=hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
+        onnx_sha256=sha256_file(onnx_path),
         method=method,
         images=images,
         source=source,
@@ -137,9 +134,9 @@ def measure_ranges(
 
 
 def choose_range(counts: npt.NDArray[np.int64], edge: float, low: float, high: float) -> tuple[float, float]:
-    """The limits within low..high that lose least squared error with 255 levels.
+    """Return the limits within low..high with the least squared error of 255 levels.
 
-    counts: histogram over -edge..edge, in equal bins, without the exact zeros (they are always represented exactly).
+    counts: histogram over -edge..edge, in equal bins, without exact zeros, which are always represented exactly.
     """
     centres = np.asarray((np.arange(counts.size) + 0.5) * (2 * edge / counts.size) - edge, np.float64)
     best_low, best_high = min(low, 0.0), max(high, 0.0)
@@ -157,7 +154,7 @@ def _loss(
     lows: npt.NDArray[np.float64],
     highs: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """Summed squared error for every pair of limits: clipping outside, rounding (step squared / 12) inside."""
+    """Return the summed squared error per pair of limits: clipping outside, rounding (step squared / 12) inside."""
     low, high = lows[:, None], highs[:, None]
     clipped = np.maximum(low - centres, 0) + np.maximum(centres - high, 0)
     rounding = ((high - low) / _LEVELS) ** 2 / 12
@@ -165,7 +162,7 @@ def _loss(
 
 
 class _Histogram:
-    """Values of one tensor, streamed: exact minimum and maximum, and counts over a symmetric span that doubles."""
+    """Histogram of one tensor, streamed: exact minimum and maximum, and counts over a symmetric span that doubles."""
 
     def __init__(self) -> None:
         self.low, self.high, self.edge = np.inf, -np.inf, 0.0
@@ -180,8 +177,8 @@ class _Histogram:
         self._widen(max(abs(low), abs(high)))
         if self.edge > 0.0:
             # An odd stride samples all positions of a row in turn instead of one column.
-            stride = max(1, flat.size // _VALUES_A_TENSOR) | 1
-            sample = flat[::stride] if flat.size > _VALUES_A_TENSOR else flat
+            stride = max(1, flat.size // _HISTOGRAM_VALUES) | 1
+            sample = flat[::stride] if flat.size > _HISTOGRAM_VALUES else flat
             sample = sample[sample != 0.0]
             bins = ((sample.astype(np.float64) / self.edge + 1) * _HALF_BINS).astype(np.int64)
             self.counts += np.bincount(bins.clip(0, 2 * _HALF_BINS - 1), minlength=2 * _HALF_BINS)
@@ -203,11 +200,11 @@ class _Histogram:
 def _activations(
     onnx_path: Path, batches: Iterable[npt.NDArray[np.float32]]
 ) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
-    """Every float activation of the network, input included, for one image after the other."""
+    """Yield every float activation of the network, including the input, image by image."""
     with tempfile.TemporaryDirectory(prefix="cxr-edge-") as folder:
-        path = Path(folder, "observed.onnx")
-        onnx.save(_observed(onnx.load(onnx_path)), path)
-        engine = OnnxRuntimeBackend().load(path, CompileOptions())  # unoptimised: every tensor must be there to see
+        path = Path(folder, "all-outputs.onnx")
+        onnx.save(_with_all_outputs(onnx.load(onnx_path)), path)
+        engine = OnnxRuntimeBackend().load(path, CompileOptions())  # unoptimised, so that every tensor exists
     name = engine.inputs[0].name
     for batch in batches:
         for i in range(len(batch)):
@@ -215,12 +212,12 @@ def _activations(
             yield {name: image, **engine.run({name: image})}
 
 
-def _observed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with all its float32 activations as outputs."""
+def _with_all_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return `model` with all its float32 activations as outputs."""
     inferred = onnx.shape_inference.infer_shapes(model)
     graph = Graph(model)
-    known = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
-    wanted = (out for node in graph.nodes if graph.activations(node) for out in node.output)
-    new = [n for n in wanted if n not in graph.outputs and known.get(n) == TensorProto.FLOAT]
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    activations = (out for node in graph.nodes if graph.activations(node) for out in node.output)
+    new = [n for n in activations if n not in graph.outputs and types.get(n) == TensorProto.FLOAT]
     model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in new)
     return model

@@ -1,7 +1,8 @@
-"""The parity gate: an engine is believed only as far as it agrees with the fp32 reference on the same inputs.
+"""Parity check (the gate): compares a candidate's outputs with the fp32 reference's on the same inputs.
 
-Outputs of the reference and of a candidate come in, a `Verdict` with figures and, if it failed, reasons comes out. The
-rules are in `Limits`; nothing is compared with a training-time promise, only with what the fp32 networks say here.
+Outputs of the reference and of a candidate come in, a `ParityResult` with figures and, if it failed, reasons comes out.
+The rules are in `Limits`. The comparison is with what the fp32 networks compute on this machine, not with metrics that
+were measured in training.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ from cxr_edge.ops.lung_box import lung_box
 from cxr_edge.records import Roi, Screening
 from cxr_edge.specs.lung_box import LungBoxRule
 
-__all__ = ["Limits", "Verdict", "judge_member", "judge_segmenter", "judge_set", "macro_auc"]
+__all__ = ["Limits", "ParityResult", "compare_ensemble", "compare_member", "compare_segmenter", "macro_auc"]
 
 FloatArray = npt.NDArray[np.floating]
 
-# A top label that changes although no probability of that image moved by more than this was a tie to begin with.
+# A top label that changes although no probability of that image changed by more than this was a tie to begin with.
 TIE = 0.02
-# Boxes that overlap so far give crops that differ by less than the rule's own margin of 5 %.
+# Boxes with at least this overlap give crops that differ by less than the rule's own margin of 5 %.
 SAME_BOX_IOU = 0.95
-# With fewer images one swapped pair moves the AUC more than any sensible limit, so it is shown but decides nothing.
-LEAST_IMAGES_FOR_AUC = 50
+# With fewer images one swapped pair changes the AUC more than any sensible limit: it is reported but decides nothing.
+MIN_IMAGES_FOR_AUC = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a candidate may lose, all from max_loss (X, a share).
+    """Limits of a candidate, all from max_loss (X, a share).
 
-    The ensemble as a whole must keep the decision on 1 - X of the images; a member or the segmenter, whose slips the
-    others even out, on 1 - 3X; so with few images no change at all is allowed. AUC may fall by X, from 50 images on.
-    Probabilities may move by 2X in the mean and by 20X in any one image. A mask may lose 3X of its mean overlap.
+    The ensemble must keep the decision on 1 - X of the images. A member or the segmenter, whose errors the others even
+    out, must agree on 1 - 3X; so with few images no change at all is allowed. AUC may fall by X, from 50 images on.
+    Probabilities may change by 2X in the mean and by 20X in any one image. A mask may lose 3X of its mean overlap.
     """
 
     max_loss: float = 0.01
@@ -44,11 +45,11 @@ class Limits:
             raise ValueError(f"max_loss must be above 0 and at most 1, got {self.max_loss}")
 
     @property
-    def part_agreement(self) -> float:
+    def network_agreement(self) -> float:
         return 1.0 - 3.0 * self.max_loss
 
     @property
-    def set_agreement(self) -> float:
+    def ensemble_agreement(self) -> float:
         return 1.0 - self.max_loss
 
     @property
@@ -65,69 +66,66 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Figures of one comparison; reasons is empty if it passed.
-
-    agreement: share of images with the same top label, decision or lung box; ties count as the same. max_shift,
-    mean_shift: of probabilities, absolute (mean over images of each image's largest). auc_change: candidate minus
-    reference, macro one-vs-rest, None where it cannot be had; auc_against: `true labels` or `the reference's labels`.
-    mask_iou: mean over images, segmenters only.
-    """
+class ParityResult:
+    """Result of a parity comparison: its figures, and the reasons for failure."""
 
     images: int
-    agreement: float
-    max_shift: float | None = None
-    mean_shift: float | None = None
-    auc_change: float | None = None
-    auc_against: str | None = None
-    mask_iou: float | None = None
-    reasons: tuple[str, ...] = ()
+    agreement: float  # share of images with the same top label, decision or lung box; ties count as the same
+    max_shift: float | None = None  # largest absolute change of a probability
+    mean_shift: float | None = None  # mean over images of each image's largest change
+    auc_change: float | None = None  # candidate minus reference, macro one-vs-rest; None if it is undefined
+    auc_against: str | None = None  # `true labels` or `the reference's labels`
+    mask_iou: float | None = None  # mean over images; segmenters only
+    reasons: tuple[str, ...] = ()  # empty if it passed
 
     @property
     def passed(self) -> bool:
         return not self.reasons
 
 
-def judge_member(
+def compare_member(
     reference: FloatArray, candidate: FloatArray, truth: npt.NDArray[np.int64] | None, limits: Limits
-) -> Verdict:
+) -> ParityResult:
     """Compare probabilities (images, labels) of one member. truth: (images) label indices, or None."""
-    tops = reference.argmax(1), candidate.argmax(1)
-    return _judge(reference, candidate, tops[0] == tops[1], truth, limits, limits.part_agreement, "top label")
+    same = reference.argmax(1) == candidate.argmax(1)
+    return _compare(reference, candidate, same, truth, limits, limits.network_agreement, "top label")
 
 
-def judge_set(
+def compare_ensemble(
     reference: Sequence[Screening],
     candidate: Sequence[Screening],
     truth: npt.NDArray[np.int64] | None,
     limits: Limits,
-) -> Verdict:
-    """Compare the screenings of the whole ensemble, image by image."""
+) -> ParityResult:
+    """Compare the screenings of the full ensemble, image by image."""
     before, after = (np.array([s.probabilities for s in side]) for side in (reference, candidate))
     same = np.array([a.decision == b.decision for a, b in zip(reference, candidate, strict=True)])
-    return _judge(before, after, same, truth, limits, limits.set_agreement, "decision")
+    return _compare(before, after, same, truth, limits, limits.ensemble_agreement, "decision")
 
 
-def judge_segmenter(
+def compare_segmenter(
     reference: Sequence[FloatArray],
     candidate: Sequence[FloatArray],
     sizes_px: Sequence[tuple[int, int]],
     rule: LungBoxRule,
     limits: Limits,
-) -> Verdict:
+) -> ParityResult:
     """Compare masks (side, side) of the same images. sizes_px: (width, height) of each image, for its box."""
     if not all(np.isfinite(mask).all() for mask in candidate):
-        return Verdict(images=len(reference), agreement=0.0, reasons=("it gives masks that are not finite",))
+        return ParityResult(images=len(reference), agreement=0.0, reasons=("it gives masks that are not finite",))
     pairs = list(zip(reference, candidate, sizes_px, strict=True))
     iou = float(np.mean([_mask_iou(a >= rule.threshold, b >= rule.threshold) for a, b, _ in pairs]))
     agreement = float(np.mean([_same_box(a, b, size, rule) for a, b, size in pairs]))
-    reasons = [*_too_low("lung box agreement", agreement, limits.part_agreement)]
+    reasons = [*_too_low("lung box agreement", agreement, limits.network_agreement)]
     reasons += _too_low("mean mask overlap (IoU)", iou, limits.mask_iou)
-    return Verdict(images=len(pairs), agreement=agreement, mask_iou=iou, reasons=tuple(reasons))
+    return ParityResult(images=len(pairs), agreement=agreement, mask_iou=iou, reasons=tuple(reasons))
 
 
 def macro_auc(probabilities: FloatArray, truth: npt.NDArray[np.int64]) -> float | None:
-    """Macro one-vs-rest AUC of (images, labels) over the labels that occur, ties as half; None for fewer than two."""
+    """Return the macro one-vs-rest AUC of (images, labels) over the labels that occur, ties counted half.
+
+    None for fewer than two labels.
+    """
     values = []
     for label in np.unique(truth):
         positive = truth == label
@@ -138,28 +136,30 @@ def macro_auc(probabilities: FloatArray, truth: npt.NDArray[np.int64]) -> float 
     return float(np.mean(values)) if values else None
 
 
-def _judge(
+def _compare(
     reference: FloatArray,
     candidate: FloatArray,
     same: npt.NDArray[np.bool_],
     truth: npt.NDArray[np.int64] | None,
     limits: Limits,
-    least_agreement: float,
-    what: str,
-) -> Verdict:
+    min_agreement: float,
+    subject: str,
+) -> ParityResult:
     if not np.isfinite(candidate).all():
-        return Verdict(images=len(reference), agreement=0.0, reasons=("it gives probabilities that are not finite",))
+        return ParityResult(
+            images=len(reference), agreement=0.0, reasons=("it gives probabilities that are not finite",)
+        )
     shift = np.abs(candidate - reference).max(axis=1)
     agreement = float((same | (shift <= TIE)).mean())
     change, against = _auc_change(reference, candidate, truth)
     reasons = [
-        *_too_low(f"{what} agreement", agreement, least_agreement),
+        *_too_low(f"{subject} agreement", agreement, min_agreement),
         *_too_high("mean probability shift", float(shift.mean()), limits.mean_shift),
         *_too_high("largest probability shift", float(shift.max()), limits.max_shift),
     ]
-    if change is not None and len(reference) >= LEAST_IMAGES_FOR_AUC:
+    if change is not None and len(reference) >= MIN_IMAGES_FOR_AUC:
         reasons += _too_high(f"AUC loss against {against}", -change, limits.max_loss)
-    return Verdict(
+    return ParityResult(
         images=len(reference),
         agreement=agreement,
         max_shift=float(shift.max()),
@@ -173,7 +173,7 @@ def _judge(
 def _auc_change(
     reference: FloatArray, candidate: FloatArray, truth: npt.NDArray[np.int64] | None
 ) -> tuple[float | None, str | None]:
-    """Candidate's AUC minus the reference's, and what was taken for the truth."""
+    """Return the candidate's AUC minus the reference's, and which labels were taken as true."""
     against = "true labels" if truth is not None else "the reference's labels"
     labels = truth if truth is not None else reference.argmax(axis=1)
     before, after = macro_auc(reference, labels), macro_auc(candidate, labels)
@@ -181,7 +181,7 @@ def _auc_change(
 
 
 def _auc(positive: FloatArray, negative: FloatArray) -> float:
-    """Share of pairs in the right order (Mann-Whitney), by ranks."""
+    """Return the share of pairs in the right order (Mann-Whitney), by ranks."""
     order = np.sort(negative)
     below = np.searchsorted(order, positive, side="left")
     not_above = np.searchsorted(order, positive, side="right")
@@ -207,11 +207,11 @@ def _box_iou(a: Roi, b: Roi) -> float:
     return both / (a.width_px * a.height_px + b.width_px * b.height_px - both)
 
 
-def _too_low(what: str, value: float, limit: float) -> Iterator[str]:
-    if not value >= limit - 1e-9:  # so that NaN is too low
-        yield f"{what} {value:.3f}, at least {limit:.3f} is asked for"
+def _too_low(figure: str, value: float, limit: float) -> Iterator[str]:
+    if not value >= limit - 1e-9:  # written so that NaN is too low
+        yield f"{figure} {value:.3f}, at least {limit:.3f} is required"
 
 
-def _too_high(what: str, value: float, limit: float) -> Iterator[str]:
-    if not value <= limit + 1e-9:  # so that NaN is too high
-        yield f"{what} {value:.3f}, at most {limit:.3f} is allowed"
+def _too_high(figure: str, value: float, limit: float) -> Iterator[str]:
+    if not value <= limit + 1e-9:  # written so that NaN is too high
+        yield f"{figure} {value:.3f}, at most {limit:.3f} is allowed"

@@ -1,6 +1,6 @@
-"""What a build did, as values, as a table and as JSON: one row a part and candidate.
+"""Report of a build, as values, as a table and as JSON: one row per network and candidate.
 
-`engine` fills it in; the command prints it and build.json keeps it.
+`build_bundle` and `build_network` fill it in, `cxr-edge build-engine` prints it, and build.json stores it.
 """
 
 from __future__ import annotations
@@ -9,50 +9,45 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from cxr_edge.compiler.parity import Verdict
-from cxr_edge.compiler.sensitivity import Harm
+from cxr_edge.compiler.parity import ParityResult
+from cxr_edge.compiler.sensitivity import LayerSensitivity
 from cxr_edge.compiler.timing import Timing
 
 __all__ = ["BuildReport", "Row", "Status"]
 
-# kept: the engine that will be used. passed: as good, but slower. refused: by the gate. failed: could not be made.
-# skipped: something that it needs was not given.
-Status = Literal["kept", "passed", "refused", "failed", "skipped"]
+# selected: the engine that will be used. passed: as good, but slower. rejected: by the parity check. failed: could not
+# be built. skipped: an input that it needs is missing.
+Status = Literal["selected", "passed", "rejected", "failed", "skipped"]
 
-_NAMED = 4  # layers that a line names; the JSON has all
+_MAX_LISTED = 4  # layers in a line of text; the JSON has all
 
 _HEAD = ("Engine", "Status", "Size", "agreement", "dAUC", "p50", "p99", "speed-up")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One candidate.
+    """One candidate."""
 
-    speed_up: p50 of the plain fp32 network through ONNX Runtime, over this one's. hurt: of a refused one, the layers
-    that moved the output most when they alone were reduced. kept_float: of a mixed one, those that stayed fp32. Both
-    worst first.
-    """
-
-    part: str
+    part: str  # name of the network
     precision: str
     status: Status
     reason: str | None = None
     size_bytes: int | None = None
-    verdict: Verdict | None = None
+    parity: ParityResult | None = None
     timing: Timing | None = None
-    speed_up: float | None = None
-    hurt: tuple[Harm, ...] = ()
-    kept_float: tuple[Harm, ...] = ()
+    speed_up: float | None = None  # p50 of the plain fp32 network through ONNX Runtime, over this one's
+    sensitive_layers: tuple[LayerSensitivity, ...] = ()  # of a rejected candidate, most sensitive first
+    fp32_layers: tuple[LayerSensitivity, ...] = ()  # of a mixed candidate: the layers left in fp32, likewise
 
     def cells(self) -> tuple[str, ...]:
-        """The row's texts under the table's head."""
-        v, t = self.verdict, self.timing
+        """Return the row's texts under the table's head."""
+        p, t = self.parity, self.timing
         return (
             f"{self.part} {self.precision}",
             self.status,
             "-" if self.size_bytes is None else f"{self.size_bytes / 1e6:.2f} MB",
-            "-" if v is None else f"{v.agreement:.3f}",
-            "-" if v is None or v.auc_change is None else f"{v.auc_change:+.4f}",
+            "-" if p is None else f"{p.agreement:.3f}",
+            "-" if p is None or p.auc_change is None else f"{p.auc_change:+.4f}",
             "-" if t is None else f"{t.p50_ms:.2f} ms",
             "-" if t is None else f"{t.p99_ms:.2f} ms",
             "-" if self.speed_up is None else f"{self.speed_up:.2f}x",
@@ -61,83 +56,83 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """A whole build. images: which the gate used, with their number. whole: the verdict on the chosen set; None where
-    there is none to judge. engines: where the engines lie.
-    """
+    """Result of a build."""
 
-    name: str
+    name: str  # of the bundle or the single network
     backend: str
     versions: Mapping[str, str]
     threads: int
     max_loss: float
-    images: str
-    engines: str
+    images: str  # description of the compared images, with their number
+    engines: str  # folder of the engines
     rows: tuple[Row, ...]
-    whole: Verdict | None
+    ensemble: ParityResult | None  # of the selected engines together; None if some network has none
     notes: tuple[str, ...]
 
     @property
     def precisions(self) -> dict[str, str]:
-        """The chosen precision of every part that has an engine."""
-        return {r.part: r.precision for r in self.rows if r.status == "kept"}
+        """The selected precision of every network that has an engine."""
+        return {r.part: r.precision for r in self.rows if r.status == "selected"}
 
     @property
     def complete(self) -> bool:
-        """Whether every part has an engine."""
+        """True if every network has an engine."""
         return {r.part for r in self.rows} == set(self.precisions)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """Return the report as JSON values."""
         return {**asdict(self), "complete": self.complete, "precisions": self.precisions}
 
     def lines(self) -> list[str]:
-        """The table and what must be read with it."""
+        """Return the table and the sentences that explain it, line by line."""
         lines = _aligned([_HEAD, *(row.cells() for row in self.rows)])
         lines += ["", f"Gate: {self.images}, compared with the fp32 networks; at most {self.max_loss:g} may be lost."]
         lines += [*self._reasons(), *self._layers()]
-        lines += [] if self.whole is None else [_whole_line(self.whole)]
-        against = {r.verdict.auc_against for r in self.rows if r.verdict and r.verdict.auc_against}
-        lines += [f"dAUC is macro one-vs-rest against {', '.join(sorted(against))}."] if against else []
-        lines.append(f"Times: one image, {self.threads} threads, {self.backend} on {self._where()}.")
+        lines += [] if self.ensemble is None else [_ensemble_line(self.ensemble)]
+        parity = [(r.precision, r.parity) for r in self.rows if r.parity]
+        against = sorted({p.auc_against for _, p in parity if p.auc_against})
+        lines += [f"dAUC is macro one-vs-rest against {', '.join(against)}."] if against else []
+        lines.append(f"Times: one image, {self.threads} threads, {self.backend} on {self._processor()}.")
         lines += [f"Note: {note}" for note in self.notes]
-        overlaps = [
-            f"{r.precision} {r.verdict.mask_iou:.4f}" for r in self.rows if r.verdict and r.verdict.mask_iou is not None
-        ]
+        overlaps = [f"{precision} {p.mask_iou:.4f}" for precision, p in parity if p.mask_iou is not None]
         lines += [f"Agreement of lung boxes; mean overlap (IoU) of masks: {', '.join(overlaps)}."] if overlaps else []
-        empty = sorted({r.part for r in self.rows} - set(self.precisions))
-        lines.append(f"NO ENGINE for {', '.join(empty)}." if empty else f"Engines: {self.engines}")
+        missing = sorted({r.part for r in self.rows} - set(self.precisions))
+        lines.append(f"NO ENGINE for {', '.join(missing)}." if missing else f"Engines: {self.engines}")
         return lines
 
-    def _where(self) -> str:
+    def _processor(self) -> str:
         return self.versions.get("gpu") or self.versions.get("processor", "?")
 
     def _reasons(self) -> list[str]:
-        """One line a reason, with all engines that it holds for."""
-        said: dict[str, list[str]] = {}
+        """Return one line per reason, with all engines that it applies to."""
+        engines: dict[str, list[str]] = {}
         for row in self.rows:
             if row.reason:
-                said.setdefault(f"{row.status}: {row.reason}", []).append(f"{row.part} {row.precision}")
-        return [f"  {', '.join(names)} {text}" for text, names in said.items()]
+                engines.setdefault(f"{row.status}: {row.reason}", []).append(f"{row.part} {row.precision}")
+        return [f"  {', '.join(names)} {text}" for text, names in engines.items()]
 
     def _layers(self) -> list[str]:
-        """One line for the layers that each refused candidate suffers from, or that a mixed one keeps in fp32."""
-        mixed = [r for r in self.rows if r.kept_float and r.status in ("kept", "passed")]
-        lines = [f"  {r.part} {r.precision} is hurt most by {_listed(r.hurt)}" for r in self.rows if r.hurt]
-        lines += [f"  {r.part} {r.precision} keeps in fp32 {_listed(r.kept_float)}" for r in mixed]
-        note = "  (in brackets: how far the layer alone moved the output, in per cent of the output's spread)"
+        """Return one line per candidate with its most sensitive layers, or with the layers left in fp32."""
+        rejected = [r for r in self.rows if r.sensitive_layers]
+        mixed = [r for r in self.rows if r.fp32_layers and r.status in ("selected", "passed")]
+        lines = [f"  {r.part} {r.precision}: most sensitive layers {_listed(r.sensitive_layers)}" for r in rejected]
+        lines += [f"  {r.part} {r.precision}: layers in fp32 {_listed(r.fp32_layers)}" for r in mixed]
+        note = (
+            "  (in brackets: RMS change of the output with only that layer reduced, relative to its standard deviation)"
+        )
         return [*lines, note] if lines else []
 
 
-def _listed(harms: tuple[Harm, ...]) -> str:
-    more = f" and {len(harms) - _NAMED} more" if len(harms) > _NAMED else ""
-    return ", ".join(map(str, harms[:_NAMED])) + more
+def _listed(layers: tuple[LayerSensitivity, ...]) -> str:
+    more = f" and {len(layers) - _MAX_LISTED} more" if len(layers) > _MAX_LISTED else ""
+    return ", ".join(map(str, layers[:_MAX_LISTED])) + more
 
 
-def _whole_line(whole: Verdict) -> str:
-    moved = "" if whole.max_shift is None else f", probabilities moved by at most {whole.max_shift:.3f}"
-    said = "passed" if whole.passed else "REFUSED: " + "; ".join(whole.reasons)
-    same = f"decision agreement {whole.agreement:.3f} on {whole.images} images"
-    return f"The chosen engines together: {same}{moved}; {said}."
+def _ensemble_line(parity: ParityResult) -> str:
+    shift = "" if parity.max_shift is None else f", largest change of a probability {parity.max_shift:.3f}"
+    result = "passed" if parity.passed else "REJECTED: " + "; ".join(parity.reasons)
+    agreement = f"decision agreement {parity.agreement:.3f} on {parity.images} images"
+    return f"The selected engines together: {agreement}{shift}; {result}."
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Which layers of a network reduced precision hurts: each alone is reduced, and the change of the output is measured.
+"""Sensitivity of layers to reduced precision: reduce one layer at a time and measure the change of the output.
 
-A `Study` says what to reduce and what to compare with; a ranking, worst first, comes out. All of it runs through ONNX
-Runtime on the CPU, whatever the build is for: the graph is the same for every backend.
+A `Study` (network, precision, images, expected outputs) comes in; the layers come out, most sensitive first. All of it
+runs through ONNX Runtime on the CPU, whatever backend the build is for: the graph is the same for every backend.
 """
 
 from __future__ import annotations
@@ -20,168 +20,162 @@ import onnx
 
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
-from cxr_edge.compiler.graph.graph import Graph
+from cxr_edge.compiler.graph.graph import Graph, copied
 
-__all__ = ["BUDGET_S", "IMAGES", "Harm", "Ranking", "Study", "rank_layers", "units"]
+__all__ = ["BUDGET_S", "IMAGES", "LayerSensitivity", "Ranking", "Study", "layer_outputs", "rank_layers"]
 
 IMAGES = 8  # the ranking needs the order of magnitude, not the last digit
 BUDGET_S = 60.0
-_LEAST_RUNS = 4  # fewer groups than this tell nothing about layers
+_MIN_RUNS = 4  # with fewer groups the result does not identify layers
 
 Tensor = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Harm:
-    """What reduced precision in `layers` (output names; more than one where time did not allow to tell them apart) does.
+class LayerSensitivity:
+    """Change of the output when only `layers` are in reduced precision."""
 
-    moved: root mean square change of the judged output, over the standard deviation of that output in float32; None
-    where it was not finite any more.
-    """
-
-    layers: tuple[str, ...]
-    moved: float | None
+    layers: tuple[str, ...]  # output names; more than one if there was no time to measure them separately
+    # Root mean square change of the compared output, over that output's standard deviation in float32; None if the
+    # output was no longer finite.
+    relative_change: float | None
 
     def __str__(self) -> str:
-        """`trunk.2.0/Conv + trunk.3.0/Conv (12.00%)`: names in short, change in per cent of the output's spread."""
-        moved = "not finite" if self.moved is None else f"{self.moved:.2%}"
-        return f"{' + '.join(map(_short, self.layers))} ({moved})"
+        """Format as `trunk.2.0/Conv + trunk.3.0/Conv (12.00%)`: short names, change in per cent."""
+        change = "not finite" if self.relative_change is None else f"{self.relative_change:.2%}"
+        return f"{' + '.join(map(_short, self.layers))} ({change})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """harms: worst first. skipped: why there are none, else None."""
+    """Sensitivities of a network's layers, or the reason why they were not measured."""
 
-    harms: tuple[Harm, ...] = ()
+    sensitivities: tuple[LayerSensitivity, ...] = ()  # most sensitive first
     skipped: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One network and one reduced precision.
-
-    units: what is reduced together, by layer: the outputs of the layer's nodes. reduced: the network with all nodes but
-    those of the given outputs in reduced precision, as ONNX Runtime can run it. inputs, wanted: the images, at most
-    `IMAGES` are used, and the judged output of the fp32 network for them. run_s: how long that takes for one image.
-    """
+    """One network and one reduced precision to measure."""
 
     model: onnx.ModelProto = field(repr=False)
-    units: dict[str, frozenset[str]] = field(repr=False)
+    layer_outputs: dict[str, frozenset[str]] = field(repr=False)  # per layer, the outputs that are reduced with it
+    # Returns the network with all nodes in reduced precision but those of the given outputs, for ONNX Runtime.
     reduced: Callable[[frozenset[str]], onnx.ModelProto]
-    output: str
-    inputs: Sequence[Tensor] = field(repr=False)
-    wanted: Sequence[Tensor] = field(repr=False)
-    run_s: float
+    output: str  # name of the compared output
+    inputs: Sequence[Tensor] = field(repr=False)  # the images, of which at most `IMAGES` are used
+    expected: Sequence[Tensor] = field(repr=False)  # the compared output of the fp32 network for each image
+    run_s: float  # duration of one fp32 inference
     threads: int = 1
 
 
 def rank_layers(study: Study, *, budget_s: float = BUDGET_S) -> Ranking:
-    """Measure the harm of every layer, worst first.
+    """Measure the sensitivity of every layer, most sensitive first.
 
-    Where `budget_s` does not pay for all, layers are first measured in groups of neighbours, and the worst group is split
-    until the time is up. Nothing is measured, and the ranking says so, where it would not even pay for a few groups.
+    If `budget_s` does not suffice for single layers, groups of neighbours are measured first, and the most sensitive
+    group is split until the time is up. If it does not suffice for a few groups, nothing is measured.
     """
-    least_s = _LEAST_RUNS * min(IMAGES, len(study.inputs)) * study.run_s
-    if least_s > budget_s:
+    min_s = _MIN_RUNS * min(IMAGES, len(study.inputs)) * study.run_s
+    if min_s > budget_s:
         return Ranking(
-            skipped=f"one image takes {study.run_s:.1f} s in fp32, so that to find the layers that hurt would take more "
-            f"than {least_s:.0f} s (at most {budget_s:.0f} s are spent on it)"
+            skipped=f"one image takes {study.run_s:.1f} s in fp32, so that finding the sensitive layers would take more "
+            f"than {min_s:.0f} s (at most {budget_s:.0f} s are spent on it)"
         )
     measure = _Measurement(study)
     end = time.perf_counter() + budget_s
-    layers = tuple(study.units)
-    first = _Measured.of(measure, layers[:1])
-    groups = _groups(layers[1:], int(budget_s / first.seconds))
-    return Ranking(harms=_by_harm(_split_the_worst([first, *(_Measured.of(measure, g) for g in groups)], measure, end)))
+    layers = tuple(study.layer_outputs)
+    first = _Group.measured(measure, layers[:1])
+    groups = [first, *(_Group.measured(measure, g) for g in _groups(layers[1:], int(budget_s / first.seconds)))]
+    return Ranking(sensitivities=_ranked(_split_most_sensitive(groups, measure, end)))
 
 
-def units(model: onnx.ModelProto, layers: Sequence[str]) -> dict[str, frozenset[str]]:
-    """The outputs of each layer's nodes: its own, and those of nodes without weights whose latest input is its work.
+def layer_outputs(model: onnx.ModelProto, layers: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return the outputs of each layer's nodes: its own, and those of the nodes without weights that follow it.
 
-    So every node after the first layer belongs to exactly one: a Relu to its convolution, an Add to the later branch.
+    A node that follows several layers belongs to the last of them: a Relu to its convolution, an Add to the later branch.
+    So every node after the first layer belongs to exactly one.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    place = {layer: i for i, layer in enumerate(layers)}
+    index = {layer: i for i, layer in enumerate(layers)}
     owner: dict[str, int] = {}
-    for node in Graph(copy).nodes:
+    for node in Graph(copied(model)).nodes:
         inherited = [owner[name] for name in node.input if name in owner]
-        mine = place.get(node.output[0], max(inherited, default=-1))
-        if mine >= 0:
-            owner.update(dict.fromkeys(node.output, mine))
-    return {layer: frozenset(name for name, i in owner.items() if i == place[layer] and name) for layer in layers}
+        layer_index = index.get(node.output[0], max(inherited, default=-1))
+        if layer_index >= 0:
+            owner.update(dict.fromkeys(node.output, layer_index))
+    return {layer: frozenset(name for name, i in owner.items() if i == index[layer] and name) for layer in layers}
 
 
 def _short(name: str) -> str:
-    """A name as PyTorch's exporter makes it without what it says twice: /a/a.1/a.1.0/Conv_output_0 is a.1.0/Conv."""
+    """Shorten a name of PyTorch's exporter, which repeats itself: /a/a.1/a.1.0/Conv_output_0 is a.1.0/Conv."""
     words = name.removesuffix("_output_0").strip("/").split("/")
     return "/".join(w for i, w in enumerate(words) if not (i + 1 < len(words) and words[i + 1].startswith(f"{w}.")))
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A group of layers and its harm; infinite where the output was not finite."""
+class _Group:
+    """A measured group of layers; the change is infinite if the output was not finite."""
 
     layers: tuple[str, ...]
-    moved: float
+    relative_change: float
     seconds: float
 
     @classmethod
-    def of(cls, measure: _Measurement, layers: tuple[str, ...]) -> _Measured:
+    def measured(cls, measure: _Measurement, layers: tuple[str, ...]) -> _Group:
         start = time.perf_counter()
-        moved = measure(layers)
-        return cls(layers, moved, max(time.perf_counter() - start, 1e-6))
+        change = measure(layers)
+        return cls(layers, change, max(time.perf_counter() - start, 1e-6))
 
 
 class _Measurement:
-    """Called with layers, gives the change of the output when only these are reduced."""
+    """Callable that takes layers and returns the relative change of the output when only these are reduced."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._chosen = np.unique(np.linspace(0, len(study.inputs) - 1, IMAGES).round().astype(int))
-        self._wanted = np.stack([study.wanted[i] for i in self._chosen])
-        self._spread = max(float(np.stack(list(study.wanted)).std()), 1e-6)
+        self._selected = np.unique(np.linspace(0, len(study.inputs) - 1, IMAGES).round().astype(int))
+        self._expected = np.stack([study.expected[i] for i in self._selected])
+        self._std = max(float(np.stack(list(study.expected)).std()), 1e-6)
         self._all = frozenset(name for node in study.model.graph.node for name in node.output)
 
     def __call__(self, layers: tuple[str, ...]) -> float:
         study = self._study
-        reduced = frozenset[str]().union(*(study.units[layer] for layer in layers))
+        reduced = frozenset[str]().union(*(study.layer_outputs[layer] for layer in layers))
         with tempfile.TemporaryDirectory(prefix="cxr-edge-") as folder:
             path = Path(folder, "reduced.onnx")
             onnx.save(study.reduced(self._all - reduced), path)
             engine = OnnxRuntimeBackend().load_reference(path, CompileOptions(threads=study.threads))
-        got = np.stack([engine.run({"image": study.inputs[i]})[study.output][0] for i in self._chosen])
+        actual = np.stack([engine.run({"image": study.inputs[i]})[study.output][0] for i in self._selected])
         with np.errstate(invalid="ignore", over="ignore"):
-            moved = float(np.sqrt(np.mean((got.astype(np.float64) - self._wanted) ** 2))) / self._spread
-        return moved if np.isfinite(moved) else float("inf")
+            change = float(np.sqrt(np.mean((actual.astype(np.float64) - self._expected) ** 2))) / self._std
+        return change if np.isfinite(change) else float("inf")
 
 
 def _groups(layers: tuple[str, ...], runs: int) -> list[tuple[str, ...]]:
-    """`layers` one by one if so many runs are to be had, else in neighbourhoods that take half of the runs."""
-    count = len(layers) if len(layers) <= runs else max(_LEAST_RUNS, runs // 2)
+    """Return single layers if there is time for that many runs, else groups of neighbours that take half of the runs."""
+    count = len(layers) if len(layers) <= runs else max(_MIN_RUNS, runs // 2)
     edges = np.linspace(0, len(layers), min(count, len(layers)) + 1).round().astype(int)
     return [layers[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def _split_the_worst(groups: list[_Measured], measure: _Measurement, end: float) -> list[_Measured]:
-    """Split the worst group in two, again and again, while there is time and one of more than one layer."""
-    found = [g for g in groups if len(g.layers) == 1]
-    waiting = [(-g.moved, i, g) for i, g in enumerate(groups) if len(g.layers) > 1]
-    heapq.heapify(waiting)
+def _split_most_sensitive(groups: list[_Group], measure: _Measurement, end: float) -> list[_Group]:
+    """Split the most sensitive group in two, repeatedly, while there is time and a group of several layers."""
+    single = [g for g in groups if len(g.layers) == 1]
+    queue = [(-g.relative_change, i, g) for i, g in enumerate(groups) if len(g.layers) > 1]
+    heapq.heapify(queue)
     serial = len(groups)
-    while waiting and time.perf_counter() < end:
-        worst = heapq.heappop(waiting)[2]
+    while queue and time.perf_counter() < end:
+        worst = heapq.heappop(queue)[2]
         middle = len(worst.layers) // 2
         for half in (worst.layers[:middle], worst.layers[middle:]):
-            made = _Measured.of(measure, half)
+            group = _Group.measured(measure, half)
             serial += 1
             if len(half) == 1:
-                found.append(made)
+                single.append(group)
             else:
-                heapq.heappush(waiting, (-made.moved, serial, made))
-    return found + [g for _, _, g in waiting]
+                heapq.heappush(queue, (-group.relative_change, serial, group))
+    return single + [g for _, _, g in queue]
 
 
-def _by_harm(measured: list[_Measured]) -> tuple[Harm, ...]:
-    order = sorted(measured, key=lambda m: m.moved, reverse=True)
-    return tuple(Harm(layers=m.layers, moved=m.moved if np.isfinite(m.moved) else None) for m in order)
+def _ranked(groups: list[_Group]) -> tuple[LayerSensitivity, ...]:
+    order = sorted(groups, key=lambda g: g.relative_change, reverse=True)
+    changes = [g.relative_change if np.isfinite(g.relative_change) else None for g in order]
+    return tuple(LayerSensitivity(layers=g.layers, relative_change=c) for g, c in zip(order, changes, strict=True))

@@ -1,7 +1,7 @@
-"""How long each engine takes: the same input through all of them in turn, many times.
+"""Latency of engines: the same input through all of them in turn, many times.
 
-Loaded engines and one input go in, the p50 and p99 of each come out. They take turns within every round, so that a
-clock that changes or a neighbour that wakes up slows all alike and the comparison stays fair.
+Loaded engines and one input come in, the p50 and p99 of each come out. The engines take turns within every round, so that
+a changing clock frequency or another busy process slows all alike and the comparison stays fair.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from cxr_edge.backends.base import Engine
 __all__ = ["Timing", "time_engines"]
 
 _WARM_UP_ROUNDS = 3
+_MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One inference of one image, wall clock, input and output in host memory. runs: how many were timed."""
+    """Latency of one inference of one image, wall clock, input and output in host memory."""
 
     p50_ms: float
     p99_ms: float
-    runs: int
+    runs: int  # number of timed runs
 
 
 def time_engines(
@@ -41,16 +42,16 @@ def time_engines(
     for _ in range(_WARM_UP_ROUNDS):
         for engine in engines.values():
             engine.run(inputs)
-    taken: dict[str, list[float]] = {name: [] for name in engines}
+    latencies_ms: dict[str, list[float]] = {name: [] for name in engines}
     end = time.perf_counter() + budget_s
-    for done in range(rounds):
-        if done >= 5 and time.perf_counter() > end:
+    for completed in range(rounds):
+        if completed >= _MIN_ROUNDS and time.perf_counter() > end:
             break
         for name, engine in engines.items():
             start = time.perf_counter()
             engine.run(inputs)
-            taken[name].append((time.perf_counter() - start) * 1e3)
-    return {name: _summary(values) for name, values in taken.items()}
+            latencies_ms[name].append((time.perf_counter() - start) * 1e3)
+    return {name: _summary(values) for name, values in latencies_ms.items()}
 
 
 def _summary(values: list[float]) -> Timing:

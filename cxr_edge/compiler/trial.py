@@ -1,7 +1,7 @@
-"""One network through the whole trial: candidates made, gated against the fp32 reference, timed, ranked.
+"""Trial of one network: build its candidates, compare them with the fp32 reference, time them, rank them.
 
-A `Trial` says what to compare with; `run_trial` gives the rows of the report and the candidates that passed, fastest
-first. Bundles and lone networks are tried by the same code.
+A `Trial` (network, images, comparison) comes in; the rows of the report and the candidates that passed, fastest first,
+come out. Networks of a bundle and single networks share this code.
 """
 
 from __future__ import annotations
@@ -18,161 +18,182 @@ from cxr_edge.backends.base import Backend, CompileOptions, Engine
 from cxr_edge.compiler import candidates
 from cxr_edge.compiler.calibrate import Ranges
 from cxr_edge.compiler.candidates import Candidate, Recipe
-from cxr_edge.compiler.fp32_fallback import Search
+from cxr_edge.compiler.fp32_fallback import Attempt, FallbackSearch
 from cxr_edge.compiler.graph.simplify import Simplified
-from cxr_edge.compiler.parity import Verdict
+from cxr_edge.compiler.parity import Limits, ParityResult, compare_member, compare_segmenter
 from cxr_edge.compiler.report import Row, Status
-from cxr_edge.compiler.sensitivity import Study, rank_layers, units
+from cxr_edge.compiler.sensitivity import Study, layer_outputs, rank_layers
 from cxr_edge.compiler.timing import Timing, time_engines
-from cxr_edge.engines import Part
+from cxr_edge.engines import NetworkFile
 from cxr_edge.errors import CxrEdgeError
+from cxr_edge.ops.combine import softmax
+from cxr_edge.specs.lung_box import LungBoxRule
 
-__all__ = ["Outcome", "Tools", "Trial", "run_trial"]
+__all__ = [
+    "BuildContext",
+    "Comparison",
+    "Trial",
+    "TrialResult",
+    "member_comparison",
+    "run_trial",
+    "segmenter_comparison",
+]
 
-_HURT = 3  # layers that a refused candidate's row names
+_LISTED_LAYERS = 3  # most sensitive layers in a rejected candidate's row
 _NO_RANGES = "int8 needs activation ranges, and there are none here: give X-rays with --calibration DIR"
 
 Tensor = npt.NDArray[np.float32]
-Judge = Callable[[Sequence[Tensor], Sequence[Tensor]], Verdict]
+Comparison = Callable[[Sequence[Tensor], Sequence[Tensor]], ParityResult]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
-    """What every trial of a build shares. recipes: to try, in order. say: prints a line of progress."""
+class BuildContext:
+    """Shared build context: the same for all networks of a build."""
 
     backend: Backend
     options: CompileOptions
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[Recipe, ...]  # to try, in this order
     scratch: Path
-    say: Callable[[str], None]
+    say: Callable[[str], None]  # takes lines of progress
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One network and what its candidates are held against.
+    """One network, and the reference that its candidates are compared with."""
 
-    output: the output that is judged. inputs: one (1, C, H, W) an image. judge: compares that output of the reference
-    and of a candidate, image by image.
-    """
-
-    part: Part
+    network: NetworkFile
     simplified: Simplified
     reference: Engine
     ranges: Ranges | None
-    output: str
-    inputs: Sequence[Tensor]
-    judge: Judge
+    inputs: Sequence[Tensor]  # one (1, C, H, W) per image
+    compare: Comparison  # of the network's first output by reference and candidate, image by image
+
+    @property
+    def output(self) -> str:
+        """Name of the compared output: the logits or the mask."""
+        return self.network.outputs[0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """rows: one a recipe tried, none of them `kept` yet. passed: the candidates, fastest first."""
+class TrialResult:
+    """Result of a trial."""
 
-    rows: tuple[Row, ...]
-    passed: tuple[Candidate, ...]
-
-
-def run_trial(trial: Trial, tools: Tools) -> Outcome:
-    """Make, judge and time all candidates of one network; what the gate refuses is tried again as a mixed one."""
-    course = _Course(trial, tools)
-    rows: dict[str, Row] = {}
-    passed: dict[str, Candidate] = {}
-    for recipe in tools.recipes:
-        tools.say(f"{trial.part.name}: {recipe.name}")
-        for row, candidate in course.results(recipe):
-            rows[row.precision] = row
-            if candidate is not None:
-                passed[row.precision] = candidate
-    timings = _timings(trial, passed)
-    rows = {name: _timed(row, timings.get(name), timings["reference"]) for name, row in rows.items()}
-    order = sorted(passed, key=lambda name: timings[name].p50_ms)
-    return Outcome(rows=tuple(rows.values()), passed=tuple(passed[name] for name in order))
+    rows: tuple[Row, ...]  # one per recipe tried, none of them `selected` yet
+    passed: tuple[Candidate, ...]  # fastest first
 
 
-def run(engine: Engine, output: str, image: Tensor) -> Tensor:
-    """One output for one image, without the batch axis."""
-    return np.asarray(engine.run({"image": image})[output][0], np.float32)
+def member_comparison(temperature: float, truth: npt.NDArray[np.int64] | None, limits: Limits) -> Comparison:
+    """Return the comparison of a member's logits (labels) per image. truth: (images) label indices, or None."""
+
+    def compare(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> ParityResult:
+        before, after = (softmax(np.stack(logits), temperature) for logits in (reference, candidate))
+        return compare_member(before, after, truth, limits)
+
+    return compare
 
 
-class _Course:
-    """One network's way through the recipes, with the reference's answers, which all of them are held against."""
+def segmenter_comparison(sizes_px: Sequence[tuple[int, int]], rule: LungBoxRule, limits: Limits) -> Comparison:
+    """Return the comparison of a segmenter's masks (1, side, side) per image. sizes_px: (width, height) of each image."""
 
-    def __init__(self, trial: Trial, tools: Tools) -> None:
-        self._trial, self._tools = trial, tools
-        start = time.perf_counter()
-        self._wanted = [run(trial.reference, trial.output, x) for x in trial.inputs]
-        self._run_s = (time.perf_counter() - start) / len(trial.inputs)
+    def compare(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> ParityResult:
+        return compare_segmenter([m[0] for m in reference], [m[0] for m in candidate], sizes_px, rule, limits)
 
-    def results(self, recipe: Recipe) -> list[tuple[Row, Candidate | None]]:
-        """The row and candidate of `recipe`, and of its mixed kin if the gate refused it."""
-        row, candidate = self.attempt(recipe)
-        if row.status != "refused" or not recipe.steps_back:
-            return [(row, candidate)]
-        try:
-            return self._step_back(recipe, row)
-        except CxrEdgeError as error:
-            return [(row, None), (self._row(recipe.mixed(frozenset()), "failed", str(error)), None)]
-
-    def attempt(self, recipe: Recipe) -> tuple[Row, Candidate | None]:
-        """Make and judge one candidate; its file is gone unless it passed."""
-        trial, tools = self._trial, self._tools
-        if recipe.scheme is not None and trial.ranges is None:
-            return self._row(recipe, "skipped", _NO_RANGES), None
-        try:
-            made = candidates.make(
-                recipe, trial.part, trial.simplified, trial.ranges, tools.backend, tools.options, tools.scratch
-            )
-            verdict = trial.judge(self._wanted, [run(made.engine, trial.output, x) for x in trial.inputs])
-        except CxrEdgeError as error:
-            return self._row(recipe, "failed", str(error)), None
-        status: Status = "passed" if verdict.passed else "refused"
-        row = self._row(recipe, status, "; ".join(verdict.reasons) or None)
-        row = replace(row, size_bytes=made.file.stat().st_size, verdict=verdict)
-        if verdict.passed:
-            return row, made
-        made.file.unlink()
-        return row, None
-
-    def _step_back(self, recipe: Recipe, refused: Row) -> list[tuple[Row, Candidate | None]]:
-        trial, tools, model = self._trial, self._tools, self._trial.simplified.model
-        parts = units(model, candidates.layers(recipe, model))
-        tools.say(f"{trial.part.name}: {recipe.name} is refused, finding out which of {len(parts)} layers hurt")
-        ranking = rank_layers(self._study(recipe, parts))
-        refused = replace(refused, hurt=ranking.harms[:_HURT])
-        mixed = recipe.mixed(frozenset())
-        if ranking.skipped or len(parts) < 2:
-            reason = ranking.skipped or "it has one layer, which would leave nothing in reduced precision"
-            return [(refused, None), (self._row(mixed, "skipped", reason), None)]
-        search = Search(
-            recipe=recipe,
-            harms=ranking.harms,
-            units=parts,
-            attempt=self.attempt,
-            say=lambda line: tools.say(f"{trial.part.name}: {line}"),
-        )
-        return [(refused, None), search.run()]
-
-    def _study(self, recipe: Recipe, parts: dict[str, frozenset[str]]) -> Study:
-        trial, model = self._trial, self._trial.simplified.model
-        return Study(
-            model=model,
-            units=parts,
-            reduced=lambda keep: candidates.on_reference(recipe.mixed(keep), model, trial.ranges),
-            output=trial.output,
-            inputs=trial.inputs,
-            wanted=self._wanted,
-            run_s=self._run_s,
-            threads=self._tools.options.threads,
-        )
-
-    def _row(self, recipe: Recipe, status: Status, reason: str | None) -> Row:
-        return Row(part=self._trial.part.name, precision=recipe.name, status=status, reason=reason)
+    return compare
 
 
-def _timings(trial: Trial, passed: dict[str, Candidate]) -> dict[str, Timing]:
+def run_trial(trial: Trial, context: BuildContext) -> TrialResult:
+    """Build, compare and time all candidates of one network; a rejected one is tried again in mixed precision."""
+    loop = _CandidateLoop(trial, context)
+    attempts: dict[str, Attempt] = {}
+    for recipe in context.recipes:
+        context.say(f"{trial.network.name}: {recipe.name}")
+        attempts |= {a.row.precision: a for a in loop.attempts(recipe)}
+    passed = {name: a.candidate for name, a in attempts.items() if a.candidate is not None}
     engines = {"reference": trial.reference, **{name: c.engine for name, c in passed.items()}}
-    return time_engines(engines, {"image": trial.inputs[0]})
+    timings = time_engines(engines, {"image": trial.inputs[0]})
+    rows = (_timed(a.row, timings.get(name), timings["reference"]) for name, a in attempts.items())
+    order = sorted(passed, key=lambda name: timings[name].p50_ms)
+    return TrialResult(rows=tuple(rows), passed=tuple(passed[name] for name in order))
 
 
 def _timed(row: Row, timing: Timing | None, reference: Timing) -> Row:
     return row if timing is None else replace(row, timing=timing, speed_up=reference.p50_ms / timing.p50_ms)
+
+
+class _CandidateLoop:
+    """Builds and checks every candidate of one network against the fp32 reference outputs."""
+
+    def __init__(self, trial: Trial, context: BuildContext) -> None:
+        self._trial, self._context = trial, context
+        start = time.perf_counter()
+        self._expected = self._outputs(trial.reference)
+        self._run_s = (time.perf_counter() - start) / len(trial.inputs)
+
+    def attempts(self, recipe: Recipe) -> list[Attempt]:
+        """Try `recipe`, and its mixed variant if it is rejected."""
+        attempt = self.attempt(recipe)
+        if attempt.row.status != "rejected" or not recipe.tries_mixed:
+            return [attempt]
+        try:
+            return self._fall_back(recipe, attempt)
+        except CxrEdgeError as error:
+            return [attempt, Attempt(row=self._row(recipe.mixed(frozenset()), "failed", str(error)))]
+
+    def attempt(self, recipe: Recipe) -> Attempt:
+        """Build and compare one candidate; its file is deleted unless it passed."""
+        trial, context = self._trial, self._context
+        if recipe.scheme is not None and trial.ranges is None:
+            return Attempt(row=self._row(recipe, "skipped", _NO_RANGES))
+        try:
+            candidate = candidates.make_candidate(
+                recipe, trial.network, trial.simplified, trial.ranges, context.backend, context.options, context.scratch
+            )
+            parity = trial.compare(self._expected, self._outputs(candidate.engine))
+        except CxrEdgeError as error:
+            return Attempt(row=self._row(recipe, "failed", str(error)))
+        row = self._row(recipe, "passed" if parity.passed else "rejected", "; ".join(parity.reasons) or None)
+        row = replace(row, size_bytes=candidate.file.stat().st_size, parity=parity)
+        if parity.passed:
+            return Attempt(row=row, candidate=candidate)
+        candidate.file.unlink()
+        return Attempt(row=row)
+
+    def _fall_back(self, recipe: Recipe, rejected: Attempt) -> list[Attempt]:
+        """Find the sensitive layers of a rejected candidate, and search how many of them must stay in fp32."""
+        model, name = self._trial.simplified.model, self._trial.network.name
+        outputs = layer_outputs(model, candidates.reducible_layers(recipe, model))
+        self._context.say(f"{name}: {recipe.name} is rejected, measuring the sensitivity of {len(outputs)} layers")
+        ranking = rank_layers(self._study(recipe, outputs))
+        rejected = Attempt(row=replace(rejected.row, sensitive_layers=ranking.sensitivities[:_LISTED_LAYERS]))
+        if ranking.skipped or len(outputs) < 2:
+            reason = ranking.skipped or "it has one layer, which would leave nothing in reduced precision"
+            return [rejected, Attempt(row=self._row(recipe.mixed(frozenset()), "skipped", reason))]
+        search = FallbackSearch(
+            recipe=recipe,
+            sensitivities=ranking.sensitivities,
+            layer_outputs=outputs,
+            attempt=self.attempt,
+            say=lambda line: self._context.say(f"{name}: {line}"),
+        )
+        return [rejected, search.run()]
+
+    def _study(self, recipe: Recipe, outputs: dict[str, frozenset[str]]) -> Study:
+        trial, model = self._trial, self._trial.simplified.model
+        return Study(
+            model=model,
+            layer_outputs=outputs,
+            reduced=lambda keep: candidates.rewrite_for_cpu(recipe.mixed(keep), model, trial.ranges),
+            output=trial.output,
+            inputs=trial.inputs,
+            expected=self._expected,
+            run_s=self._run_s,
+            threads=self._context.options.threads,
+        )
+
+    def _outputs(self, engine: Engine) -> list[Tensor]:
+        """Return the compared output for every image, without the batch axis."""
+        name = self._trial.output
+        return [np.asarray(engine.run({"image": x})[name][0], np.float32) for x in self._trial.inputs]
+
+    def _row(self, recipe: Recipe, status: Status, reason: str | None) -> Row:
+        return Row(part=self._trial.network.name, precision=recipe.name, status=status, reason=reason)

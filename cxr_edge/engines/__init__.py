@@ -1,32 +1,33 @@
-"""Engines built from a bundle: their records on disk, and loading them where those records still hold."""
+"""Engines built from a bundle: their records on disk, and loading those that still match bundle and machine."""
 
 from cxr_edge.engines.load import (
     SEGMENTER,
     EngineSet,
-    Part,
+    NetworkFile,
     check_signature,
     engine_set,
     engines_root,
-    last_asked,
+    last_build_settings,
     load,
     parts,
     rebuild_command,
     reference,
 )
-from cxr_edge.engines.records import BUILD_FILE, Asked, Selection, SideCar
+from cxr_edge.engines.records import BUILD_FILE, PRECISION_CHOICES, BuildRecord, BuildSettings, SideCar
 
 __all__ = [
     "BUILD_FILE",
+    "PRECISION_CHOICES",
     "SEGMENTER",
-    "Asked",
+    "BuildRecord",
+    "BuildSettings",
     "EngineSet",
-    "Part",
-    "Selection",
+    "NetworkFile",
     "SideCar",
     "check_signature",
     "engine_set",
     "engines_root",
-    "last_asked",
+    "last_build_settings",
     "load",
     "parts",
     "rebuild_command",

@@ -1,6 +1,8 @@
-"""JSON records beside built engines: the side-car of each engine file and build.json of each folder.
+"""JSON records beside built engines: the side-car of each engine file, and build.json of each folder.
 
-Both are read strictly: unknown or missing keys, or another schema, raise ValueError.
+Also the `BuildSettings` that build.json stores, which are the options of `cxr-edge build-engine` too: a new option is one
+field here and the code that uses it. Records are read strictly: unknown or missing keys, or another schema, raise
+ValueError.
 """
 
 from __future__ import annotations
@@ -9,47 +11,41 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeVar, get_args
 
 from cxr_edge.backends.base import GpuOptions
 from cxr_edge.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["BUILD_FILE", "Asked", "Selection", "SideCar"]
-
+__all__ = ["BUILD_FILE", "PRECISION_CHOICES", "BuildRecord", "BuildSettings", "PrecisionChoice", "SideCar"]
 
 BUILD_FILE = "build.json"
 
+PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16", "int8"]
+PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
 
 _ENGINE_SCHEMA = "cxr-edge-engine/1"
+_BUILD_SCHEMA = "cxr-edge-build/2"
 
-
-_BUILD_SCHEMA = "cxr-edge-build/1"
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SideCar:
-    """What one engine file was made of and for. bundle_sha256: None for a network that was built alone.
+    """Record of one engine file: what it was built from, for and with."""
 
-    versions: of the backend, as `Backend.versions` gave them; portable: those of them that may differ where it runs.
-    gate: the figures that let it pass, for people.
-    """
-
-    part: str
+    part: str  # name of the network
     precision: str
     backend: str
-    bundle_sha256: str | None
+    bundle_sha256: str | None  # None for a network built without a bundle
     onnx_sha256: str
     engine_sha256: str
     preprocess_sha256: str
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # of the backend, from `Backend.versions`
     threads: int
-    created: str
-    cxr_edge: str
-    gate: Mapping[str, Any]
-    portable: Sequence[str] = ()
+    created: str  # UTC, ISO 8601
+    cxr_edge: str  # version
+    gate: Mapping[str, Any]  # figures of the parity check, for people
+    portable: Sequence[str] = ()  # keys of `versions` that may differ where the engine runs
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
@@ -57,75 +53,114 @@ class SideCar:
 
     @classmethod
     def read(cls, path: Path) -> SideCar:
-        """Read what `write` wrote. Raises ValueError if it is not that."""
-        return cls(**_read_json(path, _ENGINE_SCHEMA, {f.name for f in fields(cls)}))
+        """Read a file that `write` wrote. Raises ValueError if it is none."""
+        return cls(**_read_json(path, _ENGINE_SCHEMA, _names(cls)))
+
+
+def _option(description: str, metavar: str | None = None) -> dict[str, str | None]:
+    """Return the metadata of a field that is also a command-line option; the description is its help."""
+    return {"help": description, "metavar": metavar}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a build was asked for, as far as it decides which engines come out; see `build.engine.BuildRequest`."""
+class BuildSettings:
+    """Build settings that determine the engines; stored in build.json so that a rebuild repeats them.
 
-    precision: str = "auto"
-    calibration: Path | None = None
-    max_loss: float = 0.01
+    Each field is the `build-engine` option of the same name. Raises InputError for a value out of range.
+    """
+
+    precision: PrecisionChoice = field(
+        default="auto",
+        metadata=_option(
+            "auto (default) tries every precision of the backend; one of less than 32 bits that the gate rejects is "
+            "tried again with its most sensitive layers in fp32"
+        ),
+    )
+    calibration: Path | None = field(
+        default=None,
+        metadata=_option(
+            "X-rays to measure int8 ranges and compare engines on (default: the ranges and synthetic images of the "
+            "bundle); files in sub-folders named like the labels count as labelled",
+            "DIR",
+        ),
+    )
+    images: int = field(default=200, metadata=_option("use at most N files of --calibration (%(default)s)", "N"))
+    max_loss: float = field(
+        default=0.01,
+        metadata=_option("share of decisions, and of AUC, that may be lost against fp32 (%(default)s)", "X"),
+    )
     gpu: GpuOptions = field(default_factory=GpuOptions)
 
-    def words(self) -> list[str]:
-        """The command line's options that ask for it; none for the defaults."""
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISION_CHOICES:
+            raise InputError(f"precision is one of {', '.join(PRECISION_CHOICES)}, got {self.precision!r}")
+        if not 0.0 < self.max_loss <= 1.0:
+            raise InputError(f"max_loss is a share above 0 and at most 1, got {self.max_loss}")
+        if self.images < 1:
+            raise InputError(f"the image limit must be 1 or more, got {self.images}")
+
+    def cli_options(self) -> list[str]:
+        """Return the command-line options that give these settings; none for the defaults."""
         words: list[str] = []
-        for values in (self, self.gpu):
-            for option in fields(values):
-                value = getattr(values, option.name)
+        for options in (self, self.gpu):
+            for option in fields(options):
+                value = getattr(options, option.name)
                 if option.name != "gpu" and value != option.default:
                     words += [f"--{option.name.replace('_', '-')}", *([] if value is True else [str(value)])]
         return words
 
     def as_json(self) -> dict[str, Any]:
-        return _paths_as_text({**asdict(self), "gpu": _paths_as_text(asdict(self.gpu))})
+        """Return the settings as JSON values."""
+        return {**_paths_as_text(asdict(self)), "gpu": _paths_as_text(asdict(self.gpu))}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Asked:
-        """Read `as_json`'s form. Raises ValueError for options that do not exist or make no sense."""
+    def from_json(cls, values: Mapping[str, Any]) -> BuildSettings:
+        """Read `as_json`'s form. Raises ValueError for unknown or missing options and values out of range."""
         try:
-            gpu = GpuOptions(**_text_as_path(values["gpu"], "timing_cache"))
-            return cls(**{**_text_as_path(values, "calibration"), "gpu": gpu})
+            return _options(cls, {**values, "gpu": _options(GpuOptions, values["gpu"])})
         except (TypeError, KeyError, InputError) as error:
-            raise ValueError(f"what its build was asked for cannot be read: {error}") from None
+            raise ValueError(f"its build settings are invalid: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The head of build.json: which engine each part runs with, and what was asked for when they were built.
-
-    asked: the `Asked` of the build, so that building anew asks for the same. report: the build's table, for people.
-    """
+class BuildRecord:
+    """Contents of build.json: chosen precision per network, settings and report."""
 
     backend: str
     bundle_sha256: str
-    precisions: Mapping[str, str]
-    asked: Asked
-    report: Mapping[str, Any]
+    precisions: Mapping[str, str]  # by name of the network
+    settings: BuildSettings
+    report: Mapping[str, Any]  # the build's table, for people
 
     def as_json(self) -> dict[str, Any]:
-        return {"schema": _BUILD_SCHEMA, **asdict(self), "asked": self.asked.as_json()}
+        """Return the record as JSON values."""
+        return {"schema": _BUILD_SCHEMA, **asdict(self), "settings": self.settings.as_json()}
 
     @classmethod
-    def read(cls, path: Path) -> Selection:
-        """Read a build.json. Raises ValueError if it is not one."""
-        values = _read_json(path, _BUILD_SCHEMA, {f.name for f in fields(cls)})
-        return cls(**{**values, "asked": Asked.from_json(values["asked"])})
+    def read(cls, path: Path) -> BuildRecord:
+        """Read a build.json. Raises ValueError if it is none, or of another schema."""
+        values = _read_json(path, _BUILD_SCHEMA, _names(cls))
+        return cls(**{**values, "settings": BuildSettings.from_json(values["settings"])})
+
+
+def _names(kind: Any) -> set[str]:
+    return {f.name for f in fields(kind)}
 
 
 def _paths_as_text(values: dict[str, Any]) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
 
 
-def _text_as_path(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {**values, name: None if values[name] is None else Path(values[name])}
+def _options(kind: type[Options], values: Mapping[str, Any]) -> Options:
+    """Construct `kind` from JSON values with exactly its keys; text becomes a Path where the field is one."""
+    if set(values) != _names(kind):
+        raise KeyError(*sorted(set(values) ^ _names(kind)))
+    paths = {f.name for f in fields(kind) if "Path" in str(f.type)}  # type: ignore[arg-type]
+    return kind(**{name: Path(v) if name in paths and v is not None else v for name, v in values.items()})
 
 
 def _read_json(path: Path, schema: str, keys: set[str]) -> dict[str, Any]:
-    """The object in `path` without its schema. Raises ValueError for anything else than exactly those keys."""
+    """Return the object in `path` without its schema. Raises ValueError unless it has exactly these keys."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

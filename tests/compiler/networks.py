@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
-from cxr_edge.compiler.graph.half_emulation import emulated
+from cxr_edge.compiler.graph.half_emulation import emulate_half
 from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.builders.toy_bundle import Graph
 
@@ -61,15 +61,15 @@ class HalfOnCpu(OnnxRuntimeBackend):
     precisions = ("fp32", "fp16", "bf16", "uint8", "int8")
 
     def compile(self, onnx_file: Path, engine: Path, options: CompileOptions) -> None:
-        onnx.save(emulated(onnx.load(onnx_file)), onnx_file)
+        onnx.save(emulate_half(onnx.load(onnx_file)), onnx_file)
         super().compile(onnx_file, engine, options)
 
 
 def deep(layers: int = 6, *, bad: int | None = None, how: str = "int8", seed: int = 3) -> onnx.ModelProto:
-    """So many 3x3 layers `layer_0`, ..., then 1x1 and mean: input `image` (N, 1, 16, 16), output `logits` (N, 4).
+    """A chain of 3x3 layers `layer_0`, ..., then 1x1 and mean: input `image` (N, 1, 16, 16), output `logits` (N, 4).
 
-    bad: a layer that is right in fp32 and fatal in `how`. In int8: huge weights on a channel that is always 0 leave no
-    levels for the others. In fp16: it gives values beyond 65504, which the layer's own unit brings back into range.
+    bad: a layer that is correct in fp32 and fails in `how`. In int8: huge weights on a channel that is always 0 leave no
+    levels for the others. In fp16: it gives values beyond 65504, which the following Sqrt brings back into range.
     """
     g = Graph(seed)
     x, channels = "image", 1
@@ -88,18 +88,18 @@ def deep(layers: int = 6, *, bad: int | None = None, how: str = "int8", seed: in
 
 
 def _poison(model: onnx.ModelProto, bad: int, how: str) -> None:
-    found = {i.name: i for i in model.graph.initializer}
+    initializers = {i.name: i for i in model.graph.initializer}
 
-    def change(layer, place, make):
+    def change(layer, index, edit):
         node = next(n for n in model.graph.node if n.output[0] == f"layer_{layer}")
-        tensor = found[node.input[place]]
+        tensor = initializers[node.input[index]]
         values = np.array(numpy_helper.to_array(tensor))
-        make(values)
+        edit(values)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
     if how == "fp16":
-        for place in (1, 2):
-            change(bad, place, lambda v: v.__imul__(2.0**15))
+        for index in (1, 2):
+            change(bad, index, lambda v: v.__imul__(2.0**15))
         change(bad + 1, 1, lambda v: v.__imul__(2.0**-7))
         return
     change(bad - 1, 1, lambda v: v[0].fill(0.0))

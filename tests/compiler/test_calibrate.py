@@ -1,4 +1,4 @@
-"""Activation ranges: measured right, streamed, cut where that helps, kept as JSON."""
+"""Activation ranges: correct, streamed, cut off where that reduces the error, stored as JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_batch_counts_as_its_images(network):
     assert one_by_one == together
 
 
-def test_mse_cuts_a_lone_outlier_off_and_minmax_does_not():
+def test_mse_cuts_a_single_outlier_off_and_minmax_does_not():
     histogram = calibrate._Histogram()
     for seed in range(20):
         values = np.random.default_rng(seed).standard_normal(60000).astype(np.float32)
@@ -48,7 +48,7 @@ def test_mse_cuts_a_lone_outlier_off_and_minmax_does_not():
     assert histogram.limits("minmax")[1] == 20.0
 
 
-def test_mse_keeps_a_tail_that_holds_much():
+def test_mse_keeps_a_tail_with_many_values():
     values = np.random.default_rng(0).uniform(0, 6, 60000).astype(np.float32)
     histogram = calibrate._Histogram()
     histogram.add(values)
@@ -58,17 +58,17 @@ def test_mse_keeps_a_tail_that_holds_much():
 
 
 @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=6))
-def test_a_histogram_that_grows_counts_as_if_it_had_known(extremes):
+def test_a_histogram_that_grows_has_the_counts_of_one_with_the_final_span(extremes):
     rng = np.random.default_rng(0)
     parts = [(rng.uniform(-1, 1, 500) * e).astype(np.float32) for e in extremes]
-    grown, known = calibrate._Histogram(), calibrate._Histogram()
+    grown, fixed = calibrate._Histogram(), calibrate._Histogram()
     for part in parts:
         grown.add(part)
     for part in sorted(parts, key=lambda p: -np.abs(p).max()):
-        known.add(part)
-    assert grown.edge == known.edge
-    assert grown.counts.sum() == known.counts.sum() == sum(np.count_nonzero(p) for p in parts)
-    assert np.array_equal(grown.counts, known.counts)
+        fixed.add(part)
+    assert grown.edge == fixed.edge
+    assert grown.counts.sum() == fixed.counts.sum() == sum(np.count_nonzero(p) for p in parts)
+    assert np.array_equal(grown.counts, fixed.counts)
 
 
 def test_a_tensor_of_zeros_has_the_range_zero():
@@ -77,7 +77,7 @@ def test_a_tensor_of_zeros_has_the_range_zero():
     assert histogram.limits("mse") == (0.0, 0.0)
 
 
-def test_json_comes_back(network, tmp_path):
+def test_json_round_trip(network, tmp_path):
     ranges = measure_ranges(network, images(2), source="validation patients", inputs_sha256="ab")
     ranges.write(tmp_path / "ranges.json")
     assert Ranges.read(tmp_path / "ranges.json") == ranges

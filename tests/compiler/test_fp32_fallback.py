@@ -1,4 +1,4 @@
-"""How many layers go back to fp32: as few as it takes, no more than half, and nothing is left lying about."""
+"""Search for the layers in fp32: as few as necessary, no more than half, and no file is left over."""
 
 from __future__ import annotations
 
@@ -6,38 +6,41 @@ import pytest
 
 from cxr_edge.compiler import fp32_fallback
 from cxr_edge.compiler.candidates import RECIPES, Candidate
-from cxr_edge.compiler.fp32_fallback import Search
+from cxr_edge.compiler.fp32_fallback import Attempt, FallbackSearch
 from cxr_edge.compiler.report import Row
-from cxr_edge.compiler.sensitivity import Harm
+from cxr_edge.compiler.sensitivity import LayerSensitivity
 
 INT8 = next(r for r in RECIPES if r.name == "int8")
 
 
 class Gate:
-    """Passes what keeps at least `enough` layers in fp32; remembers how many were kept each time."""
+    """Accepts recipes with at least `enough` layers in fp32; records the number of each attempt."""
 
-    def __init__(self, folder, enough, status="refused"):
+    def __init__(self, folder, enough, status="rejected"):
         self.folder, self.enough, self.status = folder, enough, status
-        self.tried, self.said = [], []
+        self.tried, self.progress = [], []
 
     def attempt(self, recipe):
-        count = len(recipe.keep_float) // 2  # each unit has two outputs
+        count = len(recipe.keep_float) // 2  # each layer has two outputs
         self.tried.append(count)
         if count < self.enough:
-            return Row(part="net", precision=recipe.name, status=self.status, reason="too far off"), None
+            return Attempt(row=Row(part="net", precision=recipe.name, status=self.status, reason="too far off"))
         file = self.folder / f"{count}.onnx"
         file.write_text("engine")
-        return Row(part="net", precision=recipe.name, status="passed"), Candidate(recipe=recipe, file=file, engine=None)
+        row = Row(part="net", precision=recipe.name, status="passed")
+        return Attempt(row=row, candidate=Candidate(recipe=recipe, file=file, engine=None))
 
     def search(self, layers=16, group=1):
         names = [f"layer_{i}" for i in range(layers)]
         groups = [tuple(names[i : i + group]) for i in range(0, layers, group)]
-        return Search(
+        return FallbackSearch(
             recipe=INT8,
-            harms=tuple(Harm(layers=g, moved=1.0 / (i + 1)) for i, g in enumerate(groups)),
-            units={name: frozenset([name, f"{name}_relu"]) for name in names},
+            sensitivities=tuple(
+                LayerSensitivity(layers=g, relative_change=1.0 / (i + 1)) for i, g in enumerate(groups)
+            ),
+            layer_outputs={name: frozenset([name, f"{name}_relu"]) for name in names},
             attempt=self.attempt,
-            say=self.said.append,
+            say=self.progress.append,
         ).run()
 
 
@@ -45,42 +48,44 @@ class Gate:
     ("enough", "tried"),
     [(1, [1]), (2, [1, 2]), (3, [1, 2, 4, 3]), (4, [1, 2, 4, 3]), (5, [1, 2, 4, 8, 6, 5]), (7, [1, 2, 4, 8, 6, 7])],
 )
-def test_the_fewest_that_pass_are_kept(enough, tried, tmp_path):
+def test_the_fewest_layers_that_pass_are_selected(enough, tried, tmp_path):
     gate = Gate(tmp_path, enough)
-    row, candidate = gate.search()
+    attempt = gate.search()
+    row, candidate = attempt.row, attempt.candidate
     assert gate.tried == tried
     assert (row.precision, row.status) == ("int8-mixed", "passed")
-    assert [h.layers for h in row.kept_float] == [(f"layer_{i}",) for i in range(enough)]
+    assert [s.layers for s in row.fp32_layers] == [(f"layer_{i}",) for i in range(enough)]
     assert candidate.recipe.keep_float == {n for i in range(enough) for n in (f"layer_{i}", f"layer_{i}_relu")}
     assert [p.name for p in tmp_path.iterdir()] == [candidate.file.name]
-    assert gate.said[0] == "int8-mixed with 1 of 16 layers in fp32"
+    assert gate.progress[0] == "int8-mixed with 1 of 16 layers in fp32"
 
 
-def test_half_of_the_layers_is_the_most(tmp_path):
+def test_at_most_half_of_the_layers(tmp_path):
     gate = Gate(tmp_path, 9)
-    row, candidate = gate.search()
+    attempt = gate.search()
+    row, candidate = attempt.row, attempt.candidate
     assert (gate.tried, candidate) == ([1, 2, 4, 8], None)
     assert row.reason == "even with 8 of 16 layers in fp32: too far off"
-    assert len(row.kept_float) == 8
+    assert len(row.fp32_layers) == 8
 
 
-def test_a_candidate_that_cannot_be_made_ends_the_search(tmp_path):
+def test_a_candidate_that_cannot_be_built_ends_the_search(tmp_path):
     gate = Gate(tmp_path, 9, status="failed")
-    row, _ = gate.search()
+    row = gate.search().row
     assert (gate.tried, row.status, row.reason) == ([1], "failed", "too far off")
 
 
-def test_layers_that_were_not_told_apart_go_together(tmp_path):
+def test_layers_measured_as_one_group_stay_together(tmp_path):
     gate = Gate(tmp_path, 6)
-    row, _ = gate.search(layers=16, group=3)
+    row = gate.search(layers=16, group=3).row
     assert gate.tried == [3, 6]
-    assert [len(h.layers) for h in row.kept_float] == [3, 3]
+    assert [len(s.layers) for s in row.fp32_layers] == [3, 3]
 
 
-@pytest.mark.parametrize(("enough", "status"), [(4, "passed"), (9, "refused")])
-def test_after_its_time_it_takes_what_there_is(enough, status, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("enough", "status"), [(4, "passed"), (9, "rejected")])
+def test_after_its_time_limit_it_returns_the_last_attempt(enough, status, tmp_path, monkeypatch):
     gate = Gate(tmp_path, enough)
     monkeypatch.setattr(fp32_fallback.time, "perf_counter", lambda: len(gate.tried) * fp32_fallback.SEARCH_S / 3)
-    row, _ = gate.search()
+    row = gate.search().row
     assert gate.tried == [1, 2, 4]
-    assert (row.status, len(row.kept_float)) == (status, 4)
+    assert (row.status, len(row.fp32_layers)) == (status, 4)

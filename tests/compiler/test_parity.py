@@ -1,4 +1,4 @@
-"""The gate's figures against brute force, and that it refuses what it must."""
+"""Figures of the parity check against brute force, and the candidates that it must reject."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge.compiler.parity import TIE, Limits, judge_member, judge_segmenter, judge_set, macro_auc
+from cxr_edge.compiler.parity import TIE, Limits, compare_ensemble, compare_member, compare_segmenter, macro_auc
 from cxr_edge.records import Roi, Screening, StageTimes
 from cxr_edge.specs.lung_box import LungBoxRule
 
@@ -20,8 +20,8 @@ def probabilities(images, labels=4, seed=0):
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
 
-def moved(p, image, amount):
-    """`p` with that much probability moved from an image's top label to its last one."""
+def shifted(p, image, amount):
+    """Move `amount` of probability from an image's top label to its last one."""
     order = p[image].argsort()
     other = p.copy()
     other[image, order[-1]] -= amount
@@ -44,60 +44,60 @@ def test_auc_equals_counting_pairs(seed, images):
 
 def test_a_member_passes_against_itself():
     p = probabilities(60)
-    verdict = judge_member(p, p, None, LIMITS)
-    assert verdict.passed
-    assert (verdict.agreement, verdict.max_shift, verdict.auc_change, verdict.images) == (1.0, 0.0, 0.0, 60)
-    assert verdict.auc_against == "the reference's labels"
+    result = compare_member(p, p, None, LIMITS)
+    assert result.passed
+    assert (result.agreement, result.max_shift, result.auc_change, result.images) == (1.0, 0.0, 0.0, 60)
+    assert result.auc_against == "the reference's labels"
 
 
-def test_true_labels_are_used_where_they_are_known():
+def test_true_labels_are_used_if_known():
     p = probabilities(60)
     truth = np.arange(60) % 4
-    assert judge_member(p, p, truth, LIMITS).auc_against == "true labels"
+    assert compare_member(p, p, truth, LIMITS).auc_against == "true labels"
 
 
-def test_shuffled_answers_are_refused_on_every_count():
+def test_shuffled_outputs_fail_every_criterion():
     p = probabilities(60)
-    verdict = judge_member(p, p[::-1], p.argmax(1), LIMITS)
-    assert not verdict.passed
-    text = "; ".join(verdict.reasons)
-    for what in ("top label agreement", "mean probability shift", "largest probability shift", "AUC loss"):
-        assert what in text
-    assert "at least 0.970 is asked for" in text
+    result = compare_member(p, p[::-1], p.argmax(1), LIMITS)
+    assert not result.passed
+    text = "; ".join(result.reasons)
+    for criterion in ("top label agreement", "mean probability shift", "largest probability shift", "AUC loss"):
+        assert criterion in text
+    assert "at least 0.970 is required" in text
 
 
-def test_one_image_that_moves_far_is_enough():
+def test_a_large_shift_of_one_image_is_rejected():
     p = probabilities(100)
-    sure = int(p.max(1).argmax())
-    verdict = judge_member(p, moved(p, sure, 0.45), None, LIMITS)
-    assert [r.split(" 0")[0] for r in verdict.reasons] == ["largest probability shift"]
+    confident = int(p.max(1).argmax())
+    result = compare_member(p, shifted(p, confident, 0.45), None, LIMITS)
+    assert [r.split(" 0")[0] for r in result.reasons] == ["largest probability shift"]
 
 
 def test_a_changed_label_is_no_disagreement_if_it_was_a_tie():
     p = np.array([[0.501, 0.499]] * 4)
-    near, far = (moved(p, 0, amount) for amount in (TIE / 2, 2 * TIE))
-    assert judge_member(p, near, None, LIMITS).agreement == 1.0
-    assert judge_member(p, far, None, LIMITS).agreement == 0.75
+    near, far = (shifted(p, 0, amount) for amount in (TIE / 2, 2 * TIE))
+    assert compare_member(p, near, None, LIMITS).agreement == 1.0
+    assert compare_member(p, far, None, LIMITS).agreement == 0.75
 
 
 def test_the_auc_decides_only_on_enough_images():
-    def verdict(images):
+    def result(images):
         p = np.tile([[0.515, 0.485], [0.485, 0.515]], (images // 2, 1))
         same = np.full_like(p, 0.5)  # tops and shifts are within a tie, but the order is gone
-        return judge_member(p, same, np.arange(images) % 2, LIMITS)
+        return compare_member(p, same, np.arange(images) % 2, LIMITS)
 
-    assert verdict(48).passed
-    assert verdict(48).auc_change == pytest.approx(-0.5)
-    assert any("AUC loss against true labels 0.500" in r for r in verdict(50).reasons)
+    assert result(48).passed
+    assert result(48).auc_change == pytest.approx(-0.5)
+    assert any("AUC loss against true labels 0.500" in r for r in result(50).reasons)
 
 
-def test_numbers_that_are_not_finite_are_refused():
+def test_outputs_that_are_not_finite_are_rejected():
     p = probabilities(8)
     broken = p.copy()
     broken[3, 1] = np.nan
-    assert "not finite" in judge_member(p, broken, None, LIMITS).reasons[0]
+    assert "not finite" in compare_member(p, broken, None, LIMITS).reasons[0]
     mask = np.zeros((8, 8), np.float32)
-    assert "not finite" in judge_segmenter([mask], [mask + np.inf], [(8, 8)], RULE, LIMITS).reasons[0]
+    assert "not finite" in compare_segmenter([mask], [mask + np.inf], [(8, 8)], RULE, LIMITS).reasons[0]
 
 
 def lung_mask(left, right):
@@ -109,24 +109,24 @@ def lung_mask(left, right):
 def test_a_segmenter_passes_with_a_slightly_different_mask():
     a, b = lung_mask(8, 56), lung_mask(8, 56)
     b[30, 30] = 0.1
-    verdict = judge_segmenter([a], [b], [(500, 400)], RULE, LIMITS)
-    assert verdict.passed
-    assert verdict.mask_iou == pytest.approx(1 - 1 / a[a > 0].size)
+    result = compare_segmenter([a], [b], [(500, 400)], RULE, LIMITS)
+    assert result.passed
+    assert result.mask_iou == pytest.approx(1 - 1 / a[a > 0].size)
 
 
-def test_a_segmenter_that_loses_half_a_lung_is_refused():
-    verdict = judge_segmenter([lung_mask(8, 56)], [lung_mask(8, 40)], [(500, 400)], RULE, LIMITS)
-    assert verdict.agreement == 0.0
-    assert verdict.mask_iou == pytest.approx(32 / 48)
-    assert len(verdict.reasons) == 2
+def test_a_segmenter_that_loses_half_a_lung_is_rejected():
+    result = compare_segmenter([lung_mask(8, 56)], [lung_mask(8, 40)], [(500, 400)], RULE, LIMITS)
+    assert result.agreement == 0.0
+    assert result.mask_iou == pytest.approx(32 / 48)
+    assert len(result.reasons) == 2
 
 
-def test_a_segmenter_that_finds_nothing_where_there_was_a_lung_is_refused():
+def test_a_segmenter_that_finds_no_lung_is_rejected():
     empty = np.zeros((64, 64), np.float32)
     full_frame_box = lung_mask(0, 64)
     full_frame_box[:] = 0.9
-    assert judge_segmenter([full_frame_box], [empty], [(64, 64)], RULE, LIMITS).agreement == 0.0
-    assert judge_segmenter([empty], [empty], [(64, 64)], RULE, LIMITS).passed
+    assert compare_segmenter([full_frame_box], [empty], [(64, 64)], RULE, LIMITS).agreement == 0.0
+    assert compare_segmenter([empty], [empty], [(64, 64)], RULE, LIMITS).passed
 
 
 def screening(p, decision):
@@ -138,12 +138,12 @@ def screening(p, decision):
     )  # fmt: skip
 
 
-def test_the_set_is_judged_by_its_decisions_not_by_its_top_labels():
+def test_the_ensemble_is_compared_by_its_decisions_not_by_its_top_labels():
     before = [screening(0.6, "a")] * 10
     after = [screening(0.55, "a")] * 9 + [screening(0.55, "b")]  # a threshold on b was reached
-    verdict = judge_set(before, after, None, Limits(max_loss=0.05))
-    assert verdict.agreement == 0.9
-    assert verdict.reasons == ("decision agreement 0.900, at least 0.950 is asked for",)
+    result = compare_ensemble(before, after, None, Limits(max_loss=0.05))
+    assert result.agreement == 0.9
+    assert result.reasons == ("decision agreement 0.900, at least 0.950 is required",)
 
 
 @pytest.mark.parametrize("loss", [0.0, -0.1, 1.5, float("nan")])

@@ -1,4 +1,4 @@
-"""The ranking of layers by harm: it finds the one that is fatal, within its time, and says what it could not tell apart."""
+"""Ranking of layers by sensitivity: the failing layer comes first, within the time limit; unmeasured layers stay grouped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cxr_edge.compiler import candidates, sensitivity
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
 from cxr_edge.compiler.candidates import RECIPES
-from cxr_edge.compiler.sensitivity import IMAGES, Harm, Study, rank_layers, units
+from cxr_edge.compiler.sensitivity import IMAGES, LayerSensitivity, Study, layer_outputs, rank_layers
 from tests.builders.toy_bundle import MEMBER_SPECS, Graph, member_model
 from tests.compiler.networks import SPEC, deep, engine_of, images, saved
 
@@ -26,50 +26,51 @@ def study_of(model, recipe, folder, count=10):
     ranges: Ranges = measure_ranges(saved(model, folder / "ranges"), inputs, source="test")
     return Study(
         model=model,
-        units=units(model, candidates.layers(recipe, model)),
-        reduced=lambda keep: candidates.on_reference(recipe.mixed(keep), model, ranges),
+        layer_outputs=layer_outputs(model, candidates.reducible_layers(recipe, model)),
+        reduced=lambda keep: candidates.rewrite_for_cpu(recipe.mixed(keep), model, ranges),
         output="logits",
         inputs=inputs,
-        wanted=[reference.run({"image": x})["logits"][0] for x in inputs],
+        expected=[reference.run({"image": x})["logits"][0] for x in inputs],
         run_s=0.001,
     )
 
 
 @pytest.mark.parametrize(("recipe", "how"), [("int8", "int8"), ("uint8", "int8"), ("fp16", "fp16")])
-def test_the_fatal_layer_comes_first(recipe, how, tmp_path):
+def test_the_failing_layer_comes_first(recipe, how, tmp_path):
     study = study_of(deep(LAYERS, bad=3, how=how), recipe, tmp_path)
-    first, *others = rank_layers(study).harms
+    first, *others = rank_layers(study).sensitivities
     assert first.layers == ("layer_3",)
-    assert len(others) == len(study.units) - 1
+    assert len(others) == len(study.layer_outputs) - 1
     if how == "fp16":
-        assert first.moved is None
+        assert first.relative_change is None
         assert "layer_3 (not finite)" in str(first)
-    assert all(h.moved is not None and h.moved < 0.1 for h in others)
-    assert [h.moved for h in others] == sorted((h.moved for h in others), reverse=True)
+    assert all(h.relative_change is not None and h.relative_change < 0.1 for h in others)
+    assert [h.relative_change for h in others] == sorted((h.relative_change for h in others), reverse=True)
 
 
-def test_bfloat16_has_the_range_but_not_the_digits(tmp_path):
+def test_bfloat16_has_the_range_but_less_precision(tmp_path):
     model = deep(LAYERS, bad=3, how="fp16")
-    fine, coarse = (rank_layers(study_of(model, r, tmp_path)).harms for r in ("fp16", "bf16"))
-    moved = [{h.layers: h.moved for h in harms} for harms in (fine, coarse)]
-    assert all(coarse is not None and coarse < 0.1 for coarse in moved[1].values())
-    others = [layers for layers, value in moved[0].items() if value is not None]
-    assert np.mean([moved[1][n] for n in others]) > 3 * np.mean([moved[0][n] for n in others])
+    fine, coarse = (rank_layers(study_of(model, r, tmp_path)).sensitivities for r in ("fp16", "bf16"))
+    fp16, bf16 = ({s.layers: s.relative_change for s in ranking} for ranking in (fine, coarse))
+    assert all(change is not None and change < 0.1 for change in bf16.values())
+    others = [layers for layers, change in fp16.items() if change is not None]
+    assert np.mean([bf16[n] for n in others]) > 3 * np.mean([fp16[n] for n in others])
 
 
-def test_the_figure_is_the_change_over_the_spread(tmp_path):
-    """By hand for one layer: the network with only that layer reduced, on the images chosen."""
+def test_the_change_is_relative_to_the_standard_deviation(tmp_path):
+    """Computed in the test for one layer: the network with only that layer reduced, on the selected images."""
     study = study_of(deep(LAYERS), "int8", tmp_path, count=5)
-    harm = next(h for h in rank_layers(study).harms if h.layers == ("layer_2",))
+    sensitivity = next(h for h in rank_layers(study).sensitivities if h.layers == ("layer_2",))
     everything = frozenset(name for node in study.model.graph.node for name in node.output)
-    engine = engine_of(study.reduced(everything - study.units["layer_2"]), tmp_path / "one")
-    got = np.stack([engine.run({"image": x})["logits"][0] for x in study.inputs])
-    wanted = np.stack(study.wanted)
-    assert harm.moved == pytest.approx(np.sqrt(np.mean((got - wanted) ** 2)) / wanted.std(), rel=0.05)
-    assert 0.0001 < harm.moved < 0.5
+    engine = engine_of(study.reduced(everything - study.layer_outputs["layer_2"]), tmp_path / "one")
+    actual = np.stack([engine.run({"image": x})["logits"][0] for x in study.inputs])
+    expected = np.stack(study.expected)
+    change = np.sqrt(np.mean((actual - expected) ** 2)) / expected.std()
+    assert sensitivity.relative_change == pytest.approx(change, rel=0.05)
+    assert 0.0001 < sensitivity.relative_change < 0.5
 
 
-def test_at_most_so_many_images_are_run(tmp_path, monkeypatch):
+def test_the_number_of_images_is_limited(tmp_path, monkeypatch):
     study = study_of(deep(2), "fp16", tmp_path, count=2 * IMAGES)
     ran = []
     real = sensitivity.OnnxRuntimeBackend.load_reference
@@ -82,28 +83,28 @@ def test_at_most_so_many_images_are_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sensitivity.OnnxRuntimeBackend, "load_reference", load)
     rank_layers(study)
-    assert len(ran) == IMAGES * len(study.units)
+    assert len(ran) == IMAGES * len(study.layer_outputs)
 
 
-def test_a_network_that_is_too_slow_is_left_alone(tmp_path):
+def test_a_network_that_is_too_slow_is_skipped(tmp_path):
     study = dataclasses.replace(study_of(deep(2), "fp16", tmp_path), run_s=5.0)
     ranking = rank_layers(study)
-    assert ranking.harms == ()
+    assert ranking.sensitivities == ()
     assert ranking.skipped is not None
     assert "one image takes 5.0 s in fp32" in ranking.skipped
     assert "more than 160 s (at most 60 s" in ranking.skipped
 
 
-def test_without_time_for_all_neighbours_are_measured_together(tmp_path):
+def test_without_time_for_single_layers_neighbours_are_measured_together(tmp_path):
     study = dataclasses.replace(study_of(deep(11, bad=7), "int8", tmp_path), run_s=0.0)
-    harms = rank_layers(study, budget_s=1e-6).harms
-    assert sorted(name for h in harms for name in h.layers) == sorted(study.units)
-    assert len(harms) < len(study.units)
-    assert "layer_7" in harms[0].layers
-    assert " + " in str(max(harms, key=lambda h: len(h.layers)))
+    ranking = rank_layers(study, budget_s=1e-6).sensitivities
+    assert sorted(name for h in ranking for name in h.layers) == sorted(study.layer_outputs)
+    assert len(ranking) < len(study.layer_outputs)
+    assert "layer_7" in ranking[0].layers
+    assert " + " in str(max(ranking, key=lambda h: len(h.layers)))
 
 
-def test_the_worst_group_is_split_until_its_layer_is_found(tmp_path, monkeypatch):
+def test_the_most_sensitive_group_is_split_until_its_layer_is_found(tmp_path, monkeypatch):
     study = study_of(deep(11, bad=7), "int8", tmp_path)
     monkeypatch.setattr(sensitivity, "_groups", lambda layers, runs: [layers])
     calls = []
@@ -111,20 +112,20 @@ def test_the_worst_group_is_split_until_its_layer_is_found(tmp_path, monkeypatch
 
     def counted(self, layers):
         calls.append(layers)
-        if len(calls) == 8:  # a pair too few to tell all apart
+        if len(calls) == 8:  # one pair of runs too few for single layers
             monkeypatch.setattr(time, "perf_counter", lambda: float("inf"))
         return real(self, layers)
 
     monkeypatch.setattr(sensitivity._Measurement, "__call__", counted)
-    harms = rank_layers(study).harms
-    assert harms[0].layers == ("layer_7",)
-    assert sorted(name for h in harms for name in h.layers) == sorted(study.units)
+    ranking = rank_layers(study).sensitivities
+    assert ranking[0].layers == ("layer_7",)
+    assert sorted(name for h in ranking for name in h.layers) == sorted(study.layer_outputs)
 
 
-def test_every_node_belongs_to_the_layer_whose_work_it_continues():
+def test_every_node_belongs_to_the_layer_that_it_follows():
     model = member_model("residual", MEMBER_SPECS["residual"])
-    layers = candidates.layers(BY_NAME["fp16"], model)
-    found = units(model, layers)
+    layers = candidates.reducible_layers(BY_NAME["fp16"], model)
+    found = layer_outputs(model, layers)
     assert tuple(found) == layers
     owners = [layer for layer in layers for name in found[layer]]
     assert len(owners) == len(model.graph.node)
@@ -135,13 +136,15 @@ def test_every_node_belongs_to_the_layer_whose_work_it_continues():
     assert sorted(producers[name] for name in found[last]) == ["Concat", "Conv", "Relu"]
 
 
-def test_what_comes_before_the_first_layer_belongs_to_none():
+def test_nodes_before_the_first_layer_belong_to_none():
     g = Graph(41)
     x = g.conv(g.op("MaxPool", "image", kernel_shape=[2, 2], strides=[2, 2], name="before"), 1, 4)
     g.op("ReduceMean", g.conv(x, 4, 4, 1), axes=[2, 3], keepdims=0, name="logits")
     model = g.model(SPEC, {"logits": ("N", 4)})
     assert "before" not in {
-        name for unit in units(model, candidates.layers(BY_NAME["fp16"], model)).values() for name in unit
+        name
+        for outputs in layer_outputs(model, candidates.reducible_layers(BY_NAME["fp16"], model)).values()
+        for name in outputs
     }
 
 
@@ -154,5 +157,5 @@ def test_what_comes_before_the_first_layer_belongs_to_none():
         ("cam", "cam"),
     ],
 )
-def test_names_are_said_in_short(name, short):
-    assert str(Harm(layers=(name,), moved=0.01234)) == f"{short} (1.23%)"
+def test_names_are_shortened(name, short):
+    assert str(LayerSensitivity(layers=(name,), relative_change=0.01234)) == f"{short} (1.23%)"

@@ -1,4 +1,4 @@
-"""Timing: fair turns, sensible figures, an end to it."""
+"""Timing: engines in turn, plausible figures, a time limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_engines_take_turns():
     assert {t.runs for t in timings.values()} == {10}
 
 
-def test_the_slow_one_is_seen_to_be_slow():
+def test_a_slow_engine_has_a_higher_latency():
     log = []
     engines = {"slow": FakeEngine("slow", log, 0.004), "fast": FakeEngine("fast", log, 0.0)}
     timings = time_engines(engines, {"image": np.zeros(1)}, rounds=8)

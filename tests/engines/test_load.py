@@ -1,4 +1,4 @@
-"""Loading engines: refused wherever what they were built from or on is not what is here, with the command to run."""
+"""Loading engines: refused, with the command to run, if bundle, network, versions or machine differ from the build's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,17 @@ import pytest
 from cxr_edge import engines
 from cxr_edge.backends.base import GpuOptions
 from cxr_edge.bundle import PACKAGED, Bundle, write_bundle
-from cxr_edge.compiler.build_bundle import BuildRequest, build
-from cxr_edge.engines import load
+from cxr_edge.compiler.build_bundle import build
 from cxr_edge.errors import BackendError, ContractError
 from tests.tolerances import assert_close
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, toy_bundle) -> Path:
-    """A toy bundle with its engines. Shared: to change anything, take `folder`."""
+    """A toy bundle with its engines. Shared: tests that change files use `folder`."""
     root = tmp_path_factory.mktemp("built") / "toy"
     shutil.copytree(toy_bundle, root)
-    build(BuildRequest(bundle=Bundle.open(root), precision="fp32"))
+    build(Bundle.open(root), engines.BuildSettings(precision="fp32"))
     return root
 
 
@@ -47,7 +47,7 @@ def edit(path, **changes):
 
 
 def refusal(bundle, *args, **kwargs):
-    """The message of the refusal; every one ends with the command on a line of its own."""
+    """Return message and command of an EngineError; each ends with the command on a separate line."""
     with pytest.raises(BackendError) as error:
         engines.load(bundle, *args, **kwargs)
     message, _, command = str(error.value).rpartition("\n  ")
@@ -69,8 +69,8 @@ def test_engines_load(bundle):
 
 def test_the_engines_compute_what_the_reference_computes(bundle):
     image = np.random.default_rng(0).standard_normal((1, 1, 48, 48)).astype(np.float32)
-    wanted, got = (s.members[0].run({"image": image}) for s in (engines.reference(bundle), engines.load(bundle)))
-    assert_close(got["cam"], wanted["cam"])
+    expected, actual = (s.members[0].run({"image": image}) for s in (engines.reference(bundle), engines.load(bundle)))
+    assert_close(actual["cam"], expected["cam"])
 
 
 def test_no_engines_at_all(bundle):
@@ -80,7 +80,7 @@ def test_no_engines_at_all(bundle):
     assert command == f"cxr-edge build-engine {bundle.root}"
 
 
-def test_the_command_repeats_what_was_asked_for(bundle, tmp_path):
+def test_the_command_repeats_the_arguments(bundle, tmp_path):
     _, command = refusal(bundle, tmp_path / "my engines", backend="onnxruntime")
     expected = f"cxr-edge build-engine {bundle.root} --engines '{tmp_path / 'my engines'}' --backend onnxruntime"
     assert command == expected
@@ -88,33 +88,57 @@ def test_the_command_repeats_what_was_asked_for(bundle, tmp_path):
 
 def test_the_default_folder_needs_no_option(bundle):
     command = engines.rebuild_command(bundle, bundle.root / "engines")
-    assert command == f"cxr-edge build-engine {bundle.root} --precision fp32"  # as the last build was asked
+    assert command == f"cxr-edge build-engine {bundle.root} --precision fp32"  # the settings of the last build
 
 
-def test_what_a_build_was_asked_for_survives_json_and_becomes_options(tmp_path):
-    asked = engines.Asked(
+def test_build_settings_as_json_and_as_options(tmp_path):
+    settings = engines.BuildSettings(
         precision="int8",
         calibration=tmp_path / "my x-rays",
+        images=30,
         max_loss=0.02,
         gpu=GpuOptions(timing_cache=tmp_path / "cache", version_compatible=True, max_batch=4),
     )
-    assert engines.Asked.from_json(json.loads(json.dumps(asked.as_json()))) == asked
-    assert asked.words() == [
-        "--precision", "int8", "--calibration", str(tmp_path / "my x-rays"), "--max-loss", "0.02",
+    assert engines.BuildSettings.from_json(json.loads(json.dumps(settings.as_json()))) == settings
+    assert settings.cli_options() == [
+        "--precision", "int8", "--calibration", str(tmp_path / "my x-rays"), "--images", "30", "--max-loss", "0.02",
         "--timing-cache", str(tmp_path / "cache"), "--version-compatible", "--max-batch", "4",
     ]  # fmt: skip
-    assert engines.Asked().words() == []
+    assert engines.BuildSettings().cli_options() == []
 
 
-@pytest.mark.parametrize("change", [{"gpu": {}}, {"surprise": 1}, {"gpu": {"timing_cache": None, "max_batch": 0}}])
-def test_unreadable_wishes_make_the_build_unusable(bundle, folder, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gpu": {}},
+        {"gpu": {**GpuOptions().__dict__, "max_batch": 0}},
+        {"surprise": 1},
+        {"images": 0},
+        {"max_loss": "little"},
+        {"precision": "fp8"},
+    ],
+)
+def test_invalid_settings_make_the_build_unusable(bundle, folder, change):
     values = json.loads((folder / "build.json").read_text())
-    edit(folder / "build.json", asked={**values["asked"], **change})
-    assert "what its build was asked for cannot be read" in refusal(bundle)[0]
+    edit(folder / "build.json", settings={**values["settings"], **change})
+    assert "its build settings are invalid" in refusal(bundle)[0]
+
+
+def test_a_build_of_schema_1_is_refused_with_the_command(bundle, folder):
+    """Engines of cxr-edge 0.1: settings were named `asked`, without the number of images."""
+    values = json.loads((folder / "build.json").read_text())
+    settings = values.pop("settings")
+    del settings["images"]
+    (folder / "build.json").write_text(json.dumps({**values, "schema": "cxr-edge-build/1", "asked": settings}))
+    message, command = refusal(bundle)
+    assert "build.json does not follow cxr-edge-build/2" in message
+    assert command == f"cxr-edge build-engine {bundle.root}"
 
 
 def test_the_packaged_bundle_is_called_starter(bundle, monkeypatch):
-    monkeypatch.setattr(load, "last_asked", lambda *_: engines.Asked())
+    monkeypatch.setattr(
+        import_module("cxr_edge.engines.load"), "last_build_settings", lambda *_: engines.BuildSettings()
+    )
     assert engines.rebuild_command(dataclasses.replace(bundle, root=PACKAGED)) == "cxr-edge build-engine starter"
 
 
@@ -147,7 +171,7 @@ def test_an_engine_of_another_network(bundle, folder, key):
 
 
 @pytest.mark.parametrize("key", ["processor", "instruction_sets", "onnxruntime", "platform"])
-def test_an_engine_from_elsewhere(bundle, folder, key):
+def test_an_engine_of_another_machine_or_version(bundle, folder, key):
     versions = json.loads((folder / "plain.fp32.json").read_text())["versions"]
     edit(folder / "plain.fp32.json", versions={**versions, key: "another"})
     message, _ = refusal(bundle)
@@ -180,7 +204,7 @@ def test_an_unknown_backend(bundle):
         engines.load(bundle, backend="abacus")
 
 
-def test_an_engine_with_other_inputs_is_no_engine_of_the_part(bundle):
+def test_an_engine_with_other_inputs_or_outputs_is_refused(bundle):
     plain, depthwise = engines.parts(bundle)[1:3]
     engine = engines.reference(bundle).members[0]
     engines.check_signature(engine, plain)

@@ -14,8 +14,9 @@ from cxr_edge.backends.base import GpuOptions
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli import build_engine, main
 from cxr_edge.cli.arguments import gpu_options
-from cxr_edge.compiler.build_bundle import BuildRequest, build
+from cxr_edge.compiler.build_bundle import build
 from cxr_edge.decoding.decode import decode
+from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import EngineError
 from cxr_edge.screening.screener import Screener
 from tests.doubles.backends import stand_in
@@ -49,13 +50,13 @@ def bundle(toy_bundle, tmp_path) -> Bundle:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundle_is_built_loaded_and_screened(machine, bundle, name):
     device = machine(name)
-    report = build(BuildRequest(bundle=bundle, precision="fp16"))
+    report = build(bundle, BuildSettings(precision="fp16"))
     assert report.backend == NAMES[name]
     assert set(report.precisions.values()) == {"fp16"}
     loaded = engines.load(bundle)
     assert (loaded.backend, loaded.device) == (NAMES[name], device)
     ours, theirs = Screener(bundle, loaded), Screener(bundle, engines.reference(bundle))
-    assert ours.describe().endswith("one CUDA graph an image, on emulated GPU")
+    assert ours.describe().endswith("one CUDA graph per image, on emulated GPU")
     for answer in bundle.manifest.known_answers:
         image = decode(bundle.file(answer.file))
         got, wanted = ours.screen(image), theirs.screen(image)
@@ -66,7 +67,7 @@ def test_a_bundle_is_built_loaded_and_screened(machine, bundle, name):
 
 def test_the_proof_is_kept_and_used(machine, bundle, monkeypatch):
     machine("tensorrt 10.3.0 stand-in")
-    build(BuildRequest(bundle=bundle, precision="fp32"))
+    build(bundle, BuildSettings(precision="fp32"))
     folder = bundle.root / "engines" / "tensorrt"
     assert json.loads((folder / "proof.json").read_text())["tensorrt"] == "10.3.0"
     kind = type(backends.get("tensorrt"))
@@ -77,7 +78,7 @@ def test_the_proof_is_kept_and_used(machine, bundle, monkeypatch):
 def test_engines_of_another_gpu_are_refused_with_the_command(machine, bundle):
     machine("tensorrt 10.3.0 stand-in")
     options = GpuOptions(optimization_level=4, version_compatible=True)
-    build(BuildRequest(bundle=bundle, precision="fp32", backend="tensorrt", gpu=options))
+    build(bundle, BuildSettings(precision="fp32", gpu=options), backend="tensorrt")
     machine("tensorrt 10.3.0 stand-in", name="Orin")
     with pytest.raises(EngineError) as error:
         engines.load(bundle, backend="tensorrt")
@@ -92,14 +93,14 @@ def test_engines_of_another_gpu_are_refused_with_the_command(machine, bundle):
 def test_engines_built_for_many_gpus_are_loaded_on_another(machine, bundle):
     machine("tensorrt 10.3.0 stand-in", compute_capability="8.6")
     options = GpuOptions(hardware_compatibility="ampere-plus")
-    build(BuildRequest(bundle=bundle, precision="fp32", gpu=options))
+    build(bundle, BuildSettings(precision="fp32", gpu=options))
     machine("tensorrt 10.3.0 stand-in", name="Ada", compute_capability="8.9")
     assert engines.load(bundle).backend == "tensorrt"
 
 
 def test_rebuild_builds_what_does_not_fit(machine, bundle, capsys):
     machine("tensorrt 10.3.0 stand-in")
-    build(BuildRequest(bundle=bundle, precision="fp32", gpu=GpuOptions(workspace_mib=32)))
+    build(bundle, BuildSettings(precision="fp32", gpu=GpuOptions(workspace_mib=32)))
     machine("tensorrt 10.3.0 stand-in", name="Orin")
     image = str(bundle.file(bundle.manifest.known_answers[0].file))
     words = ["screen", image, "--bundle", str(bundle.root), "--backend", "tensorrt", "--json"]
@@ -108,10 +109,10 @@ def test_rebuild_builds_what_does_not_fit(machine, bundle, capsys):
     assert main([*words, "--rebuild"]) == 0
     said = capsys.readouterr()
     assert "(gpu 'emulated GPU' there, 'Orin' here); building, because of --rebuild\n" in said.err
-    assert json.loads(said.out)["run"]["engines"].endswith("one CUDA graph an image, on emulated GPU")
+    assert json.loads(said.out)["run"]["engines"].endswith("one CUDA graph per image, on emulated GPU")
     built = json.loads((bundle.root / "engines" / "tensorrt" / "build.json").read_text())
-    assert built["asked"]["gpu"]["workspace_mib"] == 32
-    assert built["asked"]["precision"] == "fp32"
+    assert built["settings"]["gpu"]["workspace_mib"] == 32
+    assert built["settings"]["precision"] == "fp32"
 
 
 def test_rebuild_builds_where_there_is_nothing_yet(bundle, capsys):
@@ -131,14 +132,14 @@ def test_bench_on_a_gpu_shows_the_copies(machine, bundle, capsys):
     table = capsys.readouterr().out
     assert "upload" in table
     assert "download" in table
-    assert "one CUDA graph an image" in table
+    assert "one CUDA graph per image" in table
 
 
 def test_gpu_options_that_a_backend_does_not_have_are_said_to_change_nothing(bundle):
     note = "onnxruntime has no GPU options: those that were given changed nothing"
-    asked = {"bundle": bundle, "precision": "fp32", "backend": "onnxruntime"}
-    assert note in build(BuildRequest(**asked, gpu=GpuOptions(workspace_mib=64))).notes
-    assert note not in build(BuildRequest(**asked)).notes
+    settings = BuildSettings(precision="fp32", gpu=GpuOptions(workspace_mib=64))
+    assert note in build(bundle, settings, backend="onnxruntime").notes
+    assert note not in build(bundle, BuildSettings(precision="fp32"), backend="onnxruntime").notes
 
 
 def test_gpu_options_of_the_command_line(bundle, capsys):
@@ -147,7 +148,7 @@ def test_gpu_options_of_the_command_line(bundle, capsys):
 
 
 def test_the_command_of_a_refusal_is_one_that_build_engine_takes(tmp_path):
-    asked = engines.Asked(
+    settings = BuildSettings(
         precision="bf16",
         calibration=tmp_path,
         max_loss=0.02,
@@ -162,6 +163,6 @@ def test_the_command_of_a_refusal_is_one_that_build_engine_takes(tmp_path):
     )
     parser = argparse.ArgumentParser()
     build_engine.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["build-engine", *asked.words()])
-    assert gpu_options(args) == asked.gpu
+    args = parser.parse_args(["build-engine", *settings.cli_options()])
+    assert gpu_options(args) == settings.gpu
     assert (args.precision, args.calibration, args.max_loss) == ("bf16", tmp_path, 0.02)

@@ -1,4 +1,4 @@
-"""Whole screenings on a real GPU, by every runtime that is there, against the CPU; skipped, with the reason, without one."""
+"""Full screenings on a real GPU, for every installed runtime, compared with the CPU; skipped with a reason without a GPU."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ def runtime(request):
 
 @pytest.fixture(params=sorted(PROBABILITY_ON_A_GPU))
 def screeners(request, runtime, toy_bundle, tmp_path):
-    """(on the GPU, on the CPU, how far they may differ)."""
+    """Return the screener on the GPU, the one on the CPU, and the tolerance."""
     bundle = Bundle.open(shutil.copytree(toy_bundle, tmp_path / "toy"))
     report = build(bundle, BuildSettings(precision=request.param, max_loss=1.0), backend=runtime)
     assert report.complete, report.lines()
-    ours = Screener(bundle, engines.load(bundle, backend=runtime))
-    return ours, Screener(bundle, engines.reference(bundle)), PROBABILITY_ON_A_GPU[request.param]
+    gpu = Screener(bundle, engines.load(bundle, backend=runtime))
+    return gpu, Screener(bundle, engines.reference(bundle)), PROBABILITY_ON_A_GPU[request.param]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_graph_answers_as_the_cpu_does(screeners, dtype):
-    ours, theirs, tolerance = screeners
-    assert "one CUDA graph per image" in ours.describe()
+def test_the_graph_gives_the_results_of_the_cpu(screeners, dtype):
+    gpu, cpu, tolerance = screeners
+    assert "one CUDA graph per image" in gpu.describe()
     for seed, shape in enumerate([(200, 160), (61, 97), (1201, 933), (61, 97), (2500, 2048), (1, 1)]):
         image = image_of(lung_like(*shape, dtype, seed=seed))
-        got, wanted = ours.screen(image, heatmap=True), theirs.screen(image, heatmap=True)
-        assert got.roi == wanted.roi
-        assert got.flags == wanted.flags or got.decision != wanted.decision
-        np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=tolerance)
-        assert got.times.total_ms > 0
+        actual, expected = gpu.screen(image, heatmap=True), cpu.screen(image, heatmap=True)
+        assert actual.roi == expected.roi
+        assert actual.flags == expected.flags or actual.decision != expected.decision
+        np.testing.assert_allclose(actual.probabilities, expected.probabilities, atol=tolerance)
+        assert actual.times.total_ms > 0
 
 
-def test_torch_may_use_the_gpu_beside(screeners):
+def test_torch_may_use_the_gpu_at_the_same_time(screeners):
     if importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
-    ours, theirs, tolerance = screeners
+    gpu, cpu, tolerance = screeners
     image = image_of(lung_like(300, 280, np.uint8))
     a = torch.rand(512, 512, device="cuda")
     for _ in range(3):
         b = a @ a
-        got = ours.screen(image)
+        actual = gpu.screen(image)
         assert torch.allclose(b, a @ a)
-        np.testing.assert_allclose(got.probabilities, theirs.screen(image).probabilities, atol=tolerance)
+        np.testing.assert_allclose(actual.probabilities, cpu.screen(image).probabilities, atol=tolerance)

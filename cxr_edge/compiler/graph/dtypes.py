@@ -1,7 +1,7 @@
-"""Element types in a graph: what each tensor is, and where an operator would take float16 in the place of float32.
+"""Element types in a graph: the type of each tensor, and the inputs where an operator accepts float16 for float32.
 
-A `Graph` comes in, facts by name come out, all from the ONNX schemas: shape inference would tell the types too, but
-gives up on graphs that hold bfloat16 where the opset's schemas do not list it yet.
+A `Graph` comes in, types by name come out, all from the ONNX schemas. Shape inference would return the types too, but
+fails on graphs with bfloat16 if the opset's schemas do not list it yet.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from typing import Any
 import onnx
 from onnx import TensorProto, defs
 
-from cxr_edge.compiler.graph.graph import Graph, attribute
+from cxr_edge.compiler.graph.graph import STANDARD_DOMAINS, Graph, attribute, opset
 from cxr_edge.errors import BundleError
 
-__all__ = ["Signature", "element_types", "opset"]
+__all__ = ["Signature", "element_types"]
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _CONCRETE = {f"tensor({name.lower()})": number for name, number in TensorProto.DataType.items()}
-# Inputs that say where and not what: a position rounded to 11 bits is another position, and runtimes want float32.
+# Inputs that are positions and not values: rounded to 11 bits they are other positions, and runtimes require float32.
 _POSITIONS = {"Resize": (1, 2), "Upsample": (1,), "GridSample": (1,), "Dropout": (1,)}
-# Operators whose output type an attribute may give, and what it is without.
+# Operators whose output type is an attribute, and its default.
 _DEFAULTS = {
     "ConstantOfShape": TensorProto.FLOAT,
     "RandomNormal": TensorProto.FLOAT,
@@ -35,13 +34,8 @@ _DEFAULTS = {
 _LIKE_INPUT = ("EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
 
 
-def opset(model: onnx.ModelProto) -> int:
-    """The version of the standard operators that `model` is written in, 0 if it names none."""
-    return next((int(o.version) for o in model.opset_import if o.domain in _STANDARD_DOMAINS), 0)
-
-
 def element_types(graph: Graph) -> dict[str, int]:
-    """The TensorProto type of every tensor, by name. Raises BundleError for an operator that does not tell."""
+    """Return the TensorProto type of every tensor, by name. Raises BundleError if an operator does not determine it."""
     types = {i.name: int(i.type.tensor_type.elem_type) for i in graph.model.graph.input}
     types |= {i.name: int(i.data_type) for i in graph.model.graph.initializer}
     version = opset(graph.model)
@@ -53,16 +47,16 @@ def element_types(graph: Graph) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """A node and the ONNX schema that it was written against."""
+    """A node and the ONNX schema of its operator in the model's opset."""
 
     node: onnx.NodeProto
     schema: Any
 
     @classmethod
     def of(cls, node: onnx.NodeProto, version: int) -> Signature:
-        """Raises BundleError for an operator that is not in the standard."""
+        """Look up the schema. Raises BundleError for an operator that is not in the standard."""
         try:
-            schema = defs.get_schema(node.op_type, version, "") if node.domain in _STANDARD_DOMAINS else None
+            schema = defs.get_schema(node.op_type, version, "") if node.domain in STANDARD_DOMAINS else None
         except defs.SchemaError:
             schema = None
         if schema is None:
@@ -73,15 +67,15 @@ class Signature:
         return cls(node=node, schema=schema)
 
     def input_kind(self, index: int) -> str:
-        """The type parameter of an input ("T"), or its type if there is no choice ("tensor(float)")."""
+        """Return the type parameter of an input ("T"), or its type if there is no choice ("tensor(float)")."""
         return self._kind(self.schema.inputs, index)
 
     def output_kind(self, index: int) -> str:
-        """The same of an output."""
+        """Return the type parameter or type of an output."""
         return self._kind(self.schema.outputs, index)
 
     def takes_half(self, index: int) -> bool:
-        """Whether an input may be float16 instead of float32. For bfloat16 too: schemas came to list it ever later."""
+        """Return True if an input may be float16; used for bfloat16 too, which schemas list only since later opsets."""
         half = "tensor(float16)" in self._allowed(self.input_kind(index))
         return half and index not in _POSITIONS.get(self.node.op_type, ())
 
@@ -103,11 +97,11 @@ def _output_type(signature: Signature, index: int, types: dict[str, int]) -> int
             return types[name]
     named = next((a.i for a in node.attribute if a.name in ("to", "dtype", "output_dtype")), 0)
     value = attribute(node, "value")
-    found = named or getattr(value, "data_type", 0) or _DEFAULTS.get(node.op_type, 0)
-    found = found or (types.get(node.input[0], 0) if node.op_type in _LIKE_INPUT else 0)
-    if not found:
+    code = named or getattr(value, "data_type", 0) or _DEFAULTS.get(node.op_type, 0)
+    code = code or (types.get(node.input[0], 0) if node.op_type in _LIKE_INPUT else 0)
+    if not code:
         raise BundleError(
-            f"the type of {node.output[index]!r} cannot be told from its operator {node.op_type}: export the network "
+            f"the type of {node.output[index]!r} does not follow from its operator {node.op_type}: export the network "
             f"without sequences, optional values and operators of other domains"
         )
-    return int(found)
+    return int(code)

@@ -1,19 +1,33 @@
-"""An ONNX graph with its look-ups: who takes a tensor, which values are constant.
+"""Look-ups in an ONNX graph, and what its rewriting steps share: consumers, constants, attributes, opset, batch norms.
 
-Comes from a ModelProto, which it changes in place; the rewriting steps (`simplify`, `precision`) share it, because ONNX
-itself offers none of these look-ups.
+A ModelProto comes in and is changed in place. ONNX itself offers none of these look-ups; `simplify`, `int8` and `half`
+use this class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["Graph", "attribute"]
+__all__ = [
+    "STANDARD_DOMAINS",
+    "BatchNorm",
+    "Graph",
+    "attribute",
+    "batch_norm_affine",
+    "copied",
+    "opset",
+    "precedes_layer",
+]
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+Message = TypeVar("Message", onnx.ModelProto, onnx.NodeProto, onnx.TensorProto)
 
 
 class Graph:
@@ -34,33 +48,33 @@ class Graph:
         return list(self.model.graph.node)
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
-        """The nodes that take `tensor`."""
+        """Return the nodes that take `tensor`."""
         return self._consumers.get(tensor, [])
 
     def only_consumer(self, tensor: str) -> onnx.NodeProto | None:
-        """The node that takes `tensor` if it is the only use of it, outputs of the graph counted."""
+        """Return the node that takes `tensor` if that is its only use, counting outputs of the graph; else None."""
         users = self.consumers(tensor)
         return users[0] if len(users) == 1 and tensor not in self.outputs else None
 
     def activations(self, node: onnx.NodeProto) -> list[str]:
-        """The inputs of `node` that are neither constant nor left out."""
+        """Return the inputs of `node` that are neither constant nor omitted."""
         return [name for name in node.input if name and name not in self.constants]
 
     def add_constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
-        """Add an initializer, under a free name made from `name`; returns the name."""
+        """Add an initializer under a free name derived from `name`; return the name."""
         while name in self.constants:
             name += "_"
         self.add_tensor(numpy_helper.from_array(np.asarray(value, order="C"), name), value)
         return name
 
     def add_tensor(self, tensor: onnx.TensorProto, value: npt.NDArray[np.generic]) -> None:
-        """Add an initializer as it is; its name must be free. value: the same in a type that NumPy has."""
+        """Add an initializer unchanged; its name must be free. value: the same values in a NumPy type."""
         self.constants[tensor.name] = value
         self.model.graph.initializer.append(tensor)
 
     def replace_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
-        """Put `nodes`, in topological order, in the place of all nodes; drops constants that nobody takes any more."""
-        new = [_copy(n) for n in nodes]
+        """Replace all nodes by `nodes`, in topological order, and drop constants that are no longer used."""
+        new = [copied(n) for n in nodes]
         del self.model.graph.node[:]
         self.model.graph.node.extend(new)
         del self.model.graph.value_info[:]  # of the old tensors; runtimes infer them again
@@ -75,29 +89,74 @@ class Graph:
 
     def _constants_to_initializers(self) -> None:
         graph = self.model.graph
-        kept = []
+        remaining = []
         for node in graph.node:
             value = _constant(node) if node.op_type == "Constant" else None
             if value is None:
-                kept.append(_copy(node))
+                remaining.append(copied(node))
                 continue
             tensor = graph.initializer.add()
             tensor.CopyFrom(value)
             tensor.name = node.output[0]
         del graph.node[:]
-        graph.node.extend(kept)
+        graph.node.extend(remaining)
 
     def _drop_unused_constants(self) -> None:
         used = {name for n in self.model.graph.node for name in n.input} | self.outputs
-        kept = [i for i in self.model.graph.initializer if i.name in used]
-        kept = [_copy_tensor(i) for i in kept]
+        remaining = [copied(i) for i in self.model.graph.initializer if i.name in used]
         del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(kept)
+        self.model.graph.initializer.extend(remaining)
         self.constants = {name: v for name, v in self.constants.items() if name in used}
 
 
+def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
+    """Return the value of an attribute of `node`, or `default`."""
+    found = next((a for a in node.attribute if a.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)
+
+
+def copied(message: Message) -> Message:
+    """Return a copy of a protobuf message."""
+    new = type(message)()
+    new.CopyFrom(message)
+    return new
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operators in `model`, 0 if it names none."""
+    return next((int(o.version) for o in model.opset_import if o.domain in STANDARD_DOMAINS), 0)
+
+
+def precedes_layer(graph: Graph, is_layer: Callable[[onnx.NodeProto], bool]) -> set[str]:
+    """Return the tensors that some later layer depends on."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        if is_layer(node) or any(out in found for out in node.output):
+            found.update(graph.activations(node))
+    return found
+
+
+class BatchNorm(NamedTuple):
+    """A batch norm as y = factor * x + offset, per channel, in float64."""
+
+    factor: npt.NDArray[np.float64]
+    offset: npt.NDArray[np.float64]
+    epsilon: float
+
+
+def batch_norm_affine(graph: Graph, node: onnx.NodeProto) -> BatchNorm | None:
+    """Fold the constants of a BatchNormalization node; None for any other node and for non-constant parameters."""
+    parameters = [graph.constants.get(name) for name in node.input[1:5]]
+    if node.op_type != "BatchNormalization" or any(p is None for p in parameters):
+        return None
+    gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
+    epsilon = float(attribute(node, "epsilon", 1e-5))  # type: ignore[arg-type]
+    factor = gamma / np.sqrt(variance + epsilon)
+    return BatchNorm(factor, beta - mean * factor, epsilon)
+
+
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The value of a Constant node; None for strings and sparse tensors."""
+    """Return the value of a Constant node; None for strings and sparse tensors."""
     kind = node.attribute[0].name
     if kind == "value":
         return node.attribute[0].t
@@ -105,21 +164,3 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if kind not in dtype:
         return None
     return numpy_helper.from_array(np.asarray(attribute(node, kind), dtype[kind]))
-
-
-def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
-    """The value of an attribute of `node`, or `default`."""
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else helper.get_attribute_value(found)
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    new = onnx.NodeProto()
-    new.CopyFrom(node)
-    return new
-
-
-def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    new = onnx.TensorProto()
-    new.CopyFrom(tensor)
-    return new

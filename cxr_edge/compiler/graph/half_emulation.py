@@ -1,8 +1,8 @@
-"""A half-precision graph as an fp32 one that any runtime runs: every value is rounded where the half graph rounds it.
+"""Emulation of half precision in fp32: a graph that any runtime runs, with values rounded where the half graph rounds.
 
-No processor's ONNX Runtime computes bfloat16, and where it has no float16 kernels it leaves the roundings out between two
-nodes, so a value beyond float16's range would pass unseen. GPUs add up in float32 and round each result once; that is
-what the emulation does. They may round less often where they fuse nodes, so it errs on the side of caution.
+No processor's ONNX Runtime computes bfloat16, and without float16 kernels it omits the rounding between two nodes, so a
+value beyond float16's range would stay undetected. GPUs accumulate in float32 and round each result once, and so does the
+emulation. Where GPUs fuse nodes they may round less often, so the emulation is the stricter one.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from cxr_edge.compiler.graph.dtypes import element_types
-from cxr_edge.compiler.graph.graph import Graph
+from cxr_edge.compiler.graph.graph import Graph, copied
 
-__all__ = ["emulated"]
+__all__ = ["emulate_half"]
 
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-# Their results are values of their inputs, so there is nothing to round.
+# Operators whose results are values of their inputs: nothing to round.
 _EXACT = frozenset((
     "Relu", "MaxPool", "GlobalMaxPool", "Concat", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity",
     "Slice", "Split", "Gather", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Max", "Min", "Neg", "Abs",
 ))  # fmt: skip
 
 
-def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` (by `to_half`) in float32, with a pair of casts, to half and back, after every rounding node."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a float32 copy of `model` (by `to_half`), with casts to half and back after every node that rounds."""
+    copy = copied(model)
     graph = Graph(copy)
     types = element_types(graph)
     for tensor in copy.graph.initializer:
@@ -44,16 +43,15 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _in_float(node: onnx.NodeProto, types: dict[str, int]) -> list[onnx.NodeProto]:
-    """`node` on float32, with its half outputs rounded."""
-    source, made = types.get(node.input[0] if node.input else ""), types[node.output[0]]
-    if node.op_type == "Cast" and source in _HALF and made == TensorProto.FLOAT:
+    """Return `node` on float32, with its half outputs rounded."""
+    source, result = types.get(node.input[0] if node.input else ""), types[node.output[0]]
+    if node.op_type == "Cast" and source in _HALF and result == TensorProto.FLOAT:
         return [helper.make_node("Identity", list(node.input), list(node.output), name=node.name)]
-    if made not in _HALF or node.op_type in _EXACT:
+    if result not in _HALF or node.op_type in _EXACT:
         return [node]
     if node.op_type == "Cast":
-        return _rounding(node.input[0], node.output[0], made)
-    new = onnx.NodeProto()
-    new.CopyFrom(node)
+        return _rounding(node.input[0], node.output[0], result)
+    new = copied(node)
     halves = [name for name in node.output if types.get(name) in _HALF]
     new.output[:] = [f"{name}_exact" if name in halves else name for name in node.output]
     return [new, *(pair for name in halves for pair in _rounding(f"{name}_exact", name, types[name]))]

@@ -1,12 +1,12 @@
-"""From an fp32 ONNX graph and its activation ranges to an int8 one: static Q/DQ, symmetric per-channel weights.
+"""Rewriting of an fp32 ONNX graph to int8, given its activation ranges: static Q/DQ, symmetric per-channel weights.
 
 The precision is written into the graph, so that every runtime compiles the same file: TensorRT 11 has no precision
-flags and no calibrator. Two schemes, because no single one is best everywhere: `int8` keeps activations symmetric with
-zero point 0 and bias in float32, as TensorRT demands; `uint8` lets them have an offset, which folds a Relu into the
-quantisation of the layer before it and runs fastest on the CPU kernels of ONNX Runtime.
+flags and no calibrator. There are two schemes, because no single one is best everywhere: `int8` keeps activations
+symmetric with zero point 0 and bias in float32, as TensorRT requires; `uint8` allows an offset, which folds a Relu into
+the quantisation of the layer before it and runs fastest on the CPU kernels of ONNX Runtime.
 
-What comes after the last layer with weights, that layer included, stays float32: it makes the logits, is a small share
-of the work, and is where rounding would show most.
+The last layer with weights and all nodes after it stay float32: they compute the logits, are a small share of the work,
+and rounding there would have most effect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from cxr_edge.compiler.graph.graph import Graph, attribute
+from cxr_edge.compiler.graph.graph import Graph, attribute, batch_norm_affine, copied, opset
 from cxr_edge.compiler.graph.int8_placement import (
     WITH_WEIGHTS,
     choose_nodes,
@@ -40,20 +40,16 @@ _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")  # see _guard
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How activations are quantised.
+    """Quantisation scheme."""
 
-    name: also the precision's name. dtype: of activations. symmetric: zero point 0, and then bias stays float32.
-    weight_limit: weights lie in -weight_limit..weight_limit; 63 for processors whose 16-bit sums would saturate (x86
-    without VNNI instructions).
-    """
-
-    name: str
-    dtype: Literal["int8", "uint8"]
-    symmetric: bool
+    name: str  # also the precision's name
+    dtype: Literal["int8", "uint8"]  # of activations
+    symmetric: bool  # zero point 0; then bias stays float32
+    # Weights are in -weight_limit..weight_limit; 63 for processors whose 16-bit sums would saturate (x86 without VNNI).
     weight_limit: int = 127
 
     def params(self, low_high: Range) -> QuantParams:
-        """Scale and zero point for values in that range, widened to hold 0, so that padding is exact."""
+        """Return scale and zero point for values in a range, widened to include 0, so that padding is exact."""
         low, high = min(low_high[0], 0.0), max(low_high[1], 0.0)
         limits = np.iinfo(self.dtype)
         if self.symmetric:
@@ -62,14 +58,14 @@ class Scheme:
         zero_point = int(np.clip(round(limits.min - low / scale), limits.min, limits.max))
         return QuantParams(scale=scale, zero_point=zero_point, dtype=self.dtype)
 
-    def reduced(self) -> Scheme:
-        """The same with 7-bit weights, for processors without VNNI."""
+    def with_7_bit_weights(self) -> Scheme:
+        """Return the same scheme for processors without VNNI."""
         return replace(self, weight_limit=63)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantParams:
-    """real = scale * (quantised - zero_point)."""
+    """Quantisation of one tensor: real = scale * (quantised - zero_point)."""
 
     scale: float
     zero_point: int
@@ -83,8 +79,8 @@ SCHEMES = {
 
 
 def first_layer(model: onnx.ModelProto) -> str:
-    """The output name of the first layer with weights, for `keep_float`. Raises BundleError if there is none."""
-    graph = Graph(_copy(model))
+    """Return the output name of the first layer with weights, for `keep_float`. Raises BundleError if there is none."""
+    graph = Graph(copied(model))
     for node in graph.nodes:
         if weight_of(graph, node) is not None:
             return str(node.output[0])
@@ -92,8 +88,8 @@ def first_layer(model: onnx.ModelProto) -> str:
 
 
 def int8_layers(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The output names of the layers with weights that `quantize` would reduce to int8, in order."""
-    graph = Graph(_copy(model))
+    """Return the output names of the layers with weights that `quantize` would reduce to int8, in order."""
+    graph = Graph(copied(model))
     _norms_to_convolutions(graph)
     return tuple(out for out, node in choose_nodes(graph, frozenset()).items() if node.op_type in WITH_WEIGHTS)
 
@@ -105,20 +101,24 @@ def quantize(
     *,
     keep_float: frozenset[str] = frozenset(),
 ) -> onnx.ModelProto:
-    """A copy of `model` (fp32, opset 13 or later) with Q/DQ pairs and int8 weights.
+    """Return a copy of `model` (fp32, opset 13 or later) with Q/DQ pairs and int8 weights.
 
     ranges: lowest and highest value of each activation (`calibrate`). keep_float: output names of layers to leave in
     float32. Raises BundleError if a range is missing or nothing can be quantised.
     """
-    _check_opset(model)
-    graph = Graph(_copy(model))
+    if opset(model) < 13:
+        raise BundleError(
+            f"int8 needs ONNX opset 13 or later (per-channel scales), the network has {opset(model)}: export it again"
+        )
+    graph = Graph(copied(model))
     _norms_to_convolutions(graph)
     quantized = choose_nodes(graph, keep_float)
     if not any(n.op_type in WITH_WEIGHTS for n in quantized.values()):
         raise BundleError("no layer of the network can be quantised: only its last layer has constant float32 weights")
     folded = {} if scheme.symmetric else foldable_activations(graph, quantized)
     params = _choose_params(graph, quantized, ranges, scheme, folded)
-    _rewrite(graph, quantized, params, scheme, folded, keep_float)
+    plan = _Int8Plan(quantized=quantized, params=params, scheme=scheme, folded=folded, keep_float=keep_float)
+    _rewrite(graph, plan)
     onnx.checker.check_model(graph.model)
     return graph.model
 
@@ -128,15 +128,15 @@ def quantize_weight(
     axis: int,
     *,
     limit: int = 127,
-    least_scale: npt.NDArray[np.float64] | None = None,
+    min_scale: npt.NDArray[np.float64] | None = None,
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Weights as int8 in -limit..limit and one scale an output channel (`axis`): weight ~ scale * int8.
+    """Return weights as int8 in -limit..limit and one scale per output channel (`axis`): weight ~ scale * int8.
 
-    least_scale: (channels), a floor for the scales, so that a large bias of a near-dead channel still fits int32.
+    min_scale: (channels), a floor for the scales, so that a large bias of a near-dead channel still fits int32.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scale = np.abs(weight).max(axis=others).astype(np.float64) / limit
-    scale = np.maximum(scale, np.finfo(np.float32).tiny if least_scale is None else least_scale)
+    scale = np.maximum(scale, np.finfo(np.float32).tiny if min_scale is None else min_scale)
     scale = np.maximum(scale.astype(np.float32), np.finfo(np.float32).tiny)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     quantised = np.rint(weight / scale.reshape(shape)).clip(-limit, limit).astype(np.int8)
@@ -150,16 +150,16 @@ def _choose_params(
     scheme: Scheme,
     folded: Mapping[str, str],
 ) -> dict[str, QuantParams]:
-    """Scale and zero point of every tensor that gets a Q/DQ pair, by name."""
+    """Return scale and zero point of every tensor with a Q/DQ pair, by name."""
     tensors = choose_tensors(graph, quantized, folded, symmetric=scheme.symmetric)
     leader = same_scale(quantized, tensors, folded)
     wide: dict[str, Range] = {}
     for name in tensors:
         if name in ranges:
             low, high = ranges[name]
-            so_far = wide.get(leader[name], (low, high))
-            wide[leader[name]] = (min(low, so_far[0]), max(high, so_far[1]))
-    # A tensor that only the simplified network has is covered by one that shares its values; any other is an error.
+            previous = wide.get(leader[name], (low, high))
+            wide[leader[name]] = (min(low, previous[0]), max(high, previous[1]))
+    # A tensor that only the simplified network has shares the values of another tensor; any other is an error.
     missing = [name for name in tensors if leader[name] not in wide]
     if missing:
         raise BundleError(
@@ -169,39 +169,43 @@ def _choose_params(
     return {name: scheme.params(wide[leader[name]]) for name in tensors}
 
 
-def _rewrite(
-    graph: Graph,
-    quantized: Mapping[str, onnx.NodeProto],
-    params: Mapping[str, QuantParams],
-    scheme: Scheme,
-    folded: Mapping[str, str],
-    keep_float: frozenset[str],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Int8Plan:
+    """Decisions that the rewriting applies."""
+
+    quantized: Mapping[str, onnx.NodeProto]  # nodes that compute in int8, by the name of their first output
+    params: Mapping[str, QuantParams]  # of tensors with a Q/DQ pair
+    scheme: Scheme
+    folded: Mapping[str, str]  # output of a Relu -> output of the layer that it is folded into
+    keep_float: frozenset[str]
+
+
+def _rewrite(graph: Graph, plan: _Int8Plan) -> None:
+    params, folded = plan.params, plan.folded
     inputs = {i.name for i in graph.model.graph.input}
     new: list[onnx.NodeProto] = []
     for name in params:
         if name in inputs:
-            new += _pair(graph, name, name, params[name])
+            new += _q_dq_pair(graph, name, name, params[name])
     for node in graph.nodes:
         if node.output[0] in folded:
             continue
-        replaced = onnx.NodeProto()
-        replaced.CopyFrom(node)
+        replaced = copied(node)
         replaced.input[:] = [f"{name}_dq" if name in params else name for name in node.input]
-        if node.output[0] in quantized and weight_of(graph, node) is not None:
-            new += _quantized_weights(graph, node, replaced, params, scheme)
-        if node.output[0] in keep_float and node.op_type in _REQUANTIZED and node.input[0] in params:
+        if node.output[0] in plan.quantized and weight_of(graph, node) is not None:
+            new += _quantized_weights(graph, node, replaced, plan)
+        if node.output[0] in plan.keep_float and node.op_type in _REQUANTIZED and node.input[0] in params:
             new.append(_guard(graph, replaced, params[node.input[0]]))
         new.append(replaced)
         for out in node.output:
             target = next((relu for relu, source in folded.items() if source == out), out)
             if target in params:
-                new += _pair(graph, out, target, params[target])
+                new += _q_dq_pair(graph, out, target, params[target])
     graph.replace_nodes(new)
 
 
-def _pair(graph: Graph, raw: str, name: str, params: QuantParams) -> list[onnx.NodeProto]:
-    """Nodes that lead from `raw` through Q and DQ to `{name}_dq`."""
+def _q_dq_pair(graph: Graph, raw: str, name: str, params: QuantParams) -> list[onnx.NodeProto]:
+    """Return the nodes from `raw` through Q and DQ to `{name}_dq`."""
     scale = graph.add_constant(f"{name}_scale", np.array(params.scale, np.float32))
     zero = graph.add_constant(f"{name}_zero", np.array(params.zero_point, params.dtype))
     return [
@@ -211,10 +215,10 @@ def _pair(graph: Graph, raw: str, name: str, params: QuantParams) -> list[onnx.N
 
 
 def _guard(graph: Graph, layer: onnx.NodeProto, params: QuantParams) -> onnx.NodeProto:
-    """A Clip before a layer that stays float32, to limits that its dequantised input cannot pass.
+    """Return a Clip before a layer that stays float32, with limits that its dequantised input cannot exceed.
 
-    ONNX Runtime (WeightBiasQuantization, from 1.21 on) gives float weights of a layer between DQ and Q int8 values, with
-    one scale for all channels. With something in between it leaves the layer as it is written.
+    ONNX Runtime (WeightBiasQuantization, from 1.21 on) quantises float weights of a layer between DQ and Q to int8, with
+    one scale for all channels. With another node in between it leaves the layer unchanged.
     """
     limits, out = np.iinfo(params.dtype), layer.output[0]
     low, high = (np.float32(q - params.zero_point) * np.float32(params.scale) for q in (limits.min, limits.max))
@@ -228,25 +232,24 @@ def _quantized_weights(
     graph: Graph,
     node: onnx.NodeProto,
     replaced: onnx.NodeProto,
-    params: Mapping[str, QuantParams],
-    scheme: Scheme,
+    plan: _Int8Plan,
 ) -> list[onnx.NodeProto]:
-    """Point `replaced` at int8 weights and, where the scheme wants it, int32 bias; returns their DQ nodes."""
+    """Point `replaced` at int8 weights and, if the scheme is not symmetric, int32 bias; return their DQ nodes."""
     weight, out = weight_of(graph, node), node.output[0]
     assert weight is not None
     axis = _output_axis(node)
     bias = graph.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
     bias = None if bias is None else np.broadcast_to(bias.reshape(-1), (weight.shape[axis],)).astype(np.float64)
-    s_x = params[node.input[0]].scale
-    least = None if bias is None else np.abs(bias) / (s_x * 2.0**30)
-    quantised, s_w = quantize_weight(weight, axis, limit=scheme.weight_limit, least_scale=least)
-    made = [_constant_dq(graph, f"{out}_weight", quantised, s_w, axis)]
-    replaced.input[1] = made[0].output[0]
-    if bias is not None and not scheme.symmetric:
+    s_x = plan.params[node.input[0]].scale
+    min_scale = None if bias is None else np.abs(bias) / (s_x * 2.0**30)
+    quantised, s_w = quantize_weight(weight, axis, limit=plan.scheme.weight_limit, min_scale=min_scale)
+    nodes = [_constant_dq(graph, f"{out}_weight", quantised, s_w, axis)]
+    replaced.input[1] = nodes[0].output[0]
+    if bias is not None and not plan.scheme.symmetric:
         s_b = np.maximum(np.float32(s_x) * s_w, np.finfo(np.float32).tiny)
-        made.append(_constant_dq(graph, f"{out}_bias", np.rint(bias / s_b).astype(np.int32), s_b, 0))
-        replaced.input[2] = made[1].output[0]
-    return made
+        nodes.append(_constant_dq(graph, f"{out}_bias", np.rint(bias / s_b).astype(np.int32), s_b, 0))
+        replaced.input[2] = nodes[1].output[0]
+    return nodes
 
 
 def _constant_dq(
@@ -259,44 +262,28 @@ def _constant_dq(
 
 
 def _output_axis(node: onnx.NodeProto) -> int:
-    """The axis of the weights that counts output channels."""
+    """Return the axis of the weights' output channels."""
     if node.op_type == "Conv":
         return 0
     return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) == 1 else 1
 
 
 def _norms_to_convolutions(graph: Graph) -> None:
-    """Batch norms that no convolution could absorb (DenseNet's) become depthwise 1x1 convolutions, which int8 knows."""
+    """Replace batch norms that no convolution absorbed (DenseNet's) by depthwise 1x1 convolutions, which int8 supports."""
     new = []
     for node in graph.nodes:
-        arrays = [graph.constants.get(name) for name in node.input[1:5]]
-        if node.op_type != "BatchNormalization" or any(a is None or a.dtype != np.float32 for a in arrays):
+        norm = batch_norm_affine(graph, node)
+        if norm is None or any(graph.constants[name].dtype != np.float32 for name in node.input[1:5]):
             new.append(node)
             continue
-        gamma, beta, mean, variance = (np.asarray(a, np.float64) for a in arrays)
-        factor = gamma / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))  # type: ignore[arg-type]
         out = node.output[0]
-        weight = graph.add_constant(f"{out}_factor", factor.astype(np.float32).reshape(-1, 1, 1, 1))
-        bias = graph.add_constant(f"{out}_offset", (beta - mean * factor).astype(np.float32))
-        new.append(helper.make_node("Conv", [node.input[0], weight, bias], [out], name=out, group=factor.size))
+        weight = graph.add_constant(f"{out}_factor", norm.factor.astype(np.float32).reshape(-1, 1, 1, 1))
+        bias = graph.add_constant(f"{out}_offset", norm.offset.astype(np.float32))
+        new.append(helper.make_node("Conv", [node.input[0], weight, bias], [out], name=out, group=norm.factor.size))
     graph.replace_nodes(new)
 
 
-def _check_opset(model: onnx.ModelProto) -> None:
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if version < 13:
-        raise BundleError(
-            f"int8 needs ONNX opset 13 or later (per-channel scales), the network has {version}: export it again"
-        )
-
-
 def _positive(scale: float) -> float:
-    """As float32, and never 0: a tensor that is always 0 still needs a scale."""
+    """Round to float32, and replace 0 by 1: a tensor that is always 0 still needs a scale."""
     value = float(np.float32(scale))
     return value if value > np.finfo(np.float32).tiny else 1.0
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    new = onnx.ModelProto()
-    new.CopyFrom(model)
-    return new

@@ -1,7 +1,7 @@
-"""Where quantisation goes in a graph: which nodes compute on int8, which tensors get a Q/DQ pair, which share a scale.
+"""Placement of quantisation: the nodes that compute in int8, the tensors with a Q/DQ pair, the groups of one scale.
 
-A `Graph` comes in, names come out; `precision` does the rewriting. It is the knowledge of what runtimes fuse: a layer
-with its inputs and output quantised becomes one int8 kernel, a missing pair in between makes it a float one.
+A `Graph` comes in, names come out; `int8` does the rewriting. The rules follow what runtimes fuse: a layer with quantised
+inputs and output becomes one int8 kernel, and a missing pair makes it a float one.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from cxr_edge.compiler.graph.graph import Graph, attribute
+from cxr_edge.compiler.graph.graph import Graph, attribute, precedes_layer
 
 __all__ = ["WITH_WEIGHTS", "choose_nodes", "choose_tensors", "foldable_activations", "same_scale", "weight_of"]
 
 WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 # Operators whose output holds values of their input, so both share one scale and runtimes need not requantise.
 _SAME_SCALE = ("MaxPool", "Resize", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "DepthToSpace")
-_THROUGH = (*_SAME_SCALE, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
+_PASS_THROUGH = (*_SAME_SCALE, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu")
 
 
 def choose_nodes(graph: Graph, keep_float: frozenset[str]) -> dict[str, onnx.NodeProto]:
-    """The nodes that will compute on int8, by the name of their first output."""
-    before_a_layer = _leads_to_a_layer(graph)
+    """Return the nodes that will compute in int8, by the name of their first output."""
+    inside = precedes_layer(graph, lambda node: weight_of(graph, node) is not None)
     chosen = {}
     for node in graph.nodes:
         out = node.output[0]
-        if out in keep_float or out in graph.outputs or out not in before_a_layer:
+        if out in keep_float or out in graph.outputs or out not in inside:
             continue
-        if weight_of(graph, node) is not None or _goes_through(graph, node):
+        if weight_of(graph, node) is not None or _passes_through(graph, node):
             chosen[out] = node
     return chosen
 
 
 def foldable_activations(graph: Graph, quantized: Mapping[str, onnx.NodeProto]) -> dict[str, str]:
-    """Output of a Relu (or Clip from 0) -> the int8 layer's output that it can be folded into."""
+    """Map the output of a Relu (or Clip from 0) to the output of the int8 layer that it can be folded into."""
     folded = {}
     for node in graph.nodes:
         source, out = node.input[0] if node.input else "", node.output[0]
@@ -54,9 +54,9 @@ def foldable_activations(graph: Graph, quantized: Mapping[str, onnx.NodeProto]) 
 def choose_tensors(
     graph: Graph, quantized: Mapping[str, onnx.NodeProto], folded: Mapping[str, str], *, symmetric: bool
 ) -> list[str]:
-    """The tensors that get a Q/DQ pair: inputs and outputs of int8 nodes, or the Relu's output where one follows.
+    """Return the tensors with a Q/DQ pair: inputs and outputs of int8 nodes, or the output of the Relu that follows.
 
-    symmetric: zero points are 0, so that a Relu does something that quantising does not.
+    symmetric: zero points are 0, so that quantising does not replace a Relu.
     """
     covered = set(folded.values())
     if symmetric:  # layer -> Relu -> Q is one kernel where activations are symmetric
@@ -70,7 +70,7 @@ def choose_tensors(
 def same_scale(
     quantized: Mapping[str, onnx.NodeProto], tensors: list[str], folded: Mapping[str, str]
 ) -> dict[str, str]:
-    """Tensor -> the first tensor of its group; a group shares one scale."""
+    """Map each tensor to the first tensor of its group; a group shares one scale."""
     after_fold = {source: out for out, source in folded.items()}
     leader = {name: name for name in tensors}
     for out, node in quantized.items():
@@ -83,7 +83,7 @@ def same_scale(
 
 
 def weight_of(graph: Graph, node: onnx.NodeProto) -> npt.NDArray[np.float32] | None:
-    """The constant float32 weights of a layer that we know how to quantise, else None."""
+    """Return the constant float32 weights of a layer that `int8` can quantise, else None."""
     if node.op_type not in WITH_WEIGHTS or len(node.input) < 2 or node.input[0] in graph.constants:
         return None
     if len(node.input) > 2 and node.input[2] and node.input[2] not in graph.constants:
@@ -98,17 +98,8 @@ def weight_of(graph: Graph, node: onnx.NodeProto) -> npt.NDArray[np.float32] | N
     return weight.astype(np.float32, copy=False)
 
 
-def _leads_to_a_layer(graph: Graph) -> set[str]:
-    """The tensors from which some layer with weights is still to come."""
-    found: set[str] = set()
-    for node in reversed(graph.nodes):
-        if weight_of(graph, node) is not None or any(out in found for out in node.output):
-            found.update(graph.activations(node))
-    return found
-
-
-def _goes_through(graph: Graph, node: onnx.NodeProto) -> bool:
-    if node.op_type not in _THROUGH:
+def _passes_through(graph: Graph, node: onnx.NodeProto) -> bool:
+    if node.op_type not in _PASS_THROUGH:
         return False
     if node.op_type in ("Add", "Mul"):
         return len(graph.activations(node)) == 2

@@ -1,9 +1,9 @@
-"""From an exported ONNX file to an equal, simpler one: constants folded, batch norms absorbed, int8-friendly operators.
+"""Simplification of an exported ONNX file: constants folded, batch norms absorbed, operators that int8 supports.
 
-Export leaves shape arithmetic, batch norms and transposed convolutions behind, which would each cut an int8 graph in
-pieces. Two simplifiers do the folding (onnx-simplifier or onnxslim where one is installed, then ONNX Runtime's own basic
-level); two exact rewrites of ours follow. Whatever was done, the result must give the original's outputs on random input,
-or it is an error: a simplifier's fault must not reach a patient.
+Exporters leave shape arithmetic, batch norms and transposed convolutions, each of which would split an int8 graph in
+pieces. Two simplifiers fold constants (onnx-simplifier or onnxslim if one is installed, then ONNX Runtime's own basic
+level); two exact rewrites of this module follow. The result must give the original's outputs on random input, otherwise an
+error is raised: a simplifier's fault must not reach a patient.
 """
 
 from __future__ import annotations
@@ -23,29 +23,27 @@ from onnx import helper
 
 from cxr_edge.backends.base import CompileOptions, Engine
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
-from cxr_edge.compiler.graph.graph import Graph, attribute
+from cxr_edge.compiler.graph.graph import STANDARD_DOMAINS, Graph, attribute, copied
 from cxr_edge.errors import BackendError, ContractError
 
 __all__ = ["Simplified", "check_parity", "simplify"]
 
-# Relative to the output's own spread: fp32 sums in another order, with a margin.
+# Relative to the largest output: fp32 sums in another order, with a margin.
 PARITY_TOLERANCE = 1e-4
-
-_STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simplified:
-    """The simpler model, and notes for the report: what was used, what was not there."""
+    """The simplified model, and notes for the report."""
 
     model: onnx.ModelProto
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # the simplifier used or missing; the difference from the original
 
 
 def simplify(path: Path) -> Simplified:
     """Simplify the ONNX file `path` (fp32, input `image` (N, C, H, W)).
 
-    Raises ContractError if the simpler network gives other outputs than the original.
+    Raises ContractError if the simplified network gives other outputs than the original.
     """
     original = onnx.load(path)
     model, note = _by_package(original)
@@ -61,7 +59,7 @@ def simplify(path: Path) -> Simplified:
 
 
 def check_parity(reference: onnx.ModelProto, other: onnx.ModelProto, *, images: int = 2, seed: int = 0) -> float:
-    """The largest output difference on random images, relative to the reference's spread.
+    """Return the largest output difference on random images, relative to the reference's largest output.
 
     Raises ContractError beyond PARITY_TOLERANCE.
     """
@@ -69,22 +67,22 @@ def check_parity(reference: onnx.ModelProto, other: onnx.ModelProto, *, images: 
     shape = tuple(images if d is None else d for d in engines[0].inputs[0].shape)
     x = np.random.default_rng(seed).standard_normal(shape).astype(engines[0].inputs[0].dtype)
     name = engines[0].inputs[0].name
-    wanted, got = (engine.run({name: x}) for engine in engines)
-    if set(wanted) != set(got):
-        raise ContractError(f"the simplified network has the outputs {sorted(got)}, the original {sorted(wanted)}")
-    worst = max(_difference(wanted[key], got[key]) for key in wanted)
-    if not worst <= PARITY_TOLERANCE:
+    expected, actual = (engine.run({name: x}) for engine in engines)
+    if set(expected) != set(actual):
+        raise ContractError(f"the simplified network has the outputs {sorted(actual)}, the original {sorted(expected)}")
+    difference = max(_difference(expected[key], actual[key]) for key in expected)
+    if not difference <= PARITY_TOLERANCE:
         raise ContractError(
-            f"the simplified network differs from the original by {worst:.2e} of its spread on random images, at most "
-            f"{PARITY_TOLERANCE:.0e} is allowed: this is a fault of the simplifier, please report the network; "
+            f"the simplified network differs from the original by {difference:.2e} of its largest output on random "
+            f"images, at most {PARITY_TOLERANCE:.0e} is allowed: this is a fault of the simplifier, please report the network; "
             f"uninstalling {' or '.join(_PACKAGES)} may help meanwhile"
         )
-    return worst
+    return difference
 
 
-def _difference(wanted: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> float:
-    spread = max(float(np.abs(wanted).max()), 1e-6)
-    return float(np.abs(wanted - got).max()) / spread if wanted.shape == got.shape else float("inf")
+def _difference(expected: npt.NDArray[np.float32], actual: npt.NDArray[np.float32]) -> float:
+    largest = max(float(np.abs(expected).max()), 1e-6)
+    return float(np.abs(expected - actual).max()) / largest if expected.shape == actual.shape else float("inf")
 
 
 def _load(model: onnx.ModelProto) -> Engine:
@@ -95,18 +93,17 @@ def _load(model: onnx.ModelProto) -> Engine:
 
 
 def _by_package(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """`model` simplified by the first of the known packages that is installed, or a copy of it; and what was done."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    """Simplify with the first of the known packages that is installed, or copy; also return a note for the report."""
     name = next((n for n in _PACKAGES if importlib.util.find_spec(n) is not None), None)
     if name is None:
-        return copy, "neither onnxsim nor onnxslim is installed: only the runtime's own simplifications were made"
+        return copied(
+            model
+        ), "neither onnxsim nor onnxslim is installed: only the runtime's own simplifications were applied"
     package = importlib.import_module(name)
     try:
-        simplified = _PACKAGES[name](package, copy)
-    except Exception as error:  # a simplifier may fail in any way; the original is as good, only larger
-        copy.CopyFrom(model)
-        return copy, f"{name} failed and was not used: {type(error).__name__}"
+        simplified = _PACKAGES[name](package, copied(model))
+    except Exception as error:  # a simplifier may fail in any way; the original is equivalent, only larger
+        return copied(model), f"{name} failed and was not used: {type(error).__name__}"
     return simplified, f"simplified by {name} {package.__version__}"
 
 
@@ -119,12 +116,12 @@ def _onnxslim(package: Any, model: onnx.ModelProto) -> onnx.ModelProto:
     return package.slim(model)
 
 
-# onnx-simplifier first; onnxslim is pure Python and serves where the other has no wheel.
+# onnx-simplifier first; onnxslim is pure Python, for platforms where the other has no wheel.
 _PACKAGES: dict[str, Callable[[Any, onnx.ModelProto], onnx.ModelProto]] = {"onnxsim": _onnxsim, "onnxslim": _onnxslim}
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """ONNX Runtime's basic optimisations: constant folding, batch norms into convolutions; standard operators only."""
+    """Apply ONNX Runtime's basic optimisations: constant folding, batch norms into convolutions; standard operators only."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="cxr-edge-") as folder:
@@ -142,34 +139,34 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check_domains(model: onnx.ModelProto) -> None:
-    foreign = sorted({n.domain for n in model.graph.node} - set(_STANDARD_DOMAINS))
+    foreign = sorted({n.domain for n in model.graph.node} - set(STANDARD_DOMAINS))
     if foreign:
         raise ContractError(f"the network uses operators outside the ONNX standard ({', '.join(foreign)})")
-    kept = [o for o in model.opset_import if o.domain in _STANDARD_DOMAINS]
+    standard = [o for o in model.opset_import if o.domain in STANDARD_DOMAINS]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(standard)
 
 
 def _means_to_pools(graph: Graph) -> None:
-    """ReduceMean over height and width that keeps its axes is GlobalAveragePool, which has an int8 kernel."""
+    """Replace ReduceMean over height and width with keepdims by GlobalAveragePool, which has an int8 kernel."""
     new = []
     for node in graph.nodes:
-        keeps = node.op_type == "ReduceMean" and attribute(node, "keepdims", 1) == 1
-        if keeps and _axes(graph, node) in ([2, 3], [-2, -1]):
+        keeps_axes = node.op_type == "ReduceMean" and attribute(node, "keepdims", 1) == 1
+        if keeps_axes and _axes(graph, node) in ([2, 3], [-2, -1]):
             node = helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output), name=node.name)
         new.append(node)
     graph.replace_nodes(new)
 
 
 def _axes(graph: Graph, node: onnx.NodeProto) -> Sequence[int]:
-    given = attribute(node, "axes")
-    if given is None and len(node.input) > 1:
-        given = graph.constants.get(node.input[1])
-    return sorted(int(a) for a in np.ravel(np.asarray(given))) if given is not None else []
+    axes = attribute(node, "axes")
+    if axes is None and len(node.input) > 1:
+        axes = graph.constants.get(node.input[1])
+    return sorted(int(a) for a in np.ravel(np.asarray(axes))) if axes is not None else []
 
 
 def _transposed_to_depth(graph: Graph) -> None:
-    """A transposed convolution whose stride equals its kernel is a 1x1 convolution and a DepthToSpace, exactly."""
+    """Replace a transposed convolution with stride equal to its kernel by a 1x1 convolution and a DepthToSpace; exact."""
     new: list[onnx.NodeProto] = []
     for node in graph.nodes:
         weight = graph.constants.get(node.input[1]) if node.op_type == "ConvTranspose" else None
@@ -178,13 +175,13 @@ def _transposed_to_depth(graph: Graph) -> None:
 
 
 def _tiles(node: onnx.NodeProto, shape: tuple[int, ...]) -> bool:
-    """Whether the output patches of a transposed convolution lie side by side, without overlap or gap."""
+    """Return True if the output patches of a transposed convolution are adjacent, without overlap or gap."""
     if len(shape) != 4 or shape[2] != shape[3] or attribute(node, "group", 1) != 1:
         return False
-    plain = {"dilations": [1, 1], "pads": [0, 0, 0, 0], "output_padding": [0, 0], "strides": [1, 1]}
-    given = {name: list(attribute(node, name, default)) for name, default in plain.items()}  # type: ignore[call-overload]
+    defaults = {"dilations": [1, 1], "pads": [0, 0, 0, 0], "output_padding": [0, 0], "strides": [1, 1]}
+    given = {name: list(attribute(node, name, default)) for name, default in defaults.items()}  # type: ignore[call-overload]
     automatic = attribute(node, "auto_pad", b"NOTSET") != b"NOTSET" or attribute(node, "output_shape") is not None
-    return not automatic and given == {**plain, "strides": [shape[2], shape[3]]}
+    return not automatic and given == {**defaults, "strides": [shape[2], shape[3]]}
 
 
 def _as_depth(graph: Graph, node: onnx.NodeProto, weight: npt.NDArray[np.generic]) -> list[onnx.NodeProto]:

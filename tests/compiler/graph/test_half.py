@@ -18,7 +18,7 @@ import cxr_edge
 from cxr_edge.compiler.graph.dtypes import element_types
 from cxr_edge.compiler.graph.graph import Graph as Lookups
 from cxr_edge.compiler.graph.half import HALF_TYPES, half_layers, round_to_half, to_half
-from cxr_edge.compiler.graph.half_emulation import emulated
+from cxr_edge.compiler.graph.half_emulation import emulate_half
 from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.errors import BundleError
 from tests.builders.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, Graph, member_model, segmenter_model
@@ -161,7 +161,7 @@ def test_numbers_in_float16(network, tmp_path):
 def test_numbers_where_every_value_is_rounded(network, dtype, tmp_path):
     model, spec = network
     inputs = images(4, spec)
-    rounded = emulated(to_half(model, dtype))
+    rounded = emulate_half(to_half(model, dtype))
     onnx.checker.check_model(rounded, full_check=True)
     wanted, got = answers(model, tmp_path / "fp32", inputs), answers(rounded, tmp_path / "half", inputs)
     assert 0 < farthest(wanted, got) < HALF[dtype]
@@ -178,7 +178,7 @@ def test_the_starter_bundle(name, tmp_path):
     assert kinds(half)["Cast"] == 2
     assert farthest(wanted, answers(half, tmp_path / "fp16", inputs)) < HALF["fp16"]
     for dtype in HALF_TYPES:
-        got = answers(emulated(to_half(model, dtype)), tmp_path / dtype, inputs)
+        got = answers(emulate_half(to_half(model, dtype)), tmp_path / dtype, inputs)
         assert farthest(wanted, got) < HALF[dtype]
 
 
@@ -320,7 +320,7 @@ def test_a_network_that_takes_float16_images(dtype, casts, tmp_path):
     assert list(half.graph.input) == list(model.graph.input)
     assert kinds(half)["Cast"] == casts
     inputs = [x.astype(np.float16) for x in images(2)]
-    got = answers(emulated(half), tmp_path / "b", inputs)
+    got = answers(emulate_half(half), tmp_path / "b", inputs)
     assert farthest(answers(model, tmp_path / "a", inputs), got) < HALF[dtype]
 
 
@@ -375,7 +375,7 @@ def test_branches_are_refused():
     body = helper.make_graph([helper.make_node("Identity", [x], ["out"])], "b", [],
                              [helper.make_tensor_value_info("out", FLOAT, None)])  # fmt: skip
     g.op("If", g.constant(True, np.bool_), name="logits", then_branch=body, else_branch=body)
-    with pytest.raises(BundleError, match=r"'logits' is made by If: export it with fixed shapes"):
+    with pytest.raises(BundleError, match=r"'logits' is produced by If: export it with fixed shapes"):
         to_half(g.model(SPEC, {"logits": ("N", 4, 16, 16)}), "fp16")
 
 
@@ -419,7 +419,7 @@ def test_emulation_equals_a_numpy_model(dtype, tmp_path):
     features = np.maximum(rounded(sums + rounded(bias)[:, None, None]), 0).astype(np.float64)
     maps = np.einsum("chw,kc->khw", features, rounded(head)[:, :, 0, 0].astype(np.float64))
     expected = rounded(maps + rounded(head_bias)[:, None, None]).astype(np.float64).mean(axis=(1, 2))
-    got = answers(emulated(to_half(model, dtype)), tmp_path, [image])[0]["logits"][0]
+    got = answers(emulate_half(to_half(model, dtype)), tmp_path, [image])[0]["logits"][0]
     assert np.abs(got - expected).max() < 2e-3 * HALF[dtype] * np.abs(expected).max()
 
 
@@ -427,9 +427,9 @@ def test_emulation_shows_what_leaves_the_range(tmp_path):
     model = deep(4, bad=2, how="fp16")
     image = images(1)
     assert np.isfinite(answers(model, tmp_path / "fp32", image)[0]["logits"]).all()
-    assert not np.isfinite(answers(emulated(to_half(model, "fp16")), tmp_path / "fp16", image)[0]["logits"]).all()
-    assert np.isfinite(answers(emulated(to_half(model, "bf16")), tmp_path / "bf16", image)[0]["logits"]).all()
+    assert not np.isfinite(answers(emulate_half(to_half(model, "fp16")), tmp_path / "fp16", image)[0]["logits"]).all()
+    assert np.isfinite(answers(emulate_half(to_half(model, "bf16")), tmp_path / "bf16", image)[0]["logits"]).all()
 
 
 def test_emulation_leaves_other_graphs_alone(network):
-    assert emulated(network[0]).graph.node == network[0].graph.node
+    assert emulate_half(network[0]).graph.node == network[0].graph.node

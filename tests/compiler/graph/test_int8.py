@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from cxr_edge.compiler.calibrate import measure_ranges
+from cxr_edge.compiler.candidates import scheme_for_processor
 from cxr_edge.compiler.graph.int8 import SCHEMES, first_layer, quantize, quantize_weight
 from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.errors import BundleError
@@ -18,6 +19,7 @@ from tests.builders.toy_bundle import MEMBER_SPECS, SEGMENTER_SPEC, Graph, membe
 from tests.compiler.networks import SPEC, chain, compiled, deep, engine_of, images, op_types, saved
 
 UINT8, INT8 = SCHEMES["uint8"], SCHEMES["int8"]
+UINT8_HERE = scheme_for_processor(UINT8)  # for numeric comparisons: 8-bit weights saturate without VNNI
 
 # What remains float in a fully quantised engine: the last layer with what follows, and conversions at the borders.
 BORDER_OPS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput"}
@@ -220,7 +222,7 @@ def test_a_norm_after_a_concat_becomes_int8(tmp_path):
     x = g.op("Relu", g.op("BatchNormalization", both, *scale))
     g.op("ReduceMean", g.conv(g.op("Relu", g.conv(x, 8, 8)), 8, 4, 1), axes=[2, 3], keepdims=0, name="logits")
     model = g.model(SPEC, {"logits": ("N", 4)})
-    quantised = quantize(model, ranges_of(model, tmp_path, SPEC), UINT8)
+    quantised = quantize(model, ranges_of(model, tmp_path, SPEC), UINT8_HERE)
     found = op_types(compiled(quantised, tmp_path / "int8"))
     assert "BatchNormalization" not in found
     assert "Relu" not in found
@@ -241,7 +243,7 @@ def test_dense_layers(kind, tmp_path):
     )
     g.op("MatMul", g.op("Relu", hidden), g.constant(rng.normal(0, 1, (16, 4))), name="logits")
     model = g.model(SPEC, {"logits": ("N", 4)})
-    quantised = quantize(model, ranges_of(model, tmp_path, SPEC), UINT8)
+    quantised = quantize(model, ranges_of(model, tmp_path, SPEC), UINT8_HERE)
     assert sum(i.dtype == np.int8 and i.ndim == 2 for i in initializers(quantised).values()) == 1
     image = images(1)[0]
     wanted, got = (engine_of(m, tmp_path / "run").run({"image": image})["logits"] for m in (model, quantised))
@@ -263,7 +265,7 @@ def test_a_large_bias_on_a_dead_channel_survives(tmp_path):
 
 
 def test_seven_bit_weights_for_processors_without_vnni():
-    quantised = quantize(chain(), {"image": (-1.0, 3.0), "features": (0.0, 2.0)}, UINT8.reduced())
+    quantised = quantize(chain(), {"image": (-1.0, 3.0), "features": (0.0, 2.0)}, UINT8.with_7_bit_weights())
     weights = [c for c in initializers(quantised).values() if c.dtype == np.int8 and c.ndim == 4]
     assert np.abs(weights[0].astype(int)).max() == 63
 

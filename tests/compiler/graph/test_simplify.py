@@ -1,13 +1,13 @@
-"""Simplification: exact rewrites, and the parity check that watches over them."""
+"""Simplification: exact rewrites, and the comparison with the original network."""
 
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 from onnx import numpy_helper
 
 from cxr_edge.compiler.graph import simplify as module
+from cxr_edge.compiler.graph.graph import copied
 from cxr_edge.compiler.graph.simplify import check_parity, simplify
 from cxr_edge.errors import BackendError, ContractError
 from tests.builders.toy_bundle import Graph
@@ -37,8 +37,8 @@ def test_a_tiling_transposed_convolution_becomes_a_convolution(stride, bias, tmp
     assert "ConvTranspose" not in types(simple)
     assert "DepthToSpace" in types(simple)
     image = images(1)[0]
-    wanted, got = (engine_of(m, tmp_path / "run").run({"image": image})["mask"] for m in (model, simple))
-    assert_close(got, wanted)
+    expected, actual = (engine_of(m, tmp_path / "run").run({"image": image})["mask"] for m in (model, simple))
+    assert_close(actual, expected)
 
 
 def test_an_overlapping_transposed_convolution_stays(tmp_path):
@@ -54,14 +54,14 @@ def test_a_batch_norm_is_absorbed(tmp_path):
     assert types(simple) == ["Conv", "Relu", "Conv", "GlobalAveragePool"]
 
 
-def test_metadata_and_outputs_are_kept(tmp_path):
+def test_metadata_and_outputs_are_unchanged(tmp_path):
     model = chain()
     simple = simplify(saved(model, tmp_path)).model
     assert list(simple.metadata_props) == list(model.metadata_props)
     assert [o.name for o in simple.graph.output] == ["logits"]
 
 
-def test_without_a_simplifier_it_says_so(tmp_path, monkeypatch):
+def test_a_missing_simplifier_is_reported(tmp_path, monkeypatch):
     find = module.importlib.util.find_spec
     absent = ("onnxsim", "onnxslim")
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name in absent else find(name))
@@ -76,10 +76,9 @@ def test_the_first_simplifier_that_is_installed_is_used(absent, used, tmp_path, 
     assert f"simplified by {used} " in simplify(saved(chain(), tmp_path)).notes[0]
 
 
-def test_a_simplifier_that_changes_the_answers_is_caught(tmp_path, monkeypatch):
+def test_a_simplifier_that_changes_the_outputs_is_detected(tmp_path, monkeypatch):
     def damage(model):
-        other = onnx.ModelProto()
-        other.CopyFrom(model)
+        other = copied(model)
         weight = other.graph.initializer[0]
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.01, weight.name))
         return other, "damaged"
@@ -93,7 +92,7 @@ def test_parity_of_a_network_with_itself():
     assert check_parity(chain(), chain()) == 0.0
 
 
-def test_a_file_that_is_no_network(tmp_path):
+def test_an_unknown_operator(tmp_path):
     model = chain()
     model.graph.node[0].op_type = "Frobnicate"
     with pytest.raises(BackendError, match="could not read the network"):

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from cxr_edge.compiler.graph.half_emulation import emulated
+from cxr_edge.compiler.graph.half_emulation import emulate_half
 from tests.doubles.tensorrt.foundation import Flavour
 
 _MAGIC = b"ftrt"
@@ -59,7 +59,7 @@ def session(model: bytes) -> Any:
     """
     graph = onnx.load_model_from_string(model)
     if onnx.TensorProto.BFLOAT16 in {t.data_type for t in graph.graph.initializer}:
-        model = emulated(graph).SerializeToString()
+        model = emulate_half(graph).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = options.inter_op_num_threads = 1

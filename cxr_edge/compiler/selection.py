@@ -1,0 +1,86 @@
+"""Selection of one engine per network: the fastest that passed, provided that the ensemble passes too.
+
+Trial results come in, an `EngineSelection` comes out. While the selected engines together fail the parity check, the
+network that loses least time by it falls back to a slower candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from cxr_edge.compiler.candidates import Candidate
+from cxr_edge.compiler.parity import ParityResult
+from cxr_edge.compiler.report import Row
+from cxr_edge.compiler.trial import TrialResult
+
+__all__ = ["EngineSelection", "select_engines"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSelection:
+    """Selected candidate per network."""
+
+    candidates: Mapping[str, Candidate]  # by name of the network; empty if no set passed
+    ensemble: ParityResult | None  # of all of them together; None if some network has no candidate
+
+    def final_row(self, row: Row, result: TrialResult) -> Row:
+        """Return a row with its final status: selected, or passed or rejected with the reason."""
+        if row.status != "passed":
+            return row
+        selected = self.candidates.get(row.part)
+        if selected is None and self.ensemble is not None:
+            return replace(row, status="rejected", reason="the engines together did not pass")
+        if selected is not None and selected.recipe.name == row.precision:
+            return replace(row, status="selected")
+        if selected is not None and row.precision in _given_up(result, selected):
+            return replace(row, status="rejected", reason="the engines together did not pass with it")
+        return row
+
+
+def select_engines(
+    results: Mapping[str, TrialResult],
+    compare: Callable[[Mapping[str, Candidate]], ParityResult],
+    say: Callable[[str], None],
+) -> EngineSelection:
+    """Select the fastest candidate of each network such that the ensemble passes.
+
+    results: by name of the network. compare: checks the ensemble with these candidates.
+    """
+    selected = {name: r.passed[0] for name, r in results.items() if r.passed}
+    if len(selected) < len(results):
+        return EngineSelection(candidates=selected, ensemble=None)
+    while True:
+        say("comparing the selected engines together")
+        ensemble = compare(selected)
+        if ensemble.passed:
+            return EngineSelection(candidates=selected, ensemble=ensemble)
+        fallbacks = {name: c for name, r in results.items() if (c := _fallback(r, selected[name]))}
+        if not fallbacks:
+            return EngineSelection(candidates={}, ensemble=ensemble)
+        cheapest = min(fallbacks, key=lambda name: _cost_ms(results[name], selected[name], fallbacks[name]))
+        selected[cheapest] = fallbacks[cheapest]
+
+
+def _fallback(result: TrialResult, candidate: Candidate) -> Candidate | None:
+    """Return the next candidate if this one fails the ensemble check: fp32, or without it the next fastest."""
+    fp32 = next((c for c in result.passed if c.recipe.kind == "fp32"), None)
+    if fp32 is not None:
+        return None if candidate is fp32 else fp32
+    slower = result.passed[result.passed.index(candidate) + 1 :]
+    return slower[0] if slower else None
+
+
+def _cost_ms(result: TrialResult, candidate: Candidate, fallback: Candidate) -> float:
+    p50 = {r.precision: r.timing.p50_ms for r in result.rows if r.timing}
+    return p50[fallback.recipe.name] - p50[candidate.recipe.name]
+
+
+def _given_up(result: TrialResult, selected: Candidate) -> list[str]:
+    """Return the names of the candidates that were selected before `selected` and failed the ensemble check."""
+    names: list[str] = []
+    candidate: Candidate | None = result.passed[0]
+    while candidate is not None and candidate is not selected:
+        names.append(candidate.recipe.name)
+        candidate = _fallback(result, candidate)
+    return names
