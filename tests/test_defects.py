@@ -1,4 +1,4 @@
-"""What is reported of an unexpected exception, and what is not."""
+"""Report of an unexpected exception: type and traceback, but no data of the file."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_the_reason_names_the_type_and_quotes_nothing_of_the_file(error, expecte
     assert "DOE" not in reason + defects.traceback_text(raised(error))
 
 
-def test_the_trace_tells_the_way_and_what_came_before():
+def test_the_traceback_includes_the_cause():
     try:
         try:
             {}["DOE^JOHN"]

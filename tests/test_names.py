@@ -1,4 +1,4 @@
-"""Names as they are shown: nothing reaches a terminal that it would act on, and none is lost."""
+"""Displayed file names: no control character reaches a terminal, and no name is lost."""
 
 import json
 import os
@@ -34,7 +34,7 @@ ANY_NAME = st.binary(min_size=1, max_size=40).map(os.fsdecode)
         (Path("a/b.png"), "a/b.png"),
     ],
 )
-def test_names_are_shown(name, shown):
+def test_unsafe_characters_are_escaped(name, shown):
     assert printable(name) == shown
 
 
@@ -44,7 +44,7 @@ def test_every_control_character_is_escaped():
 
 
 @given(ANY_NAME)
-def test_shown_names_can_be_encoded_and_json_gives_them_back(name):
+def test_displayed_names_can_be_encoded_and_json_round_trips_them(name):
     assert not any(ord(c) in CONTROLS for c in printable(name))
     printable(name).encode("utf-8")
     text = json_text(dict(zip(("source", "bytes"), json_name(name), strict=True)))
@@ -59,7 +59,7 @@ def test_json_text_is_readable():
 
 
 @pytest.mark.parametrize("letter", ["a", "ü", "\udcfc"])
-def test_long_names_are_cut_and_kept_apart(letter):
+def test_long_names_are_truncated_and_stay_distinct(letter):
     names = {shortened(f"00001-{letter * 250}{end}", 255, suffix=".png") for end in ("1", "2")}
     assert len(names) == 2
     for name in names:

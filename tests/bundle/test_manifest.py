@@ -159,7 +159,11 @@ WRONG = [
     ("combination.strategy", ["voting"], "combination.strategy must be one of voting, average"),
     ("combination.temperature", 0, "combination.temperature must be a number above 0, got 0"),
     ("combination.temperature", 10**400, "combination.temperature must be a number above 0, got 1000"),
-    ("combination.member_temperatures", [1.0], 'member_temperatures must be 3 numbers, one per member, got "1 numbers"'),
+    (
+        "combination.member_temperatures",
+        [1.0],
+        'member_temperatures must be 3 numbers, one per member, got "1 numbers"',
+    ),
     ("combination.member_temperatures[2]", -1, "combination.member_temperatures[2] must be a number above 0, got -1"),
     ("combination.parameters.weights", [0.5, 0.5], 'combination.parameters.weights must be a list of 3, got "2 items"'),
     ("combination.parameters.weights", [0.9, 0.9, 0.9], "combination.parameters.weights must be numbers of 0 or more"),

@@ -1,4 +1,4 @@
-"""From a decoded image to its screening, on a toy bundle through its fp32 reference."""
+"""Screening of images and files, on a toy bundle with its fp32 reference engines."""
 
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from cxr_edge.records import Failure, Roi, Screening
 from cxr_edge.screening import screener as screener_module
 from cxr_edge.screening.folder import screen_files
 from cxr_edge.screening.screener import Screener
+from tests.tolerances import PROBABILITY_STORED, PROBABILITY_SUM
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def screener(bundle):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Five gray files with two dark fields, a broken one and one that is missing."""
+    """Return five gray files with two dark lung fields, a broken file and a missing one."""
     folder = tmp_path_factory.mktemp("images")
     for i in range(5):
         pixels = np.random.default_rng(i).integers(150, 220, (200 + 10 * i, 260), dtype=np.uint8)
@@ -39,11 +40,11 @@ def images(tmp_path_factory):
     return [*(folder / f"{i}.png" for i in range(5)), folder / "broken.png", folder / "missing.png"]
 
 
-def test_a_screening_is_whole(screener, bundle, images):
+def test_a_screening_is_complete(screener, bundle, images):
     image = decode(images[0])
     screening = screener.screen(image, decode_ms=3.0)
     assert screening.labels == bundle.manifest.labels
-    assert sum(screening.probabilities) == pytest.approx(1.0, abs=1e-5)
+    assert sum(screening.probabilities) == pytest.approx(1.0, abs=PROBABILITY_SUM)
     assert [m.member for m in screening.members] == [m.name for m in bundle.manifest.members]
     assert screening.sha256 == image.sha256
     assert (screening.width_px, screening.height_px) == (260, 200)
@@ -52,14 +53,14 @@ def test_a_screening_is_whole(screener, bundle, images):
     assert screening.heatmap is None
 
 
-def test_known_answers_of_the_bundle_come_out(screener, bundle):
-    for answer in bundle.manifest.known_answers:
-        screening = screener.screen(decode(bundle.file(answer.file)))
-        assert screening.roi.as_tuple() == answer.roi
-        np.testing.assert_allclose(screening.probabilities, answer.probabilities, atol=1e-4)
+def test_the_known_answers_of_the_bundle_are_reproduced(screener, bundle):
+    for known in bundle.manifest.known_answers:
+        screening = screener.screen(decode(bundle.file(known.file)))
+        assert screening.roi.as_tuple() == known.roi
+        np.testing.assert_allclose(screening.probabilities, known.probabilities, atol=PROBABILITY_STORED)
 
 
-def test_the_heat_map_is_made_on_demand_and_changes_nothing_else(screener, images):
+def test_the_heat_map_is_computed_on_request_and_changes_nothing_else(screener, images):
     image = decode(images[0])
     plain, mapped = screener.screen(image), screener.screen(image, heatmap=True)
     assert mapped.heatmap is not None
@@ -68,7 +69,7 @@ def test_the_heat_map_is_made_on_demand_and_changes_nothing_else(screener, image
     assert plain.probabilities == mapped.probabilities
 
 
-def test_a_failed_lung_box_shows_in_the_result(screener, images):
+def test_a_failed_lung_box_is_flagged(screener, images):
     image = decode(images[0])
     bright = replace(image, pixels=np.full_like(image.pixels, 255))
     screening = screener.screen(bright)
@@ -77,21 +78,21 @@ def test_a_failed_lung_box_shows_in_the_result(screener, images):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_many_files_come_in_order_and_bad_ones_are_rows(screener, images, workers):
-    answers = list(screen_files(screener, images, workers=workers))
-    assert [a.outcome.source for a in answers] == [str(p) for p in images]
-    assert [type(a.outcome) for a in answers] == [Screening] * 5 + [Failure] * 2
-    assert answers[-1].outcome.reason.startswith("there is no such file")
-    assert answers[-1].image is None
+def test_results_come_in_order_and_bad_files_are_failures(screener, images, workers):
+    results = list(screen_files(screener, images, workers=workers))
+    assert [r.outcome.source for r in results] == [str(p) for p in images]
+    assert [type(r.outcome) for r in results] == [Screening] * 5 + [Failure] * 2
+    assert results[-1].outcome.reason.startswith("there is no such file")
+    assert results[-1].image is None
 
 
-def test_workers_change_no_number(screener, images):
-    one = [a.outcome.probabilities for a in screen_files(screener, images[:5], workers=1)]
-    three = [a.outcome.probabilities for a in screen_files(screener, images[:5], workers=3)]
+def test_the_number_of_workers_does_not_change_the_probabilities(screener, images):
+    one = [r.outcome.probabilities for r in screen_files(screener, images[:5], workers=1)]
+    three = [r.outcome.probabilities for r in screen_files(screener, images[:5], workers=3)]
     assert one == three
 
 
-def test_no_more_images_are_held_than_workers_need(screener, images):
+def test_the_number_of_pending_images_is_bounded(screener, images):
     taken = []
 
     def paths():
@@ -99,60 +100,60 @@ def test_no_more_images_are_held_than_workers_need(screener, images):
             taken.append(i)
             yield images[i % 5]
 
-    answers = screen_files(screener, paths(), workers=2)
-    next(answers)
+    results = screen_files(screener, paths(), workers=2)
+    next(results)
     assert len(taken) <= 4
 
 
-def failing_on(name, error, work):
-    """`work`, which raises `error` for the file of that name."""
+def failing_on(name, error, function):
+    """Return `function`, changed to raise `error` for the file of that name."""
 
     def wrapped(path, **options):
         if path.name == name:
             raise error
-        return work(path, **options)
+        return function(path, **options)
 
     return wrapped
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("error", [OverflowError("too large"), MemoryError(), RecursionError(), KeyError("DOE^JOHN")])
-def test_an_unexpected_exception_of_one_file_is_its_row(screener, images, monkeypatch, workers, error):
+def test_an_unexpected_exception_of_one_file_is_its_failure(screener, images, monkeypatch, workers, error):
     monkeypatch.setattr(screener_module, "decode", failing_on("1.png", error, decode))
-    answers = list(screen_files(screener, images[:5], workers=workers))
-    assert [type(a.outcome) for a in answers] == [Screening, Failure, *[Screening] * 3]
-    assert answers[1].outcome.source == str(images[1])
-    assert answers[1].outcome.reason.startswith(f"internal error: {type(error).__name__}")
-    assert "failing_on" in answers[1].trace or "wrapped" in answers[1].trace
-    assert answers[0].trace == ""
+    results = list(screen_files(screener, images[:5], workers=workers))
+    assert [type(r.outcome) for r in results] == [Screening, Failure, *[Screening] * 3]
+    assert results[1].outcome.source == str(images[1])
+    assert results[1].outcome.reason.startswith(f"internal error: {type(error).__name__}")
+    assert "failing_on" in results[1].traceback or "wrapped" in results[1].traceback
+    assert results[0].traceback == ""
 
 
 def test_a_backend_that_fails_on_one_file_does_not_end_the_run(screener, images, monkeypatch):
     monkeypatch.setattr(
         screener_module, "decode", failing_on("1.png", BackendError("the GPU is out of memory"), decode)
     )
-    answers = list(screen_files(screener, images[:3], workers=1))
-    assert [type(a.outcome) for a in answers] == [Screening, Failure, Screening]
-    assert (answers[1].outcome.reason, answers[1].trace) == ("the GPU is out of memory", "")
+    results = list(screen_files(screener, images[:3], workers=1))
+    assert [type(r.outcome) for r in results] == [Screening, Failure, Screening]
+    assert (results[1].outcome.reason, results[1].traceback) == ("the GPU is out of memory", "")
 
 
-def test_the_user_ends_the_run(screener, images, monkeypatch):
+def test_a_keyboard_interrupt_ends_the_run(screener, images, monkeypatch):
     monkeypatch.setattr(screener_module, "decode", failing_on("0.png", KeyboardInterrupt(), decode))
     with pytest.raises(KeyboardInterrupt):
         screener.screen_file(images[0])
 
 
-def test_small_pictures_are_refused_by_the_side_that_was_requested(screener, images):
+def test_images_below_the_configured_side_are_rejected(screener, images):
     assert isinstance(screener.screen_file(images[0], min_side_px=200).outcome, Screening)
-    refused = [
+    rejected = [
         screener.screen_file(images[0], min_side_px=201),
         *screen_files(screener, images[:1], workers=1, min_side_px=201),
     ]
-    assert [type(a.outcome) for a in refused] == [Failure, Failure]
-    assert all("201" in a.outcome.reason for a in refused)
+    assert [type(r.outcome) for r in rejected] == [Failure, Failure]
+    assert all("201" in r.outcome.reason for r in rejected)
 
 
-def test_engines_of_another_number_are_refused(bundle):
+def test_a_wrong_number_of_engines_is_rejected(bundle):
     engines = reference(bundle)
     with pytest.raises(ContractError, match="build them again"):
         Screener(bundle, replace(engines, members=engines.members[:1]))
