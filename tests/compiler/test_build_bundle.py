@@ -14,14 +14,11 @@ import pytest
 from cxr_edge import backends, engines
 from cxr_edge.backends.self_test import SELF_TEST_STEM
 from cxr_edge.bundle import Bundle, write_bundle
-from cxr_edge.compiler import build_bundle, candidates, selection, trial
+from cxr_edge.compiler import build_bundle, candidates, trial
 from cxr_edge.compiler.build_bundle import build
-from cxr_edge.compiler.candidates import RECIPES, Candidate
 from cxr_edge.compiler.parity import ParityResult
-from cxr_edge.compiler.report import Row
 from cxr_edge.compiler.sensitivity import rank_layers
 from cxr_edge.compiler.timing import Timing
-from cxr_edge.compiler.trial import TrialResult
 from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import BackendError, ContractError, InputError
@@ -372,36 +369,6 @@ def test_a_ranking_that_would_take_too_long_is_skipped(ranged, tmp_path, monkeyp
     mixed = next(r for r in report.rows if r.precision == "uint8-mixed")
     assert mixed.status == "skipped"
     assert "finding the sensitive layers would take more than" in mixed.reason
-
-
-def result_of(*precisions):
-    """Return the result of a trial whose candidates passed, fastest first."""
-    recipes = {r.name: r for r in RECIPES}
-    passed = tuple(Candidate(recipe=recipes[p], file=None, engine=None) for p in precisions)
-    rows = tuple(
-        Row(part="net", precision=p, status="passed", timing=Timing(p50_ms=1.0 + i, p99_ms=2.0, runs=1))
-        for i, p in enumerate(precisions)
-    )
-    return TrialResult(rows=rows, passed=passed)
-
-
-@pytest.mark.parametrize(
-    ("passed", "steps"),
-    [
-        (["uint8", "fp16", "fp32"], ["uint8", "fp32"]),  # fp32 if it passed
-        (["uint8", "fp16", "bf16"], ["uint8", "fp16", "bf16"]),  # else the next fastest
-        (["fp32", "uint8"], ["fp32"]),
-    ],
-)
-def test_a_network_falls_back_to_fp32_or_to_the_next_fastest(passed, steps):
-    result = result_of(*passed)
-    candidate, selected = result.passed[0], []
-    while candidate is not None:
-        selected.append(candidate)
-        before, candidate = candidate, selection._fallback(result, candidate)
-        assert candidate is None or selection._cost_ms(result, before, candidate) > 0
-    assert [c.recipe.name for c in selected] == steps
-    assert selection._given_up(result, selected[-1]) == steps[:-1]
 
 
 @pytest.mark.parametrize(

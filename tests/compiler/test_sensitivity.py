@@ -44,8 +44,8 @@ def test_the_failing_layer_comes_first(recipe, how, tmp_path):
     if how == "fp16":
         assert first.relative_change is None
         assert "layer_3 (not finite)" in str(first)
-    assert all(h.relative_change is not None and h.relative_change < 0.1 for h in others)
-    assert [h.relative_change for h in others] == sorted((h.relative_change for h in others), reverse=True)
+    assert all(s.relative_change is not None and s.relative_change < 0.1 for s in others)
+    assert [s.relative_change for s in others] == sorted((s.relative_change for s in others), reverse=True)
 
 
 def test_bfloat16_has_the_range_but_less_precision(tmp_path):
@@ -60,14 +60,14 @@ def test_bfloat16_has_the_range_but_less_precision(tmp_path):
 def test_the_change_is_relative_to_the_standard_deviation(tmp_path):
     """Computed in the test for one layer: the network with only that layer reduced, on the selected images."""
     study = study_of(deep(LAYERS), "int8", tmp_path, count=5)
-    sensitivity = next(h for h in rank_layers(study).sensitivities if h.layers == ("layer_2",))
+    entry = next(s for s in rank_layers(study).sensitivities if s.layers == ("layer_2",))
     everything = frozenset(name for node in study.model.graph.node for name in node.output)
     engine = engine_of(study.reduced(everything - study.layer_outputs["layer_2"]), tmp_path / "one")
     actual = np.stack([engine.run({"image": x})["logits"][0] for x in study.inputs])
     expected = np.stack(study.expected)
     change = np.sqrt(np.mean((actual - expected) ** 2)) / expected.std()
-    assert sensitivity.relative_change == pytest.approx(change, rel=0.05)
-    assert 0.0001 < sensitivity.relative_change < 0.5
+    assert entry.relative_change == pytest.approx(change, rel=0.05)
+    assert 0.0001 < entry.relative_change < 0.5
 
 
 def test_the_number_of_images_is_limited(tmp_path, monkeypatch):
@@ -98,10 +98,10 @@ def test_a_network_that_is_too_slow_is_skipped(tmp_path):
 def test_without_time_for_single_layers_neighbours_are_measured_together(tmp_path):
     study = dataclasses.replace(study_of(deep(11, bad=7), "int8", tmp_path), run_s=0.0)
     ranking = rank_layers(study, budget_s=1e-6).sensitivities
-    assert sorted(name for h in ranking for name in h.layers) == sorted(study.layer_outputs)
+    assert sorted(name for s in ranking for name in s.layers) == sorted(study.layer_outputs)
     assert len(ranking) < len(study.layer_outputs)
     assert "layer_7" in ranking[0].layers
-    assert " + " in str(max(ranking, key=lambda h: len(h.layers)))
+    assert " + " in str(max(ranking, key=lambda s: len(s.layers)))
 
 
 def test_the_most_sensitive_group_is_split_until_its_layer_is_found(tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_the_most_sensitive_group_is_split_until_its_layer_is_found(tmp_path, mo
     monkeypatch.setattr(sensitivity._Measurement, "__call__", counted)
     ranking = rank_layers(study).sensitivities
     assert ranking[0].layers == ("layer_7",)
-    assert sorted(name for h in ranking for name in h.layers) == sorted(study.layer_outputs)
+    assert sorted(name for s in ranking for name in s.layers) == sorted(study.layer_outputs)
 
 
 def test_every_node_belongs_to_the_layer_that_it_follows():

@@ -1,4 +1,4 @@
-"""The rewrite to float16 and bfloat16: what becomes half, what stays, how few casts it takes, and how far numbers move."""
+"""Rewriting to float16 and bfloat16: the nodes in half and in float32, the number of casts, the change of the outputs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 import cxr_edge
 from cxr_edge.compiler.graph.dtypes import element_types
 from cxr_edge.compiler.graph.graph import Graph as Lookups
+from cxr_edge.compiler.graph.graph import copied
 from cxr_edge.compiler.graph.half import HALF_TYPES, half_layers, round_to_half, to_half
 from cxr_edge.compiler.graph.half_emulation import emulate_half
 from cxr_edge.compiler.graph.simplify import simplify
@@ -86,17 +87,15 @@ NETWORKS = {
 
 @pytest.fixture(params=NETWORKS)
 def network(request):
-    make, spec = NETWORKS[request.param]
-    return make(), spec
+    model_of, spec = NETWORKS[request.param]
+    return model_of(), spec
 
 
 def types_of(model):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return element_types(Lookups(copy))
+    return element_types(Lookups(copied(model)))
 
 
-def kinds(model):
+def op_counts(model):
     return Counter(node.op_type for node in model.graph.node)
 
 
@@ -104,20 +103,20 @@ def node_of(model, output):
     return next(n for n in model.graph.node if output in n.output)
 
 
-def answers(model, folder, inputs):
+def outputs_of(model, folder, inputs):
     engine = engine_of(model, folder)
     return [engine.run({"image": x}) for x in inputs]
 
 
-def farthest(wanted, got):
-    """Largest change of any output, over that output's largest value."""
-    names = wanted[0]
-    spreads = {n: max(np.abs(w[n]).max() for w in wanted) for n in names}
-    return max(float(np.abs(w[n] - g[n]).max() / spreads[n]) for w, g in zip(wanted, got, strict=True) for n in names)
+def largest_change(expected, actual):
+    """Return the largest change of any output, relative to that output's largest value."""
+    largest = {n: max(np.abs(e[n]).max() for e in expected) for n in expected[0]}
+    pairs = list(zip(expected, actual, strict=True))
+    return max(float(np.abs(e[n] - a[n]).max() / largest[n]) for e, a in pairs for n in largest)
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
-def test_inputs_and_outputs_are_what_they_were(network, dtype):
+def test_inputs_and_outputs_do_not_change(network, dtype):
     model, _ = network
     before = model.SerializeToString()
     half = to_half(model, dtype)
@@ -134,37 +133,40 @@ def test_every_layer_takes_and_gives_half(network):
     half = to_half(model, "fp16")
     onnx.checker.check_model(half, full_check=True)
     types, layers = types_of(half), half_layers(model)
-    made = {name for node in half.graph.node for name in node.output}
+    produced = {name for node in half.graph.node for name in node.output}
     assert layers
     for layer in layers:
-        node = node_of(half, layer if layer in made and types[layer] == FP16 else f"{layer}_fp16")
+        node = node_of(half, layer if layer in produced and types[layer] == FP16 else f"{layer}_fp16")
         assert {types[name] for name in (*node.input, *node.output)} == {FP16}
     convolutions = [n for n in half.graph.node if n.op_type in ("Conv", "ConvTranspose", "BatchNormalization")]
     assert all(types[name] == FP16 for n in convolutions for name in n.input)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_casts_are_as_few_as_can_be(name):
-    """One after the image, one where the layers end; a mean in the middle costs two more, a hidden dense layer two."""
-    wanted = {"gated": 2 + 2 + 2}
-    assert kinds(to_half(NETWORKS[name][0](), "fp16"))["Cast"] == wanted.get(name, 2)
+def test_the_number_of_casts_is_minimal(name):
+    """One after the image, one after the last layer; two more for a mean in between and for a hidden dense layer."""
+    expected = {"gated": 2 + 2 + 2}
+    assert op_counts(to_half(NETWORKS[name][0](), "fp16"))["Cast"] == expected.get(name, 2)
 
 
-def test_numbers_in_float16(network, tmp_path):
+def test_outputs_in_float16(network, tmp_path):
     model, spec = network
     inputs = images(4, spec)
-    wanted, got = answers(model, tmp_path / "fp32", inputs), answers(to_half(model, "fp16"), tmp_path / "half", inputs)
-    assert farthest(wanted, got) < HALF["fp16"]
+    expected, actual = (
+        outputs_of(model, tmp_path / "fp32", inputs),
+        outputs_of(to_half(model, "fp16"), tmp_path / "half", inputs),
+    )
+    assert largest_change(expected, actual) < HALF["fp16"]
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
-def test_numbers_where_every_value_is_rounded(network, dtype, tmp_path):
+def test_outputs_with_every_value_rounded(network, dtype, tmp_path):
     model, spec = network
     inputs = images(4, spec)
     rounded = emulate_half(to_half(model, dtype))
     onnx.checker.check_model(rounded, full_check=True)
-    wanted, got = answers(model, tmp_path / "fp32", inputs), answers(rounded, tmp_path / "half", inputs)
-    assert 0 < farthest(wanted, got) < HALF[dtype]
+    expected, actual = outputs_of(model, tmp_path / "fp32", inputs), outputs_of(rounded, tmp_path / "half", inputs)
+    assert 0 < largest_change(expected, actual) < HALF[dtype]
 
 
 @pytest.mark.parametrize("name", ["plain", "inception", "inverted", "segmenter"])
@@ -172,37 +174,37 @@ def test_the_starter_bundle(name, tmp_path):
     model = simplify(STARTER / f"{name}.onnx").model
     shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
     inputs = [np.random.default_rng(i).standard_normal(shape).astype(np.float32) for i in range(2)]
-    wanted = answers(model, tmp_path / "fp32", inputs)
+    expected = outputs_of(model, tmp_path / "fp32", inputs)
     half = to_half(model, "fp16")
     onnx.checker.check_model(half, full_check=True)
-    assert kinds(half)["Cast"] == 2
-    assert farthest(wanted, answers(half, tmp_path / "fp16", inputs)) < HALF["fp16"]
+    assert op_counts(half)["Cast"] == 2
+    assert largest_change(expected, outputs_of(half, tmp_path / "fp16", inputs)) < HALF["fp16"]
     for dtype in HALF_TYPES:
-        got = answers(emulate_half(to_half(model, dtype)), tmp_path / dtype, inputs)
-        assert farthest(wanted, got) < HALF[dtype]
+        actual = outputs_of(emulate_half(to_half(model, dtype)), tmp_path / dtype, inputs)
+        assert largest_change(expected, actual) < HALF[dtype]
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
-def test_what_is_half_already_is_left_alone(network, dtype):
+def test_a_half_graph_is_not_changed_again(network, dtype):
     once = to_half(network[0], dtype)
     assert to_half(once, dtype) == once
 
 
-def test_kept_layers_share_their_casts():
-    """Two neighbours in float32: one cast before, none between, one after; the Relu between them follows."""
+def test_neighbouring_float32_layers_share_their_casts():
+    """Two neighbours in float32: one cast before, none between, one after; the Relu between them is float32 too."""
     model = deep(5)
     half = to_half(model, "fp16", keep_float=frozenset(["layer_1", "layer_2"]))
     onnx.checker.check_model(half, full_check=True)
     types = types_of(half)
     assert {types[f"{kind}_{i}"] for kind in ("layer", "relu") for i in (1, 2)} == {FLOAT}
     assert {types[f"{kind}_{i}"] for kind in ("layer", "relu") for i in (0, 3, 4)} == {FP16}
-    assert kinds(half)["Cast"] == 4
+    assert op_counts(half)["Cast"] == 4
     assert node_of(half, "layer_1").input[0] == "relu_0_fp32"
     assert node_of(half, "layer_2").input[0] == "relu_1"
     assert node_of(half, "layer_3").input[0] == "relu_2_fp16"
 
 
-def test_a_cast_serves_all_who_want_it():
+def test_one_cast_serves_all_consumers():
     g = Graph(24)
     x = g.op("Relu", g.conv("image", 1, 8), name="shared")
     branches = [g.conv(x, 8, 8) for _ in range(4)]
@@ -211,7 +213,7 @@ def test_a_cast_serves_all_who_want_it():
     half = to_half(g.model(SPEC, {"logits": ("N", 4)}), "fp16", keep_float=frozenset(branches[1:3]))
     onnx.checker.check_model(half, full_check=True)
     casts = Counter(n.input[0] for n in half.graph.node if n.op_type == "Cast")
-    assert casts["shared"] == 1  # for two kept layers
+    assert casts["shared"] == 1  # for two float32 layers
     assert casts == {
         "image": 1,
         "shared": 1,
@@ -220,16 +222,16 @@ def test_a_cast_serves_all_who_want_it():
     }
 
 
-def test_everything_kept_is_the_network_as_it_was(network):
+def test_with_everything_in_float32_the_network_does_not_change(network):
     model, _ = network
     names = frozenset(name for node in model.graph.node for name in node.output)
-    kept = to_half(model, "fp16", keep_float=names)
-    assert "Cast" not in kinds(kept)
-    assert set(types_of(kept).values()) <= {FLOAT, TensorProto.INT64}
+    same = to_half(model, "fp16", keep_float=names)
+    assert "Cast" not in op_counts(same)
+    assert set(types_of(same).values()) <= {FLOAT, TensorProto.INT64}
 
 
-def test_an_output_that_others_take_too(tmp_path):
-    """As a heat map, from which the logits are made: the float32 one serves both, half layers get the half one."""
+def test_an_output_with_further_consumers(tmp_path):
+    """Such as a heat map, from which the logits are computed: half layers take the half tensor."""
     g = Graph(25)
     g.nodes.append(helper.make_node("Relu", [g.conv("image", 1, 4)], ["cam"]))
     g.op("ReduceMean", g.conv("cam", 4, 4, 1), axes=[2, 3], keepdims=0, name="logits")
@@ -239,26 +241,29 @@ def test_an_output_that_others_take_too(tmp_path):
     assert node_of(half, "cam").op_type == "Cast"
     assert next(n for n in half.graph.node if n.op_type == "Conv" and "cam" in n.input[0]).input[0] == "cam_fp16"
     inputs = images(2)
-    assert farthest(answers(model, tmp_path / "a", inputs), answers(half, tmp_path / "b", inputs)) < HALF["fp16"]
+    assert (
+        largest_change(outputs_of(model, tmp_path / "a", inputs), outputs_of(half, tmp_path / "b", inputs))
+        < HALF["fp16"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["Softmax", "Exp", "ReduceMean", "GlobalAveragePool"])
-def test_delicate_operators_compute_in_float32(kind):
+def test_sensitive_operators_compute_in_float32(kind):
     g = Graph(26)
     axes = {"ReduceMean": {"axes": [2, 3]}, "Softmax": {"axis": 1}}.get(kind, {})
-    x = g.op(kind, g.conv("image", 1, 4), name="delicate", **axes)
+    x = g.op(kind, g.conv("image", 1, 4), name="sensitive", **axes)
     g.op("Relu", g.conv(x, 4, 4, 1), name="logits")
     model = g.model(SPEC, {"logits": ("N", 4, None, None)})
     half = to_half(model, "fp16")
     onnx.checker.check_model(half, full_check=True)
-    node = node_of(half, "delicate")
-    assert {types_of(half)[name] for name in (node.input[0], "delicate")} == {FLOAT}
+    node = node_of(half, "sensitive")
+    assert {types_of(half)[name] for name in (node.input[0], "sensitive")} == {FLOAT}
     pooled = "Reduce" in kind or "Pool" in kind  # then the last layer is float32 too
     assert len(half_layers(model)) == (1 if pooled else 2)
 
 
-def test_batch_norms_are_folded_in_double_before_they_are_rounded():
-    """Mean and variance far beyond what float16 holds, of a channel that is plain once it is normalised."""
+def test_batch_norms_are_folded_in_float64_before_rounding():
+    """Mean and variance far beyond float16's range, of a channel whose normalised values are small."""
     g = Graph(27)
     values = [1.0, 2.0], [0.5, 0.25], [1e6, -1e6], [1e10, 4e10]
     x = g.op("BatchNormalization", g.conv("image", 1, 2), *(g.constant(v) for v in values), name="norm")
@@ -271,14 +276,14 @@ def test_batch_norms_are_folded_in_double_before_they_are_rounded():
     assert (mean.tolist(), variance.tolist()) == ([0, 0], [1, 1])
 
 
-def test_what_says_where_stays_float32():
+def test_positions_stay_float32():
     half = to_half(unet(), "fp16")
     resize = next(n for n in half.graph.node if n.op_type == "Resize")
     types = types_of(half)
     assert (types[resize.input[0]], types[resize.input[2]]) == (FP16, FLOAT)
 
 
-def test_a_constant_that_both_want_is_there_twice():
+def test_a_constant_used_in_both_types_is_stored_twice():
     g = Graph(28)
     both = g.constant(np.full((4, 1, 1), 0.3))
     x = g.op("Mul", g.conv("image", 1, 4), both, name="scaled")
@@ -289,7 +294,7 @@ def test_a_constant_that_both_want_is_there_twice():
     assert node_of(half, "logits").input[1] == both
 
 
-def test_shape_arithmetic_is_left_alone(tmp_path):
+def test_shape_arithmetic_stays_float32(tmp_path):
     """Sizes of 70000 would be infinite in float16, and odd ones wrong from 2049 on."""
     g = Graph(29)
     x = g.conv("image", 1, 4)
@@ -302,15 +307,18 @@ def test_shape_arithmetic_is_left_alone(tmp_path):
     onnx.checker.check_model(half, full_check=True)
     types = types_of(half)
     shape = next(n for n in half.graph.node if n.op_type == "Shape")
-    assert types[shape.input[0]] == FP16  # no cast for the sake of a shape
+    assert types[shape.input[0]] == FP16  # no cast before a Shape
     assert types[node_of(half, "sizes").input[0]] == FLOAT
     inputs = images(2)
-    assert farthest(answers(model, tmp_path / "a", inputs), answers(half, tmp_path / "b", inputs)) < HALF["fp16"]
+    assert (
+        largest_change(outputs_of(model, tmp_path / "a", inputs), outputs_of(half, tmp_path / "b", inputs))
+        < HALF["fp16"]
+    )
 
 
 @pytest.mark.parametrize(("dtype", "casts"), [("fp16", 1), ("bf16", 2)])
 def test_a_network_that_takes_float16_images(dtype, casts, tmp_path):
-    """Its cast to float32 goes: float16 layers take the image as it is, bfloat16 ones through one cast."""
+    """Its cast to float32 is removed: float16 layers take the image directly, bfloat16 ones through one cast."""
     g = Graph(30)
     g.op("ReduceMean", g.conv(g.op("Relu", g.conv(g.op("Cast", "image", to=FLOAT), 1, 8)), 8, 4, 1), axes=[2, 3],
          keepdims=0, name="logits")  # fmt: skip
@@ -318,10 +326,10 @@ def test_a_network_that_takes_float16_images(dtype, casts, tmp_path):
     model.graph.input[0].type.tensor_type.elem_type = FP16
     half = to_half(model, dtype)
     assert list(half.graph.input) == list(model.graph.input)
-    assert kinds(half)["Cast"] == casts
+    assert op_counts(half)["Cast"] == casts
     inputs = [x.astype(np.float16) for x in images(2)]
-    got = answers(emulate_half(half), tmp_path / "b", inputs)
-    assert farthest(answers(model, tmp_path / "a", inputs), got) < HALF[dtype]
+    actual = outputs_of(emulate_half(half), tmp_path / "b", inputs)
+    assert largest_change(outputs_of(model, tmp_path / "a", inputs), actual) < HALF[dtype]
 
 
 def test_constants_that_are_nodes(tmp_path):
@@ -332,7 +340,7 @@ def test_constants_that_are_nodes(tmp_path):
     g.op("ReduceMean", g.conv(x, 4, 4, 1), axes=[2, 3], keepdims=0, name="logits")
     half = to_half(g.model(SPEC, {"logits": ("N", 4)}), "fp16")
     assert types_of(half)[node_of(half, "doubled").input[1]] == FP16
-    assert "Constant" not in kinds(half)
+    assert "Constant" not in op_counts(half)
 
 
 def with_constant(value):
@@ -354,7 +362,7 @@ def test_a_constant_beyond_the_range_is_named():
         to_half(with_constant(np.finfo(np.float32).max), "bf16")
 
 
-def test_what_cannot_be_rewritten_is_refused():
+def test_unsupported_networks_are_refused():
     old = chain()
     old.opset_import[0].version = 12
     with pytest.raises(BundleError, match=r"opset 13 or later, the network has 12"):
@@ -380,7 +388,7 @@ def test_branches_are_refused():
 
 
 def test_bfloat16_follows_the_schema_from_opset_22_on(network):
-    """Below that the schemas know no bfloat16 convolution, and the graph is for runtimes that do not go by them."""
+    """Older schemas have no bfloat16 convolution; such a graph is for runtimes that do not check the schema."""
     model, _ = network
     newer = to_half(version_converter.convert_version(model, 22), "bf16")
     onnx.checker.check_model(newer, full_check=True)
@@ -392,7 +400,7 @@ def test_bfloat16_follows_the_schema_from_opset_22_on(network):
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 @given(values=hnp.arrays(np.float32, 32, elements=st.floats(width=32, allow_nan=False)))
-def test_rounding_is_the_runtimes(dtype, values):
+def test_rounding_equals_the_runtimes(dtype, values):
     nodes = [
         helper.make_node("Cast", ["x"], ["h"], to=HALF_TYPES[dtype]),
         helper.make_node("Cast", ["h"], ["y"], to=FLOAT),
@@ -419,17 +427,19 @@ def test_emulation_equals_a_numpy_model(dtype, tmp_path):
     features = np.maximum(rounded(sums + rounded(bias)[:, None, None]), 0).astype(np.float64)
     maps = np.einsum("chw,kc->khw", features, rounded(head)[:, :, 0, 0].astype(np.float64))
     expected = rounded(maps + rounded(head_bias)[:, None, None]).astype(np.float64).mean(axis=(1, 2))
-    got = answers(emulate_half(to_half(model, dtype)), tmp_path, [image])[0]["logits"][0]
-    assert np.abs(got - expected).max() < 2e-3 * HALF[dtype] * np.abs(expected).max()
+    actual = outputs_of(emulate_half(to_half(model, dtype)), tmp_path, [image])[0]["logits"][0]
+    assert np.abs(actual - expected).max() < 2e-3 * HALF[dtype] * np.abs(expected).max()
 
 
-def test_emulation_shows_what_leaves_the_range(tmp_path):
+def test_emulation_shows_overflow(tmp_path):
     model = deep(4, bad=2, how="fp16")
     image = images(1)
-    assert np.isfinite(answers(model, tmp_path / "fp32", image)[0]["logits"]).all()
-    assert not np.isfinite(answers(emulate_half(to_half(model, "fp16")), tmp_path / "fp16", image)[0]["logits"]).all()
-    assert np.isfinite(answers(emulate_half(to_half(model, "bf16")), tmp_path / "bf16", image)[0]["logits"]).all()
+    assert np.isfinite(outputs_of(model, tmp_path / "fp32", image)[0]["logits"]).all()
+    assert not np.isfinite(
+        outputs_of(emulate_half(to_half(model, "fp16")), tmp_path / "fp16", image)[0]["logits"]
+    ).all()
+    assert np.isfinite(outputs_of(emulate_half(to_half(model, "bf16")), tmp_path / "bf16", image)[0]["logits"]).all()
 
 
-def test_emulation_leaves_other_graphs_alone(network):
+def test_emulation_does_not_change_other_graphs(network):
     assert emulate_half(network[0]).graph.node == network[0].graph.node

@@ -1,4 +1,4 @@
-"""The int8 rewrite against arithmetic done by hand, and what a runtime makes of it."""
+"""Rewriting to int8, against arithmetic in NumPy and in the operators of the compiled engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.compiler.networks import SPEC, chain, compiled, deep, engine_of, imag
 UINT8, INT8 = SCHEMES["uint8"], SCHEMES["int8"]
 UINT8_HERE = scheme_for_processor(UINT8)  # for numeric comparisons: 8-bit weights saturate without VNNI
 
-# What remains float in a fully quantised engine: the last layer with what follows, and conversions at the borders.
+# Float operators of a fully quantised engine: the last layer and all after it, and conversions at the borders.
 BORDER_OPS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput"}
 HEAD_OPS = {"Conv", "ReduceMean", "GlobalAveragePool", "Flatten", "Reshape", "Squeeze", "Add", "Sigmoid", "Identity"}
 INT8_OPS = {"QLinearConv", "QLinearAdd", "QLinearConcat", "NhwcMaxPool", "MaxPool", "Resize"}
@@ -37,7 +37,7 @@ def initializers(model):
 
 @pytest.mark.parametrize("scheme", [UINT8, INT8], ids=lambda s: s.name)
 @given(low=st.floats(-1e4, 1e4), high=st.floats(-1e4, 1e4))
-def test_scales_hold_the_range_and_zero_exactly(scheme, low, high):
+def test_scales_represent_the_range_and_zero_exactly(scheme, low, high):
     low, high = min(low, high), max(low, high)
     p = scheme.params((low, high))
     limits = np.iinfo(p.dtype)
@@ -62,11 +62,11 @@ def test_each_output_channel_has_its_own_scale(weight, limit, axis):
     for channel in range(weight.shape[axis]):
         w, q = (np.take(a, channel, axis).astype(np.float64) for a in (weight, quantised))
         assert np.abs(w - q * scale[channel]).max() <= 0.5001 * scale[channel]
-        if np.abs(w).max() > 1e-30:  # none of the channel's resolution is wasted
+        if np.abs(w).max() > 1e-30:  # the full resolution of the channel is used
             assert np.abs(q).max() == limit
 
 
-def test_per_channel_scales_save_a_faint_channel():
+def test_per_channel_scales_preserve_a_channel_of_small_weights():
     weight = np.ones((2, 1, 1, 4), np.float32)
     weight[0] *= [[0.001, -0.002, 0.003, 0.0007]]
     weight[1] *= 100
@@ -75,7 +75,7 @@ def test_per_channel_scales_save_a_faint_channel():
 
 
 @pytest.mark.parametrize("scheme", [UINT8, INT8], ids=lambda s: s.name)
-def test_numbers_equal_a_numpy_model_of_quantisation(scheme, tmp_path):
+def test_outputs_equal_a_numpy_model_of_quantisation(scheme, tmp_path):
     model, image = chain(), images(1)[0]
     ranges = ranges_of(model, tmp_path, SPEC)
     constants = initializers(model)
@@ -93,9 +93,9 @@ def test_numbers_equal_a_numpy_model_of_quantisation(scheme, tmp_path):
     features = (quantise(features, y) - y.zero_point) * y.scale
     expected = np.einsum("chw,kc->k", features, head[:, :, 0, 0].astype(np.float64)) / 256 + head_bias
 
-    got = engine_of(quantize(model, ranges, scheme), tmp_path).run({"image": image})["logits"][0]
+    actual = engine_of(quantize(model, ranges, scheme), tmp_path).run({"image": image})["logits"][0]
     # Values that lie on a rounding boundary may fall to either side: a few of 256 pixels by one step.
-    assert np.abs(got - expected).max() < 0.02 * y.scale * np.abs(head).sum()
+    assert np.abs(actual - expected).max() < 0.02 * y.scale * np.abs(head).sum()
 
 
 def quantise(values, params):
@@ -109,19 +109,19 @@ def test_members_are_int8_to_the_last_layer(name, tmp_path):
     model = member_model(name, spec)
     simple = simplify(saved(model, tmp_path)).model
     path = compiled(quantize(simple, ranges_of(model, tmp_path, spec), UINT8), tmp_path)
-    found = op_types(path)
-    assert found.count("Conv") + found.count("FusedConv") == 1  # the one that makes the activation map
-    assert found.count("QLinearConv") == [n.op_type for n in simple.graph.node].count("Conv") - 1
-    assert set(found) <= BORDER_OPS | HEAD_OPS | INT8_OPS
-    assert found.count("QuantizeLinear") == found.count("DequantizeLinear") == 1
+    operators = op_types(path)
+    assert operators.count("Conv") + operators.count("FusedConv") == 1  # of the activation map
+    assert operators.count("QLinearConv") == [n.op_type for n in simple.graph.node].count("Conv") - 1
+    assert set(operators) <= BORDER_OPS | HEAD_OPS | INT8_OPS
+    assert operators.count("QuantizeLinear") == operators.count("DequantizeLinear") == 1
 
 
 def test_the_segmenter_is_int8_to_the_last_layer(tmp_path):
     model = segmenter_model(SEGMENTER_SPEC)
     simple = simplify(saved(model, tmp_path)).model
-    found = op_types(compiled(quantize(simple, ranges_of(model, tmp_path, SEGMENTER_SPEC), UINT8), tmp_path))
-    assert set(found) <= BORDER_OPS | HEAD_OPS | INT8_OPS
-    assert {"QLinearConv", "QLinearConcat"} <= set(found)
+    operators = op_types(compiled(quantize(simple, ranges_of(model, tmp_path, SEGMENTER_SPEC), UINT8), tmp_path))
+    assert set(operators) <= BORDER_OPS | HEAD_OPS | INT8_OPS
+    assert {"QLinearConv", "QLinearConcat"} <= set(operators)
 
 
 @pytest.mark.parametrize("scheme", [UINT8, INT8], ids=lambda s: s.name)
@@ -131,10 +131,10 @@ def test_int8_stays_close_to_fp32(name, scheme, tmp_path):
     model = member_model(name, spec)
     quantised = quantize(simplify(saved(model, tmp_path)).model, ranges_of(model, tmp_path, spec), scheme)
     image = images(1, spec)[0]
-    wanted = engine_of(model, tmp_path / "fp32").run({"image": image})
-    got = engine_of(quantised, tmp_path / "int8").run({"image": image})
-    assert got["cam"].dtype == got["logits"].dtype == np.float32
-    assert np.abs(got["cam"] - wanted["cam"]).mean() < 0.05 * np.abs(wanted["cam"]).mean()
+    expected = engine_of(model, tmp_path / "fp32").run({"image": image})
+    actual = engine_of(quantised, tmp_path / "int8").run({"image": image})
+    assert actual["cam"].dtype == actual["logits"].dtype == np.float32
+    assert np.abs(actual["cam"] - expected["cam"]).mean() < 0.05 * np.abs(expected["cam"]).mean()
 
 
 def test_int8_is_portable():
@@ -156,7 +156,7 @@ def test_uint8_folds_the_relu_and_quantises_the_bias():
     assert [c for c in initializers(quantised).values() if c.dtype == np.int32 and c.size == 8]
 
 
-def test_a_clip_that_does_not_start_at_zero_is_kept():
+def test_a_clip_that_does_not_start_at_zero_remains():
     g = Graph(5)
     x = g.op("Clip", g.conv("image", 1, 4), g.constant(-1.0), g.constant(1.0), name="features")
     g.op("ReduceMean", g.conv(x, 4, 4, 1), axes=[2, 3], keepdims=0, name="logits")
@@ -168,7 +168,7 @@ def test_a_clip_that_does_not_start_at_zero_is_kept():
     assert "Clip" in [n.op_type for n in quantised.graph.node]
 
 
-def test_the_original_is_untouched_and_metadata_travels():
+def test_the_original_does_not_change_and_metadata_is_copied():
     model = chain()
     before = model.SerializeToString()
     quantised = quantize(model, {"image": (-1.0, 3.0), "features": (0.0, 2.0)}, UINT8)
@@ -177,7 +177,7 @@ def test_the_original_is_untouched_and_metadata_travels():
     assert [o.name for o in quantised.graph.output] == ["logits"]
 
 
-def test_a_layer_can_be_kept_in_float(tmp_path):
+def test_a_layer_can_stay_float32(tmp_path):
     model = member_model("plain", MEMBER_SPECS["plain"])
     quantised = quantize(
         model, ranges_of(model, tmp_path, MEMBER_SPECS["plain"]), UINT8, keep_float=frozenset([first_layer(model)])
@@ -188,20 +188,20 @@ def test_a_layer_can_be_kept_in_float(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", [UINT8, INT8], ids=lambda s: s.name)
-def test_a_kept_layer_in_the_middle_is_float_in_the_engine_too(scheme, tmp_path):
-    """ONNX Runtime would quantise it on its own authority, by one scale, which is fatal here."""
+def test_a_float32_layer_in_the_middle_is_float32_in_the_engine_too(scheme, tmp_path):
+    """ONNX Runtime would quantise it itself, with one scale for all channels, and the outputs would be wrong."""
     model, inputs = deep(6, bad=3, how="int8"), images(4)
     ranges = ranges_of(model, tmp_path, SPEC)
-    kept = quantize(model, ranges, scheme, keep_float=frozenset(["layer_3"]))
-    assert op_types(compiled(kept, tmp_path / "int8")).count("Conv") == 2  # it and the last one
-    wanted, got, lost = (
+    mixed = quantize(model, ranges, scheme, keep_float=frozenset(["layer_3"]))
+    assert op_types(compiled(mixed, tmp_path / "int8")).count("Conv") == 2  # it and the last one
+    expected, actual, all_int8 = (
         np.stack([engine_of(m, tmp_path / "run").run({"image": x})["logits"] for x in inputs])
-        for m in (model, kept, quantize(model, ranges, scheme))
+        for m in (model, mixed, quantize(model, ranges, scheme))
     )
-    assert np.abs(got - wanted).max() < 0.1 * np.abs(lost - wanted).max()
+    assert np.abs(actual - expected).max() < 0.1 * np.abs(all_int8 - expected).max()
 
 
-def test_a_kept_layer_computes_on_the_very_values_that_were_dequantised():
+def test_a_float32_layer_takes_exactly_the_dequantised_values():
     quantised = quantize(deep(4), {n: (-1.0, 3.0) for n in ("image", *(f"relu_{i}" for i in range(4)))}, UINT8,
                          keep_float=frozenset(["layer_2"]))  # fmt: skip
     constants = initializers(quantised)
@@ -214,7 +214,7 @@ def test_a_kept_layer_computes_on_the_very_values_that_were_dequantised():
 
 
 def test_a_norm_after_a_concat_becomes_int8(tmp_path):
-    """DenseNet's pattern: no convolution is there to absorb the batch norm."""
+    """DenseNet's pattern: no convolution can absorb the batch norm."""
     g = Graph(6)
     x = g.op("Relu", g.conv("image", 1, 4))
     both = g.op("Concat", x, g.op("Relu", g.conv(x, 4, 4)), axis=1)
@@ -223,12 +223,12 @@ def test_a_norm_after_a_concat_becomes_int8(tmp_path):
     g.op("ReduceMean", g.conv(g.op("Relu", g.conv(x, 8, 8)), 8, 4, 1), axes=[2, 3], keepdims=0, name="logits")
     model = g.model(SPEC, {"logits": ("N", 4)})
     quantised = quantize(model, ranges_of(model, tmp_path, SPEC), UINT8_HERE)
-    found = op_types(compiled(quantised, tmp_path / "int8"))
-    assert "BatchNormalization" not in found
-    assert "Relu" not in found
+    operators = op_types(compiled(quantised, tmp_path / "int8"))
+    assert "BatchNormalization" not in operators
+    assert "Relu" not in operators
     image = images(1)[0]
-    wanted, got = (engine_of(m, tmp_path / "run").run({"image": image})["logits"] for m in (model, quantised))
-    assert np.allclose(got, wanted, atol=0.05 * np.abs(wanted).max())
+    expected, actual = (engine_of(m, tmp_path / "run").run({"image": image})["logits"] for m in (model, quantised))
+    assert np.allclose(actual, expected, atol=0.05 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("kind", ["Gemm", "MatMul"])
@@ -246,11 +246,11 @@ def test_dense_layers(kind, tmp_path):
     quantised = quantize(model, ranges_of(model, tmp_path, SPEC), UINT8_HERE)
     assert sum(i.dtype == np.int8 and i.ndim == 2 for i in initializers(quantised).values()) == 1
     image = images(1)[0]
-    wanted, got = (engine_of(m, tmp_path / "run").run({"image": image})["logits"] for m in (model, quantised))
-    assert np.allclose(got, wanted, atol=0.05 * np.abs(wanted).max())
+    expected, actual = (engine_of(m, tmp_path / "run").run({"image": image})["logits"] for m in (model, quantised))
+    assert np.allclose(actual, expected, atol=0.05 * np.abs(expected).max())
 
 
-def test_a_large_bias_on_a_dead_channel_survives(tmp_path):
+def test_a_large_bias_on_a_dead_channel_is_preserved(tmp_path):
     """Batch norms folded into a pruned or dead channel leave weights near 0 under a bias that int32 could not hold."""
     model = chain()
     weight, bias = (next(i for i in model.graph.initializer if i.name == n) for n in model.graph.node[0].input[1:])
@@ -260,8 +260,8 @@ def test_a_large_bias_on_a_dead_channel_survives(tmp_path):
     bias.CopyFrom(numpy_helper.from_array(b, bias.name))
     quantised = quantize(model, ranges_of(model, tmp_path, SPEC), UINT8)
     image = images(1)[0]
-    wanted, got = (engine_of(m, tmp_path / "run").run({"image": image})["logits"] for m in (model, quantised))
-    assert np.allclose(got, wanted, atol=0.05 * np.abs(wanted).max())
+    expected, actual = (engine_of(m, tmp_path / "run").run({"image": image})["logits"] for m in (model, quantised))
+    assert np.allclose(actual, expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_seven_bit_weights_for_processors_without_vnni():
@@ -275,14 +275,14 @@ def test_a_missing_range_is_named():
         quantize(chain(), {"image": (-1.0, 1.0)}, UINT8)
 
 
-def test_an_old_opset_is_refused():
+def test_an_old_opset_is_an_error():
     model = chain()
     model.opset_import[0].version = 12
     with pytest.raises(BundleError, match=r"opset 13 or later .* has 12"):
         quantize(model, {}, UINT8)
 
 
-def test_a_network_of_one_layer_has_nothing_to_quantise():
+def test_a_network_of_one_layer_is_an_error():
     node = helper.make_node("Conv", ["image", "w"], ["logits"])
     weight = numpy_helper.from_array(np.ones((4, 1, 16, 16), np.float32), "w")
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 16, 16])
@@ -293,7 +293,7 @@ def test_a_network_of_one_layer_has_nothing_to_quantise():
 
 
 def test_a_network_that_takes_float16_images(tmp_path):
-    """Its first node is a cast: what follows is quantised, the input itself is not."""
+    """Its first node is a cast: the nodes after it are quantised, the input is not."""
     g = Graph(9)
     x = g.op("Cast", "image", to=TensorProto.FLOAT)
     x = g.op("Relu", g.conv(g.op("Relu", g.conv(x, 1, 8)), 8, 8))
@@ -303,5 +303,5 @@ def test_a_network_that_takes_float16_images(tmp_path):
     half = [x.astype(np.float16) for x in images(3)]
     ranges = measure_ranges(saved(model, tmp_path), half, source="test").tensors
     quantised = quantize(simplify(saved(model, tmp_path)).model, ranges, UINT8)
-    wanted, got = (engine_of(m, tmp_path / "run").run({"image": half[0]})["logits"] for m in (model, quantised))
-    assert np.allclose(got, wanted, atol=0.05 * np.abs(wanted).max())
+    expected, actual = (engine_of(m, tmp_path / "run").run({"image": half[0]})["logits"] for m in (model, quantised))
+    assert np.allclose(actual, expected, atol=0.05 * np.abs(expected).max())
