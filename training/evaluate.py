@@ -1,9 +1,8 @@
-"""What a bundle is worth on patients it never saw: `python -m training.evaluate`, a bundle and a run folder in, JSON and
-Markdown out.
+"""Evaluation on test patients: a bundle and a run folder in, JSON and Markdown out: `python -m training.evaluate`.
 
-Test patients' files go through the deployed path (`Screener`), as a device would run it. Besides the figures of the
-ensemble and of each member stand those that a good average hides: adult normals, each source, findings that no label
-covers, the lungs painted over, and what a source classifier can tell.
+Test patients' files go through the deployed path (`Screener`), as on a device. Besides the figures of the ensemble and of
+each member, the report has those that a good average hides: adult normals, each source, findings outside the labels, the
+lungs painted over, and the accuracy of a source classifier.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge a bundle and write OUT.json and OUT.md. Returns 0, or 2 for what cannot be used."""
+    """Evaluate a bundle and write OUT.json and OUT.md. Returns 0, or 2 for invalid inputs."""
     args = _parser().parse_args(arguments)
     try:
         bundle, config = Bundle.open(args.bundle), load_config(args.config)
@@ -51,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, default=Path("runs/starter"), help="run folder (%(default)s)")
     parser.add_argument("--config", type=Path, default=Path("training/configs/starter.toml"), help="TOML (%(default)s)")
     parser.add_argument("--bundle", default="starter", help="folder of the bundle, or the word starter (%(default)s)")
-    parser.add_argument("--engines", type=Path, help="engines built from it, to judge beside the fp32 reference")
+    parser.add_argument("--engines", type=Path, help="engines built from it, to evaluate beside the fp32 reference")
     parser.add_argument("--out", type=Path, default=Path("docs/results/starter"), help="without suffix (%(default)s)")
     return parser
 

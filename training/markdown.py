@@ -1,4 +1,4 @@
-"""Markdown tables, and results written as JSON beside their page."""
+"""Markdown and CSV tables of reports, and result files: JSON and tables in a folder."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of a report. title: number and subject, with preset, n, split and seed. note: below it, or empty."""
+    """A table of a report."""
 
-    title: str
+    title: str  # number and subject, with preset, n, split and seed
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    note: str = ""
+    note: str = ""  # printed below the table
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.head) for row in self.rows):
-            raise ValueError(f"{self.title}: a row of another length than the head")
+            raise ValueError(f"{self.title}: a row and the head differ in length")
 
     def as_markdown(self) -> str:
-        """The table under its title."""
+        """Return title, table and note."""
         return "\n\n".join(part for part in (f"## {self.title}", table(self.head, self.rows), self.note) if part)
 
     def as_csv(self) -> str:
-        """Head and rows; title and note as comment lines before them."""
+        """Return head and rows as CSV, after title and note as comment lines."""
         out = io.StringIO()
         for line in filter(None, (self.title, self.note)):
             out.write(f"# {line}\n")
@@ -44,23 +44,25 @@ class Table:
         return out.getvalue()
 
 
-def write_results(found: Json, made: Mapping[str, Table], folder: Path) -> None:
+def write_results(results: Json, tables: Mapping[str, Table], folder: Path) -> None:
     """Write results.json and every table as NAME.csv to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.json", json.dumps(found, indent=1) + "\n")
-    for name, t in made.items():
+    write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    for name, t in tables.items():
         write_text(folder / f"{name}.csv", t.as_csv())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; columns after the first are right-aligned."""
+    """Return a Markdown table; columns after the first are right-aligned."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(str(c) for c in row) + " |" for row in rows)])
 
 
 def interval(figure: Json | None) -> str:
-    """`0.953 [0.921, 0.975]`; a share has its counts behind it; a dash for what cannot be computed, as bounds of a value
-    that no resample has."""
+    """Format a figure with its interval, `0.953 [0.921, 0.975]`; a share is followed by its counts.
+
+    A dash stands for a value, or bounds, that cannot be computed.
+    """
     if figure is None or figure["value"] is None:
         return "-"
     counts = "" if figure["hits"] is None else f" ({figure['hits']}/{figure['n']})"

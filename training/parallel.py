@@ -1,7 +1,7 @@
-"""Training on several processes: what torchrun put into the environment in, this process's rank and device out.
+"""Distributed training: torchrun's environment variables in, this process's rank, world size and device out.
 
-Started plainly, the world is one process. Started by torchrun, every process walks through the same batches and computes
-its share of each; gradients are averaged, so the result is that of one process with the whole batch.
+Without torchrun the world is one process. Under torchrun every process iterates over the same batches and computes its
+share of each; DistributedDataParallel averages the gradients, so the result is that of one process with the full batch.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from torch import Tensor, distributed, nn
 
 from cxr_edge.errors import InputError
 
-__all__ = ["World", "computes_bfloat16", "everywhere", "shared_model", "wait", "world"]
+__all__ = ["World", "barrier", "broadcast", "computes_bfloat16", "world", "wrap_ddp"]
 
-# The others wait while the first reads a collection or writes a bundle, which takes longer than torch's 10 or 30 minutes.
-_PATIENCE = timedelta(hours=12)
+# Rank 0 reads collections and writes bundles while the others wait, which takes longer than torch's 10 or 30 minutes.
+_TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """rank: of this process, below size. device: where it computes."""
+    """This process among the processes of a training."""
 
-    rank: int
-    size: int
+    rank: int  # from 0 to size - 1
+    size: int  # number of processes
     device: torch.device
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints (rank 0)."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This process's part of a batch of `count`. Raises InputError if that does not divide by `size`."""
+        """Return this process's slice of a batch of `count`. Raises InputError if `count` is not divisible by `size`."""
         if count % self.size:
             raise InputError(f"a batch of {count} does not divide among {self.size} processes: choose a multiple")
         part = count // self.size
@@ -47,9 +47,9 @@ class World:
 
 
 def world() -> World:
-    """This process's place. The first call under torchrun joins the others (NCCL with GPUs, else gloo).
+    """Return this process's rank, size and device. The first call under torchrun joins the group (NCCL with GPUs, else gloo).
 
-    Raises InputError where torchrun started more processes than the machine has GPUs.
+    Raises InputError if torchrun started more processes than the machine has GPUs.
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
@@ -60,47 +60,47 @@ def world() -> World:
 
 @cache
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; without them a processor takes several times as long as for float32."""
+    """Whether the device has instructions for bfloat16; without them a CPU takes several times as long as for float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")  # of x86 and of Arm
     return flags.exists() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags.read_text()) is not None
 
 
-def shared_model(model: nn.Module, here: World) -> nn.Module:
-    """What computes the loss: the model itself, or wrapped so that gradients are averaged over the processes.
+def wrap_ddp(model: nn.Module, process: World) -> nn.Module:
+    """Wrap the model in DistributedDataParallel; a single process uses the model itself.
 
-    On GPUs batch norm takes its statistics over all processes; on CPUs, where torch cannot, over each one's share.
+    On GPUs batch norm computes its statistics over all processes; on CPUs, where torch cannot, over each process's share.
     """
-    if here.size == 1:
+    if process.size == 1:
         return model
-    wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(model) if here.device.type == "cuda" else model
+    wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(model) if process.device.type == "cuda" else model
     return nn.parallel.DistributedDataParallel(wrapped)
 
 
-def everywhere(values: Mapping[str, float], here: World) -> dict[str, float]:
-    """The first process's values, in every process; the others give the same names, with any values."""
-    if here.size == 1:
+def broadcast(values: Mapping[str, float], process: World) -> dict[str, float]:
+    """Return rank 0's values in every process; the others pass the same names, with any values."""
+    if process.size == 1:
         return dict(values)
-    numbers: Tensor = torch.tensor([values[k] for k in sorted(values)], dtype=torch.float64, device=here.device)
+    numbers: Tensor = torch.tensor([values[k] for k in sorted(values)], dtype=torch.float64, device=process.device)
     distributed.broadcast(numbers, src=0)
     return dict(zip(sorted(values), numbers.tolist(), strict=True))
 
 
-def wait(here: World) -> None:
-    """Return when all processes have come here."""
-    if here.size > 1:
+def barrier(process: World) -> None:
+    """Wait until all processes have called this."""
+    if process.size > 1:
         distributed.barrier()
 
 
 def _join(device: torch.device) -> None:
     if device.type == "cpu":
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.init_process_group("gloo", timeout=_TIMEOUT)
         return
     if device.index >= torch.cuda.device_count():
         raise InputError(
-            f"a process needs a GPU of its own, and this machine has {torch.cuda.device_count()} GPU(s): "
+            f"every process needs its own GPU, and this machine has {torch.cuda.device_count()} GPU(s): "
             f"start as many with --nproc-per-node, or hide them (CUDA_VISIBLE_DEVICES=) to train on the CPU"
         )
-    torch.cuda.set_device(device)  # else a barrier of NCCL takes the first GPU for everyone's
-    distributed.init_process_group("nccl", device_id=device, timeout=_PATIENCE)
+    torch.cuda.set_device(device)  # else NCCL's barrier uses the first GPU for all processes
+    distributed.init_process_group("nccl", device_id=device, timeout=_TIMEOUT)

@@ -1,8 +1,8 @@
-"""Synthetic chest X-rays, drawn by a program: for tests, for the demo and as known answers of bundles.
+"""Synthetic chest X-rays for tests, for the demo and as known answers of bundles: a label, size and seed in, an image out.
 
-In: a label, a size and a seed; out: a picture that has the parts of a chest X-ray (lungs, heart, ribs, spine, clavicles,
-diaphragm, vessels, noise), its lung mask and, if the label asks for it, opacities. They look like X-rays to a person at
-first sight and to a program's plumbing; what a model trained on patients says about them means nothing.
+The image has the parts of a chest X-ray (lungs, heart, ribs, spine, clavicles, diaphragm, vessels, noise), opacities
+depending on the label, and a lung mask. Phantoms test the pipeline; predictions of a model trained on patients are
+meaningless for them.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ Field = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    """pixels: (H, W) uint8 or uint16, full range, black is low. lung_mask: (H, W) bool. label: what was drawn."""
+    """A drawn X-ray."""
 
-    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-    lung_mask: npt.NDArray[np.bool_]
+    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]  # (H, W), full range, black is low
+    lung_mask: npt.NDArray[np.bool_]  # (H, W)
     label: str
     seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Chest:
-    """Shared geometry, in shares of the picture's side. x: a row, y: a column; together the coordinates of the grid."""
+    """Geometry shared by all parts, as shares of the image side."""
 
-    x: Field
-    y: Field
+    x: Field  # (1, W), with y the coordinates of the grid
+    y: Field  # (H, 1)
     middle: float
     top: float
     base: float
@@ -50,7 +50,7 @@ class _Chest:
 
 
 def make_phantom(label: str, *, size_px: int | tuple[int, int] = 512, seed: int = 0, bits: int = 8) -> Phantom:
-    """Draw one. size_px: side, or (height, width). bits: 8 or 16. The same arguments give the same picture.
+    """Draw a phantom, the same one for the same arguments. size_px: side, or (height, width). bits: 8 or 16.
 
     Raises ValueError for an unknown label or another number of bits.
     """
@@ -91,7 +91,7 @@ def _ellipse(c: _Chest, x: float, y: float, rx: float, ry: float, turn: float = 
 
 
 def _lung(c: _Chest, side: int) -> npt.NDArray[np.bool_]:
-    """One lung field: a bullet that stands on a dome. side: -1 the picture's left, +1 its right."""
+    """Return one lung field: a bullet shape on a dome. side: -1 the left of the image, +1 the right."""
     base = c.base - (0.03 if side < 0 else 0.0)  # the liver lifts the patient's right side
     u = np.clip((base - c.y) / (base - c.top), 0, 1)
     inner = 0.055 + 0.02 * (1 - u)
@@ -114,7 +114,7 @@ def _lungs(c: _Chest, heart: npt.NDArray[np.bool_]) -> Field:
 
 
 def _anatomy(c: _Chest, lungs: Field, heart: npt.NDArray[np.bool_]) -> Field:
-    """Everything that a healthy chest shows, 0 black to about 1 white."""
+    """Return the parts of a healthy chest, from 0 (black) to about 1 (white)."""
     body = _body(c)
     gray = 0.62 * body
     gray -= 0.40 * _soft(lungs, 0.008)
@@ -147,7 +147,7 @@ def _lines(curves: Sequence[npt.NDArray[np.float64]], thickness: float) -> Field
 
 
 def _ribs(c: _Chest) -> Field:
-    """Nine behind on each side, falling outwards, and the fainter fronts of six, rising to the middle."""
+    """Return nine posterior ribs per side, descending outwards, and six fainter anterior ribs, ascending to the middle."""
     t = np.linspace(0, 1, 40)
     backs, fronts = [], []
     for side in (-1, 1):
@@ -175,7 +175,7 @@ def _clavicles(c: _Chest) -> Field:
 
 
 def _vessels(c: _Chest, lungs: Field) -> Field:
-    """Branches that leave each hilum and thin out."""
+    """Return vessels: branches from each hilum that become thinner."""
     drawn = np.zeros((_GRID, _GRID), np.float32)
     for side in (-1, 1):
         for _ in range(26):
@@ -190,7 +190,7 @@ def _vessels(c: _Chest, lungs: Field) -> Field:
 
 
 def _clouds(rng: np.random.Generator, cells: int) -> Field:
-    """Smooth noise in 0..1."""
+    """Return smooth noise from 0 to 1."""
     coarse = rng.random((cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(coarse, (_GRID, _GRID), interpolation=cv2.INTER_CUBIC).clip(0, 1), dtype=np.float32)
 
@@ -200,7 +200,7 @@ def _nothing(c: _Chest, lungs: Field) -> Field:
 
 
 def _consolidation(c: _Chest, lungs: Field) -> Field:
-    """One lobe, dense, with a sharp lower edge: bacterial."""
+    """Return a dense lobe with a sharp lower edge: bacterial."""
     side = int(c.rng.choice([-1, 1]))
     y = c.rng.uniform(c.top + 0.2, c.base - 0.12)
     lobe = _soft(_ellipse(c, c.middle + side * c.rng.uniform(0.15, 0.22), y, 0.13, 0.1), 0.02)
@@ -208,14 +208,14 @@ def _consolidation(c: _Chest, lungs: Field) -> Field:
 
 
 def _streaks(c: _Chest, lungs: Field) -> Field:
-    """A fine net through both lungs, thicker at the hila: viral."""
+    """Return a fine net in both lungs, denser at the hila: viral."""
     net = np.abs(_clouds(c.rng, 48) - 0.5) < 0.09
     near = np.exp(-((np.abs(c.x - c.middle) - 0.1) ** 2) / 0.02)
     return np.asarray(0.15 * _soft(net, 0.003) * (0.25 + 0.75 * near) * lungs, dtype=np.float32)
 
 
 def _ground_glass(c: _Chest, lungs: Field) -> Field:
-    """Hazy patches near the outer edge, on both sides, mostly low: COVID-19."""
+    """Return hazy patches near the outer edge of both lungs, mostly low: COVID-19."""
     haze = np.zeros_like(lungs)
     for side in (-1, 1):
         for _ in range(int(c.rng.integers(2, 4))):
@@ -234,7 +234,7 @@ _OPACITIES: dict[str, Callable[[_Chest, Field], Field]] = {
 
 
 def _exposed(gray: Field, rng: np.random.Generator, bits: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Exposure, grain and quantisation."""
+    """Apply exposure, grain and quantisation."""
     gray = np.clip(gray * rng.uniform(0.9, 1.08), 0, 1) ** np.float32(rng.uniform(0.85, 1.2))
     grain = rng.standard_normal(gray.shape, dtype=np.float32)
     gray = np.clip(gray + 0.012 * cv2.GaussianBlur(grain, (0, 0), 0.8), 0, 1)
@@ -242,7 +242,7 @@ def _exposed(gray: Field, rng: np.random.Generator, bits: int) -> npt.NDArray[np
 
 
 def write_dicom(path: Path, phantom: Phantom, *, monochrome1: bool) -> None:
-    """Write a phantom of 16 bits as a DX image, 12 bits stored, with a window; monochrome1: white is low."""
+    """Write a 16-bit phantom as a DX image with 12 bits stored and a window. monochrome1: white is low."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
@@ -266,7 +266,7 @@ def write_dicom(path: Path, phantom: Phantom, *, monochrome1: bool) -> None:
 def write_samples(folder: Path, *, count: int = 8, seed: int = 0, size_px: int = 2000) -> list[Path]:
     """Write `count` phantoms of all labels in turn, as JPEG, 8- and 16-bit PNG and DICOM, marked as synthetic.
 
-    Returns the files. size_px: the height; pictures are a little less wide.
+    Returns the files. size_px: the height; the width is nine tenths of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [_write_sample(folder, i, seed, size_px) for i in range(count)]
@@ -289,7 +289,7 @@ def _write_sample(folder: Path, i: int, seed: int, size_px: int) -> Path:
 
 
 def _burn_in(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: str) -> None:
-    """Letters in the upper left corner, at full brightness."""
+    """Write letters into the upper left corner, at full brightness."""
     letters, scale = np.zeros(pixels.shape, np.uint8), pixels.shape[0] / 1000
     cv2.putText(
         letters, text, (int(20 * scale), int(40 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, 1, max(1, int(2 * scale))
@@ -298,7 +298,7 @@ def _burn_in(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: str) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m training.phantoms FOLDER`."""
+    """Run `python -m training.phantoms FOLDER`. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.phantoms", description="Write synthetic chest X-rays.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=8)

@@ -1,7 +1,7 @@
-"""The papers' pipelines by one command each: `python -m training.reproduce r20 --config training/configs/r20-small.toml`.
+"""The papers' pipelines: a configuration and a data folder in; tables, figures and a bundle for `cxr-edge build-engine` out.
 
-From the data folder to tables, figures and a bundle that `cxr-edge build-engine` compiles. A run that was stopped goes on
-where it was; under torchrun the training is shared by all processes. `--seeds 1 2 3` trains all of it with each seed.
+`python -m training.reproduce r20 --config training/configs/r20-small.toml`. A stopped run resumes; under torchrun the training
+is distributed over all processes. `--seeds 1 2 3` repeats the full run with each seed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from cxr_edge.errors import CxrEdgeError, InputError
 from training import seeds
 from training.data.dataset import data_folder
-from training.parallel import everywhere, wait, world
+from training.parallel import barrier, broadcast, world
 from training.recipes.config import RunConfig
 from training.recipes.flannel import finish as flannel_finish
 from training.recipes.flannel import stages as flannel_stages
@@ -25,9 +25,9 @@ from training.recipes.r20 import stages as r20_stages
 from training.recipes.r20.config import R20Config, load_r20
 from training.recipes.r20.run import R20Run
 from training.recipes.run import Run
-from training.recipes.seed_runs import SEEDS_BELOW, is_finished, note_finished, seed_folder, share_split, with_seed
-from training.recipes.segmenter import take_segmenter
-from training.shared_files import one_at_a_time
+from training.recipes.seed_runs import SEEDS_BELOW, is_finished, seed_folder, share_split, with_seed, write_finished
+from training.recipes.segmenter import copy_segmenter
+from training.shared_files import exclusive_lock
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ FLANNEL_STAGES = (*flannel_stages.STAGES, *flannel_finish.STAGES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages asked for. Returns the exit status: 0, or 2 for data or a configuration that cannot be used."""
+    """Run the selected stages. Returns the exit status: 0, or 2 for invalid data or an invalid configuration."""
     args = _parser().parse_args(arguments)
     try:
         _reproduce(args)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> None:
-    """The run, or one for each seed."""
+    """Do one run, or one per seed."""
     config = load_r20(args.config) if args.paper == "r20" else load_flannel(args.config)
     out, results = args.out or Path("runs") / config.name, args.results or Path("docs/results") / config.name
     if args.seeds is None:
@@ -58,29 +58,29 @@ def _reproduce(args: argparse.Namespace) -> None:
     seeds.check_folder(results)
     for seed in args.seeds:
         _run_seed(config, args, out, results, seed)
-    if world().first and (_is_whole(args) or args.stage == "tables"):
-        page = seeds.write_page(seeds.gathered(args.paper, config, args.seeds, out, results), results)
+    if world().is_main and (_is_full_run(args) or args.stage == "tables"):
+        page = seeds.write_page(seeds.gather_tables(args.paper, config, args.seeds, out, results), results)
         print(f"wrote {page}", file=sys.stderr)
-    wait(world())
+    barrier(world())
 
 
 def _run_seed(config: RunConfig, args: argparse.Namespace, out: Path, results: Path, seed: int) -> None:
-    """The run of a seed, in folders of its own; passed over where it has come to its end."""
-    here, own, folder = world(), with_seed(config, seed), seed_folder(seed)
-    if here.first:
+    """Do the run of a seed, in its own folders; skip a finished one."""
+    process, seeded, folder = world(), with_seed(config, seed), seed_folder(seed)
+    if process.is_main:
         print(f"seed {seed}", file=sys.stderr, flush=True)
         share_split(out / seed_folder(args.seeds[0]), out / folder)
-    is_done = _is_whole(args) and is_finished(own, out / folder, results / folder)
-    if everywhere({"is done": float(is_done)}, here)["is done"]:
+    is_done = _is_full_run(args) and is_finished(seeded, out / folder, results / folder)
+    if broadcast({"is done": float(is_done)}, process)["is done"]:
         return
-    _run(own, args, out / folder, results / folder)
-    if here.first and _is_whole(args):
-        note_finished(own, out / folder)
-    wait(here)
+    _run(seeded, args, out / folder, results / folder)
+    if process.is_main and _is_full_run(args):
+        write_finished(seeded, out / folder)
+    barrier(process)
 
 
-def _is_whole(args: argparse.Namespace) -> bool:
-    """Whether all stages are asked for, of all folds."""
+def _is_full_run(args: argparse.Namespace) -> bool:
+    """Return whether all stages of all folds are selected."""
     return args.stage is None and args.fold is None
 
 
@@ -92,43 +92,47 @@ def _run(config: RunConfig, args: argparse.Namespace, out: Path, results: Path) 
 
 
 def _r20(run: R20Run, args: argparse.Namespace, results: Path) -> None:
-    trains = {name: lambda stage=stage: stage(run) for name, stage in r20_stages.STAGES.items()}
-    writes = {name: lambda stage=stage: stage(run, results) for name, stage in r20_finish.STAGES.items()}
-    _staged(run, args, trains, writes)
+    training_stages = {name: lambda stage=stage: stage(run) for name, stage in r20_stages.STAGES.items()}
+    report_stages = {name: lambda stage=stage: stage(run, results) for name, stage in r20_finish.STAGES.items()}
+    _run_stages(run, args, training_stages, report_stages)
 
 
 def _flannel(run: FlannelRun, args: argparse.Namespace, results: Path) -> None:
     folds = run.config.folds
     if args.fold is not None and not 0 <= args.fold < folds:
         raise InputError(f"--fold is 0 to {folds - 1}, got {args.fold}")
-    chosen = range(folds) if args.fold is None else (args.fold,)
-    trains = {name: lambda stage=stage: stage(run, chosen) for name, stage in flannel_stages.STAGES.items()}
-    writes = {name: lambda stage=stage: stage(run, results) for name, stage in flannel_finish.STAGES.items()}
-    _staged(run, args, trains, writes if args.fold is None or args.stage else {})
+    folds_to_run = range(folds) if args.fold is None else (args.fold,)
+    training_stages = {
+        name: lambda stage=stage: stage(run, folds_to_run) for name, stage in flannel_stages.STAGES.items()
+    }
+    report_stages = {name: lambda stage=stage: stage(run, results) for name, stage in flannel_finish.STAGES.items()}
+    _run_stages(run, args, training_stages, report_stages if args.fold is None or args.stage else {})
 
 
 Stage = Callable[[], None]
 
 
-def _staged(run: Run, args: argparse.Namespace, trains: dict[str, Stage], writes: dict[str, Stage]) -> None:
-    """The stage asked for, or all in order. trains: shared by all processes. writes: done by the first alone."""
-    here = world()
+def _run_stages(
+    run: Run, args: argparse.Namespace, training_stages: dict[str, Stage], report_stages: dict[str, Stage]
+) -> None:
+    """Run the selected stage, or all in order: training stages on all processes, report stages on the main one."""
+    process = world()
     images = len(run.samples)
-    if here.first:
+    if process.is_main:
         print(f"{images} images; leakage report: {run.out / 'leakage.md'}", file=sys.stderr, flush=True)
         if args.segmenter_of is not None:
-            take_segmenter(run, args.segmenter_of)
-    wait(here)
+            copy_segmenter(run, args.segmenter_of)
+    barrier(process)
     run.check_tasks()
-    for stage in (*trains, *writes) if args.stage is None else (args.stage,):
-        if here.first:
+    for stage in (*training_stages, *report_stages) if args.stage is None else (args.stage,):
+        if process.is_main:
             print(f"stage {stage}", file=sys.stderr, flush=True)
-        if stage in trains:
-            trains[stage]()
-        elif here.first:
-            with one_at_a_time(run.out / stage):
-                writes[stage]()
-    wait(here)
+        if stage in training_stages:
+            training_stages[stage]()
+        elif process.is_main:
+            with exclusive_lock(run.out / stage):
+                report_stages[stage]()
+    barrier(process)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     flannel = papers.add_parser("flannel", help="neural weight module and focal loss (Qiao et al. 2020)")
     _add_common(flannel, FLANNEL_STAGES)
     flannel.add_argument(
-        "--fold", type=int, metavar="K", help="train this fold's networks only, as on one of several machines"
+        "--fold", type=int, metavar="K", help="train the networks of this fold only, for several machines"
     )
     return parser
 
@@ -153,10 +157,10 @@ def _add_common(paper: argparse.ArgumentParser, stages: Sequence[str]) -> None:
     paper.add_argument("--stage", choices=stages, help="one stage only; default: all, in order")
     paper.add_argument(
         "--seeds", type=_seed, nargs="+", metavar="S",
-        help="train with each of these seeds on the same split, in seed-S of both folders; tables get mean and spread",
+        help="train with each of these seeds on the same split, in seed-S of both folders; tables have mean and sd",
     )  # fmt: skip
     paper.add_argument(
-        "--segmenter-of", type=Path, metavar="RUN", help="take the segmenter of a run with the same split"
+        "--segmenter-of", type=Path, metavar="RUN", help="copy the segmenter of a run with the same split"
     )
 
 

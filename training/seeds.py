@@ -1,7 +1,7 @@
-"""Several seeds of one recipe as one page: the tables of each seed's results folder in, the same tables with mean (sd) out.
+"""Summary of several training seeds: the tables of each seed's results folder in, one page of mean (sd) tables out.
 
-A figure of one training says little where another seed gives another one. `results.json` keeps every seed's value of every
-cell; `python -m training.seeds FOLDER` writes page and tables again from it.
+A figure of one training is of little use if it changes with the seed. `results.json` holds every seed's value of every cell;
+`python -m training.seeds FOLDER` writes page and tables again from it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from training.recipes.seed_runs import networks_of, seed_folder, with_seed
 from training.recipes.segmenter import SEGMENTER
 from training.shared_files import write_text
 
-__all__ = ["aligned", "as_table", "check_folder", "gathered", "main", "read_table", "write_page"]
+__all__ = ["align_tables", "check_folder", "gather_tables", "main", "read_table", "summary_table", "write_page"]
 
 Json = Mapping[str, Any]
-# Of one place in a table, a cell per seed; None where a seed's table lacks the row or column.
+# One table cell, with a value per seed; None if a seed's table lacks the row or column.
 Cells = Sequence[str | None]
 Key = TypeVar("Key", bound=Hashable)
 
@@ -38,7 +38,7 @@ RESULTS = "results.json"
 
 
 def check_folder(results: Path) -> None:
-    """Raises InputError where a results folder holds the page of a run with one seed, which the seeds' page would replace."""
+    """Raise InputError if a results folder holds the page of a run with one seed, which the summary would replace."""
     file = results / RESULTS
     if file.exists() and "seeds" not in json.loads(file.read_text(encoding="utf-8")):
         raise InputError(
@@ -47,18 +47,19 @@ def check_folder(results: Path) -> None:
         )
 
 
-def gathered(command: str, config: RunConfig, seeds: Sequence[int], out: Path, results: Path) -> dict[str, Any]:
-    """All CSV tables of the seeds' results folders, row by row, as the JSON object that `write_page` takes.
+def gather_tables(command: str, config: RunConfig, seeds: Sequence[int], out: Path, results: Path) -> dict[str, Any]:
+    """Read all CSV tables of the seeds' results folders into the JSON object that `write_page` takes.
 
-    command: of `training.reproduce`. out, results: folders that hold the seeds' own.
+    command: of `training.reproduce`.
+    out, results: parents of the seeds' run and results folders.
     """
     folders = [results / seed_folder(seed) for seed in seeds]
     for folder in folders:
         if not (folder / RESULTS).exists():
             raise InputError(f"{folder / RESULTS} is missing: run all stages with this seed, or leave the seed out")
     tables = [_tables(folder) for folder in folders]
-    found = {file: aligned([of.get(file) for of in tables]) for file in _merged(tables)}
-    for table in found.values():
+    aligned = {file: align_tables([by_file.get(file) for by_file in tables]) for file in _merge(tables)}
+    for table in aligned.values():
         table["title"] = re.sub(rf"\b{re.escape(config.name)}-seed-\d+", config.name, table["title"])
     segmenters = [out / seed_folder(seed) / SEGMENTER for seed in seeds]
     return {
@@ -68,19 +69,19 @@ def gathered(command: str, config: RunConfig, seeds: Sequence[int], out: Path, r
         "seeds": list(seeds),
         "networks_of": sorted({run for seed in seeds if (run := networks_of(with_seed(config, seed))) is not None}),
         "segmenter_taken": any(s.exists() and not (s / TRAINING).exists() for s in segmenters),
-        "tables": found,
+        "tables": aligned,
     }
 
 
 def _tables(folder: Path) -> dict[str, Table]:
-    """File name -> table, in the order of the folder's page."""
-    found = {file.stem: read_table(file) for file in sorted(folder.glob("*.csv"))}
+    """Return file name -> table, in the order of the folder's page."""
+    tables = {file.stem: read_table(file) for file in sorted(folder.glob("*.csv"))}
     page = (folder / "index.md").read_text(encoding="utf-8")
-    return dict(sorted(found.items(), key=lambda item: page.find(f"## {item[1].title}")))
+    return dict(sorted(tables.items(), key=lambda item: page.find(f"## {item[1].title}")))
 
 
 def read_table(file: Path) -> Table:
-    """A table that `Table.as_csv` wrote."""
+    """Read a table that `Table.as_csv` wrote."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     comments = [line[2:].rstrip("\n") for line in lines[:2] if line.startswith("# ")]
     head, *rows = csv.reader(lines[len(comments) :])
@@ -88,22 +89,22 @@ def read_table(file: Path) -> Table:
     return Table(title=title, head=tuple(head), rows=tuple(tuple(row) for row in rows), note=note)
 
 
-def aligned(tables: Sequence[Table | None]) -> dict[str, Any]:
-    """One table of every seed, or None where a seed has none: title, note, head, and rows of columns of a cell per seed.
+def align_tables(tables: Sequence[Table | None]) -> dict[str, Any]:
+    """Align one table of all seeds (None for a seed without it): title, note, head, and rows of cells with a value per seed.
 
-    Rows go together by their first column, and by as many more columns of text as it takes to tell them apart; columns by
+    Rows are matched by their first column, and by as many further text columns as are needed to distinguish them; columns by
     their name. A row or column that only some seeds have stays, with None for the others.
     """
-    there = [t for t in tables if t is not None]
-    width = _key_width(there)
+    present = [t for t in tables if t is not None]
+    width = _key_width(present)
     keyed: list[dict[tuple[str | int, ...], dict[str, str]]] = [{} if t is None else _keyed(t, width) for t in tables]
-    head = _merged(t.head for t in there)
-    rows = [[[of.get(key, {}).get(column) for of in keyed] for column in head] for key in _merged(keyed)]
-    notes = {t.note for t in there}
-    return {"title": there[0].title, "note": notes.pop() if len(notes) == 1 else "", "head": head, "rows": rows}
+    head = _merge(t.head for t in present)
+    rows = [[[by_key.get(key, {}).get(column) for by_key in keyed] for column in head] for key in _merge(keyed)]
+    notes = {t.note for t in present}
+    return {"title": present[0].title, "note": notes.pop() if len(notes) == 1 else "", "head": head, "rows": rows}
 
 
-# A pruned network is the same row, whichever step was chosen.
+# A pruned network is the same row for every selected step.
 _STEP = re.compile(r"\(step (\d+)\)")
 
 
@@ -121,52 +122,52 @@ def _key(row: Sequence[str], width: int) -> tuple[str, ...]:
 
 
 def _keyed(table: Table, width: int) -> dict[tuple[str | int, ...], dict[str, str]]:
-    """Row by key; rows of equal keys are told apart by their order."""
+    """Return key -> row; rows with equal keys are distinguished by their order."""
     seen: Counter[tuple[str, ...]] = Counter()
-    found: dict[tuple[str | int, ...], dict[str, str]] = {}
+    by_key: dict[tuple[str | int, ...], dict[str, str]] = {}
     for row in table.rows:
         key = _key(row, width)
-        found[(*key, seen[key])] = dict(zip(table.head, row, strict=True))
+        by_key[(*key, seen[key])] = dict(zip(table.head, row, strict=True))
         seen[key] += 1
-    return found
+    return by_key
 
 
-def _merged(orders: Iterable[Iterable[Key]]) -> list[Key]:
-    """All that is in any of the orders, each after what it follows there."""
+def _merge(orders: Iterable[Iterable[Key]]) -> list[Key]:
+    """Merge several orders into one: every key comes after its predecessors."""
     merged: list[Key] = []
     for order in orders:
-        place = 0
+        position = 0
         for key in order:
             if key not in merged:
-                merged.insert(place, key)
-            place = merged.index(key) + 1
+                merged.insert(position, key)
+            position = merged.index(key) + 1
     return merged
 
 
-def as_table(found: Json, seeds: int) -> Table:
-    """Mean and sample standard deviation of every figure, and of how many seeds a row is. found: what `aligned` returns.
+def summary_table(aligned: Json, seeds: int) -> Table:
+    """Return mean and sample standard deviation of every figure, and the number of seeds of every row.
 
-    What the paper printed, and a table that is equal for every seed, stay as they are.
+    aligned: as returned by `align_tables`. The paper's rows, and a table that is equal for every seed, are unchanged.
     """
-    head, rows = found["head"], found["rows"]
-    title = re.sub(r"\bseed (\d+)\)$", rf"split seed \1; {seeds} seeds)", found["title"])
+    head, rows = aligned["head"], aligned["rows"]
+    title = re.sub(r"\bseed (\d+)\)$", rf"split seed \1; {seeds} seeds)", aligned["title"])
     if seeds > 1 and all(len({*cells}) == 1 for row in rows for cells in row):
         same = tuple(tuple(cells[0] for cells in row) for row in rows)
-        return Table(title=title, head=tuple(head), rows=same, note=_joined("Equal for every seed.", found["note"]))
-    made = [(*_row(head, row, seeds), _count(row[0], seeds)) for row in rows]
-    left = [what for what, mark in _LEFT_OUT.items() if any(map(mark.search, _rests(head, rows)))]
-    note = _joined(
-        f"Mean (sd) over the seeds{'; left out: ' + ', '.join(left) if left else ''}.",
-        f"Of a seed's own table: {found['note']}" if found["note"] else "",
+        return Table(title=title, head=tuple(head), rows=same, note=_join("Equal for every seed.", aligned["note"]))
+    cells = [(*_row(head, row, seeds), _count(row[0], seeds)) for row in rows]
+    omitted = [what for what, mark in _OMITTED.items() if any(map(mark.search, _rests(head, rows)))]
+    note = _join(
+        f"Mean (sd) over the seeds{'; omitted: ' + ', '.join(omitted) if omitted else ''}.",
+        f"Note of the single tables: {aligned['note']}" if aligned["note"] else "",
     )
-    return Table(title=title, head=(*head, "seeds"), rows=tuple(made), note=note)
+    return Table(title=title, head=(*head, "seeds"), rows=tuple(cells), note=note)
 
 
-def _joined(*parts: str) -> str:
+def _join(*parts: str) -> str:
     return " ".join(part for part in parts if part)
 
 
-_LEFT_OUT = {
+_OMITTED = {
     "intervals": re.compile(r"\["),
     "counts": re.compile(r"\(\d+/\d+\)"),
     "spread over folds": re.compile(r"\([\d.]+\)"),
@@ -186,7 +187,7 @@ def _count(names: Cells, seeds: int) -> str:
 
 
 def _rests(head: Sequence[str], rows: Sequence[Sequence[Cells]]) -> Iterable[str]:
-    """What follows the estimate in cells that became a mean."""
+    """Yield the text after the estimate, in cells that are replaced by a mean."""
     for row in rows:
         for column, cells in zip(head[1:], row[1:], strict=True):
             if numbers := _numbers(column, cells, printed=_is_printed(row)):
@@ -199,19 +200,19 @@ def _row(head: Sequence[str], row: Sequence[Cells], seeds: int) -> list[str]:
 
 
 def _name(cells: Cells) -> str:
-    """The row's name; of a pruned network with every seed's step where they differ."""
+    """Return the row's name; for a pruned network with the step of every seed if they differ."""
     names = _present(cells)
-    steps = ", ".join(found[1] for name in names if (found := _STEP.search(name)))
+    steps = ", ".join(m[1] for name in names if (m := _STEP.search(name)))
     return names[0] if len(set(names)) == 1 else _STEP.sub(f"(steps {steps})", names[0])
 
 
 def _cell(column: str, cells: Cells, of: int, seeds: int, printed: bool) -> str:
-    """A cell of the table of all seeds. of: how many seeds have the row."""
+    """Return a cell of the summary. of: number of seeds that have the row."""
     present = _present(cells)
     if not present:
         return next((c for c in cells if c is not None), "")
     numbers = _numbers(column, cells, printed=printed)
-    text = _mean(numbers) if numbers else _listed(present)
+    text = _mean(numbers) if numbers else _list(present)
     return text if printed or len(present) == of else f"{text}, {len(present)} of {seeds}"
 
 
@@ -219,31 +220,31 @@ def _present(cells: Cells) -> list[str]:
     return [c for c in cells if c not in (None, "", "-", "nan")]
 
 
-def _listed(values: Sequence[str]) -> str:
-    """Text as it is, or each with its count where seeds differ."""
+def _list(values: Sequence[str]) -> str:
+    """Return the text, or each text with its count if seeds differ."""
     counts = Counter(values)
     return values[0] if len(counts) == 1 else "; ".join(f"{n} × {value}" for value, n in counts.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Number:
-    """A cell's estimate, how it was written, and the interval, spread or p that followed it."""
+    """The parts of a cell with a figure."""
 
-    value: float
-    text: str
-    rest: str
+    value: float  # the estimate
+    text: str  # the estimate as printed
+    rest: str  # interval, spread or p after the estimate
 
 
 _ESTIMATE = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)((?: \[.*\])?(?: \(.*\))?)")
 
 
 def _number(cell: str) -> _Number | None:
-    found = _ESTIMATE.fullmatch(cell)
-    return None if found is None else _Number(value=float(found[1].replace(",", "")), text=found[1], rest=found[2])
+    m = _ESTIMATE.fullmatch(cell)
+    return None if m is None else _Number(value=float(m[1].replace(",", "")), text=m[1], rest=m[2])
 
 
 def _numbers(column: str, cells: Cells, *, printed: bool) -> list[_Number]:
-    """The seeds' figures; empty for text, for what the paper printed, and for p, of which a mean means nothing."""
+    """Return the seeds' figures; empty for text, for the paper's figures, and for p, whose mean is meaningless."""
     if printed or column == "the paper" or re.match(r"p\b", column):
         return []
     numbers = [_number(c) for c in _present(cells)]
@@ -251,7 +252,7 @@ def _numbers(column: str, cells: Cells, *, printed: bool) -> list[_Number]:
 
 
 def _mean(numbers: Sequence[_Number]) -> str:
-    """`0.912 (0.013)`, in the cells' digits; counts that differ with one more. The sd of one seed is a dash."""
+    """Format mean and sd, `0.912 (0.013)`, with the cells' digits (one more for differing counts); one seed has no sd."""
     values, texts = [n.value for n in numbers], [n.text for n in numbers]
     sign, comma = ("+" if any(t[0] == "+" for t in texts) else ""), ("," if any("," in t for t in texts) else "")
     digits = max(len(t.partition(".")[2]) for t in texts)
@@ -263,36 +264,38 @@ def _mean(numbers: Sequence[_Number]) -> str:
     return f"{format(np.mean(values), sign + form)} ({sd})"
 
 
-def write_page(found: Json, folder: Path) -> Path:
+def write_page(results: Json, folder: Path) -> Path:
     """Write index.md, results.json and every table as CSV to `folder`. Returns the page."""
-    made = {file: as_table(t, len(found["seeds"])) for file, t in found["tables"].items()}
-    write_results(found, made, folder)
-    page = "\n\n".join([_opening(found), *(t.as_markdown() for t in made.values())])
+    tables = {file: summary_table(t, len(results["seeds"])) for file, t in results["tables"].items()}
+    write_results(results, tables, folder)
+    page = "\n\n".join([_opening(results), *(t.as_markdown() for t in tables.values())])
     write_text(folder / "index.md", page + "\n")
     return folder / "index.md"
 
 
-def _opening(found: Json) -> str:
-    seeds = found["seeds"]
+def _opening(results: Json) -> str:
+    seeds = results["seeds"]
     listed = ", ".join(str(s) for s in seeds)
     pages = ", ".join(f"[seed {s}]({seed_folder(s)}/index.md)" for s in seeds)
     return (
-        f"# {found['config']} with {len(seeds)} seeds\n\nMade by `python -m training.reproduce {found['command']} --seeds "
-        f"{' '.join(map(str, seeds))}`; every figure comes from `results.json` beside this page, which has each seed's value, as "
-        f"the tables of its own page have it: {pages}, with the figures and all that is no CSV table.\n\nSeeds {listed}. A seed "
-        f"changes what training draws: initial weights, order and drawing of images, augmentation, the fits of combinations, a "
-        f"search.{_taken(found)} The split (seed {found['split_seed']}) and the folds are the same for all, so every seed "
-        "is judged on the same test images. Cells are the mean over the seeds and, in brackets, the sample standard deviation "
-        "(n - 1). That is the spread of training alone, on these test patients: it is not the uncertainty of having drawn these "
-        "test patients and no others, which the intervals on the seeds' own pages give."
+        f"# {results['config']} with {len(seeds)} seeds\n\nMade by `python -m training.reproduce {results['command']} --seeds "
+        f"{' '.join(map(str, seeds))}`; every figure comes from `results.json` beside this page, which has each seed's values. "
+        f"The pages of the seeds have their own tables and figures: {pages}.\n\nSeeds {listed}. A training seed "
+        f"determines initial weights, order and sampling of images, augmentation, the fits of combinations and the "
+        f"search.{_reused(results)} The split (seed {results['split_seed']}) and the folds are the same for all, so every seed "
+        "is evaluated on the same test images. Cells are the mean over the seeds and, in brackets, the sample standard deviation "
+        "(n - 1). This is the variation of the training only, on the same test patients; the intervals on the seeds' pages give "
+        "the uncertainty of the sample of test patients."
     )
 
 
-def _taken(found: Json) -> str:
-    """What other runs trained, which a seed does not train again."""
-    runs = ", ".join(f"`{run}`" for run in found["networks_of"])
-    segmenter = " A segmenter was taken from another run and not trained again." if found["segmenter_taken"] else ""
-    return segmenter + (f" Trained networks were taken from {runs} and not trained again." if runs else "")
+def _reused(results: Json) -> str:
+    """Return sentences on networks of other runs, which are not trained again for a seed."""
+    runs = ", ".join(f"`{run}`" for run in results["networks_of"])
+    segmenter = (
+        " The segmenter was copied from another run and not trained again." if results["segmenter_taken"] else ""
+    )
+    return segmenter + (f" Trained networks were reused from {runs} and not trained again." if runs else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,8 @@
-"""From a data folder to a bundle, in stages that each go on where they stopped: `python -m training.starter`.
+"""Starter recipe: a data folder in, a bundle out, in resumable stages: `python -m training.starter`.
 
-segment: split, train the lung segmenter, export it. canvases: cut every image by the deployed lung box. members: train
-and export them. bundle: combine and calibrate on validation patients, judge on test patients, write the bundle. Everything
-a stage makes lies in the run folder; deleting it there makes the stage run again.
+segment: split, train and export the lung segmenter. canvases: cut every image by the deployed lung box. members: train
+and export the classifiers. bundle: combine and calibrate on validation patients, evaluate on test patients, write the bundle.
+All outputs of a stage are in the run folder; deleting them makes the stage run again.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut
 from training.data.dataset import Sample, data_folder, prepare
 from training.data.records import Record
 from training.data.targets import check_labels
-from training.loop.fit import fit, load_best
+from training.loop.fit import fit, load_weights
 from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, save_network
 from training.models.onnx_export import SegmenterForExport, export
 from training.recipes.config import Config, load_config
-from training.shared_files import atomic_write, one_at_a_time, write_text
+from training.shared_files import atomic_write, exclusive_lock, write_text
 from training.tasks.classify import ClassifyTask
-from training.tasks.mixing import mixing_of
+from training.tasks.mixing import mixing_from_plan
 from training.tasks.segment import SegmentTask, frames_with_masks
 
 __all__ = ["STAGES", "UNSEEN_FILE", "main", "train_member"]
 
-UNSEEN_FILE = "unseen-site.json"  # in the run folder: what `training.unseen` found, for the model card
+UNSEEN_FILE = "unseen-site.json"  # in the run folder: results of `training.unseen`, for the model card
 
 STAGES = ("segment", "canvases", "members", "bundle")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages asked for. Returns the exit status: 0, or 2 for data or a configuration that cannot be used."""
+    """Run the selected stages. Returns the exit status: 0, or 2 for invalid data or an invalid configuration."""
     args = _parser().parse_args(arguments)
     try:
         data = data_folder(args.data)
         config = load_config(args.config)
         samples = prepare(data, args.out, seed=config.seed, threads=config.threads)
-        check_labels(config.target, _training_records(samples, config), least=config.least_images)
+        check_labels(config.target, _training_records(samples, config), min_images=config.least_images)
         for stage in STAGES if args.stage is None else (args.stage,):
             print(f"stage {stage}", file=sys.stderr, flush=True)
-            with one_at_a_time(args.out / stage):
+            with exclusive_lock(args.out / stage):
                 _RUN[stage](samples, config, args.out)
         if args.install:
             _install(args.out / "bundle", PACKAGED)
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/starter"), help="run folder (%(default)s)")
     parser.add_argument("--config", type=Path, default=Path("training/configs/starter.toml"), help="TOML (%(default)s)")
     parser.add_argument("--stage", choices=STAGES, help="one stage only; default: all, in order")
-    parser.add_argument("--install", action="store_true", help="make the bundle cxr_edge's packaged starter")
+    parser.add_argument("--install", action="store_true", help="install the bundle as cxr_edge's packaged starter")
     return parser
 
 
@@ -87,10 +87,10 @@ def _segment(samples: Sequence[Sample], config: Config, out: Path) -> None:
         seed=config.segmenter.seed,
     )
     spec = NetworkSpec(architecture="lung-unet", labels=1)
-    network = load_best(LungUNet(), fit(task, config.segmenter, out / "segmenter"))
-    save_network(network, spec, out / "segmenter")  # as `training.reproduce` takes it up
+    network = load_weights(LungUNet(), fit(task, config.segmenter, out / "segmenter"))
+    save_network(network, spec, out / "segmenter")  # for `training.reproduce --segmenter-of`
     difference = export(SegmenterForExport(network), config.segmenter_spec, ["mask"], out / "segmenter.onnx")
-    print(f"segmenter.onnx: at most {difference:.1e} from torch", file=sys.stderr)
+    print(f"segmenter.onnx: relative difference to torch at most {difference:.1e}", file=sys.stderr)
 
 
 def _canvases(samples: Sequence[Sample], config: Config, out: Path) -> None:
@@ -105,17 +105,17 @@ def _canvases(samples: Sequence[Sample], config: Config, out: Path) -> None:
 def _members(samples: Sequence[Sample], config: Config, out: Path) -> None:
     canvases = Canvases.load(out / "canvases.npz")
     for name in config.members:
-        _, best = train_member(name, samples, canvases, config, out)
-        network = load_best(build_member(name, len(config.labels)), best)
+        _, weights = train_member(name, samples, canvases, config, out)
+        network = load_weights(build_member(name, len(config.labels)), weights)
         save_network(network, NetworkSpec(architecture=name, labels=len(config.labels)), out / name)
         difference = export(network, config.member_spec, ["logits", "cam"], out / f"{name}.onnx")
-        print(f"{name}.onnx: at most {difference:.1e} from torch", file=sys.stderr)
+        print(f"{name}.onnx: relative difference to torch at most {difference:.1e}", file=sys.stderr)
 
 
 def train_member(
     name: str, samples: Sequence[Sample], canvases: Canvases, config: Config, out: Path
 ) -> tuple[ClassifyTask, Path]:
-    """Train the member `name` in `out`/NAME. Returns the task and the file of the best weights."""
+    """Train the member `name` in `out`/NAME. Returns the task and the file of the selected weights."""
     plan = config.members[name]
     torch.manual_seed(plan.seed)
     task = ClassifyTask(
@@ -130,8 +130,8 @@ def train_member(
         smoothing=config.label_smoothing,
         left_out=config.left_out,
         augmentation=Augmentation(),
-        least=config.least_images,
-        mixing=mixing_of(plan),
+        min_images=config.least_images,
+        mixing=mixing_from_plan(plan),
     )
     return task, fit(task, plan, out / name)
 
@@ -149,7 +149,7 @@ def _bundle(samples: Sequence[Sample], config: Config, out: Path) -> None:
 
 
 def _install(bundle: Path, target: Path) -> None:
-    """Copy the finished bundle to where the package looks for it, in place of what was there."""
+    """Replace the packaged starter by the finished bundle."""
     with atomic_write(target) as beside:
         shutil.copytree(bundle, beside, ignore=shutil.ignore_patterns(ENGINES_DIR, ".*"))
         Bundle.open(beside)

@@ -15,58 +15,61 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Kind", "check_keys", "made_of", "read_toml", "table_of"]
+__all__ = ["Kind", "check_keys", "construct", "parse_table", "read_toml"]
 
 
 Kind = TypeVar("Kind")
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The values of a TOML file, over those of the file beside it that its key `extends` names, table by table.
+    """Read a TOML file, merged table by table over the file in the same folder that its key `extends` names.
 
-    Raises InputError for a file that cannot be read, and for one that is extended and extends another.
+    Raises InputError for an unreadable file, and if the extended file has `extends` itself.
     """
-    values = _parsed(file)
+    values = _parse(file)
     base = values.pop("extends", None)
     if base is None:
         return values
-    if not isinstance(base, str) or "extends" in (below := _parsed(file.parent / base)):
+    if not isinstance(base, str) or "extends" in (below := _parse(file.parent / base)):
         raise InputError(
             f"{file}: extends is the name of one configuration in the same folder, which extends no other; got {base!r}: "
-            "name the file that holds all the rest"
+            "name the file that holds the other values"
         )
-    return _merged(below, values)
+    return _merge(below, values)
 
 
-def _parsed(file: Path) -> dict[str, Any]:
+def _parse(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the configuration {file} cannot be read: {error}") from error
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     tables = {k for k in above if isinstance(above[k], dict) and isinstance(below.get(k), dict)}
-    return {**below, **above, **{k: _merged(below[k], above[k]) for k in tables}}
+    return {**below, **above, **{k: _merge(below[k], above[k]) for k in tables}}
 
 
-def table_of(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
-    """A table of the file as a dataclass; lists become tuples. Raises InputError for keys or values that mean nothing, and for
-    keys that are missing."""
+def parse_table(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
+    """Return a table of the file as a dataclass; lists become tuples.
+
+    where: file and table, for messages. Raises InputError for unknown or missing keys and for invalid values.
+    """
     check_keys(values, kind, where)
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     if missing := [name for name in needed if name not in values]:
         raise InputError(f"{where}: {', '.join(missing)} is missing: give every table its {' and '.join(needed)}")
-    return made_of(lambda: kind(**{k: _frozen(v) for k, v in values.items()}), where)
+    return construct(lambda: kind(**{k: _to_tuples(v) for k, v in values.items()}), where)
 
 
-def _frozen(value: Any) -> Any:
+def _to_tuples(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_frozen(v) for v in value)
-    return {k: _frozen(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return tuple(_to_tuples(v) for v in value)
+    return {k: _to_tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def made_of(make: Callable[[], Kind], where: str) -> Kind:
+def construct(make: Callable[[], Kind], where: str) -> Kind:
+    """Call `make`; raise its errors as InputError that begins with `where`."""
     try:
         return make()
     except (TypeError, ValueError, CxrEdgeError) as error:
@@ -74,6 +77,7 @@ def made_of(make: Callable[[], Kind], where: str) -> Kind:
 
 
 def check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
+    """Raise InputError for keys that are not fields of the dataclass `kind`."""
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     if set(values) - set(known):
         raise InputError(f"{where}: unknown keys {sorted(set(values) - set(known))}; known are {sorted(known)}")

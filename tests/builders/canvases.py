@@ -1,4 +1,4 @@
-"""Samples and canvases as training takes them, of noise: a label in, an image a little brighter than the label before out."""
+"""Builders of samples and canvases for training tests: labels in, noise images whose brightness depends on the label out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from training.data.canvases import Canvases
 from training.data.dataset import Sample
 from training.data.records import Record
 
-__all__ = ["made_canvases"]
+__all__ = ["make_canvases"]
 
 
-def made_canvases(labels: Sequence[str], *, validates_every: int, side_px: int = 32) -> tuple[list[Sample], Canvases]:
-    """A sample for each of `labels`, every so manieth on the validation side, the others to train."""
+def make_canvases(labels: Sequence[str], *, validates_every: int, side_px: int = 32) -> tuple[list[Sample], Canvases]:
+    """Return a sample for each of `labels`; every `validates_every`-th one is on the validation side, the others train."""
     samples = []
     for i, label in enumerate(labels):
         record = Record(

@@ -1,4 +1,4 @@
-"""The collections in their published layouts, small and synthetic: for tests that read or train on folders."""
+"""Builders of small synthetic collections in the published layouts, for tests that read or train on folders."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def write_collections(data: Path, *, patients: int, size_px: int = 128) -> Path:
 def write_rsna(folder: Path, *, patients: int) -> Path:
     """Write `patients` patients of each of RSNA_CLASSES: p0, p1, ... in turn, DICOM files and the two tables.
 
-    Opacities have two rows in the table of labels. Every second patient is seen from the front (AP), the rest PA; p1 is
-    of no stated age, p2 is 12, p3 30 months, p4 a bare "9". Returns the folder.
+    Opacities have two rows in the table of labels. Views are AP and PA in turn. Ages: p1 not stated, p2 12 years, p3 30
+    months, p4 a bare "9". Returns the folder.
     """
     labels, details = ["patientId,x,y,width,height,Target"], ["patientId,class"]
     for i in range(3 * patients):
@@ -56,7 +56,7 @@ def write_rsna(folder: Path, *, patients: int) -> Path:
 
 @cache
 def _phantom(label: str, seed: int, size_px: int) -> Phantom:
-    """A phantom in a framing of its own: without it, the search for duplicates takes most of them for one patient."""
+    """Return a phantom with a random framing: without it, the duplicate search takes most of them for one patient."""
     rng = np.random.default_rng(seed)
     phantom = make_phantom(label, seed=seed, size_px=size_px * 5 // 4)
     y, x = rng.integers(0, size_px // 4, 2)

@@ -1,4 +1,4 @@
-"""What test_parallel.py trains, alone or in two processes: run as a script, each does every case and says how it went.
+"""Script for test_parallel.py: trains every case in one or two processes and writes what each process observed.
 
 The script is torchrun's own launcher (`torchrun --standalone --nproc-per-node 2`) with a function in place of a program: the
 two processes are forked with all imports done, which take several seconds each.
@@ -19,13 +19,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from cxr_edge.errors import InputError
 from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.builders import pruned
-from tests.builders.canvases import made_canvases
+from tests.builders.canvases import make_canvases
 from training.data.targets import Target
 from training.loop.fit import fit
 from training.loop.plan import Plan
 from training.models.head import CamHead
 from training.models.networks import Network
-from training.parallel import World, everywhere, wait, world
+from training.parallel import World, barrier, broadcast, world
 from training.pruning.prune import prune
 from training.tasks.classify import ClassifyTask
 
@@ -38,7 +38,7 @@ SIDE_PX = 32
 
 
 class MeanTask:
-    """Learns the mean of noise with a network without norm or dropout. scores: of each epoch in turn."""
+    """Learns the mean of noise with a network without norm or dropout. scores: of the epochs, in order."""
 
     batches_per_epoch = 4
 
@@ -47,10 +47,10 @@ class MeanTask:
         self.model: nn.Module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 1))
         self.batch, self.scores = batch, list(scores)
 
-    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, epoch: int, process: World) -> Iterator[tuple[Tensor, ...]]:
         source = torch.Generator().manual_seed(epoch)
         for _ in range(self.batches_per_epoch):
-            x = torch.randn(self.batch, 1, 8, 8, generator=source)[here.share(self.batch)]
+            x = torch.randn(self.batch, 1, 8, 8, generator=source)[process.share(self.batch)]
             yield x, x.mean((1, 2, 3))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -61,8 +61,8 @@ class MeanTask:
 
 
 def classify_task(balance: str) -> ClassifyTask:
-    """Members' own task, with more of some labels than of others, so that class weights are no ones."""
-    samples, canvases = made_canvases([TARGET.labels[min(i % 5, 2)] for i in range(30)], validates_every=5)
+    """Return a ClassifyTask with unequal label counts, so that class weights are not 1."""
+    samples, canvases = make_canvases([TARGET.labels[min(i % 5, 2)] for i in range(30)], validates_every=5)
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
     spec = PreprocessSpec(canvas_px=SIDE_PX, crop_px=SIDE_PX)
@@ -81,47 +81,47 @@ def classify_task(balance: str) -> ClassifyTask:
 
 
 def cases(out: Path) -> dict[str, object]:
-    """All trainings, each process's into a folder of its own, so that it shows who writes. Returns what was met."""
-    here = world()
-    mine = out / f"rank-{here.rank}"
+    """Run all trainings, each process in its own folder, which shows who writes. Returns the observations."""
+    process = world()
+    own_folder = out / f"rank-{process.rank}"
     # Another start in each process: the first one's must count.
-    fit(MeanTask(seed=here.rank), PLAN, mine / "mean")
+    fit(MeanTask(seed=process.rank), PLAN, own_folder / "mean")
     for balance in ("draw", "weigh"):
-        fit(classify_task(balance), SGD, mine / balance)
-    fit(MeanTask(), ACCUMULATED, mine / "accumulated")
-    fit(classify_task("draw"), FROZEN, mine / "frozen")
+        fit(classify_task(balance), SGD, own_folder / balance)
+    fit(MeanTask(), ACCUMULATED, own_folder / "accumulated")
+    fit(classify_task("draw"), FROZEN, own_folder / "frozen")
     # Taken up after an epoch, from the folder that all share.
-    fit(MeanTask(), replace(PLAN, epochs=1, schedule="constant"), out / "taken-up")
-    fit(MeanTask(), replace(PLAN, epochs=2, schedule="constant"), out / "taken-up")
+    fit(MeanTask(), replace(PLAN, epochs=1, schedule="constant"), out / "resumed")
+    fit(MeanTask(), replace(PLAN, epochs=2, schedule="constant"), out / "resumed")
     network = out / "network"
-    if here.first:
+    if process.is_main:
         pruned.start(network)
-    wait(here)
+    barrier(process)
     plan = replace(pruned.PLAN, until=pruned.PLAN.step, ranking="latency")
     steps = prune(pruned.classify_task, network, plan, out / "pruned", pruned.CANVAS)
-    # The second process scores the other way round; if it went by that, it would wait for the first for ever.
-    scores = ((0.1, 0.9, 0.5, 0.4), (0.9, 0.1, 0.1, 0.1))[here.rank]
-    fit(MeanTask(scores=scores), replace(PLAN, epochs=9, patience=2), mine / "patience")
+    # The second process scores the other way round; if it went by that, it would barrier for the first for ever.
+    scores = ((0.1, 0.9, 0.5, 0.4), (0.9, 0.1, 0.1, 0.1))[process.rank]
+    fit(MeanTask(scores=scores), replace(PLAN, epochs=9, patience=2), own_folder / "patience")
     try:
-        fit(MeanTask(batch=5), PLAN, mine / "odd")
+        fit(MeanTask(batch=5), PLAN, own_folder / "odd")
         odd = ""
     except InputError as error:
         odd = str(error)
     return {
         "odd": odd,
         "channels": [s.channels for s in steps],
-        "heard": everywhere({"b": here.rank + 1.0, "a": here.rank + 2.0}, here),
+        "broadcast": broadcast({"b": process.rank + 1.0, "a": process.rank + 2.0}, process),
     }
 
 
 def main(folder: Path) -> None:
-    """What each process runs."""
-    (folder / f"said-{world().rank}.json").write_text(json.dumps(cases(folder)))
+    """Run the cases in one process."""
+    (folder / f"process-{world().rank}.json").write_text(json.dumps(cases(folder)))
 
 
 if __name__ == "__main__":
-    here = LaunchConfig(
+    process = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="pair",
         max_restarts=0, start_method="fork",
     )  # fmt: skip
-    elastic_launch(here, main)(Path(sys.argv[1]))
+    elastic_launch(process, main)(Path(sys.argv[1]))

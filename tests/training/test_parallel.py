@@ -1,4 +1,4 @@
-"""Several processes: the weights are those of one process with the whole batch, and only the first one writes."""
+"""Distributed training: weights equal to one process with the full batch, and only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cxr_edge.errors import InputError
 from tests.builders.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
 from training.loop.fit import Task, fit
 from training.loop.plan import Plan
-from training.parallel import World, everywhere, shared_model, world
+from training.parallel import World, broadcast, world, wrap_ddp
 from training.pruning.prune import steps_of
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ SCRIPT = REPOSITORY / "tests" / "builders" / "two_processes.py"
 
 # float32 sums of half batches are added in another order.
 TOLERANCE = 1e-5
-CASES = ("mean", "draw", "weigh", "accumulated", "frozen", "taken-up", "patience")
+CASES = ("mean", "draw", "weigh", "accumulated", "frozen", "resumed", "patience")
 
 
 @pytest.fixture(scope="module")
@@ -46,80 +46,80 @@ def _weights(file: Path) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-def _alone(case: str, out: Path) -> Path:
+def _single(case: str, out: Path) -> Path:
     tasks: dict[str, tuple[Task, Plan]] = {
         "mean": (MeanTask(), PLAN),
         "draw": (classify_task("draw"), SGD),
         "weigh": (classify_task("weigh"), SGD),
         "accumulated": (MeanTask(), ACCUMULATED),
         "frozen": (classify_task("draw"), FROZEN),
-        "taken-up": (MeanTask(), replace(PLAN, epochs=2, schedule="constant")),
+        "resumed": (MeanTask(), replace(PLAN, epochs=2, schedule="constant")),
         "patience": (MeanTask(scores=(0.1, 0.9, 0.5, 0.4)), replace(PLAN, epochs=9, patience=2)),
     }
     return fit(*tasks[case], out)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_what_one_does(case: str, pair: Path, tmp_path: Path) -> None:
-    folder = pair / case if case == "taken-up" else pair / "rank-0" / case
-    wanted, came = _weights(_alone(case, tmp_path)), _weights(folder / "best.pt")
-    start = MeanTask() if case in ("mean", "accumulated", "taken-up", "patience") else classify_task("draw")
-    ended, alone = _weights(folder / "last.pt"), _weights(tmp_path / "last.pt")
+def test_two_processes_train_the_same_weights_as_one(case: str, pair: Path, tmp_path: Path) -> None:
+    folder = pair / case if case == "resumed" else pair / "rank-0" / case
+    expected, actual = _weights(_single(case, tmp_path)), _weights(folder / "weights.pt")
+    start = MeanTask() if case in ("mean", "accumulated", "resumed", "patience") else classify_task("draw")
+    ended, single = _weights(folder / "last.pt"), _weights(tmp_path / "last.pt")
     moved = 0.0
     for name, value in start.model.state_dict().items():
-        for a, b in ((came, wanted), (ended, alone)):
+        for a, b in ((actual, expected), (ended, single)):
             torch.testing.assert_close(a["model"][name], b["model"][name], rtol=0, atol=TOLERANCE)
-        moved = max(moved, float((value - wanted["model"][name]).abs().max()))
+        moved = max(moved, float((value - expected["model"][name]).abs().max()))
     assert moved > 100 * TOLERANCE, "the training moves the weights by more than the tolerance"
-    assert [ended[k] for k in ("epoch", "steps", "best_epoch")] == [alone[k] for k in ("epoch", "steps", "best_epoch")]
+    assert [ended[k] for k in ("epoch", "steps", "best_epoch")] == [single[k] for k in ("epoch", "steps", "best_epoch")]
 
 
-def test_only_the_first_process_writes(pair: Path) -> None:
+def test_only_rank_0_writes(pair: Path) -> None:
     written = {p.relative_to(pair / "rank-0") for p in (pair / "rank-0").rglob("*") if p.is_file()}
-    assert {Path("mean/best.pt"), Path("mean/last.pt"), Path("mean/log.txt")} <= written
+    assert {Path("mean/weights.pt"), Path("mean/last.pt"), Path("mean/log.txt")} <= written
     assert [p for p in (pair / "rank-1").rglob("*") if p.is_file()] == []
     assert len((pair / "rank-0/mean/log.txt").read_text().splitlines()) == PLAN.epochs
 
 
-def test_the_first_process_decides(pair: Path) -> None:
+def test_decisions_of_rank_0_are_broadcast(pair: Path) -> None:
     last = _weights(pair / "rank-0" / "patience" / "last.pt")
     assert (last["epoch"], last["best_epoch"], last["best"]) == (4, 2, 0.9)
     for rank in (0, 1):
-        assert json.loads((pair / f"said-{rank}.json").read_text())["heard"] == {"a": 2.0, "b": 1.0}
+        assert json.loads((pair / f"process-{rank}.json").read_text())["broadcast"] == {"a": 2.0, "b": 1.0}
 
 
-def test_pruning_goes_on_together(pair: Path) -> None:
-    """Ranked by times, which differ from process to process: both must remove the same."""
+def test_pruning_is_the_same_in_all_processes(pair: Path) -> None:
+    """Ranked by times, which differ between processes: both must remove the same channels."""
     steps = steps_of(pair / "pruned")
     assert [s.number for s in steps] == [0, 1]
     assert steps[1].channels == steps[0].channels - int(0.1 * steps[0].channels)
     for rank in (0, 1):
-        said = json.loads((pair / f"said-{rank}.json").read_text())["channels"]
-        assert said == [s.channels for s in steps]
+        actual = json.loads((pair / f"process-{rank}.json").read_text())["channels"]
+        assert actual == [s.channels for s in steps]
 
 
-def test_a_batch_that_does_not_divide_is_refused(pair: Path) -> None:
+def test_an_indivisible_batch_raises(pair: Path) -> None:
     for rank in (0, 1):
-        said = json.loads((pair / f"said-{rank}.json").read_text())["odd"]
-        assert said == "a batch of 5 does not divide among 2 processes: choose a multiple"
+        actual = json.loads((pair / f"process-{rank}.json").read_text())["odd"]
+        assert actual == "a batch of 5 does not divide among 2 processes: choose a multiple"
 
 
-def test_shares_are_the_batch() -> None:
+def test_shares_add_up_to_the_batch() -> None:
     places = [World(rank=r, size=3, device=torch.device("cpu")).share(12) for r in range(3)]
     assert [i for p in places for i in range(12)[p]] == list(range(12))
     with pytest.raises(InputError, match="a batch of 12 does not divide among 5"):
         World(rank=0, size=5, device=torch.device("cpu")).share(12)
 
 
-def test_alone_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_is_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    here, model = world(), nn.Linear(1, 1)
-    assert (here.rank, here.size, here.first) == (0, 1, True)
-    assert shared_model(model, here) is model
-    assert everywhere({"a": 1.0}, here) == {"a": 1.0}
+    process, model = world(), nn.Linear(1, 1)
+    assert (process.rank, process.size, process.is_main) == (0, 1, True)
+    assert wrap_ddp(model, process) is model
+    assert broadcast({"a": 1.0}, process) == {"a": 1.0}
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -128,7 +128,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         world()
 
 
-def test_norms_that_were_shared_score_without_a_gpu() -> None:
+def test_sync_batch_norm_evaluates_without_a_gpu() -> None:
     """On GPUs training leaves SyncBatchNorm in the network; scoring, pruning and export then see it on the CPU."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()).eval()
     image: Tensor = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))

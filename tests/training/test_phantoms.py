@@ -1,4 +1,4 @@
-"""Synthetic X-rays: deterministic, of the asked shape, and telling apart what their labels say."""
+"""Phantoms: deterministic, in the requested shape, with opacities by label."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_shape_range_and_mask(label, bits, dtype):
     assert lungs.mean() < rest.mean()  # lungs are darker than the mediastinum
 
 
-def test_the_same_arguments_give_the_same_picture():
+def test_the_same_arguments_give_the_same_image():
     a, b, c = (make_phantom("viral", size_px=100, seed=s).pixels for s in (1, 1, 2))
     assert (a == b).all()
     assert (a != c).any()
@@ -33,14 +33,14 @@ def test_opacities_brighten_the_lungs():
     assert all(lung_mean(label) > normal for label in LABELS[1:])
 
 
-def test_what_cannot_be_drawn_is_refused():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="labels"):
         make_phantom("healthy")
     with pytest.raises(ValueError, match="8 or 16"):
         make_phantom("normal", bits=12)
 
 
-def test_samples_are_of_several_formats_and_can_be_decoded(tmp_path):
+def test_samples_have_several_formats_and_can_be_decoded(tmp_path):
     files = write_samples(tmp_path, count=8, size_px=300)
     assert {f.suffix for f in files} == {".jpg", ".png", ".dcm"}
     flags = set()

@@ -1,4 +1,4 @@
-"""Files of a run folder under several processes and kills: complete or absent, made once, and no process waits for a dead one."""
+"""Shared files with several processes and kills: complete or absent, written once, and no process waits for a dead one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from training.recipes import run as run_module
 from training.recipes.config import MemberPlan
 from training.recipes.flannel.config import FlannelConfig
 from training.recipes.flannel.run import FlannelRun
-from training.recipes.run import PREDICTIONS, Predictions
-from training.shared_files import atomic_write, one_at_a_time, write_text
+from training.recipes.run import PREDICTIONS, SampleLogits
+from training.shared_files import atomic_write, exclusive_lock, write_text
 
 PROCESSES = 5
 IMAGES, SIDE_PX = 300, 224  # 30 MB of canvases
@@ -40,7 +40,7 @@ def _names(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
-def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+def test_a_reader_sees_the_old_or_the_new_file(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     write_text(file, "old")
     with atomic_write(file) as beside:
@@ -51,7 +51,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     assert _names(tmp_path) == {"table.csv"}
 
 
-def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_error_leaves_only_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "old")
     with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "a.json") as beside:
         (beside / "b").mkdir(parents=True) or beside.write_text("half")
@@ -61,7 +61,7 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> N
     assert (tmp_path / "a.json").read_text() == "old"
 
 
-def test_a_folder_appears_at_once(tmp_path: Path) -> None:
+def test_a_folder_appears_atomically(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "segmenter") as beside:
         beside.mkdir()
         (beside / "weights").write_text("w")
@@ -72,10 +72,10 @@ def test_a_folder_appears_at_once(tmp_path: Path) -> None:
 def _folder_of(text: str, folder: Path) -> None:
     with atomic_write(folder) as beside:
         beside.mkdir()
-        write_text(beside / "said", text)
+        write_text(beside / "content", text)
 
 
-def test_a_folder_is_replaced_without_a_moment_in_which_it_is_missing(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_atomically(tmp_path: Path) -> None:
     folder, done = tmp_path / "bundle", Event()
     _folder_of("0", folder)
 
@@ -95,27 +95,25 @@ def test_a_folder_is_replaced_without_a_moment_in_which_it_is_missing(tmp_path: 
         assert reader.result().count(True) > 100
         assert False not in reader.result()
     assert _names(tmp_path) == {"bundle"}
-    assert (folder / "said").read_text() == "199"
+    assert (folder / "content").read_text() == "199"
 
 
-def test_a_folder_is_replaced_where_folders_cannot_be_exchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_replaced_without_renameat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(renameat2=lambda *_: -1))
     for text in ("old", "new"):
         _folder_of(text, tmp_path / "bundle")
-    assert (tmp_path / "bundle" / "said").read_text() == "new"
+    assert (tmp_path / "bundle" / "content").read_text() == "new"
     assert _names(tmp_path) == {"bundle"}
 
 
-def test_a_file_replaces_no_folder(tmp_path: Path) -> None:
+def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
     _folder_of("old", tmp_path / "bundle")
     with pytest.raises(IsADirectoryError):
         write_text(tmp_path / "bundle", "a file")
-    assert (tmp_path / "bundle" / "said").read_text() == "old"
+    assert (tmp_path / "bundle" / "content").read_text() == "old"
 
 
-def test_what_a_kill_left_goes_after_an_hour_and_not_before(tmp_path: Path) -> None:
+def test_leftovers_of_a_kill_are_removed_after_an_hour(tmp_path: Path) -> None:
     file, left = tmp_path / "a.npz", [tmp_path / f".a.{k}.unfinished.npz" for k in ("young", "old")]
     for path in left:
         path.write_bytes(b"half")
@@ -129,10 +127,10 @@ def test_what_a_kill_left_goes_after_an_hour_and_not_before(tmp_path: Path) -> N
 
 
 def _hold(file: Path, seconds: float) -> None:
-    with one_at_a_time(file):
+    with exclusive_lock(file):
         file.with_name("held").touch()
         time.sleep(seconds)
-        write_text(file, "made")
+        write_text(file, "written")
 
 
 def _holder(file: Path, seconds: float) -> multiprocessing.process.BaseProcess:
@@ -145,38 +143,38 @@ def _holder(file: Path, seconds: float) -> multiprocessing.process.BaseProcess:
     return process
 
 
-def test_the_others_wait_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_prints_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     holder = _holder(tmp_path / "a", 0.5)
-    with one_at_a_time(tmp_path / "a"):
-        assert (tmp_path / "a").read_text() == "made"
-    assert capsys.readouterr().err.count("waiting for the process that makes") == 1
+    with exclusive_lock(tmp_path / "a"):
+        assert (tmp_path / "a").read_text() == "written"
+    assert capsys.readouterr().err.count("waiting for the process that writes") == 1
     holder.join(30)
 
 
-def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_killed_process_releases_the_lock(tmp_path: Path) -> None:
     holder = _holder(tmp_path / "a", 3600)
     os.kill(holder.pid, signal.SIGKILL)
     begin = time.monotonic()
-    with one_at_a_time(tmp_path / "a"):
+    with exclusive_lock(tmp_path / "a"):
         assert time.monotonic() - begin < 10
         assert not (tmp_path / "a").exists()
     holder.join(30)
 
 
-def _together(work: object, *args: object) -> None:
+def _run_in_five_processes(work: object, *args: object) -> None:
     """Run `work` in five processes that start at the same moment; each must end well."""
     start = _processes.Barrier(PROCESSES)
-    started = [_processes.Process(target=work, args=(start, k, *args), daemon=True) for k in range(PROCESSES)]  # type: ignore[arg-type]
-    for process in started:
+    processes = [_processes.Process(target=work, args=(start, k, *args), daemon=True) for k in range(PROCESSES)]  # type: ignore[arg-type]
+    for process in processes:
         process.start()
-    for process in started:
+    for process in processes:
         process.join(120)
-    assert [process.exitcode for process in started] == [0] * PROCESSES
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
 
 
 def _samples() -> list[Sample]:
-    made = [record(f"kcx/p{i}", i, label=("normal", "viral")[i % 2], source="kcx") for i in range(IMAGES)]
-    return [Sample(record=r, group=r.patient, side="test" if i % 5 == 4 else "train") for i, r in enumerate(made)]
+    records = [record(f"kcx/p{i}", i, label=("normal", "viral")[i % 2], source="kcx") for i in range(IMAGES)]
+    return [Sample(record=r, group=r.patient, side="test" if i % 5 == 4 else "train") for i, r in enumerate(records)]
 
 
 def _run(out: Path) -> FlannelRun:
@@ -186,8 +184,8 @@ def _run(out: Path) -> FlannelRun:
     return run
 
 
-def _drawn(samples: list[Sample], out: Path) -> Canvases:
-    """Canvases as `cut` makes them, of noise; a line in `cuts` for each time they are made."""
+def _cut_canvases(samples: list[Sample], out: Path) -> Canvases:
+    """Return noise canvases like `cut`; write a line to `cuts` for each call."""
     with (out / "cuts").open("a") as lines:
         lines.write("cut\n")
     lungs = np.random.default_rng(0).integers(0, 256, (len(samples), SIDE_PX, SIDE_PX), dtype=np.uint8)
@@ -199,26 +197,26 @@ def _drawn(samples: list[Sample], out: Path) -> Canvases:
 
 
 def _share_a_run(start: Barrier, fold: int, out: Path) -> None:
-    """What `--fold` does before it trains, then the end of a network that two processes make at once."""
+    """Do what `--fold` does before training, then save a network that two processes create at once."""
     run = _run(out)
-    run._cut = lambda: _drawn(run.samples, out)  # type: ignore[method-assign]
+    run._cut = lambda: _cut_canvases(run.samples, out)  # type: ignore[method-assign]
     start.wait(60)
     assert len(run.fold_of) == IMAGES
     assert run.canvases.lungs.shape == (IMAGES, SIDE_PX, SIDE_PX)
     start.wait(60)
     for k in range(20):
-        Predictions(rows=run.every_row, logits=np.full((IMAGES, 4), k, np.float32)).save(out / PREDICTIONS)
-        assert Predictions.load(out / PREDICTIONS).logits.shape == (IMAGES, 4)
+        SampleLogits(rows=run.all_rows, logits=np.full((IMAGES, 4), k, np.float32)).save(out / PREDICTIONS)
+        assert SampleLogits.load(out / PREDICTIONS).logits.shape == (IMAGES, 4)
 
 
 def test_five_processes_on_one_run_folder(tmp_path: Path) -> None:
-    """Canvases of realistic size: written for long enough that all five would write at once."""
-    _together(_share_a_run, tmp_path)
+    """Canvases of realistic size: writing takes long enough that all five would write at once."""
+    _run_in_five_processes(_share_a_run, tmp_path)
     assert (tmp_path / "canvases.npz").stat().st_size > 40e6
     assert (tmp_path / "cuts").read_text() == "cut\n", "one process cut them, the others waited"
     assert not [p for p in _names(tmp_path) if "unfinished" in p]
     assert {"run.json", "folds.md", "canvases.npz", PREDICTIONS} <= _names(tmp_path)
-    assert np.array_equal(Canvases.load(tmp_path / "canvases.npz").lungs, _drawn(_samples(), tmp_path).lungs)
+    assert np.array_equal(Canvases.load(tmp_path / "canvases.npz").lungs, _cut_canvases(_samples(), tmp_path).lungs)
 
 
 def _share_a_table(start: Barrier, k: int, data: Path, out: Path) -> None:
@@ -232,13 +230,13 @@ def _share_a_table(start: Barrier, k: int, data: Path, out: Path) -> None:
     dataset.check_leakage = checked  # type: ignore[assignment]
     start.wait(60)
     samples = dataset.prepare(data, out, seed=1, threads=1)
-    write_text(out / f"said-{k}", repr([(s.record.key, s.side) for s in samples]))
+    write_text(out / f"table-{k}", repr([(s.record.key, s.side) for s in samples]))
 
 
-def test_five_processes_make_one_table(tmp_path: Path) -> None:
+def test_five_processes_create_one_table(tmp_path: Path) -> None:
     write_collections(tmp_path / "data", patients=8, size_px=96)
-    _together(_share_a_table, tmp_path / "data", tmp_path / "run")
-    assert len({(tmp_path / "run" / f"said-{k}").read_text() for k in range(PROCESSES)}) == 1
+    _run_in_five_processes(_share_a_table, tmp_path / "data", tmp_path / "run")
+    assert len({(tmp_path / "run" / f"table-{k}").read_text() for k in range(PROCESSES)}) == 1
     assert len((tmp_path / "data" / "splits").read_text().splitlines()) == 1, (
         "one process split, the others read its table"
     )
@@ -246,7 +244,7 @@ def test_five_processes_make_one_table(tmp_path: Path) -> None:
 
 
 def _share_a_network(start: Barrier, k: int, out: Path) -> None:
-    """Training stands for itself: a line in `fits`, and time for the others to come."""
+    """Replace training by a line in `fits` and a pause, in which the other processes arrive."""
     run, folder = _run(out), out / "networks" / "vgg"
 
     def fit(*_: object, **__: object) -> Path:
@@ -256,15 +254,19 @@ def _share_a_network(start: Barrier, k: int, out: Path) -> None:
         return folder
 
     def keep(*_: object) -> None:
-        Predictions(rows=run.every_row, logits=np.zeros((IMAGES, 4), np.float32)).save(folder / PREDICTIONS)
+        SampleLogits(rows=run.all_rows, logits=np.zeros((IMAGES, 4), np.float32)).save(folder / PREDICTIONS)
 
-    run_module.fit, run_module.load_best, run_module.load_network = fit, lambda *_: None, lambda folder: (folder, None)  # type: ignore[assignment]
-    run.keep = keep  # type: ignore[method-assign]
+    run_module.fit, run_module.load_weights, run_module.load_network = (
+        fit,
+        lambda *_: None,
+        lambda folder: (folder, None),
+    )  # type: ignore[assignment]
+    run.save = keep  # type: ignore[method-assign]
     start.wait(60)
     spec = run.config.network("vgg")
-    run.trained(lambda: SimpleNamespace(model=None), spec, run.config.learn, folder, run.every_row)  # type: ignore[arg-type,return-value]
+    run.train_or_load(lambda: SimpleNamespace(model=None), spec, run.config.learn, folder, run.all_rows)  # type: ignore[arg-type,return-value]
 
 
 def test_five_processes_train_a_network_once(tmp_path: Path) -> None:
-    _together(_share_a_network, tmp_path)
+    _run_in_five_processes(_share_a_network, tmp_path)
     assert len((tmp_path / "fits").read_text().splitlines()) == 1

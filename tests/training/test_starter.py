@@ -1,4 +1,4 @@
-"""The starter's bundle in the package: whatever stops its installation, a bundle is there that opens, the old one or the new."""
+"""Installation of the packaged starter: after any interruption a valid bundle is present, the old one or the new one."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def old(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def new(tmp_path: Path) -> Bundle:
-    """What a run made."""
+    """The bundle of a run."""
     return build_toy_bundle(tmp_path / "run", strategy="voting", known_answers=False)
 
 
-def test_the_new_bundle_takes_the_place_of_the_old_one(old: Bundle, new: Bundle) -> None:
+def test_the_new_bundle_replaces_the_old_one(old: Bundle, new: Bundle) -> None:
     (old.root / "of-the-old-one.txt").touch()
     (new.root / ENGINES_DIR).mkdir()
     (new.root / ".hidden").touch()
@@ -37,7 +37,7 @@ def test_the_new_bundle_takes_the_place_of_the_old_one(old: Bundle, new: Bundle)
 
 
 @pytest.mark.parametrize("files", [0, 1, 3])
-def test_a_stop_in_the_midst_leaves_the_old_bundle(
+def test_an_interrupted_installation_leaves_the_old_bundle(
     old: Bundle, new: Bundle, files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, left = shutil.copyfile, [files]
@@ -55,7 +55,7 @@ def test_a_stop_in_the_midst_leaves_the_old_bundle(
     assert [p.name for p in old.root.parent.iterdir()] == ["starter"]
 
 
-def test_a_bundle_that_does_not_open_is_not_installed(old: Bundle, new: Bundle) -> None:
+def test_an_invalid_bundle_is_not_installed(old: Bundle, new: Bundle) -> None:
     (new.root / "segmenter.onnx").write_bytes(b"altered")
     with pytest.raises(BundleError, match="was altered"):
         _install(new.root, old.root)

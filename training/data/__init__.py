@@ -1,1 +1,1 @@
-"""Images and their labels: collections, duplicates, splits, canvases, augmentation."""
+"""Datasets: collections and their readers, duplicates, splits, canvases, augmentation."""

@@ -1,8 +1,7 @@
-"""What a scanner, a compressor and a pair of hands can do to an X-ray: a gray image and a box in, an altered canvas out.
+"""Augmentation that simulates acquisition differences: a gray image and a lung box in, an augmented canvas out.
 
-The aim is not variety for its own sake but to take away what tells the collections apart: sharpness, contrast curve,
-compression, framing, burnt-in letters. All of it acts on 8-bit canvases, before the deployed `normalize`, so that no
-second implementation of the standardisation exists.
+The aim is to remove the cues that identify a collection: sharpness, contrast curve, compression, framing, burnt-in letters.
+All changes act on 8-bit canvases, before the deployed `normalize`, so that the standardisation is implemented only once.
 """
 
 from __future__ import annotations
@@ -21,32 +20,28 @@ Cdf = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """One drawn geometry: `matrix` (2, 3) maps output pixels to source pixels, as cv2.WARP_INVERSE_MAP wants it."""
+    """One drawn geometric transform."""
 
-    matrix: npt.NDArray[np.float64]
-    out_px: int
+    matrix: npt.NDArray[np.float64]  # (2, 3), maps output pixels to source pixels, as cv2.WARP_INVERSE_MAP expects
+    out_px: int  # side of the output
 
     def apply(self, image: Gray, *, interpolation: int = cv2.INTER_LINEAR, border: int = cv2.BORDER_CONSTANT) -> Gray:
-        """The warped image (out_px, out_px)."""
+        """Return the warped image (out_px, out_px)."""
         flags = interpolation | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(image, self.matrix, (self.out_px, self.out_px), flags=flags, borderMode=border)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Ranges of the geometry and chances of each change of the gray values; the defaults are the members'.
+    """Ranges of the geometry, and the probability of each change of the gray values; defaults are for classifiers."""
 
-    shift: of the box centre, as a share of the box side. zoom, stretch: log-uniform around 1, of the box side and of its
-    aspect. rotation_deg: either way. histogram_swap: chance to take another image's gray-value distribution. The rest are
-    chances too.
-    """
-
-    shift: float = 0.08
-    zoom: float = 0.15
-    stretch: float = 0.10
-    rotation_deg: float = 10.0
+    shift: float = 0.08  # of the box centre, up to this share of the box side
+    zoom: float = 0.15  # of the box side, log-uniform around 1
+    stretch: float = 0.10  # of the box's aspect ratio, log-uniform around 1
+    rotation_deg: float = 10.0  # in both directions
+    # Probabilities from here on.
     flip: float = 0.5
-    histogram_swap: float = 0.4
+    histogram_swap: float = 0.4  # take over another image's gray-value distribution
     curve: float = 1.0
     shading: float = 0.3
     equalize: float = 0.1
@@ -69,17 +64,17 @@ class Augmentation:
         mirror = -1.0 if rng.random() < self.flip else 1.0
         turn = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
         linear = turn @ np.diag([mirror * width / out_px, height / out_px])
-        # Pixel centres lie at half-integers of the box's continuous coordinates.
+        # Pixel centres are at half-integers of the box's continuous coordinates.
         offset = centre - 0.5 - linear @ np.full(2, (out_px - 1) / 2)
         return Warp(matrix=np.column_stack([linear, offset]), out_px=out_px)
 
     def gray(self, canvas: Gray, rng: np.random.Generator, *, other: Cdf | None = None) -> Gray:
-        """Alter the gray values. other: the histogram to take over in a swap (see `histogram_cdf`)."""
+        """Change the gray values. other: the CDF to take over in a histogram swap (see `histogram_cdf`)."""
         if other is not None and rng.random() < self.histogram_swap:
             canvas = _swap_histogram(canvas, other)
         if rng.random() < self.equalize:
             canvas = cv2.createCLAHE(rng.uniform(1, 4), (4, 4)).apply(canvas)
-        for chance, change in (
+        for probability, change in (
             (self.curve, _curve),
             (self.shading, _shade),
             (self.resample, _resample),
@@ -90,18 +85,18 @@ class Augmentation:
             (self.jpeg, _jpeg),
             (self.erase, _erase),
         ):
-            if rng.random() < chance:
+            if rng.random() < probability:
                 canvas = change(canvas, rng)
         return canvas
 
 
 def pa_as_ap(canvas: Gray, rng: np.random.Generator) -> Gray:
-    """A PA image made to look like an AP one, as FLANNEL's text has it: mirrored, with random noise."""
+    """Make a PA image look like an AP one, as FLANNEL's text describes: mirror it and add random noise."""
     return _noise(np.ascontiguousarray(canvas[:, ::-1]), rng)
 
 
 def histogram_cdf(canvas: Gray) -> Cdf:
-    """Cumulative share of pixels at or below each of the 256 gray values."""
+    """Return the cumulative share of pixels at or below each of the 256 gray values."""
     counts = np.bincount(canvas.ravel(), minlength=256)
     return (np.cumsum(counts) / canvas.size).astype(np.float32)
 
@@ -148,12 +143,12 @@ def _noise(canvas: Gray, rng: np.random.Generator) -> Gray:
 def _letters(canvas: Gray, rng: np.random.Generator) -> Gray:
     side = canvas.shape[0]
     text = ("L", "R", "AP", "PA", "SUPINE", "PORTABLE", "ERECT", "10:42")[rng.integers(8)]
-    place = (
+    position = (
         int(rng.uniform(-0.02, 0.85) * side),
         int(rng.choice([rng.uniform(0.04, 0.2), rng.uniform(0.85, 1.0)]) * side),
     )
     value, size = int(rng.choice([0, 255, 200])), rng.uniform(0.3, 0.8) * side / 160
-    return cv2.putText(canvas.copy(), text, place, cv2.FONT_HERSHEY_SIMPLEX, size, value, 1, cv2.LINE_AA)
+    return cv2.putText(canvas.copy(), text, position, cv2.FONT_HERSHEY_SIMPLEX, size, value, 1, cv2.LINE_AA)
 
 
 def _jpeg(canvas: Gray, rng: np.random.Generator) -> Gray:

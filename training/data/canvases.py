@@ -1,7 +1,7 @@
-"""Every image cut by the deployed lung box: samples and the exported segmenter in, arrays of canvases out, kept on disk.
+"""Classifier inputs: samples and the exported segmenter in, arrays of canvases cut by the deployed lung box out.
 
-Members are validated and judged on exactly what a device would show them; they are trained on a wider cut around the same
-box, from which the augmentation takes its own jittered box, so that a box a little off does not surprise them.
+Members are validated and evaluated on exactly the canvases that a device computes. They are trained on a wider cut around the
+same box, from which the augmentation takes a jittered box, so that they tolerate small errors of the box.
 """
 
 from __future__ import annotations
@@ -24,45 +24,42 @@ from training.data.dataset import Sample, read_all
 from training.data.records import Record
 from training.shared_files import atomic_write
 
-__all__ = ["LUNG_BOX", "WIDER", "Canvases", "LungFinder", "cut", "cut_frames", "wide_roi"]
+__all__ = ["LUNG_BOX", "MARGIN", "Canvases", "LungFinder", "cut", "cut_frames", "wide_roi"]
 
-# Of R20's rule, a row or column of the 128 px mask counts from three lung pixels on: a speck is no lung.
+# R20's rule; a row or column of the 128 px mask counts from three lung pixels on, so that specks are ignored.
 LUNG_BOX = LungBoxRule(min_pixels=3)
 
-WIDER = 0.2  # of the box side, on each side, where the image reaches that far
+MARGIN = 0.2  # around the lung box, as a share of its sides, clipped to the image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canvases:
-    """One row a sample, in the samples' order.
+    """One row per sample, in the samples' order."""
 
-    lungs: (N, S, S) uint8, the deployed canvas. wide: (N, W, W) uint8, the box widened by WIDER and clipped. boxes: (N, 4)
-    float32, the deployed box in pixels of `wide`. rois: (N, 4) int32, in pixels of the image. failed: (N,) bool.
-    """
-
-    lungs: npt.NDArray[np.uint8]
-    wide: npt.NDArray[np.uint8]
-    boxes: npt.NDArray[np.float32]
-    rois: npt.NDArray[np.int32]
-    failed: npt.NDArray[np.bool_]
+    lungs: npt.NDArray[np.uint8]  # (N, S, S), the deployed canvas
+    wide: npt.NDArray[np.uint8]  # (N, W, W), the box widened by MARGIN and clipped
+    boxes: npt.NDArray[np.float32]  # (N, 4), the deployed box in pixels of `wide`
+    rois: npt.NDArray[np.int32]  # (N, 4), the deployed box in pixels of the image
+    failed: npt.NDArray[np.bool_]  # (N,), no valid lung box: the full frame is used
 
     def save(self, file: Path) -> None:
-        """Write all arrays to one .npz; a kill leaves nothing half done."""
+        """Write all arrays to one .npz, atomically."""
         with atomic_write(file) as beside:
             np.savez(beside, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     def rows(self, rows: Sequence[int]) -> Canvases:
-        """The canvases of some samples."""
+        """Return the canvases of some samples."""
         return Canvases(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @classmethod
     def load(cls, file: Path) -> Canvases:
+        """Read a file that `save` wrote."""
         with np.load(file, allow_pickle=False) as arrays:
             return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
 class LungFinder:
-    """The deployed way from pixels to lung box: preprocessing, exported segmenter, box rule."""
+    """Lung box as deployed: preprocessing, exported segmenter, box rule."""
 
     def __init__(self, onnx: Path, spec: PreprocessSpec, rule: LungBoxRule) -> None:
         options = onnxruntime.SessionOptions()
@@ -72,20 +69,20 @@ class LungFinder:
         self._rule = rule
 
     def mask(self, image: GrayPixels) -> npt.NDArray[np.float32]:
-        """Lung probabilities (S, S) over the whole frame."""
+        """Return lung probabilities (S, S) of the full frame."""
         full = Roi.full(image.shape[1], image.shape[0])
         (tensor,) = self._preprocessor.run([image], [full])
         return np.asarray(self._session.run(["mask"], {"image": tensor})[0][0, 0], dtype=np.float32)
 
     def __call__(self, image: GrayPixels) -> tuple[Roi, bool]:
-        """The lung box and whether it failed (then it is the full frame)."""
+        """Return the lung box and whether it failed (then it is the full frame)."""
         roi, flag = lung_box(self.mask(image), width_px=image.shape[1], height_px=image.shape[0], rule=self._rule)
         return roi, flag is not None
 
 
 def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec, *, threads: int) -> Canvases:
-    """Canvases of all samples; spec gives canvas_px."""
-    wide_px = round(spec.canvas_px * (1 + 2 * WIDER))
+    """Cut the canvases of all samples. spec: gives canvas_px."""
+    wide_px = round(spec.canvas_px * (1 + 2 * MARGIN))
     wide_spec = PreprocessSpec(canvas_px=wide_px, crop_px=wide_px)
 
     def one(_: Record, image: GrayPixels) -> tuple[object, ...]:
@@ -96,7 +93,7 @@ def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec,
         return as_8_bit(canvas(image, roi, spec)), as_8_bit(canvas(image, wide, wide_spec)), box, roi.as_tuple(), failed
 
     lungs, wides, boxes, rois, failed = zip(
-        *read_all([s.record for s in samples], threads, one, what="lung boxes"), strict=True
+        *read_all([s.record for s in samples], threads, one, title="lung boxes"), strict=True
     )
     return Canvases(
         lungs=np.stack(lungs),
@@ -108,20 +105,20 @@ def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec,
 
 
 def cut_frames(samples: Sequence[Sample], spec: PreprocessSpec, *, threads: int) -> Canvases:
-    """Canvases of members that see the whole frame: no box is looked for, none fails, and nothing lies around it.
+    """Resize the full frames, for members without a lung box: boxes are the canvas, none fails, `wide` has no margin.
 
-    The centre crop is `normalize`'s, so that a shift of the canvas before it is a random crop.
+    `normalize` crops the centre, so that a shift of the canvas before it is a random crop.
     """
 
     def one(_: Record, image: GrayPixels) -> tuple[npt.NDArray[np.uint8], tuple[int, ...]]:
         full = Roi.full(image.shape[1], image.shape[0])
         return as_8_bit(canvas(image, full, spec)), full.as_tuple()
 
-    frames, rois = zip(*read_all([s.record for s in samples], threads, one, what="frames"), strict=True)
-    whole = np.stack(frames)
+    frames, rois = zip(*read_all([s.record for s in samples], threads, one, title="frames"), strict=True)
+    canvases = np.stack(frames)
     return Canvases(
-        lungs=whole,
-        wide=whole,
+        lungs=canvases,
+        wide=canvases,
         boxes=np.tile(np.float32([0, 0, spec.canvas_px, spec.canvas_px]), (len(samples), 1)),
         rois=np.asarray(rois, dtype=np.int32),
         failed=np.zeros(len(samples), dtype=bool),
@@ -129,8 +126,8 @@ def cut_frames(samples: Sequence[Sample], spec: PreprocessSpec, *, threads: int)
 
 
 def wide_roi(roi: Roi, *, width_px: int, height_px: int) -> Roi:
-    """The box widened by WIDER of its sides, clipped to the image."""
-    dx, dy = round(WIDER * roi.width_px), round(WIDER * roi.height_px)
+    """Return the box widened by MARGIN of its sides, clipped to the image."""
+    dx, dy = round(MARGIN * roi.width_px), round(MARGIN * roi.height_px)
     return Roi(
         x0=max(0, roi.x0 - dx),
         y0=max(0, roi.y0 - dy),
@@ -140,5 +137,5 @@ def wide_roi(roi: Roi, *, width_px: int, height_px: int) -> Roi:
 
 
 def as_8_bit(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Gray:
-    """The upper 8 bits: augmentation works in 8 bits, and nearly every collection is published so."""
+    """Return the upper 8 bits: augmentation works in 8 bits, and nearly all collections are published in 8 bits."""
     return (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image

@@ -1,59 +1,116 @@
-"""Readers of the published chest X-ray collections: a folder in its published layout in, a table of records out.
+"""Registry of the published chest X-ray collections: a data folder in the published layouts in, a table of records out.
 
-Each reader knows one layout and nothing else; `collect` puts them together and counts what it leaves out. A patient is
-named `source/number`, so that two collections never share one by accident. What a record says comes from file names,
-tables and DICOM headers: no pixels are read here.
+Each reader (`training.data.readers`) knows one layout and nothing else; `read_collections` combines them and counts the
+images that it drops. A patient is named `source/number`, so that two collections never share one by accident. Records come
+from file names, tables and DICOM headers: no pixels are read here.
+
+To add a collection, write a reader file and add a row to COLLECTIONS.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection as NameSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_edge.errors import InputError
-from training.data.findings import FRONTAL_VIEWS, FindingTable
-from training.data.readers.covid import read_covid_collection, reason_left_out
-from training.data.readers.kermany import kermany
+from training.data.findings import FindingTable
+from training.data.readers.covid import read_covid
+from training.data.readers.kermany import read_kermany
 from training.data.readers.rsna import read_rsna
-from training.data.readers.tuberculosis import tuberculosis_sets
-from training.data.readers.twitter import twitter
-from training.data.records import Record
+from training.data.readers.tuberculosis import read_tuberculosis
+from training.data.readers.twitter import read_twitter
+from training.data.records import CollectedRecords, Record, Selection
 
-__all__ = ["DEFAULT_COLLECTIONS", "FOLDERS", "Collected", "collect", "collections_of", "gather"]
-
-# Name of a collection -> its folder below the data folder.
-FOLDERS: Mapping[str, str] = {
-    "kcx": "chest_xray",
-    "ccx": "covid-chestxray-dataset",
-    "twitter": "twitter-covid",
-    "tuberculosis": "lung-masks",
-    "rsna": "rsna",
-}
-# RSNA is larger than the others together and asked for by name: R20 trains its first stage on it alone.
-DEFAULT_COLLECTIONS = ("kcx", "ccx", "twitter", "tuberculosis")
+__all__ = [
+    "COLLECTIONS",
+    "DEFAULT_COLLECTIONS",
+    "Collection",
+    "collection_names",
+    "read_collections",
+    "read_records",
+    "source_descriptions",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
-    """records: sorted by key. dropped: reason, such as `ccx: view L` -> images that a collection lists and no record has."""
+class Collection:
+    """One published collection."""
 
-    records: list[Record]
-    dropped: Mapping[str, int]
+    name: str  # in configurations
+    folder: str  # below the data folder
+    read: Callable[[Path, Selection | None], CollectedRecords]  # folder and selection -> records
+    sources: Mapping[
+        str, str
+    ]  # `Record.source` -> description for the model card, with terms where the publisher states them
+    is_default: bool = True  # read if a run names no collections
 
 
-def gather(
+COLLECTIONS: Mapping[str, Collection] = {
+    c.name: c
+    for c in (
+        Collection(
+            name="kcx",
+            folder="chest_xray",
+            read=read_kermany,
+            sources={
+                "kcx": "Kermany et al., paediatric chest X-rays (Guangzhou), normal, bacterial, viral; children of 1 to 5 "
+                "years"
+            },
+        ),
+        Collection(
+            name="ccx",
+            folder="covid-chestxray-dataset",
+            read=read_covid,
+            sources={
+                "ccx": "COVID-19 image data collection (Cohen et al., 2020), frontal X-rays only; adults, many hospitals"
+            },
+        ),
+        Collection(
+            name="twitter",
+            folder="twitter-covid",
+            read=read_twitter,
+            sources={
+                "twitter": "COVID-19 X-rays gathered from Twitter (a Spanish hospital's thread); adults, no patient data"
+            },
+        ),
+        Collection(
+            name="tuberculosis",
+            folder="lung-masks",
+            read=read_tuberculosis,
+            sources={
+                "shenzhen": "Shenzhen tuberculosis set (CHNCXR), normal and tuberculosis; adults; with lung masks",
+                "montgomery": "Montgomery County tuberculosis set (MCUCXR), normal and tuberculosis; adults; with lung masks",
+            },
+        ),
+        Collection(
+            name="rsna",
+            folder="rsna",
+            read=read_rsna,
+            sources={
+                "rsna": "RSNA Pneumonia Detection Challenge (2018), normal and lung opacity; AP and PA views, all ages"
+            },
+            is_default=False,  # larger than the others together: R20 trains its first stage on it alone
+        ),
+    )
+}
+
+DEFAULT_COLLECTIONS = tuple(c.name for c in COLLECTIONS.values() if c.is_default)
+
+
+def read_records(
     data: Path,
     *,
     collections: Sequence[str] | None = None,
-    views: Collection[str] | None = None,
-    modalities: Collection[str] = ("X-ray",),
+    views: NameSet[str] | None = None,
+    modalities: NameSet[str] = ("X-ray",),
     findings: FindingTable = "full",
     require_all: bool = True,
 ) -> list[Record]:
-    """The records of `collect`, which takes the same arguments."""
-    return collect(
+    """Return the records of `read_collections`, which takes the same arguments."""
+    return read_collections(
         data,
         collections=collections,
         views=views,
@@ -63,70 +120,68 @@ def gather(
     ).records
 
 
-def collect(
+def read_collections(
     data: Path,
     *,
     collections: Sequence[str] | None = None,
-    views: Collection[str] | None = None,
-    modalities: Collection[str] = ("X-ray",),
+    views: NameSet[str] | None = None,
+    modalities: NameSet[str] = ("X-ray",),
     findings: FindingTable = "full",
     require_all: bool = True,
-) -> Collected:
-    """The records of the collections below `data`, and what was left out.
+) -> CollectedRecords:
+    """Read collections below `data`: records sorted by key, and counts of what was dropped.
 
-    collections: names from FOLDERS; default: DEFAULT_COLLECTIONS. views, modalities: those to take, as the collections
-    word them, or a projection, which takes all its views (`AP`: also `AP Supine`); default: FRONTAL_VIEWS of ccx and all
-    that the others hold ("unknown" of twitter), and X-rays only. findings: which table gives CCX's labels, FINDINGS
-    (`full`) or FLANNEL_FINDINGS. require_all: False takes those of the named collections whose folder is there. Raises
-    InputError if a collection is missing or not laid out as published, or if nothing is left.
+    collections: names from COLLECTIONS; default: DEFAULT_COLLECTIONS.
+    views, modalities, findings: as in `Selection`.
+    require_all: False reads those of the named collections that are present.
+
+    Raises InputError if a collection is missing or not in its published layout, or if no record is left.
     """
     if not data.is_dir():
         raise InputError(f"the data folder {data} does not exist: give it with --data or in CXR_EDGE_DATA")
+    selection = Selection(views=views, modalities=modalities, findings=findings)
     names = _present(data, DEFAULT_COLLECTIONS if collections is None else collections, require_all)
     records, dropped = [], Counter[str]()
     for name in names:
-        read, left_out = _read(name, data, views, modalities, findings)
-        dropped += left_out
-        for r in read:
-            reason = reason_left_out(r.view, r.modality, views, modalities)
+        collected = COLLECTIONS[name].read(_folder(data, name), selection)
+        dropped += Counter(collected.dropped)
+        for r in collected.records:
+            reason = selection.drop_reason(r.view, r.modality)
             if reason is None:
                 records.append(replace(r, key=r.path.relative_to(data).as_posix()))
             else:
                 dropped[f"{r.source}: {reason}"] += 1
     if not records:
         raise InputError(f"no image in {', '.join(names)} has a view of {views} and a modality of {modalities}")
-    return Collected(records=sorted(records, key=lambda r: r.key), dropped=dict(sorted(dropped.items())))
+    return CollectedRecords(records=sorted(records, key=lambda r: r.key), dropped=dict(sorted(dropped.items())))
+
+
+def _folder(data: Path, name: str) -> Path:
+    return data / COLLECTIONS[name].folder
 
 
 def _present(data: Path, names: Sequence[str], require_all: bool) -> list[str]:
-    if unknown := sorted(set(names) - set(FOLDERS)):
-        raise InputError(f"there is no collection {', '.join(unknown)}: known are {', '.join(FOLDERS)}")
+    """Return the names whose folder exists, each once."""
+    if unknown := sorted(set(names) - set(COLLECTIONS)):
+        raise InputError(f"there is no collection {', '.join(unknown)}: known are {', '.join(COLLECTIONS)}")
     if not names:
-        raise InputError(f"no collection was named: give some of {', '.join(FOLDERS)}")
-    missing = [name for name in names if not (data / FOLDERS[name]).is_dir()]
+        raise InputError(f"no collection was named: give some of {', '.join(COLLECTIONS)}")
+    missing = [name for name in names if not _folder(data, name).is_dir()]
     if missing and (require_all or len(missing) == len(names)):
-        wanted = ", ".join(f"{name} in {data / FOLDERS[name]}" for name in missing)
+        expected = ", ".join(f"{name} in {_folder(data, name)}" for name in missing)
         raise InputError(
-            f"collections are missing, expected {wanted}: put them there, or name only those you have, as in "
+            f"collections are missing, expected {expected}: put them there, or name only those you have, as in "
             "collections=('kcx', 'ccx')"
         )
     return [name for name in dict.fromkeys(names) if name not in missing]
 
 
-def _read(
-    name: str, data: Path, views: Collection[str] | None, modalities: Collection[str], findings: FindingTable
-) -> tuple[list[Record], Counter[str]]:
-    folder = data / FOLDERS[name]
-    if name == "ccx":
-        masks = data / FOLDERS["tuberculosis"] / "covid-chestxray-masks"
-        return read_covid_collection(folder, masks, FRONTAL_VIEWS if views is None else views, modalities, findings)
-    if name == "rsna":
-        return read_rsna(folder, not_normal=False)
-    readers = {"kcx": kermany, "twitter": twitter, "tuberculosis": tuberculosis_sets}
-    return readers[name](folder), Counter()
+def collection_names(sources: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the collections that records of these sources belong to, in the order of COLLECTIONS."""
+    present = set(sources)
+    return tuple(c.name for c in COLLECTIONS.values() if not present.isdisjoint(c.sources))
 
 
-def collections_of(sources: Iterable[str]) -> tuple[str, ...]:
-    """The names of the collections that records of these sources come from, in the order of FOLDERS."""
-    named = {"tuberculosis" if s in ("shenzhen", "montgomery") else s for s in sources}
-    return tuple(name for name in FOLDERS if name in named)
+def source_descriptions() -> dict[str, str]:
+    """Return source -> description of all collections, for the model card."""
+    return {source: text for c in COLLECTIONS.values() for source, text in c.sources.items()}

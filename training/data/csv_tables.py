@@ -1,4 +1,4 @@
-"""Tables of published collections as they are downloaded: a CSV file, plain, gzipped or zipped, in, its rows out."""
+"""CSV tables of published collections, as downloaded: a plain, gzipped or zipped file in, its rows out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ __all__ = ["find_table", "read_rows"]
 
 
 def find_table(folder: Path, name: str) -> Path | None:
-    """The file NAME.csv, NAME.csv.gz or NAME.csv.zip in `folder`, also with `kaggle_` before the name; None without."""
-    names = [f"{maker}{name}.csv{packed}" for maker in ("", "kaggle_") for packed in ("", ".gz", ".zip")]
+    """Find NAME.csv, NAME.csv.gz or NAME.csv.zip in `folder`, also with the prefix `kaggle_`. Returns None if absent."""
+    names = [f"{prefix}{name}.csv{packing}" for prefix in ("", "kaggle_") for packing in ("", ".gz", ".zip")]
     return next((folder / n for n in names if (folder / n).is_file()), None)
 
 
 def read_rows(table: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file, plain, gzipped or the one file of a zip archive, that has at least `columns`. Raises InputError."""
+    """Read a CSV file: plain, gzipped, or the one file of a zip archive.
+
+    Raises InputError if it is unreadable or lacks one of `columns`.
+    """
     try:
-        text = _unpacked(table).decode("utf-8-sig")
+        text = _unpack(table).decode("utf-8-sig")
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, StopIteration, UnicodeDecodeError):
         raise InputError(f"{table} cannot be read as a table: expected CSV in UTF-8; download it again") from None
     rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text, newline=""))]
@@ -33,7 +36,7 @@ def read_rows(table: Path, columns: Collection[str]) -> list[dict[str, str]]:
     return rows
 
 
-def _unpacked(table: Path) -> bytes:
+def _unpack(table: Path) -> bytes:
     if table.suffix == ".zip":
         with zipfile.ZipFile(table) as archive:
             return archive.read(next(n for n in archive.namelist() if n.endswith(".csv")))

@@ -1,7 +1,7 @@
-"""The data of one training, settled once: the data folder in, records with their group and side out.
+"""Dataset of a run: a data folder in, samples (records with their group and side) out.
 
-Duplicates are searched in decoded pixels, which takes a while, so the answer is kept in `table.csv` of the run folder;
-every later stage reads the same table. `pixels` is the one place where training opens an image, by the deployed decoder.
+The duplicate search decodes all images, which takes minutes, so the split is stored in `table.csv` of the run folder and all
+later stages read that table. `pixels` is the only function with which training opens an image, by the deployed decoder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,51 +21,50 @@ from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import InputError
 from cxr_edge.records import GrayPixels
 from training.data import leakage
-from training.data.collections import DEFAULT_COLLECTIONS, collect, collections_of, gather
-from training.data.duplicates import fingerprint, groups, same_image_pairs
+from training.data.collections import DEFAULT_COLLECTIONS, collection_names, read_collections, read_records
+from training.data.duplicates import fingerprint, patient_groups, same_image_pairs
 from training.data.findings import FindingTable
-from training.data.leakage import PlannedSplit
+from training.data.leakage import SplitSettings
 from training.data.records import Record
 from training.data.splits import SHARES, SIDES, Preset, Side, Unit, check_leakage, split
-from training.shared_files import atomic_write, one_at_a_time
+from training.shared_files import atomic_write, exclusive_lock, require_same_settings
 
 __all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all"]
 
-
-Taken = TypeVar("Taken")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A record, the group it must stay with, and the side it stands on."""
+    """A record with its split."""
 
     record: Record
-    group: str
+    group: str  # patient, or patients that share images: the unit of the split
     side: Side
 
 
 def data_folder(given: Path | None) -> Path:
-    """`given`, else what CXR_EDGE_DATA names. Raises InputError if neither says."""
+    """Return `given`, else the folder that CXR_EDGE_DATA names. Raises InputError without both."""
     if given is None and not os.environ.get("CXR_EDGE_DATA"):
         raise InputError("no data folder: give --data DIR or set CXR_EDGE_DATA")
     return given or Path(os.environ["CXR_EDGE_DATA"])
 
 
 def pixels(record: Record) -> GrayPixels:
-    """Decoded gray pixels (height, width) of a record's image."""
+    """Decode a record's image to gray pixels (height, width)."""
     return decode(record.path).pixels
 
 
 def read_all(
-    records: Sequence[Record], threads: int, take: Callable[[Record, GrayPixels], Taken], *, what: str = "images"
-) -> Iterator[Taken]:
-    """`take(record, pixels)` of each record, in order, `threads` images at a time; pixels are not kept.
+    records: Sequence[Record], threads: int, process: Callable[[Record, GrayPixels], Result], *, title: str = "images"
+) -> Iterator[Result]:
+    """Yield `process(record, pixels)` of each record, in order, with `threads` threads; pixels are not kept.
 
-    what: the name of the progress bar, which a terminal shows.
+    title: of the progress bar, which a terminal shows.
     """
     with ThreadPoolExecutor(threads) as pool:
-        taken = pool.map(lambda r: take(r, pixels(r)), records)
-        yield from tqdm(taken, what, len(records), leave=False, disable=not sys.stderr.isatty())
+        results = pool.map(lambda r: process(r, pixels(r)), records)
+        yield from tqdm(results, title, len(records), leave=False, disable=not sys.stderr.isatty())
 
 
 def prepare(
@@ -83,11 +82,14 @@ def prepare(
 ) -> list[Sample]:
     """Find duplicates, split, check for leaks; write table.csv, leakage.json and leakage.md to `out`.
 
-    A table that is there is read. shares, unit: as `split` takes them; "image" needs preset `code`, which reports leaks
-    where the others refuse them. collections, views, findings: as `collect` takes them. Raises InputError for data that cannot be
-    used, a split that leaks, and a table that was made for other arguments.
+    An existing table is read instead.
+
+    shares, unit: as in `split`; unit "image" needs preset `code`, which reports leaks instead of raising an error.
+    collections, views, findings: as in `read_collections`.
+
+    Raises InputError for invalid data, a split that leaks, and an existing table of other settings.
     """
-    asked = PlannedSplit(
+    settings = SplitSettings(
         seed=seed,
         shares=dict(shares),
         unit=unit,
@@ -97,38 +99,36 @@ def prepare(
         findings=findings,
     )
     table = out / "table.csv"
-    with one_at_a_time(table):
+    with exclusive_lock(table):
         if table.exists():
-            _same_plan(asked, out)
+            _check_settings(settings, out)
             return load(data, table)
-        collected = collect(data, collections=collections, views=views, findings=findings)
+        collected = read_collections(data, collections=collections, views=views, findings=findings)
         records = collected.records
-        pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), what="duplicates")))
-        names = groups(records, pairs)
+        pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), title="duplicates")))
+        names = patient_groups(records, pairs)
         sides = split(records, names, seed=seed, shares=shares, unit=unit)
         report = check_leakage(records, names, sides, pairs, preset=preset)
         samples = [Sample(record=r, group=g, side=s) for r, g, s in zip(records, names, sides, strict=True)]
-        leakage.write(report, asked, out, dropped=collected.dropped)
+        leakage.write(report, settings, out, dropped=collected.dropped)
         _write(samples, table)
         return samples
 
 
-def _same_plan(asked: PlannedSplit, out: Path) -> None:
-    made = leakage.asked_of(out / "leakage.json")
-    if made is None:  # written before arguments were kept: the seed is unknown, the rest was fixed
-        made = PlannedSplit(
+def _check_settings(settings: SplitSettings, out: Path) -> None:
+    before = leakage.read_settings(out / "leakage.json")
+    if before is None:  # written before settings were recorded: the seed is unknown, the others were fixed
+        before = SplitSettings(
             seed=None,
             shares=dict(SHARES),
             unit="group",
             preset="sane",
             collections=tuple(sorted(DEFAULT_COLLECTIONS)),
         )
-    if made.seed is None:
-        made = replace(made, seed=asked.seed)
-    changed = [f.name for f in fields(asked) if getattr(made, f.name) != getattr(asked, f.name)]
-    if changed:
-        said = "; ".join(f"{name} {getattr(made, name)}, not {getattr(asked, name)}" for name in changed)
-        raise InputError(f"{out / 'table.csv'} was made for {said}: give another run folder, or delete this one")
+    if before.seed is None:
+        before = replace(before, seed=settings.seed)
+    subject, remedy = f"{out / 'table.csv'} was made for", "give another run folder, or delete this one"
+    require_same_settings(asdict(before), asdict(settings), subject, remedy)
 
 
 def _write(samples: Sequence[Sample], table: Path) -> None:
@@ -141,28 +141,30 @@ def _write(samples: Sequence[Sample], table: Path) -> None:
 
 
 def load(data: Path, table: Path) -> list[Sample]:
-    """The samples of a table that `prepare` wrote, also one of before, with fewer columns.
+    """Load the samples of a table that `prepare` wrote, also of an old version with fewer columns.
 
-    Raises InputError if there is no such table or the data folder no longer fits it: other images, other labels.
+    Raises InputError if the table is missing or does not match the data folder: other images, other labels.
     """
-    rows = _table(table)
-    # The sources name the collections, so that a folder with more of them than the table still fits it.
+    rows = _read_table(table)
+    # Only the collections of the table's sources are read, so a data folder may hold more of them.
     sources = [row["source"] for row in rows.values() if "source" in row]
-    asked = leakage.asked_of(table.with_name("leakage.json"))
-    views, findings = (None, "full") if asked is None else (asked.views, asked.findings)
-    records = gather(data, collections=collections_of(sources) or None, views=views, findings=findings)
+    settings = leakage.read_settings(table.with_name("leakage.json"))
+    views, findings = (None, "full") if settings is None else (settings.views, settings.findings)
+    records = read_records(data, collections=collection_names(sources) or None, views=views, findings=findings)
     if {r.key for r in records} != set(rows):
         raise InputError(
             f"{table} was made from other images than {data} holds: delete the run folder or give its data"
         )
     for r in records:
         if rows[r.key].get("label", r.label) != r.label:
-            raise InputError(f"{table} says {rows[r.key]['label']} of {r.key}, {data} {r.label}: delete the run folder")
+            raise InputError(
+                f"{r.key} is {rows[r.key]['label']} in {table}, {r.label} in {data}: delete the run folder"
+            )
     return [Sample(record=r, group=rows[r.key]["group"], side=_side(rows[r.key]["side"], table)) for r in records]
 
 
-def _table(table: Path) -> dict[str, dict[str, str]]:
-    """Rows by the path of the image, which tables of before call its key."""
+def _read_table(table: Path) -> dict[str, dict[str, str]]:
+    """Return rows by the path of the image, a column that old tables name `key`."""
     if not table.is_file():
         raise InputError(f"there is no {table}: run `python -m training.starter`, or name the folder of its run")
     with table.open(newline="", encoding="utf-8") as file:
@@ -176,5 +178,5 @@ def _table(table: Path) -> dict[str, dict[str, str]]:
 def _side(text: str, table: Path) -> Side:
     sides: dict[str, Side] = {side: side for side in SIDES}
     if text not in sides:
-        raise InputError(f"{table} names the side {text!r}: expected one of {', '.join(SIDES)}; delete the run folder")
+        raise InputError(f"{table} has the side {text!r}: expected one of {', '.join(SIDES)}; delete the run folder")
     return sides[text]

@@ -1,7 +1,7 @@
-"""The collections in their published layouts, drawn: counts of images in, a data folder of synthetic X-rays out.
+"""Synthetic collections in the published layouts: counts of images in, a data folder of drawn X-rays out.
 
-For runs that prove plumbing and measure time where no patient's image may be (`training.papers_smoke`). The pictures are
-`training.phantoms`; names, tables and folders are the publishers', so that the readers of `training.data.collections` read them.
+For runs that test the pipeline and measure time without patients' images (`training.papers_smoke`). The images are
+`training.phantoms`; names, tables and folders are as published, so that the readers of `training.data.collections` read them.
 """
 
 from __future__ import annotations
@@ -23,29 +23,28 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Images of each kind, a patient each. The defaults are the fewest with which every label of both papers' stages trains,
-    validates and is tested, and fills a batch (R20's of 16 in each stage): a side gets its share of a kind from about eight on.
+    """Number of images of each kind, one per patient.
 
-    ccx: COVID-19, all with lung masks. tuberculosis: normal adults of Shenzhen; all but the first have masks. rsna: normal and
-    opacities, as many of each; one that is neither is drawn besides, and left out by the reader.
+    The defaults are the smallest with which every label of both papers' stages is in all sides and fills a batch (R20's 16 in
+    each stage): a side gets its share of a kind from about eight images on.
     """
 
     kcx_normal: int = 8
     kcx_bacterial: int = 8
     kcx_viral: int = 5
-    ccx: int = 10
+    ccx: int = 10  # COVID-19, all with lung masks
     twitter: int = 2
-    tuberculosis: int = 3
-    rsna: int = 10
+    tuberculosis: int = 3  # normal adults of Shenzhen; all but the first have masks
+    rsna: int = 10  # normals, and as many opacities; one more that is neither, which the reader drops
 
     @property
     def images(self) -> int:
-        """All that a run reads."""
+        """Number of images that a run reads."""
         return sum(getattr(self, f.name) for f in fields(self)) + self.rsna
 
 
 def draw(data: Path, counts: Counts, *, size_px: int = 512) -> Path:
-    """Draw the collections into `data`, which is complete or absent. Returns it; a folder that is there is left as it is."""
+    """Draw the collections into `data`, atomically. Returns `data`; an existing folder stays unchanged."""
     if not data.exists():
         data.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(data) as beside:
@@ -59,7 +58,7 @@ def draw(data: Path, counts: Counts, *, size_px: int = 512) -> Path:
 
 
 def _framed(label: str, seed: int, size_px: int, *, bits: int = 8) -> Phantom:
-    """A phantom in a framing of its own: without it, the search for duplicates takes most of them for one patient."""
+    """Return a phantom with a random framing: without it, the duplicate search takes most of them for one patient."""
     phantom = make_phantom(label, seed=seed, size_px=size_px * 5 // 4, bits=bits)
     y, x = np.random.default_rng(seed).integers(0, size_px // 4, 2)
     window = np.s_[y : y + size_px, x : x + size_px]

@@ -1,8 +1,7 @@
-"""Which patients share an image: decoded images in, one group name a record out.
+"""Duplicate search: decoded images in, one group name per record out; patients that share an image are one group.
 
-The same X-ray is published under several names, sizes and patients. Two images count as the same if their decoded
-pixels are equal or their perceptual hashes nearly so; patients that share one are merged into one group, and groups,
-not patients, are what `splits` keeps whole.
+The same X-ray is published under several names, sizes and patients. Two images count as the same if their decoded pixels
+are equal or their perceptual hashes nearly equal. Groups, not patients, are the unit that `splits` keeps on one side.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ import numpy.typing as npt
 from cxr_edge.records import GrayPixels
 from training.data.records import Record
 
-__all__ = ["Fingerprint", "fingerprint", "groups", "same_image_pairs"]
+__all__ = ["Fingerprint", "fingerprint", "patient_groups", "same_image_pairs"]
 
 _HASH_SIDE = 16
-# Of 256 bits. Chosen by looking at the closest pairs: beyond it different children of one scanner begin to match.
+# Of 256 bits. Chosen by inspecting the closest pairs: above it, different children of one scanner begin to match.
 _NEAR_BITS = 10
 _BLOCK = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """pixels: SHA-256 of size and decoded pixels. bits: difference hash, 256 booleans."""
+    """Exact and perceptual hash of one image."""
 
-    pixels: str
-    bits: npt.NDArray[np.bool_]
+    pixels: str  # SHA-256 of size and decoded pixels
+    bits: npt.NDArray[np.bool_]  # difference hash, (256,)
 
 
 def fingerprint(pixels: GrayPixels) -> Fingerprint:
-    """The fingerprint of decoded gray pixels (height, width)."""
+    """Compute the fingerprint of decoded gray pixels (height, width)."""
     digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     small = cv2.resize(pixels, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int32)
@@ -43,7 +42,7 @@ def fingerprint(pixels: GrayPixels) -> Fingerprint:
 
 
 def same_image_pairs(prints: Sequence[Fingerprint], *, near_bits: int = _NEAR_BITS) -> list[tuple[int, int]]:
-    """Index pairs (i < j) of images that are the same: equal pixels, or hashes at most `near_bits` apart."""
+    """Return index pairs (i < j) of the same image: equal pixels, or hashes that differ in at most `near_bits` bits."""
     signs = np.where(np.stack([p.bits for p in prints]), 1.0, -1.0).astype(np.float32)
     near = {pair for start in range(0, len(signs), _BLOCK) for pair in _near(signs, start, near_bits)}
     seen: dict[str, int] = {}
@@ -55,15 +54,18 @@ def same_image_pairs(prints: Sequence[Fingerprint], *, near_bits: int = _NEAR_BI
 
 
 def _near(signs: npt.NDArray[np.float32], start: int, near_bits: int) -> Iterator[tuple[int, int]]:
-    """Pairs whose first is one of the block that begins at `start`; a block at a time, since all at once is n x n."""
+    """Yield pairs whose first index is in the block that begins at `start`; blocks bound the memory, which else is n x n."""
     rest = signs[start:]
     distance = (signs.shape[1] - rest[:_BLOCK] @ rest.T) / 2
     for i, j in zip(*np.nonzero(np.triu(distance <= near_bits, k=1)), strict=True):
         yield start + int(i), start + int(j)
 
 
-def groups(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """A group name a record: the patient's, or the first name among patients joined by a shared image (union-find)."""
+def patient_groups(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the group name of each record: its patient, or the first name among patients joined by shared images.
+
+    Computed by union-find over `pairs`, indices of records with the same image.
+    """
     parent = {r.patient: r.patient for r in records}
 
     def root(patient: str) -> str:

@@ -1,4 +1,4 @@
-"""The words of the collections: a finding or a view as a table words it in, our label or the projection out.
+"""Vocabulary of the collections: a finding or a view as a table words it in, our label or the projection out.
 
 Two tables give CCX's labels: ours, and that of FLANNEL's published code, which knows fewer findings.
 """
@@ -23,7 +23,7 @@ __all__ = [
 
 FRONTAL_VIEWS = ("AP", "PA")
 
-# Leaf of the finding -> label. `other` is abnormal of a cause that no class holds.
+# Leaf of the finding -> label. `other` is abnormal of a cause that no class covers.
 FINDINGS: Mapping[str, str] = {
     "COVID-19": "covid-19",
     "SARS": "viral",
@@ -67,21 +67,22 @@ FLANNEL_FINDINGS: Mapping[str, str] = {
 }
 FindingTable = Literal["full", "flannel-code"]
 
-# `pneumonia`: of a type nobody told (R20's UP), where a collection says no more than opacities like it.
+# `pneumonia`: of unknown type (R20's UP), for a collection that states only opacities consistent with it.
 LABELS = frozenset({*FINDINGS.values(), "pneumonia"})
 
 
 def projection(view: str) -> str:
-    """AP or PA of a view in any wording (`AP Supine`, `AP semi erect`, `Portable AP`), as FLANNEL's code; others unchanged."""
-    named = re.search(r"\b(AP|PA)\b", view, re.IGNORECASE)
-    return view.strip() if named is None else named[1].upper()
+    """Return AP or PA for a view in any wording (`AP Supine`, `Portable AP`), as FLANNEL's code does; others unchanged."""
+    match = re.search(r"\b(AP|PA)\b", view, re.IGNORECASE)
+    return view.strip() if match is None else match[1].upper()
 
 
 def label_of_finding(finding: str, table: FindingTable = "full") -> str:
-    """The label of a finding, in the old form (`COVID-19, ARDS`) or the new (`Pneumonia/Viral/COVID-19`).
+    """Return the label of a finding, in the old form (`COVID-19, ARDS`) or the new (`Pneumonia/Viral/COVID-19`).
 
-    `full`: COVID-19 anywhere wins; else the last known word of the hierarchy. `flannel-code`: the whole finding, or the last
-    step of a path, is in FLANNEL_FINDINGS, or it is `other`. Raises InputError for a finding of no known word.
+    table: `full` returns covid-19 if COVID-19 is anywhere in the finding, else the label of the last known word of the
+    hierarchy; `flannel-code` looks up the full finding, or the last step of a path, in FLANNEL_FINDINGS, else `other`.
+    Raises InputError for a finding without a known word.
     """
     words = [w.strip() for w in re.split(r"[,/]", finding)]
     known = [word for word in words if word in FINDINGS]

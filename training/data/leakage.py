@@ -1,6 +1,6 @@
-"""The leakage report of a split as files: `leakage.json` for programs and `leakage.md` for people, beside every experiment.
+"""Leakage report files of a split: `leakage.json` for programs and `leakage.md` for people, beside every experiment.
 
-The JSON also holds what the split was asked for, so that a run folder is not read again for another split.
+The JSON also holds the split settings, so that a run folder is not reused for another split.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from training.data.findings import FindingTable
 from training.data.splits import SIDES, LeakageReport, Preset, Side, Unit, check_plan
 from training.shared_files import write_text
 
-__all__ = ["PlannedSplit", "as_markdown", "asked_of", "write"]
+__all__ = ["SplitSettings", "as_markdown", "read_settings", "write"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedSplit:
-    """What a split was asked for. shares: side -> share. collections, views: names; views None for all frontal ones.
-    findings: the table of CCX's labels. seed: None where an old run did not say."""
+class SplitSettings:
+    """Settings that determine the split of a run folder."""
 
-    seed: int | None
-    shares: dict[Side, float]
-    unit: Unit
+    seed: int | None  # None if a run of an old version did not record it
+    shares: dict[Side, float]  # side -> share of the images
+    unit: Unit  # unit that stays on one side
     preset: Preset
-    collections: tuple[str, ...]
-    views: tuple[str, ...] | None = None
-    findings: FindingTable = "full"
+    collections: tuple[str, ...]  # names, sorted
+    views: tuple[str, ...] | None = None  # names, sorted; None for all frontal views
+    findings: FindingTable = "full"  # table of CCX's labels
 
     def __post_init__(self) -> None:
         check_plan(self.shares, self.unit)
@@ -38,52 +37,55 @@ class PlannedSplit:
             raise InputError(f"the preset {self.preset!r}: expected one of {', '.join(get_args(Preset))}")
         if self.unit == "image" and self.preset != "code":
             raise InputError(
-                f"a split by image leaks patients, and preset {self.preset!r} refuses that: split by group"
+                f"a split by image leaks patients, which preset {self.preset!r} does not allow: split by group"
             )
 
 
-def write(report: LeakageReport, asked: PlannedSplit, out: Path, *, dropped: Mapping[str, int]) -> None:
-    """Write leakage.json and leakage.md to the folder `out`. dropped: as in `collections.Collected`."""
-    content = {"asked": asdict(asked), **asdict(report), "dropped": dict(dropped)}
+def write(report: LeakageReport, settings: SplitSettings, out: Path, *, dropped: Mapping[str, int]) -> None:
+    """Write leakage.json and leakage.md to the folder `out`. dropped: as in `CollectedRecords`."""
+    content = {"asked": asdict(settings), **asdict(report), "dropped": dict(dropped)}
     write_text(out / "leakage.json", json.dumps(content, indent=1) + "\n")
-    write_text(out / "leakage.md", as_markdown(report, asked, dropped))
+    write_text(out / "leakage.md", as_markdown(report, settings, dropped))
 
 
-def asked_of(file: Path) -> PlannedSplit | None:
-    """What the split of a leakage.json was asked for; None if there is no file, or an old one that does not say."""
+def read_settings(file: Path) -> SplitSettings | None:
+    """Read the split settings from a leakage.json. Returns None if the file is missing or of a version without them.
+
+    Raises InputError for any other content.
+    """
     if not file.exists():
         return None
     try:
-        asked: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")).get("asked")
-        if asked is None:
+        values: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")).get("asked")
+        if values is None:
             return None
-        names = {k: tuple(asked[k]) for k in ("collections", "views") if asked.get(k) is not None}
-        return PlannedSplit(**{**asked, **names})
+        names = {k: tuple(values[k]) for k in ("collections", "views") if values.get(k) is not None}
+        return SplitSettings(**{**values, **names})
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{file} is not a leakage report as written by `prepare`: delete the run folder") from None
 
 
-def as_markdown(report: LeakageReport, asked: PlannedSplit, dropped: Mapping[str, int] | None = None) -> str:
-    """The report as a page for a reader who never heard of the split. dropped: None where it is not known."""
-    parts = [*_opening(report, asked), *_tables(report), *_shortcut(report), *_dropped(dropped), *_leak(report)]
+def as_markdown(report: LeakageReport, settings: SplitSettings, dropped: Mapping[str, int] | None = None) -> str:
+    """Return the report as a self-contained page. dropped: None if not known."""
+    parts = [*_opening(report, settings), *_tables(report), *_shortcut(report), *_dropped(dropped), *_leak(report)]
     return "\n".join(parts) + "\n"
 
 
-def _opening(report: LeakageReport, asked: PlannedSplit) -> Iterator[str]:
-    shares = ", ".join(f"{side} {asked.shares[side]:.0%}" for side in SIDES)
+def _opening(report: LeakageReport, settings: SplitSettings) -> Iterator[str]:
+    shares = ", ".join(f"{side} {settings.shares[side]:.0%}" for side in SIDES)
     yield "# Leakage check"
     yield ""
-    yield f"Preset `{report.preset}`; split by {asked.unit}, seed {asked.seed}; asked for {shares}."
-    yield f"Collections: {', '.join(asked.collections)}."
+    yield f"Preset `{report.preset}`; split by {settings.unit}, seed {settings.seed}; target shares: {shares}."
+    yield f"Collections: {', '.join(settings.collections)}."
     yield ""
     if report.leaks:
         yield (
             f"**The split leaks**: {report.divided_patients} of {report.patients} patients and {report.divided_pairs} "
-            "pairs of equal images stand on two sides. What is measured on it is too good."
+            "pairs of equal images are on two sides. Figures measured on it are too good."
         )
     else:
-        yield f"No patient and no image stands on two sides: {report.patients} patients in {report.groups} groups."
-    yield f"{report.same_image_pairs} pairs of equal images; {report.merged_patients} patients joined to another by one."
+        yield f"No patient and no image is on two sides: {report.patients} patients in {report.groups} groups."
+    yield f"{report.same_image_pairs} pairs of equal images; {report.merged_patients} patients were merged with others."
     yield ""
 
 
@@ -100,11 +102,11 @@ def _tables(report: LeakageReport) -> Iterator[str]:
 
 def _shortcut(report: LeakageReport) -> Iterator[str]:
     if report.label_and_source is None:
-        yield "One label or one source only: whether the source gives the label away cannot be said."
+        yield "One label or one source only: the association of label and source cannot be computed."
     else:
         yield (
-            f"Label and source: Cramer's V {report.label_and_source:.3f} (0: unrelated; 1: one tells the other). Guessing "
-            f"by the source alone gets {report.label_by_source:.1%} of the labels right."
+            f"Label and source: Cramer's V {report.label_and_source:.3f} (0: independent; 1: one determines the other). "
+            f"Predicting the most frequent label of the source alone is right for {report.label_by_source:.1%} of the images."
         )
 
 
@@ -113,7 +115,7 @@ def _dropped(dropped: Mapping[str, int] | None) -> Iterator[str]:
         return
     yield ""
     listed = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
-    yield f"Images that the collections list and the run does not read: {listed or 'none'}."
+    yield f"Images that the collections list and the run does not use: {listed or 'none'}."
 
 
 def _leak(report: LeakageReport) -> Iterator[str]:

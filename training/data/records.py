@@ -1,50 +1,71 @@
-"""Image records of collections: what a reader returns for each image, and helpers that all readers share."""
+"""Image records and what a reader of a collection takes and returns: a selection of images in, records and drop counts out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxr_edge.errors import InputError
-from training.data.findings import LABELS
+from training.data.findings import LABELS, FindingTable, projection
 
-__all__ = ["Record", "image_paths", "record_of", "require_images"]
-
+__all__ = ["CollectedRecords", "Record", "Selection", "image_paths", "make_record", "require_images"]
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".webp", ".dcm"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One image of a collection.
-
-    key: its path relative to the data folder, with forward slashes: the name in tables and caches. patient: unique over
-    all collections, as far as the collection tells. label: one of LABELS; other is abnormal of a cause that no class holds.
-    finding, view, modality: as the collection words them. adult: whether the collection, or a header's age, says adult.
-    mask: its lung mask, or None.
-    """
+    """One image of a collection, from file names, tables and headers; no pixels."""
 
     path: Path
-    key: str
-    patient: str
-    label: str
+    key: str  # path relative to the data folder, with forward slashes: its name in tables and caches
+    patient: str  # unique over all collections, as far as the collection identifies patients
+    label: str  # one of LABELS; `other` is abnormal of a cause that no class covers
     source: str
-    view: str
-    finding: str
-    adult: bool
-    mask: Path | None = None
-    modality: str = "X-ray"
+    view: str  # in the collection's wording
+    finding: str  # in the collection's wording
+    adult: bool  # according to the collection, or to the age in the header
+    mask: Path | None = None  # lung mask
+    modality: str = "X-ray"  # in the collection's wording
 
     def __post_init__(self) -> None:
         if self.label not in LABELS:
             raise ValueError(f"unknown label {self.label!r} for {self.key}")
 
 
-def record_of(
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which images to read and how to label them."""
+
+    # As the collections word them, or a projection, which takes all its views (`AP`: also `AP Supine`).
+    # None: FRONTAL_VIEWS of CCX and all views of the others ("unknown" of twitter).
+    views: Collection[str] | None = None
+    modalities: Collection[str] = ("X-ray",)  # as the collections word them
+    findings: FindingTable = "full"  # table of CCX's labels: FINDINGS (`full`) or FLANNEL_FINDINGS (`flannel-code`)
+
+    def drop_reason(self, view: str, modality: str) -> str | None:
+        """Return the reason for dropping an image (its modality or its view), or None for a selected one."""
+        if modality not in self.modalities:
+            return f"modality {modality or 'not stated'}"
+        if self.views is None or view in self.views or projection(view) in self.views:
+            return None
+        return f"view {view or 'not stated'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectedRecords:
+    """Records of one or more collections."""
+
+    records: list[Record]
+    # Reason, such as `ccx: view L` -> number of images that the collection lists and that have no record.
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+def make_record(
     path: Path, patient: str, label: str, *, source: str, view: str, finding: str, adult: bool, mask: Path | None = None
 ) -> Record:
-    """A record named by its file until the collection knows the data folder."""
+    """Return a record whose key is the file name; `read_collections`, which knows the data folder, replaces it."""
     return Record(
         path=path,
         key=path.name,
@@ -59,11 +80,11 @@ def record_of(
 
 
 def image_paths(paths: Iterable[Path]) -> list[Path]:
-    """Those of the paths that are image files by their suffix, sorted."""
+    """Return the paths that are image files by their suffix, sorted."""
     return sorted(p for p in paths if p.suffix.lower() in _IMAGE_SUFFIXES and p.is_file())
 
 
 def require_images(paths: list[Path], folder: Path, layout: str) -> None:
-    """Raises InputError if a collection holds no images. layout: as published, for the message."""
+    """Raise InputError if `paths` is empty. layout: the published layout, for the message."""
     if not paths:
         raise InputError(f"no images in {folder}: expected the published layout, {layout}")

@@ -1,7 +1,7 @@
-"""What a training is asked: the labels of the collections in, the labels of one task out.
+"""Label tasks: a collection's label in, the label index or the set of possible labels of one task out.
 
-R20 asks the same images three questions in turn: normal or abnormal (to learn what X-rays look like), normal or COVID-19,
-and normal, bacterial or COVID-19.
+R20 trains three tasks in turn on the same images: normal or abnormal (to learn features of X-rays), normal or COVID-19, and
+normal, bacterial or COVID-19.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cxr_edge.errors import InputError
 from training.data.findings import LABELS
+from training.data.guard import Guard
 from training.data.records import Record
 
 __all__ = ["ABNORMAL", "Target", "binary", "check_labels", "modality"]
@@ -24,55 +25,59 @@ ABNORMAL = "abnormal"
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """labels: of the task, in order. renamed: a collection's label -> the task's, where they differ. partial: a
-    collection's label -> the task's labels that the truth may be among; such images train and are not judged.
-    """
+    """Mapping of the collections' labels to the labels of one task."""
 
-    labels: tuple[str, ...]
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...]  # of the task, in order
+    renamed: Mapping[str, str] = field(default_factory=dict)  # collection's label -> the task's, where they differ
+    # Collection's label -> labels of the task, one of which is the true one; such images train and are not evaluated.
     partial: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    guard: Guard | None = None  # the label with limited false alarms, one of the task's
 
     def __post_init__(self) -> None:
         named = {*self.renamed.values(), *(name for names in self.partial.values() for name in names)}
         if len(set(self.labels)) < 2 or not named <= set(self.labels):
             raise InputError(f"a task has two labels or more, and renames to those only; got {self}")
+        if self.guard is not None and self.guard.label not in self.labels:
+            raise InputError(
+                f"the guarded label is one of the task's, {', '.join(self.labels)}; got {self.guard.label!r}"
+            )
         if unknown := {*self.renamed, *self.partial} - LABELS:
             raise InputError(f"no collection has the labels {sorted(unknown)}; known are {sorted(LABELS)}")
 
-    def truth(self, label: str) -> int:
-        """Index of the task's label, or -1 if it is not known for sure."""
+    def label_index(self, label: str) -> int:
+        """Return the index of the task's label, or -1 if the label is none of the task's or only partly known."""
         name = self.renamed.get(label, label)
         return self.labels.index(name) if name in self.labels else -1
 
-    def allowed(self, label: str) -> npt.NDArray[np.bool_]:
-        """Which labels the truth may be (labels,): one, several, or none if such images take no part."""
+    def target_mask(self, label: str) -> npt.NDArray[np.bool_]:
+        """Return the possible labels as booleans (labels,): one, several, or none if such images are not used."""
         names = self.partial.get(label, (self.renamed.get(label, label),))
         return np.array([name in names for name in self.labels])
 
 
 def modality() -> Target:
-    """Normal or abnormal, of whatever kind."""
+    """Return the task normal or abnormal, of any kind (R20's modality-specific training)."""
     return Target(labels=("normal", ABNORMAL), renamed=dict.fromkeys(sorted(LABELS - {"normal"}), ABNORMAL))
 
 
-def binary(positive: str = "covid-19") -> Target:
-    """Normal or `positive`; all else takes no part."""
-    return Target(labels=("normal", positive))
+def binary(positive: str = "covid-19", guard: Guard | None = None) -> Target:
+    """Return the task normal or `positive`; other labels are not used."""
+    return Target(labels=("normal", positive), guard=guard)
 
 
-def check_labels(target: Target, train: Iterable[Record], *, least: int = 1) -> None:
-    """Raises InputError for a label of which fewer than `least` of the training images are sure, naming it and the sources.
+def check_labels(target: Target, train: Iterable[Record], *, min_images: int = 1) -> None:
+    """Raise InputError if a label has fewer than `min_images` training images, with the counts per source.
 
-    A network would learn the other labels and report good figures all the same.
+    Otherwise a network would learn the other labels only and still report good figures.
     """
     train = list(train)
-    counts = Counter(target.truth(r.label) for r in train)
-    few = [f"{counts[k]} of {label}" for k, label in enumerate(target.labels) if counts[k] < least]
+    counts = Counter(target.label_index(r.label) for r in train)
+    few = [f"{counts[k]} of {label}" for k, label in enumerate(target.labels) if counts[k] < min_images]
     if few:
         read = Counter(f"{r.source}/{r.label}" for r in train)
         found = ", ".join(f"{name} {n}" for name, n in sorted(read.items())) or "none"
         raise InputError(
-            f"the task {' / '.join(target.labels)} has {' and '.join(few)} among its training images, expected {least} or "
+            f"the task {' / '.join(target.labels)} has {' and '.join(few)} among its training images, expected {min_images} or "
             f"more of each label; training images by source: {found}. Read a collection that holds the label, or take it "
             "out of `labels`"
         )

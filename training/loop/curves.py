@@ -1,7 +1,7 @@
-"""Curves of a training beside its log: an epoch's figures in, points in TensorBoard or MLflow out.
+"""Learning curves: the figures of each epoch in, points in TensorBoard or MLflow out.
 
-Both packages are asked for by a plan and imported then. A tracking server that goes away in the midst of a training costs the
-points, not the training.
+Both packages are optional and imported only if a plan enables them. If the tracking server fails during a training, points
+are lost and the training continues.
 """
 
 from __future__ import annotations
@@ -19,30 +19,29 @@ from training.shared_files import write_text
 
 __all__ = ["Curves", "curves"]
 
-_RUN = "mlflow-run"  # in the training's folder: the run that a training which was stopped goes on with
+_RUN = "mlflow-run"  # file in the training's folder: id of the run, which a resumed training continues
 _EXPERIMENT = "cxr-edge"
 
 
 class Curves(Protocol):
-    """Where figures go."""
+    """Writer of an epoch's figures."""
 
     def add(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Note the figures of a finished epoch, counted from 1."""
+        """Write the figures of a finished epoch, counted from 1."""
         ...
 
     def end(self) -> None:
-        """Note that the training is at its end."""
+        """Close the writer at the end of the training."""
         ...
 
 
 def curves(plan: Plan, folder: Path, name: str) -> list[Curves]:
-    """The writers that a plan asks for. folder: of the training. name: of the run.
+    """Return the writers that a plan enables. folder: of the training. name: of the run.
 
-    Raises InputError where a package is missing, or MLflow's server does not answer.
+    Raises InputError if a package is missing or MLflow's server does not respond.
     """
-    return [
-        kind(folder, name, plan) for asked, kind in ((plan.tensorboard, _TensorBoard), (plan.mlflow, _MLflow)) if asked
-    ]
+    kinds = ((plan.tensorboard, _TensorBoard), (plan.mlflow, _MLflow))
+    return [kind(folder, name, plan) for is_enabled, kind in kinds if is_enabled]
 
 
 class _TensorBoard:
@@ -67,10 +66,10 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """A run of the experiment that MLFLOW_EXPERIMENT_NAME names, or `cxr-edge`, where MLFLOW_TRACKING_URI points."""
+    """A run at MLFLOW_TRACKING_URI, of the experiment MLFLOW_EXPERIMENT_NAME (default `cxr-edge`)."""
 
     def __init__(self, folder: Path, name: str, plan: Plan) -> None:
-        # Nothing of a training leaves the machine that the user did not send: MLflow would report its use.
+        # MLflow would report its use; no data leaves the machine unless the user sends it.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
             from mlflow import MlflowClient
@@ -82,34 +81,34 @@ class _MLflow:
         try:
             self._client = MlflowClient()
             self._run = _run(self._client, folder / _RUN, name, plan)
-        except Exception as error:  # of a server, a file system or a database: MLflow's own kinds differ by store
+        except Exception as error:  # of a server, a file system or a database: the types differ by store
             raise InputError(
-                f"mlflow = true, and MLflow cannot begin a run: {error}. See where MLFLOW_TRACKING_URI points, or set it to false"
+                f"mlflow = true, and MLflow cannot start a run: {error}. Check MLFLOW_TRACKING_URI, or set it to false"
             ) from error
 
     def add(self, epoch: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            self._told(lambda name=name, value=value: self._client.log_metric(self._run, name, value, step=epoch))
+            self._send(lambda name=name, value=value: self._client.log_metric(self._run, name, value, step=epoch))
 
     def end(self) -> None:
-        self._told(lambda: self._client.set_terminated(self._run))
+        self._send(lambda: self._client.set_terminated(self._run))
 
-    def _told(self, tell: Callable[[], object]) -> None:
+    def _send(self, call: Callable[[], object]) -> None:
         try:
-            tell()
+            call()
         except Exception as error:  # as above
             if not self._reported:
-                print(f"MLflow does not answer any more, the training goes on: {error}", file=sys.stderr, flush=True)
+                print(f"MLflow does not respond any more, the training continues: {error}", file=sys.stderr, flush=True)
             self._reported = True
 
 
 def _run(client: Any, file: Path, name: str, plan: Plan) -> str:
-    """The run that `file` names, or a new one with the plan's settings."""
+    """Return the id of the run that `file` names, or of a new one with the plan's settings."""
     if file.exists():
         return client.get_run(file.read_text(encoding="utf-8").strip()).info.run_id
-    wanted = os.environ.get("MLFLOW_EXPERIMENT_NAME", _EXPERIMENT)
-    known = client.get_experiment_by_name(wanted)
-    experiment = client.create_experiment(wanted) if known is None else known.experiment_id
+    experiment_name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _EXPERIMENT)
+    existing = client.get_experiment_by_name(experiment_name)
+    experiment = client.create_experiment(experiment_name) if existing is None else existing.experiment_id
     run = client.create_run(experiment, run_name=name).info.run_id
     for key, value in asdict(plan).items():
         client.log_param(run, key, value)

@@ -1,4 +1,4 @@
-"""How weights move: a plan and a network in, the optimizer, the rate of each step and what lowers it after epochs out."""
+"""Optimizer and learning rate: a plan and a network in, the optimizer, its rate schedule and the rate of each step out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from training.loop.plan import Plan
-from training.models.layers import layer_of
+from training.models.layers import layer_numbers
 
-__all__ = ["RateSchedule", "optimizer_of", "rate_at", "set_rate"]
+__all__ = ["RateSchedule", "build_optimizer", "learning_rate_at", "set_learning_rate"]
 
 
-def optimizer_of(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """torch's optimizer, with groups of parameters by weight decay and, where it falls from layer to layer, by rate."""
+def build_optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Return torch's optimizer with parameter groups by weight decay and, with `layer_decay`, by layer."""
     groups = _groups(network, plan)
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=plan.momentum, nesterov=plan.momentum > 0)
@@ -26,8 +26,8 @@ def optimizer_of(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
 
 
 def _groups(network: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """Frozen parameters are in them too: what has no gradient is not moved."""
-    layers = layer_of(network) if plan.layer_decay < 1 else {}
+    """Return the parameter groups, frozen parameters included: without a gradient they are not updated."""
+    layers = layer_numbers(network) if plan.layer_decay < 1 else {}
     highest = max(layers.values(), default=0)
     named = list(network.named_parameters())
     groups = []
@@ -41,68 +41,72 @@ def _groups(network: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     return groups
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the head's rate; that of other layers is a share of it."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the head's learning rate; other layers get their share of it (`layer_decay`)."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
 
 
-def rate_at(plan: Plan, *, progress: float, epochs_done: float, steps: int, left: float) -> float:
-    """The rate of a step. progress: 0 at the start, 1 at the end. left: what plateaus or steps have left of it."""
+def learning_rate_at(plan: Plan, *, progress: float, epochs_done: float, steps: int, factor: float) -> float:
+    """Return the rate of a step.
+
+    progress: of the training, 0 at the start, 1 at the end.
+    factor: from `RateSchedule`, 1 until a plateau or step lowers it.
+    """
     warm = min(1.0, (epochs_done + 0.02) / plan.warmup_epochs) if plan.warmup_epochs else 1.0
     rate = plan.learning_rate * warm / (1 + plan.rate_decay * steps)
     if plan.schedule != "cosine":
-        return rate * left
+        return rate * factor
     return rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
 class RateSchedule:
-    """What a plan's plateaus or steps leave of the rate, epoch by epoch.
+    """Factor of the learning rate by plateaus or steps, updated per epoch.
 
-    torch's schedule acts on an optimizer of its own, whose rate is that share: the network's also follows warm-up and cosine
-    within an epoch.
+    torch's scheduler acts on a separate optimizer whose rate is the factor, because the network's rate also follows warm-up
+    and cosine within an epoch.
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._share = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
-        self._schedule = _torchs(plan, self._share)
+        self._dummy = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+        self._schedule = _torch_scheduler(plan, self._dummy)
 
     @property
-    def left(self) -> float:
-        """The share of the rate that is left."""
-        return self._share.param_groups[0]["lr"]
+    def factor(self) -> float:
+        """Factor of the learning rate, from 0 to 1."""
+        return self._dummy.param_groups[0]["lr"]
 
     @property
-    def lowers(self) -> bool:
-        """Whether it ever lowers the rate."""
+    def is_active(self) -> bool:
+        """Whether the plan has plateaus or steps."""
         return self._schedule is not None
 
     def after_epoch(self, score: float) -> None:
-        """Let an epoch's score count."""
+        """Update the factor with the score of a finished epoch."""
         if isinstance(self._schedule, ReduceLROnPlateau):
             self._schedule.step(score)
         elif self._schedule is not None:
-            self._share.step()  # moves nothing; without it torch warns of a wrong order
+            self._dummy.step()  # updates nothing; without it torch warns about the order of calls
             self._schedule.step()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it: what epochs change. The rest is the plan's."""
+        """Return the values that epochs change, for a checkpoint; the others are the plan's."""
         state = {} if self._schedule is None else self._schedule.state_dict()
         return {k: state[k] for k in ("last_epoch", "best", "num_bad_epochs") if k in state}
 
-    def load(self, state: Mapping[str, Any], left: float) -> None:
-        """Go on from a checkpoint's state and share."""
+    def load(self, state: Mapping[str, Any], factor: float) -> None:
+        """Restore state and factor of a checkpoint."""
         if self._schedule is not None:
             self._schedule.load_state_dict(dict(state))
-        self._share.param_groups[0]["lr"] = left
+        self._dummy.param_groups[0]["lr"] = factor
 
 
-def _torchs(plan: Plan, share: torch.optim.Optimizer) -> MultiStepLR | ReduceLROnPlateau | None:
+def _torch_scheduler(plan: Plan, dummy: torch.optim.Optimizer) -> MultiStepLR | ReduceLROnPlateau | None:
     if plan.schedule == "step":
-        return MultiStepLR(share, plan.step_epochs, plan.step_factor)
+        return MultiStepLR(dummy, plan.step_epochs, plan.step_factor)
     if plan.schedule == "plateau":
-        least = plan.least_rate / plan.learning_rate
+        lowest = plan.least_rate / plan.learning_rate
         # torch waits for one epoch more than its patience. No threshold: any better score counts, as for the best weights.
         patience = plan.plateau_epochs - 1
-        return ReduceLROnPlateau(share, "max", plan.plateau_factor, patience, threshold=0.0, min_lr=least, eps=0.0)
+        return ReduceLROnPlateau(dummy, "max", plan.plateau_factor, patience, threshold=0.0, min_lr=lowest, eps=0.0)
     return None

@@ -1,7 +1,7 @@
-"""How one training runs: a checked `Plan` of optimizer, schedule and length in, the same values for JSON out.
+"""Hyper-parameters of one training: a table of settings in, a validated `Plan` and its JSON form out.
 
-Every recipe's configuration holds plans, and folders of trained networks note theirs, so that a run which was stopped goes
-on as it was begun.
+Configurations hold plans, and folders of trained networks record theirs, so that a resumed run continues with the same
+settings.
 """
 
 from __future__ import annotations
@@ -13,42 +13,26 @@ from typing import Any, Literal
 
 from cxr_edge.errors import InputError
 
-__all__ = ["Plan", "plan_settings", "renamed"]
+__all__ = ["Plan", "plan_settings", "upgrade_keys"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """epochs of one training. learning_rate: at its peak. optimizer: `adamw`, `adam` (weight_decay is L2 in the gradient, as
-    in FLANNEL's code), or `sgd` with Nesterov's momentum. decayed: what weight_decay acts on, `kernels` (biases and norms
-    not) or `all`. clip_norm: longest gradient of a step, longer ones are scaled down to it; 0 for no limit.
-
-    schedule: `cosine` to nearly zero after a warm-up; `plateau` multiplies the rate by plateau_factor after
-    plateau_epochs without a better score, but not below least_rate; `step` multiplies it by step_factor after each of
-    step_epochs; `constant`. patience: stop after so many epochs without a better score, or
-    None. ema: decay of the weights' moving average, a step; 0 for none. minutes: wall-clock budget of this training over
-    all its runs, or None: where epochs do not fit, the schedule ends when the time does, so that the last epochs always
-    run at a small learning rate. keep: the weights of the epoch with the best score, or of the last one, so that nothing is
-    chosen on validation images.
-
-    accumulate: batches whose gradients make one step, as one batch of that many images would (batch norm still sees `batch`).
-    precision: `bf16` or `fp16` (with a scaled loss) are torch's autocast, `fp32` is all of it, `auto` is bf16 where
-    the GPU or processor computes it and fp32 elsewhere. frozen_epochs: at the start, in
-    which the trunk keeps its weights and its norms their statistics, and the head alone learns. layer_decay: factor of the
-    rate from layer to layer, going back from the head (`models.layers`). rate_decay: Keras's, the rate is divided by
-    1 + rate_decay x steps. mixup, cutmix: alpha of the Beta distribution that a batch's share of mixed images is drawn from,
-    0 for none; with both, half of the batches each. workers: processes that make batches; 0 for a thread.
-    compile: train through torch.compile. deterministic: only kernels that repeat to the last bit. tensorboard, mlflow: write
-    curves beside the log (each needs its package).
-    """
+    """Settings of one training. Raises InputError for a value out of range."""
 
     epochs: int
     batch: int = 32
+    # `adamw`; `adam`, whose weight_decay is L2 in the gradient, as in FLANNEL's code; `sgd` with Nesterov momentum.
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = 2e-3
-    momentum: float = 0.95
+    learning_rate: float = 2e-3  # at its peak
+    momentum: float = 0.95  # of sgd
     weight_decay: float = 2e-2
-    decayed: Literal["kernels", "all"] = "kernels"
-    clip_norm: float = 5.0
+    decayed: Literal["kernels", "all"] = (
+        "kernels"  # parameters that weight_decay applies to; kernels: no biases and norms
+    )
+    clip_norm: float = 5.0  # maximum gradient norm of a step; 0 for no limit
+    # `cosine` to nearly zero after a warm-up; `plateau` multiplies the rate by plateau_factor after plateau_epochs without a
+    # better score, but not below least_rate; `step` multiplies it by step_factor after each of step_epochs; `constant`.
     schedule: Literal["cosine", "plateau", "step", "constant"] = "cosine"
     warmup_epochs: float = 1.0
     plateau_factor: float = 0.5
@@ -56,24 +40,29 @@ class Plan:
     least_rate: float = 0.0
     step_epochs: tuple[int, ...] = ()
     step_factor: float = 0.1
-    patience: int | None = None
-    ema: float = 0.995
+    patience: int | None = None  # early stopping: epochs without a better score
+    ema: float = 0.995  # decay per step of the moving average of the weights; 0 for none
     seed: int = 1
     threads: int = 2
+    # torch's autocast; fp16 with a scaled loss; auto is bf16 if the GPU or CPU computes it, else fp32.
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    # Weights of the epoch with the best score, or of the last one, so that nothing is selected on validation images.
     keep: Literal["best", "last"] = "best"
+    # Wall-clock budget of this training over all its runs. If the epochs do not fit, the schedule ends with the budget, so
+    # that the last epochs always have a small learning rate.
     minutes: float | None = None
-    accumulate: int = 1
+    accumulate: int = 1  # batches per optimizer step (gradient accumulation); batch norm still sees `batch`
+    # Epochs at the start in which only the head is trained; trunk weights and norm statistics stay fixed.
     frozen_epochs: int = 0
-    layer_decay: float = 1.0
-    rate_decay: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    workers: int = 0
-    compile: bool = False
-    deterministic: bool = False
-    tensorboard: bool = False
-    mlflow: bool = False
+    layer_decay: float = 1.0  # factor of the rate per layer, backwards from the head (`models.layers`)
+    rate_decay: float = 0.0  # Keras's decay: the rate is divided by 1 + rate_decay x steps
+    mixup: float = 0.0  # alpha of the Beta distribution of a batch's mixing share; 0 for none
+    cutmix: float = 0.0  # the same for CutMix; with both, half of the batches each
+    workers: int = 0  # processes that create batches; 0 for a thread
+    compile: bool = False  # train through torch.compile
+    deterministic: bool = False  # only kernels that are reproducible to the last bit
+    tensorboard: bool = False  # write curves beside the log (needs the package)
+    mlflow: bool = False  # write curves to MLflow (needs the package)
 
     def __post_init__(self) -> None:
         if isinstance(self.step_epochs, list):  # as TOML and JSON have it
@@ -91,7 +80,7 @@ class Plan:
             )
 
 
-Expected = tuple[str, Callable[[Any], bool]]  # in words, and whether a value is that
+Expected = tuple[str, Callable[[Any], bool]]  # description for messages, and the check
 
 
 def _one_of(*known: str) -> Expected:
@@ -106,13 +95,13 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _rises(values: Any) -> bool:
-    whole = isinstance(values, tuple) and all(_is_integer(v) and v >= 1 for v in values)
-    return whole and list(values) == sorted(set(values))
+def _is_ascending(values: Any) -> bool:
+    are_integers = isinstance(values, tuple) and all(_is_integer(v) and v >= 1 for v in values)
+    return are_integers and list(values) == sorted(set(values))
 
 
-def _whole_from(least: int) -> Expected:
-    return f"a whole number from {least}", lambda value: _is_integer(value) and value >= least
+def _integer_from(lowest: int) -> Expected:
+    return f"a whole number from {lowest}", lambda value: _is_integer(value) and value >= lowest
 
 
 def _or_none(expected: Expected) -> Expected:
@@ -126,8 +115,8 @@ _BETWEEN: Expected = ("between 0 and 1, both excluded", lambda value: _is_number
 _SWITCH: Expected = ("true or false", lambda value: isinstance(value, bool))
 
 _EXPECTED: Mapping[str, Expected] = {
-    "epochs": _whole_from(1),
-    "batch": _whole_from(1),
+    "epochs": _integer_from(1),
+    "batch": _integer_from(1),
     "optimizer": _one_of("adamw", "adam", "sgd"),
     "learning_rate": _ABOVE_0,
     "momentum": _BELOW_1,
@@ -137,24 +126,24 @@ _EXPECTED: Mapping[str, Expected] = {
     "schedule": _one_of("cosine", "plateau", "step", "constant"),
     "warmup_epochs": _FROM_0,
     "plateau_factor": _BETWEEN,
-    "plateau_epochs": _whole_from(1),
+    "plateau_epochs": _integer_from(1),
     "least_rate": _FROM_0,
-    "step_epochs": ("rising whole numbers from 1", _rises),
+    "step_epochs": ("rising whole numbers from 1", _is_ascending),
     "step_factor": _BETWEEN,
-    "patience": _or_none(_whole_from(1)),
+    "patience": _or_none(_integer_from(1)),
     "ema": _BELOW_1,
-    "seed": _whole_from(0),
-    "threads": _whole_from(1),
+    "seed": _integer_from(0),
+    "threads": _integer_from(1),
     "precision": _one_of("auto", "bf16", "fp16", "fp32"),
     "keep": _one_of("best", "last"),
     "minutes": _or_none(_ABOVE_0),
-    "accumulate": _whole_from(1),
-    "frozen_epochs": _whole_from(0),
+    "accumulate": _integer_from(1),
+    "frozen_epochs": _integer_from(0),
     "layer_decay": ("above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1),
     "rate_decay": _FROM_0,
     "mixup": _FROM_0,
     "cutmix": _FROM_0,
-    "workers": _whole_from(0),
+    "workers": _integer_from(0),
     "compile": _SWITCH,
     "deterministic": _SWITCH,
     "tensorboard": _SWITCH,
@@ -162,14 +151,14 @@ _EXPECTED: Mapping[str, Expected] = {
 }
 
 
-def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's values as written, with what version 0.1 called `bfloat16` (true or false) as `precision`."""
-    now = dict(values)
-    if isinstance(now.get("bfloat16"), bool):
-        now.setdefault("precision", "bf16" if now.pop("bfloat16") else "fp32")
-    return now
+def upgrade_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan's values with version 0.1's `bfloat16` (true or false) converted to `precision`."""
+    upgraded = dict(values)
+    if isinstance(upgraded.get("bfloat16"), bool):
+        upgraded.setdefault("precision", "bf16" if upgraded.pop("bfloat16") else "fp32")
+    return upgraded
 
 
 def plan_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's settings as a JSON object has them, with today's defaults for those that an earlier version did not know."""
-    return {**asdict(Plan(epochs=1)), **renamed(values), "step_epochs": tuple(values.get("step_epochs", ()))}
+    """Return a plan's settings as JSON, with current defaults for those that its version did not know."""
+    return {**asdict(Plan(epochs=1)), **upgrade_keys(values), "step_epochs": tuple(values.get("step_epochs", ()))}

@@ -1,4 +1,4 @@
-"""The networks of this house: one idea a file. `build` makes a member from its spec; `LungUNet` segments."""
+"""Networks, one design per file: `build` creates a classifier from its spec; `LungUNet` segments the lungs."""
 
 from training.models.files import load_network, save_network
 from training.models.head import CamHead, MemberOutput, TaskHead

@@ -1,12 +1,12 @@
 """COVID-Net, a baseline of FLANNEL's Table 3: projection-expansion-projection-extension blocks with long-range sums.
 
-Wang, Lin, Wong, "COVID-Net" (arXiv 2003.09871, later Scientific Reports 10): a 7x7 convolution, four stages of PEPX blocks,
-each stage with a 1x1 convolution beside them, every block fed with the sum of all that came before it in its stage; then
-dense layers of 1024 and 256 on the flattened maps. The text says neither where the activations are nor whether there is batch
-norm: here both follow every convolution but a block's and a 1x1's last, which are summed, have batch norm alone. Nor does it
-say a block's inner widths: ours are those of the public PyTorch code (github.com/iliasprc/COVIDNet), to the last parameter. The
-authors publish trained graphs, whose totals (117.4 and 127.4 million, against 134.6) are of other widths that no text gives.
-`CovidTrunk` is the network for another head, such as R20's.
+Wang, Lin, Wong, "COVID-Net" (arXiv 2003.09871, later Scientific Reports 10): a 7x7 convolution; four stages of PEPX blocks
+with a parallel 1x1 convolution, where the input of a block is the sum of all previous outputs of its stage; dense layers of
+1024 and 256 on the flattened maps. The text gives neither the positions of the activations nor whether there is batch norm:
+here both follow every convolution, except that the last one of a block and the 1x1, which are summed, have batch norm only.
+It does not give a block's inner widths either: they are those of the public PyTorch code (github.com/iliasprc/COVIDNet), to
+the last parameter. The authors publish trained graphs, whose totals (117.4 and 127.4 million, compared with 134.6) have other
+widths that no text gives. `CovidTrunk` is the network for another head, such as R20's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _conv(ins: int, outs: int, kernel: int = 1, *, groups: int = 1, stride: int 
 
 
 class Pepx(nn.Module):
-    """Project to half, expand to three quarters, 3x3 a channel, project to half, extend to `outs`."""
+    """Project to half, expand to three quarters, depthwise 3x3, project to half, extend to `outs`."""
 
     def __init__(self, ins: int, outs: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Pepx(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Blocks and the 1x1 convolution beside them; gives the sum of all."""
+    """Blocks and the parallel 1x1 convolution; returns the sum of all."""
 
     def __init__(self, ins: int, outs: int, blocks: int) -> None:
         super().__init__()
@@ -67,9 +67,9 @@ class _Stage(nn.Module):
 
 
 class CovidTrunk(nn.Module):
-    """(N, channels, S, S) -> the last stage's maps (N, maps, S/32, S/32), for another head than the published one.
+    """Convolutional part: (N, channels, S, S) -> maps of the last stage (N, maps, S/32, S/32).
 
-    narrower: divides all widths and is 1 for the published network.
+    narrower: divisor of all widths; 1 for the published network.
     """
 
     def __init__(self, channels: int, *, narrower: int = 1) -> None:
@@ -91,10 +91,11 @@ class CovidTrunk(nn.Module):
 
 
 class CovidNet(CovidTrunk):
-    """(N, channels, S, S) -> logits; there is no class activation map, since dense layers mix the places.
+    """Full network: (N, channels, S, S) -> logits; without a class activation map, since dense layers mix positions.
 
-    narrower: as of the trunk; the narrow network flattens a grid of 3 (112 px). Maps of another side than the grid's are
-    averaged to it, so that any S from 32 on will do.
+    narrower: as of the trunk.
+    grid: side of the flattened maps; 3 (112 px) for the narrow network. Maps of another side are averaged to it, so that any
+    S from 32 on is valid.
     """
 
     def __init__(self, channels: int, labels: int, *, narrower: int = 1, grid: int = _GRID) -> None:

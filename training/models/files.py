@@ -1,4 +1,4 @@
-"""A network on disk: `network.json` (its spec) and `weights.safetensors`, in one folder. No pickle anywhere."""
+"""Network files: save and load `network.json` (the spec) and `weights.safetensors` of a folder, without pickle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPEC, WEIGHTS = "network.json", "weights.safetensors"
 
 
 def save_network(network: nn.Module, spec: NetworkSpec, folder: Path) -> NetworkSpec:
-    """Write both files, the spec last, so that a folder with a spec is whole. Returns the spec with the network's shapes."""
+    """Write both files, the spec last, so that a folder with a spec is complete. Returns the spec with the network's shapes."""
     fresh = shapes_of(build(replace(spec, shapes={})))
     spec = replace(spec, shapes={k: v for k, v in shapes_of(network).items() if v != fresh[k]})
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def save_network(network: nn.Module, spec: NetworkSpec, folder: Path) -> Network
 
 
 def load_network(folder: Path) -> tuple[nn.Module, NetworkSpec]:
-    """The network, ready to be evaluated, and its spec. Raises BundleError for a folder that holds none."""
+    """Load a network, in evaluation mode, and its spec. Raises BundleError if the folder holds none."""
     try:
         spec = NetworkSpec.from_json(json.loads((folder / SPEC).read_text(encoding="utf-8")))
         network = build(spec)

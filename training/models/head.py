@@ -1,7 +1,7 @@
-"""The end of every member: features (N, C, h, w) in, logits (N, K) and class activation map (N, K, h, w) out.
+"""Classifier heads: features (N, C, h, w) in, logits (N, K) and class activation map (N, K, h, w) out.
 
-GAP + dense commutes: a 1x1 convolution gives the map, whose mean plus the bias is the logit. So an engine has the heat
-map as a second output, without gradients; `training.evaluation.gradcam` shows that it is what Grad-CAM gives on the same layer.
+GAP and dense layer commute: a 1x1 convolution computes the map, whose mean plus the bias is the logit. So an engine has the
+heat map as a second output, without gradients; `training.evaluation.gradcam` shows that it equals Grad-CAM on the same layer.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ __all__ = ["HEADS", "CamHead", "MemberOutput", "TaskHead"]
 
 
 class MemberOutput(NamedTuple):
-    """logits: (N, K). cam: (N, K, h, w), with logits = mean of cam over h and w + bias; None of a baseline without one."""
+    """Outputs of a classifier."""
 
-    logits: Tensor
-    cam: Tensor | None
+    logits: Tensor  # (N, K)
+    cam: Tensor | None  # (N, K, h, w), with logits = mean of cam over h and w + bias; None for a baseline without one
 
 
 class CamHead(nn.Module):
-    """Dropout (whole channels, in training only), 1x1 convolution, global mean, bias.
+    """Dropout (of full channels, in training only), 1x1 convolution, global mean, bias.
 
-    Dropping a channel of the map is dropping its mean, so this is GAP, dropout, dense in another order.
+    Dropping a channel of the map drops its mean, so this is GAP, dropout, dense in another order.
     """
 
     def __init__(self, channels: int, labels: int, dropout: float) -> None:
@@ -44,14 +44,14 @@ class CamHead(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class _Convolution:
-    """separable: a depthwise convolution without bias, then a 1x1 with one, as Keras' SeparableConv2D."""
+    """Design of a head's convolution."""
 
     kernel: int
     stride: int
-    separable: bool
+    separable: bool  # depthwise without bias, then 1x1 with bias, as Keras' SeparableConv2D
 
 
-# R20's head convolution by name. All follow one row of zero padding; where its text and code have 5x5, their stride is 2.
+# R20's head convolutions by name, all after one row of zero padding. The 5x5 of its text and code have stride 2.
 HEADS: Mapping[str, _Convolution] = {
     "conv-3x3": _Convolution(kernel=3, stride=1, separable=False),
     "separable-5x5": _Convolution(kernel=5, stride=2, separable=True),
@@ -63,31 +63,31 @@ _PADDING = 1
 class TaskHead(CamHead):
     """R20's head: zero padding, a convolution of `HEADS`, ReLU, then GAP, dropout, dense.
 
-    conv-3x3, an ordinary convolution, reproduces the parameters of the paper's tables with 1024 maps; its text says
-    separable-5x5, and its code has that for the modality and conv-5x5 for the tasks.
+    kind: conv-3x3, an ordinary convolution, reproduces the parameter counts of the paper's tables with 1024 maps. The paper's
+    text has separable-5x5; its code has that for the modality and conv-5x5 for the tasks.
     """
 
     def __init__(self, channels: int, maps: int, labels: int, dropout: float, *, kind: str = "conv-3x3") -> None:
         super().__init__(maps, labels, dropout)
-        head = _known(kind)
+        head = _head_convolution(kind)
         self.kernel = head.kernel
-        place = {"kernel_size": head.kernel, "stride": head.stride, "padding": _PADDING}
+        layout = {"kernel_size": head.kernel, "stride": head.stride, "padding": _PADDING}
         if head.separable:
-            self.depth = nn.Conv2d(channels, channels, groups=channels, bias=False, **place)
+            self.depth = nn.Conv2d(channels, channels, groups=channels, bias=False, **layout)
             self.conv = nn.Conv2d(channels, maps, 1)
         else:
-            self.conv = nn.Conv2d(channels, maps, **place)
+            self.conv = nn.Conv2d(channels, maps, **layout)
         self.relu = nn.ReLU(inplace=True)
 
     @property
     def convolutions(self) -> Mapping[str, nn.Conv2d]:
-        """By name, the first of which reads the trunk's map."""
+        """Convolutions by name; the first one reads the trunk's map."""
         return {name: m for name in ("depth", "conv") if (m := getattr(self, name, None)) is not None}
 
     def forward(self, features: Tensor) -> MemberOutput:
         if not torch.jit.is_tracing() and min(features.shape[2:]) + 2 * _PADDING < self.kernel:
             raise InputError(
-                f"the head's {self.kernel}x{self.kernel} convolution needs maps of {self.kernel - 2 * _PADDING} cells a "
+                f"the head's {self.kernel}x{self.kernel} convolution needs maps of {self.kernel - 2 * _PADDING} cells per "
                 f"side or more, got {tuple(features.shape[2:])}: give larger images (canvas_px) or another head"
             )
         for convolution in self.convolutions.values():
@@ -95,7 +95,7 @@ class TaskHead(CamHead):
         return super().forward(self.relu(features))
 
 
-def _known(kind: str) -> _Convolution:
+def _head_convolution(kind: str) -> _Convolution:
     if kind not in HEADS:
         raise InputError(f"no head is called {kind!r}: choose from {', '.join(HEADS)}")
     return HEADS[kind]

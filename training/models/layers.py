@@ -1,29 +1,31 @@
-"""The layers of a network from its input to its head: a network in, the number of each parameter's layer out.
+"""Layers and modes of a network: layer number per parameter, freezing of the trunk, evaluation mode.
 
-Fine-tuning asks for them: a rate that falls from layer to layer, a trunk that is frozen. A layer here is what timm calls one
-(a residual block, a dense block, one convolution of VGG), or a child of the trunk where the network is not timm's.
+Fine-tuning needs the layers for layer-wise learning rates and for frozen trunks. A layer is as in timm (a residual block, a
+dense block, one convolution of VGG), or a child of the trunk if the network is not timm's.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from timm.models import group_parameters
 from torch import nn
 
 from cxr_edge.errors import InputError
 
-__all__ = ["freeze_trunk", "layer_of"]
+__all__ = ["evaluation_mode", "freeze_trunk", "layer_numbers"]
 
 
-def layer_of(network: nn.Module) -> dict[str, int]:
-    """Parameter name -> its layer; 0 is nearest to the input, the head has the highest number."""
+def layer_numbers(network: nn.Module) -> dict[str, int]:
+    """Return parameter name -> layer number; 0 is nearest to the input, the head has the highest number."""
     trunk = getattr(network, "trunk", None)
     if not isinstance(trunk, nn.Module):
         return _by_child(network)
     inner = getattr(trunk, "network", None)
     if hasattr(inner, "group_matcher"):
-        layers = {f"trunk.network.{k}": n for k, n in _timms(inner).items()}
+        layers = {f"trunk.network.{k}": n for k, n in _by_timm(inner).items()}
     else:
         layers = {f"trunk.{k}": n for k, n in _by_child(trunk).items()}
     highest = max(layers.values()) + 1
@@ -31,7 +33,7 @@ def layer_of(network: nn.Module) -> dict[str, int]:
 
 
 def freeze_trunk(network: nn.Module, frozen: bool) -> None:
-    """Let the trunk's weights be learnt, or not; norms are put in evaluation, where they keep their statistics, if not.
+    """Freeze or unfreeze the trunk; frozen norm layers are in evaluation mode and keep their statistics.
 
     Raises InputError for a network without trunk and head.
     """
@@ -44,11 +46,22 @@ def freeze_trunk(network: nn.Module, frozen: bool) -> None:
     trunk.train(not frozen)
 
 
-def _timms(network: nn.Module) -> dict[str, int]:
-    """Numbers without gaps: timm counts the classifier, which was cut off."""
-    found = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
-    order = {n: i for i, n in enumerate(sorted(set(found.values())))}
-    return {name: order[n] for name, n in found.items()}
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[nn.Module]:
+    """Set the network to evaluation mode during the block; restore the mode of each module afterwards (some may be frozen)."""
+    modes = [(m, m.training) for m in network.modules()]
+    try:
+        yield network.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _by_timm(network: nn.Module) -> dict[str, int]:
+    """Return timm's numbers without gaps: timm counts the classifier, which was removed."""
+    numbers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+    order = {n: i for i, n in enumerate(sorted(set(numbers.values())))}
+    return {name: order[n] for name, n in numbers.items()}
 
 
 # A child of a Sequential, of a list of cells, or any other.

@@ -1,8 +1,8 @@
-"""The starter's members: three compact trunks of different design, each under half a million parameters.
+"""Classifiers of the starter bundle: three compact designs, each with less than half a million parameters.
 
-Different designs err differently, which is what an ensemble lives on. All use ReLU (APoZ pruning counts its zeros, int8
-likes its range), channel counts in multiples of 8, a strided stem (most time goes where maps are large), and end at 1/16
-of the input so that the class activation map stays 10x10 at 160 px.
+Different designs make different errors, from which an ensemble gains. All have ReLU (APoZ pruning counts its zeros, and its
+range suits int8), channel counts in multiples of 8, a strided stem (large maps take most of the time), and maps of 1/16 of
+the input, so that the class activation map is 10x10 at 160 px.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEAD_DROPOUT = 0.3
 
 
 class _Member(nn.Module):
-    """A trunk and the head; the first line of each builder's docstring below is the architecture's name in bundles."""
+    """A trunk and the head. The first line of each builder's docstring is the description of the architecture in bundles."""
 
     def __init__(self, trunk: nn.Sequential, channels: int, labels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Member(nn.Module):
 
 
 def build_member(architecture: str, labels: int) -> nn.Module:
-    """A fresh member: `plain`, `inverted` or `inception`. Input (N, 1, S, S), S divisible by 16."""
+    """Return an untrained member: `plain`, `inverted` or `inception`. Input (N, 1, S, S), S divisible by 16."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"no member architecture is called {architecture!r}: choose from {', '.join(ARCHITECTURES)}")
     member = ARCHITECTURES[architecture](labels)
@@ -52,7 +52,7 @@ def _conv(ins: int, outs: int, kernel: int = 3, stride: int = 1, groups: int = 1
 
 
 def _plain(labels: int) -> _Member:
-    """VGG's idea, narrow: 3x3 convolutions and max pooling, nothing else"""
+    """VGG's design, narrow: 3x3 convolutions and max pooling only"""
     trunk = nn.Sequential(
         _conv(1, 16, stride=2),
         _conv(16, 24),
@@ -70,7 +70,7 @@ def _plain(labels: int) -> _Member:
 
 
 class _InvertedResidual(nn.Module):
-    """MobileNet-V2's block: widen, filter each channel by itself, narrow without an activation."""
+    """MobileNet-V2's block: expand, depthwise convolution, project without an activation."""
 
     def __init__(self, ins: int, outs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -85,8 +85,8 @@ class _InvertedResidual(nn.Module):
 
 
 def _inverted(labels: int) -> _Member:
-    """MobileNet-V2's idea: widen, filter each channel by itself, narrow"""
-    # (outs, stride, expansion) a block.
+    """MobileNet-V2's design: expand, depthwise convolution, project"""
+    # (outs, stride, expansion) per block.
     plan = [(24, 2, 2), (24, 1, 3), (48, 2, 4), (48, 1, 4), (48, 1, 4), (80, 2, 4), (80, 1, 4), (80, 1, 4)]
     blocks: list[nn.Module] = [_conv(1, 16, stride=2)]
     ins = 16
@@ -97,7 +97,7 @@ def _inverted(labels: int) -> _Member:
 
 
 class _Inception(nn.Module):
-    """Three views of the same place, 1x1, 3x3 and 5x5 (as two 3x3), side by side, added to what came in."""
+    """Parallel 1x1, 3x3 and 5x5 (as two 3x3) convolutions with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Inception(nn.Module):
 
 
 def _inception(labels: int) -> _Member:
-    """Inception-ResNet's idea, narrow: 1x1, 3x3 and 5x5 side by side, added to what came in"""
+    """Inception-ResNet's design, narrow: parallel 1x1, 3x3 and 5x5 convolutions with a residual connection"""
     trunk = nn.Sequential(
         _conv(1, 16, stride=2),
         _conv(16, 32, stride=2),

@@ -1,8 +1,8 @@
-"""NASNet-A (4 @ 1056), "NASNet mobile", as a trunk: the number of input channels in, the feature map's 1056 channels out.
+"""NASNet-A (4 @ 1056), "NASNet mobile", as a trunk: number of input channels in, a network with 1056 output maps out.
 
 The cells are those of Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition" (CVPR 2018), figure
 4; the counts, the stem and the borders are those of Keras' NASNetMobile, which R20 trained: 4,232,978 trainable
-parameters for three channels. It is written here because timm has the large variant only.
+parameters for three channels. timm has the large variant only, hence this implementation.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.nn import functional
 __all__ = ["NasNetTrunk", "nasnet_mobile_trunk"]
 
 STEM = 32
-FILTERS = 44  # 1056 / 24: of a cell's branches in the first of three groups of normal cells; doubles in each
-CELLS = 4  # normal cells a group
+FILTERS = 44  # 1056 / 24: per branch in the first of three groups of normal cells; doubled in each next group
+CELLS = 4  # normal cells per group
 
 
 def nasnet_mobile_trunk(channels: int) -> tuple[nn.Module, int]:
-    """The trunk, (N, channels, S, S) -> (N, 1056, S/32, S/32) after ReLU, and its number of maps. S at least 32."""
+    """Return the trunk, (N, channels, S, S) -> (N, 1056, S/32, S/32) after ReLU, and its number of maps. S at least 32."""
     trunk = NasNetTrunk(channels)
     for m in trunk.modules():
         if isinstance(m, nn.Conv2d):
@@ -43,7 +43,7 @@ class NasNetTrunk(nn.Module):
         cells: list[nn.Module] = []
         for kind, filters in _plan():
             cells.append(kind(x, None if not cells else before, filters))
-            before, x = x, cells[-1].made
+            before, x = x, cells[-1].output
         self.cells = nn.ModuleList(cells)
         self.relu = nn.ReLU()
         self.maps = x.maps
@@ -57,14 +57,14 @@ class NasNetTrunk(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class _Map:
-    """What is known of a feature map when the network is built: its channels, how often it was halved."""
+    """Shape of a feature map when the network is built."""
 
-    maps: int
-    halvings: int
+    maps: int  # channels
+    halvings: int  # how often the size was halved
 
 
 class _NormalCell(nn.Module):
-    """Five sums of pairs of branches, laid behind the adjusted `before`: 6 x filters channels at the size of x."""
+    """Five sums of pairs of branches, concatenated to the adjusted `before`: 6 x filters channels at the size of x."""
 
     def __init__(self, x: _Map, before: _Map | None, filters: int) -> None:
         super().__init__()
@@ -74,11 +74,11 @@ class _NormalCell(nn.Module):
         self.left2, self.right2 = _separable(filters, filters, 5), _separable(filters, filters, 3)
         self.left5 = _separable(filters, filters, 3)
         self.pool = _same_average()
-        self.made = _Map(maps=6 * filters, halvings=x.halvings)
+        self.output = _Map(maps=6 * filters, halvings=x.halvings)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         p, h = self.adjust(before), self.squeeze(x)
-        pooled = self.pool(p)  # the cell that was found adds this branch to itself
+        pooled = self.pool(p)  # the published cell adds this branch to itself
         sums = (
             self.left1(h) + self.right1(p),
             self.left2(p) + self.right2(p),
@@ -90,7 +90,7 @@ class _NormalCell(nn.Module):
 
 
 class _ReductionCell(nn.Module):
-    """The same at half the size: of five sums the first feeds two others, four are the output, 4 x filters channels."""
+    """Cell with half the output size: of five sums the first feeds two others, four are the output, 4 x filters channels."""
 
     def __init__(self, x: _Map, before: _Map | None, filters: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _ReductionCell(nn.Module):
         self.left5 = _separable(filters, filters, 3)
         self.pad, self.highest, self.average = _HalvingPad(3), nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 2)
         self.pool = _same_average()
-        self.made = _Map(maps=4 * filters, halvings=x.halvings + 1)
+        self.output = _Map(maps=4 * filters, halvings=x.halvings + 1)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         p, h = self.adjust(before), self.squeeze(x)
@@ -114,7 +114,7 @@ class _ReductionCell(nn.Module):
 
 
 class _Halve(nn.Module):
-    """Half the size without a loss of every other pixel: two 1x1 convolutions, on even and on odd positions."""
+    """Halve the size without losing every other pixel: two 1x1 convolutions, on even and on odd positions."""
 
     def __init__(self, ins: int, outs: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class _Halve(nn.Module):
 
 
 class _HalvingPad(nn.Module):
-    """Zeros at the borders, so that a window moving by 2 gives half the size, rounded up, where TensorFlow puts it."""
+    """Zero padding as in TensorFlow: a window with stride 2 then gives half the size, rounded up."""
 
     def __init__(self, kernel: int) -> None:
         super().__init__()
@@ -142,17 +142,17 @@ class _HalvingPad(nn.Module):
 
 
 def _plan() -> Sequence[tuple[type[_NormalCell] | type[_ReductionCell], int]]:
-    """Kind and filters of every cell in order."""
+    """Return kind and filters of every cell in order."""
     plan: list[tuple[type[_NormalCell] | type[_ReductionCell], int]] = [(_ReductionCell, FILTERS // 4)]
     for filters in (FILTERS, 2 * FILTERS, 4 * FILTERS):
-        # The stem's second reduction cell has half of what follows it, the later ones as much as what follows.
+        # The stem's second reduction cell has half the filters of the following group, the later ones the same number.
         plan.append((_ReductionCell, FILTERS // 2 if filters == FILTERS else filters))
         plan += [(_NormalCell, filters)] * CELLS
     return plan
 
 
 def _adjust(before: _Map | None, x: _Map, filters: int) -> tuple[nn.Module, int]:
-    """What brings the output before the last to x's size and to `filters` channels; the first cell reads x twice, as is."""
+    """Return the module that converts `before` to x's size and to `filters` channels; the first cell reads x twice."""
     if before is None:
         return nn.Identity(), x.maps
     if before.halvings != x.halvings:
@@ -165,7 +165,7 @@ def _squeeze(ins: int, outs: int) -> nn.Sequential:
 
 
 def _separable(ins: int, outs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """ReLU, separable convolution, batch norm, twice; the first time with the stride."""
+    """Return ReLU, separable convolution and batch norm, twice; the first time with the stride."""
     first: list[nn.Module] = [nn.ReLU()]
     if stride == 2:
         first.append(_HalvingPad(kernel))
@@ -187,5 +187,5 @@ def _same_average() -> nn.AvgPool2d:
 
 
 def _norm(maps: int) -> nn.BatchNorm2d:
-    """Keras' epsilon; torch's momentum, since 3e-4 as in Keras needs more steps than a small collection gives."""
+    """Return batch norm with Keras' epsilon and torch's momentum: Keras' 3e-4 needs more steps than a small collection has."""
     return nn.BatchNorm2d(maps, eps=1e-3)

@@ -1,7 +1,7 @@
-"""Every network that can be a member, by name: a `NetworkSpec` in, a trunk with its head out.
+"""Registry of networks: a `NetworkSpec` in, an untrained network (trunk and head, or segmenter) out.
 
-A spec is JSON and says all that is needed to build the network again, the channels that pruning left included
-(`shapes`), so that no network is ever pickled. Trunks are timm's wherever timm has the design.
+A spec is JSON and complete: with `shapes`, the channel counts after pruning, it rebuilds the network, so that no network is
+pickled. Trunks are timm's where timm has the design.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     "takes_head",
 ]
 
-# Name here -> name in timm. Cut at the deepest convolution, as R20 does.
+# Our name -> timm's name. Cut at the deepest convolution, as R20 does.
 _R20: Mapping[str, str] = {
     "vgg16": "vgg16",
     "vgg19": "vgg19",
@@ -62,7 +62,7 @@ _TIMM = {**_R20, **_FLANNEL, "efficientnet-b4": "efficientnet_b4"}
 # COVID-Net's widths are divided by this, and its maps flattened from a grid of this side.
 COVID_NETS: Mapping[str, tuple[int, int]] = {"covid-net": (1, 7), "narrow-covid-net": (8, 3)}
 
-# The lung segmenter, by its channels a level: ours, and as wide as the papers' (which takes longer than all members).
+# Lung segmenters by their channels per level: ours, and the papers' width (slower than all members together).
 SEGMENTERS: Mapping[str, tuple[int, ...]] = {
     "lung-unet": (16, 16, 32, 48, 64),
     "lung-unet-64": (64, 128, 256, 512, 1024),
@@ -72,28 +72,25 @@ GRAY_ONLY = tuple(ARCHITECTURES)
 R20_NAMES = ("custom", *_R20, "nasnet-mobile")
 FLANNEL_NAMES = tuple(_FLANNEL)
 
-# VGG-16's layout at a quarter of its width, with batch norm: what two cores can train from scratch.
+# VGG-16's layout at a quarter of its width, with batch norm: small enough to train from scratch on two cores.
 _NARROW_VGG = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128, 128, "M")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """architecture: a name of `names()`, or `timm:NAME` for any other convolutional network of timm. labels: how many.
-    channels: of the input, 1 or 3. head_maps: of R20's head convolution; 0 for none, as FLANNEL's learners (the custom CNN
-    and the starter's members have none anyway; COVID-Net then has the dense layers of its paper). head: which convolution
-    that is, a name of `HEADS`. dropout: before the dense layer. shapes: weights that pruning made smaller, name -> shape.
-    activation: of the custom CNN, `relu`, `elu` or `leaky-relu`; without ReLU it has no exact zeros and cannot be pruned by
-    APoZ.
-    """
+    """Complete description of a network."""
 
-    architecture: str
-    labels: int
-    channels: int = 1
+    architecture: str  # a name of `names()`, or `timm:NAME` for any other convolutional network of timm
+    labels: int  # number of outputs
+    channels: int = 1  # of the input, 1 or 3
+    # Maps of R20's head convolution; 0 for none, as in FLANNEL's learners. The custom CNN and the starter's members never have
+    # one; COVID-Net with 0 has the dense layers of its paper.
     head_maps: int = 1024
-    dropout: float = 0.5
-    shapes: Shapes = field(default_factory=dict)
+    dropout: float = 0.5  # before the dense layer
+    shapes: Shapes = field(default_factory=dict)  # name -> shape of the weights that pruning made smaller
+    # Of the custom CNN: `relu`, `elu` or `leaky-relu`. Without ReLU it has no exact zeros and cannot be pruned by APoZ.
     activation: str = "relu"
-    head: str = "conv-3x3"
+    head: str = "conv-3x3"  # R20's head convolution, a name of `HEADS`
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object that `from_json` reads."""
@@ -101,15 +98,16 @@ class NetworkSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkSpec:
+        """Read the JSON object of `as_json`."""
         return cls(**{**values, "shapes": {k: tuple(v) for k, v in values["shapes"].items()}})
 
 
-# VGG's dense layers of 4096, which its trunk is cut from, are drawn this thin: drawing 100 million numbers takes seconds.
+# VGG's dense layers of 4096, which are removed from its trunk, are created this thin: 100 million random numbers take seconds.
 _THIN = 1 / 4096
 
 
 class Network(nn.Module):
-    """A trunk and its head: (N, channels, S, S) -> logits and class activation map."""
+    """Trunk and head: (N, channels, S, S) -> logits and class activation map."""
 
     def __init__(self, trunk: nn.Module, head: CamHead) -> None:
         super().__init__()
@@ -120,7 +118,7 @@ class Network(nn.Module):
 
 
 class TimmTrunk(nn.Module):
-    """A network of timm without its classifier; gives the feature map (N, C, h, w)."""
+    """A network of timm without its classifier; returns the feature map (N, C, h, w)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -135,33 +133,31 @@ class TimmTrunk(nn.Module):
 
 
 def names() -> tuple[str, ...]:
-    """The architectures by name, `timm:NAME` aside."""
+    """Return the names of the architectures, without `timm:NAME`."""
     return tuple(dict.fromkeys((*R20_NAMES, *_TIMM, *_OWN, *COVID_NETS, *ARCHITECTURES)))
 
 
 def is_known(architecture: str) -> bool:
-    """Whether `build` knows the name."""
+    """Return whether `build` knows the name."""
     return architecture in names() or (architecture.startswith("timm:") and timm.is_model(architecture[5:]))
 
 
 def takes_head(architecture: str) -> bool:
-    """Whether R20's head convolution goes on the architecture's trunk."""
+    """Return whether the architecture can have R20's head convolution."""
     return architecture not in ("custom", *GRAY_ONLY, *SEGMENTERS)
 
 
 def build(spec: NetworkSpec) -> nn.Module:
-    """A fresh network with random weights, its layers resized to `spec.shapes`. Raises InputError for an unknown name."""
-    network = _fresh(spec)
+    """Return a network with random weights, resized to `spec.shapes`. Raises InputError for an unknown name."""
+    network = _create(spec)
     resize(network, spec.shapes)
     return network
 
 
-def _fresh(spec: NetworkSpec) -> nn.Module:
+def _create(spec: NetworkSpec) -> nn.Module:
     name = spec.architecture
     if spec.activation != "relu" and name != "custom":
-        raise InputError(
-            f"only the custom CNN takes another activation than relu; {name} was to have {spec.activation}"
-        )
+        raise InputError(f"only the custom CNN takes another activation than relu; got {spec.activation} for {name}")
     if name in SEGMENTERS:
         return LungUNet(SEGMENTERS[name])
     if name in GRAY_ONLY:

@@ -1,7 +1,7 @@
-"""From trained weights to ONNX: a torch network and its preprocessing in, a checked file out.
+"""ONNX export: a trained torch network and its preprocessing in, a checked file out.
 
-The exported file says what it was trained on (`cxr_edge.preprocess_digest`), takes any batch size, and is refused if it
-does not compute what torch computes.
+The file holds the digest of its preprocessing (`cxr_edge.preprocess_digest`) and takes any batch size; the export fails if
+ONNX Runtime and torch do not compute the same outputs.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["DIGEST_KEY", "SegmenterForExport", "export"]
 
 DIGEST_KEY = "cxr_edge.preprocess_digest"
 _OPSET = 17
-# Of an output's largest magnitude: float32 sums in another order differ by much less.
+# Relative to an output's largest magnitude: float32 sums in another order differ by much less.
 _TOLERANCE = 1e-3
 
 
 class SegmenterForExport(nn.Module):
-    """The segmenter with the sigmoid that the contract asks for."""
+    """The segmenter with the sigmoid that the bundle contract requires."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -40,21 +40,21 @@ class SegmenterForExport(nn.Module):
 
 
 def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], file: Path) -> float:
-    """Write `network` (its outputs named `outputs`, in order) to `file`. Returns the largest difference to torch, relative
-    to the output's largest magnitude: logits and maps have no scale of their own.
+    """Write `network` (its outputs named `outputs`, in order) to `file`.
 
-    Raises ContractError, and leaves no file, if that difference is above the tolerance.
+    Returns the largest difference to torch, relative to the output's largest magnitude: logits and maps have no scale of
+    their own. Raises ContractError, and leaves no file, if that difference is above the tolerance.
     """
     network = network.eval().to(memory_format=torch.contiguous_format)
     example = torch.randn(2, *spec.tensor_shape, generator=torch.Generator().manual_seed(0))
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as beside:
         _write(network, example, outputs, beside)
-        _finish(beside, spec)
-        difference = _parity(network, spec, outputs, beside)
+        _add_metadata(beside, spec)
+        difference = _difference_to_torch(network, spec, outputs, beside)
         if not difference <= _TOLERANCE:
             raise ContractError(
-                f"{file.name}: ONNX and torch differ by {difference:.2g} of the largest output, allowed are "
+                f"{file.name}: ONNX and torch differ by {difference:.2g} of the largest output, the tolerance is "
                 f"{_TOLERANCE:g}: not exported"
             )
     return difference
@@ -70,12 +70,12 @@ def _write(network: nn.Module, example: Tensor, outputs: Sequence[str], file: Pa
         dynamic_axes={name: {0: "N"} for name in ("image", *outputs)},
         opset_version=_OPSET,
         do_constant_folding=True,
-        # The exporter by tracing: these networks have no control flow, its graphs are plain and its opset is free.
+        # The tracing exporter: these networks have no control flow, and its graphs are simple, with any opset.
         dynamo=False,
     )
 
 
-def _finish(file: Path, spec: PreprocessSpec) -> None:
+def _add_metadata(file: Path, spec: PreprocessSpec) -> None:
     model = onnx.load(file)
     model = _slim(model)
     for value in (*model.graph.input, *model.graph.output):
@@ -87,7 +87,7 @@ def _finish(file: Path, spec: PreprocessSpec) -> None:
 
 
 def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Folded and simplified where onnxslim is installed; the parity check that follows covers it either way."""
+    """Fold and simplify the model if onnxslim is installed; the parity check follows in both cases."""
     try:
         import onnxslim
     except ImportError:
@@ -96,16 +96,16 @@ def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
     return model if slimmed is None else slimmed
 
 
-def _parity(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], file: Path) -> float:
+def _difference_to_torch(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], file: Path) -> float:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     worst = 0.0
     for images in (1, 3):
         x = torch.randn(images, *spec.tensor_shape, generator=torch.Generator().manual_seed(images))
         with torch.no_grad():
-            wanted = network(x)
-        wanted = (wanted,) if isinstance(wanted, Tensor) else tuple(wanted)
-        came = session.run(list(outputs), {"image": x.numpy()})
-        worst = max(worst, *(_difference(w.numpy(), c) for w, c in zip(wanted, came, strict=True)))
+            expected = network(x)
+        expected = (expected,) if isinstance(expected, Tensor) else tuple(expected)
+        actual = session.run(list(outputs), {"image": x.numpy()})
+        worst = max(worst, *(_difference(e.numpy(), a) for e, a in zip(expected, actual, strict=True)))
     return worst
 
 

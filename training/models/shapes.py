@@ -1,7 +1,7 @@
-"""The shapes that pruning leaves: a network in, which weights are smaller than in a fresh one out; and the way back.
+"""Weight shapes of pruned networks: a network in, its shapes out, and resizing of a network to given shapes.
 
-Forward passes do not name channel counts, so a fresh network becomes the pruned one by giving its layers smaller
-weights. That makes a pruned network a JSON object and a file of tensors.
+Forward passes do not depend on channel counts, so a new network becomes the pruned one by resizing its weights. A pruned
+network is therefore a JSON object and a file of tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Module name -> weight shape, of every layer that has a weight."""
+    """Return module name -> weight shape of every layer that has a weight."""
     return {name: tuple(m.weight.shape) for name, m in network.named_modules() if _weight(m) is not None}
 
 
@@ -29,9 +29,9 @@ def _weight(module: nn.Module) -> torch.Tensor | None:
 
 
 def resize(network: nn.Module, shapes: Shapes) -> None:
-    """Give the named layers weights of these shapes, in place; their values are random and wait to be loaded.
+    """Resize the weights of the named layers, in place; their values are undefined until loaded.
 
-    Raises BundleError for a layer that is not there or of a kind that cannot be resized.
+    Raises BundleError for a layer that does not exist or is of a type that cannot be resized.
     """
     layers = dict(network.named_modules())
     for name, shape in shapes.items():
@@ -51,7 +51,7 @@ def resize(network: nn.Module, shapes: Shapes) -> None:
 
 def _resize_conv(layer: nn.Conv2d, shape: tuple[int, ...]) -> None:
     if layer.groups > 1:
-        # A depthwise layer stays depthwise; another grouped one keeps its groups and gets narrower ones.
+        # A depthwise layer stays depthwise; another grouped one keeps its number of groups, which get narrower.
         layer.groups = shape[0] if layer.groups == layer.in_channels == layer.out_channels else layer.groups
     layer.out_channels, layer.in_channels = shape[0], shape[1] * layer.groups
     layer.weight, layer.bias = _empty(shape), None if layer.bias is None else _empty(shape[:1])

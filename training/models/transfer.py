@@ -1,7 +1,7 @@
-"""Modality-specific transfer: a network trained on one X-ray task in, one for another task with its trunk out.
+"""Transfer learning: a network trained on one X-ray task in, a network with its trunk and a new head out.
 
-As R20 does: cut the trained network at its deepest convolution, put a new task head on. A trunk that was pruned stays
-pruned, so a small network can be transferred as well as a whole one.
+As in R20: the trained network is cut at its deepest convolution and gets a new task head. A pruned trunk stays pruned, so
+pruned networks can be transferred too.
 """
 
 from __future__ import annotations
@@ -16,36 +16,33 @@ from cxr_edge.errors import InputError
 from training.models.networks import NetworkSpec, build
 from training.models.shapes import Shapes, resize, shapes_of
 
-__all__ = ["with_trunk_of"]
+__all__ = ["transfer_trunk"]
 
 
-def with_trunk_of(source: nn.Module, spec: NetworkSpec) -> nn.Module:
-    """A fresh network of `spec` with the source's trunk weights (copied) and a random head.
+def transfer_trunk(source: nn.Module, spec: NetworkSpec) -> nn.Module:
+    """Return a new network of `spec` with a copy of the source's trunk weights and a random head.
 
-    source: any network of `training.models.names()` but COVID-Net with its dense layers, pruned or not, with any number of
-    labels. spec: of the new network; its `shapes` are not read, since the trunk's are the source's and the head is whole.
-    Raises InputError where the source has no trunk and head, or a trunk of another architecture or for another number of input
-    channels.
+    source: any network of `training.models.names()`, pruned or not, with any number of labels, except COVID-Net with its dense
+    layers.
+    spec: of the new network; its `shapes` are ignored, since the trunk has the source's and the head is not pruned.
+
+    Raises InputError if the source has no trunk and head, or a trunk of another architecture or number of input channels.
     """
     if not (isinstance(getattr(source, "trunk", None), nn.Module) and hasattr(getattr(source, "head", None), "map")):
-        raise InputError(
-            f"a {type(source).__name__} has no trunk and head to take over: give a network of this toolkit"
-        )
+        raise InputError(f"a {type(source).__name__} has no trunk and head to transfer: give a network of this toolkit")
     network = build(replace(spec, shapes={}))
-    _check_same_design(source.trunk, network.trunk, spec)
+    _check_same_architecture(source.trunk, network.trunk, spec)
     resize(network.trunk, _changed(source.trunk, network.trunk))
     network.trunk.load_state_dict(source.trunk.state_dict())
-    _narrow_head(network.head, next(iter(_readers(source.head).values())).in_channels)
+    _narrow_head(network.head, next(iter(_trunk_convolutions(source.head).values())).in_channels)
     return network
 
 
-def _check_same_design(source: nn.Module, fresh: nn.Module, spec: NetworkSpec) -> None:
-    """Same tensors by name, same kernels; only channel counts may differ, and those of the input may not."""
-    ours, theirs = fresh.state_dict(), source.state_dict()
-    other = sorted(ours.keys() ^ theirs.keys())
-    other += [
-        k for k in ours if k in theirs and (ours[k].ndim, ours[k].shape[2:]) != (theirs[k].ndim, theirs[k].shape[2:])
-    ]
+def _check_same_architecture(source: nn.Module, fresh: nn.Module, spec: NetworkSpec) -> None:
+    """Raise InputError unless tensor names, kernels and input channels are equal; other channel counts may differ."""
+    new, old = fresh.state_dict(), source.state_dict()
+    other = sorted(new.keys() ^ old.keys())
+    other += [k for k in new if k in old and (new[k].ndim, new[k].shape[2:]) != (old[k].ndim, old[k].shape[2:])]
     if other:
         raise InputError(
             f"the source's trunk is not that of {spec.architecture}: they differ in {len(other)} tensors, {other[0]} first"
@@ -66,20 +63,20 @@ def _changed(source: nn.Module, fresh: nn.Module) -> Shapes:
     return {name: shape for name, shape in shapes_of(source).items() if shape != before[name]}
 
 
-def _readers(head: nn.Module) -> Mapping[str, nn.Conv2d]:
-    """The head's convolutions that are as wide as the trunk's map, the first reading it: R20's, or the map of labels."""
+def _trunk_convolutions(head: nn.Module) -> Mapping[str, nn.Conv2d]:
+    """Return the head's convolutions with the trunk's width; the first one reads the trunk: R20's, or the map of labels."""
     return getattr(head, "convolutions", None) or {"map": head.map}
 
 
 def _narrow_head(head: nn.Module, maps: int) -> None:
-    """Let a fresh head read a pruned trunk: of its random weights, take those of the first `maps` channels."""
-    for name, conv in _readers(head).items():
+    """Resize a new head to a pruned trunk: keep its random weights of the first `maps` channels."""
+    for name, conv in _trunk_convolutions(head).items():
         if maps == conv.in_channels:
             continue
-        of_all = {k: v.detach().clone() for k, v in conv.state_dict().items()}
+        full = {k: v.detach().clone() for k, v in conv.state_dict().items()}
         depthwise = conv.groups > 1
         shape = (maps, 1) if depthwise else (conv.out_channels, maps)
         resize(head, {name: (*shape, *conv.kernel_size)})
-        weight = of_all["weight"][:maps] if depthwise else of_all["weight"][:, :maps]
+        weight = full["weight"][:maps] if depthwise else full["weight"][:, :maps]
         with torch.no_grad():
-            conv.load_state_dict({**of_all, "weight": weight})
+            conv.load_state_dict({**full, "weight": weight})

@@ -1,7 +1,7 @@
-"""The lung segmenter: a gray frame (N, 1, S, S) in, logits of lung (N, 1, S, S) out.
+"""Lung segmenter: a gray frame (N, 1, S, S) in, lung logits (N, 1, S, S) out.
 
-R20's U-Net with Gaussian dropout 0.2 in the encoder, made narrow: the segmenter sees every image, and at the papers'
-width it costs more than all members together.
+R20's U-Net with Gaussian dropout 0.2 in the encoder, but narrower: at the papers' width it takes more time than all members
+together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["GaussianDropout", "LungUNet"]
 
 
 class GaussianDropout(nn.Module):
-    """Multiplies by noise of mean 1 and variance rate / (1 - rate) in training (Keras' GaussianDropout)."""
+    """Multiply by noise of mean 1 and variance rate / (1 - rate) in training (Keras' GaussianDropout)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class GaussianDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.deviation == 0:
             return x
-        # randn_like falls back to one number at a time on channels-last tensors; a flat draw is ten times faster.
+        # randn_like draws one number at a time on channels-last tensors; a flat draw is ten times faster.
         noise = torch.randn(x.numel(), device=x.device).to(x.dtype).as_strided(x.size(), x.stride())
         return x * (1 + self.deviation * noise)
 
 
 class LungUNet(nn.Module):
-    """widths: channels a level, from the full resolution down; the side S must divide by 2 ** (len(widths) - 1)."""
+    """U-Net. widths: channels per level, from full resolution down; S must be divisible by 2 ** (len(widths) - 1)."""
 
     def __init__(self, widths: Sequence[int] = (16, 16, 32, 48, 64), dropout: float = 0.2) -> None:
         super().__init__()

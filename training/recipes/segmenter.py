@@ -1,4 +1,4 @@
-"""The segmenter of a run: trained (and pruned) on its split, or taken over from a run of the same split; then frozen."""
+"""Segmenter stage: a run in, its segmenter trained (and pruned) and exported, or copied from a run of the same split, out."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from pathlib import Path
 import torch
 
 from cxr_edge.errors import InputError
-from training.loop.fit import fit, load_best
-from training.loop.settings import TRAINING, same_training
+from training.loop.fit import fit, load_weights
+from training.loop.settings import TRAINING, check_same_settings
 from training.models import NetworkSpec, build, load_network, save_network
-from training.parallel import wait, world
+from training.parallel import barrier, world
 from training.pruning.prune import best_step, export_network, prune, step_folder
 from training.recipes.run import Run
-from training.shared_files import atomic_write, one_at_a_time
+from training.shared_files import atomic_write, exclusive_lock
 
-__all__ = ["SEGMENTER", "same_split", "segment", "take_segmenter"]
+__all__ = ["SEGMENTER", "check_same_split", "copy_segmenter", "segment"]
 
 SEGMENTER = "segmenter"
 
 
-def take_segmenter(run: Run, other: Path) -> None:
-    """Take the segmenter of another run folder, which must have been trained on the same split.
+def copy_segmenter(run: Run, other: Path) -> None:
+    """Copy the segmenter of another run folder with the same split.
 
-    Raises InputError where it was not, since test patients would have trained the crops. Its plan is not this run's, so how it
-    was trained is not taken over to be compared.
+    Raises InputError if the split differs, since the segmenter might have been trained on this run's test patients. The record
+    of its training settings is not copied, because its plan may differ from this run's.
     """
-    with one_at_a_time(run.out / SEGMENTER):
+    with exclusive_lock(run.out / SEGMENTER):
         if (run.out / SEGMENTER).exists():
             return
-        same_split(run, other)
+        check_same_split(run, other)
         load_network(other / SEGMENTER)
         with atomic_write(run.out / SEGMENTER) as beside:
             shutil.copytree(other / SEGMENTER, beside, ignore=shutil.ignore_patterns("*.pt", TRAINING))
 
 
-def same_split(run: Run, other: Path) -> None:
-    """Raises InputError unless the other run folder has the same images on the same sides."""
-    ours, theirs = (_sides(folder / "table.csv") for folder in (run.out, other))
-    if ours != theirs:
+def check_same_split(run: Run, other: Path) -> None:
+    """Raise InputError unless the other run folder has the same images on the same sides."""
+    here, there = (_sides(folder / "table.csv") for folder in (run.out, other))
+    if here != there:
         raise InputError(
-            f"{other} has another split: what it trained may have seen our test patients; train it here instead"
+            f"{other} has another split: its networks may be trained on the test patients of this run; train here instead"
         )
 
 
@@ -55,34 +55,34 @@ def _sides(table: Path) -> dict[str, str]:
 
 
 def segment(run: Run) -> None:
-    """Do the segmenter's stage; where several commands start on one run folder, one does it and the others wait."""
-    with one_at_a_time(run.out / SEGMENTER, world()):
+    """Run the segmenter's stage; of several commands on one run folder, one runs it and the others wait."""
+    with exclusive_lock(run.out / SEGMENTER, world()):
         _segment(run)
 
 
 def _segment(run: Run) -> None:
-    """Train the segmenter, prune it if asked for, export it; from then on it is frozen.
+    """Train the segmenter, prune it if configured, export it; the exported file is never changed.
 
-    Raises InputError where it was trained, or begun, by another plan than now.
+    Raises InputError if it was trained, or started, with another plan.
     """
     c, folder = run.config, run.out / SEGMENTER
     spec = NetworkSpec(architecture=c.segmenter_architecture, labels=1)
     done = (folder / "network.json").exists()
-    same_training(folder, c.segmenter, spec, {"segmenter_px": c.segmenter_px}, done=done)
+    check_same_settings(folder, c.segmenter, spec, {"segmenter_px": c.segmenter_px}, done=done)
     if not done:
         torch.manual_seed(c.segmenter.seed)
         network = build(spec)
-        network = load_best(network, fit(run.segment_task(network, c.segmenter), c.segmenter, folder))
-        if world().first:
+        network = load_weights(network, fit(run.segment_task(network, c.segmenter), c.segmenter, folder))
+        if world().is_main:
             save_network(network.cpu(), spec, folder)
-        wait(world())
+        barrier(world())
     final = folder
     if c.prune_segmenter is not None:
         plan, pruned = c.prune_segmenter, run.out / "pruned" / SEGMENTER
         steps = prune(lambda n: run.segment_task(n, plan.retrain), folder, plan, pruned, c.segmenter_spec)
         final = step_folder(pruned, best_step(steps, tolerance=plan.tolerance))
-    if world().first and not run.segmenter_onnx.exists():
+    if world().is_main and not run.segmenter_onnx.exists():
         network, spec = load_network(final)
         difference = export_network(network, spec, c.segmenter_spec, run.segmenter_onnx)
-        print(f"segmenter.onnx: at most {difference:.1e} from torch", file=sys.stderr)
-    wait(world())
+        print(f"segmenter.onnx: relative difference to torch at most {difference:.1e}", file=sys.stderr)
+    barrier(world())

@@ -1,1 +1,1 @@
-"""What is trained: tasks with their batches, losses and validation scores."""
+"""Training tasks: classification and segmentation, with batches, losses and validation scores."""

@@ -1,7 +1,7 @@
 """Mixup and CutMix: a batch of images and targets in, mixed images with both targets and the share of the first out.
 
-A target is a set of allowed labels, not one label, which no library's mixing takes: so both targets stay whole, and the loss
-is the mean of two by the share.
+A target is a set of possible labels, which no library's mixing supports: so both targets are returned, and the loss is the
+mean of two losses, weighted by the share.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ from torch import Tensor
 
 from training.loop.plan import Plan
 
-__all__ = ["Mixing", "mixing_of"]
+__all__ = ["Mixing", "mixing_from_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """mixup, cutmix: alpha of the Beta distribution that a batch's share is drawn from; 0 for none, and with both half of the
-    batches each. As Zhang et al. 2018 and Yun et al. 2019 have them.
-    """
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019); with both, half of the batches each."""
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    mixup: float = 0.0  # alpha of the Beta distribution of a batch's share; 0 for none
+    cutmix: float = 0.0  # the same for CutMix
 
-    def mixed(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mix each image of a batch (N, C, H, W) with its neighbour: images, their targets, the neighbours', share of their own.
+    def mix(self, images: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mix each image of a batch (N, C, H, W) with its neighbour.
 
-        Images are neighbours by pairs (0 and 1, 2 and 3), which several processes that share a batch have whole if their
-        parts are even: then all of them together do what one does with the whole batch.
+        Returns images, their targets, the neighbours' targets and the share of the first. Neighbours are pairs (0 and 1, 2
+        and 3), so that processes with even parts of a batch compute together the same as one process with the full batch.
         """
         cuts = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if cuts else self.mixup
@@ -39,14 +37,14 @@ class Mixing:
         neighbours[neighbours == len(images)] = 0  # the last of an odd number
         others = images[neighbours]
         if cuts:
-            images, share = _pasted(images, others, share, rng)
+            images, share = _paste(images, others, share, rng)
         else:
             images = share * images + (1 - share) * others
         return images, targets, targets[neighbours], torch.tensor(share, dtype=torch.float32)
 
 
-def _pasted(images: Tensor, others: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """A rectangle of the others' images, 1 - share of the area before the border cuts it; the share that is left."""
+def _paste(images: Tensor, others: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """Paste a rectangle of the others' images, of area 1 - share before clipping. Returns the images and the actual share."""
     height, width = images.shape[2:]
     side = np.sqrt(1 - share)
     y, x = rng.integers(height), rng.integers(width)
@@ -57,6 +55,6 @@ def _pasted(images: Tensor, others: Tensor, share: float, rng: np.random.Generat
     return images, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def mixing_of(plan: Plan) -> Mixing | None:
-    """What a plan asks for; None for no mixing."""
+def mixing_from_plan(plan: Plan) -> Mixing | None:
+    """Return the mixing of a plan, or None."""
     return Mixing(mixup=plan.mixup, cutmix=plan.cutmix) if plan.mixup or plan.cutmix else None

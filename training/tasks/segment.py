@@ -1,7 +1,7 @@
-"""The lung segmenter's training: images with masks in, the best weights out; and its Dice, measured where it counts.
+"""Segmentation task: samples with lung masks in; training batches, loss and validation Dice out.
 
-Frames are kept at 1.5 times the network's side, so that the augmentation may zoom without inventing pixels. Children have
-no masks in these collections: strong changes of shape, framing and opacity have to stand in for them.
+Frames are stored at 1.5 times the network's side, so that the augmentation can zoom without interpolating new pixels. These
+collections have no masks of children: strong augmentation of shape, framing and opacity replaces them.
 """
 
 from __future__ import annotations
@@ -34,24 +34,27 @@ AUGMENTATION = Augmentation(
     shift=0.12, zoom=0.3, stretch=0.2, rotation_deg=12, histogram_swap=0.0, shading=0.5, erase=0.3
 )
 
-_IGNORED = 127  # of the covid-chestxray masks: neither surely lung nor surely not
+_UNKNOWN = 127  # of the covid-chestxray masks: neither certainly lung nor certainly not
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameWithMask:
-    """frame: the whole image as a square. mask: same size; 255 lung, 127 not known, 0 other."""
+    """A training example of the segmenter."""
 
-    frame: Gray
-    mask: Gray
+    frame: Gray  # (S, S), the full image resized to a square
+    mask: Gray  # (S, S): 255 lung, 127 not known, 0 other
 
 
 def read_mask(record: Record, size: tuple[int, int]) -> Gray:
-    """The mask of a record as (height, width) of `size`: 255 lung, 127 not known, 0 other; any other scale is refused."""
+    """Return the mask of a record, resized to `size` (height, width): 255 lung, 127 not known, 0 other.
+
+    Raises InputError for other values, or without a readable mask.
+    """
     if record.mask is None:
         raise InputError(f"{record.key} has no lung mask")
     mask = decode_mask(record)
     values = set(np.unique(mask).tolist())
-    if not values <= {0, _IGNORED, 255}:
+    if not values <= {0, _UNKNOWN, 255}:
         raise InputError(
             f"{record.mask.name}: a lung mask holds 0, 127 (not known) and 255, this one {sorted(values)[:6]}"
         )
@@ -59,7 +62,8 @@ def read_mask(record: Record, size: tuple[int, int]) -> Gray:
 
 
 def decode_mask(record: Record) -> Gray:
-    # Not by the deployed decoder: it stretches bit depths and refuses constant images, and a mask is labels, not gray.
+    """Decode the mask of a record to its gray values."""
+    # Not by the deployed decoder: it stretches bit depths and rejects constant images, and a mask holds labels, not gray values.
     mask = cv2.imread(str(record.mask), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise InputError(f"the lung mask of {record.key} cannot be read: is it a PNG?")
@@ -67,21 +71,26 @@ def decode_mask(record: Record) -> Gray:
 
 
 def frames_with_masks(samples: Sequence[Sample], side_px: int) -> list[FrameWithMask]:
-    """The frames (side_px, side_px) of samples that have masks, resized by the deployed canvas."""
+    """Return the frames (side_px, side_px) of samples with masks, resized by the deployed canvas."""
     spec = PreprocessSpec(region="frame", canvas_px=side_px, crop_px=side_px)
-    made = []
+    examples = []
     for sample in samples:
         image = pixels(sample.record)
         mask = read_mask(sample.record, image.shape)
         frame = as_8_bit(canvas(image, Roi.full(image.shape[1], image.shape[0]), spec))
-        made.append(
+        examples.append(
             FrameWithMask(frame=frame, mask=cv2.resize(mask, (side_px, side_px), interpolation=cv2.INTER_NEAREST))
         )
-    return made
+    return examples
 
 
 class SegmentTask:
-    """train: frames at 1.5 times spec.canvas_px. validation: frames at spec.canvas_px. model: default LungUNet."""
+    """Training of a segmenter.
+
+    train: frames at 1.5 times spec.canvas_px.
+    validation: frames at spec.canvas_px.
+    model: default LungUNet.
+    """
 
     def __init__(
         self,
@@ -100,18 +109,18 @@ class SegmentTask:
         self.batch, self.seed = batch, seed
         self.batches_per_epoch = len(train) // batch
 
-    def batches(self, epoch: int, here: World) -> Batches:
+    def batches(self, epoch: int, process: World) -> Batches:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
-        share = here.share(self.batch)
+        share = process.share(self.batch)
 
-        def made(b: int) -> Batch:
-            # As members' batches: random numbers of an image are its own, whoever makes it.
+        def make(b: int) -> Batch:
+            # As in ClassifyTask: each image has its own random numbers, in whichever process.
             rows = range(share.start, share.stop)
             frames = [self.train[order[b * self.batch + r]] for r in rows]
             rngs = [np.random.default_rng([self.seed, epoch, b, r]) for r in rows]
-            return _stack([_altered(f, self.spec, rng) for f, rng in zip(frames, rngs, strict=True)], self.spec)
+            return _stack([_augmented(f, self.spec, rng) for f, rng in zip(frames, rngs, strict=True)], self.spec)
 
-        return Batches(self.batches_per_epoch, made)
+        return Batches(self.batches_per_epoch, make)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         image, lung, known = batch
@@ -128,32 +137,32 @@ class SegmentTask:
         return {"score": float(np.mean(values)), "worst": float(np.min(values))}
 
     def validation_images(self) -> Iterator[Tensor]:
-        """Batches (N, 1, S, S) of the validation frames, as pruning counts zeros on them."""
+        """Yield batches (N, 1, S, S) of the validation frames, on which pruning counts zeros."""
         for start in range(0, len(self.validation), self.batch):
             yield _stack(self.validation[start : start + self.batch], self.spec)[0]
 
 
 def dice(probability: npt.NDArray[np.float32], lung: npt.NDArray[np.float32], known: npt.NDArray[np.float32]) -> float:
-    """Dice of one image's mask cut at 0.5, over the known pixels; arrays of one shape."""
-    cut = (probability >= 0.5) * known
+    """Return the Dice of one image's mask with threshold 0.5, over the known pixels; all arrays have the same shape."""
+    predicted = (probability >= 0.5) * known
     lung = lung * known
-    return float((2 * (cut * lung).sum() + 1e-6) / (cut.sum() + lung.sum() + 1e-6))
+    return float((2 * (predicted * lung).sum() + 1e-6) / (predicted.sum() + lung.sum() + 1e-6))
 
 
-def _altered(sample: FrameWithMask, spec: PreprocessSpec, rng: np.random.Generator) -> FrameWithMask:
+def _augmented(sample: FrameWithMask, spec: PreprocessSpec, rng: np.random.Generator) -> FrameWithMask:
     side = sample.frame.shape[0]
     warp = AUGMENTATION.warp((0, 0, side, side), spec.canvas_px, rng)
     border = cv2.BORDER_CONSTANT if rng.random() < 0.7 else cv2.BORDER_REPLICATE
-    moved = FrameWithMask(
+    warped = FrameWithMask(
         frame=warp.apply(sample.frame, border=border),
         mask=warp.apply(sample.mask, interpolation=cv2.INTER_NEAREST),
     )
-    hazed = _haze(moved, rng) if rng.random() < 0.4 else moved
+    hazed = _haze(warped, rng) if rng.random() < 0.4 else warped
     return replace(hazed, frame=AUGMENTATION.gray(hazed.frame, rng))
 
 
 def _haze(sample: FrameWithMask, rng: np.random.Generator) -> FrameWithMask:
-    """Whiten a part of the lungs, as a consolidation does: the annotators' lungs are mostly clear, the patients' not."""
+    """Whiten a part of the lungs, as a consolidation does: lungs in annotated images are mostly clear, patients' are not."""
     side = sample.frame.shape[0]
     centre, axes = rng.uniform(0.2, 0.8, 2) * side, rng.uniform(0.08, 0.3, 2) * side
     blob = np.zeros((side, side), np.float32)
@@ -169,5 +178,5 @@ def _haze(sample: FrameWithMask, rng: np.random.Generator) -> FrameWithMask:
 def _stack(samples: Sequence[FrameWithMask], spec: PreprocessSpec) -> tuple[Tensor, Tensor, Tensor]:
     images = np.stack([normalize(s.frame, spec) for s in samples])
     masks = np.stack([s.mask for s in samples])[:, None]
-    known = torch.from_numpy((masks != _IGNORED).astype(np.float32))
+    known = torch.from_numpy((masks != _UNKNOWN).astype(np.float32))
     return torch.from_numpy(images), torch.from_numpy((masks == 255).astype(np.float32)), known

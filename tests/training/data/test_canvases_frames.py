@@ -1,4 +1,4 @@
-"""Canvases of whole frames: what the device would show, crop included, with no box to find and none to fail."""
+"""Canvases of full frames: the deployed canvas with its crop, without a lung box."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SPECS = {
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Images of noise in three shapes, the last of 16 bits."""
+    """Noise images in three shapes, the last with 16 bits."""
     folder = tmp_path_factory.mktemp("frames")
-    made = []
+    samples = []
     for i, (width, height) in enumerate(SIZES):
         noise = np.random.default_rng(i).integers(0, 256, (height, width)).astype(np.uint8)
         path = folder / f"{i}.png"
@@ -38,41 +38,41 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         record = Record(
             path=path, key=path.name, patient=f"{i}", label="normal", source="a", view="AP", finding="x", adult=True
         )
-        made.append(Sample(record=record, group=f"{i}", side="train"))
-    return made
+        samples.append(Sample(record=record, group=f"{i}", side="train"))
+    return samples
 
 
 @pytest.mark.parametrize("preset", list(SPECS))
-def test_the_canvas_is_the_deployed_one_of_the_whole_frame(preset: str, samples: list[Sample]) -> None:
+def test_the_canvas_is_the_deployed_canvas_of_the_full_frame(preset: str, samples: list[Sample]) -> None:
     spec = SPECS[preset]
     frames = cut_frames(samples, spec, threads=2)
     assert frames.lungs.shape == (3, spec.canvas_px, spec.canvas_px)
     assert frames.lungs.dtype == np.uint8
     for frame, sample, (width, height) in zip(frames.lungs, samples, SIZES, strict=True):
         image = pixels(sample.record)
-        wanted = canvas(image, Roi.full(width, height), spec)
-        assert np.array_equal(frame, wanted >> 8 if image.dtype == np.uint16 else wanted)
+        expected = canvas(image, Roi.full(width, height), spec)
+        assert np.array_equal(frame, expected >> 8 if image.dtype == np.uint16 else expected)
     assert np.array_equal(frames.wide, frames.lungs)
 
 
 @pytest.mark.parametrize("preset", list(SPECS))
-def test_what_a_network_takes_of_it_is_the_centre_crop(preset: str, samples: list[Sample]) -> None:
+def test_the_network_input_is_the_centre_crop(preset: str, samples: list[Sample]) -> None:
     spec = SPECS[preset]
     margin = (spec.canvas_px - spec.crop_px) // 2
     assert margin > 0
     centre = np.s_[margin : margin + spec.crop_px, margin : margin + spec.crop_px]
     for frame, sample in zip(cut_frames(samples, spec, threads=1).lungs[:2], samples, strict=False):
-        taken = normalize(frame, spec)
-        assert taken.shape == (3, spec.crop_px, spec.crop_px)
+        inputs = normalize(frame, spec)
+        assert inputs.shape == (3, spec.crop_px, spec.crop_px)
         gray = frame[centre].astype(np.float64) / 255
-        for channel, mean, std in zip(taken, spec.mean, spec.std, strict=True):
+        for channel, mean, std in zip(inputs, spec.mean, spec.std, strict=True):
             np.testing.assert_allclose(channel, (gray - mean) / std, atol=1e-5)
         image = pixels(sample.record)
         (deployed,) = Preprocessor([spec]).run([image], [Roi.full(image.shape[1], image.shape[0])])
-        assert np.array_equal(taken, deployed[0]), "to the last bit"
+        assert np.array_equal(inputs, deployed[0]), "to the last bit"
 
 
-def test_no_box_is_looked_for_and_none_fails(samples: list[Sample], tmp_path: Path) -> None:
+def test_frames_have_full_boxes_and_no_failures(samples: list[Sample], tmp_path: Path) -> None:
     spec = PreprocessSpec(region="frame", canvas_px=48, crop_px=40)
     frames = cut_frames(samples, spec, threads=1)
     assert not frames.failed.any()
@@ -87,7 +87,7 @@ def test_no_box_is_looked_for_and_none_fails(samples: list[Sample], tmp_path: Pa
 
 @pytest.mark.parametrize("preset", list(SPECS))
 def test_a_shift_before_the_centre_crop_is_a_random_crop(preset: str) -> None:
-    """As far as the edges of the frame and never past them, in whole or broken pixels."""
+    """The crop reaches the edges of the frame and never crosses them, for integer and fractional shifts."""
     config = FlannelConfig(name="x", preset=preset, canvas_px=SPECS[preset].canvas_px, learners=TWO)
     spec, still = config.member_spec, config.augmentation
     shifts = Augmentation(**{**vars(still), "zoom": 0.0, "flip": 0.0, "noise": 0.0})

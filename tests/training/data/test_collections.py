@@ -1,4 +1,4 @@
-"""Readers of collections: each published layout, and what is said of a folder that is not one."""
+"""Readers of collections: every published layout, and the error message for another folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 
 from cxr_edge.errors import InputError
 from tests.builders.collections import METADATA_HEAD, write_collections, write_rsna
-from training.data.collections import collections_of, gather
+from training.data.collections import COLLECTIONS, collection_names, read_records, source_descriptions
 from training.data.findings import label_of_finding
-from training.data.readers.covid import covid_collection
-from training.data.readers.kermany import kermany
-from training.data.readers.rsna import rsna
-from training.data.readers.tuberculosis import tuberculosis_sets
+from training.data.readers.covid import read_covid
+from training.data.readers.kermany import read_kermany
+from training.data.readers.rsna import read_rsna
+from training.data.readers.tuberculosis import read_tuberculosis
+from training.data.records import Selection
 
 
 def _touch(*paths: Path) -> None:
@@ -26,13 +27,13 @@ def _touch(*paths: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four default collections. Shared: a test that changes them takes a copy."""
-    return write_collections(tmp_path_factory.mktemp("four"), patients=1, size_px=32)
+    return write_collections(tmp_path_factory.mktemp("collections"), patients=1, size_px=32)
 
 
-def test_all_layouts_together(four: Path) -> None:
-    records = gather(four)
+def test_all_layouts_together(collections: Path) -> None:
+    records = read_records(collections)
     assert [(r.key, r.patient, r.label, r.adult, r.mask is not None) for r in records] == [
         ("chest_xray/train/NORMAL/IM-0000-0001.jpeg", "kcx/IM-0000", "normal", False, False),
         ("chest_xray/train/PNEUMONIA/person0_bacteria_0.jpeg", "kcx/person0", "bacterial", False, False),
@@ -45,13 +46,13 @@ def test_all_layouts_together(four: Path) -> None:
     ]
 
 
-def test_a_paediatric_patient_is_a_number_whatever_the_class(tmp_path: Path) -> None:
+def test_a_paediatric_patient_number_is_one_patient_for_all_classes(tmp_path: Path) -> None:
     _touch(
         tmp_path / "train" / "PNEUMONIA" / "person7_bacteria_1.jpeg",
         tmp_path / "test" / "PNEUMONIA" / "person7_virus_2.jpeg",
         tmp_path / "val" / "NORMAL" / "NORMAL2-IM-0007-0001.jpeg",
     )
-    assert {(r.patient, r.label) for r in kermany(tmp_path)} == {
+    assert {(r.patient, r.label) for r in read_kermany(tmp_path).records} == {
         ("kcx/person7", "bacterial"),
         ("kcx/person7", "viral"),
         ("kcx/IM-0007", "normal"),
@@ -59,13 +60,13 @@ def test_a_paediatric_patient_is_a_number_whatever_the_class(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["NORMAL/person7_virus_1.jpeg", "NORMAL/holiday.jpeg"])
-def test_a_name_that_does_not_fit_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_name_that_contradicts_its_folder_raises(tmp_path: Path, name: str) -> None:
     _touch(tmp_path / "train" / name)
     with pytest.raises(InputError, match=name.split("/")[1]):
-        kermany(tmp_path)
+        read_kermany(tmp_path)
 
 
-def test_of_the_covid_collection_frontal_x_rays_only(tmp_path: Path) -> None:
+def test_covid_collection_reads_frontal_x_rays_only(tmp_path: Path) -> None:
     rows = [
         METADATA_HEAD,
         "1,COVID-19,PA,X-ray,images,a.png",
@@ -76,10 +77,10 @@ def test_of_the_covid_collection_frontal_x_rays_only(tmp_path: Path) -> None:
     ]
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     _touch(*(tmp_path / "images" / f"{n}.png" for n in ("a", "lateral", "slice", "b")))
-    assert [(r.patient, r.label) for r in covid_collection(tmp_path)] == [("ccx/1", "covid-19"), ("ccx/3", "viral")]
+    assert [(r.patient, r.label) for r in read_covid(tmp_path).records] == [("ccx/1", "covid-19"), ("ccx/3", "viral")]
 
 
-# Of the later metadata.csv: more columns, findings as a path, CT volumes in another folder, a patient that is no number.
+# Of the later metadata.csv: more columns, findings as a path, CT volumes in another folder, a patient id that is not a number.
 NEW_METADATA = """\
 patientid,offset,sex,age,finding,RT_PCR_positive,survival,view,modality,date,location,folder,filename,doi,url,license
 2,0,M,65,Pneumonia/Viral/COVID-19,Y,Y,PA,X-ray,2020,Vietnam,images,a.jpeg,,,
@@ -102,8 +103,8 @@ def _new_layout(folder: Path) -> Path:
     return folder
 
 
-def test_the_later_covid_collection(tmp_path: Path) -> None:
-    assert [(r.path.name, r.patient, r.label, r.view) for r in covid_collection(_new_layout(tmp_path))] == [
+def test_covid_collection_in_its_later_layout(tmp_path: Path) -> None:
+    assert [(r.path.name, r.patient, r.label, r.view) for r in read_covid(_new_layout(tmp_path)).records] == [
         ("a.jpeg", "ccx/2", "covid-19", "PA"),
         ("b.png", "ccx/324a", "bacterial", "AP Supine"),
         ("c.png", "ccx/325", "viral", "AP"),
@@ -115,36 +116,36 @@ def test_the_later_covid_collection(tmp_path: Path) -> None:
     ]
 
 
-def test_other_views_and_modalities_are_given_by_name(tmp_path: Path) -> None:
+def test_views_and_modalities_are_selected_by_name(tmp_path: Path) -> None:
     folder = _new_layout(tmp_path / "covid-chestxray-dataset")
-    assert [(r.patient, r.view) for r in covid_collection(folder, views=("L",))] == [("ccx/2", "L")]
-    assert [r.modality for r in covid_collection(folder, views=("Axial",), modalities=("CT",))] == ["CT"]
-    asked = {"collections": ("ccx",), "views": ("AP", "L")}
-    assert {r.patient for r in gather(tmp_path, **asked)} == {"ccx/2", "ccx/324a", "ccx/325", "ccx/326"}
+    assert [(r.patient, r.view) for r in read_covid(folder, Selection(views=("L",))).records] == [("ccx/2", "L")]
+    assert [r.modality for r in read_covid(folder, Selection(views=("Axial",), modalities=("CT",))).records] == ["CT"]
+    selected = {"collections": ("ccx",), "views": ("AP", "L")}
+    assert {r.patient for r in read_records(tmp_path, **selected)} == {"ccx/2", "ccx/324a", "ccx/325", "ccx/326"}
     with pytest.raises(InputError, match=r"no images in .*views \('LL',\)"):
-        gather(tmp_path, collections=("ccx",), views=("LL",))
+        read_records(tmp_path, collections=("ccx",), views=("LL",))
 
 
-def test_a_file_named_twice_is_taken_once_or_refused(tmp_path: Path) -> None:
+def test_a_repeated_row_counts_once_and_a_contradicting_row_raises(tmp_path: Path) -> None:
     _touch(tmp_path / "images" / "a.png")
     row = "1,COVID-19,PA,X-ray,images,a.png"
     (tmp_path / "metadata.csv").write_text("\n".join([METADATA_HEAD, row, row]))
-    assert len(covid_collection(tmp_path)) == 1
+    assert len(read_covid(tmp_path).records) == 1
     (tmp_path / "metadata.csv").write_text("\n".join([METADATA_HEAD, row, row.replace("COVID-19", "SARS")]))
     with pytest.raises(InputError, match=r"a\.png 2 times"):
-        covid_collection(tmp_path)
+        read_covid(tmp_path)
 
 
-def test_an_image_of_nobody_is_refused(tmp_path: Path) -> None:
+def test_an_image_without_a_patient_raises(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text(METADATA_HEAD + "\n,COVID-19,PA,X-ray,images,a.png\n")
     with pytest.raises(InputError, match=r"a\.png has no patientid"):
-        covid_collection(tmp_path)
+        read_covid(tmp_path)
 
 
-def test_a_metadata_table_without_its_columns_is_refused(tmp_path: Path) -> None:
+def test_a_metadata_table_without_required_columns_raises(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("patientid,finding\n1,SARS\n")
     with pytest.raises(InputError, match="filename"):
-        covid_collection(tmp_path)
+        read_covid(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -165,23 +166,23 @@ def test_labels_of_findings_old_and_new(finding: str, label: str) -> None:
     assert label_of_finding(finding) == label
 
 
-def test_an_unknown_finding_is_not_guessed() -> None:
+def test_an_unknown_finding_raises() -> None:
     with pytest.raises(InputError, match="Broken rib"):
         label_of_finding("Broken rib")
 
 
-def test_a_folder_of_something_else_says_what_was_expected(tmp_path: Path) -> None:
+def test_the_error_for_another_folder_names_the_expected_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="PNEUMONIA"):
-        kermany(tmp_path)
+        read_kermany(tmp_path)
     with pytest.raises(InputError, match=r"metadata\.csv"):
-        covid_collection(tmp_path)
+        read_covid(tmp_path)
     with pytest.raises(InputError, match="CHNCXR"):
-        tuberculosis_sets(tmp_path)
+        read_tuberculosis(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
-        gather(tmp_path / "nowhere")
+        read_records(tmp_path / "nowhere")
 
 
-RSNA_SAID = [
+RSNA_EXPECTED = [
     ("p0", "normal", "AP", True),
     ("p1", "other", "PA", True),
     ("p2", "pneumonia", "AP", False),
@@ -191,20 +192,20 @@ RSNA_SAID = [
 ]
 
 
-def test_rsna_from_its_files(tmp_path: Path) -> None:
-    records = rsna(write_rsna(tmp_path, patients=2), not_normal=True)
-    assert [(r.path.stem, r.label, r.view, r.adult) for r in records] == RSNA_SAID
+def test_rsna_from_dicom_headers(tmp_path: Path) -> None:
+    records = read_rsna(write_rsna(tmp_path, patients=2), not_normal=True).records
+    assert [(r.path.stem, r.label, r.view, r.adult) for r in records] == RSNA_EXPECTED
     assert records[0].patient == "rsna/p0"
 
 
-def test_of_rsna_normal_and_opacities_unless_asked(tmp_path: Path) -> None:
-    assert {(r.label, r.finding) for r in rsna(write_rsna(tmp_path, patients=1))} == {
+def test_rsna_reads_normals_and_opacities_by_default(tmp_path: Path) -> None:
+    assert {(r.label, r.finding) for r in read_rsna(write_rsna(tmp_path, patients=1)).records} == {
         ("normal", "Normal"),
         ("pneumonia", "Lung Opacity"),
     }
 
 
-def test_rsna_tables_as_they_are_packed_and_headers_from_a_table(tmp_path: Path) -> None:
+def test_rsna_reads_packed_tables_and_headers_from_a_table(tmp_path: Path) -> None:
     write_rsna(tmp_path, patients=2)
     labels, details = tmp_path / "stage_2_train_labels.csv", tmp_path / "stage_2_detailed_class_info.csv"
     with zipfile.ZipFile(tmp_path / "kaggle_stage_2_train_labels.csv.zip", "w") as archive:
@@ -215,28 +216,28 @@ def test_rsna_tables_as_they_are_packed_and_headers_from_a_table(tmp_path: Path)
     rows = [f"{i},CR,{name},{age},{view}" for i, (name, view, age) in enumerate([("p0", "PA", 9), ("p2", "", 155)])]
     table = "\n".join([",Modality,PatientID,PatientAge,ViewPosition", *rows])
     (tmp_path / "kaggle_stage_2_train_images_dicom_headers.csv.gz").write_bytes(gzip.compress(table.encode()))
-    said = {r.path.stem: (r.view, r.adult) for r in rsna(tmp_path)}
-    assert said == {"p0": ("PA", False), "p2": ("unknown", True), "p3": ("PA", False), "p5": ("PA", True)}
+    actual = {r.path.stem: (r.view, r.adult) for r in read_rsna(tmp_path).records}
+    assert actual == {"p0": ("PA", False), "p2": ("unknown", True), "p3": ("PA", False), "p5": ("PA", True)}
 
 
-def test_rsna_is_read_when_named(tmp_path: Path) -> None:
+def test_rsna_is_read_only_if_named(tmp_path: Path) -> None:
     write_rsna(tmp_path / "rsna", patients=1)
-    records = gather(tmp_path, collections=("rsna",))
+    records = read_records(tmp_path, collections=("rsna",))
     assert [r.key for r in records] == [f"rsna/stage_2_train_images/{n}.dcm" for n in ("p0", "p2")]
-    assert [r.patient for r in gather(tmp_path, collections=("rsna",), views=("AP",))] == ["rsna/p0", "rsna/p2"]
+    assert [r.patient for r in read_records(tmp_path, collections=("rsna",), views=("AP",))] == ["rsna/p0", "rsna/p2"]
 
 
-def _rows_gone(folder: Path) -> None:
+def _remove_rows(folder: Path) -> None:
     table = folder / "stage_2_train_labels.csv"
     table.write_text("\n".join(line for line in table.read_text().splitlines() if not line.startswith("p2")))
 
 
-def _images_gone(folder: Path) -> None:
+def _remove_images(folder: Path) -> None:
     for path in (folder / "stage_2_train_images").iterdir():
         path.unlink()
 
 
-def _stages_mixed(folder: Path) -> None:
+def _mix_stages(folder: Path) -> None:
     table = folder / "stage_2_detailed_class_info.csv"
     table.write_text(table.read_text().replace("p2,Lung Opacity", "p2,Normal"))
 
@@ -244,38 +245,51 @@ def _stages_mixed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_rows_gone, r"p2\.dcm has no row in stage_2_train_labels"),
-        (_images_gone, r"no images in .*stage_2_train_images/\*\.dcm beside the tables"),
-        (_stages_mixed, "'Normal' and Target 1: the tables are not of the same stage"),
+        (_remove_rows, r"p2\.dcm has no row in stage_2_train_labels"),
+        (_remove_images, r"no images in .*stage_2_train_images/\*\.dcm beside the tables"),
+        (_mix_stages, "'Normal' and Target 1: the tables are not of the same stage"),
         (lambda f: (f / "stage_2_detailed_class_info.csv").unlink(), r"holds no stage_2_detailed_class_info\.csv"),
         (lambda f: (f / "stage_2_train_labels.csv").write_text("a,b\n1,2\n"), "patientId"),
         (lambda f: (f / "stage_2_train_labels.csv").write_bytes(b"\xff\xfe\0"), "cannot be read as a table"),
         (lambda f: (f / "stage_2_train_images" / "p2.dcm").write_bytes(b"no DICOM"), "DICOM header cannot be read"),
     ],
 )
-def test_an_rsna_folder_that_is_not_whole_is_refused(tmp_path: Path, spoil, message: str) -> None:
+def test_an_incomplete_rsna_folder_raises(tmp_path: Path, spoil, message: str) -> None:
     write_rsna(tmp_path, patients=1)
     spoil(tmp_path)
     with pytest.raises(InputError, match=message):
-        rsna(tmp_path)
+        read_rsna(tmp_path)
 
 
-def test_those_who_have_some_collections_name_them(four: Path, tmp_path: Path) -> None:
-    shutil.copytree(four, tmp_path, dirs_exist_ok=True)
+def test_missing_collections_raise_unless_the_present_ones_are_named(collections: Path, tmp_path: Path) -> None:
+    shutil.copytree(collections, tmp_path, dirs_exist_ok=True)
     for name in ("lung-masks", "twitter-covid"):
         (tmp_path / name).rename(tmp_path / f"not-{name}")
     with pytest.raises(InputError, match=r"twitter in .*twitter-covid, tuberculosis in .*lung-masks.*\('kcx', 'ccx'\)"):
-        gather(tmp_path)
-    records = gather(tmp_path, collections=("ccx", "kcx"))
-    assert collections_of(r.source for r in records) == ("kcx", "ccx")
-    assert gather(tmp_path, require_all=False) == records
+        read_records(tmp_path)
+    records = read_records(tmp_path, collections=("ccx", "kcx"))
+    assert collection_names(r.source for r in records) == ("kcx", "ccx")
+    assert read_records(tmp_path, require_all=False) == records
     with pytest.raises(InputError, match="no collection kxc: known are kcx"):
-        gather(tmp_path, collections=("kxc",))
+        read_records(tmp_path, collections=("kxc",))
     with pytest.raises(InputError, match="no collection was named"):
-        gather(tmp_path, collections=())
+        read_records(tmp_path, collections=())
     with pytest.raises(InputError, match=r"twitter in .*twitter-covid"):
-        gather(tmp_path, collections=("twitter",), require_all=False)
+        read_records(tmp_path, collections=("twitter",), require_all=False)
 
 
-def test_sources_name_their_collections() -> None:
-    assert collections_of(["shenzhen", "rsna", "montgomery", "twitter"]) == ("twitter", "tuberculosis", "rsna")
+def test_collection_names_of_sources() -> None:
+    assert collection_names(["shenzhen", "rsna", "montgomery", "twitter"]) == ("twitter", "tuberculosis", "rsna")
+
+
+def test_a_collections_records_have_the_sources_of_its_row(collections: Path) -> None:
+    for name, collection in COLLECTIONS.items():
+        if collection.is_default:
+            records = read_records(collections, collections=(name,))
+            assert {r.source for r in records} == set(collection.sources)
+
+
+def test_every_source_is_described_for_the_model_card() -> None:
+    described = source_descriptions()
+    assert len(described) == sum(len(c.sources) for c in COLLECTIONS.values()), "no source belongs to two collections"
+    assert all(described.values())

@@ -1,4 +1,4 @@
-"""The settled data: the table of a run is read again, belongs to its data, and strata are served in turn."""
+"""Dataset of a run: its table is read again, belongs to its data, and samples are spread over strata."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from training.data.splits import R20_SHARES
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All five collections; tests that change one make their own."""
+    """All five collections; tests that change one create their own."""
     folder = write_collections(tmp_path_factory.mktemp("data"), patients=2, size_px=48)
     write_rsna(folder / "rsna", patients=2)
     return folder
 
 
-def test_a_table_is_read_again_and_belongs_to_its_data(tmp_path: Path) -> None:
+def test_a_table_is_reloaded_and_rejects_other_data(tmp_path: Path) -> None:
     data = write_collections(tmp_path / "data", patients=2, size_px=48)
     first = prepare(data, tmp_path / "run", seed=1, threads=1)
     assert prepare(data, tmp_path / "run", seed=1, threads=1) == first
@@ -32,7 +32,7 @@ def test_a_table_is_read_again_and_belongs_to_its_data(tmp_path: Path) -> None:
         prepare(data, tmp_path / "run", seed=1, threads=1)
 
 
-def test_what_is_written(data: Path, tmp_path: Path) -> None:
+def test_written_files(data: Path, tmp_path: Path) -> None:
     samples = prepare(data, tmp_path, seed=1, threads=1)
     with (tmp_path / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -47,7 +47,7 @@ def test_what_is_written(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"seed": 2}, "for seed 1, not 2: give another run folder"),
         ({"shares": R20_SHARES}, "for shares .*0.72.*, not .*0.81"),
@@ -56,16 +56,16 @@ def test_what_is_written(data: Path, tmp_path: Path) -> None:
         ({"collections": ("ccx",)}, r"for collections \('ccx', 'twitter'\), not \('ccx',\)"),
     ],
 )
-def test_a_table_made_for_another_split_is_not_taken(data: Path, tmp_path: Path, changed: dict, said: str) -> None:
+def test_a_table_of_other_settings_raises(data: Path, tmp_path: Path, changed: dict, message: str) -> None:
     collections = ("twitter", "ccx")
     first = prepare(data, tmp_path, seed=1, threads=1, collections=collections)
     assert prepare(data, tmp_path, seed=1, threads=2, collections=collections[::-1]) == first
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         prepare(data, tmp_path, **{"seed": 1, "threads": 1, "collections": collections, **changed})
 
 
-def test_a_run_of_before_goes_on(data: Path, tmp_path: Path) -> None:
-    """Its table has a key and no patients, its leakage.json does not say what was asked: the seed is taken on trust."""
+def test_a_run_of_an_old_version_resumes(data: Path, tmp_path: Path) -> None:
+    """Its table has a key and no patients, and its leakage.json has no settings: any seed is accepted."""
     first = prepare(data, tmp_path, seed=1, threads=1)
     lines = ["key,group,side,label,source"]
     lines += [f"{s.record.key},{s.group},{s.side},{s.record.label},{s.record.source}" for s in first]
@@ -77,7 +77,7 @@ def test_a_run_of_before_goes_on(data: Path, tmp_path: Path) -> None:
         prepare(data, tmp_path, seed=1, threads=1, shares=R20_SHARES)
 
 
-def test_a_table_names_its_collections(data: Path, tmp_path: Path) -> None:
+def test_load_reads_the_collections_of_the_table(data: Path, tmp_path: Path) -> None:
     samples = prepare(data, tmp_path, seed=1, threads=1, collections=("rsna", "ccx"))
     assert {s.record.source for s in samples} == {"rsna", "ccx"}
     assert load(data, tmp_path / "table.csv") == samples
@@ -86,12 +86,12 @@ def test_a_table_names_its_collections(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (",train\n", ",learn\n", "names the side 'learn'"),
-        (",covid-19,", ",viral,", "says viral of twitter-covid"),
+        (",train\n", ",learn\n", "has the side 'learn'"),
+        (",covid-19,", ",viral,", r"twitter-covid/\S+ is viral in .*table\.csv, covid-19 in"),
         ("path,", "file,", "lacks rows or one of the columns"),
     ],
 )
-def test_a_table_that_was_altered_is_refused(data: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_an_edited_table_raises(data: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
     prepare(data, tmp_path, seed=1, threads=1, collections=("twitter",))
     table = tmp_path / "table.csv"
     table.write_text(table.read_text().replace(old, new))
@@ -99,7 +99,7 @@ def test_a_table_that_was_altered_is_refused(data: Path, tmp_path: Path, old: st
         load(data, table)
 
 
-def test_no_table_and_no_report(data: Path, tmp_path: Path) -> None:
+def test_missing_table_and_invalid_report(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no .*table\.csv: run"):
         load(data, tmp_path / "table.csv")
     prepare(data, tmp_path, seed=1, threads=1, collections=("twitter",))
@@ -108,21 +108,21 @@ def test_no_table_and_no_report(data: Path, tmp_path: Path) -> None:
         prepare(data, tmp_path, seed=1, threads=1, collections=("twitter",))
 
 
-def test_a_plan_that_cannot_be_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="preset 'sane' refuses that: split by group"):
+def test_invalid_split_settings_raise_before_images_are_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="preset 'sane' does not allow: split by group"):
         prepare(tmp_path, tmp_path, seed=1, threads=1, unit="image")
     with pytest.raises(InputError, match="expected one of sane, paper, code"):
         prepare(tmp_path, tmp_path, seed=1, threads=1, preset="flannel")
 
 
-def test_strata_are_served_in_turn(data: Path, tmp_path: Path) -> None:
+def test_samples_are_spread_over_strata(data: Path, tmp_path: Path) -> None:
     samples = prepare(data, tmp_path, seed=1, threads=1)
-    chosen = spread_over_strata(samples, 8, seed=0)
-    assert len({(samples[i].record.label, samples[i].record.source) for i in chosen}) == 8
+    selected = spread_over_strata(samples, 8, seed=0)
+    assert len({(samples[i].record.label, samples[i].record.source) for i in selected}) == 8
     assert sorted(spread_over_strata(samples, 1000, seed=0)) == list(range(len(samples)))
 
 
-def test_the_data_folder_is_given_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_folder_from_argument_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXR_EDGE_DATA", "/somewhere")
     assert data_folder(None) == Path("/somewhere")
     assert data_folder(Path("here")) == Path("here")
@@ -131,7 +131,7 @@ def test_the_data_folder_is_given_or_named(monkeypatch: pytest.MonkeyPatch) -> N
         data_folder(None)
 
 
-def test_views_narrow_the_table_and_are_remembered(tmp_path: Path) -> None:
+def test_views_restrict_the_table_and_are_recorded(tmp_path: Path) -> None:
     write_collections(tmp_path / "data", patients=6, size_px=96)
     samples = prepare(tmp_path / "data", tmp_path / "run", seed=1, threads=1, collections=("kcx", "ccx"), views=("PA",))
     assert {s.record.view for s in samples} == {"PA"}

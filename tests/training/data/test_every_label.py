@@ -1,4 +1,4 @@
-"""Every label of every collection, through every configuration that we ship: none is lost, a task that lacks one refused."""
+"""Every label of every collection in every shipped configuration: no label is lost, and a task that lacks one raises."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cxr_edge.errors import InputError
 from tests.builders.collections import METADATA_HEAD, write_collections, write_rsna
 from training import reproduce
 from training.data.canvases import Canvases
-from training.data.collections import FOLDERS, gather
+from training.data.collections import COLLECTIONS, read_records
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS, LABELS
-from training.data.readers.rsna import rsna
+from training.data.readers.rsna import read_rsna
 from training.data.records import Record
 from training.data.splits import SHARES, split
 from training.data.targets import Target, check_labels, modality
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _samples(records: Sequence[Record], run: Run | None = None) -> list[Sample]:
-    """Dealt by patient, as a run deals them; no pixels are read, so no duplicates are searched."""
+    """Split by patient, as in a run; no pixels are read, so duplicates are not searched."""
     shares = SHARES if run is None else run.config.side_shares
     sides = split(records, [r.patient for r in records], seed=1, shares=shares)
     return [Sample(record=r, group=r.patient, side=s) for r, s in zip(records, sides, strict=True)]
@@ -58,30 +58,30 @@ def _run(name: str, data: Path, out: Path) -> Run:
     flannel = name.startswith("flannel")
     config = (load_flannel if flannel else load_r20)(CONFIGS / f"{name}.toml")
     run = (FlannelRun if flannel else R20Run)(config, data, out)  # type: ignore[arg-type]
-    records = gather(data, collections=config.read_collections, views=config.views)
+    records = read_records(data, collections=config.read_collections, views=config.views)
     run.__dict__["samples"] = _samples(records, run)
     return run
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", COLLECTIONS)
 def test_every_image_of_a_collection_is_normal_or_abnormal(data: Path, name: str) -> None:
-    """The modality stage leaves nothing out, whatever the collection calls it."""
-    target, records = modality(), gather(data, collections=(name,))
+    """The modality stage uses every image of every collection."""
+    target, records = modality(), read_records(data, collections=(name,))
     for r in records:
-        assert target.truth(r.label) == (r.label != "normal"), r.label
-        assert target.allowed(r.label).sum() == 1, r.label
+        assert target.label_index(r.label) == (r.label != "normal"), r.label
+        assert target.target_mask(r.label).sum() == 1, r.label
 
 
-def test_the_drawn_collections_hold_every_label(data: Path) -> None:
-    assert {r.label for r in gather(data, collections=tuple(FOLDERS))} == LABELS
-    assert {r.label for r in rsna(data / "rsna", not_normal=True)} == {"normal", "pneumonia", "other"}
+def test_the_drawn_collections_have_every_label(data: Path) -> None:
+    assert {r.label for r in read_records(data, collections=tuple(COLLECTIONS))} == LABELS
+    assert {r.label for r in read_rsna(data / "rsna", not_normal=True).records} == {"normal", "pneumonia", "other"}
 
 
 @pytest.mark.parametrize("label", sorted(LABELS))
-def test_any_label_may_be_renamed_and_known_in_part(label: str) -> None:
+def test_every_label_can_be_renamed_and_partial(label: str) -> None:
     target = Target(labels=("a", "b"), renamed={label: "a"})
-    assert target.truth(label) == 0
-    assert Target(labels=("a", "b"), partial={label: ("a", "b")}).allowed(label).all()
+    assert target.label_index(label) == 0
+    assert Target(labels=("a", "b"), partial={label: ("a", "b")}).target_mask(label).all()
 
 
 PAPERS = sorted(p.stem for p in CONFIGS.glob("*.toml") if p.stem.startswith(("r20", "flannel")))
@@ -97,19 +97,21 @@ def test_every_stage_of_a_shipped_configuration_has_images_of_every_label(
     stages = {stage: (target, train) for stage, target, train in run.tasks()}
     assert ("modality" in stages) == name.startswith(("r20-cpu", "r20-full", "r20-small"))
     for stage, (target, train) in stages.items():
-        counts = Counter(target.truth(r.label) for r in train)
+        counts = Counter(target.label_index(r.label) for r in train)
         assert all(counts[k] >= 3 for k in range(len(target.labels))), (stage, counts)
 
 
 @pytest.mark.parametrize("name", STARTERS)
-def test_the_starters_configurations_too(name: str, data: Path) -> None:
+def test_the_starter_configurations_have_images_of_every_label(name: str, data: Path) -> None:
     config = load_config(CONFIGS / f"{name}.toml")
-    train = [s.record for s in _samples(gather(data)) if s.side == "train" and s.record.source not in config.left_out]
-    check_labels(config.target, train, least=3)
+    train = [
+        s.record for s in _samples(read_records(data)) if s.side == "train" and s.record.source not in config.left_out
+    ]
+    check_labels(config.target, train, min_images=3)
 
 
 def test_the_papers_first_stage_trains_on_opacities(data: Path, tmp_path: Path) -> None:
-    """R20's own: RSNA, as many normal images as opacities, so that the class weights are even."""
+    """As in R20: RSNA with as many normals as opacities, so that the class weights are equal."""
     run = _run("r20-full", data, tmp_path)
     n = len(run.samples)
     blank, boxes = np.zeros((n, 8, 8), np.uint8), np.tile(np.array([0, 0, 8, 8], np.float32), (n, 1))
@@ -127,7 +129,7 @@ def _without(run: Run, label: str) -> Run:
     return run
 
 
-def test_a_stage_without_a_label_is_named_with_its_sources(data: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_label_names_stage_and_sources(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"stage modality: .*normal / abnormal has 0 of abnormal.*source: rsna/normal"):
         _without(_run("r20-full", data, tmp_path), "pneumonia").check_tasks()
     with pytest.raises(InputError, match=r"stage multiclass: .*0 of bacterial.*kcx/normal"):
@@ -136,7 +138,7 @@ def test_a_stage_without_a_label_is_named_with_its_sources(data: Path, tmp_path:
         _without(_run("flannel-cpu", data, tmp_path), "viral").check_tasks()
 
 
-def test_how_few_images_are_too_few_is_a_setting(data: Path, tmp_path: Path) -> None:
+def test_the_minimum_number_of_images_is_a_setting(data: Path, tmp_path: Path) -> None:
     run = _run("r20-cpu", data, tmp_path)
     run.config = replace(run.config, least_images=10_000)
     with pytest.raises(InputError, match=r"\d+ of normal and \d+ of abnormal among .*expected 10000 or more"):
@@ -145,8 +147,10 @@ def test_how_few_images_are_too_few_is_a_setting(data: Path, tmp_path: Path) -> 
         replace(run.config, least_images=0)
 
 
-def test_a_run_is_refused_before_its_first_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of Kermany alone no stage can learn COVID-19: said before the segmenter is trained."""
+def test_a_run_with_a_missing_label_raises_before_its_first_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kermany alone has no COVID-19: the error comes before the segmenter is trained."""
     write_collections(tmp_path / "data", patients=PATIENTS, size_px=96)
     text = (CONFIGS / "r20-small.toml").read_text()
     (tmp_path / "c.toml").write_text(text.replace("threads = 1", 'threads = 1\ncollections = ["kcx"]', 1))

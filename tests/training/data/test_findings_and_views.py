@@ -1,4 +1,4 @@
-"""CCX as FLANNEL reads it: the published code's table of findings, AP views in any wording, and a count of what is left out."""
+"""CCX as in FLANNEL: the published code's table of findings, AP views in any wording, and counts of dropped images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from cxr_edge.errors import InputError
 from tests.builders.collections import METADATA_HEAD, write_rsna
 from tests.builders.flannel_run import flannel_run
-from tests.training.recipes.flannel.test_results import finished, found_of
-from training.data.collections import collect, gather
+from tests.training.recipes.flannel.test_results import finished_run, results_of
+from training.data.collections import read_collections, read_records
 from training.data.dataset import load, prepare
 from training.data.findings import FINDINGS, FLANNEL_FINDINGS, label_of_finding, projection
 from training.recipes.flannel.tables import tables
@@ -29,7 +29,7 @@ VIEWS = ("PA", "AP", "AP Supine", "AP semi erect", "AP Erect", "ap erect", "Port
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CCX with drawn images of CCX in all VIEWS in turn, and rows that no run reads."""
+    """CCX with noise images in all VIEWS in turn, and rows that are dropped."""
     data = tmp_path_factory.mktemp("data")
     folder, rows = data / "covid-chestxray-dataset", [METADATA_HEAD]
     (folder / "images").mkdir(parents=True)
@@ -45,8 +45,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def test_the_codes_table_word_for_word() -> None:
-    """data_preprocess/get_covid_data_dict.py compares whole findings; everything else has no class there."""
+def test_the_published_codes_table_is_exact() -> None:
+    """data_preprocess/get_covid_data_dict.py compares full findings; all others have no class there."""
     assert FLANNEL_FINDINGS == {
         "COVID-19": "covid-19", "SARS": "viral", "Pneumocystis": "bacterial", "Streptococcus": "bacterial",
         "No Finding": "normal",
@@ -67,11 +67,11 @@ def test_the_codes_table_word_for_word() -> None:
         ("Pneumonia", "other", "other"),
     ],
 )
-def test_the_codes_table_on_findings_of_later_releases(finding: str, code: str, full: str) -> None:
+def test_the_published_codes_table_for_later_findings(finding: str, code: str, full: str) -> None:
     assert (label_of_finding(finding, "flannel-code"), label_of_finding(finding)) == (code, full)
 
 
-def test_a_finding_of_no_known_word_is_refused_by_either_table() -> None:
+def test_an_unknown_finding_raises_with_either_table() -> None:
     with pytest.raises(InputError, match="Broken rib"):
         label_of_finding("Broken rib", "flannel-code")
 
@@ -92,27 +92,27 @@ def test_views_in_any_wording(view: str, named: str) -> None:
     assert projection(view) == named
 
 
-def test_ap_in_any_wording_is_read_and_the_rest_counted_by_reason(data: Path) -> None:
-    found = collect(data, collections=("ccx",))
+def test_frontal_views_are_read_and_others_counted_by_reason(data: Path) -> None:
+    found = read_collections(data, collections=("ccx",))
     assert Counter(r.view for r in found.records) == Counter(VIEWS[i % len(VIEWS)] for i in range(sum(CCX.values())))
     assert found.dropped == {
         "ccx: file not there": 1, "ccx: modality CT": 1, "ccx: row twice": 1, "ccx: view L": 2, "ccx: view not stated": 1,
     }  # fmt: skip
 
 
-def test_a_view_by_its_projection_or_by_its_own_name(data: Path) -> None:
-    assert {r.view for r in gather(data, collections=("ccx",), views=("AP",))} == set(VIEWS) - {"PA"}
-    assert {r.view for r in gather(data, collections=("ccx",), views=("AP Supine",))} == {"AP Supine"}
+def test_views_by_projection_or_by_exact_name(data: Path) -> None:
+    assert {r.view for r in read_records(data, collections=("ccx",), views=("AP",))} == set(VIEWS) - {"PA"}
+    assert {r.view for r in read_records(data, collections=("ccx",), views=("AP Supine",))} == {"AP Supine"}
 
 
-def test_what_rsna_leaves_out_is_counted(tmp_path: Path) -> None:
+def test_dropped_rsna_images_are_counted(tmp_path: Path) -> None:
     write_rsna(tmp_path / "rsna", patients=3)
-    assert collect(tmp_path, collections=("rsna",)).dropped == {"rsna: class No Lung Opacity / Not Normal": 3}
-    assert collect(tmp_path, collections=("rsna",), views=("PA",)).dropped["rsna: view AP"] > 0
+    assert read_collections(tmp_path, collections=("rsna",)).dropped == {"rsna: class No Lung Opacity / Not Normal": 3}
+    assert read_collections(tmp_path, collections=("rsna",), views=("PA",)).dropped["rsna: view AP"] > 0
 
 
 @pytest.mark.parametrize(("preset", "bacterial", "covid"), [("code", 7, 12), ("sane", 14, 14), ("paper", 14, 14)])
-def test_presets_choose_the_table_of_a_whole_run(
+def test_the_preset_determines_the_table_of_a_run(
     data: Path, tmp_path: Path, preset: str, bacterial: int, covid: int
 ) -> None:
     run = flannel_run(tmp_path, preset=preset, collections=("ccx",), outside=())
@@ -125,27 +125,27 @@ def test_presets_choose_the_table_of_a_whole_run(
     assert "ccx: modality CT 1" in (tmp_path / "leakage.md").read_text()
 
 
-def test_a_table_of_other_labels_is_not_taken(data: Path, tmp_path: Path) -> None:
+def test_a_table_with_other_findings_raises(data: Path, tmp_path: Path) -> None:
     given = {"seed": 1, "threads": 1, "collections": ("ccx",)}
     prepare(data, tmp_path, **given)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="for findings full, not flannel-code"):
         prepare(data, tmp_path, **given, findings="flannel-code")  # type: ignore[arg-type]
 
 
-def test_table_1_says_which_findings_went_where_and_what_was_left_out(tmp_path: Path) -> None:
-    """The made run has four images of no label and three lateral ones; its leakage report says what was not read."""
-    run = finished(tmp_path / "run")
+def test_table_1_lists_findings_per_label_and_dropped_images(tmp_path: Path) -> None:
+    """The run of the builder has four images without a label and three lateral ones; its leakage report counts dropped images."""
+    run = finished_run(tmp_path / "run")
     (run.out / "leakage.json").write_text(
         json.dumps({"divided_patients": 0, "label_by_source": 0.6, "dropped": {"ccx: view L": 20, "rsna: view AP": 9}})
     )
-    found = found_of(run)
+    found = results_of(run)
     assert found["dropped"] == {"ccx: view L": 23, "ccx: other, which is no label of the task": 4}
-    made = tables(found)
-    assert made["dropped"].rows == (("ccx: view L", "23"), ("ccx: other, which is no label of the task", "4"))
+    pages = tables(found)
+    assert pages["dropped"].rows == (("ccx: view L", "23"), ("ccx: other, which is no label of the task", "4"))
     counts = {f["label"]: f["images"] for f in found["findings"] if f["source"] == "ccx"}
     for label, n in counts.items():
-        assert f"{label}: {label} {n}" in made["table-1-data"].note
-    assert "FINDINGS)" in made["table-1-data"].note
+        assert f"{label}: {label} {n}" in pages["table-1-data"].note
+    assert "FINDINGS)" in pages["table-1-data"].note
     code = tables({**found, "finding_table": "flannel-code"})["table-1-data"].note
     assert "the published code's exact table" in code
     before = {k: v for k, v in found.items() if k not in ("dropped", "finding_table")}

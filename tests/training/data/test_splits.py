@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cxr_edge.errors import InputError
 from training.data import splits
-from training.data.duplicates import groups
+from training.data.duplicates import patient_groups
 from training.data.records import Record
 from training.data.splits import (
     FLANNEL_SHARES,
@@ -58,7 +58,7 @@ def test_nobody_stands_on_two_sides(
     made: tuple[list[Record], list[tuple[int, int]]], seed: int, shares: dict[Side, float]
 ) -> None:
     records, pairs = made
-    names = groups(records, pairs)
+    names = patient_groups(records, pairs)
     sides = split(records, names, seed=seed, shares=shares)
     assert sides == split(records, names, seed=seed, shares=shares)
     by_patient: dict[str, set[str]] = {}
@@ -148,7 +148,7 @@ def test_a_leaking_split_is_refused() -> None:
 
 def test_the_report_counts_what_was_joined() -> None:
     records = [record("a", 0), record("b", 1), record("c", 2)]
-    names = groups(records, [(0, 1)])
+    names = patient_groups(records, [(0, 1)])
     report = check_leakage(records, names, ["train", "train", "test"], [(0, 1)])
     assert (report.patients, report.groups, report.merged_patients, report.same_image_pairs) == (3, 2, 1, 1)
     assert report.images == {"train": {"kcx/normal": 2}, "validation": {}, "test": {"kcx/normal": 1}}
@@ -181,7 +181,7 @@ def test_flannels_split_leaves_validation_to_its_folds(
     made: tuple[list[Record], list[tuple[int, int]]], seed: int, unit: Unit
 ) -> None:
     records, pairs = made
-    sides = split(records, groups(records, pairs), seed=seed, shares=FLANNEL_SHARES, unit=unit)
+    sides = split(records, patient_groups(records, pairs), seed=seed, shares=FLANNEL_SHARES, unit=unit)
     assert set(sides) <= {"train", "test"}
 
 

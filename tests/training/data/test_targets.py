@@ -1,4 +1,4 @@
-"""Tasks over the collections' labels: what is asked, what takes part, what is only known in part."""
+"""Label tasks: label indices, unused labels and partial labels."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from training.data.findings import FINDINGS
 from training.data.targets import Target, binary, modality
 
 
-def test_modality_calls_everything_else_abnormal() -> None:
+def test_modality_maps_all_other_labels_to_abnormal() -> None:
     target = modality()
     assert target.labels == ("normal", "abnormal")
-    assert {label: target.truth(label) for label in ("normal", "viral", "tuberculosis", "other", "covid-19")} == {
+    assert {label: target.label_index(label) for label in ("normal", "viral", "tuberculosis", "other", "covid-19")} == {
         "normal": 0, "viral": 1, "tuberculosis": 1, "other": 1, "covid-19": 1,
     }  # fmt: skip
-    assert all(target.allowed(label).sum() == 1 for label in FINDINGS.values())
+    assert all(target.target_mask(label).sum() == 1 for label in FINDINGS.values())
 
 
-def test_binary_leaves_the_rest_out() -> None:
+def test_binary_does_not_use_other_labels() -> None:
     target = binary()
-    assert target.truth("covid-19") == 1
-    assert target.truth("bacterial") == -1
-    assert not target.allowed("bacterial").any()
+    assert target.label_index("covid-19") == 1
+    assert target.label_index("bacterial") == -1
+    assert not target.target_mask("bacterial").any()
 
 
-def test_partial_labels_train_and_are_not_judged() -> None:
+def test_partial_labels_train_and_are_not_evaluated() -> None:
     target = Target(labels=("normal", "bacterial", "viral"), partial={"tuberculosis": ("bacterial", "viral")})
-    assert target.truth("tuberculosis") == -1
-    assert target.allowed("tuberculosis").tolist() == [False, True, True]
+    assert target.label_index("tuberculosis") == -1
+    assert target.target_mask("tuberculosis").tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,6 @@ def test_partial_labels_train_and_are_not_judged() -> None:
         ({"labels": ("normal", "viral"), "renamed": {"flu": "viral"}}, "no collection has the labels"),
     ],
 )
-def test_a_task_that_makes_no_sense_is_refused(values: dict, says: str) -> None:
+def test_an_invalid_task_raises(values: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         Target(**values)

@@ -1,4 +1,4 @@
-"""The loop: a run that was killed ends as one that was not; the best epoch is kept, or the last; time ends a run as epochs do."""
+"""Training loop: a killed run ends like an undisturbed one; best or last weights are saved; time or patience ends a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from training.loop.fit import fit, load_best
+from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.parallel import World
 
@@ -26,7 +26,7 @@ def _network() -> nn.Module:
 
 
 class _Task:
-    """Learns the mean of noise; `killed_in` raises in that epoch, after two batches. scores: of each epoch in turn."""
+    """Learns the mean of noise. killed_in: raises in that epoch, after two batches. scores: of the epochs, in order."""
 
     batches_per_epoch = 4
 
@@ -34,7 +34,7 @@ class _Task:
         self.model = _network()
         self.killed_in, self.scores = killed_in, list(scores)
 
-    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, epoch: int, process: World) -> Iterator[tuple[Tensor, ...]]:
         source = torch.Generator().manual_seed(epoch)
         for i in range(self.batches_per_epoch):
             if epoch == self.killed_in and i == 2:
@@ -53,7 +53,7 @@ def _weights(file: Path) -> dict[str, Tensor]:
     return torch.load(file, weights_only=True)
 
 
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     fit(_Task(), PLAN, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
         fit(_Task(killed_in=1), PLAN, tmp_path / "killed")
@@ -73,23 +73,23 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
+def test_the_weights_of_the_best_epoch_are_saved(tmp_path: Path) -> None:
     plan = replace(PLAN, epochs=3)
     best = fit(_Task(scores=(0.1, 0.9, 0.5)), plan, tmp_path / "a")
-    wanted = _weights(fit(_Task(), replace(PLAN, epochs=3), tmp_path / "b").with_name("last.pt"))
+    expected = _weights(fit(_Task(), replace(PLAN, epochs=3), tmp_path / "b").with_name("last.pt"))
     assert _weights(tmp_path / "a" / "last.pt")["best"] == 0.9
-    kept, last = load_best(_network(), best).state_dict(), wanted["average"]
-    assert not torch.equal(kept["0.weight"], last["0.weight"]), "the second epoch's weights, not the last's"
+    saved, last = load_weights(_network(), best).state_dict(), expected["average"]
+    assert not torch.equal(saved["0.weight"], last["0.weight"]), "the second epoch's weights, not the last's"
     lines = (tmp_path / "a" / "log.txt").read_text().splitlines()
     assert [line.endswith("*") for line in lines] == [True, True, False]
 
 
-def test_time_ends_a_run(tmp_path: Path) -> None:
+def test_the_time_budget_ends_a_run(tmp_path: Path) -> None:
     fit(_Task(), replace(PLAN, epochs=10_000, minutes=1e-9), tmp_path)
     assert _weights(tmp_path / "last.pt")["epoch"] == 1
 
 
-def test_training_learns(tmp_path: Path) -> None:
+def test_training_reduces_the_loss(tmp_path: Path) -> None:
     x = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(99))
     task = _Task()
     task.loss = lambda model, batch: (model(batch[0])[:, 0] - 2.0).square().mean()  # type: ignore[method-assign]
@@ -100,13 +100,13 @@ def test_training_learns(tmp_path: Path) -> None:
         assert task.loss(learnt.eval(), (x,)).item() < 0.2
 
 
-def test_curves_without_tensorboard_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_tensorboard_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="pip install tensorboard"):
         fit(_Task(), replace(PLAN, tensorboard=True), tmp_path)
 
 
-def test_curves_have_a_point_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_have_a_point_per_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points: list[tuple[str, int]] = []
 
     class Writer:
@@ -128,7 +128,7 @@ def test_curves_have_a_point_an_epoch(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("schedule", ["plateau", "constant"])
 def test_sgd_and_its_schedules(schedule: str, tmp_path: Path) -> None:
-    """A plateau halves the rate after the epochs it waits; a constant rate stays."""
+    """A plateau halves the rate after its epochs; a constant rate does not change."""
     plan = replace(
         PLAN, epochs=5, optimizer="sgd", momentum=0.9, learning_rate=0.01, schedule=schedule, plateau_epochs=2, ema=0.0,
         warmup_epochs=0.0,
@@ -148,13 +148,13 @@ def test_patience_ends_a_run(tmp_path: Path) -> None:
     assert (saved["epoch"], saved["best_epoch"]) == (3, 1)
 
 
-def test_a_plan_that_means_nothing_is_refused() -> None:
+def test_an_unknown_optimizer_raises() -> None:
     with pytest.raises(InputError, match="adamw, adam or sgd"):
         Plan(epochs=1, optimizer="lion")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 4)])
-def test_a_plan_keeps_the_best_weights_or_the_last(keep: str, epoch: int, tmp_path: Path) -> None:
+def test_keep_selects_the_best_or_the_last_weights(keep: str, epoch: int, tmp_path: Path) -> None:
     scored: list[dict[str, Tensor]] = []
 
     class Task(_Task):
@@ -163,26 +163,37 @@ def test_a_plan_keeps_the_best_weights_or_the_last(keep: str, epoch: int, tmp_pa
             return super().score(model)
 
     file = fit(Task(scores=(0.1, 0.9, 0.5, 0.3)), replace(PLAN, epochs=4, keep=keep), tmp_path)
-    kept = load_best(_network(), file).state_dict()
-    assert [k for k, s in enumerate(scored, 1) if all(torch.equal(kept[n], s[n]) for n in s)] == [epoch]
+    saved = load_weights(_network(), file).state_dict()
+    assert [k for k, s in enumerate(scored, 1) if all(torch.equal(saved[n], s[n]) for n in s)] == [epoch]
 
 
-def test_a_killed_run_that_keeps_the_last_weights_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_killed_run_with_keep_last_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     plan, scores = replace(PLAN, epochs=3, keep="last"), (0.9, 0.5, 0.1)
     straight = fit(_Task(scores=scores), plan, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
         fit(_Task(scores=scores, killed_in=2), plan, tmp_path / "killed")
     killed = fit(_Task(scores=scores[2:]), plan, tmp_path / "killed")
-    wanted, found = (load_best(_network(), file).state_dict() for file in (straight, killed))
-    assert all(torch.equal(wanted[n], found[n]) for n in wanted)
+    expected, actual = (load_weights(_network(), file).state_dict() for file in (straight, killed))
+    assert all(torch.equal(expected[n], actual[n]) for n in expected)
 
 
-def test_a_run_that_keeps_the_last_weights_still_loses_patience(tmp_path: Path) -> None:
+def test_patience_ends_a_run_with_keep_last(tmp_path: Path) -> None:
     plan = replace(PLAN, epochs=5, keep="last", patience=2)
     fit(_Task(scores=(0.9, 0.8, 0.7, 0.6, 0.5)), plan, tmp_path)
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 3
 
 
-def test_a_plan_keeps_nothing_else() -> None:
+def test_an_unknown_keep_raises() -> None:
     with pytest.raises(InputError, match="best or last, got 'nonsense'"):
         Plan(epochs=1, keep="nonsense")  # type: ignore[arg-type]
+
+
+def test_weights_of_version_0_1_are_read(tmp_path: Path) -> None:
+    """They are named best.pt, also if the last epoch is saved."""
+    file = fit(_Task(), PLAN, tmp_path)
+    expected = load_weights(_network(), file).state_dict()
+    file.rename(tmp_path / "best.pt")
+    again = fit(_Task(), PLAN, tmp_path)
+    assert again == tmp_path / "best.pt"
+    actual = load_weights(_network(), again).state_dict()
+    assert all(torch.equal(actual[n], expected[n]) for n in expected)

@@ -1,4 +1,4 @@
-"""A plan's options: each is checked when it is made, computes what it says, and survives a kill without a trace."""
+"""Plan options: validated on construction, correct in effect, and restored after a kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cxr_edge.errors import InputError
 from training.loop.fit import fit
 from training.loop.plan import Plan, plan_settings
-from training.loop.settings import TRAINING, same_training
+from training.loop.settings import TRAINING, check_same_settings
 from training.models import NetworkSpec
 from training.parallel import World
 from training.recipes.config import load_config
@@ -46,14 +46,14 @@ def _loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
 
 
 class _Task:
-    """killed_in: raises in the midst of that epoch. scores: of each epoch to come."""
+    """killed_in: raises in the middle of that epoch. scores: of the remaining epochs, in order."""
 
     batches_per_epoch = 3
 
     def __init__(self, *, killed_in: int | None = None, scores: tuple[float, ...] = SCORES) -> None:
         self.model, self.killed_in, self.scores = _network(), killed_in, list(scores)
 
-    def batches(self, epoch: int, here: World) -> Iterator[tuple[Tensor, ...]]:
+    def batches(self, epoch: int, process: World) -> Iterator[tuple[Tensor, ...]]:
         for number in range(self.batches_per_epoch):
             if epoch == self.killed_in and number == 2:
                 raise KeyboardInterrupt
@@ -71,7 +71,7 @@ def _last(folder: Path) -> dict[str, Any]:
 
 
 def _rates(plan: Plan, folder: Path) -> list[float]:
-    """The rate of each epoch's last step."""
+    """Return the learning rate of each epoch's last step."""
     rates = []
     for epochs in range(1, plan.epochs + 1):
         fit(_Task(scores=SCORES[epochs - 1 :]), replace(plan, epochs=epochs), folder)
@@ -90,7 +90,7 @@ def _rates(plan: Plan, folder: Path) -> list[float]:
         ),
     ],
 )
-def test_the_optimizer_is_torchs_on_all_parameters(change: dict[str, Any], optimizer: Any, tmp_path: Path) -> None:
+def test_adam_is_torchs_adam_on_all_parameters(change: dict[str, Any], optimizer: Any, tmp_path: Path) -> None:
     """FLANNEL's code: `optim.Adam(model.parameters(), lr=..., weight_decay=...)`, nothing scheduled, nothing clipped."""
     fit(_Task(), replace(BARE, epochs=2, weight_decay=0.1, **change), tmp_path)
     expected = _network().train()
@@ -116,7 +116,7 @@ def test_biases_and_norms_are_not_decayed_unless_all_is(optimizer: str, tmp_path
 
 
 @pytest.mark.parametrize(("clip_norm", "length"), [(0.0, None), (5.0, 5.0), (0.5, 0.5)])
-def test_the_gradient_is_as_long_as_the_limit_allows(clip_norm: float, length: float | None, tmp_path: Path) -> None:
+def test_gradients_are_clipped_to_the_limit(clip_norm: float, length: float | None, tmp_path: Path) -> None:
     """One plain SGD step moves the weights by rate x gradient."""
 
     def steep(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -137,12 +137,12 @@ def test_the_gradient_is_as_long_as_the_limit_allows(clip_norm: float, length: f
 
 
 def test_steps_lower_the_rate_after_their_epochs(tmp_path: Path) -> None:
-    """As FLANNEL's code: times gamma from the epoch of that index on; an epoch beyond the end does no harm."""
+    """As in FLANNEL's code: multiplied by gamma from the epoch of that index on; epochs after the end have no effect."""
     plan = replace(BARE, epochs=5, schedule="step", step_epochs=(2, 4, 9), step_factor=0.1)
     assert _rates(plan, tmp_path) == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4])
 
 
-def test_a_plateau_does_not_go_below_its_least_rate(tmp_path: Path) -> None:
+def test_a_plateau_does_not_go_below_least_rate(tmp_path: Path) -> None:
     plan = replace(BARE, epochs=6, schedule="plateau", plateau_epochs=1, least_rate=0.004)
     # Scores fall in epochs 2 and 3, and after the best in epoch 4.
     assert _rates(plan, tmp_path / "least") == pytest.approx([0.01, 0.01, 0.005, 0.004, 0.004, 0.004])
@@ -150,8 +150,8 @@ def test_a_plateau_does_not_go_below_its_least_rate(tmp_path: Path) -> None:
     assert endless == pytest.approx([0.01, 0.01, 0.005, 0.0025, 0.0025, 0.00125])
 
 
-def test_a_rate_below_the_least_one_stays(tmp_path: Path) -> None:
-    """As a search may draw it: a plateau never raises the rate."""
+def test_a_rate_below_least_rate_does_not_change(tmp_path: Path) -> None:
+    """A search can sample such a rate: a plateau never raises it."""
     plan = replace(BARE, epochs=3, schedule="plateau", plateau_epochs=1, least_rate=0.5)
     assert _rates(plan, tmp_path) == pytest.approx([0.01] * 3)
 
@@ -168,7 +168,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("killed_in", [1, 3])
 @pytest.mark.parametrize("change", OPTIONS)
-def test_a_killed_run_has_the_weights_of_one_that_was_not(
+def test_a_killed_run_has_the_weights_of_an_undisturbed_one(
     change: dict[str, Any], killed_in: int, tmp_path: Path
 ) -> None:
     plan = replace(BARE, **change)
@@ -183,14 +183,16 @@ def test_a_killed_run_has_the_weights_of_one_that_was_not(
     assert all(straight[name] == killed[name] for name in ("epoch", "steps", "best", "best_epoch", "rate", "schedule"))
 
 
-def test_a_checkpoint_that_does_not_know_its_plateau_is_refused(tmp_path: Path) -> None:
-    """Of an earlier version: to guess how long it had waited would be another training."""
+def test_a_checkpoint_without_schedule_state_raises(tmp_path: Path) -> None:
+    """Checkpoint of an earlier version: resuming without the plateau state would be a different training."""
     plan = replace(BARE, epochs=1, schedule="plateau")
     fit(_Task(), plan, tmp_path)
     saved = _last(tmp_path)
     del saved["schedule"]
     torch.save(saved, tmp_path / "last.pt")
-    with pytest.raises(InputError, match=r"last\.pt .*expected .*got an earlier one's; delete .* to train it again"):
+    with pytest.raises(
+        InputError, match=r"last\.pt .*expected .*got one of an earlier version; delete .* to train it again"
+    ):
         fit(_Task(), replace(plan, epochs=2), tmp_path)
     fit(_Task(), replace(plan, schedule="cosine", epochs=2), tmp_path)
 
@@ -216,12 +218,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), WRONG)
-def test_a_value_that_means_nothing_is_named_with_what_was_expected(name: str, value: Any, expected: str) -> None:
+def test_the_error_for_an_invalid_value_names_the_expected_range(name: str, value: Any, expected: str) -> None:
     with pytest.raises(InputError, match=rf"^{name} of a plan is {expected}, got .*: change it, or leave it out for "):
         Plan(epochs=1, **{name: value})
 
 
-def test_steps_need_their_epochs() -> None:
+def test_schedule_step_needs_step_epochs() -> None:
     with pytest.raises(
         InputError, match=r"needs the epochs .*, got none: give them, such as step_epochs = \[150, 225\]"
     ):
@@ -242,14 +244,14 @@ def test_steps_need_their_epochs() -> None:
         (load_flannel, 'name = "x"\n[learn]\nschedule = "step"', r"c\.toml: learn: schedule"),
     ],
 )
-def test_a_configuration_is_refused_when_it_is_read(load: Any, text: str, where: str, tmp_path: Path) -> None:
+def test_an_invalid_configuration_raises_when_it_is_read(load: Any, text: str, where: str, tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=where):
         load(file)
 
 
-def test_a_list_of_a_file_is_a_tuple_of_a_plan(tmp_path: Path) -> None:
+def test_lists_of_a_file_become_tuples_of_a_plan(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('[members.plain]\nschedule = "step"\nstep_epochs = [150, 225]')
     plan = load_config(file).members["plain"]
@@ -262,31 +264,31 @@ OTHERS = {"balance": "draw"}
 STEPS = replace(BARE, schedule="step", step_epochs=(150, 225))
 
 
-def test_training_goes_on_by_the_plan_that_began_it(tmp_path: Path) -> None:
-    same_training(tmp_path, STEPS, SPEC, OTHERS, done=False)
-    same_training(tmp_path, replace(STEPS, threads=9, tensorboard=True), SPEC, OTHERS, done=False)
+def test_training_resumes_only_with_its_own_settings(tmp_path: Path) -> None:
+    check_same_settings(tmp_path, STEPS, SPEC, OTHERS, done=False)
+    check_same_settings(tmp_path, replace(STEPS, threads=9, tensorboard=True), SPEC, OTHERS, done=False)
     for other, named in ((replace(STEPS, clip_norm=1.0), "plan clip_norm 0.0, not 1.0"), (BARE, "plan step_epochs")):
         with pytest.raises(InputError, match=f"was trained with .*{named}.*: delete it to train it again"):
-            same_training(tmp_path, other, SPEC, OTHERS, done=True)
+            check_same_settings(tmp_path, other, SPEC, OTHERS, done=True)
     with pytest.raises(InputError, match="network labels 3, not 4"):
-        same_training(tmp_path, STEPS, replace(SPEC, labels=4), OTHERS, done=True)
+        check_same_settings(tmp_path, STEPS, replace(SPEC, labels=4), OTHERS, done=True)
     with pytest.raises(InputError, match="balance draw, not weigh"):
-        same_training(tmp_path, STEPS, SPEC, {"balance": "weigh"}, done=True)
+        check_same_settings(tmp_path, STEPS, SPEC, {"balance": "weigh"}, done=True)
 
 
-def test_a_note_of_an_earlier_version_is_of_the_defaults_that_came_after(tmp_path: Path) -> None:
-    """What such a version did, it did without the new options; a run that it began goes on."""
+def test_a_record_of_an_earlier_version_has_the_later_defaults(tmp_path: Path) -> None:
+    """An earlier version trained without the new options, so its runs resume with their defaults."""
     plan = Plan(epochs=3)
-    same_training(tmp_path, plan, SPEC, OTHERS, done=False)
+    check_same_settings(tmp_path, plan, SPEC, OTHERS, done=False)
     note = json.loads((tmp_path / TRAINING).read_text())
     for name in ("decayed", "clip_norm", "least_rate", "step_epochs", "step_factor"):
         del note["plan"][name]
     (tmp_path / TRAINING).write_text(json.dumps(note))
-    same_training(tmp_path, plan, SPEC, OTHERS, done=True)
+    check_same_settings(tmp_path, plan, SPEC, OTHERS, done=True)
     with pytest.raises(InputError, match=r"plan clip_norm 5\.0, not 1\.0"):
-        same_training(tmp_path, replace(plan, clip_norm=1.0), SPEC, OTHERS, done=True)
+        check_same_settings(tmp_path, replace(plan, clip_norm=1.0), SPEC, OTHERS, done=True)
 
 
-def test_a_finished_network_without_a_note_is_taken_as_it_is(tmp_path: Path) -> None:
-    same_training(tmp_path, BARE, SPEC, OTHERS, done=True)
+def test_a_finished_network_without_a_record_is_accepted(tmp_path: Path) -> None:
+    check_same_settings(tmp_path, BARE, SPEC, OTHERS, done=True)
     assert not (tmp_path / TRAINING).exists()

@@ -1,4 +1,4 @@
-"""What a plan may ask for besides optimizer and schedule: each option does what it says, and survives a kill."""
+"""Further plan options: each has its documented effect and is restored after a kill."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from cxr_edge.errors import InputError
 from tests.builders import pruned
 from training import parallel
-from training.loop.batches import Batches, ahead, in_groups
+from training.loop.batches import Batches, chunks, prefetch
 from training.loop.fit import fit
-from training.loop.optimizer import rate_at
+from training.loop.optimizer import learning_rate_at
 from training.loop.plan import Plan
 from training.models import LungUNet, NetworkSpec, build
-from training.models.layers import layer_of
+from training.models.layers import layer_numbers
 from training.parallel import World
 from training.recipes.config import load_config
 from training.recipes.r20.config import load_r20
 from training.tasks.classify import ClassifyTask
-from training.tasks.losses import allowed_label_loss
-from training.tasks.mixing import Mixing, mixing_of
+from training.tasks.losses import partial_label_loss
+from training.tasks.mixing import Mixing, mixing_from_plan
 
 # Plain gradient descent: what moves the weights is the gradient and nothing else.
 BARE = Plan(
@@ -43,7 +43,7 @@ def _images(epoch: int, number: int, count: int) -> Tensor:
 
 
 class _Task:
-    """A trunk and a head learn the mean of noise. size: of a batch. killed_in: raises at that epoch's second batch."""
+    """Trunk and head learn the mean of noise. size: of a batch. killed_in: raises at that epoch's second batch."""
 
     def __init__(self, *, size: int = 4, batches: int = 6, norm: bool = False, killed_in: int | None = None) -> None:
         torch.manual_seed(0)
@@ -55,15 +55,15 @@ class _Task:
         self.size, self.batches_per_epoch, self.killed_in = size, batches, killed_in
         self.seen: list[int] | None = None  # batches of the epoch in which it is killed
 
-    def batches(self, epoch: int, here: World) -> Batches:
+    def batches(self, epoch: int, process: World) -> Batches:
         self.seen = [] if epoch == self.killed_in else None
 
-        def made(number: int) -> tuple[Tensor, ...]:
+        def make(number: int) -> tuple[Tensor, ...]:
             small = [_images(epoch, number * self.size // 4 + k, 4) for k in range(self.size // 4)]
             x = torch.cat(small)
             return x, x.mean((1, 2, 3))
 
-        return Batches(self.batches_per_epoch, made)
+        return Batches(self.batches_per_epoch, make)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         if self.seen is not None:
@@ -87,7 +87,7 @@ def _same(one: Path, other: Path, tolerance: float = 0.0) -> None:
 
 
 @pytest.mark.parametrize("batches", [6, 5])
-def test_accumulated_batches_are_one_batch(batches: int, tmp_path: Path) -> None:
+def test_accumulated_batches_equal_one_batch(batches: int, tmp_path: Path) -> None:
     """Without norms. Of five batches the last one is a group by itself."""
     fit(_Task(batches=batches), replace(BARE, accumulate=2), tmp_path / "two")
     assert _last(tmp_path / "two")["steps"] == BARE.epochs * 3
@@ -96,7 +96,7 @@ def test_accumulated_batches_are_one_batch(batches: int, tmp_path: Path) -> None
         _same(tmp_path / "two", tmp_path / "one", 1e-6)
 
 
-def test_a_last_short_group_is_the_mean_of_what_it_has(tmp_path: Path) -> None:
+def test_a_short_last_group_is_averaged_over_its_batches(tmp_path: Path) -> None:
     fit(_Task(batches=1), replace(BARE, epochs=1, accumulate=4), tmp_path / "group")
     fit(_Task(batches=1), replace(BARE, epochs=1), tmp_path / "alone")
     _same(tmp_path / "group", tmp_path / "alone")
@@ -114,7 +114,7 @@ KILLED = [
 
 
 @pytest.mark.parametrize("change", KILLED, ids=lambda c: next(iter(c)) + "-" + str(next(iter(c.values()))))
-def test_a_killed_run_ends_as_one_that_was_not(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_run_ends_like_an_undisturbed_one(change: dict[str, Any], tmp_path: Path) -> None:
     plan = replace(BARE, epochs=3, optimizer="adamw", ema=0.9, **change)
     fit(_Task(norm=True), plan, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
@@ -139,11 +139,11 @@ def test_half_precision_scales_its_loss(tmp_path: Path) -> None:
     assert _last(tmp_path / "fp16")["scaler"]["scale"] == 65536.0
     start = _Task().model.state_dict()
     for name, value in _last(tmp_path / "fp32")["model"].items():
-        moved, wanted = _last(tmp_path / "fp16")["model"][name] - start[name], value - start[name]
-        assert float((moved - wanted).norm()) < 0.02 * float(wanted.norm()), name
+        moved, expected = _last(tmp_path / "fp16")["model"][name] - start[name], value - start[name]
+        assert float((moved - expected).norm()) < 0.02 * float(expected.norm()), name
 
 
-def test_a_step_that_overflows_float16_is_left_out(tmp_path: Path) -> None:
+def test_a_step_that_overflows_float16_is_skipped(tmp_path: Path) -> None:
     class Steep(_Task):
         def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
             return 1e4 * super().loss(model, batch)
@@ -155,7 +155,7 @@ def test_a_step_that_overflows_float16_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "half"), [("avx2 avx512_bf16", True), ("fp asimd bf16 i8mm", True), ("avx2", False)])
-def test_bfloat16_is_taken_where_the_processor_has_it(
+def test_auto_precision_is_bfloat16_if_the_device_computes_it(
     flags: str, half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : fpu {flags} sse\n")
@@ -181,7 +181,7 @@ def test_a_frozen_trunk_keeps_weights_and_statistics(epochs: int, tmp_path: Path
     assert bool({n for n in moved if n.startswith("trunk")}) == (epochs == 3)
 
 
-def test_what_has_no_trunk_is_not_frozen(tmp_path: Path) -> None:
+def test_freezing_a_network_without_trunk_raises(tmp_path: Path) -> None:
     task = _Task()
     task.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     with pytest.raises(
@@ -190,14 +190,14 @@ def test_what_has_no_trunk_is_not_frozen(tmp_path: Path) -> None:
         fit(task, replace(BARE, frozen_epochs=1), tmp_path)
 
 
-def test_the_rate_falls_from_layer_to_layer(tmp_path: Path) -> None:
-    """Head 1, second convolution 0.5, first 0.25: one step of plain descent moves each by its rate times the gradient."""
+def test_layer_decay_scales_the_rate_per_layer(tmp_path: Path) -> None:
+    """Head 1, second convolution 0.5, first 0.25: one step of plain SGD updates each by its rate times the gradient."""
     fit(_Task(batches=1), replace(BARE, epochs=1), tmp_path / "even")
     fit(_Task(batches=1), replace(BARE, epochs=1, layer_decay=0.5), tmp_path / "falling")
     start, even, falling = _Task().model.state_dict(), _last(tmp_path / "even"), _last(tmp_path / "falling")
     for name, share in (("trunk.0.weight", 0.25), ("trunk.2.weight", 0.5), ("head.1.weight", 1.0)):
-        wanted = share * (even["model"][name] - start[name])
-        torch.testing.assert_close(falling["model"][name] - start[name], wanted, rtol=1e-3, atol=1e-8)
+        expected = share * (even["model"][name] - start[name])
+        torch.testing.assert_close(falling["model"][name] - start[name], expected, rtol=1e-3, atol=1e-8)
 
 
 NETWORKS = ("custom", "vgg16", "mobilenet-v2", "densenet201", "nasnet-mobile", "narrow-resnext", "covid-net", "plain")
@@ -206,7 +206,7 @@ NETWORKS = ("custom", "vgg16", "mobilenet-v2", "densenet201", "nasnet-mobile", "
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layers_are_numbered_from_the_input_to_the_head(name: str) -> None:
     network = build(NetworkSpec(architecture=name, labels=3))
-    layers = layer_of(network)
+    layers = layer_numbers(network)
     numbers = [layers[n] for n, _ in network.named_parameters()]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(max(numbers) + 1))
@@ -216,28 +216,28 @@ def test_layers_are_numbered_from_the_input_to_the_head(name: str) -> None:
 
 
 def test_a_network_without_head_has_layers_too() -> None:
-    assert max(layer_of(LungUNet()).values()) >= 3
+    assert max(layer_numbers(LungUNet()).values()) >= 3
 
 
-def test_the_rate_decays_by_steps_as_keras_has_it() -> None:
+def test_rate_decay_is_keras_decay() -> None:
     """`SGD(decay=1e-6)` of R20's code: rate / (1 + decay x iterations)."""
     plan = replace(BARE, learning_rate=1e-3, rate_decay=0.5)
-    rates = [rate_at(plan, progress=0.0, epochs_done=9.0, steps=s, left=1.0) for s in range(4)]
+    rates = [learning_rate_at(plan, progress=0.0, epochs_done=9.0, steps=s, factor=1.0) for s in range(4)]
     assert rates == pytest.approx([1e-3 / (1 + 0.5 * s) for s in range(4)])
 
 
 @pytest.mark.parametrize("mixing", [Mixing(mixup=0.4), Mixing(cutmix=1.0)])
 @pytest.mark.parametrize("count", [6, 7])
-def test_images_are_mixed_with_a_neighbour_by_the_share(mixing: Mixing, count: int) -> None:
+def test_images_are_mixed_with_their_neighbour(mixing: Mixing, count: int) -> None:
     images = torch.arange(count, dtype=torch.float32)[:, None, None, None].expand(count, 1, 10, 20)
     targets = torch.eye(count, dtype=torch.bool)
     shares = []
     for seed in range(20):
-        mixed, own, others, share = mixing.mixed(images, targets, np.random.default_rng(seed))
+        mixed, own, others, share = mixing.mix(images, targets, np.random.default_rng(seed))
         assert torch.equal(own, targets)
         # Of each image's mean, so much is its own and the rest the neighbour's, whether mixed by value or by area.
-        wanted = share * own.float().argmax(1) + (1 - share) * others.float().argmax(1)
-        torch.testing.assert_close(mixed.mean((1, 2, 3)), wanted, rtol=1e-4, atol=1e-4)
+        expected = share * own.float().argmax(1) + (1 - share) * others.float().argmax(1)
+        torch.testing.assert_close(mixed.mean((1, 2, 3)), expected, rtol=1e-4, atol=1e-4)
         assert 0 <= float(share) <= 1
         shares.append(float(share))
         if mixing.cutmix:
@@ -246,19 +246,19 @@ def test_images_are_mixed_with_a_neighbour_by_the_share(mixing: Mixing, count: i
     assert [int(k) for k in others.float().argmax(1)] == [*[1, 0, 3, 2, 5, 4], *([0] if count == 7 else [])]
 
 
-def test_with_both_half_of_the_batches_are_cut() -> None:
+def test_with_mixup_and_cutmix_half_of_the_batches_are_cut() -> None:
     images, targets = torch.rand(2, 1, 8, 8), torch.eye(2, dtype=torch.bool)
-    mixing = mixing_of(replace(BARE, mixup=1.0, cutmix=1.0))
+    mixing = mixing_from_plan(replace(BARE, mixup=1.0, cutmix=1.0))
     assert mixing is not None
     cut = 0
     for seed in range(200):
-        mixed, *_ = mixing.mixed(images, targets, np.random.default_rng(seed))
+        mixed, *_ = mixing.mix(images, targets, np.random.default_rng(seed))
         cut += bool(((mixed == images) | (mixed == images.flip(0))).all())
     assert 70 < cut < 130
-    assert mixing_of(BARE) is None
+    assert mixing_from_plan(BARE) is None
 
 
-def test_a_mixed_batch_costs_the_mean_of_both_targets_by_the_share() -> None:
+def test_the_loss_of_a_mixed_batch_is_the_weighted_mean_of_both_targets() -> None:
     task = pruned.classify_task(build(NetworkSpec(architecture="plain", labels=3)))
     assert isinstance(task, ClassifyTask)
     task.mixing = Mixing(mixup=1.0)
@@ -266,15 +266,15 @@ def test_a_mixed_batch_costs_the_mean_of_both_targets_by_the_share() -> None:
     task.model.eval()
     with torch.no_grad():
         logits = task.model(images).logits
-        two = [allowed_label_loss(logits, t, smoothing=0.0) for t in (own, others)]
-        found = task.loss(task.model, (images, own, others, share))
-    assert float(found) == pytest.approx(float(share * two[0] + (1 - share) * two[1]))
+        two = [partial_label_loss(logits, t, smoothing=0.0) for t in (own, others)]
+        actual = task.loss(task.model, (images, own, others, share))
+    assert float(actual) == pytest.approx(float(share * two[0] + (1 - share) * two[1]))
     assert not torch.equal(own, others)
     assert 0 < float(share) < 1
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_processes_that_share_a_mixed_batch_make_what_one_makes(size: int) -> None:
+def test_processes_that_share_a_mixed_batch_equal_one_process(size: int) -> None:
     task = pruned.classify_task(build(NetworkSpec(architecture="plain", labels=3)))
     assert isinstance(task, ClassifyTask)
     task.mixing = Mixing(mixup=1.0, cutmix=1.0)
@@ -290,27 +290,29 @@ def test_processes_that_share_a_mixed_batch_make_what_one_makes(size: int) -> No
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_make_the_batches_that_a_thread_makes(workers: int, tmp_path: Path) -> None:
+def test_worker_processes_and_thread_create_the_same_batches(workers: int, tmp_path: Path) -> None:
     tasks = [pruned.classify_task(build(NetworkSpec(architecture="plain", labels=3))) for _ in range(2)]
-    here = World(rank=0, size=1, device=torch.device("cpu"))
-    found, wanted = (list(ahead(t.batches(2, here), n)) for t, n in zip(tasks, (workers, 0), strict=True))
-    assert len(found) == len(wanted) == 2
-    assert all(torch.equal(a, b) for one, two in zip(found, wanted, strict=True) for a, b in zip(one, two, strict=True))
+    process = World(rank=0, size=1, device=torch.device("cpu"))
+    actual, expected = (list(prefetch(t.batches(2, process), n)) for t, n in zip(tasks, (workers, 0), strict=True))
+    assert len(actual) == len(expected) == 2
+    assert all(
+        torch.equal(a, b) for one, two in zip(actual, expected, strict=True) for a, b in zip(one, two, strict=True)
+    )
 
 
-def test_a_workers_error_ends_the_training_by_its_name() -> None:
-    def made(number: int) -> tuple[Tensor, ...]:
+def test_a_workers_error_ends_the_training() -> None:
+    def make(number: int) -> tuple[Tensor, ...]:
         raise InputError("the third image is torn")
 
     with pytest.raises(InputError, match="the third image is torn"):
-        list(ahead(Batches(2, made), 1))
+        list(prefetch(Batches(2, make), 1))
 
 
-def test_groups_hold_all_items_in_order() -> None:
-    assert list(in_groups(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]
+def test_chunks_have_all_items_in_order() -> None:
+    assert list(chunks(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]
 
 
-def test_a_compiled_network_learns_what_the_plain_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_network_trains_like_an_uncompiled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, plainly = [], torch.compile
 
     def compile_without_compiler(network: nn.Module) -> Any:  # which takes half a minute
@@ -324,36 +326,36 @@ def test_a_compiled_network_learns_what_the_plain_one_does(tmp_path: Path, monke
     _same(tmp_path / "plain", tmp_path / "compiled", 1e-6)
 
 
-def test_deterministic_kernels_are_asked_for_while_training(tmp_path: Path) -> None:
-    asked = []
+def test_deterministic_kernels_are_enabled_during_training_only(tmp_path: Path) -> None:
+    enabled = []
 
     class Task(_Task):
         def score(self, model: nn.Module) -> dict[str, float]:
-            asked.append(torch.are_deterministic_algorithms_enabled())
+            enabled.append(torch.are_deterministic_algorithms_enabled())
             return super().score(model)
 
-    fit(Task(), replace(BARE, deterministic=True), tmp_path / "asked")
-    assert asked == [True, True]
+    fit(Task(), replace(BARE, deterministic=True), tmp_path / "deterministic")
+    assert enabled == [True, True]
     assert not torch.are_deterministic_algorithms_enabled()
     fit(Task(), BARE, tmp_path / "plain")
-    assert asked[2:] == [False, False]
+    assert enabled[2:] == [False, False]
 
 
-def test_a_layer_without_deterministic_kernel_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_layer_without_deterministic_kernel(tmp_path: Path) -> None:
     class Task(_Task):
         def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
             torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))
             return super().loss(model, batch)
 
     with pytest.raises(
-        InputError, match=r"deterministic = true, and a layer has no such kernel: put_.* Set it to false"
+        InputError, match=r"deterministic = true, and a layer has no deterministic kernel: put_.* Set it to false"
     ):
         fit(Task(), replace(BARE, deterministic=True), tmp_path)
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 class _Client:
-    """MLflow's client as far as curves use it; `dead` raises from the second epoch on."""
+    """The part of MLflow's client that curves use. dead: raises from the second epoch on."""
 
     runs: dict[str, dict[str, Any]]
     dead = False
@@ -399,7 +401,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Client]]:
     monkeypatch.undo()
 
 
-def test_mlflow_has_a_run_with_plan_and_points_that_goes_on(mlflow: type[_Client], tmp_path: Path) -> None:
+def test_mlflow_run_has_plan_and_points_and_is_resumed(mlflow: type[_Client], tmp_path: Path) -> None:
     plan = replace(BARE, mlflow=True)
     with pytest.raises(KeyboardInterrupt):
         fit(_Task(killed_in=1), plan, tmp_path / "vgg", name="vgg, fold 2")
@@ -411,30 +413,28 @@ def test_mlflow_has_a_run_with_plan_and_points_that_goes_on(mlflow: type[_Client
     assert run["ended"] == 1
 
 
-def test_a_server_that_goes_away_costs_the_points_only(
+def test_a_failing_mlflow_server_does_not_stop_the_training(
     mlflow: type[_Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mlflow, "dead", True)
     fit(_Task(), replace(BARE, epochs=3, mlflow=True), tmp_path)
     assert _last(tmp_path)["epoch"] == 3
-    assert capsys.readouterr().err.count("MLflow does not answer any more, the training goes on: nobody there") == 1
+    assert capsys.readouterr().err.count("MLflow does not respond any more, the training continues: nobody there") == 1
 
 
-def test_a_server_that_is_not_there_is_named_before_training(
+def test_an_unreachable_mlflow_server_raises_before_training(
     mlflow: type[_Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
         raise ConnectionError("connection refused")
 
     monkeypatch.setattr(mlflow, "get_experiment_by_name", refused)
-    with pytest.raises(
-        InputError, match=r"connection refused\. See where MLFLOW_TRACKING_URI points, or set it to false"
-    ):
+    with pytest.raises(InputError, match=r"connection refused\. Check MLFLOW_TRACKING_URI, or set it to false"):
         fit(_Task(), replace(BARE, mlflow=True), tmp_path)
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_without_mlflow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_mlflow_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match="pip install mlflow-skinny"):
         fit(_Task(), replace(BARE, mlflow=True), tmp_path)
@@ -454,7 +454,7 @@ def test_without_mlflow_it_says_what_to_install(tmp_path: Path, monkeypatch: pyt
         (load_config, "[members.plain]\nbfloat16 = 3", r"unknown keys \['bfloat16'\]"),
     ],
 )  # fmt: skip
-def test_what_means_nothing_is_refused_when_it_is_read(
+def test_invalid_options_raise_when_they_are_read(
     load: Callable[[Path], object], text: str, where: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "c.toml"
@@ -464,20 +464,20 @@ def test_what_means_nothing_is_refused_when_it_is_read(
 
 
 @pytest.mark.parametrize(("value", "precision"), [("true", "bf16"), ("false", "fp32")])
-def test_what_version_0_1_called_bfloat16_is_read(value: str, precision: str, tmp_path: Path) -> None:
+def test_bfloat16_of_version_0_1_is_read_as_precision(value: str, precision: str, tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f"[members.plain]\nbfloat16 = {value}")
     assert load_config(file).members["plain"].precision == precision
 
 
-def test_a_folder_of_version_0_1_goes_on_with_its_precision(tmp_path: Path) -> None:
-    from training.loop.settings import TRAINING, same_training
+def test_a_folder_of_version_0_1_resumes_with_its_precision(tmp_path: Path) -> None:
+    from training.loop.settings import TRAINING, check_same_settings
 
     spec = NetworkSpec(architecture="plain", labels=3)
-    same_training(tmp_path, BARE, spec, {}, done=False)
+    check_same_settings(tmp_path, BARE, spec, {}, done=False)
     note = json.loads((tmp_path / TRAINING).read_text())
     del note["plan"]["precision"], note["plan"]["accumulate"]
     (tmp_path / TRAINING).write_text(json.dumps({**note, "plan": {**note["plan"], "bfloat16": False}}))
-    same_training(tmp_path, replace(BARE, workers=3, mlflow=True), spec, {}, done=False)
+    check_same_settings(tmp_path, replace(BARE, workers=3, mlflow=True), spec, {}, done=False)
     with pytest.raises(InputError, match="plan precision fp32, not bf16"):
-        same_training(tmp_path, replace(BARE, precision="bf16"), spec, {}, done=False)
+        check_same_settings(tmp_path, replace(BARE, precision="bf16"), spec, {}, done=False)

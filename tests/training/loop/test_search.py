@@ -1,4 +1,4 @@
-"""The search: R20's ranges, one total over resumes, processes and kills, failures kept, the best score found."""
+"""Search: R20's ranges, one total over resumes, processes and kills, stored failures, the best score."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cxr_edge.errors import InputError
 from tests.builders.two_processes import MeanTask
 from training.loop.fit import fit
 from training.loop.plan import Plan
-from training.loop.search import Found, Kind, SearchPlan, Trial, search
+from training.loop.search import Kind, SearchPlan, SearchResult, Trial, search
 from training.models import NetworkSpec, build
 
 PLAN = SearchPlan(trials=5, stale_s=1.5)
 
 
-def _search(folder: Path, trials: int = 5, *, kind: Kind = "pretrained", score_of=lambda t: t.momentum) -> Found:
+def _search(folder: Path, trials: int = 5, *, kind: Kind = "pretrained", score_of=lambda t: t.momentum) -> SearchResult:
     return search(score_of, replace(PLAN, trials=trials), kind, study="s", folder=folder, seed=1)
 
 
-def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, said: Connection) -> None:
-    """What another machine would run: a line in `tried` for every trial, each of `slow_s`."""
+def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, results: Connection) -> None:
+    """Search as on another machine: write a line to `tried` for every trial, which takes `slow_s`."""
 
     def score_of(trial: Trial) -> float:
         with (folder / "tried").open("a") as out:
@@ -38,11 +38,11 @@ def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, said: Connec
         time.sleep(slow_s)
         return trial.momentum
 
-    said.send(search(score_of, plan, "pretrained", study="s", folder=folder, seed=1))
+    results.send(search(score_of, plan, "pretrained", study="s", folder=folder, seed=1))
 
 
 class _Worker:
-    """A process of its own that searches; forked, since nothing of it computes with torch and imports take seconds."""
+    """A separate search process; forked, since it does not compute with torch and imports take seconds."""
 
     def __init__(self, folder: Path, name: str, trials: int, slow_s: float, storage: str | None = None) -> None:
         processes = multiprocessing.get_context("fork")
@@ -52,7 +52,7 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def found(self) -> Found:
+    def found(self) -> SearchResult:
         found = self._answer.recv() if self._answer.poll(30) else None
         self.process.join(30)
         assert self.process.exitcode == 0
@@ -75,7 +75,7 @@ def _wait_for_a_trial(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def test_values_lie_in_the_ranges_of_the_paper(tmp_path: Path) -> None:
+def test_values_are_in_the_ranges_of_the_paper(tmp_path: Path) -> None:
     found = _search(tmp_path, 40)
     trials = [f.trial for f in found.finished]
     assert [t.number for t in trials] == list(range(40))
@@ -89,7 +89,7 @@ def test_values_lie_in_the_ranges_of_the_paper(tmp_path: Path) -> None:
     assert all(t.dropout is t.optimizer is t.activation is None for t in trials)
 
 
-def test_the_custom_network_is_searched_by_its_own_values(tmp_path: Path) -> None:
+def test_the_custom_network_has_its_own_ranges(tmp_path: Path) -> None:
     found = _search(tmp_path, 30, kind="custom", score_of=lambda t: t.dropout)
     trials = [f.trial for f in found.finished]
     assert all(0.2 <= t.dropout <= 0.6 for t in trials)
@@ -98,7 +98,7 @@ def test_the_custom_network_is_searched_by_its_own_values(tmp_path: Path) -> Non
     assert all(t.momentum is t.learning_rate is t.weight_decay is None for t in trials)
 
 
-def test_the_best_is_the_highest_and_what_is_found_is_json(tmp_path: Path) -> None:
+def test_the_best_score_wins_and_the_result_is_json(tmp_path: Path) -> None:
     found = _search(tmp_path)
     assert found.best.momentum == max(f.trial.momentum for f in found.finished)
     assert all(f.score == f.trial.momentum for f in found.finished)
@@ -108,11 +108,11 @@ def test_the_best_is_the_highest_and_what_is_found_is_json(tmp_path: Path) -> No
     assert values["finished"][0]["trial"]["dropout"] is None
 
 
-def test_of_equal_scores_the_first_trial_is_best(tmp_path: Path) -> None:
+def test_the_first_of_equal_scores_is_best(tmp_path: Path) -> None:
     assert _search(tmp_path, score_of=lambda t: 1.0).best.number == 0
 
 
-def test_a_search_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_search_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = _search(tmp_path, 3)
     assert len(capsys.readouterr().err.splitlines()) == 3
     calls: list[int] = []
@@ -124,7 +124,7 @@ def test_a_search_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Captur
     assert _search(tmp_path / "other", 6) == more, "a trial's values depend on its number only"
 
 
-def test_an_interrupted_trial_is_tried_again_at_once(tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_free_at_once(tmp_path: Path) -> None:
     def interrupted(trial: Trial) -> float:
         if trial.number == 2:
             raise KeyboardInterrupt
@@ -146,7 +146,7 @@ def test_processes_share_the_trials(storage: str | None, trials: int, slow_s: fl
     assert found[0] == found[1] == _search(tmp_path / "alone", trials)
 
 
-def test_a_killed_process_blocks_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_process_blocks_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     killed = _Worker(tmp_path, "killed", 4, 3600.0)
     _wait_for_a_trial(tmp_path)
     killed.kill()
@@ -156,10 +156,10 @@ def test_a_killed_process_blocks_nobody(tmp_path: Path, capsys: pytest.CaptureFi
     assert time.monotonic() - begin < 4 * PLAN.stale_s
     assert calls == [1, 2, 3, 0], "what is open goes first, then what the killed process had"
     assert found == _search(tmp_path / "straight", 4)
-    assert "trial 0 is open again: its process was silent" in capsys.readouterr().err
+    assert "trial 0 is free again: its process sent no heartbeat" in capsys.readouterr().err
 
 
-def test_a_slow_trial_is_not_taken_for_a_killed_one(tmp_path: Path) -> None:
+def test_a_slow_trial_does_not_expire(tmp_path: Path) -> None:
     slow = _Worker(tmp_path, "slow", 2, 1.5 * PLAN.stale_s)
     _wait_for_a_trial(tmp_path)
     calls: list[int] = []
@@ -168,8 +168,8 @@ def test_a_slow_trial_is_not_taken_for_a_killed_one(tmp_path: Path) -> None:
     assert slow.found() == found
 
 
-def test_a_trial_that_comes_too_late_is_not_counted_twice(tmp_path: Path) -> None:
-    """As after a laptop's sleep: the process had been silent, another did its trial meanwhile."""
+def test_a_late_trial_is_not_counted_twice(tmp_path: Path) -> None:
+    """As after a laptop's sleep: without heartbeats, another process has run the trial meanwhile."""
     slept = _Worker(tmp_path, "slept", 1, 0.5)
     _wait_for_a_trial(tmp_path)
     os.kill(slept.process.pid, signal.SIGSTOP)
@@ -179,7 +179,7 @@ def test_a_trial_that_comes_too_late_is_not_counted_twice(tmp_path: Path) -> Non
     assert [f.score for f in found.finished] == [0.5]
 
 
-def test_a_failed_trial_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_trial_does_not_stop_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def score_of(trial: Trial) -> float:
         if trial.number == 1:
             raise RuntimeError("out of memory")
@@ -202,7 +202,7 @@ def test_a_failed_trial_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_training_that_diverges_is_a_failed_trial(tmp_path: Path) -> None:
-    """By the real loop: a network of NaN would answer something and get a score."""
+    """With the real loop: a network with NaN weights would predict labels and get a score."""
 
     def score_of(trial: Trial) -> float:
         task = MeanTask()
@@ -217,15 +217,15 @@ def test_a_training_that_diverges_is_a_failed_trial(tmp_path: Path) -> None:
     assert found.finished[0].reason is not None
     assert "the loss became" in found.finished[0].reason
     assert found.finished[0].reason.endswith("in epoch 1: lower the learning rate")
-    assert not (tmp_path / "trial-0" / "best.pt").exists()
+    assert not (tmp_path / "trial-0" / "weights.pt").exists()
 
 
-def test_nothing_but_failures_is_an_error(tmp_path: Path) -> None:
+def test_a_search_with_failures_only_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="all 5 trials of the search s failed, the first with 'the score is nan'"):
         _search(tmp_path, score_of=lambda t: math.nan)
 
 
-def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
+def test_a_study_with_other_settings_raises(tmp_path: Path) -> None:
     _search(tmp_path)
     with pytest.raises(InputError, match=r"seed 1, not 2"):
         search(lambda t: 0.0, PLAN, "pretrained", study="s", folder=tmp_path, seed=2)
@@ -236,7 +236,7 @@ def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"trials": 0}, "1 or more trials"),
         ({"learning_rate": (0.0, 1e-2)}, "range of learning_rate"),
@@ -245,19 +245,19 @@ def test_a_study_is_not_mixed_with_another(tmp_path: Path) -> None:
         ({"activations": ()}, "activations are one or more of relu, elu, leaky-relu"),
     ],
 )
-def test_a_plan_that_means_nothing_is_refused(wrong: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_an_invalid_search_plan_raises(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         replace(PLAN, **wrong)  # type: ignore[arg-type]
 
 
-def test_a_storage_that_cannot_be_used_keeps_its_password() -> None:
+def test_the_error_for_a_storage_does_not_contain_its_password() -> None:
     plan = replace(PLAN, storage="nosuch://me:secret@host/db")
     with pytest.raises(InputError, match=r"storage \(nosuch\) cannot be used") as error:
         search(lambda t: 0.0, plan, "pretrained", study="s", folder=Path(), seed=1)
     assert "secret" not in str(error.value)
 
 
-def test_a_trial_changes_what_it_searches_and_nothing_else() -> None:
+def test_a_trial_changes_only_its_own_values() -> None:
     base, spec = Plan(epochs=7), NetworkSpec(architecture="custom", labels=2)
     of_sgd = Trial(number=0, momentum=0.9, learning_rate=1e-3, weight_decay=1e-6)
     assert of_sgd.plan(base) == Plan(epochs=7, optimizer="sgd", momentum=0.9, learning_rate=1e-3, weight_decay=1e-6)

@@ -1,4 +1,4 @@
-"""A search shared by processes of which some die: what a dead one held is tried once more, by one of the others."""
+"""Search by several processes, some of which die: their trials are run again once, by another process."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import pytest
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from training.loop import search as searching
-from training.loop.search import Found, SearchPlan, Trial, search
+from training.loop.search import SearchPlan, SearchResult, Trial, search
 from training.recipes.r20 import stages
 
 PLAN = SearchPlan(trials=4, stale_s=1.5)
 
 
-def _search(folder: Path, *, study: str = "s", **changes: object) -> Found:
+def _search(folder: Path, *, study: str = "s", **changes: object) -> SearchResult:
     plan = SearchPlan(**{"trials": 4, "stale_s": 1.5, **changes})  # type: ignore[arg-type]
     return search(lambda t: t.momentum or 0.0, plan, "pretrained", study=study, folder=folder, seed=1)
 
 
-def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, said: Connection) -> None:
-    """What another machine would run: a line in `tried` for every trial, each of `slow_s`."""
+def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, results: Connection) -> None:
+    """Search as on another machine: write a line to `tried` for every trial, which takes `slow_s`."""
 
     def score_of(trial: Trial) -> float:
         with (folder / "tried").open("a") as lines:
@@ -35,11 +35,11 @@ def _work(folder: Path, name: str, plan: SearchPlan, slow_s: float, said: Connec
         time.sleep(slow_s)
         return trial.momentum or 0.0
 
-    said.send(search(score_of, plan, "pretrained", study="s", folder=folder, seed=1))
+    results.send(search(score_of, plan, "pretrained", study="s", folder=folder, seed=1))
 
 
-def _started(folder: Path, name: str, plan: SearchPlan, slow_s: float) -> tuple[BaseProcess, Connection]:
-    """Forked: nothing of it computes with torch, and imports take seconds."""
+def _start(folder: Path, name: str, plan: SearchPlan, slow_s: float) -> tuple[BaseProcess, Connection]:
+    """Start a forked search process: it does not compute with torch, and imports take seconds."""
     processes = multiprocessing.get_context("fork")
     ours, theirs = processes.Pipe(duplex=False)
     process = processes.Process(target=_work, args=(folder, name, plan, slow_s, theirs), daemon=True)
@@ -61,13 +61,13 @@ def _wait_until(what: object) -> None:
 
 
 @pytest.mark.parametrize("storage", [None, "sqlite:///{}/search.db"])
-def test_one_of_two_processes_takes_over_what_a_third_died_with(storage: str | None, tmp_path: Path) -> None:
+def test_a_dead_processs_trial_is_run_by_one_of_two_others(storage: str | None, tmp_path: Path) -> None:
     plan = SearchPlan(trials=4, stale_s=1.5, storage=storage and storage.format(tmp_path))
-    dying, _ = _started(tmp_path, "dead", plan, 3600.0)
+    dying, _ = _start(tmp_path, "dead", plan, 3600.0)
     _wait_until(lambda: _tried(tmp_path))
     os.kill(dying.pid, signal.SIGKILL)  # type: ignore[arg-type]
     dying.join(30)
-    others = [_started(tmp_path, name, plan, 0.2) for name in "ab"]
+    others = [_start(tmp_path, name, plan, 0.2) for name in "ab"]
     found = [answer.recv() if answer.poll(60) else None for _, answer in others]
     assert found[0] == found[1] == _search(tmp_path / "alone")
     tried = _tried(tmp_path)
@@ -77,7 +77,7 @@ def test_one_of_two_processes_takes_over_what_a_third_died_with(storage: str | N
         process.join(30)
 
 
-def test_a_process_that_died_with_the_journals_lock_blocks_nobody(
+def test_a_process_that_died_with_the_journal_lock_blocks_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searching, "_LOCK_S", 3)
@@ -88,7 +88,7 @@ def test_a_process_that_died_with_the_journals_lock_blocks_nobody(
     _search(tmp_path, trials=1)
     with monkeypatch.context() as patched:
         patched.setattr(JournalFileSymlinkLock, "release", die)
-        dying, _ = _started(tmp_path, "dead", PLAN, 0.0)
+        dying, _ = _start(tmp_path, "dead", PLAN, 0.0)
         dying.join(30)
     assert dying.exitcode == -signal.SIGKILL
     assert (tmp_path / "search.journal.lock").is_symlink()
@@ -97,7 +97,7 @@ def test_a_process_that_died_with_the_journals_lock_blocks_nobody(
     assert time.monotonic() - begin < 20
 
 
-def test_networks_try_points_of_their_own(tmp_path: Path) -> None:
+def test_networks_sample_different_points(tmp_path: Path) -> None:
     """One search per network on the same storage: vgg16's first trial is not vgg19's."""
     points = [
         {(f.trial.momentum, f.trial.learning_rate) for f in _search(tmp_path, study=study).finished}
@@ -107,8 +107,8 @@ def test_networks_try_points_of_their_own(tmp_path: Path) -> None:
     assert not points[0] & points[1]
 
 
-def test_two_processes_in_one_trial_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One was silent and goes on while another has taken its trial over: the first to end deletes only its own files."""
+def test_two_processes_in_one_trial_have_separate_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without heartbeats continues while another runs its trial: the first to end deletes only its own files."""
     task = SimpleNamespace(score=lambda network: {"score": 0.5})
     run = SimpleNamespace(
         out=tmp_path,
@@ -125,10 +125,10 @@ def test_two_processes_in_one_trial_do_not_share_a_folder(tmp_path: Path, monkey
         if len(inside) == 1:
             assert stages._trial_score(run, "vgg16", Trial(number=0)) == 0.5  # type: ignore[arg-type]
         assert (folder / "last.pt").exists()
-        return folder / "best.pt"
+        return folder / "weights.pt"
 
     monkeypatch.setattr(stages, "fit", fit)
-    monkeypatch.setattr(stages, "load_best", lambda network, file: network)
+    monkeypatch.setattr(stages, "load_weights", lambda network, file: network)
     monkeypatch.setattr(stages, "_own_plan", lambda *_: SimpleNamespace(seed=1))
     monkeypatch.setattr(stages, "replace", lambda plan, **_: plan)
     monkeypatch.setattr(Trial, "plan", lambda trial, base: base)

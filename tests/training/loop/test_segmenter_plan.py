@@ -1,4 +1,4 @@
-"""The segmenter of a run is of the plan of its configuration: begun or finished by another one, the stage is refused."""
+"""Segmenter stage and plan: a segmenter started or finished with another plan raises."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import nn
 from cxr_edge.errors import InputError
 from tests.builders.pruned import FRAME, segment_task
 from training.loop.plan import Plan
-from training.recipes.segmenter import SEGMENTER, segment, take_segmenter
+from training.recipes.segmenter import SEGMENTER, copy_segmenter, segment
 
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-3)
 
 
 class _Run(SimpleNamespace):
-    """What the stage takes of a run. killed_after: epochs after which the process ends, before its next checkpoint."""
+    """The part of a Run that the stage uses. killed_after: epochs after which the process ends, before its next checkpoint."""
 
     def __init__(self, out: Path, plan: Plan, *, killed_after: int | None = None, segmenter_px: int = 32) -> None:
         config = SimpleNamespace(
@@ -51,13 +51,13 @@ class _Run(SimpleNamespace):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a segmenter that nobody disturbed."""
+    """Run folder of a segmenter trained without interruption."""
     out = tmp_path_factory.mktemp("finished")
     segment(_Run(out, PLAN))
     return out
 
 
-def test_a_killed_segmenter_goes_on_by_its_plan_and_by_no_other(finished: Path, tmp_path: Path) -> None:
+def test_a_killed_segmenter_resumes_with_its_own_plan_only(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         segment(_Run(tmp_path, PLAN, killed_after=1))
     for plan, named in (
@@ -71,7 +71,7 @@ def test_a_killed_segmenter_goes_on_by_its_plan_and_by_no_other(finished: Path, 
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_finished_segmenter_of_another_plan_is_refused(finished: Path) -> None:
+def test_a_finished_segmenter_of_another_plan_raises(finished: Path) -> None:
     with pytest.raises(InputError, match="plan epochs 2, not 3"):
         segment(_Run(finished, replace(PLAN, epochs=3)))
     with pytest.raises(InputError, match="segmenter_px 32, not 64"):
@@ -79,9 +79,9 @@ def test_a_finished_segmenter_of_another_plan_is_refused(finished: Path) -> None
     segment(_Run(finished, replace(PLAN, threads=2)))
 
 
-def test_a_segmenter_that_is_taken_over_need_not_be_of_our_plan(finished: Path, tmp_path: Path) -> None:
+def test_a_copied_segmenter_can_have_another_plan(finished: Path, tmp_path: Path) -> None:
     for folder in (finished, tmp_path):
         (folder / "table.csv").write_text("path,side\na.png,train\n")
-    take_segmenter(_Run(tmp_path, PLAN), finished)
+    copy_segmenter(_Run(tmp_path, PLAN), finished)
     segment(_Run(tmp_path, replace(PLAN, epochs=9)))
     assert (tmp_path / "segmenter.onnx").exists()

@@ -1,4 +1,4 @@
-"""COVID-Net: its blocks' widths, the long-range sums of a stage, and that all of it learns."""
+"""COVID-Net: widths of its blocks, long-range sums of a stage, and gradients of all parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _convs(network: nn.Module) -> list[nn.Conv2d]:
 
 
 def _mixed_norms(network: nn.Module) -> nn.Module:
-    """With norms that shift and scale, in evaluation: as built they would do next to nothing."""
+    """Return the network in evaluation mode with random norm statistics: the initial ones are nearly the identity."""
     for m in network.modules():
         if isinstance(m, nn.BatchNorm2d):
             for values in (m.weight.data, m.running_var):
@@ -32,7 +32,7 @@ def _mixed_norms(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def test_the_full_network_takes_224_px_and_gives_no_map() -> None:
+def test_the_full_network_takes_224_px_and_has_no_map() -> None:
     with torch.no_grad():
         logits, cam = _network("covid-net", 3).eval()(torch.randn(1, 3, 224, 224))
     assert logits.shape == (1, 4)
@@ -49,7 +49,7 @@ def test_the_narrow_network_takes_small_images(side: int) -> None:
     assert cam is None
 
 
-def test_the_full_network_has_the_parameters_it_had_a_regression_number_not_a_published_one() -> None:
+def test_parameters_of_the_full_network_regression_not_published() -> None:
     with torch.device("meta"):  # shapes without memory
         network = _network("covid-net", 3)
     assert sum(p.numel() for p in network.parameters()) == 134_566_004
@@ -76,7 +76,7 @@ def test_the_stages_have_the_published_blocks_and_widths() -> None:
     assert all(b.layers[0][0].in_channels == s.beside[0].out_channels for s in network.stages for b in s.blocks[1:])
 
 
-def test_a_stage_is_the_sum_of_all_that_is_in_it() -> None:
+def test_a_stage_is_the_sum_of_its_blocks_and_its_1x1() -> None:
     torch.manual_seed(0)
     stage, x = _mixed_norms(_Stage(8, 16, 3)), torch.randn(2, 8, 6, 6)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_a_stage_is_the_sum_of_all_that_is_in_it() -> None:
         torch.testing.assert_close(stage(x), torch.relu(beside + first + second + third))
 
 
-def test_every_block_of_the_network_sees_the_sum_of_those_before_it() -> None:
+def test_every_block_reads_the_sum_of_the_previous_ones() -> None:
     network = _mixed_norms(_network("narrow-covid-net"))
     seen: dict[nn.Module, Tensor] = {}
     given: dict[nn.Module, Tensor] = {}
@@ -107,7 +107,7 @@ def test_every_block_of_the_network_sees_the_sum_of_those_before_it() -> None:
             torch.testing.assert_close(seen[block], torch.relu(total))
 
 
-def test_every_parameter_learns() -> None:
+def test_every_parameter_has_a_gradient() -> None:
     network = _network("narrow-covid-net").train()
     network(torch.randn(8, 1, 112, 112)).logits.square().sum().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]

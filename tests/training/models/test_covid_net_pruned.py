@@ -1,4 +1,4 @@
-"""COVID-Net goes through R20's pruning, under R20's head as a member and with its own dense layers; and what it counts."""
+"""COVID-Net in R20's pruning, with R20's head and with its own dense layers, and its parameter counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tolerances import assert_close
 from training.models import NetworkSpec, build, load_network, save_network
 from training.pruning import cost
 from training.pruning.apoz import zero_shares
-from training.pruning.channels import Unit, choose, prunable, remove, unit_shares
+from training.pruning.channels import ChannelGroup, group_shares, prunable, remove, select_channels
 from training.pruning.prune import prune
 from training.recipes.flannel.config import load_flannel
 from training.recipes.r20.config import load_r20
@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("spec", [MEMBER, replace(MEMBER, head_maps=0)], i
 
 
 def _network(spec: NetworkSpec) -> nn.Module:
-    """With norms that shift and scale: as built, they would do next to nothing."""
+    """Return the network with random norm statistics: the initial ones are nearly the identity."""
     torch.manual_seed(0)
     network = build(spec)
     for m in network.modules():
@@ -53,12 +53,12 @@ def _shares(network: nn.Module) -> dict[str, NDArray[np.float64]]:
     return {n: rng.random(m.out_channels) for n, m in _convs(network).items()}
 
 
-def _zeroed(network: nn.Module, units: list[Unit], chosen: dict[str, tuple[int, ...]]) -> None:
-    """All that makes the chosen channels gives zero: convolution and the norm after it."""
+def _zeroed(network: nn.Module, units: list[ChannelGroup], selected: dict[str, tuple[int, ...]]) -> None:
+    """Set the selected channels to zero: their convolution and the norm after it."""
     layers = dict(network.named_modules())
     for unit in units:
-        for member in unit.members:
-            gone = [o for o, u in zip(member.own, member.of_unit, strict=True) if u in chosen.get(unit.root, ())]
+        for member in unit.layers:
+            gone = [o for o, u in zip(member.own, member.of_group, strict=True) if u in selected.get(unit.root, ())]
             makers = [layers[member.conv], layers.get(member.conv[:-1] + "1")]
             for layer in (m for m in makers if isinstance(m, nn.Conv2d | nn.BatchNorm2d)):
                 layer.weight.data[gone] = 0
@@ -68,24 +68,24 @@ def _zeroed(network: nn.Module, units: list[Unit], chosen: dict[str, tuple[int, 
 
 @BOTH
 @pytest.mark.parametrize("side", [32, 64, 112])
-def test_the_pruned_network_is_the_whole_one_with_the_channels_at_zero(
+def test_the_pruned_network_equals_the_full_one_with_zeroed_channels(
     spec: NetworkSpec, side: int, tmp_path: Path
 ) -> None:
     network, image = _network(spec), _image(side)
     units = prunable(network, image)
     original = {u.root: u.channels for u in units}
-    chosen = choose(units, _shares(network), step=1, original=original, fraction=0.3)
+    selected = select_channels(units, _shares(network), step=1, original=original, fraction=0.3)
     sums = [u for u in units if u.root.endswith("beside.0")]
-    assert [len(u.members) for u in sums] == [4, 5, 7, 4], "a stage's sum goes as one: its 1x1 and all its blocks"
-    assert all(chosen.get(u.root) for u in sums), "and this test takes some of each"
+    assert [len(u.layers) for u in sums] == [4, 5, 7, 4], "a stage's sum goes as one: its 1x1 and all its blocks"
+    assert all(selected.get(u.root) for u in sums), "and this test takes some of each"
     with torch.no_grad():
         other = network(image).logits.clone()
-        _zeroed(network, units, chosen)
+        _zeroed(network, units, selected)
         zeroed = network(image).logits
         assert not torch.allclose(other, zeroed), "else nothing was taken away"
         shares = zero_shares(network, [image])
-        assert all((unit_shares(u, shares)[list(chosen.get(u.root, ()))] == 1).all() for u in units)
-        remove(network, image, chosen)
+        assert all((group_shares(u, shares)[list(selected.get(u.root, ()))] == 1).all() for u in units)
+        remove(network, image, selected)
         assert_close(network(image).logits, zeroed)
     saved = save_network(network, spec, tmp_path)
     assert saved.shapes
@@ -94,7 +94,7 @@ def test_the_pruned_network_is_the_whole_one_with_the_channels_at_zero(
         assert torch.equal(load_network(tmp_path)[0](image).logits, network(image).logits)
 
 
-def test_the_dense_layers_lose_a_channels_whole_grid() -> None:
+def test_the_dense_layers_lose_all_inputs_of_a_channel() -> None:
     """The last stage's channel c is the flattened inputs 9 c to 9 c + 8 of a grid of 3."""
     network, image = _network(replace(MEMBER, head_maps=0)), _image()
     before = network.dense[0].weight.detach().clone()
@@ -104,7 +104,7 @@ def test_the_dense_layers_lose_a_channels_whole_grid() -> None:
 
 
 @BOTH
-def test_it_goes_through_the_loop_that_prunes_and_retrains(spec: NetworkSpec, tmp_path: Path) -> None:
+def test_it_is_pruned_and_retrained(spec: NetworkSpec, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_network(build(spec), spec, tmp_path / "network")
     plan = replace(PLAN, step=0.1, until=0.2, retrain=replace(PLAN.retrain, epochs=1))
@@ -114,7 +114,7 @@ def test_it_goes_through_the_loop_that_prunes_and_retrains(spec: NetworkSpec, tm
     assert steps[2].parameters < steps[1].parameters < steps[0].parameters
 
 
-def test_it_may_be_a_member_of_r20_and_a_learner_of_flannel(tmp_path: Path) -> None:
+def test_it_can_be_a_member_of_r20_and_a_learner_of_flannel(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('name = "x"\n[members.a]\narchitecture = "narrow-covid-net"\nhead_maps = 16')
     spec = load_r20(file).network("a", 3)
@@ -146,7 +146,7 @@ def test_its_widths_are_those_of_the_public_pytorch_code() -> None:
 
 
 def _public() -> int:
-    """Parameters of that code for three labels, from its table of (ins, outs) and its rule for what lies between."""
+    """Return the parameter count of that code for three labels, from its table of (ins, outs) and its rule for inner widths."""
     blocks = [(64, 256), *[(256, 256)] * 2, (256, 512), *[(512, 512)] * 3, (512, 1024), *[(1024, 1024)] * 5]
     blocks += [(1024, 2048), *[(2048, 2048)] * 2]
     total = 3 * 64 * 49 + 64 + sum(i * o + o for i, o in ((64, 256), (256, 512), (512, 1024), (1024, 2048)))

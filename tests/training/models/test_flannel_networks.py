@@ -1,4 +1,4 @@
-"""FLANNEL's learners: parameters as torchvision publishes them with a head of four labels, and the narrow ones of two cores."""
+"""FLANNEL's learners: parameters as published by torchvision with a head of four labels, and the narrow variants."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _network(architecture: str, channels: int = 1) -> nn.Module:
     return build(NetworkSpec(architecture=architecture, labels=LABELS, channels=channels, head_maps=0))
 
 
-def _answer(network: nn.Module, images: Tensor) -> MemberOutput:
+def _output(network: nn.Module, images: Tensor) -> MemberOutput:
     with torch.no_grad():
         return network.eval()(images)
 
@@ -51,11 +51,11 @@ def test_learners_have_the_published_parameters(architecture: str) -> None:
     assert type(network.head) is CamHead, "no head convolution"
 
 
-def test_learners_are_in_the_order_of_the_papers_code() -> None:
+def test_learners_have_the_order_of_the_papers_code() -> None:
     assert tuple(GIVEN) == FLANNEL_NAMES
 
 
-def test_a_head_without_maps_is_a_pooling_and_a_dense_layer() -> None:
+def test_a_head_without_maps_is_pooling_and_dense_layer() -> None:
     torch.manual_seed(0)
     head, features = CamHead(6, LABELS, 0.0), torch.randn(2, 6, 3, 5)
     nn.init.normal_(head.bias)
@@ -67,17 +67,17 @@ def test_a_head_without_maps_is_a_pooling_and_a_dense_layer() -> None:
 
 
 @pytest.mark.parametrize("architecture", NARROW)
-def test_narrow_networks_show_where_they_look(architecture: str) -> None:
+def test_narrow_networks_have_activation_maps(architecture: str) -> None:
     network = _network(architecture)
     nn.init.normal_(network.head.bias)
-    logits, cam = _answer(network, torch.randn(2, 1, 64, 64))
+    logits, cam = _output(network, torch.randn(2, 1, 64, 64))
     assert logits.shape == (2, LABELS)
     assert cam.shape == (2, LABELS, 2, 2)
     torch.testing.assert_close(logits, cam.mean(dim=(2, 3)) + network.head.bias)
 
 
 @pytest.mark.parametrize("architecture", NARROW)
-def test_narrow_networks_learn_with_every_parameter(architecture: str) -> None:
+def test_every_parameter_of_narrow_networks_has_a_gradient(architecture: str) -> None:
     network = _network(architecture).train()
     for m in network.modules():
         if isinstance(m, nn.BatchNorm2d) and not m.weight.any():
@@ -95,11 +95,11 @@ def test_narrow_networks_can_be_pruned(architecture: str) -> None:
     units = prunable(_network(architecture).eval(), torch.randn(1, 1, 64, 64))
     assert units
     assert all(u.activated for u in units), "after every unit a ReLU, whose zeros are counted"
-    assert not any(m.conv == "head.map" for u in units for m in u.members)
+    assert not any(m.conv == "head.map" for u in units for m in u.layers)
 
 
 def test_the_small_efficientnet_of_the_baselines_builds() -> None:
-    logits, cam = _answer(_network("timm:tinynet_e"), torch.randn(2, 1, 112, 112))
+    logits, cam = _output(_network("timm:tinynet_e"), torch.randn(2, 1, 112, 112))
     assert logits.shape == (2, LABELS)
     assert cam.shape[:2] == (2, LABELS)
     assert torch.isfinite(logits).all()

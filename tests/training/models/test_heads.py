@@ -1,4 +1,4 @@
-"""R20's head convolutions: counted against the paper, as its code computes them, pruned, transferred and read from files."""
+"""R20's head convolutions: parameter counts of the paper, computation of its code, pruning, transfer and configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.evaluation.gradcam import agreement, grad_cam
 from training.models import NetworkSpec, build, load_network, save_network, shapes_of
 from training.models.head import HEADS, TaskHead
 from training.models.onnx_export import export
-from training.models.transfer import with_trunk_of
+from training.models.transfer import transfer_trunk
 from training.pruning import cost
 from training.pruning.apoz import zero_shares
 from training.pruning.channels import prunable, remove
@@ -44,14 +44,14 @@ def _network(kind: str) -> nn.Module:
 @pytest.mark.parametrize(
     ("kind", "count"), [("conv-3x3", 19_437_379), ("separable-5x5", 15_255_875), ("conv-5x5", 27_825_987)]
 )
-def test_parameters_of_vgg16_under_each_head(kind: str, count: int) -> None:
+def test_parameters_of_vgg16_with_each_head(kind: str, count: int) -> None:
     with torch.device("meta"):
         network = build(NetworkSpec(architecture="vgg16", labels=3, channels=3, head=kind))
     assert cost.parameters(network) == count
 
 
 @pytest.mark.parametrize(("kind", "side"), [("conv-3x3", 8), ("separable-5x5", 3), ("conv-5x5", 3)])
-def test_a_head_is_what_the_code_computes(kind: str, side: int) -> None:
+def test_a_head_equals_the_papers_code(kind: str, side: int) -> None:
     """ZeroPadding2D(1), then (Separable)Conv2D without padding of its own, with strides=2 where it has 5x5; ReLU, GAP, dense."""
     torch.manual_seed(1)
     head, features = TaskHead(6, 4, 3, 0.5, kind=kind).eval(), torch.randn(2, 6, 8, 8)
@@ -69,11 +69,11 @@ def test_a_head_is_what_the_code_computes(kind: str, side: int) -> None:
 
 
 @KINDS
-def test_channels_of_trunk_and_head_go_without_a_trace(kind: str, tmp_path: Path) -> None:
+def test_channels_of_trunk_and_head_can_be_pruned(kind: str, tmp_path: Path) -> None:
     network, image = _network(kind), torch.rand(1, 1, 128, 128)
     units = {u.root: u for u in prunable(network, image)}
     last = [root for root in units if root.startswith("trunk.")][-1]
-    made = {last: (0, 5, 7), "head.conv": (1, 2)}
+    removed = {last: (0, 5, 7), "head.conv": (1, 2)}
     assert "head.depth" not in units, "what a depthwise layer filters goes with what makes it"
     conv, names = network.get_submodule(last), dict(network.named_modules())
     norm = (
@@ -81,14 +81,14 @@ def test_channels_of_trunk_and_head_go_without_a_trace(kind: str, tmp_path: Path
     )
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.num_features == conv.out_channels
-    norm.weight.data[list(made[last])], norm.bias.data[list(made[last])] = 0, -1
-    network.head.conv.weight.data[list(made["head.conv"])] = 0
-    network.head.conv.bias.data[list(made["head.conv"])] = -1
+    norm.weight.data[list(removed[last])], norm.bias.data[list(removed[last])] = 0, -1
+    network.head.conv.weight.data[list(removed["head.conv"])] = 0
+    network.head.conv.bias.data[list(removed["head.conv"])] = -1
     shares = zero_shares(network, [image])
-    assert all((shares[root][list(gone)] == 1).all() for root, gone in made.items())
+    assert all((shares[root][list(gone)] == 1).all() for root, gone in removed.items())
     with torch.no_grad():
         before = network(image)
-        remove(network, image, made)
+        remove(network, image, removed)
         after = network(image)
     for a, b in zip(after, before, strict=True):
         assert_close(a, b)
@@ -101,13 +101,13 @@ def test_channels_of_trunk_and_head_go_without_a_trace(kind: str, tmp_path: Path
 
 
 @KINDS
-def test_a_pruned_trunk_goes_under_a_fresh_head_of_the_kind(kind: str) -> None:
+def test_a_pruned_trunk_gets_a_new_head(kind: str) -> None:
     source, image = _network("conv-3x3"), torch.rand(1, 1, 128, 128)
     last = [u.root for u in prunable(source, image) if u.root.startswith("trunk.")][-1]
     remove(source, image, {last: (0, 5, 7)})
-    moved = with_trunk_of(source, replace(SPEC, labels=2, head=kind)).eval()
+    moved = transfer_trunk(source, replace(SPEC, labels=2, head=kind)).eval()
     assert shapes_of(moved.trunk) == shapes_of(source.trunk)
-    again = with_trunk_of(moved, replace(SPEC, labels=4, head=kind)).eval()
+    again = transfer_trunk(moved, replace(SPEC, labels=4, head=kind)).eval()
     for network, labels in ((moved, 2), (again, 4)):
         assert next(iter(network.head.convolutions.values())).in_channels == 128 - 3
         assert network(image).logits.shape == (1, labels)
@@ -115,7 +115,7 @@ def test_a_pruned_trunk_goes_under_a_fresh_head_of_the_kind(kind: str) -> None:
 
 
 @KINDS
-def test_a_device_gets_logits_and_map(kind: str, tmp_path: Path) -> None:
+def test_the_exported_network_has_logits_and_map(kind: str, tmp_path: Path) -> None:
     network, preprocess = _network(kind), PreprocessSpec(canvas_px=128, crop_px=128)
     export(network, preprocess, ["logits", "cam"], tmp_path / "n.onnx")
     image = torch.rand(1, 1, 128, 128)
@@ -128,12 +128,12 @@ def test_a_device_gets_logits_and_map(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["separable-5x5", "conv-5x5"])
-def test_maps_too_small_for_a_head_are_named(kind: str) -> None:
+def test_too_small_maps_raise(kind: str) -> None:
     with pytest.raises(InputError, match=r"5x5 convolution needs maps of 3 cells .* got \(2, 2\): give larger images"):
         _network(kind)(torch.rand(1, 1, 64, 64))
 
 
-def test_an_unknown_head_is_named() -> None:
+def test_an_unknown_head_raises() -> None:
     with pytest.raises(InputError, match="no head is called 'conv-7x7': choose from conv-3x3, separable-5x5, conv-5x5"):
         build(replace(SPEC, head="conv-7x7"))
 
@@ -149,7 +149,7 @@ def test_an_unknown_head_is_named() -> None:
         ('architecture = "vgg16"\nhead_maps = 0\nhead = "conv-5x5"', "members.a: .*head_maps = 0 has none"),
     ],
 )
-def test_a_head_that_means_nothing_is_refused_when_it_is_read(member: str, says: str, tmp_path: Path) -> None:
+def test_an_invalid_head_raises_when_it_is_read(member: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(f'name = "x"\n[members.a]\n{member}\n')
     with pytest.raises(InputError, match=says):
         load_r20(tmp_path / "c.toml")
@@ -157,7 +157,7 @@ def test_a_head_that_means_nothing_is_refused_when_it_is_read(member: str, says:
     assert load_r20(tmp_path / "d.toml").network("a", 3).head == "separable-5x5"
 
 
-def test_a_network_of_an_earlier_version_has_the_head_of_the_tables(tmp_path: Path) -> None:
+def test_a_network_of_an_earlier_version_has_conv_3x3(tmp_path: Path) -> None:
     save_network(_network("conv-3x3"), SPEC, tmp_path)
     file = tmp_path / "network.json"
     values = json.loads(file.read_text())

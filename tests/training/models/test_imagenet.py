@@ -1,4 +1,4 @@
-"""ImageNet weights from a file, folded to gray, and what is said where there are none. The weights here are random."""
+"""ImageNet weights: from a file, folded to gray, and errors without them. The weights in these tests are random."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def spec_of(name: str = f"timm:{SMALL}", channels: int = 1) -> NetworkSpec:
 
 
 def published(name: str = SMALL) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A whole network of timm, with statistics of its own, in the place of the published one."""
+    """A full network of timm with random statistics, in place of the published one."""
     torch.manual_seed(7)
     network = timm.create_model(name, pretrained=False).eval()
     for m in network.modules():
@@ -45,7 +45,7 @@ def written(weights: Mapping[str, Tensor], file: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
-def test_color_features_are_the_published_networks(tmp_path: Path, name: str) -> None:
+def test_color_features_equal_the_published_network(tmp_path: Path, name: str) -> None:
     whole, weights = published()
     network = build(spec_of(channels=3)).eval()
     head = network.head.conv.weight.clone()
@@ -56,7 +56,7 @@ def test_color_features_are_the_published_networks(tmp_path: Path, name: str) ->
     assert torch.equal(network.head.conv.weight, head)
 
 
-def test_gray_gives_what_three_copies_give(tmp_path: Path) -> None:
+def test_gray_equals_three_copies(tmp_path: Path) -> None:
     whole, weights = published()
     network = build(spec_of()).eval()
     load_imagenet(network, spec_of(), written(weights, tmp_path / "weights.safetensors"))
@@ -67,7 +67,7 @@ def test_gray_gives_what_three_copies_give(tmp_path: Path) -> None:
     assert float(expected.abs().max()) > 0
 
 
-def test_a_file_of_another_network_is_named_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_file_of_another_network_raises_and_changes_nothing(tmp_path: Path) -> None:
     network = build(spec_of())
     before = {k: v.clone() for k, v in network.state_dict().items()}
     file = written(published("resnet10t")[1], tmp_path / "resnet.safetensors")
@@ -78,7 +78,7 @@ def test_a_file_of_another_network_is_named_and_changes_nothing(tmp_path: Path) 
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
-def test_what_is_missing_unexpected_or_of_another_shape_is_named(tmp_path: Path) -> None:
+def test_the_error_names_missing_unexpected_and_wrong_shapes(tmp_path: Path) -> None:
     _, weights = published()
     weights = {**weights, "extra.weight": torch.ones(1), "bn1.bias": torch.ones(3)}
     del weights["bn1.weight"]
@@ -99,13 +99,13 @@ def test_older_names_and_files_without_batch_counts(tmp_path: Path) -> None:
     assert torch.equal(network.trunk.network.state_dict()[name], weights[name])
 
 
-def test_a_second_classifier_is_passed_over(tmp_path: Path) -> None:
+def test_a_second_classifier_is_ignored(tmp_path: Path) -> None:
     _, weights = published()
     weights = {**weights, "AuxLogits.fc.weight": torch.ones(2, 2)}  # as in torchvision's file of Inception-V3
     load_imagenet(build(spec_of()), spec_of(), written(weights, tmp_path / "weights.pth"))
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_invalid_files_raise(tmp_path: Path) -> None:
     network, spec = build(spec_of()), spec_of()
     with pytest.raises(InputError, match="there is no file"):
         load_imagenet(network, spec, tmp_path / "nothing.pth")
@@ -119,21 +119,23 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["custom", "narrow-vgg", "nasnet-mobile", "plain", "inverted", "inception"])
-def test_our_own_designs_have_none(name: str) -> None:
+def test_own_designs_have_no_imagenet_weights(name: str) -> None:
     with torch.device("meta"):
         network = build(spec_of(name))
     with pytest.raises(InputError, match=f"{name} has no ImageNet weights: train it from scratch"):
         load_imagenet(network, spec_of(name), None)
 
 
-def test_without_a_connection_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_connection_suggests_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"could not be had from timm/mobilenetv3.*Give them as a file.*from scratch"):
+    with pytest.raises(
+        InputError, match=r"could not be downloaded from timm/mobilenetv3.*Give them as a file.*from scratch"
+    ):
         load_imagenet(build(spec_of()), spec_of(), None)
 
 
-def test_the_hubs_weights_are_loaded_as_a_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_the_hub_are_loaded_like_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     _, weights = published()
     monkeypatch.setattr("timm.models.load_state_dict_from_hf", lambda name: weights)
     network = build(spec_of())

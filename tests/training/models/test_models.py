@@ -1,4 +1,4 @@
-"""The networks: shapes, sizes, and the identity between class activation map and logits that heat maps rest on."""
+"""Networks: shapes, sizes, and the identity of activation map and logits on which heat maps depend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_every_parameter_learns(name: str) -> None:
+def test_every_parameter_has_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     member = build_member(name, 3)
     member(torch.randn(4, 1, 64, 64)).logits.square().sum().backward()
@@ -36,12 +36,12 @@ def test_every_parameter_learns(name: str) -> None:
     assert silent == []
 
 
-def test_an_unknown_architecture_names_the_known() -> None:
+def test_the_error_for_an_unknown_architecture_lists_the_known() -> None:
     with pytest.raises(ValueError, match="plain"):
         build_member("resnet", 4)
 
 
-def test_the_segmenter_gives_one_number_a_pixel() -> None:
+def test_the_segmenter_has_one_output_per_pixel() -> None:
     unet = LungUNet().eval()
     with torch.no_grad():
         assert unet(torch.randn(2, 1, 64, 64)).shape == (2, 1, 64, 64)
@@ -55,7 +55,7 @@ def test_gaussian_dropout_has_the_moments_of_keras() -> None:
     assert noisy.var().item() == pytest.approx(0.25, abs=0.01)
 
 
-def test_gaussian_dropout_does_nothing_when_deployed() -> None:
+def test_gaussian_dropout_is_the_identity_in_evaluation() -> None:
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(GaussianDropout(0.2).eval()(x), x)
     with pytest.raises(ValueError, match="rate"):

@@ -1,4 +1,4 @@
-"""NASNet-A mobile: its size, its map, its way through the exporter and the pruner."""
+"""NASNet-A mobile: size, map, export and pruning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from tests.tolerances import DEEP_NETWORK, assert_close
 from training.models import NetworkSpec, build, load_network, save_network
 from training.models.nasnet import nasnet_mobile_trunk
-from training.models.transfer import with_trunk_of
+from training.models.transfer import transfer_trunk
 
 torch.set_num_threads(1)
 
@@ -29,14 +29,14 @@ def network() -> nn.Module:
     return network.eval()
 
 
-def test_it_has_the_parameters_of_keras_trunk() -> None:
+def test_it_has_the_parameters_of_keras() -> None:
     with torch.device("meta"):
         trunk, maps = nasnet_mobile_trunk(3)
     assert maps == 1056
     assert sum(p.numel() for p in trunk.parameters()) == 4_232_978
 
 
-def test_the_map_is_a_thirty_second_of_any_size() -> None:
+def test_the_map_is_a_thirty_second_of_the_input() -> None:
     with torch.device("meta"):
         trunk, _ = nasnet_mobile_trunk(3)
         for pixels, cells in ((224, 7), (97, 3), (32, 1)):
@@ -59,13 +59,13 @@ def test_halving_takes_even_and_odd_positions() -> None:
             conv.weight[0, 0] = 1
         x = torch.zeros(1, halve.even.in_channels, 5, 5)
         x[0, 0] = torch.arange(25.0).reshape(5, 5)
-        made = halve(x)[0]
-    assert made[0].tolist() == [[0, 2, 4], [10, 12, 14], [20, 22, 24]]
-    assert made[halve.even.out_channels].tolist() == [[6, 8, 0], [16, 18, 0], [0, 0, 0]]
+        halved = halve(x)[0]
+    assert halved[0].tolist() == [[0, 2, 4], [10, 12, 14], [20, 22, 24]]
+    assert halved[halve.even.out_channels].tolist() == [[6, 8, 0], [16, 18, 0], [0, 0, 0]]
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore:Constant folding")
-def test_the_exporter_by_tracing_takes_it(network: nn.Module, tmp_path: Path) -> None:
+def test_it_is_exported(network: nn.Module, tmp_path: Path) -> None:
     file = tmp_path / "nasnet.onnx"
     torch.onnx.export(network, (IMAGE,), str(file), output_names=["logits", "cam"], opset_version=17, dynamo=False)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -91,4 +91,4 @@ def test_it_is_pruned_saved_loaded_and_transferred(tmp_path: Path) -> None:
     with torch.no_grad():
         features = network.trunk(IMAGE)
         assert torch.equal(load_network(tmp_path)[0](IMAGE).logits, network(IMAGE).logits)
-        assert torch.equal(with_trunk_of(network, SPEC).eval().trunk(IMAGE), features)
+        assert torch.equal(transfer_trunk(network, SPEC).eval().trunk(IMAGE), features)

@@ -1,4 +1,4 @@
-"""Export: the ONNX file computes what torch computes, says what it was trained on, and is refused if it does not."""
+"""ONNX export: the file computes the same as torch, holds its preprocessing digest, and a mismatch raises."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def _session(file: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
 
-def test_a_member_comes_out_as_it_went_in(tmp_path: Path) -> None:
+def test_an_exported_member_equals_torch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     member = build_member("inverted", 4).train()  # export has to switch dropout and batch statistics off
     assert export(member, SPEC, ["logits", "cam"], tmp_path / "m.onnx") < NETWORK
     x = np.random.default_rng(0).standard_normal((5, 1, 32, 32), dtype=np.float32)
     logits, cam = _session(tmp_path / "m.onnx").run(["logits", "cam"], {"image": x})
     with torch.no_grad():
-        wanted = member(torch.from_numpy(x))
-    assert_close(logits, wanted.logits)
-    assert_close(cam, wanted.cam)
+        expected = member(torch.from_numpy(x))
+    assert_close(logits, expected.logits)
+    assert_close(cam, expected.cam)
 
 
-def test_the_file_says_what_it_was_trained_on(tmp_path: Path) -> None:
+def test_the_file_has_the_preprocessing_digest(tmp_path: Path) -> None:
     export(build_member("plain", 4), SPEC, ["logits", "cam"], tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
     assert {p.key: p.value for p in model.metadata_props} == {DIGEST_KEY: SPEC.digest()}
@@ -48,7 +48,7 @@ def test_the_file_says_what_it_was_trained_on(tmp_path: Path) -> None:
     assert model.doc_string == ""
 
 
-def test_the_segmenter_gives_probabilities(tmp_path: Path) -> None:
+def test_the_exported_segmenter_outputs_probabilities(tmp_path: Path) -> None:
     spec = PreprocessSpec(region="frame", canvas_px=32, crop_px=32)
     export(SegmenterForExport(LungUNet()), spec, ["mask"], tmp_path / "s.onnx")
     x = 9 * np.random.default_rng(0).standard_normal((3, 1, 32, 32), dtype=np.float32)
@@ -58,7 +58,7 @@ def test_the_segmenter_gives_probabilities(tmp_path: Path) -> None:
 
 
 class _Unfaithful(nn.Module):
-    """Computes one thing while it is traced and another afterwards."""
+    """Computes other values after tracing than during tracing."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Unfaithful(nn.Module):
 
 @pytest.mark.filterwarnings("ignore")  # tracing warns of what this network does on purpose
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, scale: float) -> None:
+def test_a_file_that_differs_from_torch_is_deleted(tmp_path: Path, scale: float) -> None:
     with pytest.raises(ContractError, match=r"bad\.onnx: ONNX and torch differ"):
         export(_Unfaithful(scale), SPEC, ["logits"], tmp_path / "bad.onnx")
     assert not (tmp_path / "bad.onnx").exists()

@@ -1,4 +1,4 @@
-"""What a member is trained on: three ways of balance, class weights, turned views, and by what an epoch is chosen."""
+"""Classification task: three kinds of balance, class weights, mirrored views, and the selection of an epoch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from sklearn.utils.class_weight import compute_class_weight
 from cxr_edge.errors import InputError
 from cxr_edge.ops.preprocess import normalize
 from cxr_edge.specs.preprocess import PreprocessSpec
-from tests.builders.canvases import made_canvases
+from tests.builders.canvases import make_canvases
 from tests.tolerances import assert_close
 from training.data.augment import Augmentation
+from training.data.guard import Guard, Subgroup
 from training.data.targets import Target, binary, modality
 from training.models import build_member
 from training.parallel import World
-from training.tasks.classify import ClassifyTask, balanced_weights, validation_figures
-from training.tasks.predict import logits_of
+from training.tasks.classify import ClassifyTask, class_weights, validation_figures
+from training.tasks.predict import predict_logits
 
 SPEC = PreprocessSpec(canvas_px=32, crop_px=32)
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -30,19 +31,19 @@ TARGET = Target(labels=("normal", "bacterial"))
 
 
 def _task(target: Target = TARGET, **changes: Any) -> ClassifyTask:
-    samples, canvases = made_canvases(LABELS, validates_every=5)
+    samples, canvases = make_canvases(LABELS, validates_every=5)
     values = {"batch": 8, "seed": 1, "smoothing": 0.0, **changes}
     torch.manual_seed(0)
     return ClassifyTask(build_member("plain", len(target.labels)), samples, canvases, SPEC, target, **values)
 
 
-def test_class_weights_are_sklearns_balanced() -> None:
+def test_class_weights_equal_sklearns_balanced() -> None:
     truth = np.array([0, 0, 0, 1, 2, 2, -1])
-    wanted = compute_class_weight("balanced", classes=np.arange(3), y=truth[truth >= 0])
-    assert balanced_weights(truth, 3) == pytest.approx(wanted)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=truth[truth >= 0])
+    assert class_weights(truth, 3) == pytest.approx(expected)
 
 
-def test_weighing_shows_each_image_once_an_epoch_in_another_order() -> None:
+def test_weigh_uses_each_image_once_per_epoch_in_another_order() -> None:
     task = _task(balance="weigh", augmentation=None)
     epochs = []
     for epoch in (0, 1):
@@ -52,16 +53,16 @@ def test_weighing_shows_each_image_once_an_epoch_in_another_order() -> None:
     assert not torch.equal(*epochs)
 
 
-def test_an_epoch_is_the_same_whenever_it_is_drawn() -> None:
+def test_an_epoch_is_reproducible() -> None:
     task = _task(balance="draw", augmentation=Augmentation(), epoch_images=16)
     first, again = ([b[0] for b in task.batches(3, ALONE)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_two_processes_draw_what_one_does() -> None:
+def test_two_processes_draw_the_same_as_one() -> None:
     task = _task(balance="draw", augmentation=Augmentation(), epoch_images=16)
     halves = [World(rank=r, size=2, device=torch.device("cpu")) for r in (0, 1)]
-    parts = zip(*(task.batches(0, here) for here in halves), strict=True)
+    parts = zip(*(task.batches(0, process) for process in halves), strict=True)
     for whole, two in zip(task.batches(0, ALONE), parts, strict=True):
         for k in (0, 1):
             assert torch.equal(whole[k], torch.cat([two[0][k], two[1][k]]))
@@ -70,7 +71,7 @@ def test_two_processes_draw_what_one_does() -> None:
 def test_the_loss_is_cross_entropy_times_the_labels_weight() -> None:
     task = _task(balance="weigh", augmentation=None)
     trained = [LABELS[i] for i in range(32) if i % 5 != 4 and LABELS[i] in TARGET.labels]
-    weights = balanced_weights(np.array([TARGET.labels.index(label) for label in trained]), 2)
+    weights = class_weights(np.array([TARGET.labels.index(label) for label in trained]), 2)
     assert weights[1] > 2 * weights[0]
     images = torch.zeros(1, 1, 32, 32)
     task.model.eval()
@@ -81,23 +82,24 @@ def test_the_loss_is_cross_entropy_times_the_labels_weight() -> None:
             assert loss.item() == pytest.approx(-weights[k] * odds[k].item(), rel=1e-5)
 
 
-def test_the_published_way_chooses_by_loss() -> None:
+def test_by_loss_scores_by_validation_loss() -> None:
     figures = _task(by_loss=True).score(build_member("plain", 2))
     assert figures["score"] < 0 < figures["macro_f1"]
 
 
 def test_adults_called_covid_cost_the_score() -> None:
-    samples, _ = made_canvases(["normal", "covid-19"] * 4, validates_every=2)
+    samples, _ = make_canvases(["normal", "covid-19"] * 4, validates_every=2)
     right = np.eye(2, dtype=np.float32)[[0, 1] * 4]
     wrong = np.eye(2, dtype=np.float32)[[1, 1] * 4]
-    good, bad = (validation_figures(logits, samples, binary()) for logits in (right, wrong))
-    assert (good["score"], good["adult_spec"]) == (1.5, 1.0)
-    assert bad["adult_spec"] == 0.0
+    guard = Guard(label="covid-19", groups={"adult_normals": Subgroup(label="normal", adult=True)})
+    good, bad = (validation_figures(logits, samples, binary(guard=guard)) for logits in (right, wrong))
+    assert (good["score"], good["specificity_adult_normals"]) == (1.5, 1.0)
+    assert bad["specificity_adult_normals"] == 0.0
     assert bad["score"] == pytest.approx(bad["macro_f1"])
 
 
 def test_a_task_without_covid_is_scored_by_macro_f1_alone() -> None:
-    samples, _ = made_canvases(["normal", "viral"] * 2, validates_every=2)
+    samples, _ = make_canvases(["normal", "viral"] * 2, validates_every=2)
     figures = validation_figures(np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], samples, modality())
     assert figures == {"score": 1.0, "macro_f1": 1.0}
 
@@ -110,8 +112,8 @@ def test_partial_labels_are_not_validated() -> None:
     assert len(with_partial._train) > len(without._train)
 
 
-def test_zeros_are_counted_on_as_many_images_of_each_label() -> None:
-    """Those of the rarer label are shown again; none is left out."""
+def test_validation_images_have_equal_label_counts() -> None:
+    """Images of the rarer label are repeated; none is dropped."""
     drawn, weighed = (torch.cat(list(_task(balance=b).validation_images())) for b in ("draw", "weigh"))
     counts = {LABELS[i]: sum(LABELS[j] == LABELS[i] for j in range(4, 32, 5)) for i in range(4, 32, 5)}
     known = [counts[label] for label in TARGET.labels]
@@ -121,26 +123,26 @@ def test_zeros_are_counted_on_as_many_images_of_each_label() -> None:
 
 
 def test_logits_do_not_depend_on_the_batches() -> None:
-    _, canvases = made_canvases(LABELS, validates_every=5)
+    _, canvases = make_canvases(LABELS, validates_every=5)
     torch.manual_seed(0)
     network = build_member("plain", 2)
     many = np.concatenate([canvases.lungs] * 3)
-    assert_close(logits_of(network, many, SPEC)[:32], logits_of(network, canvases.lungs, SPEC))
+    assert_close(predict_logits(network, many, SPEC)[:32], predict_logits(network, canvases.lungs, SPEC))
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [({"balance": "weigh", "batch": 64}, "smaller batch"), ({"left_out": ("a",)}, "0 of normal and 0 of bacterial")],
 )
-def test_too_few_images_are_named(changes: dict[str, Any], says: str) -> None:
+def test_too_few_images_raise(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         _task(**changes)
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation()])
-def test_without_balance_every_image_is_seen_once_an_epoch(augmentation: Augmentation | None) -> None:
+def test_without_balance_every_image_is_used_once_per_epoch(augmentation: Augmentation | None) -> None:
     labels = ["normal"] * 20 + ["bacterial"] * 10
-    samples, canvases = made_canvases(labels, validates_every=5)
+    samples, canvases = make_canvases(labels, validates_every=5)
     model = build_member("plain", 2)
     task = ClassifyTask(
         model, samples, canvases, SPEC, TARGET, batch=8, seed=1, smoothing=0.0, balance="none", augmentation=augmentation,
@@ -153,28 +155,28 @@ def test_without_balance_every_image_is_seen_once_an_epoch(augmentation: Augment
         assert allowed.sum(dim=0).tolist() == [16, 8], "as often as the labels are"
         assert len(torch.unique(images, dim=0)) == 24
         if augmentation is None:
-            wanted = {normalize(canvases.lungs[i], SPEC).tobytes() for i in range(30) if samples[i].side == "train"}
-            assert {image.numpy().tobytes() for image in images} == wanted
+            expected = {normalize(canvases.lungs[i], SPEC).tobytes() for i in range(30) if samples[i].side == "train"}
+            assert {image.numpy().tobytes() for image in images} == expected
         orders.append(allowed)
     assert not torch.equal(*orders)
 
 
-def test_without_balance_every_label_weighs_one() -> None:
+def test_without_balance_all_class_weights_are_one() -> None:
     task = _task(balance="none", augmentation=None)
     images, truth = torch.randn(6, 1, 32, 32), torch.tensor([0, 1, 1, 0, 0, 1])
     task.model.eval()
     with torch.no_grad():
-        wanted = torch.nn.functional.cross_entropy(task.model(images).logits, truth)
+        expected = torch.nn.functional.cross_entropy(task.model(images).logits, truth)
         loss = task.loss(task.model, (images, torch.nn.functional.one_hot(truth, 2).bool()))
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("turn_pa", [True, False])
-def test_pa_images_are_turned_in_training_and_never_to_be_judged(turn_pa: bool) -> None:
-    """One label a view; every canvas is bright on the left, and a turned one on the right."""
+def test_pa_images_are_mirrored_in_training_and_not_in_validation(turn_pa: bool) -> None:
+    """One label per view; every canvas is bright on the left, a mirrored one on the right."""
     views = {"normal": "PA", "viral": "AP", "bacterial": "AP Supine"}
     target = Target(labels=tuple(views))
-    samples, canvases = made_canvases([*views] * 8, validates_every=3)
+    samples, canvases = make_canvases([*views] * 8, validates_every=3)
     samples = [replace(s, record=replace(s.record, view=views[s.record.label])) for s in samples]
     # Every third would be of one label: all three validate, and train.
     samples = [replace(s, side="validation" if i >= 18 else "train") for i, s in enumerate(samples)]
@@ -190,8 +192,8 @@ def test_pa_images_are_turned_in_training_and_never_to_be_judged(turn_pa: bool) 
     untouched = {normalize(canvas, SPEC).tobytes() for canvas in canvases.lungs}
     assert [image.numpy().tobytes() in untouched for image in images] == (~right).tolist()
 
-    judged = torch.cat(list(task.validation_images()))
-    wanted = np.stack([normalize(canvas, SPEC) for canvas in canvases.lungs[18:]])
-    assert np.array_equal(judged.numpy(), wanted)
-    plain = validation_figures(logits_of(task.model, canvases.lungs[18:], SPEC), samples[18:], target)
+    validation = torch.cat(list(task.validation_images()))
+    expected = np.stack([normalize(canvas, SPEC) for canvas in canvases.lungs[18:]])
+    assert np.array_equal(validation.numpy(), expected)
+    plain = validation_figures(predict_logits(task.model, canvases.lungs[18:], SPEC), samples[18:], target)
     assert task.score(task.model) == plain

@@ -1,4 +1,4 @@
-"""Losses by hand: findings known in part, masks with pixels nobody was sure of, and the focal loss where it bends."""
+"""Loss functions compared with hand calculations: partial labels, masks with unknown pixels, focal loss and its limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.recipes.config import Config
-from training.tasks.losses import allowed_label_loss, focal_loss, mask_loss
+from training.tasks.losses import focal_loss, mask_loss, partial_label_loss
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
 CLOSE = 1e-6
@@ -18,37 +18,37 @@ GAMMAS = (0.0, 0.5, 1.0, 3.0, 10.0)
 ONES = torch.ones(4)
 
 
-def test_one_allowed_label_is_cross_entropy() -> None:
+def test_one_possible_label_is_cross_entropy() -> None:
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     truth = torch.tensor([0, 1, 2, 3, 0])
     allowed = torch.nn.functional.one_hot(truth, 4).bool()
-    wanted = torch.nn.functional.cross_entropy(logits, truth)
-    torch.testing.assert_close(allowed_label_loss(logits, allowed, smoothing=0.0), wanted)
+    expected = torch.nn.functional.cross_entropy(logits, truth)
+    torch.testing.assert_close(partial_label_loss(logits, allowed, smoothing=0.0), expected)
     smooth = torch.nn.functional.cross_entropy(logits, truth, label_smoothing=0.1)
-    torch.testing.assert_close(allowed_label_loss(logits, allowed, smoothing=0.1), smooth)
+    torch.testing.assert_close(partial_label_loss(logits, allowed, smoothing=0.1), smooth)
 
 
-def test_several_allowed_labels_share_the_truth() -> None:
+def test_several_possible_labels_add_their_probabilities() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
     allowed = torch.tensor([[False, True, True, False]])
-    assert allowed_label_loss(logits, allowed, smoothing=0.0).item() == pytest.approx(-math.log(0.5))
+    assert partial_label_loss(logits, allowed, smoothing=0.0).item() == pytest.approx(-math.log(0.5))
 
 
-def test_among_allowed_labels_the_loss_does_not_choose() -> None:
+def test_the_loss_does_not_prefer_one_of_the_possible_labels() -> None:
     one = torch.log(torch.tensor([[0.1, 0.4, 0.1, 0.4]]))
     other = torch.log(torch.tensor([[0.1, 0.1, 0.4, 0.4]]))
     allowed = torch.tensor([[False, True, True, False]])
-    loss = [allowed_label_loss(x, allowed, smoothing=0.0).item() for x in (one, other)]
+    loss = [partial_label_loss(x, allowed, smoothing=0.0).item() for x in (one, other)]
     assert loss[0] == pytest.approx(loss[1])
 
 
-def test_tuberculosis_is_abnormal_and_not_covid() -> None:
+def test_tuberculosis_is_any_abnormal_label_except_covid() -> None:
     target = Config().target
-    assert target.allowed("tuberculosis").tolist() == [False, True, True, False]
-    assert target.truth("tuberculosis") == -1
-    assert not target.allowed("other").any()
-    assert target.allowed("covid-19").tolist() == [False, False, False, True]
-    assert target.truth("covid-19") == 3
+    assert target.target_mask("tuberculosis").tolist() == [False, True, True, False]
+    assert target.label_index("tuberculosis") == -1
+    assert not target.target_mask("other").any()
+    assert target.target_mask("covid-19").tolist() == [False, False, False, True]
+    assert target.label_index("covid-19") == 3
 
 
 def test_mask_loss_by_hand() -> None:
@@ -76,10 +76,10 @@ def _random_logits(images: int, dtype: torch.dtype = torch.float32) -> tuple[Ten
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_focal_loss_of_alpha_1_and_gamma_0_is_cross_entropy(reduction: str) -> None:
     logits, truth = _random_logits(32)
-    wanted = torch.nn.functional.cross_entropy(logits, truth, reduction=reduction)
-    found = focal_loss(logits, truth, alpha=ONES, gamma=0.0, reduction=reduction)
-    torch.testing.assert_close(found, wanted, rtol=CLOSE, atol=CLOSE)
-    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, wanted)]
+    expected = torch.nn.functional.cross_entropy(logits, truth, reduction=reduction)
+    actual = focal_loss(logits, truth, alpha=ONES, gamma=0.0, reduction=reduction)
+    torch.testing.assert_close(actual, expected, rtol=CLOSE, atol=CLOSE)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (actual, expected)]
     torch.testing.assert_close(*gradients, rtol=CLOSE, atol=CLOSE)
 
 
@@ -87,20 +87,20 @@ def test_focal_loss_by_hand() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.1, 0.1], [0.2, 0.2, 0.2, 0.4]]))
     alpha = torch.tensor([2.0, 1.0, 1.0, 0.25])
     first, second = 2 * 0.5**3 * -math.log(0.5), 0.25 * 0.6**3 * -math.log(0.4)
-    for reduction, wanted in (("sum", first + second), ("mean", (first + second) / 2)):
+    for reduction, expected in (("sum", first + second), ("mean", (first + second) / 2)):
         loss = focal_loss(logits, torch.tensor([0, 3]), alpha=alpha, gamma=3.0, reduction=reduction)
-        assert loss.item() == pytest.approx(wanted, rel=CLOSE)
+        assert loss.item() == pytest.approx(expected, rel=CLOSE)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_the_focal_gradient_is_its_losss(gamma: float) -> None:
+def test_the_focal_gradient_is_correct(gamma: float) -> None:
     logits, truth = _random_logits(6, torch.float64)
     alpha = torch.tensor([2.0, 0.5, 1.0, 7.0], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, truth, alpha=alpha, gamma=gamma), (logits,))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 3.0, 10.0])
-def test_focal_loss_is_finite_however_sure_the_network_is(gamma: float) -> None:
+def test_focal_loss_is_finite_for_extreme_logits(gamma: float) -> None:
     # By steps through where 1 - p leaves the normal numbers (87 to 103), and far beyond.
     for sure in (*range(10, 121), 1e3, 1e4):
         for right in (True, False):
@@ -117,7 +117,7 @@ def test_focal_loss_is_finite_however_sure_the_network_is(gamma: float) -> None:
 
 
 @pytest.mark.parametrize("gamma", GAMMAS[1:])
-def test_a_sure_right_answer_keeps_its_small_gradient(gamma: float) -> None:
+def test_a_confident_correct_prediction_has_a_small_gradient(gamma: float) -> None:
     def gradient(sure: float, dtype: torch.dtype) -> Tensor:
         logits = torch.tensor([[sure, 0.0, 0.5, -0.5]], dtype=dtype, requires_grad=True)
         loss = focal_loss(logits, torch.tensor([0]), alpha=ONES.to(dtype), gamma=gamma)
@@ -130,7 +130,7 @@ def test_a_sure_right_answer_keeps_its_small_gradient(gamma: float) -> None:
         assert (gradient(20.0, torch.float32) != 0).any()
 
 
-def test_easy_images_weigh_less_the_larger_gamma_is() -> None:
+def test_larger_gamma_reduces_the_weight_of_easy_images() -> None:
     easy, hard = torch.log(torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]]))
     truth, alpha = torch.tensor([0]), torch.ones(2)
     losses = [[focal_loss(x, truth, alpha=alpha, gamma=g).item() for x in (easy, hard)] for g in GAMMAS]
@@ -141,7 +141,7 @@ def test_easy_images_weigh_less_the_larger_gamma_is() -> None:
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_the_sum_is_the_mean_times_the_images(gamma: float) -> None:
+def test_the_sum_is_the_mean_times_the_number_of_images(gamma: float) -> None:
     logits, truth = _random_logits(17)
     alpha = torch.tensor([2.0, 0.5, 1.0, 7.0])
     mean, total = (focal_loss(logits, truth, alpha=alpha, gamma=gamma, reduction=r) for r in ("mean", "sum"))

@@ -1,1 +1,1 @@
-"""One reader per published collection: a folder in, records out."""
+"""Readers of published collections, one file each: a folder in, records and drop counts out."""

@@ -1,4 +1,4 @@
-"""Reader of the Kermany collection (KCX): children, normal, bacterial and viral pneumonia."""
+"""Reader of the Kermany collection (KCX): children; normal, bacterial and viral pneumonia."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from pathlib import Path
 
 from cxr_edge.errors import InputError
-from training.data.records import Record, image_paths, record_of, require_images
+from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
-__all__ = ["kermany"]
+__all__ = ["read_kermany"]
 
 
-def kermany(folder: Path) -> list[Record]:
-    """The paediatric set (KCX): {train,test,val}/{NORMAL,PNEUMONIA}. The published split shares patients: not used.
+def read_kermany(folder: Path, selection: Selection | None = None) -> CollectedRecords:
+    """Read {train,test,val}/{NORMAL,PNEUMONIA}. The published split is not used, because it shares patients.
 
-    personN is one patient whatever the class; IM-N is a guess at a patient, the best there is.
+    personN is one patient for both kinds of pneumonia. For normals the best available guess at a patient is IM-N.
     """
     paths = [p for kind in ("NORMAL", "PNEUMONIA") for p in image_paths(folder.glob(f"*/{kind}/*"))]
     require_images(paths, folder, "{train,test,val}/{NORMAL,PNEUMONIA}/*.jpeg")
-    return [_kermany_record(p) for p in paths]
+    return CollectedRecords(records=[_record(p) for p in paths])
 
 
-def _kermany_record(path: Path) -> Record:
+def _record(path: Path) -> Record:
     if m := re.match(r"(person\d+)_(bacteria|virus)_\d+", path.name):
         patient, finding = m[1], m[2]
         label = "bacterial" if finding == "bacteria" else "viral"
@@ -30,5 +30,5 @@ def _kermany_record(path: Path) -> Record:
     else:
         raise InputError(f"{path}: expected a name such as person12_virus_46.jpeg or IM-0115-0001.jpeg in this set")
     if (path.parent.name == "NORMAL") != (label == "normal"):
-        raise InputError(f"{path}: the name says {label}, the folder {path.parent.name}: the set is not as published")
-    return record_of(path, f"kcx/{patient}", label, source="kcx", view="AP", finding=finding, adult=False)
+        raise InputError(f"{path}: {label} by its name, {path.parent.name} by its folder: the set is not as published")
+    return make_record(path, f"kcx/{patient}", label, source="kcx", view="AP", finding=finding, adult=False)

@@ -10,68 +10,63 @@ from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.csv_tables import find_table, read_rows
-from training.data.records import Record, image_paths, record_of, require_images
+from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
-__all__ = ["rsna"]
-
+__all__ = ["read_rsna"]
 
 _NOT_NORMAL = "No Lung Opacity / Not Normal"
+_CLASSES = {"Normal": "normal", "Lung Opacity": "pneumonia", _NOT_NORMAL: "other"}
 
 
-_RSNA_CLASSES = {"Normal": "normal", "Lung Opacity": "pneumonia", _NOT_NORMAL: "other"}
+def read_rsna(folder: Path, selection: Selection | None = None, *, not_normal: bool = False) -> CollectedRecords:
+    """Read stage_2_train_images/PATIENT.dcm and the tables of labels and of detailed classes.
 
+    Normal is normal, Lung Opacity is pneumonia (of unknown type). Tables may be .csv, .csv.gz or .csv.zip, with or without
+    the prefix `kaggle_`. View and age come from the table stage_2_train_images_dicom_headers if present, else from the
+    files' headers; patients below 18 years are not adults.
 
-def rsna(folder: Path, *, not_normal: bool = False) -> list[Record]:
-    """The RSNA pneumonia challenge: stage_2_train_images/PATIENT.dcm, and the tables of labels and of detailed classes.
-
-    Normal is normal, Lung Opacity is pneumonia (of unknown type). not_normal: also take "No Lung Opacity / Not Normal",
-    as other; R20's 6012 + 6012 images are normal and opacities only. Tables may be .csv, .csv.gz or .csv.zip, with or
-    without `kaggle_` before the name. View and age come from stage_2_train_images_dicom_headers where there is one, else
-    from the files' headers; an age below 18 years is no adult. Raises InputError for another layout, for an image
-    without a row, and where the two tables disagree.
+    not_normal: also read "No Lung Opacity / Not Normal", as `other`; R20's 6012 + 6012 images are normals and opacities only.
+    Raises InputError for another layout, for an image without a row, and if the two tables disagree.
     """
-    return read_rsna(folder, not_normal=not_normal)[0]
-
-
-def read_rsna(folder: Path, *, not_normal: bool) -> tuple[list[Record], Counter[str]]:
     paths = image_paths(folder.glob("stage_2_train_images/*.dcm"))
-    labels = _rsna_table(folder, "stage_2_train_labels", {"patientId", "Target"})
-    details = _rsna_table(folder, "stage_2_detailed_class_info", {"patientId", "class"})
+    labels = _read_table(folder, "stage_2_train_labels", {"patientId", "Target"})
+    details = _read_table(folder, "stage_2_detailed_class_info", {"patientId", "class"})
     require_images(paths, folder, "stage_2_train_images/*.dcm beside the tables")
     targets = {r["patientId"]: r["Target"].strip() for r in labels}
     classes = {r["patientId"]: r["class"].strip() for r in details}
-    found = {p: _rsna_class(p, targets, classes) for p in paths}
-    taken = [p for p in paths if not_normal or _RSNA_CLASSES[found[p]] != "other"]
-    headers = _rsna_headers(folder)
-    dropped = Counter({f"rsna: class {_NOT_NORMAL}": len(paths) - len(taken)})
-    return [_rsna_record(p, found[p], headers.get(p.stem)) for p in taken], dropped
+    class_of = {p: _class_of(p, targets, classes) for p in paths}
+    selected = [p for p in paths if not_normal or _CLASSES[class_of[p]] != "other"]
+    headers = _read_headers(folder)
+    dropped = Counter({f"rsna: class {_NOT_NORMAL}": len(paths) - len(selected)})
+    records = [_record(p, class_of[p], headers.get(p.stem)) for p in selected]
+    return CollectedRecords(records=records, dropped=dropped)
 
 
-def _rsna_table(folder: Path, name: str, columns: set[str]) -> list[dict[str, str]]:
+def _read_table(folder: Path, name: str, columns: set[str]) -> list[dict[str, str]]:
     table = find_table(folder, name)
     if table is None:
         raise InputError(
             f"{folder} holds no {name}.csv (or .csv.gz, .csv.zip): expected the RSNA pneumonia challenge with "
-            "stage_2_train_images/, stage_2_train_labels.csv and stage_2_detailed_class_info.csv, which alone tells "
-            "normal from abnormal without opacity"
+            "stage_2_train_images/, stage_2_train_labels.csv and stage_2_detailed_class_info.csv, the only table "
+            "that separates normal from abnormal without opacity"
         )
     return read_rows(table, columns)
 
 
-def _rsna_class(path: Path, targets: Mapping[str, str], classes: Mapping[str, str]) -> str:
+def _class_of(path: Path, targets: Mapping[str, str], classes: Mapping[str, str]) -> str:
     for name, table in (("stage_2_train_labels", targets), ("stage_2_detailed_class_info", classes)):
         if path.stem not in table:
             raise InputError(f"{path} has no row in {name}: expected its name as patientId; take the tables of stage 2")
-    found, target = classes[path.stem], targets[path.stem]
-    if found not in _RSNA_CLASSES:
-        raise InputError(f"{path} is of class {found!r}: expected one of {', '.join(_RSNA_CLASSES)}")
-    if (found == "Lung Opacity") != (target == "1"):
-        raise InputError(f"{path} is of class {found!r} and Target {target}: the tables are not of the same stage")
-    return found
+    name, target = classes[path.stem], targets[path.stem]
+    if name not in _CLASSES:
+        raise InputError(f"{path} is of class {name!r}: expected one of {', '.join(_CLASSES)}")
+    if (name == "Lung Opacity") != (target == "1"):
+        raise InputError(f"{path} is of class {name!r} and Target {target}: the tables are not of the same stage")
+    return name
 
 
-def _rsna_headers(folder: Path) -> dict[str, tuple[str, str]]:
-    """Patient -> view and age, from the table of DICOM headers; empty without one."""
+def _read_headers(folder: Path) -> dict[str, tuple[str, str]]:
+    """Return patient -> (view, age) from the table of DICOM headers; empty if there is no such table."""
     table = find_table(folder, "stage_2_train_images_dicom_headers")
     if table is None:
         return {}
@@ -79,25 +74,25 @@ def _rsna_headers(folder: Path) -> dict[str, tuple[str, str]]:
     return {r["PatientID"]: (r["ViewPosition"], r["PatientAge"]) for r in rows}
 
 
-def _rsna_record(path: Path, found: str, header: tuple[str, str] | None) -> Record:
-    view, age = _dicom_view_and_age(path) if header is None else header
+def _record(path: Path, class_name: str, header: tuple[str, str] | None) -> Record:
+    view, age = _read_view_and_age(path) if header is None else header
     years = _years(age)
-    return record_of(
+    return make_record(
         path,
         f"rsna/{path.stem}",
-        _RSNA_CLASSES[found],
+        _CLASSES[class_name],
         source="rsna",
         view=view.strip() or "unknown",
-        finding=found,
+        finding=class_name,
         adult=years is None or years >= 18,
     )
 
 
-def _dicom_view_and_age(path: Path) -> tuple[str, str]:
+def _read_view_and_age(path: Path) -> tuple[str, str]:
     import pydicom  # a third of a second, and only RSNA without its table of headers needs it
 
     try:
-        with warnings.catch_warnings():  # RSNA writes ages as bare numbers: one warning a file
+        with warnings.catch_warnings():  # RSNA writes ages as bare numbers: one warning per file
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition", "PatientAge"])
             return str(header.get("ViewPosition") or ""), str(header.get("PatientAge") or "")
@@ -106,6 +101,6 @@ def _dicom_view_and_age(path: Path) -> tuple[str, str]:
 
 
 def _years(age: str) -> float | None:
-    """Years of a DICOM age (018M, 043Y; PS3.5 6.2) or of a bare number of years, as RSNA's; None if there is none."""
+    """Convert a DICOM age (018M, 043Y; PS3.5 6.2), or a bare number of years as in RSNA, to years; None if not stated."""
     m = re.fullmatch(r"(\d+(?:\.\d+)?)([DWMY]?)", age.strip())
     return None if m is None else float(m[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1, "": 1}[m[2]]

@@ -6,26 +6,26 @@ import re
 from pathlib import Path
 
 from cxr_edge.errors import InputError
-from training.data.records import Record, image_paths, record_of, require_images
+from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
-__all__ = ["tuberculosis_sets"]
+__all__ = ["read_tuberculosis"]
 
 
-def tuberculosis_sets(folder: Path) -> list[Record]:
-    """Shenzhen (CHNCXR) and Montgomery (MCUCXR): CXR_png + masks, CXR_without_mask; _0 is normal, _1 tuberculosis."""
+def read_tuberculosis(folder: Path, selection: Selection | None = None) -> CollectedRecords:
+    """Read Shenzhen (CHNCXR) and Montgomery (MCUCXR): CXR_png with masks, CXR_without_mask. _0 is normal, _1 tuberculosis."""
     paths = image_paths([*folder.glob("CXR_png/*"), *folder.glob("CXR_without_mask/*")])
     require_images(paths, folder, "CXR_png/{CHNCXR,MCUCXR}_NNNN_{0,1}.jpg, masks/ and CXR_without_mask/")
-    return [_tuberculosis_record(p, folder / "masks") for p in paths]
+    return CollectedRecords(records=[_record(p, folder / "masks") for p in paths])
 
 
-def _tuberculosis_record(path: Path, masks: Path) -> Record:
+def _record(path: Path, masks: Path) -> Record:
     m = re.fullmatch(r"(CHNCXR|MCUCXR)_(\d+)_([01])", path.stem)
     if m is None:
         raise InputError(f"{path}: expected a name such as CHNCXR_0001_0 or MCUCXR_0104_1")
     source = "shenzhen" if m[1] == "CHNCXR" else "montgomery"
     label = "normal" if m[3] == "0" else "tuberculosis"
     mask = masks / f"{path.stem}.png"
-    return record_of(
+    return make_record(
         path,
         f"{source}/{m[2]}",
         label,

@@ -1,19 +1,19 @@
-"""Reader of the Twitter COVID-19 collection: JFIF files without metadata; each file counts as a patient."""
+"""Reader of the COVID-19 images gathered from Twitter: JFIF files without metadata."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from training.data.records import Record, image_paths, record_of, require_images
+from training.data.records import CollectedRecords, Selection, image_paths, make_record, require_images
 
-__all__ = ["twitter"]
+__all__ = ["read_twitter"]
 
 
-def twitter(folder: Path) -> list[Record]:
-    """The COVID-19 set gathered from Twitter: JFIF files, no table. Every file counts as its own patient."""
+def read_twitter(folder: Path, selection: Selection | None = None) -> CollectedRecords:
+    """Read the JFIF files of `folder`. There is no table, so every file counts as its own patient."""
     paths = image_paths(folder.glob("*"))
     require_images(paths, folder, "*.jfif")
-    return [
-        record_of(p, f"twitter/{p.stem}", "covid-19", source="twitter", view="unknown", finding="COVID-19", adult=True)
-        for p in paths
-    ]
+    facts = {"source": "twitter", "view": "unknown", "finding": "COVID-19"}
+    return CollectedRecords(
+        records=[make_record(p, f"twitter/{p.stem}", "covid-19", **facts, adult=True) for p in paths]
+    )
