@@ -1,6 +1,6 @@
-"""Synthetic DICOM X-rays for the tests: gray arrays in, the bytes of files out, in every transfer syntax.
+"""DICOM builder: gray arrays in, the bytes of synthetic DICOM X-rays out, in every transfer syntax.
 
-JPEG lossless is encoded here from the standard (ITU-T T.81 annex H), so that the decoder is not judged by itself.
+Lossless JPEG is encoded here by the standard (ITU-T T.81 annex H), so that the tests do not depend on the codec under test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENT = "Nobody^Knows"
 
 
 def xray_pixels(bits: int = 12, *, rows: int = 40, columns: int = 33, seed: int = 0) -> np.ndarray:
-    """(rows, columns) uint16 of smooth shapes with noise that leaves the lowest and highest values unused."""
+    """Return (rows, columns) uint16 of smooth shapes with noise, without the lowest and highest values."""
     y, x = np.mgrid[:rows, :columns]
     noise = np.random.default_rng(seed).normal(0, 0.01, (rows, columns))
     shapes = np.clip(0.5 + 0.35 * np.sin(x / 5) * np.cos(y / 7) + noise, 0.02, 0.98)
@@ -28,7 +28,11 @@ def xray_pixels(bits: int = 12, *, rows: int = 40, columns: int = 33, seed: int 
 
 
 def dataset(pixels: np.ndarray, *, bits: int = 12, **elements: Any) -> Dataset:
-    """A DX data set, uncompressed; pixels as stored (16-bit words, 8-bit for bits <= 8). elements: set last, None deletes."""
+    """Return an uncompressed DX data set.
+
+    pixels: stored values, in 16-bit words, 8-bit for bits <= 8.
+    elements: set last, None deletes an element.
+    """
     data = Dataset()
     data.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
     data.SOPInstanceUID = uid.generate_uid(entropy_srcs=["cxr-edge test"])
@@ -57,7 +61,7 @@ def dataset(pixels: np.ndarray, *, bits: int = 12, **elements: Any) -> Dataset:
 
 
 def file_bytes(data: Dataset, syntax: str = uid.ExplicitVRLittleEndian) -> bytes:
-    """The file of an uncompressed data set (also deflated or big endian), or of one that was encapsulated."""
+    """Return the file of an uncompressed data set, also deflated or big endian, or of an encapsulated one."""
     if syntax == uid.ExplicitVRBigEndian:
         data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
     data.file_meta.TransferSyntaxUID = syntax
@@ -68,7 +72,7 @@ def file_bytes(data: Dataset, syntax: str = uid.ExplicitVRLittleEndian) -> bytes
 
 
 def encapsulated(data: Dataset, frame: bytes, syntax: str, *, fragments: int = 1) -> bytes:
-    """The file with `frame` as its compressed image."""
+    """Return the file with `frame` as its compressed image."""
     data.PixelData = encapsulate([frame], fragments_per_frame=fragments)
     data["PixelData"].VR = "OB"
     data["PixelData"].is_undefined_length = True
@@ -76,7 +80,7 @@ def encapsulated(data: Dataset, frame: bytes, syntax: str, *, fragments: int = 1
 
 
 def compressed(data: Dataset, syntax: str) -> bytes:
-    """The file of an uncompressed gray data set in any transfer syntax that is read."""
+    """Return the file of an uncompressed gray data set in any supported transfer syntax."""
     if syntax == uid.RLELossless:
         data.compress(syntax, encoding_plugin="pydicom")
         return file_bytes(data, syntax)
@@ -86,7 +90,7 @@ def compressed(data: Dataset, syntax: str) -> bytes:
     if syntax == uid.JPEGBaseline8Bit:
         return encapsulated(data, jpeg_baseline(_words(data).astype(np.uint8)), syntax)
     if syntax in (uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEG2000):
-        return _by_gdcm(data, syntax)
+        return _compress_with_gdcm(data, syntax)
     return file_bytes(data, syntax)
 
 
@@ -96,11 +100,11 @@ def _words(data: Dataset) -> np.ndarray:
 
 
 def jpeg_baseline(pixels: np.ndarray) -> bytes:
-    """An 8-bit JPEG, gray, or colour from (rows, columns, 3) with blue first."""
+    """Return an 8-bit JPEG, gray, or colour from (rows, columns, 3) with blue first."""
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
-def _by_gdcm(data: Dataset, syntax: str) -> bytes:
+def _compress_with_gdcm(data: Dataset, syntax: str) -> bytes:
     import gdcm
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +126,7 @@ def _by_gdcm(data: Dataset, syntax: str) -> bytes:
 
 
 def jpeg_lossless(pixels: np.ndarray, *, bits: int, predictor: int = 1) -> bytes:
-    """A lossless JPEG (SOF3) of one component; predictor: 1 left, 2 above, 3 above left, 4 left + above - above left."""
+    """Return a lossless JPEG (SOF3) of one component. predictor: 1 left, 2 above, 3 above left, 4 left + above - above left."""
     rows, columns = pixels.shape
     frame = _segment(0xC3, bytes([bits, *rows.to_bytes(2, "big"), *columns.to_bytes(2, "big"), 1, 1, 0x11, 0]))
     # One code of five bits for each of the 17 categories of differences.
@@ -148,7 +152,7 @@ def _entropy_coded(pixels: np.ndarray, bits: int, predictor: int) -> bytes:
 
 
 def _difference(value: int) -> str:
-    """The code of the category and the bits of a difference (T.81 H.1.2.2: modulo 2^16)."""
+    """Return the code of the category and the bits of a difference (T.81 H.1.2.2: modulo 2^16)."""
     value = (value + 32767) % 65536 - 32767
     category = abs(value).bit_length()
     extra = value if value > 0 else value + (1 << category) - 1

@@ -1,1 +1,1 @@
-"""Comparison of decoded pixels with independent decoders over any folder of files."""
+"""Comparison of decoded pixels with independent decoders for any folder of files."""

@@ -1,7 +1,7 @@
-"""The bytes of a file in, its image by an independent decoder out: gray, black low, 0..1, as cxr_edge documents it.
+"""Independent decoder: the bytes of a file in, its image as documented by cxr_edge out: gray, black low, 0..1.
 
-It exists as the second opinion of `run`: pydicom with its plugins, Pillow and tifffile decode, and the few lines of display
-arithmetic here are written from the standards, not from cxr_edge. Whatever it raises is its error_message.
+The reference for `run`: pydicom with its plugins, Pillow and tifffile decode, and the few lines of display arithmetic are written
+from the standards, not from cxr_edge. Any exception means that it rejects the file.
 """
 
 from __future__ import annotations
@@ -30,23 +30,20 @@ _LUMA = (0.299, 0.587, 0.114)  # BT.601, as JPEG and OpenCV
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An image in 0..1. lossy: decoders of its compression may differ a little. steps: 1 / steps is one stored value."""
+    """A decoded image."""
 
-    pixels: Reals
-    lossy: bool
-    steps: float
+    pixels: Reals  # 0..1
+    lossy: bool  # decoders of its compression may differ a little
+    steps: float  # 1 / steps is one stored value
 
 
 def decode_reference(data: bytes, *, stored_bits: int | None) -> Reference:
-    """Decode by content. stored_bits: the depth that cxr_edge took for samples that use fewer bits than their type."""
+    """Decode by content. stored_bits: the depth that cxr_edge used for samples with fewer bits than their type."""
     if data[128:132] == b"DICM" or data[:2] in (b"\x08\0", b"\x02\0"):
         return _dicom(data)
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _tiff(data, stored_bits)
     return _picture(data, stored_bits)
-
-
-# DICOM ----------------------------------------------------------------------------------------------------------------
 
 
 def _dicom(data: bytes) -> Reference:
@@ -61,7 +58,7 @@ def _dicom(data: bytes) -> Reference:
 
 
 def _samples(dataset: Any) -> npt.NDArray[Any]:
-    """Samples of the first plugin that decodes, colour as RGB."""
+    """Return the samples from the first plugin that can decode them, colour as RGB."""
     if not getattr(dataset.file_meta, "TransferSyntaxUID", None):
         explicit, little = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = (
@@ -79,16 +76,16 @@ def _samples(dataset: Any) -> npt.NDArray[Any]:
 
 
 def _displayed(dataset: Any, stored: npt.NDArray[Any]) -> tuple[Reals, float]:
-    """PS3.3 C.11: modality, then VOI, padding to black, MONOCHROME1 last. Second: how much one stored step can grow."""
+    """Apply PS3.3 C.11: modality, then VOI, padding to black, MONOCHROME1 last. Also return the maximum gain of a stored step."""
     padding = _padding(dataset, stored)
     if dataset.get("ModalityLUTSequence"):
-        values = _looked_up(dataset, dataset.ModalityLUTSequence[0], stored)[0]
+        values = _apply_table(dataset, dataset.ModalityLUTSequence[0], stored)[0]
     else:
         values = stored * float(dataset.get("RescaleSlope") or 1) + float(dataset.get("RescaleIntercept") or 0)
     valid = values[~padding]
     span = float(valid.max() - valid.min())
     if dataset.get("VOILUTSequence"):
-        entries, top = _looked_up(dataset, dataset.VOILUTSequence[0], values)
+        entries, top = _apply_table(dataset, dataset.VOILUTSequence[0], values)
         shown, gain = entries / top, 1.0
     elif (window := _window(dataset)) is not None:
         shown = _windowed(values, *window)
@@ -104,8 +101,8 @@ def _displayed(dataset: Any, stored: npt.NDArray[Any]) -> tuple[Reals, float]:
     return shown, max(gain, 1.0)
 
 
-def _looked_up(dataset: Any, item: Any, values: npt.NDArray[Any]) -> tuple[Reals, float]:
-    """PS3.3 C.11.1.1.1: the entries of a table, and the largest that its bits (or its entries) can hold."""
+def _apply_table(dataset: Any, item: Any, values: npt.NDArray[Any]) -> tuple[Reals, float]:
+    """Apply a table (PS3.3 C.11.1.1.1). Also return the largest value that its bits or its entries can hold."""
     count, first, bits = (int(number) for number in item.LUTDescriptor)
     count = count or 1 << 16
     first = first - (1 << 16) if first >= 1 << 15 and values.min() < 0 else first
@@ -178,11 +175,8 @@ def _upright(dataset: Any, pixels: Reals) -> Reals:
     return turns.get(directions, pixels)
 
 
-# Pictures -------------------------------------------------------------------------------------------------------------
-
-
 def _picture(data: bytes, stored_bits: int | None) -> Reference:
-    """By Pillow, which gives 16-bit colour the upper 8 bits."""
+    """Decode with Pillow, which gives the upper 8 bits of 16-bit colour."""
     image: Any = Pillow.open(io.BytesIO(data))
     lossy = image.format in ("JPEG", "MPO") or (image.format == "WEBP" and b"VP8 " in data[:64])
     image = ImageOps.exif_transpose(image)
@@ -225,7 +219,7 @@ def _tiff(data: bytes, stored_bits: int | None) -> Reference:
 
 
 def _turned(pixels: Reals, orientation: int) -> Reals:
-    """TIFF 6.0, tag 274: which edges of the image row 0 and column 0 are."""
+    """Rotate and mirror by tag 274 (TIFF 6.0): the edges of the image at row 0 and column 0."""
     turns: dict[int, Reals] = {
         2: pixels[:, ::-1],
         3: pixels[::-1, ::-1],
@@ -239,7 +233,7 @@ def _turned(pixels: Reals, orientation: int) -> Reals:
 
 
 def _scaled(samples: npt.NDArray[Any], stored_bits: int | None, *, alpha: str | None, lossy: bool) -> Reference:
-    """Samples to gray in 0..1. alpha: what the last channel is."""
+    """Samples to gray in 0..1. alpha: kind of the last channel."""
     if samples.dtype.kind == "f":
         low, high = float(samples.min()), float(samples.max())
         return Reference(

@@ -1,4 +1,4 @@
-"""The corpus script over files made here: equal, different, refused, and decoders that raise, abort or never end."""
+"""Corpus comparison over synthetic files: equal, different, rejected, and decoders that raise, abort or never end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TWELVE = xray_pixels(12, rows=64, columns=50)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """All seeds of the fuzzer that are complete files, and a few that both refuse."""
+    """Return a folder of all fuzzer seeds that are complete files, and a few files that both decoders reject."""
     root = tmp_path_factory.mktemp("corpus")
     for seed in (*dicom_seeds(), *tiff_seeds(), *png_seeds(), *jpeg_seeds(), *webp_seeds(), *bmp_seeds()):
         if not seed.unpacked:
@@ -44,25 +44,23 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_pixels_equal_those_of_independent_decoders_in_every_layout(folder, tmp_path) -> None:
-    """In a process of its own: forking this one, with its threads, could hang."""
+    """In a separate process: forking this one, with its threads, could hang."""
     rows_file = tmp_path / "rows.json"
     command = [sys.executable, "-m", "tests.corpora.run", str(folder), "--json", str(rows_file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
     rows = json.loads(rows_file.read_text())
     assert len(rows) == sum(path.is_file() for path in folder.rglob("*"))
-    equal = {
-        name: sum(row["format"] == name and row["outcome"] == "equal" for row in rows) for name in ("dicom", "png")
-    }
+    equal = {name: sum(row["format"] == name and row["status"] == "equal" for row in rows) for name in ("dicom", "png")}
     assert equal["dicom"] >= 25
     assert equal["png"] >= 15
-    assert {"differ", "error or crash here"}.isdisjoint(row["outcome"] for row in rows)
+    assert {"different", "error or crash of cxr_edge"}.isdisjoint(row["status"] for row in rows)
     assert f"| dicom | {sum(row['format'] == 'dicom' for row in rows)} | {equal['dicom']} |" in done.stdout
     assert "| other | 2 | 0 | 0 | 2 | 0 | 0 | 0 |" in done.stdout
 
 
 def _faulty_decoder(data: bytes, *, source: str, limits: Limits) -> Image:
-    """What each byte in the place of the patient's sex makes of the decoder."""
+    """Decode with a fault selected by the byte of the patient's sex."""
     kind = data[data.index(b"\x10\0\x40\0CS\2\0") + 8 :][:1]
     if kind == b"A":
         os.abort()
@@ -73,7 +71,7 @@ def _faulty_decoder(data: bytes, *, source: str, limits: Limits) -> Image:
     if kind == b"M":
         bytearray(8 << 30)
     if kind == b"R":
-        raise InputError("file: refused for 5 reasons")
+        raise InputError("file: rejected for 5 reasons")
     image = decode_bytes(data, source=source, limits=limits)
     pixels = image.pixels.copy()
     pixels[3, 4] ^= 0x100 if kind == b"D" else 0
@@ -85,36 +83,36 @@ def _rows(folder: Path, monkeypatch, kinds: str) -> dict[str, tuple[str, str]]:
         (folder / kind).write_bytes(file_bytes(dataset(TWELVE, WindowCenter=2048, WindowWidth=4096, PatientSex=kind)))
     monkeypatch.setattr(run, "decode_bytes", _faulty_decoder)
     rows = compare_all(files_below(folder), Options(seconds=5, memory_mb=6000), jobs=2)
-    return {Path(row.path).name: (row.outcome, row.detail) for row in rows}
+    return {Path(row.path).name: (row.status, row.detail) for row in rows}
 
 
 def test_a_decoder_that_differs_raises_aborts_or_never_ends_is_reported(tmp_path, monkeypatch) -> None:
     rows = _rows(tmp_path, monkeypatch, "ADEHMORS")
     assert rows["O"] == rows["S"] == ("equal", "")
-    assert rows["D"][0] == "differ"
+    assert rows["D"][0] == "different"
     assert rows["D"][1].startswith("off by 0.0039")
-    assert rows["E"] == ("error or crash here", "KeyError: 'a fault'")
-    assert rows["A"] == ("error or crash here", "cxr_edge ended by SIGABRT")
-    assert rows["H"] == ("error or crash here", "cxr_edge no end after 5 s, or killed")
-    assert rows["M"] == ("error or crash here", "MemoryError: ")
-    assert rows["R"] == ("refused here only", "file: refused for 5 reasons")
+    assert rows["E"] == ("error or crash of cxr_edge", "KeyError: 'a fault'")
+    assert rows["A"] == ("error or crash of cxr_edge", "cxr_edge ended by SIGABRT")
+    assert rows["H"] == ("error or crash of cxr_edge", "cxr_edge still running after 5 s, or killed")
+    assert rows["M"] == ("error or crash of cxr_edge", "MemoryError: ")
+    assert rows["R"] == ("only cxr_edge rejects", "file: rejected for 5 reasons")
 
 
-def test_a_crash_of_the_reference_is_not_held_against_cxr_edge(tmp_path, monkeypatch) -> None:
+def test_a_crash_of_the_reference_is_not_an_error_of_cxr_edge(tmp_path, monkeypatch) -> None:
     (tmp_path / "x.dcm").write_bytes(file_bytes(dataset(TWELVE)))
     monkeypatch.setattr(run, "decode_reference", lambda data, *, stored_bits: os.abort())
     (row,) = compare_all(files_below(tmp_path), Options(), jobs=1)
-    assert (row.outcome, row.detail) == ("answered here only", "the reference ended by SIGABRT")
+    assert (row.status, row.detail) == ("only the reference rejects", "the reference ended by SIGABRT")
 
 
 @pytest.mark.parametrize(("kind", "status"), [("O", 0), ("R", 0), ("D", 1), ("E", 1)])
-def test_the_exit_status_tells_of_differences_and_errors(tmp_path, monkeypatch, capsys, kind, status) -> None:
+def test_the_exit_status_is_1_for_differences_and_errors(tmp_path, monkeypatch, capsys, kind, status) -> None:
     (tmp_path / kind).write_bytes(file_bytes(dataset(TWELVE, PatientSex=kind)))
     monkeypatch.setattr(run, "decode_bytes", _faulty_decoder)
     assert main([str(tmp_path)]) == status
     out = capsys.readouterr().out
     assert (f"{tmp_path}/{kind}: " in out) == bool(status)
-    assert ("1 dicom: refused for N reasons" in out) == (kind == "R")
+    assert ("1 dicom: rejected for N reasons" in out) == (kind == "R")
 
 
 def test_a_folder_is_needed(tmp_path, capsys) -> None:
@@ -123,13 +121,13 @@ def test_a_folder_is_needed(tmp_path, capsys) -> None:
     assert "expected a folder of files" in capsys.readouterr().err
 
 
-def test_any_modality_lets_other_kinds_be_compared(tmp_path) -> None:
+def test_any_modality_compares_files_of_other_modalities(tmp_path) -> None:
     (tmp_path / "ct.dcm").write_bytes(compressed(dataset(TWELVE, Modality="CT"), uid.RLELossless))
-    outcomes = []
+    statuses = []
     for any_modality in (False, True):
         (row,) = compare_all(files_below(tmp_path), Options(any_modality=any_modality), jobs=1)
-        outcomes.append(row.outcome)
-    assert outcomes == ["refused here only", "equal"]
+        statuses.append(row.status)
+    assert statuses == ["only cxr_edge rejects", "equal"]
 
 
 def _image(pixels: np.ndarray) -> Image:
@@ -141,16 +139,16 @@ def test_tolerances(lossy) -> None:
     """Lossless: one step. Lossy: twelve steps at one pixel, one on average."""
     gray = np.full((40, 40), 100, np.uint8)
 
-    def words(*changes: tuple[slice | int, int]) -> str | None:
+    def describe(*changes: tuple[slice | int, int]) -> str | None:
         other = gray.copy()
         for rows, step in changes:
             other[rows] += step
         return describe_difference(_image(gray), Reference(pixels=other / 255, lossy=lossy, steps=255))
 
-    assert words((slice(None), 1)) is None
-    assert (words((0, 2)) is None) == lossy
-    assert (words((0, 12)) is None) == lossy
-    assert words((0, 13)) is not None
-    assert words((slice(None), 2)) is not None
-    turned = describe_difference(_image(gray[:30]), Reference(pixels=gray[:, :30] / 255, lossy=lossy, steps=255))
-    assert turned == "shape (30, 40), the reference has (40, 30)"
+    assert describe((slice(None), 1)) is None
+    assert (describe((0, 2)) is None) == lossy
+    assert (describe((0, 12)) is None) == lossy
+    assert describe((0, 13)) is not None
+    assert describe((slice(None), 2)) is not None
+    rotated = describe_difference(_image(gray[:30]), Reference(pixels=gray[:, :30] / 255, lossy=lossy, steps=255))
+    assert rotated == "shape (30, 40), the reference has (40, 30)"

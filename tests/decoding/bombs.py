@@ -1,7 +1,7 @@
 """Small streams that inflate to gigabytes, built without inflating them: for deflate, zstd, LZW, LZMA and PackBits.
 
-In: how many bytes of zeros are to come out. Out: the compressed bytes. They exist for the tests of memory, which must make
-their files in little time: a short piece is compressed once and repeated.
+Input: the number of zero bytes after decompression. Output: the compressed bytes. For the memory tests, which must build their
+files quickly: a short piece is compressed once and repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PIECE = 16 << 20
 
 
 def deflated_zeros(size: int, *, start: bytes = b"", raw: bool = False) -> bytes:
-    """`start`, then zeros up to `size` bytes in all, deflated. The checksum of the zlib form is right."""
+    """Return `start`, then zeros up to a total of `size` bytes, deflated. The checksum of the zlib form is valid."""
     pieces, rest = divmod(size - len(start), _PIECE)
     packer = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
     first = packer.compress(start + bytes(rest)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -30,14 +30,14 @@ def deflated_zeros(size: int, *, start: bytes = b"", raw: bool = False) -> bytes
 
 @functools.cache
 def _deflated_piece() -> bytes:
-    """A full flush makes pieces independent and ends them on a byte."""
+    """Return a piece that can be repeated: a full flush makes pieces independent and byte-aligned."""
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     packer.flush(zlib.Z_FULL_FLUSH)
     return packer.compress(bytes(_PIECE)) + packer.flush(zlib.Z_FULL_FLUSH)
 
 
 def zstd_zeros(size: int, *, claimed: int | None = None) -> bytes:
-    """A zstd frame (RFC 8878) of run-length blocks. claimed: the content size in its header, if any."""
+    """Return a zstd frame (RFC 8878) of run-length blocks. claimed: the content size in its header, if any."""
     block = 1 << 17
     header = b"\x00\x58" if claimed is None else b"\xc0\x58" + struct.pack("<Q", claimed)
     count = -(-size // block)
@@ -48,7 +48,7 @@ def zstd_zeros(size: int, *, claimed: int | None = None) -> bytes:
 
 @functools.cache
 def lzw_zeros(size: int) -> bytes:
-    """TIFF's LZW (6.0 section 13): the longest string of the table again and again, then a clear code."""
+    """TIFF's LZW (6.0 section 13): the longest string of the table repeated, then a clear code."""
     bits, length = "", 0
     for code in range(257, 4094):
         width = 9 if code < 511 else 10 if code < 1023 else 11 if code < 2047 else 12
@@ -62,7 +62,7 @@ def lzw_zeros(size: int) -> bytes:
 
 @functools.cache
 def lzma_zeros(size: int) -> bytes:
-    """An xz file of one block, without check: LZMA2 chunks that reset the dictionary can be repeated."""
+    """Return an xz file of one block, without check: LZMA2 chunks that reset the dictionary can be repeated."""
     options = [{"id": lzma.FILTER_LZMA2, "preset": 0}]
     piece = lzma.compress(bytes(_PIECE), format=lzma.FORMAT_RAW, filters=options)[:-1]
     count = -(-size // _PIECE)
@@ -98,5 +98,5 @@ def _varint(value: int) -> bytes:
 
 
 def packbits_zeros(size: int) -> bytes:
-    """Runs of 128 zeros, as in TIFF's PackBits and DICOM's RLE."""
+    """Return runs of 128 zeros, as in TIFF's PackBits and DICOM's RLE."""
     return b"\x81\0" * -(-size // 128)

@@ -1,4 +1,4 @@
-"""DICOM files that are small and ask for much: element lists, sequences, and pixel data of every transfer syntax.
+"""Small DICOM files that are expensive to decode: element lists, sequences, and pixel data of every transfer syntax.
 
 No input; gives the `Kind`s that belong to `hostile_files`. They exist because the element parser and each codestream decoder
 have sizes of their own to trust or to check.
@@ -25,7 +25,7 @@ _UNDEFINED = b"\xff\xff\xff\xff"
 
 
 def _inserted(element: bytes, syntax: str = uid.ExplicitVRLittleEndian) -> bytes:
-    """A sound file with an element in its encoding before the pixel data."""
+    """Return a valid file with an element in its encoding before the pixel data."""
     data = file_bytes(dataset(TWELVE), syntax)
     tag = data.rindex(b"\xe0\x7f\x10\0")
     return data[:tag] + element + data[tag:]
@@ -36,7 +36,7 @@ def _implicit(tag: bytes, value: bytes) -> bytes:
 
 
 def _empty_items() -> bytes:
-    """A sequence of undefined length with a million empty items, in place of what tells the view."""
+    """Return a sequence of undefined length with a million empty items, as the view code."""
     return _inserted(b"\x54\0\x20\x02SQ\0\0" + _UNDEFINED + (_ITEM + bytes(4)) * 1_000_000 + _SEQUENCE_END)
 
 
@@ -46,7 +46,7 @@ def _nested(depth: int) -> bytes:
 
 
 def _lookup_tables() -> bytes:
-    """200,000 VOI LUT items of which the first is sound."""
+    """Return 200,000 VOI LUT items; only the first is valid."""
     entries = np.linspace(0, 65535, 4096).astype("<u2").tobytes()
     item = (
         b"\x28\0\x02\x30US\6\0"
@@ -65,9 +65,9 @@ def _many_elements() -> bytes:
 
 
 def _fragments(count: int) -> bytes:
-    """Pixel data in `count` empty fragments, then one with the image; the offset table still names the first."""
+    """Pixel data in `count` empty fragments, then one with the image; the offset table still refers to the first."""
     data = encapsulated(dataset(GRAY, bits=8), jpeg_baseline(GRAY), uid.JPEGBaseline8Bit)
-    first = data.index(_ITEM, data.rindex(b"\xe0\x7f\x10\0")) + 12  # behind the offset table of one entry
+    first = data.index(_ITEM, data.rindex(b"\xe0\x7f\x10\0")) + 12  # after the offset table of one entry
     return data[:first] + (_ITEM + bytes(4)) * count + data[first:]
 
 
@@ -96,7 +96,7 @@ def _deflated_wide(side: int) -> bytes:
 
 
 def _trailing_deflate() -> bytes:
-    """A sound data set whose last element, padding, has 4 GB."""
+    """Return a valid data set whose last element, padding, has 4 GB."""
     pixels = TWELVE.astype("<u2").tobytes()
     padding = b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", 0xFFFFFFFE)
     return _deflated(TWELVE, len(pixels), pixels + padding, zeros=0xFFFFFFFE)
@@ -119,7 +119,7 @@ def _stream(frame: bytes, syntax: str, *, deep: bool = True, samples: int = 1, *
 
 
 def _run_length(size: int, *, planes: int = 2, **elements: Any) -> bytes:
-    """RLE whose planes hold the same: 128 values, then zeros."""
+    """RLE with equal planes: 128 values, then zeros."""
     segment = b"\x7f" + bytes(range(128)) + packbits_zeros(size - 128)
     segment += b"\0" * (len(segment) % 2)
     offsets = [64 + i * len(segment) for i in range(planes)]
@@ -181,20 +181,20 @@ _PIXEL_KINDS = (
     large("deflated, 4 GB of pixels.dcm", lambda: _deflated(TWELVE, 0xFFFFFFFE, bytes(range(250)))),
     Kind(name="native 32 bits 8000.dcm", build=lambda: _native(8000, 1, 32), bound=_NATIVE_BOUND),
     Kind(name="native rgb 16 bits 6500.dcm", build=lambda: _native(6500, 3, 16), bound=_NATIVE_BOUND),
-    large("run length 10000.dcm", lambda: _run_length(TEN * TEN, **_side(TEN)), answered=True),
+    large("run length 10000.dcm", lambda: _run_length(TEN * TEN, **_side(TEN)), decoded=True),
     large("run length rgb 16 bits.dcm", lambda: _run_length(TEN * TEN, planes=6, samples=3, **_side(TEN))),
     small("run length of 1 GB.dcm", lambda: _run_length(GIB)),
-    small("run length, 2^32 segments.dcm", _rle_segments_claimed, answered=False),
-    small("jpeg-ls 65535.dcm", _lossless(_JLS, _HUGE), answered=False),
-    large("jpeg-ls 10000.dcm", _lossless(_JLS, TEN, **_side(TEN)), answered=False),
-    small("jpeg lossless 65535.dcm", _lossless(_LL, _HUGE), answered=False),
-    large("jpeg lossless 10000.dcm", _lossless(_LL, TEN, **_side(TEN)), answered=False),
-    small("jpeg 65500.dcm", lambda: _baseline(65_500), answered=False),
-    small("jpeg 2000 60000.dcm", _jpeg_2000(60_000), answered=False),
+    small("run length, 2^32 segments.dcm", _rle_segments_claimed, decoded=False),
+    small("jpeg-ls 65535.dcm", _lossless(_JLS, _HUGE), decoded=False),
+    large("jpeg-ls 10000.dcm", _lossless(_JLS, TEN, **_side(TEN)), decoded=False),
+    small("jpeg lossless 65535.dcm", _lossless(_LL, _HUGE), decoded=False),
+    large("jpeg lossless 10000.dcm", _lossless(_LL, TEN, **_side(TEN)), decoded=False),
+    small("jpeg 65500.dcm", lambda: _baseline(65_500), decoded=False),
+    small("jpeg 2000 60000.dcm", _jpeg_2000(60_000), decoded=False),
     large("jpeg 2000 10000.dcm", _jpeg_2000(TEN, **_side(TEN))),
     large("jpeg 2000 9000.dcm", _jpeg_2000(9000, **_side(9000))),
     large("jpeg 2000 rgb 5500.dcm", _jpeg_2000(5500, components=3, **_side(5500))),
-    large("jpeg 2000, tiles of 1 px.dcm", _jpeg_2000(9000, tile=1, **_side(9000)), answered=False),
+    large("jpeg 2000, tiles of 1 px.dcm", _jpeg_2000(9000, tile=1, **_side(9000)), decoded=False),
     small("jpeg 2000, small image, tiles of 1 px.dcm", _small_tiles),
 )
 DICOM = (*_HEADER_KINDS, *_PIXEL_KINDS)

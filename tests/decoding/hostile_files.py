@@ -1,8 +1,7 @@
-"""Files that are small and ask for much: each `Kind` builds one and says which bound its decoding must keep.
+"""Small files that are expensive to decode: each `Kind` builds one and has the bound of memory and time for decoding it.
 
-No input. They exist for `test_memory` (issue 11, item 11): overlapping tags, directories that lead in circles, bombs of every
-compression, headers that claim huge images, and images that are within the limits but costly. DICOM ones are in
-`hostile_dicom`.
+Used by `test_memory` (issue 11, item 11): overlapping tags, cyclic directories, bombs of every compression, headers with huge
+sizes, and images that are within the limits but expensive. The DICOM files are in `hostile_dicom`.
 """
 
 from __future__ import annotations
@@ -28,36 +27,36 @@ _RGBA = struct.pack(">4H", 30_000, 30_000, 30_000, 40_000)
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """The most that decoding one file may take, the process with its libraries included; seconds of processor time."""
+    """Limits of decoding one file: memory of the process with its libraries, seconds of processor time."""
 
     memory_mb: int
     seconds: int
 
 
 SMALL = Bound(memory_mb=500, seconds=15)
-"""For files whose image is small, or that must be refused by their header."""
+"""For files with a small image, or that must be rejected by their header."""
 LARGE = Bound(memory_mb=1300, seconds=25)
-"""For images within max_pixels (100 million): 10 bytes for each, 300 MB for the process and the file."""
+"""For images within max_pixels (100 million): 10 bytes per pixel, 300 MB for the process and the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A hostile file. answered: whether it must be (a sound image) or must not be (None: either way)."""
+    """A hostile file."""
 
     name: str
     build: Callable[[], bytes]
     bound: Bound = SMALL
-    answered: bool | None = None
+    decoded: bool | None = None  # True: must give an image, False: must be rejected, None: either
 
 
-def small(name: str, build: Callable[[], bytes], *, answered: bool | None = None) -> Kind:
-    """A kind with the bound SMALL."""
-    return Kind(name=name, build=build, answered=answered)
+def small(name: str, build: Callable[[], bytes], *, decoded: bool | None = None) -> Kind:
+    """Return a kind with the bound SMALL."""
+    return Kind(name=name, build=build, decoded=decoded)
 
 
-def large(name: str, build: Callable[[], bytes], *, answered: bool | None = None) -> Kind:
-    """A kind with the bound LARGE."""
-    return Kind(name=name, build=build, bound=LARGE, answered=answered)
+def large(name: str, build: Callable[[], bytes], *, decoded: bool | None = None) -> Kind:
+    """Return a kind with the bound LARGE."""
+    return Kind(name=name, build=build, bound=LARGE, decoded=decoded)
 
 
 # TIFF ----------------------------------------------------------------------------------------------------------------
@@ -70,12 +69,12 @@ def _self_directory() -> bytes:
 
 
 def _sub_directories(tag: int) -> Callable[[], bytes]:
-    """100,000 directories named by one tag, all of them this one."""
+    """Return a TIFF with 100,000 directories in one tag, all at the same offset."""
     return lambda: strip_file(GRAY.tobytes(), (tag, LONG, 100_000, struct.pack("<I", 8 + GRAY.size) * 100_000))
 
 
 def _directory_chain() -> bytes:
-    """60,000 pages, each a directory of its own of 100 entries."""
+    """Return a TIFF of 60,000 pages, each a separate directory of 100 entries."""
     first = strip_file(GRAY.tobytes())
     page = struct.pack("<H", 100) + b"".join(struct.pack("<HHII", 254, LONG, 1, 1) for _ in range(100))
     size = len(page) + 4
@@ -91,7 +90,7 @@ def _two_widths() -> bytes:
 
 
 def _shared_strips(width: int, height: int, bits: int, samples: int, sample_format: int) -> bytes:
-    """All strips of one row are at one offset."""
+    """Return a TIFF with strips of one row, all at one offset."""
     row = (np.arange(width * samples * bits // 8) % 251).astype(np.uint8).tobytes()
     entries = [
         entry
@@ -296,7 +295,7 @@ _PALETTE = (png_chunk(b"PLTE", bytes(i // 3 for i in range(768))), png_chunk(b"t
 _SPACES, _TAGS = b"tiff:Orientation" + b" " * (20 << 20), b"<tiff:Orientation" * (1 << 20)
 
 _PNG_KINDS = (
-    small("exif overlap.png", lambda: _with_png_chunks(png_chunk(b"eXIf", overlapping_exif(10_000))), answered=True),
+    small("exif overlap.png", lambda: _with_png_chunks(png_chunk(b"eXIf", overlapping_exif(10_000))), decoded=True),
     small("xmp of 20 MB.png", lambda: _with_png_chunks(_xmp(_SPACES))),
     small("xmp of tags.png", lambda: _with_png_chunks(_xmp(_TAGS))),
     small("icc profile of 4 GB.png", _text_bomb(b"iCCP", b"icc\0\0")),
@@ -304,48 +303,48 @@ _PNG_KINDS = (
     small("text of 4 GB.png", _text_bomb(b"zTXt", b"Comment\0\0")),
     small("xmp of 4 GB.png", _text_bomb(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0")),
     small("a million chunks.png", lambda: _with_png_chunks(png_chunk(b"tEXt", b"a\0b") * 1_000_000)),
-    small("two headers.png", _two_headers, answered=False),
+    small("two headers.png", _two_headers, decoded=False),
     small("pixels of 1 GB.png", lambda: png(180, 201, 8, 0, deflated_zeros(GIB, start=bytes(range(181))))),
     large("interlaced rgba16.png", lambda: _interlaced(5000)),
     large("rgba16 10000.png", lambda: _half_transparent(TEN)),
-    large("gray16 10000.png", _square_png(16, 0, _RAMP * 2), answered=True),
+    large("gray16 10000.png", _square_png(16, 0, _RAMP * 2), decoded=True),
     large("rgb8 10000.png", _square_png(8, 2, b"\x50\x50\x50" * TEN)),
     large("palette 10000.png", _square_png(8, 3, _RAMP, *_PALETTE)),
-    large("1 bit 10000.png", _square_png(1, 0, b"\x55" * 1250), answered=True),
+    large("1 bit 10000.png", _square_png(1, 0, b"\x55" * 1250), decoded=True),
 )
 _JPEG_KINDS = (
-    small("exif overlap.jpg", _overlap_jpeg, answered=True),
+    small("exif overlap.jpg", _overlap_jpeg, decoded=True),
     small("1,000 exif overlaps.jpg", _thumbnails),
     large("progressive, 2,000 scans.jpg", lambda: progressive_jpeg(8000, 8000, components=1, scans=2000)),
     large("progressive cmyk 10000.jpg", lambda: progressive_jpeg(TEN, TEN, components=4, scans=1)),
     large("progressive rgb 10000.jpg", lambda: progressive_jpeg(TEN, TEN, components=3, scans=1)),
-    small("65500 in the header.jpg", lambda: resized_jpeg(_jpeg(), 65500, 65500), answered=False),
-    large("10000 in the header.jpg", lambda: resized_jpeg(_jpeg(), TEN, TEN), answered=False),
+    small("65500 in the header.jpg", lambda: resized_jpeg(_jpeg(), 65500, 65500), decoded=False),
+    large("10000 in the header.jpg", lambda: resized_jpeg(_jpeg(), TEN, TEN), decoded=False),
     small("20 MB of fill bytes.jpg", lambda: with_jpeg_segments(_jpeg(), b"\xff" * (20 << 20))),
 )
 _WEBP_AND_BMP_KINDS = (
-    small("exif overlap.webp", _webp_with_exif, answered=True),
-    large("flat 10000.webp", lambda: webp((b"VP8L", flat_vp8l(TEN, TEN))), answered=False),
-    small("canvas 16384.webp", _canvas_of_another_size, answered=False),
+    small("exif overlap.webp", _webp_with_exif, decoded=True),
+    large("flat 10000.webp", lambda: webp((b"VP8L", flat_vp8l(TEN, TEN))), decoded=False),
+    small("canvas 16384.webp", _canvas_of_another_size, decoded=False),
     large("run length 10000.bmp", lambda: bmp_run_length(b"\xff\x50" * 200 + b"\0\0" * TEN + b"\0\1", TEN, TEN)),
-    small("run length 30000.bmp", lambda: bmp_run_length(b"\0\1", 30_000, 30_000), answered=False),
-    small("30000 in the header.bmp", lambda: _bmp_header(30_000, -30_000), answered=False),
-    small("2 billion colours.bmp", lambda: _bmp_header(180, 201, bits=8, colours=(1 << 31) - 1), answered=False),
+    small("run length 30000.bmp", lambda: bmp_run_length(b"\0\1", 30_000, 30_000), decoded=False),
+    small("30000 in the header.bmp", lambda: _bmp_header(30_000, -30_000), decoded=False),
+    small("2 billion colours.bmp", lambda: _bmp_header(180, 201, bits=8, colours=(1 << 31) - 1), decoded=False),
 )
 _TIFF_KINDS = (
     small("directory at itself.tif", _self_directory),
     small("sub-directories at itself.tif", _sub_directories(330)),
     small("exif directories at itself.tif", _sub_directories(34665)),
     small("chain of directories.tif", _directory_chain),
-    small("2^60 entries.tif", _big_tiff_count, answered=False),
+    small("2^60 entries.tif", _big_tiff_count, decoded=False),
     small("two widths.tif", _two_widths),
     large("rgb float64 10000.tif", lambda: _shared_strips(TEN, TEN, 64, 3, 3)),
     large("gray float64 10000.tif", lambda: _shared_strips(TEN, TEN, 64, 1, 3)),
     large("rgba16 10000.tif", lambda: _shared_strips(TEN, TEN, 16, 4, 1)),
     large("200,000 strips.tif", lambda: _shared_strips(40, 200_000, 8, 1, 1)),
-    small("2^30 strips claimed.tif", _claimed_strips, answered=False),
+    small("2^30 strips claimed.tif", _claimed_strips, decoded=False),
     large("390,625 tiles.tif", _tiny_tiles),
-    small("tile of 2^31 px.tif", lambda: _tile(46_336, deflated_zeros(2 * GIB), 8), answered=False),
+    small("tile of 2^31 px.tif", lambda: _tile(46_336, deflated_zeros(2 * GIB), 8), decoded=False),
     small("tile of 2^31 px, not packed.tif", lambda: _tile(46_336, GRAY.tobytes(), 1)),
     small("deflate of 4 GB.tif", _bomb_tiff(8, deflated_zeros, 4 * GIB)),
     small("zstd of 4 GB.tif", _bomb_tiff(50000, zstd_zeros, 4 * GIB)),
@@ -354,8 +353,8 @@ _TIFF_KINDS = (
     small("lzma of 4 GB.tif", _bomb_tiff(34925, lzma_zeros, 4 * GIB)),
     small("lzw of 4 GB.tif", _bomb_tiff(5, lzw_zeros, 4 * GIB)),
     small("packbits of 1 GB.tif", _bomb_tiff(32773, packbits_zeros, GIB)),
-    small("jpeg of 65500 px.tif", lambda: strip_file(resized_jpeg(_jpeg(), 65500, 65500), code=7), answered=False),
-    small("webp of 16383 px.tif", lambda: strip_file(_huge_webp(), code=50001, samples=3), answered=False),
-    small("jpeg 2000 of 60000 px.tif", lambda: strip_file(sized_jpeg_2000(60_000, 60_000), code=34712), answered=False),
+    small("jpeg of 65500 px.tif", lambda: strip_file(resized_jpeg(_jpeg(), 65500, 65500), code=7), decoded=False),
+    small("webp of 16383 px.tif", lambda: strip_file(_huge_webp(), code=50001, samples=3), decoded=False),
+    small("jpeg 2000 of 60000 px.tif", lambda: strip_file(sized_jpeg_2000(60_000, 60_000), code=34712), decoded=False),
 )
 IMAGES = (*_PNG_KINDS, *_JPEG_KINDS, *_WEBP_AND_BMP_KINDS, *_TIFF_KINDS)

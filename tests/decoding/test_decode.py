@@ -1,4 +1,4 @@
-"""Decoding of ordinary image files: what each format gives, what is flagged, and every error_message by its message."""
+"""Decoding of ordinary image files: pixels of each format, flags, and every error message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encode(suffix: str, pixels: np.ndarray, *options: int) -> bytes:
 
 
 def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
-    """A file written by Pillow."""
+    """Return a file written by Pillow."""
     stream = io.BytesIO()
     Pillow.fromarray(pixels, mode).save(stream, kind, **options)
     return stream.getvalue()
@@ -46,7 +46,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def with_png_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
-    """The PNG with a chunk after its header."""
+    """Return the PNG with a chunk after its header."""
     return data[:33] + png_chunk(kind, body) + data[33:]
 
 
@@ -61,7 +61,7 @@ EXACT = {
 
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("pixels", [GRAY, DEEP], ids=["8 bit", "16 bit"])
-def test_lossless_gray_comes_back_exactly(kind, pixels) -> None:
+def test_lossless_gray_is_decoded_exactly(kind, pixels) -> None:
     data = EXACT[kind](pixels)
     image = read(data)
     assert (image.format, image.stored_bits) == (kind.split()[0], pixels.dtype.itemsize * 8)
@@ -106,7 +106,7 @@ def test_sixteen_bit_rgba_png() -> None:
     np.testing.assert_array_equal(image.pixels, DEEP)
 
 
-def test_transparency_is_laid_on_black_and_flagged() -> None:
+def test_transparency_is_blended_with_black_and_flagged() -> None:
     alpha = np.full_like(GRAY, 255)
     alpha[:10], alpha[10:20] = 0, 51
     image = read(encode(".png", np.dstack([GRAY, GRAY, GRAY, alpha])))
@@ -122,7 +122,7 @@ def test_fewer_bits_than_sixteen_are_scaled_and_flagged(bits) -> None:
     np.testing.assert_array_equal(image.pixels, np.rint(stored * (65535 / ((1 << bits) - 1))))
 
 
-def test_significant_bits_of_a_png_are_believed() -> None:
+def test_significant_bits_of_a_png_are_used() -> None:
     stored = xray_pixels(12) // 8
     image = read(with_png_chunk(encode(".png", stored), b"sBIT", b"\x0c"))
     assert image.stored_bits == 12
@@ -170,7 +170,7 @@ def test_orientation(kind, orientation) -> None:
 
 
 @pytest.mark.parametrize("name", ["film.png", "film.dcm", "film", "film.JFIF", "film.txt"])
-def test_content_counts_and_not_the_name(tmp_path, name) -> None:
+def test_the_format_is_identified_by_content_not_by_name(tmp_path, name) -> None:
     path = tmp_path / name
     path.write_bytes(encode(".jpg", GRAY))
     image = decode(path)
@@ -208,10 +208,10 @@ def test_a_tinted_film_is_flagged() -> None:
     assert flag_codes(read(encode(".png", tinted))) == {"tinted"}
 
 
-# Refusals -------------------------------------------------------------------------------------------------------------
+# Rejected files -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_rejected(tmp_path) -> None:
+def test_missing_files_folders_and_special_files_are_rejected(tmp_path) -> None:
     def message(path) -> str:
         with pytest.raises(InputError) as raised:
             decode(path)
@@ -251,7 +251,7 @@ def test_a_file_too_large_for_its_limit_is_not_read(tmp_path) -> None:
         (saved(GRAY, "GIF"), "a GIF file is not supported"),
     ],
 )
-def test_what_is_no_image_is_named(data, message) -> None:
+def test_other_content_is_rejected_by_name(data, message) -> None:
     assert message in error_message(data)
 
 
@@ -276,14 +276,14 @@ def test_constant_images_are_rejected(suffix) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_rejected(value) -> None:
+def test_samples_that_are_not_finite_are_rejected(value) -> None:
     values = DEEP.astype(np.float32)
     values[3, 4] = value
     assert "samples that are not finite numbers (NaN or infinity)" in error_message(encode(".tiff", values))
 
 
 def test_the_pixel_limit_is_checked_before_decoding() -> None:
-    # The header promises 60000 x 60000 pixels and nothing follows that could be decoded.
+    # The header gives 60000 x 60000 pixels, and there are no image data.
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
     message = error_message(png)
@@ -311,7 +311,7 @@ def test_unusual_layouts_are_rejected() -> None:
 
 # Damage ---------------------------------------------------------------------------------------------------------------
 
-WHOLE = {
+COMPLETE = {
     "jpeg": saved(GRAY, "JPEG", quality=95),
     "progressive jpeg": saved(rgb(GRAY), "JPEG", quality=95, progressive=True),
     "png": encode(".png", GRAY),
@@ -324,25 +324,25 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("kind", WHOLE)
-def test_cut_files_are_never_answered(kind) -> None:
-    data = WHOLE[kind]
+@pytest.mark.parametrize("kind", COMPLETE)
+def test_truncated_files_are_rejected(kind) -> None:
+    data = COMPLETE[kind]
     read(data)
-    places = {*np.linspace(0, len(data) - 2, 120).astype(int), *range(0, min(60, len(data) - 1))}
-    answered = []
-    for cut in sorted(places):
+    lengths = {*np.linspace(0, len(data) - 2, 120).astype(int), *range(0, min(60, len(data) - 1))}
+    decoded = []
+    for cut in sorted(lengths):
         try:
             read(data[:cut])
         except InputError as error:
             assert "again" in str(error) or "export the image" in str(error)  # noqa: PT017
         else:
-            answered.append(cut)
-    assert answered == []
+            decoded.append(cut)
+    assert decoded == []
 
 
-@pytest.mark.parametrize("kind", WHOLE)
-def test_mutated_files_give_an_image_or_a_refusal(kind) -> None:
-    data, rng = WHOLE[kind], np.random.default_rng(len(kind))
+@pytest.mark.parametrize("kind", COMPLETE)
+def test_mutated_files_give_an_image_or_an_input_error(kind) -> None:
+    data, rng = COMPLETE[kind], np.random.default_rng(len(kind))
     for _ in range(150):
         mutated = bytearray(data)
         for at in rng.integers(0, len(data), rng.integers(1, 5)):
@@ -353,7 +353,7 @@ def test_mutated_files_give_an_image_or_a_refusal(kind) -> None:
             continue
 
 
-def test_a_jpeg_closed_after_the_cut_is_rejected() -> None:
+def test_a_truncated_jpeg_with_an_end_marker_is_rejected() -> None:
     noisy = np.random.default_rng(0).integers(0, 255, (200, 160)).astype(np.uint8)
     data = encode(".jpg", noisy)
     for share in (0.3, 0.6, 0.9):
@@ -363,7 +363,7 @@ def test_a_jpeg_closed_after_the_cut_is_rejected() -> None:
 
 
 def test_a_progressive_jpeg_without_its_last_scans_is_rejected() -> None:
-    data = WHOLE["progressive jpeg"]
+    data = COMPLETE["progressive jpeg"]
     last_scan = data.rindex(b"\xff\xda")
     assert "scans of this JPEG are missing" in error_message(
         data[: data.rindex(b"\xff\xda", 0, last_scan)] + b"\xff\xd9"
@@ -371,14 +371,14 @@ def test_a_progressive_jpeg_without_its_last_scans_is_rejected() -> None:
 
 
 def test_a_wrong_png_checksum_is_rejected() -> None:
-    data = bytearray(WHOLE["png"])
+    data = bytearray(COMPLETE["png"])
     data[data.index(b"IDAT") + 20] ^= 1
     assert "a checksum in this PNG does not match" in error_message(bytes(data))
 
 
-def test_nothing_is_said_on_stderr(capfd) -> None:
+def test_nothing_is_printed_to_stderr(capfd) -> None:
     for kind in ("jpeg", "png", "tiff", "webp"):
-        data = WHOLE[kind]
+        data = COMPLETE[kind]
         error_message(data[: len(data) // 2])
     assert capfd.readouterr() == ("", "")
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False

@@ -1,4 +1,4 @@
-"""DICOM decoding: every transfer syntax and display step against plain references, every error_message by its message."""
+"""DICOM decoding: every transfer syntax and display step against plain references, and every error message."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_signed_values(syntax, bits) -> None:
     signed = xray_pixels(bits).astype(int) - (1 << (bits - 1))
     words = (signed & 0xFFFF).astype(np.uint16)
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
-        words &= (1 << bits) - 1  # the stream has no more bits
+        words &= (1 << bits) - 1  # the stream has only these bits
     image = read(compressed(dataset(words, bits=bits, PixelRepresentation=1), syntax))
     np.testing.assert_array_equal(image.pixels, stretched(signed))
 
@@ -134,7 +134,7 @@ def test_files_without_preamble_and_without_file_meta(syntax) -> None:
         np.testing.assert_array_equal(read(headless).pixels, window_reference(stored, 1800, 2500))
 
 
-def test_decode_reads_a_dicom_file_whatever_its_name(tmp_path) -> None:
+def test_decode_reads_a_dicom_file_with_any_name(tmp_path) -> None:
     path = tmp_path / "chest.jpg"
     path.write_bytes(file_bytes(dataset(xray_pixels(12), **WINDOW)))
     assert decode(path).format == "dicom"
@@ -145,7 +145,7 @@ def test_decode_reads_a_dicom_file_whatever_its_name(tmp_path) -> None:
     [uid.MPEG2MPML, uid.HTJ2KLossless, uid.JPEG2000MC, uid.UID("1.2.3.4.5")],
     ids=syntax_name,
 )
-def test_other_syntaxes_are_named(syntax) -> None:
+def test_other_syntaxes_are_rejected_by_name(syntax) -> None:
     message = error_message(encapsulated(dataset(xray_pixels(8), bits=8), b"\0" * 64, syntax))
     assert f"({syntax})" in message
     assert "is not supported, expected uncompressed, deflated, RLE, JPEG baseline" in message
@@ -192,7 +192,7 @@ def test_a_linear_window_of_width_one_is_a_step() -> None:
     np.testing.assert_array_equal(image.pixels, np.where(stored > 1999.5, 65535, 0))
 
 
-def test_the_first_of_several_windows_counts() -> None:
+def test_the_first_of_several_windows_is_used() -> None:
     stored = xray_pixels(12)
     image = read(dataset(stored, WindowCenter=[1500, 3000], WindowWidth=[2000, 10]))
     np.testing.assert_array_equal(image.pixels, window_reference(stored, 1500, 2000))
@@ -205,7 +205,7 @@ def test_eight_bit_window_gives_eight_bits() -> None:
     np.testing.assert_array_equal(image.pixels, window_reference(stored, 100, 120, top=255))
 
 
-def test_eight_bits_without_window_stay_as_they_are() -> None:
+def test_eight_bits_without_window_are_unchanged() -> None:
     stored = xray_pixels(8)
     image = read(dataset(stored, bits=8))
     assert image.flags == ()
@@ -213,7 +213,7 @@ def test_eight_bits_without_window_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("width", [0, 0.5, -100])
-def test_an_unusable_window_is_flagged(width) -> None:
+def test_a_window_that_is_not_valid_is_flagged(width) -> None:
     stored = xray_pixels(12)
     image = read(dataset(stored, WindowCenter=2000, WindowWidth=width))
     assert flag_codes(image) == {"window_ignored"}
@@ -231,7 +231,7 @@ def test_rescale_comes_before_the_window() -> None:
     np.testing.assert_array_equal(image.pixels, window_reference(stored * 2.5 - 1000, 3000, 4000))
 
 
-def test_a_negative_slope_turns_the_values() -> None:
+def test_a_negative_slope_inverts_the_values() -> None:
     stored = xray_pixels(12)
     image = read(dataset(stored, RescaleSlope="-1", RescaleIntercept="4095"))
     np.testing.assert_array_equal(image.pixels, stretched(4095 - stored.astype(int)))
@@ -325,7 +325,7 @@ def test_thirty_two_bits() -> None:
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("limit", [None, 4000])
-def test_padding_is_black_and_takes_no_part(photometric, limit) -> None:
+def test_padding_is_black_and_excluded_from_the_range(photometric, limit) -> None:
     stored = xray_pixels(12) // 2
     inside = np.ones(stored.shape, bool)
     stored[:5], stored[5:8], inside[:8] = 4095, 4050, False
@@ -382,8 +382,8 @@ def test_gray_jpeg_stored_as_colour() -> None:
     assert np.abs(image.pixels.astype(int) - gray).max() <= 12
 
 
-def test_rgb_jpeg_that_only_dicom_tells_from_ybr() -> None:
-    # The stream's components are stored as R, G, B; its own headers do not say so.
+def test_rgb_jpeg_that_is_rgb_only_by_the_dicom_header() -> None:
+    # The components of the stream are R, G, B, without a marker for that.
     gray = xray_pixels(8).astype(np.uint8)
     frame = saved_as_components(gray)
     data = encapsulated(dataset(np.dstack([gray] * 3), bits=8), frame, uid.JPEGBaseline8Bit)
@@ -392,7 +392,7 @@ def test_rgb_jpeg_that_only_dicom_tells_from_ybr() -> None:
 
 
 def saved_as_components(gray: np.ndarray) -> bytes:
-    """A JPEG of three equal components, without JFIF or Adobe markers."""
+    """Return a JPEG of three equal components, without JFIF or Adobe markers."""
     stream = io.BytesIO()
     Pillow.fromarray(np.dstack([gray] * 3), "YCbCr").save(stream, "JPEG", quality=95, subsampling=0)
     data = stream.getvalue()
@@ -439,7 +439,7 @@ def test_free_text_is_not_repeated() -> None:
     assert "another one" in error_message(file_bytes(dataset(xray_pixels(12), Modality="NOBODY")))
 
 
-# Refusals -------------------------------------------------------------------------------------------------------------
+# Rejected files -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -472,7 +472,7 @@ def test_free_text_is_not_repeated() -> None:
     ],
     ids=lambda value: None if isinstance(value, str) else ",".join(f"{k}={str(v)[:9]}" for k, v in value.items()),
 )
-def test_refusals(elements, message) -> None:
+def test_rejected_files(elements, message) -> None:
     assert message in error_message(file_bytes(dataset(xray_pixels(12), **elements)))
 
 
@@ -490,7 +490,7 @@ def test_constant_pixels_are_rejected() -> None:
 
 
 def test_the_pixel_limit_is_checked_before_decoding() -> None:
-    data = dataset(xray_pixels(12), Rows=65535, Columns=65535)  # as decoded it would lack 8 GB of pixel data
+    data = dataset(xray_pixels(12), Rows=65535, Columns=65535)  # 8 GB of pixel data are missing
     assert "65535x65535 px exceed the limit of 100,000,000 pixels" in error_message(file_bytes(data))
     small = file_bytes(dataset(xray_pixels(12)))
     assert "33x40 px exceed the limit of 1,319 pixels" in error_message(small, limits=Limits(max_pixels=1319))
@@ -498,7 +498,7 @@ def test_the_pixel_limit_is_checked_before_decoding() -> None:
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless], ids=syntax_name)
-def test_a_stream_of_another_size_never_reaches_the_decoder(syntax) -> None:
+def test_a_stream_of_another_size_is_rejected_before_decoding(syntax) -> None:
     data = compressed(dataset(xray_pixels(12, rows=50, columns=60)), syntax)
     parsed = pydicom.dcmread(io.BytesIO(data))
     parsed.Rows, parsed.Columns = 40, 40
@@ -509,7 +509,7 @@ def test_a_stream_of_another_size_never_reaches_the_decoder(syntax) -> None:
 
 
 def test_a_deflated_bomb_is_inflated_only_as_far_as_its_header_needs(monkeypatch) -> None:
-    # 300 MB of zeros in 300 kB, behind an image of 2,640 bytes.
+    # 300 MB of zeros in 300 kB, after an image of 2,640 bytes.
     limits: list[int] = []
     inflate = dicom_elements.inflate
     monkeypatch.setattr(dicom_elements, "inflate", lambda *a: limits.append(a[2]) or inflate(*a))
@@ -531,10 +531,10 @@ def test_a_stream_of_another_process_is_rejected() -> None:
     assert "the JPEG process (SOF3)" in error_message(wrong)
 
 
-def test_a_lossless_jpeg_that_breaks_its_rules_never_reaches_the_decoder(monkeypatch) -> None:
+def test_an_invalid_lossless_jpeg_is_rejected_before_decoding(monkeypatch) -> None:
     stored = xray_pixels(12)
     frame = jpeg_lossless(stored, bits=12)
-    monkeypatch.setattr(imagecodecs, "jpeg8_decode", lambda *_: pytest.fail("it reached the decoder"))
+    monkeypatch.setattr(imagecodecs, "jpeg8_decode", lambda *_: pytest.fail("the decoder was called"))
     tables, scan = frame.index(b"\xff\xc4"), frame.index(b"\xff\xda")
     changes = {
         "no marker": (tables, 0x8A),
@@ -555,7 +555,7 @@ def test_a_lossless_jpeg_that_breaks_its_rules_never_reaches_the_decoder(monkeyp
 @pytest.mark.parametrize(
     "syntax", [uid.JPEGLosslessSV1, uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.RLELossless], ids=syntax_name
 )
-def test_a_frame_cut_inside_a_whole_file_is_rejected(syntax) -> None:
+def test_a_truncated_frame_in_a_complete_file_is_rejected(syntax) -> None:
     stored = xray_pixels(12)
     data = compressed(dataset(stored), syntax)
     frame = get_frame(pydicom.dcmread(io.BytesIO(data)).PixelData, 0, number_of_frames=1)
@@ -567,17 +567,17 @@ def test_a_frame_cut_inside_a_whole_file_is_rejected(syntax) -> None:
 
 
 def decode_or_reject(data: bytes) -> Image | None:
-    """The image, or None for a error_message; anything else fails the test."""
+    """Return the image, or None for an InputError; anything else fails the test."""
     try:
         image = read(data)
     except InputError as error:
-        return pytest.fail("the patient is named") if "Nobody" in str(error) else None
+        return pytest.fail("the message names the patient") if "Nobody" in str(error) else None
     assert isinstance(image, Image)
     return image
 
 
 @pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=syntax_name)
-def test_truncated_files_are_never_answered(syntax) -> None:
+def test_truncated_files_are_rejected(syntax) -> None:
     bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
     data = compressed(dataset(xray_pixels(bits), bits=bits), syntax)
     for cut in np.linspace(0, len(data) - 20, 100).astype(int):
@@ -585,7 +585,7 @@ def test_truncated_files_are_never_answered(syntax) -> None:
 
 
 @pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=syntax_name)
-def test_mutated_files_give_an_image_or_a_refusal(syntax) -> None:
+def test_mutated_files_give_an_image_or_an_input_error(syntax) -> None:
     bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
     data = compressed(dataset(xray_pixels(bits), bits=bits), syntax)
     rng = np.random.default_rng(len(syntax))
@@ -596,7 +596,7 @@ def test_mutated_files_give_an_image_or_a_refusal(syntax) -> None:
         decode_or_reject(bytes(mutated))
 
 
-_TALK = """
+_DECODE_FILE = """
 import sys
 from cxr_edge.decoding.decode import decode
 decode(sys.argv[1])
@@ -604,7 +604,7 @@ decode(sys.argv[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*VR:UserWarning")  # pydicom warns the writer too
-def test_broken_rules_of_values_do_not_show_on_stderr(tmp_path) -> None:
+def test_warnings_about_invalid_values_do_not_appear_on_stderr(tmp_path) -> None:
     data = dataset(xray_pixels(12), **WINDOW)
     data.add_new("SOPInstanceUID", "UI", "1.2.03.not-a-uid")
     data.add_new("Modality", "CS", "dx")
@@ -612,11 +612,11 @@ def test_broken_rules_of_values_do_not_show_on_stderr(tmp_path) -> None:
     data.add_new("ViewPosition", "CS", "a value of many more letters than are allowed")
     path = tmp_path / "odd.dcm"
     path.write_bytes(file_bytes(data))
-    done = subprocess.run([sys.executable, "-c", _TALK, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", _DECODE_FILE, str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_threads_decode_alike() -> None:
+def test_threads_decode_equal_pixels() -> None:
     files = [compressed(dataset(xray_pixels(12, seed=i)), LOSSLESS[i]) for i in range(len(LOSSLESS))]
     expected = [read(f).pixels for f in files]
     failures: list[int] = []

@@ -1,4 +1,4 @@
-"""DICOM files that depart from the standard, as makers write them: what is read and flagged, and what is refused by name."""
+"""DICOM files that deviate from the standard, as vendors write them: accepted with a flag, or rejected by name."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from tests.decoding.test_dicom import stretched, window_reference
 
 STORED = xray_pixels(12)
 WINDOW = {"WindowCenter": 1800, "WindowWidth": 2500}
-TURNED = np.rot90(STORED)
+ROTATED = np.rot90(STORED)
 
 
-def note(image: Image) -> str:
-    """The message of the flag `nonconforming`, which must be there."""
+def nonconforming_note(image: Image) -> str:
+    """Return the message of the flag `nonconforming`, which must exist."""
     return next(flag.message for flag in image.flags if flag.code == "nonconforming")
 
 
 def raw_element(data: Dataset, tag: int, vr: str, value: bytes) -> bytes:
-    """The file with an element that pydicom would not write: its value is put in as it is."""
+    """Return a file with an element that pydicom would not write, with its value unchanged."""
     value += b" " * (len(value) % 2)
     marker = b"\x09\0\x10\0LO\x04\0MARK"
     data.add_new(0x00090010, "LO", "MARK")
@@ -44,7 +44,7 @@ def raw_element(data: Dataset, tag: int, vr: str, value: bytes) -> bytes:
     return plain[:at] + element + plain[at + len(marker) :]
 
 
-# What a file is ---------------------------------------------------------------------------------------------------------
+# File structure ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def raw_element(data: Dataset, tag: int, vr: str, value: bytes) -> bytes:
      b"GIF89a", b"PK\x03\x04", b"<html>", b"\0" * 8, b"\xff" * 128],
     ids=repr,
 )  # fmt: skip
-def test_the_preamble_may_hold_anything(magic) -> None:
+def test_the_preamble_may_contain_anything(magic) -> None:
     data = magic.ljust(128, b"\0") + file_bytes(dataset(STORED, **WINDOW))[128:]
     image = read(data)
     assert image.format == "dicom"
@@ -62,7 +62,7 @@ def test_the_preamble_may_hold_anything(magic) -> None:
     assert "computed tomography" in error_message(other)
 
 
-def test_a_dicomdir_is_named() -> None:
+def test_a_dicomdir_is_rejected_by_name() -> None:
     data = dataset(STORED, PixelData=None)
     data.file_meta.MediaStorageSOPClassUID = uid.MediaStorageDirectoryStorage
     data.SOPClassUID = uid.MediaStorageDirectoryStorage
@@ -80,7 +80,7 @@ def test_a_dicomdir_is_named() -> None:
 
 
 def streams(values: np.ndarray, bits: int) -> dict[str, bytes]:
-    """The image as lossless JPEG, JPEG-LS and JPEG 2000 of `bits` bits, by transfer syntax."""
+    """Return the image as lossless JPEG, JPEG-LS and JPEG 2000 of `bits` bits, by transfer syntax."""
     samples = values.astype(np.uint8 if bits <= 8 else np.uint16)
     j2k = imagecodecs.jpeg2k_encode(samples, level=0, codecformat="j2k", bitspersample=bits, reversible=True)
     return {
@@ -92,7 +92,7 @@ def streams(values: np.ndarray, bits: int) -> dict[str, bytes]:
 
 
 def jpeg_ls(samples: np.ndarray, bits: int) -> bytes:
-    """imagecodecs writes 8 or 16 bits; thresholds depend on the precision (T.87 C.2.4.1.1), so pyjpegls encodes others."""
+    """Encode JPEG-LS, with pyjpegls except for 8 or 16 bits: thresholds depend on the precision (T.87 C.2.4.1.1)."""
     import jpeg_ls as pyjpegls
 
     encoded = pyjpegls.encode_array(samples)
@@ -113,7 +113,7 @@ def jpeg_ls(samples: np.ndarray, bits: int) -> bytes:
 
 @pytest.mark.parametrize("stream_bits", range(2, 17))
 @pytest.mark.parametrize("allocated", [8, 16, 32])
-def test_the_stream_decides_its_bits(stream_bits, allocated) -> None:
+def test_the_bits_of_the_stream_are_used(stream_bits, allocated) -> None:
     """Every precision of a stream in every header: GDCM wrapped the pixels or ended the process on many of these."""
     values = xray_pixels(stream_bits)
     for stored in sorted({2, 7, 8, 10, 12, 16, allocated} & set(range(2, allocated + 1))):
@@ -128,8 +128,9 @@ def test_the_stream_decides_its_bits(stream_bits, allocated) -> None:
             assert ("nonconforming" in flag_codes(image)) == wraps, (stored, syntax)
             assert image.stored_bits == (stream_bits if wraps else min(stream_bits, stored))
             if wraps:
-                assert f"the compressed stream has {stream_bits} bits, Bits Stored (0028,0101) is {stored}" in note(
-                    image
+                assert (
+                    f"the compressed stream has {stream_bits} bits, Bits Stored (0028,0101) is {stored}"
+                    in nonconforming_note(image)
                 )
 
 
@@ -138,7 +139,7 @@ def test_a_signed_stream_under_an_unsigned_header() -> None:
     stream = imagecodecs.jpeg2k_encode(signed, level=0, codecformat="j2k", bitspersample=12, reversible=True)
     image = read(encapsulated(dataset(STORED), stream, uid.JPEG2000Lossless))
     np.testing.assert_array_equal(image.pixels, stretched(signed))
-    assert "by Pixel Representation (0028,0103) they are unsigned" in note(image)
+    assert "by Pixel Representation (0028,0103) they are unsigned" in nonconforming_note(image)
 
 
 def test_a_wider_stream_with_the_headers_sign_bit() -> None:
@@ -169,7 +170,7 @@ def test_an_overlay_in_the_unused_bits_is_removed() -> None:
     assert flag_codes(image) == {"bits_beyond_stored"}
 
 
-def test_padding_beyond_bits_stored_is_no_departure() -> None:
+def test_padding_beyond_bits_stored_is_conforming() -> None:
     words = STORED.copy()
     words[:8] = 0xF000
     image = read(dataset(words, PixelPaddingValue=0xF000, **WINDOW))
@@ -178,7 +179,7 @@ def test_padding_beyond_bits_stored_is_no_departure() -> None:
     assert flag_codes(image) == {"padding"}
 
 
-# How the image lies ---------------------------------------------------------------------------------------------------
+# Geometry ---------------------------------------------------------------------------------------------------
 
 TURNS = {
     "L\\F": STORED,
@@ -245,11 +246,11 @@ def test_pixels_that_are_not_square(elements, size) -> None:
     assert np.abs(back.astype(int) - expected).mean() < 0.03 * 65535
 
 
-def test_an_absurd_aspect_is_rejected_and_an_invalid_one_noted() -> None:
+def test_an_extreme_aspect_is_rejected_and_an_invalid_one_noted() -> None:
     message = error_message(file_bytes(dataset(STORED, PixelAspectRatio=["100", "1"])))
     assert "by PixelAspectRatio (0028,0034) a pixel is 100 times as high as wide" in message
     image = read(dataset(STORED, **WINDOW, PixelAspectRatio=["0", "1"]))
-    assert "PixelAspectRatio (0028,0034) does not contain two positive numbers" in note(image)
+    assert "PixelAspectRatio (0028,0034) does not contain two positive numbers" in nonconforming_note(image)
 
 
 @pytest.mark.parametrize(
@@ -279,14 +280,14 @@ def test_an_image_too_small_is_rejected() -> None:
 
 
 def items(*fragments: bytes, table: bytes | None = b"", delimiter: bool = True) -> bytes:
-    """Encapsulated pixel data, built by hand. table: the offset table's bytes, None leaves it out."""
+    """Return encapsulated pixel data. table: the bytes of the offset table, None for no table."""
     parts = ([table] if table is not None else []) + [f + b"\0" * (len(f) % 2) for f in fragments]
     body = b"".join(b"\xfe\xff\0\xe0" + struct.pack("<I", len(part)) + part for part in parts)
     return body + (b"\xfe\xff\xdd\xe0\0\0\0\0" if delimiter else b"")
 
 
 def with_pixels(value: bytes, syntax: str, **elements) -> bytes:
-    """A file whose encapsulated pixel data are `value`, which need not be right."""
+    """Return a file with `value` as encapsulated pixel data, valid or not."""
     data = encapsulated(dataset(STORED, **elements), b"\xff\xd8\xff\xd9", syntax)
     return data[: data.rindex(b"\xe0\x7f\x10\0OB")] + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + value
 
@@ -300,7 +301,7 @@ ENCAPSULATED = {
 
 
 def rle(values: np.ndarray) -> bytes:
-    """PS3.5 annex G: two byte planes, each as literal runs."""
+    """Encode RLE (PS3.5 annex G): two byte planes, each as literal runs."""
     planes = [values >> 8, values & 255]
     coded = []
     for plane in planes:
@@ -311,11 +312,11 @@ def rle(values: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ENCAPSULATED)
-def test_encapsulation_as_makers_write_it(kind) -> None:
+def test_encapsulation_as_vendors_write_it(kind) -> None:
     syntax, encode = ENCAPSULATED[kind]
     stream = encode()
     half = len(stream) // 4 * 2
-    fine = {
+    conforming = {
         "empty table": items(stream),
         "table of zero": items(stream, table=bytes(4)),
         "two fragments": items(stream[:half], stream[half:]),
@@ -328,21 +329,21 @@ def test_encapsulation_as_makers_write_it(kind) -> None:
         "zeros for a delimiter": (items(stream, delimiter=False) + bytes(10), "no sequence delimiter"),
         "no table, no delimiter": (items(stream, table=None, delimiter=False), "no sequence delimiter"),
     }
-    for value in fine.values():
+    for value in conforming.values():
         image = read(with_pixels(value, syntax))
         np.testing.assert_array_equal(image.pixels, stretched(STORED))
         assert flag_codes(image) == {"no_window"}
-    for value, words in noted.values():
+    for value, message in noted.values():
         image = read(with_pixels(value, syntax))
         np.testing.assert_array_equal(image.pixels, stretched(STORED))
-        assert words in note(image)
+        assert message in nonconforming_note(image)
     if kind != "RLE":
         for padding in (b"\xff", b"\xff\xff\xff", b"\0", b"\0\0\0\0", b"\xff\0\xff"):
             np.testing.assert_array_equal(read(with_pixels(items(stream + padding), syntax)).pixels, stretched(STORED))
 
 
 @pytest.mark.parametrize("kind", ENCAPSULATED)
-def test_a_frame_without_its_end_is_rejected_with_and_without_a_delimiter(kind) -> None:
+def test_a_truncated_frame_is_rejected_with_and_without_a_delimiter(kind) -> None:
     syntax, encode = ENCAPSULATED[kind]
     stream = encode()
     for share in (0.2, 0.5, 0.9):
@@ -352,8 +353,8 @@ def test_a_frame_without_its_end_is_rejected_with_and_without_a_delimiter(kind) 
         error_message(with_pixels(items(stream, delimiter=False)[: int(len(stream) * share)], syntax))
 
 
-def test_coded_data_that_end_before_the_image_does_are_rejected() -> None:
-    """Cut inside, and closed with an end marker: the decoder fills up with zero bits."""
+def test_coded_data_that_end_before_the_image_are_rejected() -> None:
+    """Truncated, with an end marker added: the decoder fills the rest with zero bits."""
     noisy = np.random.default_rng(0).integers(0, 4096, (64, 48)).astype(np.uint16)
     smooth = np.full((64, 48), 700, np.uint16)
     smooth[:20] += np.arange(48, dtype=np.uint16) * 9
@@ -367,7 +368,7 @@ def test_coded_data_that_end_before_the_image_does_are_rejected() -> None:
                 error_message(encapsulated(dataset(values), cut, uid.JPEGLossless))
 
 
-def test_twelve_bit_data_that_end_before_the_image_does_are_rejected() -> None:
+def test_twelve_bit_data_that_end_before_the_image_are_rejected() -> None:
     values = xray_pixels(12, rows=120, columns=90)
     stream = imagecodecs.jpeg8_encode(values, level=95, bitspersample=12)
     assert read(encapsulated(dataset(values), stream, uid.JPEGExtended12Bit)).stored_bits == 12
@@ -377,7 +378,7 @@ def test_twelve_bit_data_that_end_before_the_image_does_are_rejected() -> None:
 
 
 def test_lossless_data_that_end_in_zeros_are_rejected() -> None:
-    """As a transfer leaves them that made room for the whole file first."""
+    """Result of an interrupted transfer that allocated the full file first."""
     values = xray_pixels(12, rows=120, columns=90)
     stream = jpeg_lossless(values, bits=12)
     for share in (0.3, 0.6, 0.9):
@@ -402,7 +403,7 @@ def test_a_codestream_in_jp2_boxes() -> None:
     np.testing.assert_array_equal(read(with_pixels(items(boxed), uid.JPEG2000Lossless)).pixels, stretched(STORED))
 
 
-def test_encapsulated_pixels_that_are_labelled_uncompressed() -> None:
+def test_encapsulated_pixels_with_an_uncompressed_syntax_are_rejected() -> None:
     data = with_pixels(items(jpeg_lossless(STORED, bits=12)), uid.JPEGLosslessSV1)
     wrong = data.replace(
         uid.JPEGLosslessSV1.encode(), uid.ExplicitVRLittleEndian.encode().ljust(len(uid.JPEGLosslessSV1), b"\0")
@@ -413,11 +414,11 @@ def test_encapsulated_pixels_that_are_labelled_uncompressed() -> None:
 def test_too_many_pixel_bytes_are_noted() -> None:
     image = read(dataset(STORED, **WINDOW, PixelData=STORED.tobytes() + bytes(100)))
     np.testing.assert_array_equal(image.pixels, window_reference(STORED, 1800, 2500))
-    assert "the pixel data have 2,740 bytes and 2,640 are needed" in note(image)
+    assert "the pixel data have 2,740 bytes and 2,640 are needed" in nonconforming_note(image)
 
 
 @pytest.mark.parametrize("allocated", [8, 16, 32])
-def test_jpeg_baseline_in_any_words(allocated) -> None:
+def test_jpeg_baseline_with_any_bits_allocated(allocated) -> None:
     eight = xray_pixels(8).astype(np.uint8)
     data = dataset(eight, bits=8, BitsAllocated=allocated)
     image = read(encapsulated(data, jpeg_baseline(eight), uid.JPEGBaseline8Bit))
@@ -450,10 +451,10 @@ def test_ybr_full_422_uncompressed(halved) -> None:
         (b"[1800, 900]", 1800), (b"[1800\\900]", 1800),
     ],
 )  # fmt: skip
-def test_numbers_as_makers_write_them(written, value) -> None:
+def test_numbers_as_vendors_write_them(written, value) -> None:
     image = read(raw_element(dataset(STORED, WindowWidth=2500), 0x00281050, "DS", written))
     np.testing.assert_array_equal(image.pixels, window_reference(STORED, value, 2500))
-    assert "WindowCenter (0028,1050) is not in the standard format" in note(image)
+    assert "WindowCenter (0028,1050) is not in the standard format" in nonconforming_note(image)
 
 
 @pytest.mark.parametrize("written", [b"1800", b" 1800 ", b"1.8E3", b"+1800.", b"1800\\900", b"1800\0"])
@@ -472,14 +473,14 @@ def test_numbers_that_the_standard_allows(written) -> None:
         (0x00280008, "IS", "NumberOfFrames (0028,0008)"),
     ],
 )
-def test_numbers_that_cannot_be_read_are_named(tag, vr, name, written) -> None:
+def test_numbers_that_cannot_be_read_are_rejected_by_name(tag, vr, name, written) -> None:
     message = error_message(raw_element(dataset(STORED, WindowWidth=2500), tag, vr, written))
     assert f"{name} of the DICOM header is invalid (expected a number" in message
     assert "Knows" not in message
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel"])
-def test_an_element_of_two_values_is_named(keyword) -> None:
+def test_an_element_of_two_values_is_rejected_by_name(keyword) -> None:
     data = dataset(STORED)
     data[keyword].value = [data[keyword].value, 7]
     assert f"{keyword} (0028," in error_message(file_bytes(data))
@@ -492,21 +493,21 @@ def table(entries: int) -> Dataset:
     return item
 
 
-def test_items_without_a_table_are_passed_over() -> None:
+def test_items_without_a_table_are_skipped() -> None:
     image = read(dataset(STORED, **WINDOW, VOILUTSequence=Sequence([Dataset()])))
     np.testing.assert_array_equal(image.pixels, window_reference(STORED, 1800, 2500))
-    assert "an item of VOILUTSequence (0028,3010) has no lookup table" in note(image)
+    assert "an item of VOILUTSequence (0028,3010) has no lookup table" in nonconforming_note(image)
     image = read(dataset(STORED, **WINDOW, VOILUTSequence=Sequence([Dataset(), table(4096)])))
     np.testing.assert_array_equal(image.pixels, STORED * 16)
     half = table(4096)
     del half.LUTData
     image = read(dataset(STORED, **WINDOW, ModalityLUTSequence=Sequence([half])))
     np.testing.assert_array_equal(image.pixels, window_reference(STORED, 1800, 2500))
-    assert "ModalityLUTSequence (0028,3000)" in note(image)
+    assert "ModalityLUTSequence (0028,3000)" in nonconforming_note(image)
 
 
 @pytest.mark.parametrize("descriptor", [[4096, 0], [4096], [4096, 0, 16, 1]])
-def test_a_table_with_a_wrong_descriptor_is_named(descriptor) -> None:
+def test_a_table_with_an_invalid_descriptor_is_rejected_by_name(descriptor) -> None:
     item = table(4096)
     item["LUTDescriptor"].value = descriptor
     assert "LUT Descriptor (0028,3002) of VOILUTSequence is invalid" in error_message(
@@ -514,7 +515,7 @@ def test_a_table_with_a_wrong_descriptor_is_named(descriptor) -> None:
     )
 
 
-def test_a_table_of_text_is_named() -> None:
+def test_a_table_of_text_is_rejected_by_name() -> None:
     item = table(4096)
     item.add_new("LUTData", "LT", "no numbers")
     assert "LUT Data (0028,3006) of VOILUTSequence is not numeric" in error_message(
@@ -523,7 +524,7 @@ def test_a_table_of_text_is_named() -> None:
 
 
 def test_implicit_files_with_words_of_unknown_sign() -> None:
-    """In implicit files padding and lookup tables are 'US or SS': Pixel Representation decides."""
+    """In implicit files padding and lookup tables are 'US or SS': by Pixel Representation."""
     words = STORED // 2
     words[:8] = 4095
     data = dataset(words, PixelPaddingValue=4095, VOILUTSequence=Sequence([table(4096)]))
@@ -536,7 +537,7 @@ def test_implicit_files_with_words_of_unknown_sign() -> None:
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "Modality"])
-def test_an_element_that_stands_twice_is_rejected(keyword) -> None:
+def test_an_element_that_occurs_twice_is_rejected(keyword) -> None:
     data = file_bytes(dataset(STORED))
     start = data.index(
         {"Rows": b"\x28\0\x10\0US", "BitsStored": b"\x28\0\x01\x01US", "Modality": b"\x08\0\x60\0CS"}[keyword]
@@ -544,7 +545,7 @@ def test_an_element_that_stands_twice_is_rejected(keyword) -> None:
     assert f"{keyword} (00" in error_message(data[:start] + data[start : start + 10] + data[start:])
 
 
-def test_sequences_of_undefined_length_are_stepped_over() -> None:
+def test_sequences_of_undefined_length_are_skipped() -> None:
     inner = Dataset()
     inner.CodeMeaning = "a text"
     icon = Dataset()
@@ -559,7 +560,7 @@ def test_sequences_of_undefined_length_are_stepped_over() -> None:
         np.testing.assert_array_equal(image.pixels, window_reference(STORED, 1800, 2500))
 
 
-def test_a_value_of_absurd_length_is_rejected_by_name() -> None:
+def test_a_value_that_is_too_long_is_rejected_by_name() -> None:
     many = dataset(STORED, WindowWidth=2500)
     many.WindowCenter = "1800"
     data = file_bytes(many, uid.ImplicitVRLittleEndian)
@@ -569,8 +570,8 @@ def test_a_value_of_absurd_length_is_rejected_by_name() -> None:
     assert "WindowCenter (0028,1050) has 2,000,008 bytes, expected at most 1,048,576" in error_message(wrong)
 
 
-def test_the_encoding_is_what_the_elements_show() -> None:
-    """A file meta group that names the wrong one of implicit and explicit."""
+def test_the_encoding_is_that_of_the_elements() -> None:
+    """The file meta group has the wrong one of implicit and explicit."""
     for real, named in (
         (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian),
         (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian),
@@ -591,7 +592,7 @@ def test_the_encoding_is_what_the_elements_show() -> None:
         np.testing.assert_array_equal(read(wrong).pixels, window_reference(STORED, 1800, 2500))
 
 
-def test_cut_headers_are_rejected() -> None:
+def test_truncated_headers_are_rejected() -> None:
     data = file_bytes(dataset(STORED, **WINDOW))
     for at in range(0, data.index(b"\xe0\x7f\x10\0"), 3):
         with pytest.raises(InputError):

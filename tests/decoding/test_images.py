@@ -1,4 +1,4 @@
-"""What JPEG, PNG, WEBP and BMP files say besides their pixels: orientation in every form, transparency, damage, remarks."""
+"""Metadata and damage of JPEG, PNG, WEBP and BMP: orientation in every form, transparency, truncation, decoder warnings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> 
 
 
 def exif(orientation: int | None, *, order: str = "<", kind: int = 3) -> bytes:
-    """A TIFF directory with the orientation, or with the maker alone."""
+    """Return a TIFF directory with the orientation, or only with the vendor."""
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
     if orientation is None:
         return head + struct.pack(order + "HHHI", 1, 271, 2, 4) + b"abc\0" + bytes(4)
@@ -49,7 +49,7 @@ def xmp(orientation: int, *, element: bool = False) -> bytes:
 
 
 def profile(block: bytes, name: str = "exif") -> bytes:
-    """ImageMagick's text form: name, length, hexadecimal digits in lines of 72."""
+    """Return ImageMagick's text form: name, length, hexadecimal digits in lines of 72."""
     digits = block.hex()
     lines = "\n".join(digits[i : i + 72] for i in range(0, len(digits), 72))
     return f"\n{name}\n{len(block):8d}\n{lines}\n".encode()
@@ -115,7 +115,7 @@ ORIENTED = {
 
 
 @pytest.mark.parametrize("kind", ORIENTED)
-def test_orientation_wherever_it_stands(kind) -> None:
+def test_orientation_in_every_kind_of_block(kind) -> None:
     image = read(ORIENTED[kind])
     assert flag_codes(image) == {"exif_rotated"}
     assert np.abs(image.pixels.astype(int) - TURNED[6]).max() <= (8 if kind.startswith("jpeg") else 0)
@@ -128,7 +128,7 @@ DAMAGED_BLOCKS = [
 
 
 @pytest.mark.parametrize("block", DAMAGED_BLOCKS, ids=range(len(DAMAGED_BLOCKS)))
-def test_a_block_that_cannot_be_read_says_nothing(block) -> None:
+def test_an_invalid_block_is_ignored(block) -> None:
     for data in (
         png_with(b"eXIf", block),
         png_with(b"zTXt", TEXT + b"\0" + zlib.compress(profile(block))),
@@ -148,7 +148,7 @@ def test_a_block_that_cannot_be_read_says_nothing(block) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_a_gray_value_named_transparent(bits) -> None:
+def test_a_transparent_gray_value(bits) -> None:
     values = xray_pixels(16, rows=75, columns=53) >> (16 - bits)
     named = int(np.median(values))
     data = png_with(b"tRNS", struct.pack(">H", named), gray_png(values, bits))
@@ -203,7 +203,7 @@ def test_alpha_of_png(mode) -> None:
     assert flag_codes(image) == {"alpha_composited"}
 
 
-def test_the_fourth_byte_of_a_bmp_is_no_alpha() -> None:
+def test_the_fourth_byte_of_a_bmp_is_not_alpha() -> None:
     rows = np.dstack([GRAY, GRAY, GRAY, np.zeros_like(GRAY)])[::-1].tobytes()
     header = struct.pack(
         "<2sIHHIIiiHHIIiiII", b"BM", 54 + len(rows), 0, 0, 54, 40, 53, 75, 1, 32, 0, len(rows), 0, 0, 0, 0
@@ -213,7 +213,7 @@ def test_the_fourth_byte_of_a_bmp_is_no_alpha() -> None:
     assert image.flags == ()
 
 
-# Damage and remarks -----------------------------------------------------------------------------------------------------
+# Damage and warnings -----------------------------------------------------------------------------------------------------
 
 
 def letterboxed(rows: int, value: int) -> bytes:
@@ -223,14 +223,14 @@ def letterboxed(rows: int, value: int) -> bytes:
 
 @pytest.mark.parametrize("rows", [1, 8, 40, 200])
 @pytest.mark.parametrize("value", [128, 0, 255])
-def test_a_band_of_one_gray_is_no_cut(rows, value) -> None:
+def test_a_band_of_one_gray_is_not_rejected_as_truncated(rows, value) -> None:
     image = read(letterboxed(rows, value))
     assert image.flags == ()
     assert np.abs(image.pixels[:75].astype(int) - GRAY).max() <= 12
     assert np.abs(image.pixels[80:].astype(int) - value).max(initial=0) <= 12
 
 
-def test_a_cut_inside_the_band_is_one() -> None:
+def test_truncation_inside_the_band_is_rejected() -> None:
     data = letterboxed(200, 128)
     scan = data.index(b"\xff\xda")
     for keep in range(scan + 20, len(data) - 8, max(1, (len(data) - scan) // 25)):
@@ -238,7 +238,7 @@ def test_a_cut_inside_the_band_is_one() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
-def test_a_jpeg_that_ends_early_and_is_closed(options) -> None:
+def test_a_truncated_jpeg_with_an_end_marker_is_rejected(options) -> None:
     noisy = np.random.default_rng(0).integers(0, 255, (200, 160)).astype(np.uint8)
     data = saved(noisy, "JPEG", quality=90, **options)
     for share in (0.3, 0.6, 0.9, 0.98):
@@ -266,7 +266,7 @@ def test_stray_bytes_between_header_segments_are_flagged() -> None:
         assert "damaged or truncated" in error_message(cut[:tables] + b"stray" + cut[tables:])
 
 
-def test_metadata_that_libjpeg_remarks_on_are_left_out() -> None:
+def test_metadata_with_libjpeg_warnings_are_ignored() -> None:
     data = saved(GRAY, "JPEG", quality=95)
     profile_twice = b"\xff\xe2\0\x14ICC_PROFILE\0\x01\x01abcd" * 2
     image = read(data[:2] + profile_twice + data[2:])
@@ -317,7 +317,7 @@ def test_png_headers() -> None:
         assert f"colour type {colour} with {bits} bits" in error_message(changed)
 
 
-def test_what_libpng_remarks_is_caught(capfd, caplog) -> None:
+def test_libpng_warnings_are_captured(capfd, caplog) -> None:
     data = saved(DEEP, "PNG")
     at = data.index(b"IDAT")
     length = struct.unpack_from(">I", data, at - 4)[0]
@@ -364,8 +364,8 @@ def test_jpegs_of_other_colour_spaces(mode) -> None:
     assert "damaged or truncated" in error_message(cut)
 
 
-def test_deep_images_keep_their_memory_within_bands() -> None:
-    """Work in bands gives what whole arrays give: sizes around the height of a band."""
+def test_results_in_row_bands_equal_those_of_full_arrays() -> None:
+    """Image sizes around the height of a band."""
     for rows in (33, 64, 257):
         deep = xray_pixels(16, rows=rows, columns=2050)
         stream = io.BytesIO()

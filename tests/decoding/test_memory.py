@@ -30,14 +30,14 @@ _PROCESSOR_SECONDS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One file decoded in one process. words: the reason of a error_message, or what was answered, or how the process ended."""
+    """One file decoded in one process."""
 
     name: str
     file_mb: float
     memory_mb: float
     seconds: float
-    answered: bool
-    words: str
+    decoded: bool
+    detail: str  # size and flags of the image, the error message, or the exit status of the process
 
 
 # The measuring side: a process without threads that forks one child per file. -------------------------------------------
@@ -55,27 +55,27 @@ def measure(kind: Kind) -> Measurement:
 
 
 def measure_file(path: Path, *, name: str) -> Measurement:
-    """Decode in a forked child, whose peak starts with the libraries that are loaded already."""
+    """Decode in a forked child; its peak includes the libraries that are already loaded."""
     read, write = os.pipe()
     if (pid := os.fork()) == 0:
-        os.write(write, json.dumps(_decoded(path)).encode())
+        os.write(write, json.dumps(_decode(path)).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
         text = pipe.read()
     _, status, usage = os.wait4(pid, 0)
-    answered, words, memory = json.loads(text) if text else (False, f"the process ended with {status}", 0)
+    decoded, detail, memory = json.loads(text) if text else (False, f"the process ended with {status}", 0)
     return Measurement(
         name=name,
         file_mb=path.stat().st_size / 1e6,
         memory_mb=memory,
         seconds=usage.ru_utime + usage.ru_stime,
-        answered=answered,
-        words=words,
+        decoded=decoded,
+        detail=detail,
     )
 
 
-def _decoded(path: Path) -> tuple[bool, str, float]:
+def _decode(path: Path) -> tuple[bool, str, float]:
     from cxr_edge.decoding.decode import decode
     from cxr_edge.errors import InputError
 
@@ -84,32 +84,32 @@ def _decoded(path: Path) -> tuple[bool, str, float]:
     _limit(resource.RLIMIT_CPU, _PROCESSOR_SECONDS)
     try:
         image = decode(path)
-        answered, words = (
+        decoded, detail = (
             True,
             f"{image.width_px}x{image.height_px}, {', '.join(f.code for f in image.flags) or 'no flag'}",
         )
     except InputError as error:
-        answered, words = False, str(error).removeprefix(f"{path}: ")
+        decoded, detail = False, str(error).removeprefix(f"{path}: ")
     except BaseException as error:
-        answered, words = False, f"EXCEPTION {type(error).__name__}: {error}"
-    return answered, words, _peak_mb()
+        decoded, detail = False, f"EXCEPTION {type(error).__name__}: {error}"
+    return decoded, detail, _peak_mb()
 
 
 def _limit(kind: int, value: int) -> None:
-    """Set a limit of this process, or leave a lower one that the shell has set (ulimit)."""
+    """Set a limit of this process, unless the shell has set a lower one (ulimit)."""
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
 
 
 def _peak_mb() -> float:
-    """VmHWM: unlike ru_maxrss it does not start with what the process was before `exec`."""
+    """Return VmHWM: unlike ru_maxrss it does not include the process before `exec`."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith("VmHWM"))
 
 
 def _import_decoders() -> None:
-    """Load what decoding needs and what builds the files, so that each child need not."""
+    """Import the decoders and the builders of files once, for all children."""
     from cxr_edge.decoding.decode import decode_bytes
     from cxr_edge.errors import InputError
     from tests.fuzz.dicom_seeds import dicom_seeds
@@ -132,8 +132,8 @@ def main(arguments: list[str]) -> None:
         print("| file | MB | peak MB | s | |\n|---|---|---|---|---|")
     for name in arguments[as_json:] or KINDS:
         m = measure(KINDS[name]) if name in KINDS else measure_file(Path(name), name=Path(name).name)
-        words = f"answered: {m.words}" if m.answered else m.words
-        row = f"| {m.name} | {m.file_mb:.2f} | {m.memory_mb:.0f} | {m.seconds:.1f} | {words} |"
+        detail = f"decoded: {m.detail}" if m.decoded else m.detail
+        row = f"| {m.name} | {m.file_mb:.2f} | {m.memory_mb:.0f} | {m.seconds:.1f} | {detail} |"
         print(json.dumps(asdict(m)) if as_json else row, flush=True)
     if not as_json:
         print(f"\n{time.monotonic() - started:.0f} s in all")
@@ -143,7 +143,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _measured(*shares: list[str]) -> dict[str, Measurement]:
-    """Each share of kinds or files in a process of its own, side by side."""
+    """Measure each share of kinds or files in a separate process, in parallel."""
     command = [sys.executable, "-m", "tests.decoding.test_memory", "--json"]
     running = [subprocess.Popen([*command, *share], cwd=ROOT, stdout=subprocess.PIPE, text=True) for share in shares]
     lines = [line for process in running for line in process.communicate(timeout=1200)[0].splitlines()]
@@ -161,11 +161,11 @@ def measurements() -> dict[str, Measurement]:
 @pytest.mark.parametrize("name", KINDS)
 def test_memory_and_time_stay_within_bounds(name, measurements) -> None:
     kind, m = KINDS[name], measurements[name]
-    assert m.memory_mb > 30, m.words  # the process came to its end and was measured
-    assert "EXCEPTION" not in m.words, m.words
-    assert m.memory_mb <= kind.bound.memory_mb, f"{m.memory_mb:.0f} MB, {m.words}"
-    assert m.seconds <= kind.bound.seconds, f"{m.seconds:.1f} s, {m.words}"
-    assert kind.answered is None or m.answered == kind.answered, m.words
+    assert m.memory_mb > 30, m.detail  # the process ended normally and was measured
+    assert "EXCEPTION" not in m.detail, m.detail
+    assert m.memory_mb <= kind.bound.memory_mb, f"{m.memory_mb:.0f} MB, {m.detail}"
+    assert m.seconds <= kind.bound.seconds, f"{m.seconds:.1f} s, {m.detail}"
+    assert kind.decoded is None or m.decoded == kind.decoded, m.detail
 
 
 def test_the_measurement_sees_memory_and_time(tmp_path) -> None:
@@ -179,12 +179,12 @@ def test_the_measurement_sees_memory_and_time(tmp_path) -> None:
     assert rows["big.png"].seconds > rows["small.png"].seconds
 
 
-def test_a_process_that_ends_before_its_answer_is_no_measurement(tmp_path, monkeypatch) -> None:
+def test_a_process_that_ends_early_is_not_a_measurement(tmp_path, monkeypatch) -> None:
     """Its memory would be read as 0 and pass every bound."""
-    monkeypatch.setattr("tests.decoding.test_memory._decoded", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("tests.decoding.test_memory._decode", lambda path: os.kill(os.getpid(), signal.SIGKILL))
     (tmp_path / "x.png").write_bytes(b"x")
     m = measure_file(tmp_path / "x.png", name="x")
-    assert (m.answered, m.words, m.memory_mb) == (False, "the process ended with 9", 0)
+    assert (m.decoded, m.detail, m.memory_mb) == (False, "the process ended with 9", 0)
 
 
 if __name__ == "__main__":

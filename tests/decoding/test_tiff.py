@@ -1,4 +1,4 @@
-"""TIFF layouts: files written by tifffile and Pillow come back exactly, or are refused by the tag that is not read."""
+"""TIFF layouts: files written by tifffile and Pillow are decoded exactly, or rejected by the unsupported tag."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(pixels: np.ndarray, **options) -> bytes:
 
 
 def with_value(data: bytes, tag: int, value: int, *, order: str = "<") -> bytes:
-    """The classic TIFF with the first word of one tag's inline value changed."""
+    """Return the classic TIFF with the first word of one tag's inline value changed."""
     at = struct.unpack_from(order + "I", data, 4)[0]
     for start in range(at + 2, at + 2 + 12 * struct.unpack_from(order + "H", data, at)[0], 12):
         found, kind = struct.unpack_from(order + "HH", data, start)
@@ -40,7 +40,7 @@ def with_value(data: bytes, tag: int, value: int, *, order: str = "<") -> bytes:
     raise AssertionError(f"no tag {tag}")
 
 
-# Right pixels -----------------------------------------------------------------------------------------------------------
+# Pixels -----------------------------------------------------------------------------------------------------------
 
 LAYOUTS = {
     "strips": {"rowsperstrip": 7},
@@ -123,7 +123,7 @@ def test_alpha(layout, planar, colours, deep) -> None:
 
 
 def packed(values: np.ndarray, bits: int, *, order: str = "<", fill: int = 1) -> bytes:
-    """A one-strip TIFF of samples packed bit by bit, each row from a byte's start (TIFF 6.0 section 3)."""
+    """Return a one-strip TIFF of samples packed bit by bit, each row from a byte's start (TIFF 6.0 section 3)."""
     rows = [np.unpackbits(row.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits :].ravel() for row in values]
     data = b"".join(np.packbits(row).tobytes() for row in rows)
     if fill == 2:
@@ -209,7 +209,7 @@ def test_files_of_another_writer(mode, compression) -> None:
     np.testing.assert_array_equal(read(stream.getvalue()).pixels, expected)
 
 
-def test_reduced_copies_and_previews_do_not_count() -> None:
+def test_reduced_copies_and_previews_are_ignored() -> None:
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
         writer.write(DEEP, photometric="minisblack", metadata=None)
@@ -222,7 +222,7 @@ def test_pixels_that_are_not_square_are_flagged() -> None:
     assert flag_codes(read(written(GRAY, resolution=(204, 204)))) == set()
 
 
-# Refusals by tag --------------------------------------------------------------------------------------------------------
+# Rejected by tag --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_pixels_that_are_not_square_are_flagged() -> None:
         (278, 0, "in segments of 53x0"),
     ],
 )
-def test_what_is_not_read_is_rejected_by_its_tag(tag, value, message) -> None:
+def test_unsupported_layouts_are_rejected_by_their_tag(tag, value, message) -> None:
     text = error_message(with_value(written(DEEP, rowsperstrip=ROWS), tag, value))
     assert message in text
     if tag in (259, 262, 258, 277):
@@ -263,7 +263,7 @@ def test_volumes_and_pages_are_rejected() -> None:
     assert "volume of 2 layers" in error_message(written(np.stack([GRAY, GRAY]), volumetric=True))
 
 
-def test_a_tag_that_stands_twice_is_rejected() -> None:
+def test_a_tag_that_occurs_twice_is_rejected() -> None:
     data = bytearray(written(GRAY))
     at = struct.unpack_from("<I", data, 4)[0]
     tags = [struct.unpack_from("<H", data, at + 2 + 12 * i)[0] for i in range(struct.unpack_from("<H", data, at)[0])]
@@ -271,7 +271,7 @@ def test_a_tag_that_stands_twice_is_rejected() -> None:
     assert "tag 256 occurs twice" in error_message(bytes(data))
 
 
-def test_directories_that_lead_in_a_circle_are_rejected() -> None:
+def test_cyclic_directories_are_rejected() -> None:
     data = bytearray(written(GRAY))
     at = struct.unpack_from("<I", data, 4)[0]
     count = struct.unpack_from("<H", data, at)[0]
@@ -299,8 +299,8 @@ def test_offsets_of_64_bits_beyond_the_file(offset) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("compression", [*LOSSLESS, "jpeg"])
-def test_a_segment_cut_short_is_rejected(compression, layout) -> None:
-    """The byte count of a segment says less than it needs."""
+def test_a_truncated_segment_is_rejected(compression, layout) -> None:
+    """The byte count of a segment is smaller than its data."""
     options = {"rowsperstrip": 16} if layout == "strips" else LAYOUTS[layout]
     whole = written(GRAY, compression=compression, **options)
     with tifffile.TiffFile(io.BytesIO(whole)) as file:

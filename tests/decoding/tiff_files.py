@@ -1,6 +1,6 @@
-"""Directory entries in, the bytes of a little-endian TIFF out; also an EXIF block, which is a TIFF without pixels.
+"""TIFF builder: directory entries in, the bytes of a little-endian TIFF out; also EXIF blocks, TIFFs without pixels.
 
-It exists so that tests can write directories that no library would: overlapping, repeated, circular.
+It exists so that tests can write directories that no library writes: overlapping, repeated, cyclic.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ Entry = tuple[int, int, int, int | bytes]
 
 
 def tiff(entries: Iterable[Entry], *, data: bytes = b"", following: int = 0) -> bytes:
-    """A little-endian TIFF: header, `data` from offset 8, then the directory. Entries: (tag, type, count, value or bytes)."""
+    """Return a little-endian TIFF: header, `data` from offset 8, then the directory.
+
+    entries: (tag, type, count, value or bytes).
+    """
     entries, head = list(entries), b"II*\0" + struct.pack("<I", 8 + len(data))
     table, outside = b"", b""
     start = 8 + len(data) + 2 + 12 * len(entries) + 4
@@ -33,7 +36,7 @@ def strip(
     samples: int = 1,
     code: int = 1,
 ) -> list[Entry]:
-    """Entries of an image in one strip, which `tiff` puts at offset 8."""
+    """Return the entries of an image in one strip, which `tiff` puts at offset 8."""
     return [
         (256, LONG, 1, width),
         (257, LONG, 1, height),
@@ -48,16 +51,16 @@ def strip(
 
 
 def strip_file(body: bytes, *extra: Entry, **layout: int) -> bytes:
-    """A TIFF of one strip with more entries behind."""
+    """Return a TIFF of one strip with additional entries."""
     return tiff([*strip(body, **layout), *extra], data=body)
 
 
 def without_segments(entries: list[Entry]) -> list[Entry]:
-    """The entries but those that name strips."""
+    """Return the entries without those of strips."""
     return [entry for entry in entries if entry[0] not in (273, 278, 279)]
 
 
 def overlapping_exif(entries: int) -> bytes:
-    """An EXIF block whose entries all claim the whole block as their values."""
+    """Return an EXIF block in which every entry has the full block as its value."""
     length = 8 + 2 + 12 * entries + 4
     return tiff((40_000 + i % 20_000, SHORT, length // 2, 0) for i in range(entries))

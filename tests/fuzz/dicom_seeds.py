@@ -1,4 +1,4 @@
-"""Seed files in DICOM: every transfer syntax that is read, and the elements that the display pipeline reads.
+"""DICOM seed files: every supported transfer syntax, and the elements that the display pipeline reads.
 
 No input; gives `Seed`s of small drawn images. They exist so that mutations reach the element parser, each pixel decoder
 and the arithmetic of windows, tables and padding.
@@ -30,7 +30,7 @@ def dicom_seeds() -> Iterator[Seed]:
 
 
 def _deflated_syntax(data: bytes) -> bytes:
-    """The file with the deflated transfer syntax in its meta group, the data set not yet deflated."""
+    """Return the file with the deflated transfer syntax in its meta group, the data set not yet deflated."""
     plain, deflated = (
         b"\2\0\x10\0UI"
         + (len(syntax) + len(syntax) % 2).to_bytes(2, "little")

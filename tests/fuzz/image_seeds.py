@@ -1,7 +1,7 @@
-"""Seed files of the formats that are no DICOM: small drawn images in every layout that the decoders distinguish.
+"""Seed files of all formats except DICOM: small synthetic images in every layout that the decoders distinguish.
 
-No input; gives `Seed`s of JPEG, PNG, TIFF, WEBP and BMP. They exist so that mutations start from files that decode, in
-every branch of every header parser. Pictures have 40x48 px: small files are mutated and decoded quickly.
+`Seed`s of JPEG, PNG, TIFF, WEBP and BMP. They exist so that mutations start from files that decode, in
+every branch of every header parser. Images have 40x48 px: small files are mutated and decoded quickly.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def jpeg_seeds() -> Iterator[Seed]:
 
 
 def png_seeds() -> Iterator[Seed]:
-    """Each layout as it is, and with its pixel data inflated."""
+    """Each layout, as encoded and with its pixel data inflated."""
     for name, data in _png_layouts():
         yield Seed(format="png", name=name, data=data)
         yield Seed(format="png", name=f"{name}, inflated", data=_inflated(data), unpacked=True)
 
 
 def _inflated(data: bytes) -> bytes:
-    """The PNG with all its pixel data inflated in one chunk."""
+    """Return the PNG with all its pixel data inflated in one chunk."""
     parts = list(png_parts(data))
     raw = zlib.decompress(b"".join(body for kind, body in parts if kind == b"IDAT"))
     first = next(i for i, (kind, _) in enumerate(parts) if kind == b"IDAT")
@@ -84,7 +84,7 @@ def _inflated(data: bytes) -> bytes:
 
 
 def png_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, body) of each chunk, as far as the lengths lead."""
+    """Yield (type, body) of each chunk, up to the first with a length beyond the file."""
     at = 8
     while at + 12 <= len(data) and (end := at + 12 + int.from_bytes(data[at : at + 4], "big")) <= len(data):
         yield data[at + 4 : at + 8], data[at + 8 : end - 4]
@@ -92,7 +92,7 @@ def png_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _png_layouts() -> Iterator[tuple[str, bytes]]:
-    """1 to 16 bits, palette, alpha, interlace, transparency, and the chunks that carry text, EXIF and profiles."""
+    """1 to 16 bits, palette, alpha, interlace, transparency, and the chunks with text, EXIF and profiles."""
     for bits in (1, 2, 4, 8, 16):
         yield f"gray {bits}", png(DEEP >> (16 - bits), bits=bits)
         yield f"interlaced {bits}", _interlaced(DEEP >> (16 - bits), bits)
@@ -120,7 +120,7 @@ def _png_layouts() -> Iterator[tuple[str, bytes]]:
 
 
 def png(pixels: npt.NDArray[Any], *, bits: int, chunks: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
-    """A gray PNG of any depth. chunks: (type, body) between header and pixels."""
+    """Return a gray PNG of any depth. chunks: (type, body) between header and pixels."""
     rows, columns = pixels.shape
     header = struct.pack(">IIBBBBB", columns, rows, bits, 0, 0, 0, 0)
     raw = zlib.compress(_filtered_rows(pixels, bits))
@@ -129,7 +129,7 @@ def png(pixels: npt.NDArray[Any], *, bits: int, chunks: tuple[tuple[bytes, bytes
 
 
 def png_chunk(kind: bytes, body: bytes) -> bytes:
-    """One PNG chunk with its length and checksum."""
+    """Return one PNG chunk with its length and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -165,7 +165,7 @@ def _raw_profile(block: bytes) -> str:
 
 
 def exif(orientation: int, *, order: str = "<") -> bytes:
-    """An EXIF block with an orientation, a text, a resolution and an IFD of its own."""
+    """An EXIF block with an orientation, a text, a resolution and a separate IFD."""
     entries = ((0x10F, 2, 8, 62), (0x112, 3, 1, orientation), (0x11A, 5, 1, 70), (0x8769, 4, 1, 78))
     start = b"II*\0" if order == "<" else b"MM\0*"
     block = start + struct.pack(order + "IH", 8, len(entries))

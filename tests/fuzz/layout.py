@@ -1,7 +1,7 @@
-"""Where the header fields and the blocks of a file are: bytes in, a `Layout` of offsets out.
+"""Layout of seed files: bytes in, the offsets of their header fields and blocks out.
 
-It exists so that mutations hit what parsers read: a random bit of an image is mostly a pixel. The walkers here serve
-sound seeds only and are not those of the product, so that a fault of one is not a fault of the other.
+It exists so that mutations change header fields: a random bit of an image file is mostly a pixel. The parsers here are for valid
+seeds only and are independent of the product, so that the two do not share a bug.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _ITEM = (0xFFFE, 0xE000)
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """A header field. order: `<` or `>`."""
+    """A header field."""
 
     offset: int
     size: int
-    order: str
+    order: str  # `<` or `>`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Layout:
 
 
 def find_layout(data: bytes) -> Layout:
-    """The layout of a sound file of any format that is read."""
+    """Return the layout of a valid file of any supported format."""
     layout = Layout()
     if data[:2] == b"\xff\xd8":
         _jpeg(layout, data, 0, len(data))
@@ -63,17 +63,17 @@ def find_layout(data: bytes) -> Layout:
     return layout
 
 
-def _jpeg(layout: Layout, data: bytes, at: int, end: int) -> None:
-    """Marker segments of JPEG, JPEG-LS and JPEG 2000 codestreams, up to the first scan or tile."""
-    at += 2
-    while at + 4 <= end and data[at] == 0xFF:
-        marker, length = struct.unpack_from(">HH", data, at)
+def _jpeg(layout: Layout, data: bytes, offset: int, end: int) -> None:
+    """Add the marker segments of JPEG, JPEG-LS and JPEG 2000 codestreams, up to the first scan or tile."""
+    offset += 2
+    while offset + 4 <= end and data[offset] == 0xFF:
+        marker, length = struct.unpack_from(">HH", data, offset)
         if marker in (0xFFD9, 0xFF93):
             return
-        body, stop = at + 4, min(at + 2 + length, end)
-        layout.add(at, (2, 2), ">")
+        body, stop = offset + 4, min(offset + 2 + length, end)
+        layout.add(offset, (2, 2), ">")
         layout.add_head(body, stop, ">")
-        layout.blocks.append((at, stop))
+        layout.blocks.append((offset, stop))
         if marker == 0xFFE1 and data[body : body + 6] == b"Exif\0\0":
             _tiff(layout, data, body + 6)
         if marker == 0xFF51:
@@ -81,85 +81,85 @@ def _jpeg(layout: Layout, data: bytes, at: int, end: int) -> None:
         if marker == 0xFFDA:
             layout.add_head(stop, end, ">")
             return
-        at = stop
+        offset = stop
 
 
 def _png(layout: Layout, data: bytes) -> None:
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        layout.add(at, (4, 4), ">")
-        layout.add_head(at + 8, at + 8 + length, ">")
-        layout.blocks.append((at, at + 12 + length))
+    offset = 8
+    while offset + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        layout.add(offset, (4, 4), ">")
+        layout.add_head(offset + 8, offset + 8 + length, ">")
+        layout.blocks.append((offset, offset + 12 + length))
         if kind == b"IHDR":
-            layout.add(at + 8, (4, 4), ">")
+            layout.add(offset + 8, (4, 4), ">")
         if kind == b"eXIf":
-            _tiff(layout, data, at + 8)
-        at += 12 + length
+            _tiff(layout, data, offset + 8)
+        offset += 12 + length
 
 
 def _webp(layout: Layout, data: bytes) -> None:
     layout.add(4, (4, 4), "<")
-    at = 12
-    while at + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, at)
-        layout.add(at, (4, 4), "<")
-        layout.add_head(at + 8, at + 8 + length, "<")
-        layout.blocks.append((at, at + 8 + length + length % 2))
+    offset = 12
+    while offset + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, offset)
+        layout.add(offset, (4, 4), "<")
+        layout.add_head(offset + 8, offset + 8 + length, "<")
+        layout.blocks.append((offset, offset + 8 + length + length % 2))
         if kind == b"EXIF":
-            _tiff(layout, data, at + 8)
-        at += 8 + length + length % 2
+            _tiff(layout, data, offset + 8)
+        offset += 8 + length + length % 2
 
 
 def _tiff(layout: Layout, data: bytes, base: int) -> None:
-    """The header and first directory of a TIFF or of an EXIF block that starts at `base`."""
+    """Add the header and first directory of a TIFF or of an EXIF block that starts at `base`."""
     order = "<" if data[base : base + 2] == b"II" else ">"
     big = struct.unpack_from(order + "H", data, base + 2)[0] == 43
     word, code = (8, "Q") if big else (4, "I")
     layout.add(base + 2, (2, 2, 2, 8) if big else (2, 4), order)
-    at = base + int(struct.unpack_from(order + code, data, base + word)[0])
-    count = int(struct.unpack_from(order + ("Q" if big else "H"), data, at)[0])
-    layout.add(at, (8 if big else 2,), order)
-    at += 8 if big else 2
+    offset = base + int(struct.unpack_from(order + code, data, base + word)[0])
+    count = int(struct.unpack_from(order + ("Q" if big else "H"), data, offset)[0])
+    layout.add(offset, (8 if big else 2,), order)
+    offset += 8 if big else 2
     for _ in range(count):
-        layout.add(at, (2, 2, word, word), order)
-        layout.add(at + 4 + word, (2,), order)
-        layout.blocks.append((at, at + 4 + 2 * word))
-        at += 4 + 2 * word
-    layout.add(at, (word,), order)
+        layout.add(offset, (2, 2, word, word), order)
+        layout.add(offset + 4 + word, (2,), order)
+        layout.blocks.append((offset, offset + 4 + 2 * word))
+        offset += 4 + 2 * word
+    layout.add(offset, (word,), order)
 
 
 def _dicom(layout: Layout, data: bytes) -> None:
-    """All elements, also nested ones and fragments, in one pass: a container is entered by going on at its body."""
-    at = 132 if data[128:132] == b"DICM" else 0
+    """Add all elements, also nested ones and fragments, in one pass: after the head of a container comes its body."""
+    offset = 132 if data[128:132] == b"DICM" else 0
     explicit, order, fragments, meta = True, "<", False, True
-    while at + 8 <= len(data):
-        if meta and data[at : at + 2] != b"\2\0":
-            meta, explicit = False, data[at + 4 : at + 6].isalpha()
-            order = ">" if data[at : at + 2] == b"\0\x08" else "<"
-        tag, vr, length, body = _element_head(layout, data, at, explicit=explicit, order=order)
+    while offset + 8 <= len(data):
+        if meta and data[offset : offset + 2] != b"\2\0":
+            meta, explicit = False, data[offset + 4 : offset + 6].isalpha()
+            order = ">" if data[offset : offset + 2] == b"\0\x08" else "<"
+        tag, vr, length, body = _element_head(layout, data, offset, explicit=explicit, order=order)
         end = len(data) if length == _UNDEFINED else min(body + length, len(data))
         fragments = fragments or (tag == (0x7FE0, 0x0010) and length == _UNDEFINED)
         container = vr == b"SQ" or length == _UNDEFINED or (tag == _ITEM and not fragments)
-        layout.blocks.append((at, end))
+        layout.blocks.append((offset, end))
         layout.add_head(body, end, order)
         if data[body : body + 2] in (b"\xff\xd8", b"\xff\x4f"):
             _jpeg(layout, data, body, end)
-        at = body if container else end
+        offset = body if container else end
 
 
 def _element_head(
-    layout: Layout, data: bytes, at: int, *, explicit: bool, order: str
+    layout: Layout, data: bytes, offset: int, *, explicit: bool, order: str
 ) -> tuple[tuple[int, int], bytes, int, int]:
-    """Add the fields of an element's head; returns (tag, value representation, length, offset of the value)."""
-    group, number = struct.unpack_from(order + "HH", data, at)
-    vr = data[at + 4 : at + 6] if explicit and group != 0xFFFE else b""
-    layout.add(at, (2, 2), order)
+    """Add the fields of an element's head; return (tag, value representation, length, offset of the value)."""
+    group, number = struct.unpack_from(order + "HH", data, offset)
+    vr = data[offset + 4 : offset + 6] if explicit and group != 0xFFFE else b""
+    layout.add(offset, (2, 2), order)
     if not vr:
-        length_at, code = at + 4, "I"
+        length_offset, code = offset + 4, "I"
     else:
-        length_at, code = (at + 8, "I") if vr in _LONG_VRS else (at + 6, "H")
-        layout.add(at + 4, (2,), order)
+        length_offset, code = (offset + 8, "I") if vr in _LONG_VRS else (offset + 6, "H")
+        layout.add(offset + 4, (2,), order)
     size = struct.calcsize(code)
-    layout.add(length_at, (size,), order)
-    return (group, number), vr, int(struct.unpack_from(order + code, data, length_at)[0]), length_at + size
+    layout.add(length_offset, (size,), order)
+    return (group, number), vr, int(struct.unpack_from(order + code, data, length_offset)[0]), length_offset + size

@@ -1,8 +1,7 @@
-"""A seed file and a random generator in, a mutated file out: one to three of the mutations below, then what keeps it readable.
+"""Mutations: a seed file and a random generator in, a file with one to three mutations out.
 
-It exists as the one place where mutations are made. The same generator state gives the same file. PNG checksums and
-RIFF sizes are mended most of the time and data sets deflated at the end, since otherwise nothing behind the checksum
-would ever be parsed.
+The same generator state gives the same file. Most of the time PNG checksums and RIFF sizes are recomputed, and data sets are
+deflated at the end, since otherwise nothing after the checksum would be parsed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from random import Random
 from tests.fuzz.image_seeds import Seed, png_chunk, png_parts
 from tests.fuzz.layout import Layout, find_layout
 
-MAX_BYTES = 1 << 18  # of a mutated file; duplicated ranges would let it grow without end
+MAX_BYTES = 1 << 18  # of a mutated file; repeated ranges could make it arbitrarily large
 
 _EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _WIDE_EDGES = (1 << 32, (1 << 63) - 16, (1 << 63) - 1, 1 << 63, (1 << 64) - 16, (1 << 64) - 1)
@@ -36,7 +35,7 @@ _TOKENS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A seed with its layout, found once."""
+    """A seed with its layout, computed once."""
 
     seed: Seed
     layout: Layout
@@ -48,7 +47,7 @@ def make_source(seed: Seed) -> Source:
 
 
 def mutate(source: Source, others: tuple[Source, ...], random: Random) -> bytes:
-    """One mutated file. others: seeds of the same format, for splicing."""
+    """Return a mutated file. others: seeds of the same format, for splicing."""
     data = bytearray(source.seed.data)
     for _ in range(random.choice((1, 1, 1, 1, 2, 2, 3))):
         random.choice(_MUTATIONS)(data, source, random.choice(others), random)
@@ -57,20 +56,20 @@ def mutate(source: Source, others: tuple[Source, ...], random: Random) -> bytes:
 
 
 def finish(seed: Seed, data: bytes, random: Random) -> bytes:
-    """Deflate what the seed holds unpacked; mend checksums and sizes, not always."""
+    """Deflate the unpacked parts of the seed; recompute checksums and sizes most of the time."""
     if seed.format == "dicom" and seed.unpacked:
         start = 144 + int.from_bytes(data[140:144], "little")
         packer = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
         return data[:start] + packer.compress(data[start:]) + packer.flush()
     if seed.format == "png" and (seed.unpacked or random.random() < 0.8):
-        return _mend_png(data, unpacked=seed.unpacked)
+        return _recompute_png(data, unpacked=seed.unpacked)
     if seed.format == "webp" and random.random() < 0.7:
         return data[:4] + struct.pack("<I", max(len(data) - 8, 0)) + data[8:]
     return data
 
 
-def _mend_png(data: bytes, *, unpacked: bool) -> bytes:
-    """Correct the checksum of each chunk that the lengths lead to, deflating pixel data; what follows stays."""
+def _recompute_png(data: bytes, *, unpacked: bool) -> bytes:
+    """Recompute the checksum of each chunk that can be parsed and deflate pixel data; the rest is unchanged."""
     parts = list(png_parts(data))
     rest = data[8 + sum(12 + len(body) for _, body in parts) :]
     packed = ((kind, zlib.compress(body, 1) if unpacked and kind == b"IDAT" else body) for kind, body in parts)
@@ -78,7 +77,7 @@ def _mend_png(data: bytes, *, unpacked: bool) -> bytes:
 
 
 def _edge(size: int, random: Random) -> int:
-    """An interesting value of `size` bytes: an edge of an integer type, a small number, or any."""
+    """Return a value of `size` bytes: an edge of an integer type, a small number, or any."""
     kind = random.randrange(4)
     if kind == 0:
         value = random.randrange(300)
@@ -94,7 +93,7 @@ def _put(data: bytearray, offset: int, value: int, size: int, order: str) -> Non
         data[offset : offset + size] = value.to_bytes(size, "little" if order == "<" else "big")
 
 
-# Mutations change `data` in place. Offsets of the layout may be off after blocks moved, which is one more mutation.
+# Mutations change `data` in place. After a block has moved the offsets of the layout may be wrong: one more mutation.
 
 
 def _set_field(data: bytearray, source: Source, other: Source, random: Random) -> None:
@@ -102,7 +101,7 @@ def _set_field(data: bytearray, source: Source, other: Source, random: Random) -
     _put(data, field.offset, _edge(field.size, random), field.size, field.order)
 
 
-def _nudge_field(data: bytearray, source: Source, other: Source, random: Random) -> None:
+def _increment_field(data: bytearray, source: Source, other: Source, random: Random) -> None:
     field = random.choice(source.layout.fields)
     order = "little" if field.order == "<" else "big"
     value = int.from_bytes(data[field.offset : field.offset + field.size], order) + random.choice((-2, -1, 1, 2, 8))
@@ -180,7 +179,7 @@ def _repeat_range(data: bytearray, source: Source, other: Source, random: Random
 
 
 _MUTATIONS: tuple[Callable[[bytearray, Source, Source, Random], None], ...] = (
-    *(_set_field, _set_field, _set_field, _set_field, _nudge_field, _nudge_field, _copy_field),
+    *(_set_field, _set_field, _set_field, _set_field, _increment_field, _increment_field, _copy_field),
     *(_delete_block, _repeat_block, _move_block, _import_block, _splice, _put_token, _put_token),
     *(_flip_bits, _set_bytes, _set_number, _truncate, _delete_range, _repeat_range),
 )
