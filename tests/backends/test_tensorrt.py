@@ -102,7 +102,10 @@ def test_a_missing_dla_core_is_rejected(backend, network, tmp_path):
 def test_symmetric_int8_is_accepted_and_uint8_rejected_with_tensorrts_message(backend, network, tmp_path):
     ranges = measure_ranges(network, [IMAGES], source="test").tensors
     onnx.save(quantize(onnx.load(network), ranges, SCHEMES["int8"]), tmp_path / "int8.onnx")
-    assert build_and_load(backend, tmp_path / "int8.onnx", tmp_path).run({"image": IMAGES[:1]})["logits"].shape == (1, 4)
+    assert build_and_load(backend, tmp_path / "int8.onnx", tmp_path).run({"image": IMAGES[:1]})["logits"].shape == (
+        1,
+        4,
+    )
     onnx.save(quantize(onnx.load(network), ranges, SCHEMES["uint8"]), tmp_path / "uint8.onnx")
     with pytest.raises(BackendError, match=r"TensorRT could not compile uint8\.onnx: .*\(node "):
         build_and_load(backend, tmp_path / "uint8.onnx", tmp_path)

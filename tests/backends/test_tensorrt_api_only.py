@@ -1,8 +1,8 @@
-"""The API of NVIDIA's TensorRT bindings only: nothing here builds or runs an engine, or proves anything about a result.
+"""Check of the TensorRT backend against the API of NVIDIA's bindings; no engine is built or run, no result is tested.
 
-Every class, flag, method and argument that the TensorRT backend uses is looked up in NVIDIA's own Python bindings of three
-versions, which import without a GPU when stand-ins of their libraries are there. The backend is read (trt_scan.py says by
-which conventions), not run; the fake that other tests run it with is compared with the same bindings.
+Every class, flag, method and argument that the backend uses is looked up in NVIDIA's own Python bindings of three versions,
+which can be imported without a GPU on stubs of their libraries. The backend is scanned (see trt_scan.py), not run; the fake
+that other tests use is compared with the same bindings.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FILES = sorted(BACKENDS.glob("tensorrt*.py"))
 VERSIONS_OF_TABLE = {None: VERSIONS, "ONLY_BEFORE_11": ("10.3", "10.16"), "ONLY_FROM_11": ("11.4",)}
 FLAVOURS = {"10.3": "10.3.0", "10.16": "10.16.1.11", "11.4": "11.4.0.106"}
 
-# What the backend asks of objects: a method with the names of its arguments (one overload, if there are several), or a
-# property. Every version must have it so, unless VERSIONS_WITH says which do.
+# Members that the backend uses: a method with the names of its arguments (one overload, if there are several), or a
+# property. Every version must have them, unless VERSIONS_WITH lists the versions.
 READ, WRITE = "a property", "a property that can be set"
 CALLS: dict[str, dict[str, str | tuple[str, ...]]] = {
     "ILogger": {"__init__": (), "log": ("severity", "msg")},
@@ -127,7 +127,7 @@ CALLS: dict[str, dict[str, str | tuple[str, ...]]] = {
     "EngineInspector": {"get_engine_information": ("format",)},
 }
 
-# What only some of the versions have, or what one might think that only some have.
+# Members that only some versions have, and members that are easily mistaken for such.
 VERSIONS_WITH = {
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED": VERSIONS,  # without effect from 11 on, but not an error
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": ("10.3", "10.16"),
@@ -139,7 +139,7 @@ VERSIONS_WITH = {
     "Runtime.get_engine_validity": (),
 }
 
-# What 11 no longer has, of the classes that a backend might touch: all of it, so that a newer version shows what it changed.
+# Everything that 11 removed from the classes that a backend might use, so that a newer version shows its changes.
 REMOVED_CLASSES = [
     "CalibrationAlgoType",
     "IAlgorithm",
@@ -173,8 +173,8 @@ REMOVED_MEMBERS = {
     "TacticSource": "CUBLAS CUBLAS_LT CUDNN",
 }
 
-# Numbers that 11 moved. Whoever writes the number in place of the name builds something else there.
-MOVED = {
+# Enumeration values that 11 changed: code with the number instead of the name would select another option there.
+CHANGED_NUMBERS = {
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED": (1, 1, 0),
     "BuilderFlag.VERSION_COMPATIBLE": (13, 13, 12),
     "BuilderFlag.EXCLUDE_LEAN_RUNTIME": (14, 14, 13),
@@ -182,7 +182,7 @@ MOVED = {
     "TacticSource.JIT_CONVOLUTIONS": (4, 4, 1),
 }
 
-# What a subclass in Python must define itself: without it the bindings print an error, and a monitor cancels the build.
+# Methods that a subclass in Python must define: without them the bindings print an error, and a monitor cancels the build.
 MUST_DEFINE = {
     "ILogger": ("log",),
     "IProgressMonitor": ("phase_start", "step_complete", "phase_finish"),
@@ -192,11 +192,11 @@ MUST_DEFINE = {
 
 @pytest.fixture(scope="module")
 def bindings(tmp_path_factory) -> dict[str, Bindings]:
-    """Those that are there: newer Pythons have no wheel of the older versions."""
-    there = [v for v in VERSIONS if trt_api.absent_because(v) is None]
-    if not there:
+    """Return the installed bindings by version: newer Pythons have no wheel of the older versions."""
+    installed = [v for v in VERSIONS if trt_api.absent_because(v) is None]
+    if not installed:
         pytest.skip(trt_api.absent_because(VERSIONS[0]))
-    return {v: trt_api.open_bindings(v, tmp_path_factory.mktemp(f"libraries-{v}")) for v in there}
+    return {v: trt_api.open_bindings(v, tmp_path_factory.mktemp(f"libraries-{v}")) for v in installed}
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def scans() -> list[Scan]:
 
 
 def problems(scan: Scan, apis: dict[str, Api]) -> list[str]:
-    """What the text asks for that a version reaching it does not have or does not take."""
+    """Return the uses in the text that a version running it lacks or does not accept."""
     uses = [*scan.of_module, *scan.of_objects]
     found = [p for use in uses for p in _problems_of(use, apis)]
     unknown = [n for names in scan.tables.values() for n in names if n not in scan.functions]
@@ -242,26 +242,26 @@ def _problems_of(use: Use, apis: dict[str, Api]) -> list[str]:
 
 
 def _misuse(use: Use, api: Api) -> str | None:
-    """How the use does not fit what is there, or None."""
+    """Return how the use contradicts the API, or None."""
     name, entry = _last_known(use.name, api)
     if name != use.name or use.guarded:
         return None
-    if use.how == "write":
+    if use.access == "write":
         return None if entry.writable else f"cannot set {name}"
-    if use.how == "read":
+    if use.access == "read":
         return f"has a method {name}, which is not called" if entry.kind == "function" and "." in name else None
     positional = use.positional - name.endswith(".__init__")  # called on the class, which makes self an argument
     if entry.kind == "class":
         name, entry = f"{name}.__init__", api.entries[f"{name}.__init__"]
     if entry.kind != "function":
         return f"cannot call {name}"
-    if not use.unpacks and not any(s.takes(positional, use.keywords) for s in entry.signatures):
+    if not use.unpacks and not any(s.accepts(positional, use.keywords) for s in entry.signatures):
         return f"has {name} with the arguments {[s.names for s in entry.signatures]}"
     return None
 
 
 def _last_known(dotted: str, api: Api):
-    """The longest beginning of the name that the bindings declare, and its entry: `__version__` of `__version__.split`."""
+    """Return the longest declared prefix of the name and its entry, for example `__version__` of `__version__.split`."""
     parts = dotted.split(".")
     name = next(n for i in range(len(parts), 0, -1) if (n := ".".join(parts[:i])) in api.entries)
     return name, api.entries[name]
@@ -271,7 +271,7 @@ def problems_of_text(text: str, apis: dict[str, Api]) -> list[str]:
     return problems(trt_scan.scan_source(text, "text.py"), apis)
 
 
-def test_these_are_nvidias_bindings(apis, version):
+def test_the_bindings_are_nvidias(apis, version):
     assert apis[version].version == FLAVOURS[version]
     assert len(apis[version].entries) > 2000
 
@@ -306,7 +306,7 @@ def test_these_are_nvidias_bindings(apis, version):
         ("if hasattr(trt.BuilderFlag, 'FP16'): pass\nelse: trt.BuilderFlag.FP16", r"11.4 has no BuilderFlag.FP16"),
     ],
 )
-def test_the_scan_notices(all_apis, text, problem):
+def test_the_scan_finds_the_problem(all_apis, text, problem):
     found = problems_of_text(text, all_apis)
     assert any(re.search(problem, f) for f in found), found
 
@@ -334,35 +334,35 @@ def test_the_scan_notices(all_apis, text, problem):
         "ONLY_FROM_11 = ('A',)\nclass A:\n  def f(self, profile): profile.profile_stream = 1",
     ],
 )
-def test_the_scan_lets_pass(apis, text):
+def test_the_scan_accepts_valid_code(apis, text):
     assert problems_of_text(text, apis) == []
 
 
-def test_the_table_of_calls_is_what_the_bindings_declare(apis, version):
+def test_the_table_of_calls_matches_the_bindings(apis, version):
     for owner, members in CALLS.items():
-        for member, wanted in members.items():
+        for member, expected in members.items():
             name = f"{owner}.{member}"
             if version not in VERSIONS_WITH.get(name, VERSIONS):
                 continue
             entry = apis[version].entries[name]
-            if isinstance(wanted, tuple):
-                assert wanted in [s.names for s in entry.signatures], name
+            if isinstance(expected, tuple):
+                assert expected in [s.names for s in entry.signatures], name
             else:
                 assert entry.kind == "property", name
-                assert entry.writable or wanted != WRITE, name
+                assert entry.writable or expected != WRITE, name
 
 
-def test_what_methods_return(apis, version):
+def test_return_types_match_the_bindings(apis, version):
     declared = {n: {s.returns for s in apis[version].entries[n].signatures} for n in trt_scan.RETURNS}
     assert declared == {n: {kind} for n, kind in trt_scan.RETURNS.items()}
 
 
 @pytest.mark.parametrize("name", VERSIONS_WITH)
-def test_which_versions_have_it(all_apis, name):
+def test_the_versions_of_a_member_match_the_bindings(all_apis, name):
     assert tuple(v for v in VERSIONS if all_apis[v].missing(name) is None) == VERSIONS_WITH[name]
 
 
-def test_what_11_removed(all_apis):
+def test_the_members_removed_in_11_match_the_bindings(all_apis):
     gone = {n for n in all_apis["10.16"].entries if n not in all_apis["11.4"].entries}
     assert {n for n in gone if "." not in n} == set(REMOVED_CLASSES)
     for owner in {*REMOVED_MEMBERS, *trt_scan.KINDS.values(), "MemoryPoolType", "DataType", "ProfilingVerbosity"}:
@@ -371,16 +371,16 @@ def test_what_11_removed(all_apis):
     assert not {n for n in all_apis["10.3"].entries if n not in all_apis["10.16"].entries}
 
 
-@pytest.mark.parametrize("name", MOVED)
-def test_numbers_that_moved(apis, name, version):
-    assert apis[version].entries[name].number == MOVED[name][VERSIONS.index(version)]
+@pytest.mark.parametrize("name", CHANGED_NUMBERS)
+def test_enumeration_values_match_the_bindings(apis, name, version):
+    assert apis[version].entries[name].number == CHANGED_NUMBERS[name][VERSIONS.index(version)]
 
 
-def test_manners_that_the_backend_relies_on(bindings, version):
-    """Neither the docstrings nor the signatures say these."""
+def test_undocumented_behaviour_that_the_backend_relies_on(bindings, version):
+    """Neither the docstrings nor the signatures document this."""
     code = """
 import contextlib, io
-def refuses(kind, run):
+def error_of(kind, run):
     try:
         run()
     except kind as error:
@@ -395,13 +395,13 @@ flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
 described = trt.PluginTensorDesc()
 described.dims = (1, 3, 8)  # as any property of that type: a network's tensor, say
 answer = {
-    "shift": refuses(TypeError, lambda: 1 << flag),
-    "subscript": refuses(TypeError, lambda: trt.BuilderFlag["TF32"]),
-    "builder": refuses(TypeError, lambda: trt.Builder(trt.Logger())),
-    "runtime": refuses(TypeError, lambda: trt.Runtime(trt.Logger())),
-    "no logger": refuses(TypeError, lambda: trt.Runtime(None)),
-    "no base init": refuses(TypeError, Silent),
-    "stray attribute": refuses(AttributeError, lambda: setattr(trt.Logger(), "stray", 1)),
+    "shift": error_of(TypeError, lambda: 1 << flag),
+    "subscript": error_of(TypeError, lambda: trt.BuilderFlag["TF32"]),
+    "builder": error_of(TypeError, lambda: trt.Builder(trt.Logger())),
+    "runtime": error_of(TypeError, lambda: trt.Runtime(trt.Logger())),
+    "no logger": error_of(TypeError, lambda: trt.Runtime(None)),
+    "no base init": error_of(TypeError, Silent),
+    "stray attribute": error_of(AttributeError, lambda: setattr(trt.Logger(), "stray", 1)),
     "shape": tuple(trt.Dims([1, -1])) == (1, -1) == trt.Dims([1, -1]),
     "tuples are shapes": tuple(described.dims) == (1, 3, 8),
     "same type": trt.float16 == trt.DataType.HALF,
@@ -418,38 +418,40 @@ answer = {
     assert answer["name of an error"] == "ErrorCode.INVALID_NODE"
 
 
-def test_the_backend_uses_what_every_version_has(apis, scans):
+def test_the_backend_uses_only_what_every_version_has(apis, scans):
     found = [p for scan in scans for p in problems(scan, apis)]
     assert not found, "\n".join(found)
 
 
-def test_names_that_the_backend_keeps_as_text(apis, version):
+def test_names_that_the_backend_stores_as_text_exist(apis, version):
     members = apis[version].entries
     levels = [f"HardwareCompatibilityLevel.{name}" for name in tensorrt_build._LEVELS.values()]
     assert [n for n in levels if n not in members and n not in VERSIONS_WITH] == []
     assert [n for n in tensorrt._DTYPES if f"DataType.{n}" not in members] == []
 
 
-def test_the_table_of_calls_does_not_lag_behind_the_backend(apis, scans):
+def test_the_table_of_calls_lists_every_use_of_the_backend(apis, scans):
     def listed(use: Use) -> bool:
         owner, member, *_ = use.name.split(".")
         return member in CALLS.get(owner, {})
 
     uses = [use for scan in scans for use in scan.of_objects]
-    assert uses, "the scan found no use of any TensorRT object: are they still called as trt_scan.KINDS says?"
+    assert uses, (
+        "the scan found no use of any TensorRT object: do their variables still have the names of trt_scan.KINDS?"
+    )
     missing = [f"{u.where}: {u.name} is not in CALLS" for u in uses if not listed(u)]
     assert not missing, "\n".join(missing)
 
 
-def test_what_11_removed_is_touched_only_where_11_does_not_come(scans):
+def test_members_removed_in_11_are_used_only_before_11(scans):
     removed = {*REMOVED_CLASSES} | {f"{c}.{m}" for c, members in REMOVED_MEMBERS.items() for m in members.split()}
     uses = [use for scan in scans for use in [*scan.of_module, *scan.of_objects]]
-    touched = [u for u in uses if any(u.name == r or u.name.startswith(f"{r}.") for r in removed)]
-    unguarded = [f"{u.where}: {u.name}" for u in touched if u.only != "ONLY_BEFORE_11" and not u.guarded]
+    of_removed = [u for u in uses if any(u.name == r or u.name.startswith(f"{r}.") for r in removed)]
+    unguarded = [f"{u.where}: {u.name}" for u in of_removed if u.only != "ONLY_BEFORE_11" and not u.guarded]
     assert not unguarded, "\n".join(unguarded)
 
 
-def test_subclasses_of_the_backend_fit(bindings, apis, scans):
+def test_subclasses_of_the_backend_match_the_bindings(bindings, apis, scans):
     subclasses = [subclass for scan in scans for subclass in scan.subclasses]
     assert {s.base for s in subclasses} <= set(MUST_DEFINE)
     for subclass in subclasses:
@@ -469,7 +471,7 @@ def _check_subclass(subclass: Subclass, version: str, bindings, apis) -> None:
 
 
 def _subclass_code(base: str, methods: dict[str, tuple[str, ...]]) -> str:
-    """Code that subclasses `base` with these methods, makes one, calls each method and counts."""
+    """Return code that subclasses `base` with these methods, creates an instance, calls each method and counts."""
     own = {m: a for m, a in methods.items() if m != "__init__"}
     lines = [f"class Own(trt.{base}):", "    def __init__(self):", f"        trt.{base}.__init__(self)"]
     lines += [f"    def {m}(self, {', '.join(a)}):\n        return 1" for m, a in own.items()]
@@ -478,12 +480,12 @@ def _subclass_code(base: str, methods: dict[str, tuple[str, ...]]) -> str:
 
 
 @pytest.mark.parametrize("base", MUST_DEFINE)
-def test_what_python_must_subclass_can_be(bindings, apis, version, base):
+def test_the_classes_to_derive_from_can_be_subclassed(bindings, apis, version, base):
     methods = {m: apis[version].entries[f"{base}.{m}"].signatures[0].names for m in MUST_DEFINE[base]}
     assert bindings[version].run(_subclass_code(base, methods)) == len(methods)
 
 
-def test_the_fake_has_nothing_that_the_bindings_lack(apis, version):
+def test_every_member_of_the_fake_exists_in_the_bindings(apis, version):
     api, fake = apis[version], fake_tensorrt.make(FLAVOURS[version])
     for name, value in _public(fake):
         assert name in api.entries, name
@@ -491,7 +493,7 @@ def test_the_fake_has_nothing_that_the_bindings_lack(apis, version):
 
 
 def _public(fake):
-    """Every name of the fake with what stands behind it: of classes, all that the fake itself defines."""
+    """Yield every name of the fake with its value; for classes, all members that the fake itself defines."""
     for name, value in vars(fake).items():
         if name.startswith("_"):
             continue
@@ -517,7 +519,7 @@ def _alike(name: str, value, api: Api) -> bool:
     return entry.kind == "value" and entry.number == int(value)
 
 
-def test_the_fake_has_all_that_the_tables_name(apis, version):
+def test_the_fake_has_every_member_of_the_tables(apis, version):
     fake = fake_tensorrt.make(FLAVOURS[version])
     named = [f"{owner}.{member}" for owner, members in CALLS.items() for member in members] + list(VERSIONS_WITH)
     for name in named:

@@ -44,7 +44,7 @@ def _enqueue_on(device: EmulatedDevice) -> Callable[[int, Callable[[], None]], N
 
 def _use(monkeypatch, module, device: EmulatedDevice) -> None:
     monkeypatch.setattr(module, "cuda_device", lambda: device)
-    monkeypatch.setattr(module, "missing", lambda: None)
+    monkeypatch.setattr(module, "gpu_unavailable_reason", lambda: None)
 
 
 def _onnxruntime(monkeypatch, device: EmulatedDevice) -> Backend:

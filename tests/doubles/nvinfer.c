@@ -1,6 +1,6 @@
-/* Stands in for libnvinfer, libnvinfer_plugin and libnvonnxparser, so that NVIDIA's Python bindings import without them.
- * The bindings link against these nine functions and nothing else; each gives null here, so nothing can be built or run.
- * Compiled once for each of the three libraries' names by trt_api.py, for test_tensorrt_api_only.py. */
+/* Stub of libnvinfer, libnvinfer_plugin and libnvonnxparser, so that NVIDIA's Python bindings can be imported without them.
+ * The bindings link against these nine functions only; each returns null, so nothing can be built or run.
+ * trt_api.py compiles it once per library name, for test_tensorrt_api_only.py. */
 
 #include <stddef.h>
 #include <stdint.h>

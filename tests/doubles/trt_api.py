@@ -1,8 +1,8 @@
-"""What NVIDIA's Python bindings of TensorRT declare: a version goes in, an `Api` of names and signatures comes out.
+"""Public names and signatures of NVIDIA's Python bindings of TensorRT, per version, as an `Api`.
 
-The bindings import without a GPU once the nine C functions of nvinfer_standin.c are there, each version in a process of
-its own: this file, run as a script, is that process. `make test` puts the bindings into the environment's folder
-`tensorrt`, on machines for which they exist.
+The bindings can be imported without a GPU if the nine C functions of nvinfer.c exist. Each version is imported in its own
+process, which runs this file as a script. `make test` installs the bindings into the environment's folder `tensorrt`, on
+machines for which they exist.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from typing import Any
 VERSIONS = ("10.3", "10.16", "11.4")
 
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-_STANDIN = Path(__file__).with_name("nvinfer.c")
+_STUB = Path(__file__).with_name("nvinfer.c")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """Names of the arguments in their order, without self; `required` of them have no default. returns: a type's name."""
+    """Signature of one overload."""
 
-    names: tuple[str, ...]
-    required: int
-    returns: str = ""
+    names: tuple[str, ...]  # of the arguments in order, without self
+    required: int  # number of arguments without a default
+    returns: str = ""  # name of the return type
 
-    def takes(self, positional: int, keywords: tuple[str, ...]) -> bool:
-        """Whether a call of so many values and these keywords fits."""
+    def accepts(self, positional: int, keywords: tuple[str, ...]) -> bool:
+        """Return whether a call with this number of positional arguments and these keywords is valid."""
         by_keyword = set(keywords)
-        given = set(self.names[:positional])
-        fits = positional <= len(self.names) and by_keyword <= set(self.names) - given
-        return fits and set(self.names[: self.required]) <= given | by_keyword
+        by_position = set(self.names[:positional])
+        valid = positional <= len(self.names) and by_keyword <= set(self.names) - by_position
+        return valid and set(self.names[: self.required]) <= by_position | by_keyword
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One public name. kind: class, function, property or value; number: of an enumeration's member."""
+    """One public name."""
 
-    kind: str
+    kind: str  # class, function, property or value
     signatures: tuple[Signature, ...] = ()
     writable: bool = False
-    number: int | None = None
+    number: int | None = None  # value of an enumeration's member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Api:
     entries: dict[str, Entry]
 
     def missing(self, dotted: str) -> str | None:
-        """The part of `dotted` that this version lacks, or None. What follows a value or a function is not looked at."""
+        """Return the part of `dotted` that this version lacks, or None. Attributes of a value or function are ignored."""
         parts = dotted.split(".")
         for i in range(1, len(parts) + 1):
             entry = self.entries.get(".".join(parts[:i]))
@@ -73,43 +73,43 @@ class Api:
 
 @dataclass(frozen=True, kw_only=True)
 class Bindings:
-    """One version's bindings, and stand-ins of the libraries that they link against."""
+    """Bindings of one version, and stubs of the libraries that they link against."""
 
     folder: Path
     libraries: tuple[Path, ...]
 
     def api(self) -> Api:
-        """Everything that they declare."""
-        answer = self._ask("")
+        """Return all public names."""
+        output = self._run_script("")
         entries = {
             name: Entry(
                 **{**e, "signatures": tuple(Signature(**{**s, "names": tuple(s["names"])}) for s in e["signatures"])}
             )
-            for name, e in answer["entries"].items()
+            for name, e in output["entries"].items()
         }
-        return Api(version=answer["version"], entries=entries)
+        return Api(version=output["version"], entries=entries)
 
     def run(self, code: str) -> Any:
-        """What `code` leaves in `answer` (as JSON can hold it), run where `trt` is the bindings' module."""
-        return self._ask(code)
+        """Run `code` with the bindings as `trt` and return its variable `answer`, which must be valid JSON."""
+        return self._run_script(code)
 
-    def _ask(self, code: str) -> Any:
+    def _run_script(self, code: str) -> Any:
         command = [sys.executable, __file__, str(self.folder), *map(str, self.libraries)]
         done = subprocess.run(command, input=code, capture_output=True, text=True, timeout=120)
         if done.returncode != 0:
-            raise AssertionError(f"the bindings in {self.folder.name} could not answer: {done.stderr}")
+            raise AssertionError(f"the script on the bindings in {self.folder.name} failed: {done.stderr}")
         return json.loads(done.stdout.splitlines()[-1])
 
 
 def absent_because(version: str) -> str | None:
-    """None if the bindings and a C compiler are there, else why they cannot be looked at."""
+    """Return None if the bindings and a C compiler are installed, else the reason."""
     if not (_folder(version) / "tensorrt_bindings").is_dir():
         return f"no bindings of TensorRT {version}: `make test` installs them on x86-64 Linux, where the Python has a wheel"
-    return None if _compiler() else "no C compiler for the stand-in of TensorRT's libraries"
+    return None if _compiler() else "no C compiler for the stub of TensorRT's libraries"
 
 
 def open_bindings(version: str, scratch: Path) -> Bindings:
-    """The bindings of that version; their stand-ins are compiled into `scratch`."""
+    """Compile the stub libraries into `scratch` and return the bindings of that version."""
     major = version.split(".")[0]
     libraries = tuple(scratch / f"lib{name}.so.{major}" for name in _LIBRARIES)
     for library in libraries:
@@ -121,7 +121,7 @@ def open_bindings(version: str, scratch: Path) -> Bindings:
             f"-Wl,-soname,{library.name}",
             "-o",
             str(library),
-            str(_STANDIN),
+            str(_STUB),
         ]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
     return Bindings(folder=_folder(version), libraries=libraries)
@@ -175,7 +175,7 @@ def _entry(owner: Any, name: str, static: Any) -> dict[str, Any]:
 
 
 def _signatures(function: Any, *, method: bool) -> list[dict[str, Any]]:
-    """The fields of a Signature for each overload that the docstring of pybind11 quotes."""
+    """Return the fields of a Signature for each overload listed in pybind11's docstring."""
     if inspect.isfunction(function):
         names = list(inspect.signature(function).parameters)
         return [{"names": names, "required": len(names)}]
@@ -186,14 +186,14 @@ def _signatures(function: Any, *, method: bool) -> list[dict[str, Any]]:
         arguments = _split(text)[1 if method else 0 :]
         required = sum("=" not in a for a in arguments)
         names = [a.split(":")[0].strip() for a in arguments]
-        # A class that was registered after the function is quoted by its name in C++.
+        # A class that was registered after the function is listed by its name in C++.
         returns = returns.rpartition(".")[2].removeprefix("nvonnxparser::I")
         found.append({"names": names, "required": required, "returns": returns})
     return found
 
 
 def _split(text: str) -> list[str]:
-    """The arguments of a quoted signature, parted at the commas outside brackets."""
+    """Split the arguments of a signature at the commas outside brackets."""
     parts, depth, start = [], 0, 0
     for i, character in enumerate(text):
         depth += (character in "([<{") - (character in ")]>}")

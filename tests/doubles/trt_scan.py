@@ -1,10 +1,9 @@
-"""Which names of TensorRT a source file uses: Python text goes in, `Use` records come out, found by reading, not running.
+"""Static scan of a Python source file for the names of TensorRT that it uses, returned as `Use` records.
 
-What the scan relies on, and the backend keeps to: the module is called `trt` (or `self._trt`); its objects are called as in
-`KINDS`, with or without underscores in front, and are annotated as Any or not at all; functions that only some versions
-reach are named in the file's `ONLY_BEFORE_11` or `ONLY_FROM_11`; a single name that may be missing is asked for by
-`hasattr` or by `getattr` with a default. A variable of those names that is annotated otherwise, or that `except` gave, is
-taken for something else.
+The scan relies on conventions that the backend follows: the module is called `trt` (or `self._trt`); its objects have the
+names of `KINDS`, with or without leading underscores, and are annotated as Any or not at all; functions that only some
+versions run are listed in the file's `ONLY_BEFORE_11` or `ONLY_FROM_11`; a name that may be missing is accessed through
+`hasattr` or `getattr` with a default. A variable of those names with another annotation, or from `except`, is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ KINDS = {
     "tensor": "ITensor",
     "layer": "ILayer",
 }
-# What methods give, where the result is used at once: `config.get_timing_cache().serialize()`.
+# Return types of methods, for results that are used directly: `config.get_timing_cache().serialize()`.
 RETURNS = {
     "Builder.build_serialized_network": "IHostMemory",
     "Builder.create_builder_config": "IBuilderConfig",
@@ -51,50 +50,46 @@ _MODULE = "trt"
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """One use of `name` (dotted, of the module or of a class). how: read, write or call; guarded: by hasattr or getattr.
+    """One use of a name of the module or of a class."""
 
-    only: the version table that lists the function (or the class around it), if one does. unpacks: the call hands over
-    arguments by * or **, so that they cannot be counted.
-    """
-
-    where: str
-    name: str
-    how: str
+    where: str  # file and line
+    name: str  # dotted
+    access: str  # read, write or call
     positional: int = 0
     keywords: tuple[str, ...] = ()
-    unpacks: bool = False
-    guarded: bool = False
-    only: str | None = None
+    unpacks: bool = False  # the call has arguments by * or **, which cannot be counted
+    guarded: bool = False  # by hasattr or getattr
+    only: str | None = None  # the version table that lists the enclosing function or class
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subclass:
-    """A class whose base is one of the module's. methods: its own, with their arguments after self."""
+    """A class derived from one of the module's."""
 
-    where: str
+    where: str  # file and line
     base: str
-    methods: dict[str, tuple[str, ...]]
+    methods: dict[str, tuple[str, ...]]  # its own, with their arguments without self
     calls_base_init: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What one file uses. `of_module` are rooted at `trt`, `of_objects` at a variable whose name is one of KINDS."""
+    """All uses in one file."""
 
-    of_module: list[Use] = field(default_factory=list)
-    of_objects: list[Use] = field(default_factory=list)
+    of_module: list[Use] = field(default_factory=list)  # that begin with `trt`
+    of_objects: list[Use] = field(default_factory=list)  # that begin with a variable named in KINDS
     subclasses: list[Subclass] = field(default_factory=list)
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict)
     functions: set[str] = field(default_factory=set)
 
 
 def scan_file(path: Path) -> Scan:
-    """What the file uses."""
+    """Scan a file."""
     return scan_source(path.read_text(encoding="utf-8"), path.name)
 
 
 def scan_source(source: str, name: str) -> Scan:
-    """What this text uses; `name` is what its places are called by."""
+    """Scan a source text. name: file name for the reported positions."""
     tree = ast.parse(source)
     scan = Scan()
     for statement in tree.body:
@@ -135,7 +130,7 @@ class _Scanner(ast.NodeVisitor):
         self._others.pop()
 
     def visit_If(self, node: ast.If | ast.IfExp) -> None:
-        guards = [c.args[1].value for c in ast.walk(node.test) if _asks(c, "hasattr", 2)]
+        guards = [c.args[1].value for c in ast.walk(node.test) if _is_lookup(c, "hasattr", 2)]
         self.visit(node.test)
         self._guards += guards
         for child in node.body if isinstance(node.body, list) else [node.body]:
@@ -149,15 +144,15 @@ class _Scanner(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         self._calls[id(node.func)] = node
-        if _asks(node, "hasattr", 2) or _asks(node, "getattr", 2) or _asks(node, "getattr", 3):
-            asked = ast.Attribute(value=node.args[0], attr=node.args[1].value, ctx=ast.Load(), lineno=node.lineno)
-            self._record(asked, guarded=node.func.id == "hasattr" or len(node.args) == 3)
+        if _is_lookup(node, "hasattr", 2) or _is_lookup(node, "getattr", 2) or _is_lookup(node, "getattr", 3):
+            attribute = ast.Attribute(value=node.args[0], attr=node.args[1].value, ctx=ast.Load(), lineno=node.lineno)
+            self._record(attribute, guarded=node.func.id == "hasattr" or len(node.args) == 3)
         self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._record(node, guarded=node.attr in self._guards)
         inner: ast.expr = node
-        while isinstance(inner, ast.Attribute):  # the whole chain is one use; what it starts from may hold others
+        while isinstance(inner, ast.Attribute):  # the full chain is one use; its first expression may contain others
             inner = inner.value
         self.visit(inner)
 
@@ -167,11 +162,11 @@ class _Scanner(ast.NodeVisitor):
             return
         rooted_at_module, name = found
         call = self._calls.get(id(node))
-        how = "write" if isinstance(node.ctx, ast.Store | ast.Del) else "call" if call else "read"
+        access = "write" if isinstance(node.ctx, ast.Store | ast.Del) else "call" if call else "read"
         use = Use(
             where=f"{self._file}:{node.lineno}",
             name=name,
-            how=how,
+            access=access,
             positional=len(call.args) if call else 0,
             keywords=tuple(k.arg for k in call.keywords if k.arg) if call else (),
             unpacks=call is not None and _unpacks(call),
@@ -181,7 +176,7 @@ class _Scanner(ast.NodeVisitor):
         (self._scan.of_module if rooted_at_module else self._scan.of_objects).append(use)
 
     def _dotted(self, node: ast.expr) -> tuple[bool, str] | None:
-        """(whether it starts at the module, the name) of a chain of attributes, None if it starts elsewhere."""
+        """Return whether a chain of attributes begins with the module, and its name; None if it begins elsewhere."""
         parts: list[str] = []
         while isinstance(node, ast.Attribute):
             kind = self._kind(node)
@@ -195,7 +190,7 @@ class _Scanner(ast.NodeVisitor):
         return kind is None, ".".join([kind or "", *reversed(parts)]).strip(".")
 
     def _kind(self, node: ast.expr) -> str | None:
-        """The class of the object that the expression names: a variable, an attribute of self, or a call that makes one."""
+        """Return the class of the object of an expression: a variable, an attribute of self, or a constructing call."""
         if isinstance(node, ast.Call):
             called = self._dotted(node.func) if isinstance(node.func, ast.Attribute) else None
             name = called[1] if called else ""
@@ -237,7 +232,7 @@ def _is_any(annotation: ast.expr) -> bool:
 
 
 def _annotated(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
-    """Names that are annotated as something other than Any within `node`, attributes of self by their own names."""
+    """Return the names in `node` with an annotation other than Any; attributes of self without `self.`."""
     found = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.AnnAssign) and not _is_any(inner.annotation):
@@ -246,7 +241,7 @@ def _annotated(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
 
 
 def _given(node: ast.ClassDef) -> set[str]:
-    """Attributes of self that are set to an argument which is annotated as something other than Any."""
+    """Return the attributes of self that are set to an argument with an annotation other than Any."""
     found = set()
     for function in (f for f in node.body if isinstance(f, ast.FunctionDef)):
         others = {a.arg for a in function.args.args if a.annotation and not _is_any(a.annotation)}
@@ -258,8 +253,8 @@ def _given(node: ast.ClassDef) -> set[str]:
     return found
 
 
-def _asks(node: ast.AST, function: str, arguments: int) -> bool:
-    """Whether this is a call such as hasattr(x, "name")."""
+def _is_lookup(node: ast.AST, function: str, arguments: int) -> bool:
+    """Return whether this is a call like hasattr(x, "name")."""
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)

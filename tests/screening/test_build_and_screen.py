@@ -1,4 +1,4 @@
-"""build-engine and screen on the GPU backends, through their stand-ins: engines, side-cars, proofs, refusals, --rebuild."""
+"""build-engine and screen with the GPU backends on their stand-ins: engines, side-cars, self-test, rejections, --rebuild."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from cxr_edge import backends, engines
 from cxr_edge.backends.base import GpuOptions
+from cxr_edge.backends.self_test import SELF_TEST_STEM
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli import build_engine, main
 from cxr_edge.cli.arguments import gpu_options
@@ -21,13 +22,14 @@ from cxr_edge.errors import EngineError
 from cxr_edge.screening.screener import Screener
 from tests.doubles.backends import stand_in
 from tests.doubles.emulated_device import EmulatedDevice
+from tests.tolerances import PROBABILITY_ON_A_GPU
 
 NAMES = {"tensorrt 10.3.0 stand-in": "tensorrt", "onnxruntime-cuda stand-in": "onnxruntime-cuda"}
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A function that makes this machine one with the named stand-in, and gives its device."""
+    """Return a function that installs the named stand-in as the only GPU backend and returns its device."""
 
     def make(stand_in_name: str, **gpu) -> EmulatedDevice:
         device = EmulatedDevice()
@@ -35,7 +37,7 @@ def machine(monkeypatch):
         stand_in(stand_in_name, monkeypatch, device)
         kinds = {n: type(backends.get(n)) for n in NAMES.values()}
         for kind in kinds.values():
-            monkeypatch.setattr(kind, "unavailable_because", lambda self: "another one is tried here")
+            monkeypatch.setattr(kind, "unavailable_because", lambda self: "another backend is tested here")
         monkeypatch.setattr(kinds[NAMES[stand_in_name]], "unavailable_because", lambda self: None)
         return device
 
@@ -55,27 +57,27 @@ def test_a_bundle_is_built_loaded_and_screened(machine, bundle, name):
     assert set(report.precisions.values()) == {"fp16"}
     loaded = engines.load(bundle)
     assert (loaded.backend, loaded.device) == (NAMES[name], device)
-    ours, theirs = Screener(bundle, loaded), Screener(bundle, engines.reference(bundle))
-    assert ours.describe().endswith("one CUDA graph per image, on emulated GPU")
-    for answer in bundle.manifest.known_answers:
-        image = decode(bundle.file(answer.file))
-        got, wanted = ours.screen(image), theirs.screen(image)
-        assert got.decision == wanted.decision
-        assert got.probabilities == pytest.approx(wanted.probabilities, abs=0.02)
+    gpu, cpu = Screener(bundle, loaded), Screener(bundle, engines.reference(bundle))
+    assert gpu.describe().endswith("one CUDA graph per image, on emulated GPU")
+    for known in bundle.manifest.known_answers:
+        image = decode(bundle.file(known.file))
+        actual, expected = gpu.screen(image), cpu.screen(image)
+        assert actual.decision == expected.decision
+        assert actual.probabilities == pytest.approx(expected.probabilities, abs=PROBABILITY_ON_A_GPU["fp16"])
     assert device.graphs
 
 
-def test_the_proof_is_kept_and_used(machine, bundle, monkeypatch):
+def test_the_self_test_engine_is_saved_and_reused(machine, bundle, monkeypatch):
     machine("tensorrt 10.3.0 stand-in")
     build(bundle, BuildSettings(precision="fp32"))
     folder = bundle.root / "engines" / "tensorrt"
-    assert json.loads((folder / "proof.json").read_text())["tensorrt"] == "10.3.0"
+    assert json.loads((folder / f"{SELF_TEST_STEM}.json").read_text())["tensorrt"] == "10.3.0"
     kind = type(backends.get("tensorrt"))
     monkeypatch.setattr(kind, "compile", lambda *_: pytest.fail("screening compiled something"))
     engines.load(bundle)
 
 
-def test_engines_of_another_gpu_are_refused_with_the_command(machine, bundle):
+def test_engines_of_another_gpu_are_rejected_with_the_rebuild_command(machine, bundle):
     machine("tensorrt 10.3.0 stand-in")
     options = GpuOptions(optimization_level=4, version_compatible=True)
     build(bundle, BuildSettings(precision="fp32", gpu=options), backend="tensorrt")
@@ -90,7 +92,7 @@ def test_engines_of_another_gpu_are_refused_with_the_command(machine, bundle):
     assert str(error.value).endswith(command)
 
 
-def test_engines_built_for_many_gpus_are_loaded_on_another(machine, bundle):
+def test_engines_built_for_several_gpus_are_loaded_on_another(machine, bundle):
     machine("tensorrt 10.3.0 stand-in", compute_capability="8.6")
     options = GpuOptions(hardware_compatibility="ampere-plus")
     build(bundle, BuildSettings(precision="fp32", gpu=options))
@@ -98,32 +100,32 @@ def test_engines_built_for_many_gpus_are_loaded_on_another(machine, bundle):
     assert engines.load(bundle).backend == "tensorrt"
 
 
-def test_rebuild_builds_what_does_not_fit(machine, bundle, capsys):
+def test_rebuild_replaces_engines_of_another_gpu(machine, bundle, capsys):
     machine("tensorrt 10.3.0 stand-in")
     build(bundle, BuildSettings(precision="fp32", gpu=GpuOptions(workspace_mib=32)))
     machine("tensorrt 10.3.0 stand-in", name="Orin")
     image = str(bundle.file(bundle.manifest.known_answers[0].file))
-    words = ["screen", image, "--bundle", str(bundle.root), "--backend", "tensorrt", "--json"]
-    assert main(words) == 3
+    arguments = ["screen", image, "--bundle", str(bundle.root), "--backend", "tensorrt", "--json"]
+    assert main(arguments) == 3
     assert "cxr-edge build-engine" in capsys.readouterr().err
-    assert main([*words, "--rebuild"]) == 0
-    said = capsys.readouterr()
-    assert "(gpu 'emulated GPU' there, 'Orin' here); building, because of --rebuild\n" in said.err
-    assert json.loads(said.out)["run"]["engines"].endswith("one CUDA graph per image, on emulated GPU")
-    built = json.loads((bundle.root / "engines" / "tensorrt" / "build.json").read_text())
-    assert built["settings"]["gpu"]["workspace_mib"] == 32
-    assert built["settings"]["precision"] == "fp32"
+    assert main([*arguments, "--rebuild"]) == 0
+    output = capsys.readouterr()
+    assert "(gpu 'emulated GPU' there, 'Orin' here); building, because of --rebuild\n" in output.err
+    assert json.loads(output.out)["run"]["engines"].endswith("one CUDA graph per image, on emulated GPU")
+    record = json.loads((bundle.root / "engines" / "tensorrt" / "build.json").read_text())
+    assert record["settings"]["gpu"]["workspace_mib"] == 32
+    assert record["settings"]["precision"] == "fp32"
 
 
-def test_rebuild_builds_where_there_is_nothing_yet(bundle, capsys):
+def test_rebuild_builds_missing_engines(bundle, capsys):
     image = str(bundle.file(bundle.manifest.known_answers[0].file))
-    words = ["screen", image, "--bundle", str(bundle.root), "--backend", "onnxruntime", "--threads", "1"]
-    assert main(words) == 3
-    assert main([*words, "--rebuild"]) == 0
+    arguments = ["screen", image, "--bundle", str(bundle.root), "--backend", "onnxruntime", "--threads", "1"]
+    assert main(arguments) == 3
+    assert main([*arguments, "--rebuild"]) == 0
     assert "known" in capsys.readouterr().out
 
 
-def test_bench_on_a_gpu_shows_the_copies(machine, bundle, capsys):
+def test_bench_on_a_gpu_shows_upload_and_download(machine, bundle, capsys):
     machine("tensorrt 10.3.0 stand-in")
     options = ["--precision", "fp32", "--backend", "tensorrt"]
     assert main(["build-engine", str(bundle.root), *options, "--max-batch", "2"]) == 0
@@ -135,19 +137,19 @@ def test_bench_on_a_gpu_shows_the_copies(machine, bundle, capsys):
     assert "one CUDA graph per image" in table
 
 
-def test_gpu_options_that_a_backend_does_not_have_are_said_to_change_nothing(bundle):
+def test_gpu_options_without_effect_are_reported(bundle):
     note = "onnxruntime has no GPU options: those that were given changed nothing"
     settings = BuildSettings(precision="fp32", gpu=GpuOptions(workspace_mib=64))
     assert note in build(bundle, settings, backend="onnxruntime").notes
     assert note not in build(bundle, BuildSettings(precision="fp32"), backend="onnxruntime").notes
 
 
-def test_gpu_options_of_the_command_line(bundle, capsys):
+def test_inconsistent_gpu_options_are_a_usage_error(bundle, capsys):
     assert main(["build-engine", str(bundle.root), "--dla-core", "0", "--max-batch", "4"]) == 2
     assert "max_batch 1" in capsys.readouterr().err
 
 
-def test_the_command_of_a_refusal_is_one_that_build_engine_takes(tmp_path):
+def test_build_engine_accepts_the_rebuild_command(tmp_path):
     settings = BuildSettings(
         precision="bf16",
         calibration=tmp_path,
