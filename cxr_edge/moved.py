@@ -69,7 +69,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "cxr_edge.bundle": ("cxr_edge.bundle.onnx_check",),
     "cxr_edge.bundle.manifest": ("cxr_edge.specs.combination", "cxr_edge.specs.lung_box"),
     "cxr_edge.decoding.decode": ("cxr_edge.decoding.limits",),
-    "cxr_edge.engines": ("cxr_edge.engines.records", "cxr_edge.engines.load"),
+    "cxr_edge.engines": ("cxr_edge.engines.records", "cxr_edge.engines.loading"),
     "cxr_edge.ops.preprocess": ("cxr_edge.specs.preprocess",),
     "cxr_edge.screening.screener": ("cxr_edge.screening.folder",),
 }
@@ -132,7 +132,7 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
     "cxr_edge.defects": {
         "trace": "traceback_text",
     },
-    "cxr_edge.engines.load": {
+    "cxr_edge.engines.loading": {
         "Part": "NetworkFile",
         "last_asked": "last_build_settings",
     },

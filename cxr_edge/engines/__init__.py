@@ -1,6 +1,6 @@
 """Engines built from a bundle: their records on disk, and loading those that still match bundle and machine."""
 
-from cxr_edge.engines.load import (
+from cxr_edge.engines.loading import (
     SEGMENTER,
     EngineSet,
     NetworkFile,

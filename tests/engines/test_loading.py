@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from cxr_edge import engines
 from cxr_edge.backends.base import GpuOptions
 from cxr_edge.bundle import PACKAGED, Bundle, write_bundle
 from cxr_edge.compiler.build_bundle import build
+from cxr_edge.engines import loading
 from cxr_edge.errors import BackendError, ContractError
 from tests.tolerances import assert_close
 
@@ -136,9 +136,7 @@ def test_a_build_of_schema_1_is_refused_with_the_command(bundle, folder):
 
 
 def test_the_packaged_bundle_is_called_starter(bundle, monkeypatch):
-    monkeypatch.setattr(
-        import_module("cxr_edge.engines.load"), "last_build_settings", lambda *_: engines.BuildSettings()
-    )
+    monkeypatch.setattr(loading, "last_build_settings", lambda *_: engines.BuildSettings())
     assert engines.rebuild_command(dataclasses.replace(bundle, root=PACKAGED)) == "cxr-edge build-engine starter"
 
 
