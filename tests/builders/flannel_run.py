@@ -18,7 +18,7 @@ from training.recipes.config import MemberPlan
 from training.recipes.flannel.config import FlannelConfig
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import AUGMENTED
-from training.recipes.run import PREDICTIONS, Predictions
+from training.recipes.run import PREDICTIONS, SampleLogits
 
 LABELS = ("covid-19", "viral", "bacterial", "normal")
 LEARNERS = ("densenet", "resnet", "vgg")
@@ -29,7 +29,7 @@ VIEWS = ("AP", "PA", "AP Supine")
 
 Logits = npt.NDArray[np.float32]
 # The logits (N, labels) of a fold's network, by its name.
-Answering = Callable[[FlannelRun, int, str], Logits]
+MakeLogits = Callable[[FlannelRun, int, str], Logits]
 
 
 def sample(i: int, patient: str, label: str, source: str, view: str, *, test: bool, group: str | None = None) -> Sample:
@@ -38,7 +38,7 @@ def sample(i: int, patient: str, label: str, source: str, view: str, *, test: bo
     return Sample(record=made, group=group or made.patient, side="test" if test else "train")
 
 
-def made_samples() -> list[Sample]:
+def make_samples() -> list[Sample]:
     """149 images in no order: 120 of Table 1, 7 of its collections that are not judged, 22 of other collections.
 
     One of the latter shares a group with a patient of Table 1.
@@ -67,41 +67,41 @@ def flannel_run(out: Path, **changes: Any) -> FlannelRun:
         "fit": FitPlan(epochs=4, learning_rate=2e-2), "resamples": 20, **changes,
     }  # fmt: skip
     run = FlannelRun(FlannelConfig(name="made", **settings), Path("nowhere"), out)
-    run.__dict__["samples"] = made_samples()
+    run.__dict__["samples"] = make_samples()
     return run
 
 
 def truth_of(run: FlannelRun) -> npt.NDArray[np.int64]:
     """Label indices of all samples, -1 for those without."""
-    return run.truth(run.every_row, run.config.target)
+    return run.truth(run.all_rows, run.config.target)
 
 
-def informative(run: FlannelRun, fold: int, name: str) -> Logits:
+def informative_logits(run: FlannelRun, fold: int, name: str) -> Logits:
     """Twice the truth's one-hot and noise of the network's own; noise alone where no label is true."""
     labels, truth = len(run.config.labels), truth_of(run)
     noise = np.random.default_rng([fold, len(name), ord(name[0])]).normal(0, 1.0, (len(truth), labels))
     return (2 * np.eye(labels)[truth] * (truth >= 0)[:, None] + noise).astype(np.float32)
 
 
-def marked(run: FlannelRun, fold: int, name: str) -> Logits:
+def traceable_logits(run: FlannelRun, fold: int, name: str) -> Logits:
     """Whose logits they are and of which image: fold, place of the learner, row, 0."""
     place = [*run.config.networks].index(name)
-    return np.array([[fold, place, row, 0] for row in run.every_row], dtype=np.float32)
+    return np.array([[fold, place, row, 0] for row in run.all_rows], dtype=np.float32)
 
 
-def answered(run: FlannelRun, answering: Answering = informative) -> FlannelRun:
+def with_predictions(run: FlannelRun, answering: MakeLogits = informative_logits) -> FlannelRun:
     """The run with predictions of all networks in its folder; with those of augmented copies in preset `code`."""
     for fold in range(run.config.folds):
         rows = np.tile(others_by_hand(run, fold), run.config.copies)
         for name in run.config.networks:
             folder, logits = run.folder(fold, name), answering(run, fold, name)
             folder.mkdir(parents=True)
-            Predictions(rows=run.every_row, logits=logits).save(folder / PREDICTIONS)
+            SampleLogits(rows=run.all_rows, logits=logits).save(folder / PREDICTIONS)
             if run.config.preset == "code" and name in run.config.learners:
                 # A copy is known by the last column's quarter.
                 copy = np.repeat(np.arange(run.config.copies), len(rows) // run.config.copies)[:, None]
                 last = np.arange(logits.shape[1]) == logits.shape[1] - 1
-                Predictions(rows=rows, logits=(logits[rows] + 0.25 * copy * last).astype(np.float32)).save(
+                SampleLogits(rows=rows, logits=(logits[rows] + 0.25 * copy * last).astype(np.float32)).save(
                     folder / AUGMENTED
                 )
     return run

@@ -1,1 +1,1 @@
-"""The papers' pipelines: configuration, run folders and stages."""
+"""Pipelines of the papers: configurations, run folders and stages."""

@@ -20,14 +20,14 @@ from training.models.head import HEADS
 from training.models.networks import is_known, names, takes_head
 from training.pruning.prune import PrunePlan
 from training.tasks.classify import Balance
-from training.toml_tables import check_keys, read_toml, table_of
+from training.toml_tables import check_keys, parse_table, read_toml
 
 if sys.version_info >= (3, 11):
     pass
 else:
     pass
 
-__all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "members_of"]
+__all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +168,10 @@ def load_config(file: Path) -> Config:
         values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")
     members = values.get("members", {})
     values["members"] = {name: plan(v, base, f"{file}: members.{name}") for name, v in members.items()}
-    return table_of(Config, values, str(file))
+    return parse_table(Config, values, str(file))
 
 
-def members_of(values: Any, base: Plan, where: str, **defaults: Any) -> dict[str, MemberPlan]:
+def parse_members(values: Any, base: Plan, where: str, **defaults: Any) -> dict[str, MemberPlan]:
     """The tables of members by name; what each changes in a plan is checked too. defaults: where they differ from
     `MemberPlan`'s."""
     if not isinstance(values, Mapping) or not all(isinstance(v, Mapping) for v in values.values()):
@@ -180,4 +180,4 @@ def members_of(values: Any, base: Plan, where: str, **defaults: Any) -> dict[str
         )
     for name, member in values.items():
         plan(member.get("plan", {}), base, f"{where}.{name}.plan")
-    return {name: table_of(MemberPlan, {**defaults, **v}, f"{where}.{name}") for name, v in values.items()}
+    return {name: parse_table(MemberPlan, {**defaults, **v}, f"{where}.{name}") for name, v in values.items()}

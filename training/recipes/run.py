@@ -23,26 +23,26 @@ from training.data.dataset import Sample, load, prepare
 from training.data.records import Record
 from training.data.splits import Side
 from training.data.targets import Target, check_labels
-from training.loop.fit import fit, load_best
+from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
-from training.loop.settings import same_training
+from training.loop.settings import check_same_settings
 from training.models import NetworkSpec, build, load_network, save_network
 from training.models.imagenet import load_imagenet
-from training.parallel import wait, world
+from training.parallel import barrier, world
 from training.recipes.config import RunConfig
-from training.shared_files import atomic_write, one_at_a_time
+from training.shared_files import atomic_write, exclusive_lock
 from training.tasks.classify import ClassifyTask
-from training.tasks.mixing import mixing_of
-from training.tasks.predict import logits_of
+from training.tasks.mixing import mixing_from_plan
+from training.tasks.predict import predict_logits
 from training.tasks.segment import SegmentTask, frames_with_masks
 
-__all__ = ["PREDICTIONS", "Predictions", "Run"]
+__all__ = ["PREDICTIONS", "Run", "SampleLogits"]
 
 PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
+class SampleLogits:
     """What a network says of images. rows: (N,) of the run's samples. logits: (N, K), float32."""
 
     rows: npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class Predictions:
             np.savez(beside, rows=self.rows, logits=self.logits)
 
     @classmethod
-    def load(cls, file: Path) -> Predictions:
+    def load(cls, file: Path) -> SampleLogits:
         if not file.exists():
             raise InputError(f"{file} is missing: run the stages in order, or all of them")
         with np.load(file, allow_pickle=False) as arrays:
@@ -71,8 +71,8 @@ class Run:
     def samples(self) -> list[Sample]:
         """All images with group and side; found, split and checked for leaks the first time."""
         here, c = world(), self.config
-        if not here.first:
-            wait(here)
+        if not here.is_main:
+            barrier(here)
             return load(self.data, self.out / "table.csv")
         samples = prepare(
             self.data,
@@ -86,7 +86,7 @@ class Run:
             views=c.views,
             findings=c.findings,
         )
-        wait(here)
+        barrier(here)
         return samples
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
@@ -110,7 +110,7 @@ class Run:
         """Raises InputError for a stage with a label that has no training image, or too few, before any stage is run."""
         for stage, target, train in self.tasks():
             try:
-                check_labels(target, train, least=self.config.least_images)
+                check_labels(target, train, min_images=self.config.least_images)
             except InputError as error:
                 raise InputError(f"stage {stage}: {error}") from None
 
@@ -118,14 +118,14 @@ class Run:
     def canvases(self) -> Canvases:
         """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
         here, file = world(), self.out / "canvases.npz"
-        if here.first:
-            with one_at_a_time(file):
+        if here.is_main:
+            with exclusive_lock(file):
                 if not file.exists():
-                    self._cut().save(file)
-        wait(here)
+                    self._cut_canvases().save(file)
+        barrier(here)
         return Canvases.load(file)
 
-    def _cut(self) -> Canvases:
+    def _cut_canvases(self) -> Canvases:
         c = self.config
         if not c.sees_lungs:
             return cut_frames(self.samples, c.member_spec, threads=c.threads)
@@ -186,11 +186,11 @@ class Run:
             augmentation=c.augmentation,
             by_loss=c.by_loss,
             turn_pa=c.turn_pa,
-            least=c.least_images,
-            mixing=mixing_of(plan),
+            min_images=c.least_images,
+            mixing=mixing_from_plan(plan),
         )
 
-    def started(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
+    def init_network(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
         """A network as training starts it: random weights drawn from `seed`, or ImageNet's (`hub`, or a file)."""
         torch.manual_seed(seed)
         network = build(spec)
@@ -198,7 +198,7 @@ class Run:
             load_imagenet(network, spec, None if imagenet == "hub" else Path(imagenet))
         return network
 
-    def trained(
+    def train_or_load(
         self,
         make_task: Callable[[], ClassifyTask],
         spec: NetworkSpec,
@@ -210,16 +210,16 @@ class Run:
 
         Raises InputError where it was trained, or begun, by another plan than now: networks of two plans do not compare.
         """
-        with one_at_a_time(folder, world()):
-            self._same_training(spec, plan, folder)
+        with exclusive_lock(folder, world()):
+            self._check_same_training(spec, plan, folder)
             if not (folder / PREDICTIONS).exists():
                 task = make_task()
                 best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
-                self.keep(load_best(task.model, best), spec, folder, rows)
+                self.save(load_weights(task.model, best), spec, folder, rows)
             _delete_checkpoints(folder)  # a kill may have come just before
         return load_network(folder)[0]
 
-    def _same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
+    def _check_same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
         """Note in the folder how its network is trained, or compare it with what is noted."""
         c = self.config
         others = {
@@ -227,25 +227,25 @@ class Run:
             "augmentation": None if c.augmentation is None else asdict(c.augmentation),
             "turn_pa": c.turn_pa,
         }
-        same_training(folder, plan, spec, others, done=(folder / PREDICTIONS).exists())
+        check_same_settings(folder, plan, spec, others, done=(folder / PREDICTIONS).exists())
 
-    def keep(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
+    def save(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
         """Save a network in `folder` and its predictions last; training checkpoints are no longer needed then."""
-        if world().first:
+        if world().is_main:
             save_network(network, spec, folder)
             self.predict(network, rows).save(folder / PREDICTIONS)
-        wait(world())  # others may still read the checkpoint that the first deletes
+        barrier(world())  # others may still read the checkpoint that the first deletes
         _delete_checkpoints(folder)
 
-    def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> Predictions:
+    def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> SampleLogits:
         """Logits on deployed canvases, (N,) of the run's samples."""
         network = network.to(world().device)
-        logits = logits_of(network, self.canvases.lungs[rows], self.config.member_spec)
-        return Predictions(rows=rows, logits=logits)
+        logits = predict_logits(network, self.canvases.lungs[rows], self.config.member_spec)
+        return SampleLogits(rows=rows, logits=logits)
 
     def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:
         """Label indices (N,) of samples; -1 where `target` has none."""
-        return np.array([target.truth(self.samples[i].record.label) for i in rows], dtype=np.int64)
+        return np.array([target.label_index(self.samples[i].record.label) for i in rows], dtype=np.int64)
 
     def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
         """Group names (N,) of samples: patients that share an image are one."""
@@ -253,6 +253,6 @@ class Run:
 
 
 def _delete_checkpoints(folder: Path) -> None:
-    if world().first:
+    if world().is_main:
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()

@@ -1,15 +1,14 @@
-"""Stage 2: what the networks of all folds said in, every row of Table 3 out, fold by fold.
+"""FLANNEL's stage 2: logits of all folds' networks in, every row of Table 3 out, one set of ensembles per fold.
 
-The five models of the paper are the five folds' learners, each with a combination fitted for it. For fold k, `sane` fits it
-on the images of the other folds, each answered by the networks of its own fold, which never saw it, and the temperature on
-fold k's images, answered by fold k's networks: the very ones that the combination is used with. `paper` and `code` fit it on
-the same images answered by fold k's networks, which were trained on them (`fit_on`); `code` on augmented copies. No epoch,
-no gamma and no fold is chosen by test images.
+The five models of the paper are the learners of the five folds, each with its own combination. For fold k, preset `sane` fits
+the combination on the images of the other folds, with the logits of the networks that did not train on them (out of fold),
+and the temperature on the images of fold k with the logits of fold k's networks, which are the ones it is deployed with.
+`paper` and `code` fit on the same images with the logits of fold k's networks, which were trained on them (`fit_on`); `code`
+uses augmented copies. Test images select no epoch, no gamma and no fold.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
+from cxr_edge.digests import sha256_file
 from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner
 from cxr_edge.specs.combination import Combination
@@ -30,111 +30,114 @@ from training.ensembles.fit import calibrated
 from training.ensembles.neural_weights import as_combination, fit_dense, fit_module
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import AUGMENTED, network_folder
-from training.recipes.run import PREDICTIONS, Predictions
-from training.shared_files import atomic_write, one_at_a_time, write_text
+from training.recipes.run import PREDICTIONS, SampleLogits
+from training.shared_files import atomic_write, exclusive_lock, write_text
 
-__all__ = ["ENSEMBLES", "FLANNEL", "Combined", "combine", "combined", "unpruned"]
+__all__ = ["ENSEMBLES", "FLANNEL", "FoldPredictions", "combine", "load_fold_predictions", "unpruned_name"]
 
 Floats = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]
-Said = npt.NDArray[np.int64]
-Asked = Callable[[Logits], "tuple[Floats, Said]"]
+LabelIndices = npt.NDArray[np.int64]
+# Logits (N, members, labels) -> probabilities (N, labels) and predicted label indices (N,).
+Model = Callable[[Logits], "tuple[Floats, LabelIndices]"]
 
 FLANNEL = "flannel"
 ENSEMBLES = ("averaging", "voting", "mlp-1", "mlp-2", "flannel-ce", "flannel-ce-sampling", FLANNEL)
 
+_PREDICTED = "said"  # array of predicted label indices in the .npz of a run folder
+
 
 @dataclass(frozen=True, kw_only=True)
-class Combined:
-    """One fold's model of every kind. probabilities: method -> (N, labels) of all samples. said: method -> (N,) label
-    indices, which for voting are not told by the shares alone. combinations: those that a bundle can hold, method ->
-    combination. raw: FLANNEL's probabilities before its temperature, (N, labels)."""
+class FoldPredictions:
+    """Predictions of all methods of one fold, on all samples of the run."""
 
-    probabilities: Mapping[str, Floats]
-    said: Mapping[str, npt.NDArray[np.int64]]
-    combinations: Mapping[str, Combination]
-    raw: Floats
+    probabilities: Mapping[str, Floats]  # method -> (N, labels)
+    predicted: Mapping[str, LabelIndices]  # method -> (N,); for voting not the argmax of the shares, which may tie
+    combinations: Mapping[str, Combination]  # method -> combination, of the methods that a bundle can store
+    raw: Floats  # FLANNEL's probabilities before its temperature, (N, labels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Fold:
-    """What one fold's combinations are fitted on and asked of. learners: (N, members, labels) logits of fold k's networks.
-    whole: the unpruned learners, where they are pruned."""
+    """Data that the combinations of one fold are fitted and run on."""
 
     run: FlannelRun
     fold: int
-    whole: bool = False
+    unpruned: bool = False  # use the learners before pruning
 
-    def _stacked(self, fold: int) -> Logits:
-        found = [
-            Predictions.load(network_folder(self.run, fold, name, whole=self.whole) / PREDICTIONS).logits
+    def _load_logits(self, fold: int) -> Logits:
+        """Return the learners' logits (N, members, labels) of any fold's networks."""
+        logits = [
+            SampleLogits.load(network_folder(self.run, fold, name, unpruned=self.unpruned) / PREDICTIONS).logits
             for name in self.run.config.learners
         ]
-        return np.stack(found, axis=1)
+        return np.stack(logits, axis=1)
 
     @cached_property
     def learners(self) -> Logits:
-        return self._stacked(self.fold)
+        """Logits (N, members, labels) of the fold's own networks."""
+        return self._load_logits(self.fold)
 
     @cached_property
     def validation(self) -> npt.NDArray[np.int64]:
         """Rows of the fold's own images."""
-        return np.flatnonzero(self.run.judged & (self.run.fold_of == self.fold))
+        return np.flatnonzero(self.run.evaluated & (self.run.fold_of == self.fold))
 
     @cached_property
-    def fitted_on(self) -> tuple[Logits, npt.NDArray[np.int64]]:
-        """Logits (n, members, labels) and truth (n,) of the other folds' images."""
-        run, kind = self.run, self.run.config.fitted_on
-        others = np.flatnonzero(run.judged & (run.fold_of >= 0) & (run.fold_of != self.fold))
+    def fit_data(self) -> tuple[Logits, npt.NDArray[np.int64]]:
+        """Logits (n, members, labels) and true label indices (n,) of the other folds' images."""
+        run, kind = self.run, self.run.config.effective_fit_on
+        others = np.flatnonzero(run.evaluated & (run.fold_of >= 0) & (run.fold_of != self.fold))
         truth = run.truth(others, run.config.target)
         if kind == "in-sample":
             return self.learners[others], truth
         if kind == "augmented":
-            return self._augmented(others, truth)
+            return self._load_augmented(others, truth)
         logits = np.empty((len(others), *self.learners.shape[1:]), dtype=np.float32)
         for fold in np.unique(run.fold_of[others]).tolist():
             own = run.fold_of[others] == fold
-            logits[own] = self._stacked(fold)[others[own]]
+            logits[own] = self._load_logits(fold)[others[own]]
         return logits, truth
 
-    def _augmented(
+    def _load_augmented(
         self, others: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]
     ) -> tuple[Logits, npt.NDArray[np.int64]]:
-        parts = []
+        parts, copies = [], self.run.config.copies
         for name in self.run.config.learners:
-            found = Predictions.load(network_folder(self.run, self.fold, name, whole=self.whole) / AUGMENTED)
-            if not np.array_equal(found.rows, np.tile(others, self.run.config.copies)):
+            folder = network_folder(self.run, self.fold, name, unpruned=self.unpruned)
+            augmented = SampleLogits.load(folder / AUGMENTED)
+            if not np.array_equal(augmented.rows, np.tile(others, copies)):
                 raise InputError(
                     f"{AUGMENTED} of {name}, fold {self.fold}, is of other images or copies: run the stage augmented again"
                 )
-            parts.append(found.logits)
-        return np.stack(parts, axis=1), np.tile(truth, self.run.config.copies)
+            parts.append(augmented.logits)
+        return np.stack(parts, axis=1), np.tile(truth, copies)
 
 
-def combine(run: FlannelRun, chosen: Iterable[int]) -> None:
-    """Fit and ask every combination of the folds chosen, where it is not done; a change of `[fit]` does it again."""
+def combine(run: FlannelRun, folds: Iterable[int]) -> None:
+    """Fit and run every combination of `folds`, unless stored with the same settings; a change of `[fit]` repeats it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the module is so small that threads only wait for each other
     try:
-        with one_at_a_time(run.out / "combined"):
-            for fold in chosen:
+        with exclusive_lock(run.out / "combined"):
+            for fold in folds:
                 if not _is_done(run, fold):
-                    _save(run, fold, _combined(_Fold(run=run, fold=fold)))
+                    _save(run, fold, _predict_fold(_Fold(run=run, fold=fold)))
     finally:
         torch.set_num_threads(threads)
 
 
-def combined(run: FlannelRun, fold: int) -> Combined:
-    """What `combine` made for a fold. Raises InputError where it did not, or for another `[fit]`."""
+def load_fold_predictions(run: FlannelRun, fold: int) -> FoldPredictions:
+    """Load the output of `combine` for a fold. Raises InputError if it is missing or has another `[fit]`."""
     if not _is_done(run, fold):
         raise InputError(f"{_file(run, fold)} is missing or of another [fit]: run the stages in order, or all of them")
-    made = json.loads(_file(run, fold).with_suffix(".json").read_text(encoding="utf-8"))
+    content = json.loads(_file(run, fold).with_suffix(".json").read_text(encoding="utf-8"))
     with np.load(_file(run, fold), allow_pickle=False) as stored:
-        probabilities, said, raw = (stored[k] for k in ("probabilities", "said", "raw"))
-    return Combined(
-        probabilities=dict(zip(made["methods"], probabilities, strict=True)),
-        said=dict(zip(made["methods"], said, strict=True)),
-        combinations={name: Combination.from_json(v) for name, v in made["combinations"].items()},
+        probabilities, predicted, raw = (stored[k] for k in ("probabilities", _PREDICTED, "raw"))
+    return FoldPredictions(
+        probabilities=dict(zip(content["methods"], probabilities, strict=True)),
+        predicted=dict(zip(content["methods"], predicted, strict=True)),
+        combinations={name: Combination.from_json(v) for name, v in content["combinations"].items()},
         raw=raw,
     )
 
@@ -144,15 +147,15 @@ def _file(run: FlannelRun, fold: int) -> Path:
 
 
 def _plan(run: FlannelRun, fold: int) -> dict[str, Any]:
-    """What a fold's stage 2 is made of: settings, and the predictions of all folds' networks by digest."""
+    """Inputs of a fold's stage 2: its settings, and the SHA-256 of the predictions of all folds' networks."""
     c = run.config
-    asked = [(k, name) for k in range(c.folds) for name in c.learners] + [(fold, name) for name in c.baselines]
-    folders = {network_folder(run, k, name, whole=whole) for k, name in asked for whole in (False, True)}
+    networks = [(k, name) for k in range(c.folds) for name in c.learners] + [(fold, name) for name in c.baselines]
+    folders = {network_folder(run, k, name, unpruned=unpruned) for k, name in networks for unpruned in (False, True)}
     digests = {f.relative_to(run.out).as_posix(): _digest(f / PREDICTIONS) for f in sorted(folders)}
     return {
         "fit": asdict(c.fit),
         "seed": c.fit_seed,
-        "fitted_on": c.fitted_on,
+        "fitted_on": c.effective_fit_on,
         "copies": c.copies,
         "predictions": digests,
     }
@@ -161,7 +164,7 @@ def _plan(run: FlannelRun, fold: int) -> dict[str, Any]:
 def _digest(file: Path) -> str:
     if not file.exists():
         raise InputError(f"{file} is missing: run the stages in order, or all of them")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return sha256_file(file)
 
 
 def _is_done(run: FlannelRun, fold: int) -> bool:
@@ -169,69 +172,73 @@ def _is_done(run: FlannelRun, fold: int) -> bool:
     return file.exists() and json.loads(file.read_text(encoding="utf-8"))["plan"] == _plan(run, fold)
 
 
-def _save(run: FlannelRun, fold: int, made: Combined) -> None:
-    """Arrays first, then the JSON that says what they are."""
-    file, methods = _file(run, fold), list(made.probabilities)
+def _save(run: FlannelRun, fold: int, predictions: FoldPredictions) -> None:
+    """Write the arrays first, then the JSON that describes them."""
+    file, methods = _file(run, fold), list(predictions.probabilities)
     file.parent.mkdir(parents=True, exist_ok=True)
-    probabilities, said = (np.stack([d[m] for m in methods]) for d in (made.probabilities, made.said))
+    probabilities, predicted = (
+        np.stack([by_method[m] for m in methods]) for by_method in (predictions.probabilities, predictions.predicted)
+    )
     with atomic_write(file) as beside:
-        np.savez(beside, probabilities=probabilities, said=said, raw=made.raw)
-    combinations = {k: c.as_json() for k, c in made.combinations.items()}
+        np.savez(beside, **{"probabilities": probabilities, _PREDICTED: predicted, "raw": predictions.raw})
+    combinations = {k: c.as_json() for k, c in predictions.combinations.items()}
     content = {"plan": _plan(run, fold), "methods": methods, "combinations": combinations}
     write_text(file.with_suffix(".json"), json.dumps(content) + "\n")
 
 
-def _combined(fold: _Fold) -> Combined:
+def _predict_fold(fold: _Fold) -> FoldPredictions:
+    """Fit all methods of one fold and run them on all samples."""
     run, labels = fold.run, len(fold.run.config.labels)
-    found: dict[str, tuple[Floats, Said]] = {}
+    outputs: dict[str, tuple[Floats, LabelIndices]] = {}
     for i, name in enumerate(run.config.learners):
-        found[name] = _likeliest(_softmax(fold.learners[:, i]))
+        outputs[name] = _with_argmax(_softmax(fold.learners[:, i]))
     for name in run.config.baselines:
-        found[name] = _likeliest(_softmax(Predictions.load(network_folder(run, fold.fold, name) / PREDICTIONS).logits))
-    combinations, perceptrons = _combinations(fold), _perceptrons(fold)
+        logits = SampleLogits.load(network_folder(run, fold.fold, name) / PREDICTIONS).logits
+        outputs[name] = _with_argmax(_softmax(logits))
+    combinations, mlps = _fit_combinations(fold), _fit_mlps(fold)
     for name in ENSEMBLES:
-        asked = perceptrons[name] if name in perceptrons else _combiner(combinations[name], labels)
-        found[name] = asked(fold.learners)
+        model = mlps[name] if name in mlps else _combiner_model(combinations[name], labels)
+        outputs[name] = model(fold.learners)
     if run.config.prune is not None:
-        found |= _unpruned(replace(fold, whole=True))
-    raw, _ = _combiner(replace(combinations[FLANNEL], temperature=1.0), labels)(fold.learners)
-    return Combined(
-        probabilities={name: p for name, (p, _) in found.items()},
-        said={name: said for name, (_, said) in found.items()},
+        outputs |= _predict_unpruned(replace(fold, unpruned=True))
+    raw, _ = _combiner_model(replace(combinations[FLANNEL], temperature=1.0), labels)(fold.learners)
+    return FoldPredictions(
+        probabilities={name: probabilities for name, (probabilities, _) in outputs.items()},
+        predicted={name: predicted for name, (_, predicted) in outputs.items()},
         combinations=combinations,
         raw=raw,
     )
 
 
-def _unpruned(fold: _Fold) -> dict[str, tuple[Floats, Said]]:
-    """The learners as they were before pruning, and FLANNEL of them."""
-    run = fold.run
-    found = {unpruned(name): _likeliest(_softmax(fold.learners[:, i])) for i, name in enumerate(run.config.learners)}
-    combination = _combinations(fold)[FLANNEL]
-    return {**found, unpruned(FLANNEL): _combiner(combination, len(run.config.labels))(fold.learners)}
+def _predict_unpruned(fold: _Fold) -> dict[str, tuple[Floats, LabelIndices]]:
+    """Return the outputs of the learners before pruning, and of FLANNEL fitted on them."""
+    config = fold.run.config
+    outputs = {unpruned_name(name): _with_argmax(_softmax(fold.learners[:, i])) for i, name in enumerate(config.learners)}
+    combination = _fit_combinations(fold)[FLANNEL]
+    return {**outputs, unpruned_name(FLANNEL): _combiner_model(combination, len(config.labels))(fold.learners)}
 
 
-def unpruned(method: str) -> str:
-    """What a method is called where it stands beside the one with pruned learners."""
+def unpruned_name(method: str) -> str:
+    """Return the name of a method with unpruned learners, in results that also have it with pruned ones."""
     return f"{method}, unpruned"
 
 
-def _combinations(fold: _Fold) -> dict[str, Combination]:
-    """What the deployed combination can compute, by method; temperatures from the fold's own images, in `sane` only."""
+def _fit_combinations(fold: _Fold) -> dict[str, Combination]:
+    """Return the methods that the deployed combination can compute; in `sane` with temperatures from the fold's own images."""
     run, c = fold.run, fold.run.config
-    logits, truth = fold.fitted_on
+    logits, truth = fold.fit_data
     p, ones = _softmax(logits), (1.0,) * len(c.learners)
-    made = {
+    combinations = {
         "averaging": Combination(strategy="average", member_temperatures=ones, temperature=1.0, parameters={}),
         "voting": Combination(strategy="voting", member_temperatures=ones, temperature=1.0, parameters={}),
     }
     for name, options in _VARIANTS.items():
-        made[name] = as_combination(fit_module(p, truth, c.fit, seed=c.fit_seed, **options))
+        combinations[name] = as_combination(fit_module(p, truth, c.fit, seed=c.fit_seed, **options))
     if c.preset != "sane":
-        return made
+        return combinations
     rows = fold.validation
     own, own_truth = np.ascontiguousarray(fold.learners[rows]), run.truth(rows, c.target)
-    return {k: v if v.strategy == "voting" else calibrated(v, own, own_truth) for k, v in made.items()}
+    return {k: v if v.strategy == "voting" else calibrated(v, own, own_truth) for k, v in combinations.items()}
 
 
 _VARIANTS: Mapping[str, Mapping[str, bool]] = {
@@ -241,34 +248,34 @@ _VARIANTS: Mapping[str, Mapping[str, bool]] = {
 }
 
 
-def _combiner(combination: Combination, labels: int) -> Asked:
+def _combiner_model(combination: Combination, labels: int) -> Model:
     combiner = Combiner(combination, labels=labels)
 
-    def asked(logits: Logits) -> tuple[Floats, Said]:
-        probabilities, winners = combiner.run(np.ascontiguousarray(logits))
-        return probabilities.astype(np.float64), winners.astype(np.int64)
+    def predict(logits: Logits) -> tuple[Floats, LabelIndices]:
+        probabilities, predicted = combiner.run(np.ascontiguousarray(logits))
+        return probabilities.astype(np.float64), predicted.astype(np.int64)
 
-    return asked
+    return predict
 
 
-def _perceptrons(fold: _Fold) -> dict[str, Asked]:
-    c, (logits, truth) = fold.run.config, fold.fitted_on
+def _fit_mlps(fold: _Fold) -> dict[str, Model]:
+    c, (logits, truth) = fold.run.config, fold.fit_data
     p = _softmax(logits)
-    return {f"mlp-{n}": _dense(fit_dense(p, truth, c.fit, seed=c.fit_seed, layers=n)) for n in (1, 2)}
+    return {f"mlp-{n}": _mlp_model(fit_dense(p, truth, c.fit, seed=c.fit_seed, layers=n)) for n in (1, 2)}
 
 
-def _dense(network: nn.Module) -> Asked:
-    def asked(logits: Logits) -> tuple[Floats, Said]:
+def _mlp_model(network: nn.Module) -> Model:
+    def predict(logits: Logits) -> tuple[Floats, LabelIndices]:
         with torch.no_grad():
-            return _likeliest(network(torch.from_numpy(_softmax(logits)).float()).softmax(dim=1).double().numpy())
+            return _with_argmax(network(torch.from_numpy(_softmax(logits)).float()).softmax(dim=1).double().numpy())
 
-    return asked
+    return predict
 
 
-def _likeliest(probabilities: Floats) -> tuple[Floats, Said]:
+def _with_argmax(probabilities: Floats) -> tuple[Floats, LabelIndices]:
     return probabilities, probabilities.argmax(axis=1).astype(np.int64)
 
 
 def _softmax(logits: Logits) -> Floats:
-    """Over the labels, in float64."""
+    """Softmax over the labels, in float64."""
     return softmax(logits.astype(np.float64), axis=-1)

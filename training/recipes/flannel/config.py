@@ -21,9 +21,9 @@ from training.loop.plan import Plan
 from training.models import NetworkSpec
 from training.models.networks import COVID_NETS, GRAY_ONLY
 from training.pruning.prune import PrunePlan
-from training.recipes.config import MemberPlan, RunConfig, members_of
+from training.recipes.config import MemberPlan, RunConfig, parse_members
 from training.tasks.classify import Balance
-from training.toml_tables import read_toml, table_of
+from training.toml_tables import parse_table, read_toml
 
 __all__ = ["FlannelConfig", "load_flannel"]
 
@@ -117,12 +117,12 @@ class FlannelConfig(RunConfig):
         return {**self.learners, **self.baselines}
 
     @property
-    def fitted_on(self) -> FitOn:
+    def effective_fit_on(self) -> FitOn:
         """Which predictions stage 2 is fitted on."""
         return _FIT_ON[self.preset] if self.fit_on is None else self.fit_on
 
     @property
-    def kept_views(self) -> Sequence[str]:
+    def selected_views(self) -> Sequence[str]:
         """Projections of the images that train and judge."""
         return ("AP",) if self.view == "ap" else FRONTAL_VIEWS
 
@@ -150,7 +150,7 @@ class FlannelConfig(RunConfig):
             zoom=0.0,
             stretch=0.0,
             rotation_deg=0.0,
-            **dict.fromkeys(_GRAY_CHANCES, 0.0),
+            **dict.fromkeys(_GRAY_PROBABILITIES, 0.0),
         )
         return replace(none, zoom=0.1, noise=0.5) if self.preset == "paper" else none
 
@@ -168,7 +168,7 @@ class FlannelConfig(RunConfig):
         return self.networks[name].network(len(self.labels), self.member_spec.channels)
 
 
-_GRAY_CHANCES = (
+_GRAY_PROBABILITIES = (
     "histogram_swap", "curve", "shading", "equalize", "resample", "blur", "sharpen", "noise", "jpeg", "letters", "erase",
 )  # fmt: skip
 
@@ -186,8 +186,8 @@ def load_flannel(file: Path) -> FlannelConfig:
         if stage in values:
             values[stage] = prune_plan(values[stage], retrain, f"{file}: {stage}")
     if "fit" in values:
-        values["fit"] = table_of(FitPlan, values["fit"], f"{file}: fit")
+        values["fit"] = parse_table(FitPlan, values["fit"], f"{file}: fit")
     for kind in ("learners", "baselines"):
         # The papers' networks end in global pooling and one dense layer: R20's head convolution only where it is asked for.
-        values[kind] = members_of(values.get(kind, {}), base, f"{file}: {kind}", head_maps=0, dropout=0.0)
-    return table_of(FlannelConfig, values, str(file))
+        values[kind] = parse_members(values.get(kind, {}), base, f"{file}: {kind}", head_maps=0, dropout=0.0)
+    return parse_table(FlannelConfig, values, str(file))

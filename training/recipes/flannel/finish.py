@@ -1,4 +1,4 @@
-"""What follows FLANNEL's training: stage 2, the bundle written and judged, tables and figures made."""
+"""Stages after FLANNEL's training: the ensembles of stage 2, the bundle and its evaluation, tables and figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.pruning.prune import export_network
 from training.recipes.flannel import report
 from training.recipes.flannel.combine import FLANNEL
 from training.recipes.flannel.combine import combine as combine_folds
-from training.recipes.flannel.results import Table3, results, split_in_words
+from training.recipes.flannel.results import Table3Predictions, results, split_in_words
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import network_folder
 from training.shared_files import atomic_write, write_text
@@ -26,17 +26,17 @@ __all__ = ["STAGES"]
 
 
 def combine(run: FlannelRun, _: Path) -> None:
-    """Stage 2 of every fold: the module, its variants, and what they are compared with."""
+    """Run stage 2 of every fold: the module, its variants and the baselines."""
     combine_folds(run, range(run.config.folds))
 
 
 def bundle(run: FlannelRun, folder: Path) -> None:
-    """Export the learners of the best fold, write the bundle in the run folder, and judge it through the deployed path.
+    """Export the learners of the best fold, write the bundle in the run folder, and evaluate it through the deployed path.
 
-    The fold's images choose the decision's threshold: Table 1's, which the temperature was fitted on, and those of the outside
-    collections, without whose adult normals no threshold could be trusted.
+    The decision threshold is selected on the fold's images: those of Table 1, on which the temperature was fitted, and those of
+    the outside collections, because a threshold needs their adult normals to be reliable.
     """
-    c, table, networks = run.config, Table3(run), run.out / "export"
+    c, table, networks = run.config, Table3Predictions(run), run.out / "export"
     fold = table.chosen_fold
     networks.mkdir(parents=True, exist_ok=True)
     if c.sees_lungs:
@@ -51,7 +51,7 @@ def bundle(run: FlannelRun, folder: Path) -> None:
         "made_by": f"training/reproduce.py flannel, configuration {c.name}, model of fold {fold} of {c.folds}",
         "training": {"learn": asdict(c.learn), "fit": asdict(c.fit), "segmenter": asdict(c.segmenter)},
     }
-    _, judged = assemble(
+    _, evaluation = assemble(
         run.out / "bundle",
         networks,
         {name: _design(run, fold, name) for name in c.learners},
@@ -64,8 +64,8 @@ def bundle(run: FlannelRun, folder: Path) -> None:
         combination=table.folds[fold].combinations[FLANNEL],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "bundle.json", json.dumps(judged, indent=1) + "\n")
-    write_text(folder / "bundle.md", results_as_markdown(judged))
+    write_text(folder / "bundle.json", json.dumps(evaluation, indent=1) + "\n")
+    write_text(folder / "bundle.md", results_as_markdown(evaluation))
 
 
 def _design(run: FlannelRun, fold: int, name: str) -> str:
@@ -77,7 +77,7 @@ def _design(run: FlannelRun, fold: int, name: str) -> str:
 
 
 def tables(run: FlannelRun, folder: Path) -> None:
-    """Tables and figures in `folder`, results.json beside them."""
+    """Write tables, figures and results.json to `folder`."""
     page = report.write(run, results(run), folder)
     print(f"wrote {page}", file=sys.stderr)
 

@@ -1,14 +1,14 @@
-"""What FLANNEL printed in Tables 1 and 3 (Qiao et al. 2020), digit for digit, so that it can stand beside our figures."""
+"""Printed figures of FLANNEL's Tables 1 and 3 (Qiao et al. 2020), digit for digit, shown next to our figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["COVID", "LABELS", "TABLE_1", "TABLE_3"]
+__all__ = ["PRINTED_COVID", "LABELS", "TABLE_1", "TABLE_3"]
 
 LABELS = ("covid-19", "viral", "bacterial", "normal")  # the order of all columns
 
-# After the total.
+# (kind, row) -> images: the total, then those of each label.
 TABLE_1: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("original data", "ccx"): (119, 100, 11, 7, 1),
     ("original data", "kcx"): (5389, 0, 1492, 2780, 1117),
@@ -19,7 +19,7 @@ TABLE_1: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("all", "all"): (5508, 100, 1503, 2787, 1118),
 }
 
-# Method -> F1, mean (sd) over five models: the labels, macro. Our name -> the paper's and its row.
+# Our name of a method -> its name in the paper, and F1 as mean (sd) over five models: of each label, then macro.
 TABLE_3: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "inception": ("InceptionV3", ("0.5904(0.27)", "0.5864(0.05)", "0.8056(0.01)", "0.8771(0.04)", "0.7149(0.09)")),
     "vgg": ("Vgg19_bn", ("0.6160(0.06)", "0.5349(0.04)", "0.7967(0.02)", "0.8691(0.03)", "0.7042(0.02)")),
@@ -42,4 +42,4 @@ TABLE_3: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 # FLANNEL's precision and recall for COVID-19 (abstract).
-COVID = {"precision": "0.7833(0.07)", "recall": "0.8609(0.03)"}
+PRINTED_COVID = {"precision": "0.7833(0.07)", "recall": "0.8609(0.03)"}

@@ -20,7 +20,7 @@ from training.evaluation.metrics import Figure
 from training.markdown import write_results
 from training.models import load_network
 from training.recipes.flannel.combine import FLANNEL
-from training.recipes.flannel.results import COVID, Table3, as_figure, weights_of
+from training.recipes.flannel.results import COVID, Table3Predictions, as_figure, weights_of
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import network_folder
 from training.recipes.flannel.tables import caption, in_words, tables
@@ -77,12 +77,12 @@ def _bundle(found: Json) -> str:
 
 
 def _pictures(run: FlannelRun, found: Json, folder: Path) -> list[str]:
-    table, labels = Table3(run), run.config.labels
-    together = table.together(FLANNEL)
+    table, labels = Table3Predictions(run), run.config.labels
+    together = table.averaged(FLANNEL)
     methods = found["methods"]
     _bars(methods, caption(found, "F1 for COVID-19"), folder / "f1-covid-19.png")
-    scores = {in_words(m): table.together(m).probabilities[:, labels.index(COVID)] for m in methods}
-    positive = together.truth == labels.index(COVID)
+    scores = {in_words(m): table.averaged(m).probabilities[:, labels.index(COVID)] for m in methods}
+    positive = together.true == labels.index(COVID)
     for kind, name in (("roc", "ROC"), ("precision-recall", "Precision and recall")):
         title = caption(found, f"{name}, COVID-19 against the rest, all folds' models together")
         compared_picture(scores, positive, title, folder / f"{kind}.png", kind=kind)
@@ -94,7 +94,7 @@ def _pictures(run: FlannelRun, found: Json, folder: Path) -> list[str]:
         title = caption(found, "F1 for COVID-19, AP view only", ap[FLANNEL]["images"])
         _bars(ap, title, folder / "f1-covid-19-ap.png")
         captions["f1-covid-19-ap"] = "F1 for COVID-19 on AP views (Figure 5)"
-    if cases := [i for i in run.test.tolist() if run.samples[i].record.label == COVID]:
+    if cases := [i for i in run.test_rows.tolist() if run.samples[i].record.label == COVID]:
         title = caption(found, f"Class activation maps for COVID-19, model of fold {table.chosen_fold}", len(cases))
         cam_picture(_case_rows(run, table, cases), title, run.out / "cam-cases.png")  # patients: not for a page
         cam_picture([_mean_row(run, table, cases)], f"Mean of {title[0].lower()}{title[1:]}", folder / "cam.png")
@@ -110,7 +110,7 @@ def _bars(methods: Json, title: str, file: Path) -> None:
     bars_picture(values, title, file, quantity="F1 for COVID-19", whiskers="standard deviation over the folds")
 
 
-def _case_rows(run: FlannelRun, table: Table3, cases: Sequence[int]) -> list[CamRow]:
+def _case_rows(run: FlannelRun, table: Table3Predictions, cases: Sequence[int]) -> list[CamRow]:
     """Some cases spread over all: each learner's map, what it says and its weight."""
     c, fold = run.config, table.chosen_fold
     covid, made, weights = c.labels.index(COVID), table.folds[fold], weights_of(table, fold)
@@ -122,11 +122,11 @@ def _case_rows(run: FlannelRun, table: Table3, cases: Sequence[int]) -> list[Cam
             for k, name in enumerate(c.learners)
         }
         truth = f"COVID-19\nFLANNEL says {made.probabilities[FLANNEL][i, covid]:.3f}"
-        rows.append(CamRow(image=run.canvases.lungs[i], label=truth, maps=maps, said=said))
+        rows.append(CamRow(image=run.canvases.lungs[i], label=truth, maps=maps, captions=said))
     return rows
 
 
-def _mean_row(run: FlannelRun, table: Table3, cases: Sequence[int]) -> CamRow:
+def _mean_row(run: FlannelRun, table: Table3Predictions, cases: Sequence[int]) -> CamRow:
     """Each learner's mean map over all cases, with its mean probability and weight."""
     c, fold = run.config, table.chosen_fold
     covid, made = c.labels.index(COVID), table.folds[fold]

@@ -16,74 +16,75 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.data.collections import collections_of
+from training.data.collections import collection_names
 from training.data.findings import projection
 from training.data.folds import divided_patients
-from training.ensembles.neural_weights import most
-from training.evaluation.metrics import Answers, Figure, confusion, f1_scores, figures, proportion
-from training.evaluation.statistics import Measure, compared, macro_f, paired_difference
+from training.ensembles.neural_weights import highest_probability
+from training.evaluation.metrics import Figure, Predictions, figures, proportion
+from training.evaluation.statistics import Measure, compare, macro_f, paired_difference
 from training.models import load_network
 from training.pruning import cost
-from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, Combined, combined, unpruned
+from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, FoldPredictions, load_fold_predictions, unpruned_name
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import network_folder
+from training.tasks.confusion import confusion, f1_scores
 
-__all__ = ["Table3", "results", "split_in_words"]
+__all__ = ["Table3Predictions", "results", "split_in_words"]
 
 Json = dict[str, Any]
 Floats = npt.NDArray[np.float64]
 COVID = "covid-19"
 
 
-class Table3:
+class Table3Predictions:
     """The answers of all methods, fold by fold and together."""
 
     def __init__(self, run: FlannelRun) -> None:
         self.run = run
-        self.folds: list[Combined] = [combined(run, fold) for fold in range(run.config.folds)]
+        self.folds: list[FoldPredictions] = [load_fold_predictions(run, fold) for fold in range(run.config.folds)]
         self.methods = (*run.config.learners, *run.config.baselines, *ENSEMBLES)
         if run.config.prune is not None:
-            self.methods += tuple(unpruned(m) for m in (*run.config.learners, FLANNEL))
+            self.methods += tuple(unpruned_name(m) for m in (*run.config.learners, FLANNEL))
 
-    def answers(self, method: str, fold: int, rows: npt.NDArray[np.int64] | None = None) -> Answers:
+    def predictions(self, method: str, fold: int, rows: npt.NDArray[np.int64] | None = None) -> Predictions:
         """What a fold's model says of test images, or of other `rows`."""
-        rows, made = self.run.test if rows is None else rows, self.folds[fold]
-        return self._as_answers(made.said[method][rows], made.probabilities[method][rows], rows)
+        rows, made = self.run.test_rows if rows is None else rows, self.folds[fold]
+        return self._make_predictions(made.predicted[method][rows], made.probabilities[method][rows], rows)
 
-    def together(self, method: str, rows: npt.NDArray[np.int64] | None = None) -> Answers:
+    def averaged(self, method: str, rows: npt.NDArray[np.int64] | None = None) -> Predictions:
         """What the folds' models say together: the mean of their probabilities; voting's ties go by the learners' mean."""
-        rows = self.run.test if rows is None else rows
+        rows = self.run.test_rows if rows is None else rows
         p = np.mean([made.probabilities[method][rows] for made in self.folds], axis=0)
         said = (
             (p.round(4) + 1e-6 * self._learners_mean(rows)).argmax(axis=1) if method == "voting" else p.argmax(axis=1)
         )
-        return self._as_answers(said, p, rows)
+        return self._make_predictions(said, p, rows)
 
     def _learners_mean(self, rows: npt.NDArray[np.int64]) -> Floats:
         every = [made.probabilities[name][rows] for made in self.folds for name in self.run.config.learners]
         return np.mean(every, axis=0)
 
-    def raw(self, fold: int) -> Answers:
+    def uncalibrated(self, fold: int) -> Predictions:
         """FLANNEL's answers before the temperature."""
-        rows, made = self.run.test, self.folds[fold]
-        return self._as_answers(made.said[FLANNEL][rows], made.raw[rows], rows)
+        rows, made = self.run.test_rows, self.folds[fold]
+        return self._make_predictions(made.predicted[FLANNEL][rows], made.raw[rows], rows)
 
-    def _as_answers(self, said: npt.NDArray[np.int64], p: Floats, rows: npt.NDArray[np.int64]) -> Answers:
+    def _make_predictions(self, said: npt.NDArray[np.int64], p: Floats, rows: npt.NDArray[np.int64]) -> Predictions:
         run = self.run
         truth, patients = run.truth(rows, run.config.target), run.patients(rows)
-        return Answers(truth=truth, said=said.astype(np.int64), probabilities=p, patients=patients)
+        return Predictions(true=truth, predicted=said.astype(np.int64), probabilities=p, patients=patients)
 
     @cached_property
-    def ap(self) -> npt.NDArray[np.int64]:
+    def ap_rows(self) -> npt.NDArray[np.int64]:
         """Rows of test images with an AP view."""
         views = np.array([projection(s.record.view) == "AP" for s in self.run.samples])
-        return self.run.test[views[self.run.test]]
+        return self.run.test_rows[views[self.run.test_rows]]
 
     @cached_property
     def validation_f(self) -> dict[str, list[float]]:
         """Macro-F1 of each method on each fold's own images: what a fold or a learner is chosen by."""
-        rows = [np.flatnonzero(self.run.judged & (self.run.fold_of == k)) for k in range(len(self.folds))]
-        return {m: [macro_f(self.answers(m, k, r)) for k, r in enumerate(rows)] for m in self.methods}
+        rows = [np.flatnonzero(self.run.evaluated & (self.run.fold_of == k)) for k in range(len(self.folds))]
+        return {m: [macro_f(self.predictions(m, k, r)) for k, r in enumerate(rows)] for m in self.methods}
 
     @property
     def chosen_fold(self) -> int:
@@ -98,7 +99,7 @@ class Table3:
 
 def results(run: FlannelRun) -> Json:
     """All that is known of Table 3, as a JSON object (see `training.recipes.flannel.tables`)."""
-    c, table = run.config, Table3(run)
+    c, table = run.config, Table3Predictions(run)
     leakage = json.loads((run.out / "leakage.json").read_text(encoding="utf-8"))
     return {
         "config": c.name,
@@ -111,7 +112,7 @@ def results(run: FlannelRun) -> Json:
         "learners": list(c.learners),
         "baselines": list(c.baselines),
         "pruned": c.prune is not None,
-        "fitted_on": c.fitted_on,
+        "fitted_on": c.effective_fit_on,
         "data": _data(run),
         "findings": _findings(run),
         "finding_table": c.findings,
@@ -138,7 +139,7 @@ def split_in_words(run: FlannelRun) -> str:
 
 def _data(run: FlannelRun) -> Json:
     """Table 1's counts: name -> total and images a label."""
-    labels, rows = run.config.labels, np.flatnonzero(run.judged)
+    labels, rows = run.config.labels, np.flatnonzero(run.evaluated)
     records = {int(i): run.samples[i] for i in rows}
 
     def count(takes: Any) -> list[int]:
@@ -147,7 +148,7 @@ def _data(run: FlannelRun) -> Json:
 
     return {
         **{
-            f"original data, {name}": count(lambda s, name=name: collections_of([s.record.source])[0] == name)
+            f"original data, {name}": count(lambda s, name=name: collection_names([s.record.source])[0] == name)
             for name in run.config.collections
         },
         "view, AP": count(lambda s: projection(s.record.view) == "AP"),
@@ -160,7 +161,7 @@ def _data(run: FlannelRun) -> Json:
 
 def _findings(run: FlannelRun) -> list[Json]:
     """Which finding of which source became which label, and how often."""
-    views = run.config.kept_views
+    views = run.config.selected_views
     inside = [s.record for s in run.samples if s.record.source in run.sources and projection(s.record.view) in views]
     counts = Counter((r.source, r.finding, r.label) for r in inside)
     return [
@@ -176,7 +177,7 @@ def _dropped(run: FlannelRun, leakage: Json) -> dict[str, int]:
     """
     unread = {k: n for k, n in leakage.get("dropped", {}).items() if k.split(":")[0] in run.sources}
     records = [s.record for s in run.samples if s.record.source in run.sources]
-    views, labels = run.config.kept_views, run.config.labels
+    views, labels = run.config.selected_views, run.config.labels
     other_view = Counter(f"{r.source}: view {r.view}" for r in records if projection(r.view) not in views)
     seen = [r for r in records if projection(r.view) in views and r.label not in labels]
     no_label = Counter(f"{r.source}: {r.finding}, which is no label of the task" for r in seen)
@@ -187,11 +188,11 @@ def _network(run: FlannelRun, name: str) -> Json:
     """Architecture and size, means over the folds (pruning makes them differ), and before pruning."""
     found = {"architecture": run.config.networks[name].architecture, **_size(run, name)}
     pruned = run.config.prune is not None and name in run.config.learners
-    return {**found, "unpruned": _size(run, name, whole=True)} if pruned else found
+    return {**found, "unpruned": _size(run, name, unpruned=True)} if pruned else found
 
 
-def _size(run: FlannelRun, name: str, *, whole: bool = False) -> Json:
-    folders = [network_folder(run, fold, name, whole=whole) for fold in range(run.config.folds)]
+def _size(run: FlannelRun, name: str, *, unpruned: bool = False) -> Json:
+    folders = [network_folder(run, fold, name, unpruned=unpruned) for fold in range(run.config.folds)]
     found, image = [load_network(f)[0] for f in folders], torch.zeros(1, *run.config.member_spec.tensor_shape)
     return {
         "parameters": float(np.mean([cost.parameters(n) for n in found])),
@@ -199,16 +200,16 @@ def _size(run: FlannelRun, name: str, *, whole: bool = False) -> Json:
     }
 
 
-def _method(table: Table3, method: str) -> Json:
+def _method(table: Table3Predictions, method: str) -> Json:
     return {
-        **_summary(table, method, table.run.test),
-        "ap": _summary(table, method, table.ap) if len(table.ap) else None,
+        **_summary(table, method, table.run.test_rows),
+        "ap": _summary(table, method, table.ap_rows) if len(table.ap_rows) else None,
     }
 
 
-def _summary(table: Table3, method: str, rows: npt.NDArray[np.int64]) -> Json:
-    c, together = table.run.config, table.together(method, rows)
-    folds = [_figures(table.answers(method, k, rows), c.labels) for k in range(c.folds)]
+def _summary(table: Table3Predictions, method: str, rows: npt.NDArray[np.int64]) -> Json:
+    c, together = table.run.config, table.averaged(method, rows)
+    folds = [_figures(table.predictions(method, k, rows), c.labels) for k in range(c.folds)]
     return {
         "images": len(rows),
         "folds": folds,
@@ -218,9 +219,9 @@ def _summary(table: Table3, method: str, rows: npt.NDArray[np.int64]) -> Json:
     }
 
 
-def _figures(answers: Answers, labels: Sequence[str]) -> dict[str, float]:
+def _figures(answers: Predictions, labels: Sequence[str]) -> dict[str, float]:
     """Table 3's columns and the abstract's two: F1 by label, macro-F1, precision and recall for COVID-19."""
-    table, covid = confusion(answers.truth, answers.said, len(labels)), labels.index(COVID)
+    table, covid = confusion(answers.true, answers.predicted, len(labels)), labels.index(COVID)
     f = f1_scores(table)
     said, true = table[:, covid].sum(), table[covid].sum()
     return {
@@ -245,38 +246,38 @@ def covid_f(labels: Sequence[str]) -> Measure:
     """F1 for COVID-19 against the rest; for `paired_difference`."""
     k = labels.index(COVID)
 
-    def measure(answers: Answers, weights: Floats | None = None) -> float:
-        return float(f1_scores(confusion(answers.truth, answers.said, len(labels), weights))[k])
+    def measure(answers: Predictions, weights: Floats | None = None) -> float:
+        return float(f1_scores(confusion(answers.true, answers.predicted, len(labels), weights))[k])
 
     return measure
 
 
-def _comparisons(table: Table3) -> list[Json]:
+def _comparisons(table: Table3Predictions) -> list[Json]:
     """FLANNEL against all else, and cross entropy against focal loss: on the folds' models together, and fold by fold."""
     pairs = [(FLANNEL, m) for m in table.methods if m != FLANNEL] + [("flannel-ce", "voting"), ("averaging", "voting")]
     if table.run.config.prune is not None:
-        pairs += [(m, unpruned(m)) for m in table.run.config.learners]
+        pairs += [(m, unpruned_name(m)) for m in table.run.config.learners]
     return [_compared(table, a, b) for a, b in pairs]
 
 
-def _compared(table: Table3, a: str, b: str) -> Json:
+def _compared(table: Table3Predictions, a: str, b: str) -> Json:
     c = table.run.config
-    first, second = table.together(a), table.together(b)
+    first, second = table.averaged(a), table.averaged(b)
     seeded = {"seed": c.seed, "resamples": c.resamples}
     # The folds' models share training images, so no test is made of these.
-    by_fold = [macro_f(table.answers(a, k)) - macro_f(table.answers(b, k)) for k in range(c.folds)]
+    by_fold = [macro_f(table.predictions(a, k)) - macro_f(table.predictions(b, k)) for k in range(c.folds)]
     return {
-        **compared(a, b, first, second, c.labels, **seeded),
+        **compare(a, b, first, second, c.labels, **seeded),
         "covid_f_difference": paired_difference(first, second, covid_f(c.labels), **seeded).as_json(),
         "macro_f_by_fold": {"mean": float(np.mean(by_fold)), "sd": _sd(by_fold), "wins": sum(d > 0 for d in by_fold)},
     }
 
 
-def _weights(table: Table3) -> Json:
+def _weights(table: Table3Predictions) -> Json:
     """The mean weight that the modules give each learner, over test images of each true label and the folds."""
     run, found = table.run, {}
-    truth = run.truth(run.test, run.config.target)
-    weights = np.mean([weights_of(table, fold)[run.test] for fold in range(run.config.folds)], axis=0)
+    truth = run.truth(run.test_rows, run.config.target)
+    weights = np.mean([weights_of(table, fold)[run.test_rows] for fold in range(run.config.folds)], axis=0)
     for k, label in enumerate(run.config.labels):
         if (truth == k).any():
             mean = weights[truth == k].mean(axis=0).round(4).tolist()
@@ -284,7 +285,7 @@ def _weights(table: Table3) -> Json:
     return found
 
 
-def weights_of(table: Table3, fold: int) -> Floats:
+def weights_of(table: Table3Predictions, fold: int) -> Floats:
     """FLANNEL's weights (N, learners) of all images, from its combination's arrays."""
     parameters = table.folds[fold].combinations[FLANNEL].parameters
     f = np.concatenate([table.folds[fold].probabilities[name] for name in table.run.config.learners], axis=1)
@@ -294,11 +295,11 @@ def weights_of(table: Table3, fold: int) -> Floats:
     return np.tanh(sums + bias)
 
 
-def _temperature(table: Table3) -> Json:
+def _temperature(table: Table3Predictions) -> Json:
     """What the temperature does: means over the folds on test images."""
     c = table.run.config
-    found: Json = {"most": most(len(c.learners), len(c.labels))}
-    kinds = {"raw": table.raw, "scaled": lambda fold: table.answers(FLANNEL, fold)}
+    found: Json = {"most": highest_probability(len(c.learners), len(c.labels))}
+    kinds = {"raw": table.uncalibrated, "scaled": lambda fold: table.predictions(FLANNEL, fold)}
     for name, answers_of in kinds.items():
         folds = [figures(answers_of(k), c.labels, seed=c.seed, resamples=1) for k in range(c.folds)]
         top = [float(answers_of(k).probabilities.max()) for k in range(c.folds)]
@@ -311,7 +312,7 @@ def _temperature(table: Table3) -> Json:
     return found
 
 
-def _outside(table: Table3) -> Json:
+def _outside(table: Table3Predictions) -> Json:
     """How often COVID-19 is said of collections that no learner saw, by the folds' models together.
 
     Patients who share an image with one of Table 1's are left out.
@@ -325,7 +326,7 @@ def _outside(table: Table3) -> Json:
     covid = run.config.labels.index(COVID)
     found: Json = {}
     for name, rows in sorted(groups.items()):
-        said = {m: table.together(m, np.array(rows)).said == covid for m in table.methods}
+        said = {m: table.averaged(m, np.array(rows)).predicted == covid for m in table.methods}
         found[name] = {m: proportion(int(v.sum()), len(v)).as_json() for m, v in said.items()}
     return found
 

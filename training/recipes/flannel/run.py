@@ -1,7 +1,8 @@
-"""A run of FLANNEL's pipeline: a paper's run with folds, whose networks answer every image there is.
+"""Run folder of FLANNEL's pipeline: a configuration and collections in; folds, and which images train and evaluate, out.
 
-Each network of each fold is asked once, of all images: its own fold's answers are the out-of-fold predictions that the
-module learns from, test images judge, and the collections outside tell what a hospital that was never seen would get.
+Each network of each fold predicts all images once. Its predictions on its own fold are the out-of-fold predictions that the
+module is fitted on, those on test images are the results, and those on collections outside Table 1 estimate the performance
+in a hospital that is not in the training data.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ import numpy.typing as npt
 
 from cxr_edge.errors import InputError
 from training.data import folds
-from training.data.collections import collections_of
+from training.data.collections import collection_names
 from training.data.dataset import Sample
 from training.data.findings import projection
 from training.data.records import Record
 from training.data.targets import Target
-from training.parallel import wait, world
+from training.parallel import barrier, world
 from training.recipes.flannel.config import FlannelConfig
 from training.recipes.run import Run
-from training.shared_files import one_at_a_time, write_text
+from training.shared_files import exclusive_lock, write_text
 
 __all__ = ["FlannelRun"]
 
@@ -34,7 +35,7 @@ PLAN = "run.json"
 
 
 class FlannelRun(Run):
-    """config: of FLANNEL's pipeline."""
+    """Run of FLANNEL's pipeline, with folds of the training side."""
 
     config: FlannelConfig
 
@@ -47,24 +48,24 @@ class FlannelRun(Run):
     def sources(self) -> tuple[str, ...]:
         """Sources of Table 1's collections."""
         known = sorted({s.record.source for s in self.samples})
-        return tuple(source for source in known if collections_of([source])[0] in self.config.collections)
+        return tuple(source for source in known if collection_names([source])[0] in self.config.collections)
 
     @cached_property
     def fold_of(self) -> npt.NDArray[np.int64]:
-        """The fold (N,) of each training image, -1 for test images. Checked against the run folder, and described there."""
+        """Fold (N,) of each training image, -1 for test images; written to the run folder, or compared with it."""
         c = self.config
-        found = folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
-        if world().first:
-            with one_at_a_time(self.out / PLAN):
-                self.same_plan(self.out / PLAN)
+        fold_of = folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
+        if world().is_main:
+            with exclusive_lock(self.out / PLAN):
+                self.check_same_plan(self.out / PLAN)
                 if not (self.out / PLAN).exists():
-                    write_text(self.out / "folds.md", folds.as_markdown(self.samples, found))
+                    write_text(self.out / "folds.md", folds.as_markdown(self.samples, fold_of))
                     write_text(self.out / PLAN, json.dumps(self.plan(), indent=1) + "\n")
-        wait(world())
-        return found
+        barrier(world())
+        return fold_of
 
     def plan(self) -> dict[str, Any]:
-        """What must not change while a run folder is used."""
+        """Return the settings that must not change while a run folder is used."""
         c = self.config
         return {
             "preset": c.preset,
@@ -76,18 +77,18 @@ class FlannelRun(Run):
             "preprocess": c.member_spec.digest(),
         }
 
-    def same_plan(self, file: Path) -> None:
-        """Raises InputError if a run's plan, ours or another's, is not ours; a file that is not there is passed over."""
+    def check_same_plan(self, file: Path) -> None:
+        """Raise InputError if the plan in `file`, of this or another run folder, differs from this run's; a missing file is valid."""
         if not file.exists():
             return
-        made, plan = json.loads(file.read_text(encoding="utf-8")), self.plan()
-        if changed := [k for k in plan if made.get(k) != plan[k]]:
-            said = "; ".join(f"{k} {made.get(k)}, not {plan[k]}" for k in changed)
-            raise InputError(f"{file.parent} was made with {said}: give another run folder, or delete this one")
+        stored, plan = json.loads(file.read_text(encoding="utf-8")), self.plan()
+        if changed := [k for k in plan if stored.get(k) != plan[k]]:
+            differences = "; ".join(f"{k} {stored.get(k)}, not {plan[k]}" for k in changed)
+            raise InputError(f"{file.parent} was made with {differences}: give another run folder, or delete this one")
 
     def fold_samples(self, fold: int) -> list[Sample]:
-        """The samples with the sides of one fold's training; images of other views are on neither side."""
-        samples, views = folds.in_fold(self.samples, self.fold_of, fold), self.config.kept_views
+        """Return the samples with the sides of one fold's training; images of other views neither train nor validate."""
+        samples, views = folds.in_fold(self.samples, self.fold_of, fold), self.config.selected_views
         return [s if projection(s.record.view) in views else replace(s, side="test") for s in samples]
 
     @cached_property
@@ -95,29 +96,29 @@ class FlannelRun(Run):
         return folds.in_fold(self.samples, self.fold_of, 0)
 
     @property
-    def every_row(self) -> npt.NDArray[np.int64]:
-        """All samples: each network is asked of each."""
+    def all_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of all samples; each network predicts all of them."""
         return np.arange(len(self.samples))
 
     @cached_property
-    def judged(self) -> npt.NDArray[np.bool_]:
-        """Which samples (N,) belong to Table 1: a collection, a view and a label of the task."""
+    def evaluated(self) -> npt.NDArray[np.bool_]:
+        """Mask (N,) of the samples of Table 1: those with a collection, a view and a label of the task."""
         c = self.config
         return np.array(
             [
                 s.record.source in self.sources
-                and projection(s.record.view) in c.kept_views
+                and projection(s.record.view) in c.selected_views
                 and s.record.label in c.labels
                 for s in self.samples
             ]
         )
 
     @cached_property
-    def test(self) -> npt.NDArray[np.int64]:
+    def test_rows(self) -> npt.NDArray[np.int64]:
         """Rows of Table 1's test images."""
         side = np.array([s.side == "test" for s in self.samples])
-        return np.flatnonzero(self.judged & side)
+        return np.flatnonzero(self.evaluated & side)
 
     def folder(self, fold: int, name: str, *, pruned: bool = False) -> Path:
-        """Where a network of a fold is kept; of pruned ones the folder of all steps."""
+        """Return the folder of a network of a fold; of a pruned one, the folder of all pruning steps."""
         return self.out / ("pruned" if pruned else "networks") / f"fold-{fold}" / name

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.evaluation.auc_pages import AUC_NOTE, auc_differences
 from training.markdown import Table, interval
-from training.recipes.flannel.published import COVID, LABELS, TABLE_1, TABLE_3
+from training.recipes.flannel.published import PRINTED_COVID, LABELS, TABLE_1, TABLE_3
 
 __all__ = ["in_words", "tables"]
 
@@ -166,7 +166,7 @@ def _methods(found: Json) -> Table:
 def _against_the_paper(found: Json) -> Table:
     """FLANNEL's figures beside the printed ones, and whether those lie in our interval."""
     method, (_, printed) = found["methods"]["flannel"], TABLE_3["flannel"]
-    papers = {**dict(zip((*LABELS, "macro"), printed, strict=True)), **COVID}
+    papers = {**dict(zip((*LABELS, "macro"), printed, strict=True)), **PRINTED_COVID}
     own = {k: method["together"]["labels"][k]["f1"] for k in found["labels"]}
     covid = method["together"]["labels"]["covid-19"]
     together = {
@@ -228,7 +228,7 @@ def _covid(found: Json) -> Table:
                 *(interval(own[k]) for k in ("precision", "recall", "specificity", "auc")),
             ]
         )
-    rows.append(["paper: FLANNEL", *(COVID[k].replace("(", " (") for k in ("precision", "recall")), "", "", "", ""])
+    rows.append(["paper: FLANNEL", *(PRINTED_COVID[k].replace("(", " (") for k in ("precision", "recall")), "", "", "", ""])
     head = ("method", "precision, folds", "recall, folds", "precision", "recall", "specificity", "AUC")
     return Table(
         title=caption(found, "COVID-19 against the rest"),

@@ -21,7 +21,7 @@ from training.markdown import table
 from training.models import NetworkSpec, build
 from training.pruning import cost
 from training.pruning.apoz import zero_shares
-from training.pruning.channels import choose, prunable, remove
+from training.pruning.channels import prunable, remove, select_channels
 from training.pruning.prune import export_network
 from training.recipes.r20.reductions import images
 from training.shared_files import write_text
@@ -49,7 +49,7 @@ def measure(spec: NetworkSpec, side_px: int, *, threads: int, steps: int = _STEP
                 shares = zero_shares(network, images(preprocess, 8))
                 units = prunable(network, example)
                 limits = {"fraction": _FRACTION, "multiple_of": multiple, "ahead": 2.0}
-                remove(network, example, choose(units, shares, step=step, original=original, **limits))
+                remove(network, example, select_channels(units, shares, step=step, original=original, **limits))
             with tempfile.TemporaryDirectory() as place:
                 export_network(network, spec, preprocess, Path(place) / "network.onnx")
                 ms = cost.latency_ms(Path(place) / "network.onnx", threads=threads, repeats=100)

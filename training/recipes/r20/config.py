@@ -19,9 +19,9 @@ from training.loop.search import SearchPlan
 from training.models import NetworkSpec
 from training.models.networks import COVID_NETS
 from training.pruning.prune import PrunePlan
-from training.recipes.config import MemberPlan, RunConfig, members_of
+from training.recipes.config import MemberPlan, RunConfig, parse_members
 from training.tasks.classify import Balance
-from training.toml_tables import read_toml, table_of
+from training.toml_tables import parse_table, read_toml
 
 __all__ = ["R20Config", "load_r20"]
 
@@ -101,6 +101,6 @@ def load_r20(file: Path) -> R20Config:
         if stage in values:
             values[stage] = prune_plan(values[stage], base, f"{file}: {stage}")
     if "search" in values:
-        values["search"] = table_of(SearchPlan, values["search"], f"{file}: search")
-    values["members"] = members_of(values.get("members", {}), base, f"{file}: members")
-    return table_of(R20Config, values, str(file))
+        values["search"] = parse_table(SearchPlan, values["search"], f"{file}: search")
+    values["members"] = parse_members(values.get("members", {}), base, f"{file}: members")
+    return parse_table(R20Config, values, str(file))

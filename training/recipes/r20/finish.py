@@ -1,4 +1,4 @@
-"""What follows R20's training: times measured, the bundle written and judged, tables and figures made."""
+"""Stages after R20's training: latencies measured, the bundle written and evaluated, tables and figures drawn."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from training.bundles.assemble import assemble
 from training.evaluation.pages import results_as_markdown
 from training.models import load_network
-from training.pruning.prune import export_network, measured
+from training.pruning.prune import export_network, measure_steps
 from training.recipes.r20 import report
 from training.recipes.r20.results import results, split_in_words
 from training.recipes.r20.run import R20Run
-from training.recipes.r20.stages import chosen_step, plan_of, top_members
+from training.recipes.r20.stages import chosen_step, member_plan, top_members
 from training.recipes.segmenter import SEGMENTER
 from training.shared_files import atomic_write, write_text
 
@@ -27,9 +27,9 @@ def measure(run: R20Run, _: Path) -> None:
     """Milliseconds of every pruning step, one after the other; best on a machine that does nothing else."""
     c = run.config
     for member in top_members(run):
-        measured(run.out / "pruned" / member, c.member_spec, threads=c.threads)
+        measure_steps(run.out / "pruned" / member, c.member_spec, threads=c.threads)
     if c.prune_segmenter is not None:
-        measured(run.out / "pruned" / SEGMENTER, c.segmenter_spec, threads=c.threads)
+        measure_steps(run.out / "pruned" / SEGMENTER, c.segmenter_spec, threads=c.threads)
 
 
 def bundle(run: R20Run, folder: Path) -> None:
@@ -46,7 +46,7 @@ def bundle(run: R20Run, folder: Path) -> None:
         "training": {
             "segmenter": asdict(c.segmenter),
             **{
-                m: {"multiclass": asdict(plan_of(run, m, c.multiclass)), "prune": asdict(c.prune)}
+                m: {"multiclass": asdict(member_plan(run, m, c.multiclass)), "prune": asdict(c.prune)}
                 for m in top_members(run)
             },
         },

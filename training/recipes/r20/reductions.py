@@ -23,7 +23,7 @@ from training.models import NetworkSpec, build
 from training.phantoms import LABELS, make_phantom
 from training.pruning import cost
 from training.pruning.apoz import zero_shares
-from training.pruning.channels import choose, prunable, remove
+from training.pruning.channels import prunable, remove, select_channels
 from training.shared_files import write_text
 
 __all__ = ["PRINTED", "curve", "images", "main"]
@@ -43,7 +43,7 @@ def curve(architecture: str, scope: str, *, side_px: int = 96, count: int = 8, s
     whole, found = cost.parameters(network), [0.0]
     for step in range(1, steps + 1):
         shares = zero_shares(network, images(spec, count))
-        chosen = choose(prunable(network, example), shares, step=step, original=original, scope=scope)
+        chosen = select_channels(prunable(network, example), shares, step=step, original=original, scope=scope)
         remove(network, example, chosen)
         found.append(100 * (1 - cost.parameters(network) / whole))
     return found

@@ -170,8 +170,8 @@ def _paired(found: Json) -> list[str]:
 
 
 def _draw(run: R20Run, found: Json, folder: Path) -> None:
-    labels, pruned = run.config.labels, Ensembles.of(run, "pruned")
-    answers = pruned.answers("weighted-average")
+    labels, pruned = run.config.labels, Ensembles.load(run, "pruned")
+    answers = pruned.predictions("weighted-average")
     confusion = found["ensembles"]["pruned"]["weighted-average"]["confusion"]
     what = _SHOWN
     confusion_picture(confusion, labels, _title(found, f"Confusion, {what}"), folder / "confusion.png")
@@ -216,7 +216,7 @@ def _points(pruned: Json) -> list[PruningPoint]:
 def _cam_cases(run: R20Run, pruned: Ensembles) -> list[int]:
     """Indices of test samples, a few of each label in turn, drawn from the seed; COVID-19 first, since the paper shows it."""
     rng, config = np.random.default_rng(run.config.seed), run.config
-    test = pruned.rows[pruned.on("test")]
+    test = pruned.rows[pruned.side_mask("test")]
     labels = sorted(config.labels, key=lambda label: label != "covid-19")
     queues = [rng.permutation([i for i in test if run.samples[i].record.label == label]).tolist() for label in labels]
     taken = [q[k] for k in range(config.cam_cases) for q in queues if k < len(q)]
@@ -233,14 +233,14 @@ def _cam_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
         with torch.no_grad():
             odds = {m: n(image).logits.softmax(dim=1)[0] for m, n in networks.items()}
         said = {m: f"said {config.labels[int(p.argmax())]} {float(p.max()):.2f}" for m, p in odds.items()}
-        rows.append(CamRow(image=canvas, label=label, maps=maps, said=said))
+        rows.append(CamRow(image=canvas, label=label, maps=maps, captions=said))
     return rows
 
 
 def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
     """A row a label: the mean of each member's maps for it."""
     networks = {m: load_network(chosen_step(run, m))[0] for m in pruned.members}
-    test, spec, rows = pruned.rows[pruned.on("test")], run.config.member_spec, []
+    test, spec, rows = pruned.rows[pruned.side_mask("test")], run.config.member_spec, []
     for k, label in enumerate(run.config.labels):
         own = [i for i in test if run.samples[i].record.label == label][:_MEAN_OF]
         images = [torch.from_numpy(normalize(run.canvases.lungs[i], spec)[None]) for i in own]
@@ -252,8 +252,8 @@ def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
 
 def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float]]:
     """Member -> how well its engine's gradient-free map agrees with Grad-CAM on test images of COVID-19, on average."""
-    pruned, config = Ensembles.of(run, "pruned"), run.config
-    test = [i for i in pruned.rows[pruned.on("test")] if run.samples[i].record.label == "covid-19"][:images]
+    pruned, config = Ensembles.load(run, "pruned"), run.config
+    test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == "covid-19"][:images]
     found, k = {}, config.labels.index("covid-19")
     for member in pruned.members:
         network, _ = load_network(chosen_step(run, member))

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import f1_score
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.engines import reference
@@ -26,16 +25,17 @@ from training.data.splits import SIDES
 from training.data.targets import Target, binary, modality
 from training.ensembles.fit import STRATEGIES, fit
 from training.evaluation.bundle import screen_samples
-from training.evaluation.metrics import Answers
-from training.evaluation.statistics import compared, paper_row
+from training.evaluation.metrics import Predictions
+from training.evaluation.statistics import compare, paper_row
 from training.models import load_network
 from training.pruning import cost
 from training.pruning.prune import best_step, steps_of
 from training.recipes.r20.config import R20Config
 from training.recipes.r20.run import R20Run
-from training.recipes.r20.stages import chosen_step, found_by_search, is_done, member_folder, plan_of, top_members
-from training.recipes.run import PREDICTIONS, Predictions
+from training.recipes.r20.stages import chosen_step, best_trial, is_done, member_folder, member_plan, top_members
+from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import SEGMENTER
+from training.tasks.confusion import confusion, f1_scores
 
 __all__ = ["Ensembles", "results", "split_in_words"]
 
@@ -53,19 +53,19 @@ class Ensembles:
     logits: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, run: R20Run, stage: str) -> Ensembles:
+    def load(cls, run: R20Run, stage: str) -> Ensembles:
         """stage: `multiclass` or `pruned`."""
         members = top_members(run)
-        found = [Predictions.load(member_folder(run, stage, m) / PREDICTIONS) for m in members]
+        found = [SampleLogits.load(member_folder(run, stage, m) / PREDICTIONS) for m in members]
         return cls(run=run, members=members, rows=found[0].rows, logits=np.stack([f.logits for f in found], axis=1))
 
-    def on(self, side: str) -> npt.NDArray[np.bool_]:
+    def side_mask(self, side: str) -> npt.NDArray[np.bool_]:
         return np.array([self.run.samples[i].side == side for i in self.rows], dtype=bool)
 
     @cached_property
     def combinations(self) -> dict[str, Combination]:
         """Strategy -> what validation patients made of it; with the paper's weights where there are as many members."""
-        config, on = self.run.config, self.on("validation")
+        config, on = self.run.config, self.side_mask("validation")
         truth, logits = self.run.truth(self.rows[on], config.target), self.logits[on]
         calibrate = config.preset == "sane"
         made = {s: fit(s, logits, truth, seed=config.fit_seed, calibrate=calibrate) for s in STRATEGIES}
@@ -78,20 +78,20 @@ class Ensembles:
 
     def _paper_weights(self, logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> list[float]:
         """The printed weights, the largest to the member with the best validation F, as the paper gives them."""
-        said = logits.argmax(axis=2)
-        f = [f1_score(truth, said[:, i], average="weighted", zero_division=0) for i in range(len(self.members))]
+        tables = [confusion(truth, one, logits.shape[2]) for one in logits.argmax(axis=2).T]
+        f = [np.average(f1_scores(table), weights=table.sum(axis=1)) for table in tables]
         rank = np.argsort(np.argsort([-v for v in f], kind="stable"))
         return [self.run.config.paper_weights[r] for r in rank]
 
-    def answers(self, strategy: str, side: str = "test") -> Answers:
+    def predictions(self, strategy: str, side: str = "test") -> Predictions:
         """The ensemble's answers, by the deployed combination."""
-        on, config = self.on(side), self.run.config
+        on, config = self.side_mask(side), self.run.config
         combiner = Combiner(self.combinations[strategy], labels=len(config.labels))
         probabilities, winners = combiner.run(np.ascontiguousarray(self.logits[on]))
         rows = self.rows[on]
-        return Answers(
-            truth=self.run.truth(rows, config.target),
-            said=winners.astype(np.int64),
+        return Predictions(
+            true=self.run.truth(rows, config.target),
+            predicted=winners.astype(np.int64),
             probabilities=probabilities.astype(np.float64),
             patients=self.run.patients(rows),
         )
@@ -121,14 +121,14 @@ def results(run: R20Run) -> Json:
         found["segmenter_steps"] = [asdict(s) for s in steps]
         found["segmenter_step"] = best_step(steps, tolerance=c.prune_segmenter.tolerance).number
     if "multiclass" in found:
-        whole = Ensembles.of(run, "multiclass")
+        whole = Ensembles.load(run, "multiclass")
         found["ensembles"] = {"unpruned": _ensembles(whole)}
         if is_done(run, "pruned", whole.members):
-            pruned = Ensembles.of(run, "pruned")
+            pruned = Ensembles.load(run, "pruned")
             found["ensembles"]["pruned"] = _ensembles(pruned)
             found["combinations"] = {s: _combination(k) for s, k in pruned.combinations.items()}
             found["pruned"] = {m: _pruned(run, m) for m in pruned.members}
-            refused = _refused_bundle(run)
+            refused = _not_compared_reason(run)
             found["comparisons"] = _comparisons(run, whole, pruned, with_bundle=refused is None)
             if refused is not None:
                 found["not_compared"] = refused
@@ -152,7 +152,7 @@ def _sides(run: R20Run) -> dict[str, dict[str, Any]]:
 
 
 def _hyperparameters(run: R20Run, member: str) -> Json:
-    plan, trial = plan_of(run, member, run.config.modality), found_by_search(run, member)
+    plan, trial = member_plan(run, member, run.config.modality), best_trial(run, member)
     spec = trial.network(run.config.network(member, 2))
     file = run.out / "search" / f"{member}.json"
     trials = len(json.loads(file.read_text(encoding="utf-8"))["finished"]) if file.exists() else 0
@@ -167,23 +167,21 @@ def _hyperparameters(run: R20Run, member: str) -> Json:
     }
 
 
-def _row(answers: Answers, labels: Sequence[str], run: R20Run) -> Json:
+def _row(answers: Predictions, labels: Sequence[str], run: R20Run) -> Json:
     c = run.config
     row = paper_row(answers, labels, seed=c.seed, resamples=c.resamples, preset=c.preset).as_json()
-    k = len(labels)
-    table = np.bincount(answers.truth * k + answers.said, minlength=k * k).reshape(k, k)
-    return {**row, "confusion": table.tolist()}
+    return {**row, "confusion": confusion(answers.true, answers.predicted, len(labels)).astype(int).tolist()}
 
 
 def _single(run: R20Run, stage: str, member: str, target: Target) -> Json:
     folder = member_folder(run, stage, member)
-    answers = run.answers("test", Predictions.load(folder / PREDICTIONS), target)
+    answers = run.predictions("test", SampleLogits.load(folder / PREDICTIONS), target)
     network, _ = load_network(folder)
     return {"row": _row(answers, target.labels, run), "parameters": cost.parameters(network)}
 
 
 def _ensembles(ensembles: Ensembles) -> Json:
-    return {s: _row(ensembles.answers(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations}
+    return {s: _row(ensembles.predictions(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations}
 
 
 def _combination(combination: Combination) -> Json:
@@ -196,15 +194,15 @@ def _combination(combination: Combination) -> Json:
     }
 
 
-def _alone(run: R20Run, stage: str, member: str) -> Answers:
+def _member_predictions(run: R20Run, stage: str, member: str) -> Predictions:
     """A member's answers to the multi-class task."""
-    return run.answers("test", Predictions.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target)
+    return run.predictions("test", SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target)
 
 
 def _pruned(run: R20Run, member: str) -> Json:
     config, steps = run.config, steps_of(run.out / "pruned" / member)
     best, whole = best_step(steps, tolerance=config.prune.tolerance), steps[0]
-    answers, unpruned = (_alone(run, stage, member) for stage in ("pruned", "multiclass"))
+    answers, unpruned = (_member_predictions(run, stage, member) for stage in ("pruned", "multiclass"))
     return {
         "row": _row(answers, config.labels, run),
         "unpruned_row": _row(unpruned, config.labels, run),
@@ -216,7 +214,7 @@ def _pruned(run: R20Run, member: str) -> Json:
     }
 
 
-def _refused_bundle(run: R20Run) -> str | None:
+def _not_compared_reason(run: R20Run) -> str | None:
     """Why `compare_with` is not compared; None if it is, or was not given. Our test images may have trained another split's."""
     if run.config.compare_with is None:
         return None
@@ -231,34 +229,34 @@ def _refused_bundle(run: R20Run) -> str | None:
 
 def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles, *, with_bundle: bool) -> list[Json]:
     """Paired tests on the same test images: what pruning, combining and the retraining changed."""
-    said: dict[str, Answers] = {}
+    said: dict[str, Predictions] = {}
     for m in whole.members:
-        said[f"{m}, unpruned"], said[f"{m}, pruned"] = (_alone(run, stage, m) for stage in ("multiclass", "pruned"))
+        said[f"{m}, unpruned"], said[f"{m}, pruned"] = (_member_predictions(run, stage, m) for stage in ("multiclass", "pruned"))
     for strategy in whole.combinations:
-        said[f"{strategy}, unpruned"] = whole.answers(strategy)
-        said[f"{strategy}, pruned"] = pruned.answers(strategy)
+        said[f"{strategy}, unpruned"] = whole.predictions(strategy)
+        said[f"{strategy}, pruned"] = pruned.predictions(strategy)
     pairs = [(f"{n}, pruned", f"{n}, unpruned") for n in (*whole.members, *whole.combinations)]
     pairs += [(f"{s}, pruned", f"{m}, pruned") for s in ("weighted-average",) for m in whole.members]
     if run.config.compare_with is not None and with_bundle:
         name = f"bundle {run.config.compare_with}"
-        said[name] = _other_bundle(run, pruned)
+        said[name] = _other_bundle_predictions(run, pruned)
         pairs += [(f"{s}, pruned", name) for s in ("average", "weighted-average")]
     c = run.config
-    return [compared(a, b, said[a], said[b], c.labels, seed=c.seed, resamples=c.resamples) for a, b in pairs]
+    return [compare(a, b, said[a], said[b], c.labels, seed=c.seed, resamples=c.resamples) for a, b in pairs]
 
 
-def _other_bundle(run: R20Run, pruned: Ensembles) -> Answers:
+def _other_bundle_predictions(run: R20Run, pruned: Ensembles) -> Predictions:
     """What another bundle says of the same test images, its probabilities kept to our labels and normalised."""
-    c, on = run.config, pruned.on("test")
+    c, on = run.config, pruned.side_mask("test")
     rows = pruned.rows[on]
     bundle = Bundle.open(c.compare_with or "")
     screener = Screener(bundle, reference(bundle, threads=1))
     screened = screen_samples(screener, [run.samples[i] for i in rows], threads=c.threads)
     columns = [bundle.manifest.labels.index(label) for label in c.labels]
     kept = screened.probabilities[:, columns]
-    return Answers(
-        truth=run.truth(rows, c.target),
-        said=kept.argmax(axis=1).astype(np.int64),
+    return Predictions(
+        true=run.truth(rows, c.target),
+        predicted=kept.argmax(axis=1).astype(np.int64),
         probabilities=kept / np.maximum(kept.sum(axis=1, keepdims=True), 1e-12),
         patients=run.patients(rows),
     )

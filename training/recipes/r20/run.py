@@ -13,12 +13,12 @@ from torch import nn
 from training.data.records import Record
 from training.data.splits import Side
 from training.data.targets import Target, binary, modality
-from training.evaluation.metrics import Answers
+from training.evaluation.metrics import Predictions
 from training.loop.plan import Plan
 from training.loop.search import Trial
 from training.models import NetworkSpec
 from training.recipes.r20.config import R20Config
-from training.recipes.run import Predictions, Run
+from training.recipes.run import Run, SampleLogits
 
 __all__ = ["R20Run"]
 
@@ -40,39 +40,39 @@ class R20Run(Run):
         self, start: nn.Module, spec: NetworkSpec, target: Target, plan: Plan, folder: Path, sources: Sequence[str] = ()
     ) -> nn.Module:
         """The trained network of `folder`; trained, saved and asked for its predictions if it is not there yet."""
-        return self.trained(
-            lambda: self.task(start, target, plan, sources), spec, plan, folder, self.judged(target, sources)
+        return self.train_or_load(
+            lambda: self.task(start, target, plan, sources), spec, plan, folder, self.evaluated_rows(target, sources)
         )
 
-    def judged(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+    def evaluated_rows(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
         """The validation and test images that `target` can judge."""
         rows = [
             i
             for i, s in enumerate(self.samples)
-            if s.side != "train" and target.truth(s.record.label) >= 0 and (not sources or s.record.source in sources)
+            if s.side != "train" and target.label_index(s.record.label) >= 0 and (not sources or s.record.source in sources)
         ]
         return np.array(rows)
 
-    def fresh(self, member: str, labels: int, seed: int, trial: Trial | None = None) -> tuple[nn.Module, NetworkSpec]:
+    def init_member(self, member: str, labels: int, seed: int, trial: Trial | None = None) -> tuple[nn.Module, NetworkSpec]:
         """A member as training starts it: random weights drawn from `seed`, or ImageNet's where the configuration says.
 
         trial: of a search, with changes to its spec.
         """
         spec = self.config.network(member, labels)
         spec = spec if trial is None else trial.network(spec)
-        return self.started(spec, self.config.members[member].imagenet, seed), spec
+        return self.init_network(spec, self.config.members[member].imagenet, seed), spec
 
-    def on(self, side: Side, predictions: Predictions) -> npt.NDArray[np.bool_]:
+    def side_mask(self, side: Side, predictions: SampleLogits) -> npt.NDArray[np.bool_]:
         """Which predictions are of a side (N,)."""
         return np.array([self.samples[i].side == side for i in predictions.rows], dtype=bool)
 
-    def answers(self, side: Side, predictions: Predictions, target: Target) -> Answers:
+    def predictions(self, side: Side, predictions: SampleLogits, target: Target) -> Predictions:
         """A single network's answers on a side: softmax, and the likeliest label."""
-        chosen = self.on(side, predictions)
+        chosen = self.side_mask(side, predictions)
         rows, logits = predictions.rows[chosen], predictions.logits[chosen].astype(np.float64)
-        return Answers(
-            truth=self.truth(rows, target),
-            said=logits.argmax(axis=1),
+        return Predictions(
+            true=self.truth(rows, target),
+            predicted=logits.argmax(axis=1),
             probabilities=softmax(logits, axis=1),
             patients=self.patients(rows),
         )

@@ -17,26 +17,26 @@ import torch
 
 from cxr_edge.errors import InputError
 from training.data.targets import Target, binary, modality
-from training.loop.fit import fit, load_best
+from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.loop.search import Trial, search
 from training.models import load_network
-from training.models.transfer import with_trunk_of
-from training.parallel import wait, world
+from training.models.transfer import transfer_trunk
+from training.parallel import barrier, world
 from training.pruning.prune import best_step, prune, step_folder, steps_of
 from training.recipes.r20.run import R20Run
-from training.recipes.run import PREDICTIONS, Predictions
-from training.recipes.segmenter import same_split, segment
+from training.recipes.run import PREDICTIONS, SampleLogits
+from training.recipes.segmenter import check_same_split, segment
 from training.shared_files import write_text
 from training.tasks.classify import validation_figures
 
 __all__ = [
     "STAGES",
     "chosen_step",
-    "found_by_search",
+    "best_trial",
     "is_done",
     "member_folder",
-    "plan_of",
+    "member_plan",
     "top_members",
 ]
 
@@ -57,36 +57,36 @@ def search_plans(run: R20Run) -> None:
                 folder=run.out / "search",
                 seed=c.fit_seed,
             )
-            shutil.rmtree(_trials(run, member), ignore_errors=True)
+            shutil.rmtree(_trials_folder(run, member), ignore_errors=True)
             write_text(file, json.dumps(found.as_json(), indent=1) + "\n")
 
 
 def _trial_score(run: R20Run, member: str, trial: Trial) -> float:
     plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=run.config.search.epochs))
-    network, _ = run.fresh(member, 2, plan.seed, trial)
+    network, _ = run.init_member(member, 2, plan.seed, trial)
     task = run.task(network, modality(), plan, run.config.modality_sources)
     # A folder of its own: a process that was silent for a while may still be in this trial when another takes it over.
-    with TemporaryDirectory(dir=_trials(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(dir=_trials_folder(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True) as folder:
         best = fit(task, plan, Path(folder), name=f"{member}, trial {trial.number}")
-        return task.score(load_best(network, best))["score"]
+        return task.score(load_weights(network, best))["score"]
 
 
-def _trials(run: R20Run, member: str) -> Path:
+def _trials_folder(run: R20Run, member: str) -> Path:
     """The folder of a member's trials, deleted with what killed processes left when the search is over."""
     folder = run.out / "search" / member
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def found_by_search(run: R20Run, member: str) -> Trial:
+def best_trial(run: R20Run, member: str) -> Trial:
     """What the search found best for a member; a trial that changes nothing if there was no search."""
     file = run.out / "search" / f"{member}.json"
     return Trial(**json.loads(file.read_text(encoding="utf-8"))["best"]) if file.exists() else Trial(number=0)
 
 
-def plan_of(run: R20Run, member: str, plan: Plan) -> Plan:
+def member_plan(run: R20Run, member: str, plan: Plan) -> Plan:
     """A stage's plan with what the member's configuration and the search change."""
-    return found_by_search(run, member).plan(_own_plan(run, member, plan))
+    return best_trial(run, member).plan(_own_plan(run, member, plan))
 
 
 def _own_plan(run: R20Run, member: str, plan: Plan) -> Plan:
@@ -96,8 +96,8 @@ def _own_plan(run: R20Run, member: str, plan: Plan) -> Plan:
 def learn_modality(run: R20Run) -> None:
     """Normal against abnormal, every member; none where trained networks are taken over."""
     for member in run.config.members if run.config.networks is None else ():
-        plan = plan_of(run, member, run.config.modality)
-        network, spec = run.fresh(member, 2, plan.seed, found_by_search(run, member))
+        plan = member_plan(run, member, run.config.modality)
+        network, spec = run.init_member(member, 2, plan.seed, best_trial(run, member))
         run.train(network, spec, modality(), plan, member_folder(run, "modality", member), run.config.modality_sources)
 
 
@@ -110,8 +110,8 @@ def top_members(run: R20Run) -> tuple[str, ...]:
 
 
 def _validation_score(run: R20Run, folder: Path, target: Target) -> float:
-    predictions = Predictions.load(folder / PREDICTIONS)
-    on = run.on("validation", predictions)
+    predictions = SampleLogits.load(folder / PREDICTIONS)
+    on = run.side_mask("validation", predictions)
     samples = [run.samples[i] for i in predictions.rows[on]]
     return validation_figures(predictions.logits[on], samples, target)["macro_f1"]
 
@@ -120,16 +120,16 @@ def fine_tune(run: R20Run) -> None:
     """The modality's trunks under task heads: normal against COVID-19, and all labels."""
     c = run.config
     if c.networks is not None:
-        _taken_over(run, Path(c.networks))
+        _copy_networks(run, Path(c.networks))
         return
     if c.binary is not None:
-        _fine_tuned(run, "binary", binary(), c.binary)
-    _fine_tuned(run, "multiclass", c.target, c.multiclass)
+        _fine_tune_stage(run, "binary", binary(), c.binary)
+    _fine_tune_stage(run, "multiclass", c.target, c.multiclass)
 
 
-def _taken_over(run: R20Run, other: Path) -> None:
+def _copy_networks(run: R20Run, other: Path) -> None:
     """Networks that another run of the same split trained, as if they had been fine-tuned here."""
-    same_split(run, other)
+    check_same_split(run, other)
     for member in run.config.members:
         folder = member_folder(run, "multiclass", member)
         if not (folder / PREDICTIONS).exists():
@@ -139,16 +139,16 @@ def _taken_over(run: R20Run, other: Path) -> None:
                 raise InputError(
                     f"{other / member} knows {spec.labels} labels, the configuration {len(run.config.labels)}"
                 )
-            run.keep(network, spec, folder, run.judged(run.config.target, run.config.task_sources))
+            run.save(network, spec, folder, run.evaluated_rows(run.config.target, run.config.task_sources))
 
 
-def _fine_tuned(run: R20Run, stage: str, target: Target, plan: Plan) -> None:
+def _fine_tune_stage(run: R20Run, stage: str, target: Target, plan: Plan) -> None:
     for member in top_members(run):
         trunk, before = load_network(member_folder(run, "modality", member))
         spec = replace(before, labels=len(target.labels), shapes={})
-        own = plan_of(run, member, plan)
+        own = member_plan(run, member, plan)
         torch.manual_seed(own.seed)
-        start = with_trunk_of(trunk, spec)
+        start = transfer_trunk(trunk, spec)
         run.train(start, spec, target, own, member_folder(run, stage, member), run.config.task_sources)
 
 
@@ -156,7 +156,7 @@ def prune_members(run: R20Run) -> None:
     """Iterative pruning of every member, and the chosen step's predictions."""
     c = run.config
     for member in top_members(run):
-        folder, retrain = run.out / "pruned" / member, plan_of(run, member, c.prune.retrain)
+        folder, retrain = run.out / "pruned" / member, member_plan(run, member, c.prune.retrain)
         prune(
             lambda network, retrain=retrain: run.task(network, c.target, retrain, c.task_sources),
             member_folder(run, "multiclass", member),
@@ -165,9 +165,9 @@ def prune_members(run: R20Run) -> None:
             c.member_spec,
         )
         chosen = chosen_step(run, member)
-        if world().first and not (chosen / PREDICTIONS).exists():
-            run.predict(load_network(chosen)[0], run.judged(c.target, c.task_sources)).save(chosen / PREDICTIONS)
-        wait(world())
+        if world().is_main and not (chosen / PREDICTIONS).exists():
+            run.predict(load_network(chosen)[0], run.evaluated_rows(c.target, c.task_sources)).save(chosen / PREDICTIONS)
+        barrier(world())
 
 
 def chosen_step(run: R20Run, member: str) -> Path:

@@ -85,7 +85,7 @@ def test_presets_settle_what_paper_code_and_good_practice_do(tmp_path: Path) -> 
 
 
 def test_a_view_keeps_its_images(tmp_path: Path) -> None:
-    views = [_load(tmp_path, f"{NAME}{more}{TWO}").kept_views for more in ("", 'view = "ap"\n')]
+    views = [_load(tmp_path, f"{NAME}{more}{TWO}").selected_views for more in ("", 'view = "ap"\n')]
     assert views == [("AP", "PA"), ("AP",)]
 
 

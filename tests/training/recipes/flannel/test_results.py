@@ -20,17 +20,17 @@ from tests.builders.flannel_run import (
     FOLDS,
     LABELS,
     LEARNERS,
-    Answering,
+    MakeLogits,
     Logits,
-    answered,
+    with_predictions,
     flannel_run,
-    informative,
+    informative_logits,
     truth_of,
 )
-from training.ensembles.neural_weights import NeuralWeightModule, most
+from training.ensembles.neural_weights import NeuralWeightModule, highest_probability
 from training.recipes.flannel import results as module
-from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, Combined, combine, combined
-from training.recipes.flannel.results import Table3, results, split_in_words, weights_of
+from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, FoldPredictions, combine, load_fold_predictions
+from training.recipes.flannel.results import Table3Predictions, results, split_in_words, weights_of
 from training.recipes.flannel.run import FlannelRun
 
 torch.set_num_threads(1)
@@ -39,16 +39,16 @@ COVID = LABELS.index("covid-19")
 LEAKAGE = {"divided_patients": 0, "label_by_source": 0.61}
 
 
-def finished(out: Path, answering: Answering = informative, **changes: Any) -> FlannelRun:
+def finished_run(out: Path, answering: MakeLogits = informative_logits, **changes: Any) -> FlannelRun:
     """A run that came through stage 2, with its leakage report."""
     out.mkdir(exist_ok=True)
-    run = answered(flannel_run(out, **changes), answering)
+    run = with_predictions(flannel_run(out, **changes), answering)
     combine(run, range(run.config.folds))
     (out / "leakage.json").write_text(json.dumps(LEAKAGE))
     return run
 
 
-def found_of(run: FlannelRun) -> dict[str, Any]:
+def results_of(run: FlannelRun) -> dict[str, Any]:
     """Its results, with sizes of networks that lie on no disk."""
     sizes = {"architecture": "narrow-vgg", "parameters": 1234.5, "macs": 6_700_000.0}
     with pytest.MonkeyPatch.context() as patch:
@@ -58,12 +58,12 @@ def found_of(run: FlannelRun) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> FlannelRun:
-    return finished(tmp_path_factory.mktemp("results") / "run")
+    return finished_run(tmp_path_factory.mktemp("results") / "run")
 
 
 @pytest.fixture(scope="module")
 def found(run: FlannelRun) -> dict[str, Any]:
-    return found_of(run)
+    return results_of(run)
 
 
 def _rows(run: FlannelRun, **wanted: object) -> list[int]:
@@ -82,14 +82,14 @@ def _certain(winners: list[int]) -> npt.NDArray[np.float64]:
     return np.eye(len(LABELS))[winners]
 
 
-def _as_combined(like: Combined, **probabilities: npt.NDArray[np.float64]) -> Combined:
+def _as_combined(like: FoldPredictions, **probabilities: npt.NDArray[np.float64]) -> FoldPredictions:
     return replace(like, probabilities={**like.probabilities, **probabilities})
 
 
 def test_folds_mean_and_deviation(run: FlannelRun, found: dict[str, Any]) -> None:
     truth, test = truth_of(run), _rows(run, side=("test",))
     for method in (LEARNERS[1], BASELINE, "voting", "mlp-2", FLANNEL):
-        said = [combined(run, k).said[method][test] for k in range(FOLDS)]
+        said = [load_fold_predictions(run, k).predicted[method][test] for k in range(FOLDS)]
         macro = [f1_score(truth[test], s, average="macro", labels=range(4), zero_division=0) for s in said]
         precision = [precision_score(truth[test] == COVID, s == COVID, zero_division=0) for s in said]
         recall = [recall_score(truth[test] == COVID, s == COVID, zero_division=0) for s in said]
@@ -109,8 +109,11 @@ def test_one_value_has_no_deviation() -> None:
 
 def test_a_label_that_is_never_said_has_precision_0() -> None:
     truth = np.array([0, 1, 1])
-    answers = module.Answers(
-        truth=truth, said=np.array([1, 1, 1]), probabilities=np.eye(4)[[1, 1, 1]], patients=np.array(["a", "b", "c"])
+    answers = module.Predictions(
+        true=truth,
+        predicted=np.array([1, 1, 1]),
+        probabilities=np.eye(4)[[1, 1, 1]],
+        patients=np.array(["a", "b", "c"]),
     )
     of = module._figures(answers, LABELS)
     assert (of["covid-19"], of["precision"], of["recall"]) == (0.0, 0.0, 0.0)
@@ -118,21 +121,21 @@ def test_a_label_that_is_never_said_has_precision_0() -> None:
 
 
 def test_together_the_folds_probabilities_are_averaged(run: FlannelRun, found: dict[str, Any]) -> None:
-    table, test = Table3(run), _rows(run, side=("test",))
+    table, test = Table3Predictions(run), _rows(run, side=("test",))
     assert table.methods == (*LEARNERS, BASELINE, *ENSEMBLES)
     for method in table.methods:
-        answers = table.together(method)
-        p = np.mean([combined(run, k).probabilities[method] for k in range(FOLDS)], axis=0)[test]
+        answers = table.averaged(method)
+        p = np.mean([load_fold_predictions(run, k).probabilities[method] for k in range(FOLDS)], axis=0)[test]
         assert np.abs(answers.probabilities - p).max() < 1e-12
-        assert np.array_equal(answers.truth, truth_of(run)[test])
+        assert np.array_equal(answers.true, truth_of(run)[test])
         assert answers.patients.tolist() == [run.samples[i].group for i in test]
         if method != "voting":
-            assert np.array_equal(answers.said, p.argmax(axis=1))
+            assert np.array_equal(answers.predicted, p.argmax(axis=1))
         assert found["methods"][method]["together"]["images"] == len(test)
 
 
 def test_together_votings_ties_go_by_the_learners_mean(run: FlannelRun) -> None:
-    table, rows = Table3(run), np.array([0, 1, 2])
+    table, rows = Table3Predictions(run), np.array([0, 1, 2])
     n = len(run.samples)
     # Of three images: a tie of three labels, a majority, and a tie of two. The third label has the higher mean, a little. Thirds
     # and fifths are no binary fractions: a tie must not fall by rounding.
@@ -146,11 +149,11 @@ def test_together_votings_ties_go_by_the_learners_mean(run: FlannelRun) -> None:
             shares[2] = [0, 0, 2, 0]
         made.append(_as_combined(table.folds[k], voting=shares, **dict.fromkeys(LEARNERS, mean)))
     table.folds = made
-    assert table.together("voting", rows).said.tolist() == [2, 1, 2]
+    assert table.averaged("voting", rows).predicted.tolist() == [2, 1, 2]
 
 
 def test_a_tie_of_votings_shares_does_not_fall_by_rounding(run: FlannelRun) -> None:
-    table, rows, n = Table3(run), np.array([0]), len(run.samples)
+    table, rows, n = Table3Predictions(run), np.array([0]), len(run.samples)
     mean = np.full((n, 4), [0.2499, 0.2501, 0.25, 0.25])
     made = []
     for k in range(FOLDS):
@@ -158,16 +161,16 @@ def test_a_tie_of_votings_shares_does_not_fall_by_rounding(run: FlannelRun) -> N
         of_all[0, :2] = [0.6 if k == 0 else 0.0, 0.2]  # 0.6 + 0 + 0 against 0.2 three times: not alike in float32
         made.append(_as_combined(table.folds[k], voting=of_all, **dict.fromkeys(LEARNERS, mean)))
     table.folds = made
-    assert table.together("voting", rows).said.tolist() == [1]
+    assert table.averaged("voting", rows).predicted.tolist() == [1]
 
 
 def test_a_run_without_ap_test_images_has_no_ap_figures(run: FlannelRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Table3, "ap", np.array([], dtype=np.int64))
-    assert all(m["ap"] is None for m in found_of(run)["methods"].values())
+    monkeypatch.setattr(Table3Predictions, "ap_rows", np.array([], dtype=np.int64))
+    assert all(m["ap"] is None for m in results_of(run)["methods"].values())
 
 
 def test_weights_are_those_of_the_module(run: FlannelRun) -> None:
-    table = Table3(run)
+    table = Table3Predictions(run)
     for k in range(FOLDS):
         stored = table.folds[k].combinations[FLANNEL].parameters
         net = NeuralWeightModule(len(LEARNERS), len(LABELS)).double()
@@ -183,7 +186,7 @@ def test_weights_are_those_of_the_module(run: FlannelRun) -> None:
 
 
 def test_mean_weights_are_of_test_images_by_their_truth(run: FlannelRun, found: dict[str, Any]) -> None:
-    table = Table3(run)
+    table = Table3Predictions(run)
     assert list(found["weights"]) == list(LABELS)
     for label, of_label in found["weights"].items():
         rows = _rows(run, side=("test",), label=(label,))
@@ -194,12 +197,12 @@ def test_mean_weights_are_of_test_images_by_their_truth(run: FlannelRun, found: 
 
 def test_the_ap_subset_holds_ap_and_ap_supine(run: FlannelRun, found: dict[str, Any]) -> None:
     rows = _rows(run, side=("test",), view=("AP", "AP Supine"))
-    assert Table3(run).ap.tolist() == rows
+    assert Table3Predictions(run).ap_rows.tolist() == rows
     assert {run.samples[i].record.view for i in rows} == {"AP", "AP Supine"}
-    assert 0 < len(rows) < len(run.test)
+    assert 0 < len(rows) < len(run.test_rows)
     for of in found["methods"].values():
         assert of["ap"]["images"] == of["ap"]["together"]["images"] == len(rows)
-    said = Table3(run).answers(FLANNEL, 1, np.array(rows)).said
+    said = Table3Predictions(run).predictions(FLANNEL, 1, np.array(rows)).predicted
     wanted = f1_score(truth_of(run)[rows], said, average=None, labels=range(4), zero_division=0)
     assert found["methods"][FLANNEL]["ap"]["folds"][1]["covid-19"] == pytest.approx(wanted[COVID])
 
@@ -216,11 +219,11 @@ def test_outside_leaves_out_who_shares_an_image_with_table_1(run: FlannelRun, fo
         if (s.record.source, s.record.label) == ("shenzhen", "normal") and s.group not in shared
     ]
     for method, share in found["outside"]["shenzhen, normal"].items():
-        said = Table3(run).together(method, np.array(rows)).said
+        said = Table3Predictions(run).averaged(method, np.array(rows)).predicted
         assert (share["hits"], share["n"]) == (int((said == COVID).sum()), 7)
 
 
-def _uneven(own: dict[str, float], test: dict[str, float], best_fold: dict[str, int]) -> Answering:
+def _uneven(own: dict[str, float], test: dict[str, float], best_fold: dict[str, int]) -> MakeLogits:
     """Learners with noise of their own on the folds' own images, and of their own on test images.
 
     best_fold: on a fold's `own` images, and on `test` images, all networks of this fold are nearly free of it.
@@ -229,7 +232,7 @@ def _uneven(own: dict[str, float], test: dict[str, float], best_fold: dict[str, 
     def answering(run: FlannelRun, fold: int, name: str) -> Logits:
         truth, rng = truth_of(run), np.random.default_rng([fold, ord(name[0])])
         deviation = np.full(len(truth), own.get(name, 1.0) * (0.05 if fold == best_fold["own"] else 1.0))
-        deviation[run.test] = test.get(name, 1.0) * (0.05 if fold == best_fold["test"] else 1.0)
+        deviation[run.test_rows] = test.get(name, 1.0) * (0.05 if fold == best_fold["test"] else 1.0)
         noise = deviation[:, None] * rng.normal(size=(len(truth), 4))
         return (2 * np.eye(4)[truth] * (truth >= 0)[:, None] + noise).astype(np.float32)
 
@@ -238,17 +241,17 @@ def _uneven(own: dict[str, float], test: dict[str, float], best_fold: dict[str, 
 
 def test_fold_and_learner_are_chosen_by_the_folds_own_images(tmp_path: Path) -> None:
     own, test = {"densenet": 4.0, "resnet": 1.5, "vgg": 4.0}, {"densenet": 0.1, "resnet": 6.0, "vgg": 3.0}
-    run = finished(tmp_path / "run", _uneven(own, test, {"own": 2, "test": 0}))
-    table = Table3(run)
+    run = finished_run(tmp_path / "run", _uneven(own, test, {"own": 2, "test": 0}))
+    table = Table3Predictions(run)
     assert (table.chosen_fold, table.best_learner) == (2, "resnet")
-    by_test = {m: np.mean([module.macro_f(table.answers(m, k)) for k in range(FOLDS)]) for m in LEARNERS}
+    by_test = {m: np.mean([module.macro_f(table.predictions(m, k)) for k in range(FOLDS)]) for m in LEARNERS}
     assert max(by_test, key=by_test.__getitem__) == "densenet", "test images would have chosen another"
-    other = finished(tmp_path / "other", _uneven(own, {"densenet": 6.0, "vgg": 0.1}, {"own": 2, "test": 1}))
-    changed = Table3(other)
+    other = finished_run(tmp_path / "other", _uneven(own, {"densenet": 6.0, "vgg": 0.1}, {"own": 2, "test": 1}))
+    changed = Table3Predictions(other)
     assert changed.validation_f == table.validation_f
     assert (changed.chosen_fold, changed.best_learner) == (2, "resnet")
-    assert changed.together(FLANNEL).probabilities.tolist() != table.together(FLANNEL).probabilities.tolist()
-    best = Table3(finished(tmp_path / "third", _uneven({**own, "vgg": 0.1}, test, {"own": 1, "test": 0})))
+    assert changed.averaged(FLANNEL).probabilities.tolist() != table.averaged(FLANNEL).probabilities.tolist()
+    best = Table3Predictions(finished_run(tmp_path / "third", _uneven({**own, "vgg": 0.1}, test, {"own": 1, "test": 0})))
     assert (best.chosen_fold, best.best_learner) == (1, "vgg")
 
 
@@ -258,7 +261,7 @@ def test_validation_scores_are_of_each_folds_own_images(run: FlannelRun, found: 
         wanted = []
         for k in range(FOLDS):
             rows = [i for i in _rows(run, side=("train",)) if run.fold_of[i] == k]
-            wanted.append(f1_score(truth[rows], combined(run, k).said[method][rows], average="macro", zero_division=0))
+            wanted.append(f1_score(truth[rows], load_fold_predictions(run, k).predicted[method][rows], average="macro", zero_division=0))
         assert scores == pytest.approx(wanted, abs=1e-6)
 
 
@@ -283,11 +286,11 @@ def test_findings_of_table_1s_collections_are_listed(run: FlannelRun, found: dic
 
 
 def test_a_method_is_no_better_than_itself(run: FlannelRun) -> None:
-    table = Table3(run)
+    table = Table3Predictions(run)
     table.folds = [
         replace(
             made,
-            said={**made.said, "averaging": made.said[FLANNEL]},
+            predicted={**made.predicted, "averaging": made.predicted[FLANNEL]},
             probabilities={**made.probabilities, "averaging": made.probabilities[FLANNEL]},
         )
         for made in table.folds
@@ -304,8 +307,8 @@ def test_flannel_is_compared_with_all_else(run: FlannelRun, found: dict[str, Any
     others = [m for m in found["methods"] if m != FLANNEL]
     assert pairs == [*((FLANNEL, m) for m in others), ("flannel-ce", "voting"), ("averaging", "voting")]
     for c in found["comparisons"]:
-        a, b = (Table3(run).together(c[k]) for k in ("a", "b"))
-        right_a, right_b = a.said == a.truth, b.said == b.truth
+        a, b = (Table3Predictions(run).averaged(c[k]) for k in ("a", "b"))
+        right_a, right_b = a.predicted == a.true, b.predicted == b.true
         assert (c["mcnemar"]["b"], c["mcnemar"]["c"]) == ((right_a & ~right_b).sum(), (~right_a & right_b).sum())
         assert c["difference"]["value"] == pytest.approx(right_a.mean() - right_b.mean(), abs=1e-6)
         first, second = (found["methods"][c[k]]["folds"] for k in ("a", "b"))
@@ -317,7 +320,7 @@ def test_flannel_is_compared_with_all_else(run: FlannelRun, found: dict[str, Any
 
 def test_the_temperature_lifts_what_no_module_can_pass(found: dict[str, Any]) -> None:
     t = found["temperature"]
-    assert t["most"] == pytest.approx(most(3, 4), abs=1e-9)
+    assert t["most"] == pytest.approx(highest_probability(3, 4), abs=1e-9)
     assert t["raw"]["largest"] < t["most"]
     assert t["scaled"]["largest"] > t["raw"]["largest"]
     assert len(t["temperatures"]) == FOLDS
@@ -325,8 +328,8 @@ def test_the_temperature_lifts_what_no_module_can_pass(found: dict[str, Any]) ->
 
 @pytest.mark.parametrize("preset", ["sane", "paper", "code"])
 def test_results_are_json_and_say_how_they_came_about(tmp_path: Path, preset: str) -> None:
-    run = finished(tmp_path / "run", preset=preset)
-    found = found_of(run)
+    run = finished_run(tmp_path / "run", preset=preset)
+    found = results_of(run)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["preset"], found["config"], found["seed"], found["view"]) == (preset, "made", 1, "frontal")
     assert (found["leakage"], found["learners"], found["baselines"]) == (LEAKAGE, list(LEARNERS), [BASELINE])
@@ -341,8 +344,8 @@ def test_results_are_json_and_say_how_they_came_about(tmp_path: Path, preset: st
 
 
 def test_of_one_view_pa_images_are_no_part(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", view="ap")
-    found = found_of(run)
+    run = finished_run(tmp_path / "run", view="ap")
+    found = results_of(run)
     assert found["data"]["view, PA"] == [0] * 5
     assert found["data"]["all, all"] == found["data"]["view, AP"]
     assert found["methods"][FLANNEL]["ap"]["folds"] == found["methods"][FLANNEL]["folds"]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.builders.flannel_run import FOLDS, LABELS, flannel_run
-from tests.training.recipes.flannel.test_results import finished, found_of
+from tests.training.recipes.flannel.test_results import finished_run, results_of
 from training.markdown import Table, interval
-from training.recipes.flannel.published import COVID, TABLE_1, TABLE_3
+from training.recipes.flannel.published import PRINTED_COVID, TABLE_1, TABLE_3
 from training.recipes.flannel.tables import caption, in_words, tables
 
 # Typed from the paper's text once more, row by row as it prints them.
@@ -62,7 +62,7 @@ OTHERS = ("table-1-data", "findings", "dropped", "networks", "ap-view", "outside
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return found_of(finished(tmp_path_factory.mktemp("tables") / "run"))
+    return results_of(finished_run(tmp_path_factory.mktemp("tables") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,8 @@ def test_printed_macros_are_the_mean_of_their_row_but_for_two() -> None:
 
 
 def test_flannels_precision_and_recall_fit_its_f1() -> None:
-    assert COVID == {"precision": "0.7833(0.07)", "recall": "0.8609(0.03)"}
-    precision, recall = (_value(COVID[k]) for k in ("precision", "recall"))
+    assert PRINTED_COVID == {"precision": "0.7833(0.07)", "recall": "0.8609(0.03)"}
+    precision, recall = (_value(PRINTED_COVID[k]) for k in ("precision", "recall"))
     # The mean of five F1 is not the F1 of the means.
     assert 2 * precision * recall / (precision + recall) == pytest.approx(_value(TABLE_3["flannel"][1][0]), abs=5e-3)
 
@@ -161,7 +161,7 @@ def test_table_1_stands_beside_the_papers(found: dict[str, Any], made: dict[str,
 
 def test_three_labels_have_no_printed_rows(tmp_path: Path) -> None:
     labels = ("covid-19", "viral", "normal")
-    found = found_of(finished(tmp_path / "run", labels=labels))
+    found = results_of(finished_run(tmp_path / "run", labels=labels))
     made = tables(found)
     table = made["table-3-methods"]
     assert table.head == ("method", *labels, "macro")
@@ -172,7 +172,7 @@ def test_three_labels_have_no_printed_rows(tmp_path: Path) -> None:
 
 def test_printed_columns_follow_the_order_of_our_labels(tmp_path: Path) -> None:
     labels = ("normal", "covid-19", "viral", "bacterial")
-    made = tables(found_of(finished(tmp_path / "run", labels=labels)))
+    made = tables(results_of(finished_run(tmp_path / "run", labels=labels)))
     papers = {row[0]: row[1:] for t in made.values() for row in t.rows if row[0].startswith("paper")}
     assert papers["paper: FLANNEL"] != papers["paper: Voting"]
     voting = ("0.9079 (0.01)", "0.7684 (0.04)", "0.6005 (0.03)", "0.8214 (0.03)", "0.7745 (0.01)")

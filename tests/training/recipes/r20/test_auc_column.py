@@ -17,8 +17,8 @@ import pytest
 from tests.training.recipes.r20.test_results import _run
 from tests.training.recipes.r20.test_tables import _found
 from training.bundles.assemble import images_by_side
-from training.evaluation.metrics import Answers
-from training.evaluation.statistics import compared, paper_row
+from training.evaluation.metrics import Predictions
+from training.evaluation.statistics import compare, paper_row
 from training.markdown import interval
 from training.recipes.r20 import report, results
 from training.recipes.r20.published import ENSEMBLES
@@ -29,12 +29,12 @@ PUBLISHED = sorted((Path(__file__).parents[4] / "docs" / "results").glob("r20-*/
 N = 504  # test images of the paper
 
 
-def _votes(right: int) -> Answers:
+def _votes(right: int) -> Predictions:
     """One-hot votes for 504 images, so many of them right; all errors are of a rare label, so that averages differ."""
     right_labels = np.random.default_rng(right).choice(3, N, p=[0.6, 0.39, 0.01])
     truth = np.where(np.arange(N) < right, right_labels, 2)
     said = np.where(np.arange(N) < right, truth, 0)
-    return Answers(truth=truth, said=said, probabilities=np.eye(3)[said], patients=np.arange(N).astype(str))
+    return Predictions(true=truth, predicted=said, probabilities=np.eye(3)[said], patients=np.arange(N).astype(str))
 
 
 @pytest.mark.parametrize("kind", ["unpruned", "pruned"])
@@ -94,7 +94,7 @@ def test_published_csv_has_the_micro_auc() -> None:
 def _pair() -> dict[str, Any]:
     one, other = _votes(480), _votes(480)
     other = replace(other, probabilities=np.random.default_rng(0).dirichlet(np.ones(3), N))
-    return compared("a", "b", one, other, LABELS, seed=1, resamples=5)
+    return compare("a", "b", one, other, LABELS, seed=1, resamples=5)
 
 
 def test_the_page_compares_aucs_by_delong() -> None:
@@ -113,12 +113,12 @@ def test_a_bundle_of_another_split_is_not_compared(monkeypatch: pytest.MonkeyPat
     run, opened = _run(compare_with="some"), SimpleNamespace(manifest=SimpleNamespace(provenance={}))
     monkeypatch.setattr(results.Bundle, "open", lambda name: opened)
     opened.manifest.provenance["images"] = images_by_side(run.samples)
-    assert results._refused_bundle(run) is None
+    assert results._not_compared_reason(run) is None
     moved = {**images_by_side(run.samples), "test": {"kcx/normal": 1}}
     for images in (moved, None):
         opened.manifest.provenance["images"] = images
-        refused = results._refused_bundle(run)
+        refused = results._not_compared_reason(run)
         assert "bundle some" in refused
         page = "\n".join(report._paired({"comparisons": [_pair()], "labels": LABELS, "not_compared": refused}))
         assert f"Not compared: {refused}." in page
-    assert results._refused_bundle(_run()) is None
+    assert results._not_compared_reason(_run()) is None

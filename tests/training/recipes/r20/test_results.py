@@ -13,7 +13,7 @@ from training.recipes.config import MemberPlan
 from training.recipes.r20.config import R20Config
 from training.recipes.r20.results import PAPER_WEIGHTED, Ensembles, split_in_words
 from training.recipes.r20.run import R20Run
-from training.recipes.run import Predictions
+from training.recipes.run import SampleLogits
 
 LABELS = ("normal", "bacterial", "covid-19")
 
@@ -47,10 +47,10 @@ def test_two_members_have_no_paper_weights() -> None:
 
 
 def test_answers_are_of_the_asked_side_only() -> None:
-    answers = _ensembles(_run(), (0.1, 0.1, 0.1)).answers("average")
-    assert len(answers.truth) == 30
+    answers = _ensembles(_run(), (0.1, 0.1, 0.1)).predictions("average")
+    assert len(answers.true) == 30
     assert answers.patients[0] == "p60"
-    assert np.array_equal(answers.said, answers.truth)
+    assert np.array_equal(answers.predicted, answers.true)
     assert np.allclose(answers.probabilities.sum(axis=1), 1, atol=1e-6)
 
 
@@ -67,8 +67,8 @@ def test_a_leaking_split_is_called_so() -> None:
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:
-    made = Predictions(rows=np.array([3, 1]), logits=np.ones((2, 3), np.float32))
+    made = SampleLogits(rows=np.array([3, 1]), logits=np.ones((2, 3), np.float32))
     made.save(tmp_path / "p.npz")
-    back = Predictions.load(tmp_path / "p.npz")
+    back = SampleLogits.load(tmp_path / "p.npz")
     assert np.array_equal(back.rows, made.rows)
     assert np.array_equal(back.logits, made.logits)

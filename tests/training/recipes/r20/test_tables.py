@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.evaluation.metrics import Answers
+from training.evaluation.metrics import Predictions
 from training.evaluation.statistics import paper_row
 from training.markdown import Table
 from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
@@ -21,8 +21,8 @@ LABELS = ("normal", "bacterial", "covid-19")
 def _row(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.ones(3), 60)
-    answers = Answers(
-        truth=rng.integers(0, 3, 60), said=p.argmax(axis=1), probabilities=p, patients=np.arange(60).astype(str)
+    answers = Predictions(
+        true=rng.integers(0, 3, 60), predicted=p.argmax(axis=1), probabilities=p, patients=np.arange(60).astype(str)
     )
     return paper_row(answers, LABELS, seed=1, resamples=10, preset="sane").as_json()
 
@@ -83,7 +83,7 @@ def test_csv_reads_back() -> None:
 
 
 def test_rows_fit_the_head() -> None:
-    with pytest.raises(ValueError, match="another length"):
+    with pytest.raises(ValueError, match="differ in length"):
         Table(title="t", head=("a", "b"), rows=(("1",),))
 
 
