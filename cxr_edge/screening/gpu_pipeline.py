@@ -128,6 +128,7 @@ class DevicePipeline:
         return Frame(pinned=pinned, memory=self._device.allocate(size))
 
     def _frame_of(self, size: int) -> Frame:
+        """Return the frame for an image of `size` bytes: the upload copies the pinned part only."""
         return Frame(pinned=self._frame.pinned[:size], memory=self._frame.memory)
 
     def _capture(self, size: int) -> None:

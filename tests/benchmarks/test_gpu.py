@@ -34,7 +34,7 @@ from cxr_edge.engines import EngineSet, parts
 from cxr_edge.errors import BackendError
 from cxr_edge.gpu import cuda
 from cxr_edge.gpu.cuda import CudaDevice
-from cxr_edge.ops.lung_box import LungVerdict
+from cxr_edge.ops.lung_box import LungBoxStatus
 from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from tests.doubles.emulated_device import EmulatedDevice, EmulatedEngine
@@ -158,7 +158,7 @@ class TestKernels:
     def test_the_masks_bring_about_every_verdict(self) -> None:
         device = EmulatedDevice()
         verdicts = {int(kernels._boxes(device, mask)[1][-1]) for mask in kernels.masks(64)}
-        assert verdicts == {v.value for v in LungVerdict}
+        assert verdicts == {v.value for v in LungBoxStatus}
 
 
 class TestBandwidth:
@@ -319,7 +319,7 @@ class TestScreening:
             rows = rows_of(table)
             graph, streams = (rows[f"cxr-edge, onnxruntime-cuda, {how}"] for how in ("one graph", "plain streams"))
             assert graph["ratio"] == 1, "the first that runs is the baseline"
-            assert "one CUDA graph an image" in graph["note"]
+            assert "one CUDA graph per image" in graph["note"]
             assert "plain CUDA streams (no graph: the benchmark asked for plain streams)" in streams["note"]
             assert rows["cxr-edge, tensorrt, one graph"]["note"] == "not installed: x"
             assert rows[GRAPHS]["note"] == "capture needs a GPU, there is none"
@@ -530,7 +530,7 @@ class TestCommand:
     def test_without_a_gpu_it_says_so(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(cuda, "missing", lambda: "the driver sees no GPU: look at nvidia-smi")
+        monkeypatch.setattr(cuda, "gpu_unavailable_reason", lambda: "the driver sees no GPU: look at nvidia-smi")
         assert gpu.main([]) == 3
         said = capsys.readouterr()
         assert said.err == "gpu: nothing can be measured here: the driver sees no GPU: look at nvidia-smi\n"
@@ -539,7 +539,7 @@ class TestCommand:
     def test_a_build_without_kernels_says_so(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(cuda, "missing", lambda: None)
+        monkeypatch.setattr(cuda, "gpu_unavailable_reason", lambda: None)
         monkeypatch.setattr(gpu._core, "cuda_architectures", lambda: [])
         assert gpu.main([]) == 3
         assert "cxr-edge was built without CUDA: put nvcc on the PATH" in capsys.readouterr().err
@@ -619,7 +619,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> EmulatedDevice:
             return on_device(bundle, device)
         return load(bundle, folder, backend=backend, threads=threads)
 
-    monkeypatch.setattr(cuda, "missing", lambda: None)
+    monkeypatch.setattr(cuda, "gpu_unavailable_reason", lambda: None)
     monkeypatch.setattr(gpu._core, "cuda_architectures", lambda: [87])
     monkeypatch.setattr(cuda, "cuda_device", lambda: device)
     monkeypatch.setattr(engines, "load", loaded)
