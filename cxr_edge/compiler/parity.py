@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.compiler.auc import auc
 from cxr_edge.ops.lung_box import lung_box
 from cxr_edge.records import Roi, Screening
 from cxr_edge.specs.lung_box import LungBoxRule
@@ -126,14 +127,10 @@ def macro_auc(probabilities: FloatArray, truth: npt.NDArray[np.int64]) -> float 
 
     None for fewer than two labels.
     """
-    values = []
-    for label in np.unique(truth):
-        positive = truth == label
-        if positive.all():
-            return None
-        scores = probabilities[:, label]
-        values.append(_auc(scores[positive], scores[~positive]))
-    return float(np.mean(values)) if values else None
+    labels = np.unique(truth)
+    if len(labels) < 2:
+        return None
+    return float(np.mean([auc(probabilities[:, label], truth == label) for label in labels]))
 
 
 def _compare(
@@ -178,14 +175,6 @@ def _auc_change(
     labels = truth if truth is not None else reference.argmax(axis=1)
     before, after = macro_auc(reference, labels), macro_auc(candidate, labels)
     return (None, None) if before is None or after is None else (after - before, against)
-
-
-def _auc(positive: FloatArray, negative: FloatArray) -> float:
-    """Return the share of pairs in the right order (Mann-Whitney), by ranks."""
-    order = np.sort(negative)
-    below = np.searchsorted(order, positive, side="left")
-    not_above = np.searchsorted(order, positive, side="right")
-    return float((below + not_above).mean() / 2 / len(negative))
 
 
 def _mask_iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:

@@ -48,9 +48,9 @@ def test_what_is_drawn_suffices_for_every_stage_of_r20(data: Path, tmp_path: Pat
         sources = {r.source for r in train}
         for side in SIDES:
             own = [s.record for s in run.samples if s.side == side and s.record.source in sources]
-            counts = Counter(target.truth(r.label) for r in own)
+            counts = Counter(target.label_index(r.label) for r in own)
             assert all(counts[k] for k in range(len(target.labels))), (stage, side, counts)
-        fitting = [r for r in train if target.truth(r.label) >= 0]
+        fitting = [r for r in train if target.label_index(r.label) >= 0]
         assert len(fitting) >= getattr(run.config, stage).batch, stage
     masked = [s.side for s in run.samples if s.record.mask is not None]
     assert set(masked) == set(SIDES)
@@ -65,7 +65,7 @@ def test_what_is_drawn_suffices_for_every_fold_of_flannel(data: Path, tmp_path: 
         for _, target, train in run.tasks():
             assert len(train) >= config.learn.batch
             assert {r.label for r in train} == set(target.labels)
-        assert {run.samples[i].record.label for i in run.test} == set(config.labels)
+        assert {run.samples[i].record.label for i in run.test_rows} == set(config.labels)
 
 
 _LENGTHS = {"epochs", "trials", "until", "folds", "known_answers", "range_images", "resamples", "cam_cases"}
@@ -184,7 +184,7 @@ def test_a_network_is_measured_at_its_own_size(tmp_path: Path) -> None:
     assert min(found.train_s, found.ask_s) > 0
     # The file is what the loader of ImageNet weights takes.
     run = R20Run(config, tmp_path, tmp_path)
-    run.started(config.network("mobilenet-v2", 3), str(tmp_path / "weights.safetensors"), seed=2)
+    run.init_network(config.network("mobilenet-v2", 3), str(tmp_path / "weights.safetensors"), seed=2)
 
 
 def test_the_page_is_made_from_the_json(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_page_is_made_from_the_json(tmp_path: Path) -> None:
         "changed": {"modality": {"epochs": 1}},
         "networks": {"vgg16": {**asdict(_speed(network="vgg16")), **costs}},
         "stages": {"stage modality": costs},
-        "engines": [{"part": "vgg16", "precision": "fp32", "status": "kept", "reason": None}],
+        "engines": [{"part": "vgg16", "precision": "fp32", "status": "selected", "reason": None}],
         "screened": 3,
         "hours": [row],
     }

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import proportion_confint
 
+from cxr_edge.compiler.auc import auc, auc_of_ranks
 from training.tasks.confusion import confusion, f1_scores
 
 __all__ = [
@@ -84,19 +85,6 @@ def proportion(hits: int, n: int) -> Figure:
         return Figure(value=np.nan, low=np.nan, high=np.nan, n=0, hits=0)
     low, high = proportion_confint(hits, n, alpha=1 - _LEVEL, method="beta")
     return Figure(value=hits / n, low=float(low), high=float(high), n=n, hits=int(hits))
-
-
-def auc(scores: Floats, positive: npt.NDArray[np.bool_], weights: Floats | None = None) -> float:
-    """Return the area under the ROC curve, ties counted half; NaN without positives or without negatives."""
-    return auc_of_ranks(np.unique(scores, return_inverse=True)[1], positive, weights)
-
-
-def auc_of_ranks(ranks: npt.NDArray[np.int64], positive: npt.NDArray[np.bool_], weights: Floats | None = None) -> float:
-    """Return the AUC from dense ranks (N,) of the scores, which a bootstrap computes once for all draws."""
-    weights = np.ones(len(ranks)) if weights is None else weights
-    hits, misses = np.bincount(ranks, weights * positive), np.bincount(ranks, weights * ~positive)
-    pairs = hits.sum() * misses.sum()
-    return float((hits * (np.cumsum(misses) - misses / 2)).sum() / pairs) if pairs > 0 else float("nan")
 
 
 def auc_figure(
