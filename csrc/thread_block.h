@@ -27,8 +27,7 @@ struct ThreadBlock {
   int threads;
   const int* order;  // the order in which the CPU loop runs the threads; nullptr: ascending
 
-  // Runs work(thread) for every thread of the block. Other threads may read what a thread wrote after it, not within
-  // it.
+  // Runs work(thread) for every thread of the block. What a thread wrote is visible to the others only afterwards.
   template <typename Work>
   CXR_HD void for_each_thread(const Work& work) const {
 #if defined(__CUDA_ARCH__)

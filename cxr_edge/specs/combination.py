@@ -78,8 +78,8 @@ class Combination:
     @staticmethod
     def _check_weights(weights: object) -> None:
         require_shape(weights, "parameters.weights", (None,))
-        good = isinstance(weights, list | tuple) and min(weights) >= 0 and abs(sum(weights) - 1) <= SUM_TOLERANCE
-        require(good, "parameters.weights", "numbers of 0 or more whose sum is 1", weights)
+        valid = isinstance(weights, list | tuple) and min(weights) >= 0 and abs(sum(weights) - 1) <= SUM_TOLERANCE
+        require(valid, "parameters.weights", "numbers of 0 or more with the sum 1", weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,9 +69,9 @@ def _statistics(values: np.ndarray, spec: PreprocessSpec, channel: int, top: flo
         return 0.0, 1.0
     if spec.standardize == "fixed":
         return spec.mean[channel], spec.std[channel]
-    whole = values.astype(np.int64)
-    mean = int(whole.sum()) / values.size
-    variance = int((whole * whole).sum()) / values.size - mean * mean
+    exact = values.astype(np.int64)
+    mean = int(exact.sum()) / values.size
+    variance = int((exact * exact).sum()) / values.size - mean * mean
     return mean / top, max(max(variance, 0.0) ** 0.5 / top, 0.001)
 
 
