@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cxr_edge.decoding.decoded_image import GrayImage
 from cxr_edge.decoding.dicom_display import Display, read_display
-from cxr_edge.decoding.dicom_elements import TRUNCATED, read_elements
+from cxr_edge.decoding.dicom_elements import HEADER_TRUNCATED, read_elements
 from cxr_edge.decoding.dicom_geometry import lateral_view_flags, resample_square, rotate_upright
 from cxr_edge.decoding.dicom_header import Header
 from cxr_edge.decoding.dicom_pixels import PixelLayout, StoredValues, read_pixel_layout, read_stored_values
@@ -98,7 +98,7 @@ def _kind_flags(header: Header) -> tuple[Flag, ...]:
     """Return flags on view, body part and origin; raise InputError unless the file is one projection X-ray."""
     modality = header.code("Modality")
     if len(header) == 0:
-        raise InputError(TRUNCATED)
+        raise InputError(HEADER_TRUNCATED)
     if modality not in _PROJECTION + _UNSPECIFIC:
         actual = f"{modality} ({_OTHER_MODALITIES[modality]})" if modality in _OTHER_MODALITIES else "another one"
         raise InputError(
@@ -124,7 +124,7 @@ def _check_pixel_data(header: Header) -> None:
         raise InputError("the pixel data are floating-point numbers, expected integers: export the X-ray as CR or DX")
     if pixels is None or pixels.length == 0:
         if "Rows" in header:
-            raise InputError(f"the header describes an image but there are no pixel data: {TRUNCATED}")
+            raise InputError(f"the header describes an image but there are no pixel data: {HEADER_TRUNCATED}")
         raise InputError(
             "there are no pixel data (a report, a presentation state or a truncated file): use the X-ray itself"
         )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.decoding import jpeg
-from cxr_edge.decoding.dicom_frame import DAMAGED, TRUNCATED
+from cxr_edge.decoding.dicom_frame import PIXELS_DAMAGED, PIXELS_TRUNCATED
 from cxr_edge.decoding.dicom_streams import StreamHeader, extract_codestream
 from cxr_edge.decoding.dicom_syntaxes import JPEG_2000, JPEG_LOSSLESS, JPEG_LOSSY, JPEG_LS
 from cxr_edge.errors import InputError
@@ -27,17 +27,17 @@ _LOSSLESS_TAIL_PX, _BLOCK_TAIL_PX = 16, 2
 
 
 def decode_frame(
-    stream: bytes, size: StreamHeader, syntax: str, *, rgb: bool
+    stream: bytes, header: StreamHeader, syntax: str, *, rgb: bool
 ) -> tuple[npt.NDArray[Any], tuple[Flag, ...]]:
     """Decode a stream with a checked header to values (rows, columns) or (rows, columns, 3), and the decoder's flags.
 
     rgb: the image is RGB by the DICOM header; a JPEG stream need not declare it. Raises InputError for damaged data.
     """
-    if size.jpeg is not None and size.bits == 8:
+    if header.jpeg is not None and header.bits == 8:
         if rgb and b"Adobe\0" not in stream[:4096]:
             stream = stream[:2] + _ADOBE_RGB + stream[2:]
         try:
-            values, flags = jpeg.decode_8_bit(stream, size.jpeg)
+            values, flags = jpeg.decode_8_bit(stream, header.jpeg)
         except InputError as error:
             raise InputError(f"the compressed image: {error}") from None
         return values, flags
@@ -69,7 +69,7 @@ def _run_imagecodecs(stream: bytes, syntax: str) -> npt.NDArray[Any]:
         else:
             values = imagecodecs.jpeg8_decode(stream)
     except Exception:  # types of the codecs, ValueError, RuntimeError, MemoryError
-        raise InputError(f"the compressed pixel data cannot be decoded: {DAMAGED}") from None
+        raise InputError(f"the compressed pixel data cannot be decoded: {PIXELS_DAMAGED}") from None
     return np.asarray(values)
 
 
@@ -86,11 +86,11 @@ def _reject_unfinished(stream: bytes, values: npt.NDArray[Any], syntax: str) -> 
     end = stream.rindex(b"\xff\xd9")
     longer = (stream[:end] + fill * 64 + stream[end:] for fill in (b"\x55", b"\xaa"))
     if not all(np.array_equal(_run_imagecodecs(other, syntax), values) for other in longer):
-        raise InputError(f"the coded data of the JPEG end before the image is complete: {TRUNCATED}")
+        raise InputError(f"the coded data of the JPEG end before the image is complete: {PIXELS_TRUNCATED}")
     if stream[end - 8 : end] == bytes(8):
         shorter = stream[: end - 4] + b"\x55" * 4 + stream[end:]
         if np.array_equal(_run_imagecodecs(shorter, syntax), values):
-            raise InputError(f"the coded data of the JPEG end in zeros that are not image data: {TRUNCATED}")
+            raise InputError(f"the coded data of the JPEG end in zeros that are not image data: {PIXELS_TRUNCATED}")
 
 
 def decode_rle(stream: bytes, *, rows: int, columns: int, samples: int, bytes_per_sample: int) -> npt.NDArray[Any]:
@@ -101,13 +101,13 @@ def decode_rle(stream: bytes, *, rows: int, columns: int, samples: int, bytes_pe
     if planes != samples * bytes_per_sample:
         raise InputError(
             f"the run-length coded image has {planes} byte planes, {samples} samples of {8 * bytes_per_sample} bits have "
-            f"{samples * bytes_per_sample}: {DAMAGED}"
+            f"{samples * bytes_per_sample}: {PIXELS_DAMAGED}"
         )
     try:
         data = imagecodecs.dicomrle_decode(stream, f"<u{bytes_per_sample}", out=size)
     except Exception:  # more data than pixels, offsets outside the data
-        raise InputError(f"the run-length coded pixel data cannot be decoded: {DAMAGED}") from None
+        raise InputError(f"the run-length coded pixel data cannot be decoded: {PIXELS_DAMAGED}") from None
     if len(data) != size:
-        raise InputError(f"the run-length coded pixel data have {len(data):,} of {size:,} bytes: {TRUNCATED}")
+        raise InputError(f"the run-length coded pixel data have {len(data):,} of {size:,} bytes: {PIXELS_TRUNCATED}")
     values = np.frombuffer(data, f"<u{bytes_per_sample}")
     return values.reshape(rows, columns) if samples == 1 else np.moveaxis(values.reshape(samples, rows, columns), 0, -1)

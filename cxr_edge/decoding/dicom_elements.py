@@ -20,9 +20,12 @@ from cxr_edge.decoding.dicom_syntaxes import BIG_ENDIAN, DEFLATED
 from cxr_edge.decoding.limits import FILE_OVERHEAD_BYTES
 from cxr_edge.errors import InputError
 
-__all__ = ["KEYWORDS", "TRUNCATED", "Elements", "PixelElement", "element_name", "read_elements"]
+__all__ = ["HEADER_TRUNCATED", "KEYWORDS", "Elements", "PixelElement", "element_name", "read_elements"]
 
-TRUNCATED = "the file ends before the end of its pixel data (truncated copy or transfer), or is damaged: copy or export it again"
+HEADER_TRUNCATED = (
+    "the file ends before the end of its pixel data (truncated copy or transfer), or is damaged: "
+    "copy or export it again"
+)
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -98,7 +101,7 @@ def read_elements(data: bytes) -> Elements:
             return _read_deflated(data, offset)
         return _Parser(data, _encoding(data, offset, syntax)).elements(offset, syntax)
     except struct.error:
-        raise InputError(f"the DICOM elements cannot be read: {TRUNCATED}") from None
+        raise InputError(f"the DICOM elements cannot be read: {HEADER_TRUNCATED}") from None
 
 
 def _directory_error() -> InputError:
@@ -114,7 +117,7 @@ def _read_meta(data: bytes, offset: int) -> tuple[str, str, int]:
     while data[offset : offset + 2] == b"\2\0":
         tag, _, start, length = parser.head(offset, implicit=False)
         if length == _UNDEFINED or start + length > len(data):
-            raise InputError(f"the DICOM elements cannot be read: {TRUNCATED}")
+            raise InputError(f"the DICOM elements cannot be read: {HEADER_TRUNCATED}")
         if tag in (0x00020002, 0x00020010):
             values[tag] = data[start : start + min(length, 64)].decode("latin-1").strip(" \0")
         offset = start + length
@@ -141,7 +144,7 @@ def _read_deflated(data: bytes, start: int) -> Elements:
         elements = _Parser(plain, _encoding(plain, 0, DEFLATED)).elements(0, DEFLATED)
         if elements.pixels is not None or len(plain) < limit:
             return replace(elements, file=data, deflated_from=start)
-    raise InputError(f"the deflated header is larger than {FILE_OVERHEAD_BYTES:,} bytes: {TRUNCATED}")
+    raise InputError(f"the deflated header is larger than {FILE_OVERHEAD_BYTES:,} bytes: {HEADER_TRUNCATED}")
 
 
 def inflate(data: bytes, start: int, limit: int) -> bytearray:
@@ -157,7 +160,7 @@ def inflate(data: bytes, start: int, limit: int) -> bytearray:
             if len(plain) >= limit or unpacker.eof:
                 break
     except zlib.error:
-        raise InputError(f"the deflated data set is damaged: {TRUNCATED}") from None
+        raise InputError(f"the deflated data set is damaged: {HEADER_TRUNCATED}") from None
     return plain
 
 
@@ -227,7 +230,7 @@ class _Parser:
             if tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
                 offset = self._skip_delimiter(offset, tag, stack)
             elif in_sequence:
-                raise InputError(f"a sequence of the DICOM header is invalid: {TRUNCATED}")
+                raise InputError(f"a sequence of the DICOM header is invalid: {HEADER_TRUNCATED}")
             else:
                 _, inner_vr, start, length = self.head(offset, implicit=implicit)
                 if length == _UNDEFINED:
@@ -246,7 +249,7 @@ class _Parser:
         elif tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
             stack.pop()
         else:
-            raise InputError(f"a sequence of the DICOM header is invalid: {TRUNCATED}")
+            raise InputError(f"a sequence of the DICOM header is invalid: {HEADER_TRUNCATED}")
         return start
 
     def _tag(self, offset: int) -> int:
@@ -257,7 +260,7 @@ class _Parser:
         try:
             return read_dataset(io.BytesIO(elements), self._implicit, self._order == "<")
         except Exception:  # pydicom raises a dozen types on damaged elements, and its messages quote values
-            raise InputError(f"the DICOM elements cannot be read: {TRUNCATED}") from None
+            raise InputError(f"the DICOM elements cannot be read: {HEADER_TRUNCATED}") from None
 
 
 def _check_element(tag: int, size: int, seen: set[int]) -> None:

@@ -13,10 +13,10 @@ from cxr_edge.decoding.dicom_header import Header
 from cxr_edge.decoding.dicom_syntaxes import RLE
 from cxr_edge.errors import InputError
 
-__all__ = ["DAMAGED", "TRUNCATED", "join_fragments"]
+__all__ = ["PIXELS_DAMAGED", "PIXELS_TRUNCATED", "join_fragments"]
 
-TRUNCATED = "the pixel data end too early (truncated copy or transfer): copy or export the file again"
-DAMAGED = "the compressed pixel data are damaged: copy or export the file again"
+PIXELS_TRUNCATED = "the pixel data end too early (truncated copy or transfer): copy or export the file again"
+PIXELS_DAMAGED = "the compressed pixel data are damaged: copy or export the file again"
 
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _STREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
@@ -32,7 +32,7 @@ def join_fragments(header: Header, pixels: PixelElement, syntax: str) -> bytes:
         if len(table) >= 4 and any(table[:4]):
             header.note("the basic offset table of the one frame does not begin with 0")
     if not fragments:
-        raise InputError(f"the compressed pixel data have no frame: {TRUNCATED}")
+        raise InputError(f"the compressed pixel data have no frame: {PIXELS_TRUNCATED}")
     return b"".join(fragments)
 
 
@@ -47,7 +47,7 @@ def _fragments(header: Header, pixels: PixelElement) -> list[bytes]:
             return fragments
         if group << 16 | element != _ITEM:
             if not fragments or any(data[offset : offset + 2]):
-                raise InputError(f"the fragments of the compressed pixel data are invalid: {DAMAGED}")
+                raise InputError(f"the fragments of the compressed pixel data are invalid: {PIXELS_DAMAGED}")
             break  # padding instead of the delimiter
         # A truncated fragment is returned as far as it goes: the parser of the stream checks that its image is complete.
         fragments.append(bytes(data[offset + 8 : min(offset + 8 + length, end)]))

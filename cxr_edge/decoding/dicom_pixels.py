@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from cxr_edge.decoding import dicom_syntaxes as syntaxes
 from cxr_edge.decoding.dicom_codecs import decode_frame, decode_rle
-from cxr_edge.decoding.dicom_elements import TRUNCATED, Elements, PixelElement
-from cxr_edge.decoding.dicom_frame import DAMAGED, join_fragments
+from cxr_edge.decoding.dicom_elements import HEADER_TRUNCATED, Elements, PixelElement
+from cxr_edge.decoding.dicom_frame import PIXELS_DAMAGED, PIXELS_TRUNCATED, join_fragments
 from cxr_edge.decoding.dicom_header import Header
 from cxr_edge.decoding.dicom_streams import read_stream_header
 from cxr_edge.decoding.gray import row_bands
@@ -33,7 +33,7 @@ _MAX_SHARE_BEYOND_STORED = 0.01  # of values with bits beyond Bits Stored; above
 
 @dataclass(frozen=True, kw_only=True)
 class PixelLayout:
-    """Checked storage of the pixels of a file."""
+    """Storage of the pixels of a file, checked."""
 
     rows: int
     columns: int
@@ -99,13 +99,9 @@ def _transfer_syntax(elements: Elements) -> str:
             raise InputError(
                 f"compressed pixel data without a transfer syntax, expected {syntaxes.SUPPORTED}: export the file again"
             )
-        return (
-            syntaxes.IMPLICIT
-            if elements.implicit
-            else syntaxes.EXPLICIT
-            if elements.little_endian
-            else syntaxes.BIG_ENDIAN
-        )
+        if elements.implicit:
+            return syntaxes.IMPLICIT
+        return syntaxes.EXPLICIT if elements.little_endian else syntaxes.BIG_ENDIAN
     if elements.syntax not in (*syntaxes.NATIVE, *syntaxes.COMPRESSED):
         from pydicom.uid import UID
 
@@ -119,14 +115,14 @@ def _transfer_syntax(elements: Elements) -> str:
 
 def _check_layout(layout: PixelLayout, limits: Limits) -> None:
     limits.check_size(layout.columns, layout.rows)
-    named = layout.photometric if layout.photometric in (*_GRAY, *_COLOUR, "PALETTE COLOR", "ARGB") else "unknown"
+    known = layout.photometric if layout.photometric in (*_GRAY, *_COLOUR, "PALETTE COLOR", "ARGB") else "unknown"
     if not layout.photometric:
         raise InputError(
             "the photometric interpretation is missing, expected MONOCHROME1 or MONOCHROME2: export the file again"
         )
     if layout.photometric not in {1: _GRAY, 3: _COLOUR}.get(layout.samples, ()):
         raise InputError(
-            f"the photometric interpretation is {named} with samples per pixel {layout.samples}, expected MONOCHROME1 "
+            f"the photometric interpretation is {known} with samples per pixel {layout.samples}, expected MONOCHROME1 "
             "or MONOCHROME2 with 1, RGB or YBR with 3: export the X-ray as gray"
         )
     if layout.bits_allocated not in ((8, 16, 32) if layout.samples == 1 else (8, 16)):
@@ -148,11 +144,15 @@ def read_stored_values(header: Header, layout: PixelLayout) -> StoredValues:
     """Return the stored values of the one frame; note deviations from the standard in the header. Raises InputError."""
     elements = header.elements
     if elements.pixels is None:
-        raise InputError(f"there are no pixel data: {TRUNCATED}")
-    return _native(header, layout, elements.pixels) if layout.native else _compressed(header, layout, elements.pixels)
+        raise InputError(f"there are no pixel data: {HEADER_TRUNCATED}")
+    return (
+        _read_native(header, layout, elements.pixels)
+        if layout.native
+        else _read_compressed(header, layout, elements.pixels)
+    )
 
 
-def _native(header: Header, layout: PixelLayout, pixels: PixelElement) -> StoredValues:
+def _read_native(header: Header, layout: PixelLayout, pixels: PixelElement) -> StoredValues:
     elements = header.elements
     if pixels.length is None:
         raise InputError(
@@ -168,8 +168,7 @@ def _native(header: Header, layout: PixelLayout, pixels: PixelElement) -> Stored
     available = min(len(data) - pixels.start, pixels.length)
     if available < needed:
         raise InputError(
-            f"the pixel data have {available:,} bytes, {layout.columns}x{layout.rows} px need {needed:,}: the pixel data end too "
-            "early (truncated copy or transfer): copy or export the file again"
+            f"the pixel data have {available:,} bytes, {layout.columns}x{layout.rows} px need {needed:,}: {PIXELS_TRUNCATED}"
         )
     _note_lengths(header, layout, pixels.length, needed)
     order = "<" if elements.little_endian else ">"
@@ -183,7 +182,7 @@ def _native(header: Header, layout: PixelLayout, pixels: PixelElement) -> Stored
         return StoredValues(
             values=values, bits=layout.bits_stored, signed=False, ybr=layout.photometric in _YBR_AS_STORED
         )
-    return _significant(header, words.reshape(layout.rows, layout.columns), layout)
+    return _extract_stored_bits(header, words.reshape(layout.rows, layout.columns), layout)
 
 
 def _is_full_length(layout: PixelLayout, pixels: PixelElement) -> bool:
@@ -208,7 +207,7 @@ def _colour_values(words: npt.NDArray[Any], layout: PixelLayout, *, halved: bool
     return words.reshape(*shape, 3)
 
 
-def _significant(header: Header, words: npt.NDArray[Any], layout: PixelLayout) -> StoredValues:
+def _extract_stored_bits(header: Header, words: npt.NDArray[Any], layout: PixelLayout) -> StoredValues:
     """Extract the stored bits, shifted down and sign extended: high bits may contain overlays (retired, still in use)."""
     bits, width = layout.bits_stored, layout.bits_allocated
     native = words.dtype.newbyteorder("=")
@@ -230,9 +229,8 @@ def _significant(header: Header, words: npt.NDArray[Any], layout: PixelLayout) -
         values[rows] >>= up + spare
         changed = (values[rows] << spare) != original
         if padding is not None and changed.any():
-            changed &= original != np.array(padding).astype(
-                original.dtype
-            )  # padding may use bits beyond the stored ones
+            # Padding may use bits beyond the stored ones.
+            changed &= original != np.array(padding).astype(original.dtype)
         beyond += int(np.count_nonzero(changed))
     flags = _overlay_flags(header, beyond / values.size, layout) if beyond else ()
     return StoredValues(values=values, bits=bits, signed=layout.signed, flags=flags)
@@ -256,25 +254,25 @@ def _overlay_flags(header: Header, share: float, layout: PixelLayout) -> tuple[F
     return (Flag(code="bits_beyond_stored", message=message),)
 
 
-def _compressed(header: Header, layout: PixelLayout, pixels: PixelElement) -> StoredValues:
+def _read_compressed(header: Header, layout: PixelLayout, pixels: PixelElement) -> StoredValues:
     stream = join_fragments(header, pixels, layout.syntax)
     if layout.syntax == syntaxes.RLE:
         return _rle_values(header, stream, layout)
-    size = read_stream_header(stream, layout.syntax)
-    if (size.width_px, size.height_px, size.samples) != (layout.columns, layout.rows, layout.samples):
+    actual = read_stream_header(stream, layout.syntax)
+    if (actual.width_px, actual.height_px, actual.samples) != (layout.columns, layout.rows, layout.samples):
         raise InputError(
-            f"the compressed image is {size.width_px}x{size.height_px} px with {size.samples} samples of {size.bits} "
+            f"the compressed image is {actual.width_px}x{actual.height_px} px with {actual.samples} samples of {actual.bits} "
             f"bits, the DICOM header gives {layout.columns}x{layout.rows} with {layout.samples} of {layout.bits_allocated}: "
-            f"{DAMAGED}"
+            f"{PIXELS_DAMAGED}"
         )
-    values, flags = decode_frame(stream, size, layout.syntax, rgb=layout.photometric == "RGB")
+    values, flags = decode_frame(stream, actual, layout.syntax, rgb=layout.photometric == "RGB")
     expected = (layout.rows, layout.columns) + ((3,) if layout.samples == 3 else ())
     if values.shape != expected or values.dtype.kind not in "iu":
-        raise InputError(f"the pixel data have shape {values.shape}, by the header {expected}: {DAMAGED}")
+        raise InputError(f"the pixel data have shape {values.shape}, by the header {expected}: {PIXELS_DAMAGED}")
     if layout.samples == 1:
-        return _gray_values(header, values, size.bits, layout, flags)
-    ybr = layout.photometric in _YBR_AS_STORED and size.jpeg is None
-    return StoredValues(values=values, bits=size.bits, signed=False, ybr=ybr, flags=flags)
+        return _gray_values(header, values, actual.bits, layout, flags)
+    ybr = layout.photometric in _YBR_AS_STORED and actual.jpeg is None
+    return StoredValues(values=values, bits=actual.bits, signed=False, ybr=ybr, flags=flags)
 
 
 def _rle_values(header: Header, stream: bytes, layout: PixelLayout) -> StoredValues:
@@ -286,7 +284,7 @@ def _rle_values(header: Header, stream: bytes, layout: PixelLayout) -> StoredVal
         bytes_per_sample=layout.bits_allocated // 8,
     )
     if layout.samples == 1:
-        return _significant(header, words, layout)
+        return _extract_stored_bits(header, words, layout)
     return StoredValues(values=words, bits=layout.bits_stored, signed=False, ybr=layout.photometric in _YBR_AS_STORED)
 
 
@@ -305,12 +303,12 @@ def _gray_values(
     bits = min(stream_bits, stored)
     if stream_bits > stored and not _fits(low, high, stored):
         bits = stream_bits
-        if not (layout.signed and _fits(*_extended_range(values, stream_bits), stored)):
+        if not (layout.signed and _fits(*_sign_extended_range(values, stream_bits), stored)):
             header.note(
                 f"the compressed stream has {stream_bits} bits, Bits Stored (0028,0101) is {stored}; the stream was used"
             )
     if layout.signed and values.dtype.kind == "u":
-        values = _sign_extended(values, bits)
+        values = _sign_extend(values, bits)
     return StoredValues(values=values, bits=bits, signed=signed, flags=flags)
 
 
@@ -319,12 +317,12 @@ def _fits(low: int, high: int, bits: int) -> bool:
     return -(1 << (bits - 1)) <= low and high < 1 << (bits - 1 if low < 0 else bits)
 
 
-def _extended_range(values: npt.NDArray[Any], bits: int) -> tuple[int, int]:
-    extended = _sign_extended(values, bits)
+def _sign_extended_range(values: npt.NDArray[Any], bits: int) -> tuple[int, int]:
+    extended = _sign_extend(values, bits)
     return int(extended.min()), int(extended.max())
 
 
-def _sign_extended(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
+def _sign_extend(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
     """Convert unsigned codes of `bits` bits to signed integers of the same width."""
     width = 8 * values.dtype.itemsize
     signed = values.view(f"i{values.dtype.itemsize}")

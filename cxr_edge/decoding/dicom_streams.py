@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cxr_edge.decoding import jpeg
-from cxr_edge.decoding.dicom_frame import DAMAGED, TRUNCATED
+from cxr_edge.decoding.dicom_frame import PIXELS_DAMAGED, PIXELS_TRUNCATED
 from cxr_edge.decoding.dicom_syntaxes import JPEG_2000, JPEG_LOSSLESS, JPEG_LOSSY, JPEG_LS
 from cxr_edge.errors import InputError
 
@@ -41,7 +41,7 @@ def _reject_truncated(parser: _Parser) -> _Parser:
         try:
             return parser(stream)
         except (struct.error, IndexError):
-            raise InputError(f"the compressed pixel data are incomplete: {TRUNCATED}") from None
+            raise InputError(f"the compressed pixel data are incomplete: {PIXELS_TRUNCATED}") from None
 
     return parse
 
@@ -68,10 +68,10 @@ def _parse_jpeg_lossless(stream: bytes) -> StreamHeader:
 
 def _jpeg_header(stream: bytes, *, processes: tuple[int, ...]) -> StreamHeader:
     if not stream.startswith(b"\xff\xd8\xff"):
-        raise InputError(f"the pixel data contain no JPEG stream: {DAMAGED}")
+        raise InputError(f"the pixel data contain no JPEG stream: {PIXELS_DAMAGED}")
     frame = jpeg.read_frame_header(stream)
     if frame.process not in processes:
-        raise InputError(f"the JPEG process (SOF{frame.process}) does not match the transfer syntax: {DAMAGED}")
+        raise InputError(f"the JPEG process (SOF{frame.process}) does not match the transfer syntax: {PIXELS_DAMAGED}")
     return StreamHeader(
         width_px=frame.width_px,
         height_px=frame.height_px,
@@ -93,7 +93,7 @@ def _check_lossless(stream: bytes) -> None:
             or length < 2
             or not (marker in (0xC3, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE) or 0xE0 <= marker <= 0xEF)
         ):
-            raise InputError(f"the markers of the lossless JPEG are invalid: {DAMAGED}")
+            raise InputError(f"the markers of the lossless JPEG are invalid: {PIXELS_DAMAGED}")
         if marker == 0xC4:
             tables |= _huffman_tables(body)
         elif marker == 0xC3:
@@ -115,7 +115,7 @@ def _check_lossless(stream: bytes) -> None:
         or end
         or transform >= sof[0]
     ):
-        raise InputError(f"the headers of the lossless JPEG are invalid: {DAMAGED}")
+        raise InputError(f"the headers of the lossless JPEG are invalid: {PIXELS_DAMAGED}")
 
 
 def _huffman_tables(body: bytes) -> set[int]:
@@ -135,7 +135,7 @@ def _huffman_tables(body: bytes) -> set[int]:
             or max(symbols) > 16
             or body[offset] > 3
         ):
-            raise InputError(f"a code table of the lossless JPEG is not valid: {DAMAGED}")
+            raise InputError(f"a code table of the lossless JPEG is not valid: {PIXELS_DAMAGED}")
         numbers.add(body[offset])
         offset += 17 + sum(counts)
     return numbers
@@ -147,15 +147,15 @@ def _parse_jpeg_ls(stream: bytes) -> StreamHeader:
     offset, frame_offset = 2, 0
     while stream[offset + 1] != 0xDA:
         if stream[offset] != 0xFF:
-            raise InputError(f"the markers of the JPEG-LS stream are invalid: {DAMAGED}")
+            raise InputError(f"the markers of the JPEG-LS stream are invalid: {PIXELS_DAMAGED}")
         if stream[offset + 1] == 0xF7:
             frame_offset = offset
         offset += 2 + int(struct.unpack_from(">H", stream, offset + 2)[0])
     if not frame_offset:
-        raise InputError(f"the JPEG-LS stream has no frame header: {DAMAGED}")
+        raise InputError(f"the JPEG-LS stream has no frame header: {PIXELS_DAMAGED}")
     # In coded data FF is followed by a zero bit (T.87 A.1), so the first end marker ends the image.
     if stream.find(b"\xff\xd9", offset) < 0:
-        raise InputError(f"the JPEG-LS stream has no end marker: {TRUNCATED}")
+        raise InputError(f"the JPEG-LS stream has no end marker: {PIXELS_TRUNCATED}")
     bits, height, width, samples = struct.unpack_from(">BHHB", stream, frame_offset + 4)
     return StreamHeader(width_px=width, height_px=height, samples=samples, bits=bits)
 
@@ -167,13 +167,15 @@ def _parse_jpeg_2000(stream: bytes) -> StreamHeader:
     size = struct.unpack_from(">8IH", stream, 8)
     (x1, y1, x0, y0, tile_w, tile_h, tile_x, tile_y), samples = size[:8], size[8]
     if not (x0 < x1 and y0 < y1 and tile_w and tile_h and tile_x <= x0 and tile_y <= y0 and 1 <= samples <= 4):
-        raise InputError(f"the size of the JPEG 2000 image is not valid: {DAMAGED}")
+        raise InputError(f"the size of the JPEG 2000 image is not valid: {PIXELS_DAMAGED}")
     components = stream[42 : 42 + 3 * samples]
     if len(components) < 3 * samples or any(components[i] != 1 for i in range(len(components)) if i % 3):
-        raise InputError(f"the components of the JPEG 2000 image are subsampled, which is not supported: {DAMAGED}")
+        raise InputError(
+            f"the components of the JPEG 2000 image are subsampled, which is not supported: {PIXELS_DAMAGED}"
+        )
     tiles = -(-(x1 - tile_x) // tile_w) * -(-(y1 - tile_y) // tile_h)
     if tiles > 65535 or _complete_tiles(stream) != tiles:
-        raise InputError(f"tiles of the JPEG 2000 image are missing: {TRUNCATED}")
+        raise InputError(f"tiles of the JPEG 2000 image are missing: {PIXELS_TRUNCATED}")
     bits = max(components[i] & 0x7F for i in range(0, len(components), 3)) + 1
     return StreamHeader(width_px=x1 - x0, height_px=y1 - y0, samples=samples, bits=bits)
 
@@ -182,7 +184,7 @@ def extract_codestream(stream: bytes) -> bytes:
     """Return the codestream from SOC to EOC, without the boxes of a JP2 file and without padding."""
     start = stream.find(b"\xff\x4f\xff\x51")
     if start < 0:
-        raise InputError(f"the pixel data contain no JPEG 2000 codestream: {DAMAGED}")
+        raise InputError(f"the pixel data contain no JPEG 2000 codestream: {PIXELS_DAMAGED}")
     end = stream.rfind(b"\xff\xd9")  # coded data contain no marker above FF8F (T.800 A.1)
     return stream[start : end + 2] if end > start else stream[start:]
 
@@ -201,9 +203,9 @@ def _complete_tiles(stream: bytes) -> int:
         if part_bytes == 0:  # the last tile-part, up to the end marker
             part_bytes = len(stream) - offset
             if not stream.endswith(b"\xff\xd9"):
-                raise InputError(f"the JPEG 2000 codestream has no end marker: {TRUNCATED}")
+                raise InputError(f"the JPEG 2000 codestream has no end marker: {PIXELS_TRUNCATED}")
         if part_bytes < 14 or offset + part_bytes > len(stream):
-            raise InputError(f"a tile of the JPEG 2000 image is cut off: {TRUNCATED}")
+            raise InputError(f"a tile of the JPEG 2000 image is cut off: {PIXELS_TRUNCATED}")
         tiles.add(tile)
         offset += part_bytes
     return len(tiles)

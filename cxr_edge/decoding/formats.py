@@ -32,7 +32,7 @@ class FileFormat:
 
     @property
     def decode(self) -> Callable[[bytes, Limits], DecodedImage | GrayImage]:
-        """The decoder. Its module is imported on first use, since pydicom alone takes a fifth of a second to import."""
+        """Decoder of the format, imported on first use, since pydicom alone takes a fifth of a second to import."""
         decoder: Callable[[bytes, Limits], DecodedImage | GrayImage]
         decoder = import_module(f"cxr_edge.decoding.{self.name}").decode
         return decoder
@@ -60,10 +60,10 @@ FORMATS = (
 
 _LABELS = [row.label for row in FORMATS]
 FORMAT_LIST = ", ".join(_LABELS)
-"""The supported formats, for help and messages."""
+"""Supported formats, for help and messages."""
 
 HOW_TO_CONVERT = f"export the image as {', '.join(_LABELS[:-1])} or {_LABELS[-1]}"
-"""The advice at the end of error messages."""
+"""Advice at the end of error messages."""
 
 _UNSUPPORTED = (
     (re.compile(rb"GIF8[79]a"), "a GIF"),

@@ -32,7 +32,6 @@ _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SEGMENT_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 _PROCESSES = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC9: "arithmetic", 0xCA: "arithmetic"}
 _PROGRESSIVE = (0xC2, 0xCA)
-_LOSSLESS = 0xC3
 _ALL_COEFFICIENTS = (1 << 64) - 1
 # Encoders write at most a dozen scans; each costs a pass over the full image.
 _MAX_SCANS, _MAX_SEGMENTS = 64, 20_000
@@ -185,7 +184,7 @@ def decode_8_bit(data: bytes, frame: FrameHeader) -> tuple[npt.NDArray[Any], tup
         flags += _warning_flags(message)
         samples, message = _run_libjpeg(data, colorspace, strict=False)
     if samples is None:
-        raise _damaged(message)
+        raise _damage_error(message)
     if frame.samples == 4:
         samples = _cmyk_to_rgb(samples)
     if samples.shape[:2] != (frame.height_px, frame.width_px):
@@ -224,7 +223,7 @@ def _warning_flags(warning: str) -> tuple[Flag, ...]:
         return ()
     stray = _STRAY_BYTES.search(warning)
     if stray is None or int(stray[1]) > _MAX_STRAY_BYTES:
-        raise _damaged(warning)
+        raise _damage_error(warning)
     return _stray_flag(int(stray[1]), "after its coded data")
 
 
@@ -233,7 +232,7 @@ def _stray_flag(count: int, where: str) -> tuple[Flag, ...]:
     return (Flag(code="jpeg_stray_bytes", message=message),)
 
 
-def _damaged(message: str) -> InputError:
+def _damage_error(message: str) -> InputError:
     return InputError(
         f"the JPEG data are damaged or truncated, the decoder reports: {_ascii(message)}. Copy or export the file again"
     )

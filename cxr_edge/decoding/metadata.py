@@ -1,6 +1,6 @@
 """Orientation and pixel aspect from image metadata: EXIF blocks, XMP packets, ImageMagick's text profiles.
 
-Input: the bytes of such a block. Output: orientation 1..8 as in EXIF 2.32 (tag 274), or None if the block has none. Only that
+Input: the bytes of a block. Output: orientation 1..8 as in EXIF 2.32 (tag 274), or None if the block has none. Only that
 tag is read, so time and memory do not depend on the other contents of a block.
 """
 

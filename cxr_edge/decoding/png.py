@@ -68,7 +68,7 @@ def decode(data: bytes, limits: Limits) -> DecodedImage:
     limits.check_memory(chunks.width_px, chunks.height_px, _decoder_bytes_per_pixel(chunks))
     for_decoder = b"".join([_MAGIC, *chunks.for_decoder])
     return DecodedImage(
-        samples=_decoded(for_decoder, chunks),
+        samples=_run_libpng(for_decoder, chunks),
         bits=chunks.bits,
         significant_bits=chunks.significant_bits,
         orientation=first_orientation(chunks.orientations.get(k) for k in ("eXIf", "text", "XMP")),
@@ -76,7 +76,7 @@ def decode(data: bytes, limits: Limits) -> DecodedImage:
     )
 
 
-def _decoded(data: bytes, chunks: _Chunks) -> npt.NDArray[Any]:
+def _run_libpng(data: bytes, chunks: _Chunks) -> npt.NDArray[Any]:
     """Decode with libpng, which widens fewer than eight bits to eight, and converts palettes to RGB and tRNS to alpha."""
     import imagecodecs
 

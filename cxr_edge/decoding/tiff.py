@@ -138,7 +138,7 @@ def _palette_to_rgb(indices: npt.NDArray[Any], color_map: tuple[int, ...]) -> np
 
 
 def _tifffile_page(layout: TiffLayout) -> Any:
-    """Return tifffile's page for a file with one directory and no pixels, whose `decode` takes the bytes of a segment."""
+    """Return tifffile's page of a file with one directory and no pixels; its `decode` takes the bytes of a segment."""
     import tifffile
 
     try:

@@ -71,7 +71,7 @@ def file_bytes(data: Dataset, syntax: str = uid.ExplicitVRLittleEndian) -> bytes
     return stream.getvalue()
 
 
-def encapsulated(data: Dataset, frame: bytes, syntax: str, *, fragments: int = 1) -> bytes:
+def encapsulated_file(data: Dataset, frame: bytes, syntax: str, *, fragments: int = 1) -> bytes:
     """Return the file with `frame` as its compressed image."""
     data.PixelData = encapsulate([frame], fragments_per_frame=fragments)
     data["PixelData"].VR = "OB"
@@ -79,16 +79,16 @@ def encapsulated(data: Dataset, frame: bytes, syntax: str, *, fragments: int = 1
     return file_bytes(data, syntax)
 
 
-def compressed(data: Dataset, syntax: str) -> bytes:
+def compressed_file(data: Dataset, syntax: str) -> bytes:
     """Return the file of an uncompressed gray data set in any supported transfer syntax."""
     if syntax == uid.RLELossless:
         data.compress(syntax, encoding_plugin="pydicom")
         return file_bytes(data, syntax)
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         frame = jpeg_lossless(_words(data), bits=data.BitsStored, predictor=1 if syntax == uid.JPEGLosslessSV1 else 4)
-        return encapsulated(data, frame, syntax)
+        return encapsulated_file(data, frame, syntax)
     if syntax == uid.JPEGBaseline8Bit:
-        return encapsulated(data, jpeg_baseline(_words(data).astype(np.uint8)), syntax)
+        return encapsulated_file(data, jpeg_baseline(_words(data).astype(np.uint8)), syntax)
     if syntax in (uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEG2000):
         return _compress_with_gdcm(data, syntax)
     return file_bytes(data, syntax)

@@ -52,8 +52,8 @@ def _dicom(data: bytes) -> Reference:
     syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", ""))
     lossy = syntax.endswith(_LOSSY_SYNTAXES)
     steps = float(2 ** int(dataset.BitsStored) - 1)
-    shown, gain = (_luma(samples / steps), 1.0) if samples.ndim == 3 else _displayed(dataset, samples)
-    square = _squared(dataset, shown)
+    shown, gain = (_luma(samples / steps), 1.0) if samples.ndim == 3 else _apply_display(dataset, samples)
+    square = _resample_square(dataset, shown)
     return Reference(pixels=_upright(dataset, square), lossy=lossy or square is not shown, steps=steps / gain)
 
 
@@ -75,7 +75,7 @@ def _samples(dataset: Any) -> npt.NDArray[Any]:
     raise ValueError("; ".join(errors))
 
 
-def _displayed(dataset: Any, stored: npt.NDArray[Any]) -> tuple[Reals, float]:
+def _apply_display(dataset: Any, stored: npt.NDArray[Any]) -> tuple[Reals, float]:
     """Apply PS3.3 C.11: modality, then VOI, padding to black, MONOCHROME1 last. Also return the maximum gain of a stored step."""
     padding = _padding(dataset, stored)
     if dataset.get("ModalityLUTSequence"):
@@ -88,7 +88,7 @@ def _displayed(dataset: Any, stored: npt.NDArray[Any]) -> tuple[Reals, float]:
         entries, top = _apply_table(dataset, dataset.VOILUTSequence[0], values)
         shown, gain = entries / top, 1.0
     elif (window := _window(dataset)) is not None:
-        shown = _windowed(values, *window)
+        shown = _apply_window(values, *window)
         gain = 2.0 ** int(dataset.BitsStored) * abs(float(dataset.get("RescaleSlope") or 1)) / max(window[1], 1)
     elif int(dataset.BitsStored) == 8 and stored.dtype == np.uint8 and np.array_equal(values, stored):
         shown, gain = values / 255, 1.0
@@ -137,7 +137,7 @@ def _window(dataset: Any) -> tuple[float, float, str] | None:
     return None if width < (1 if function == "LINEAR" else 1e-300) else (center, width, function)
 
 
-def _windowed(values: Reals, center: float, width: float, function: str) -> Reals:
+def _apply_window(values: Reals, center: float, width: float, function: str) -> Reals:
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     if function == "LINEAR_EXACT":
@@ -147,7 +147,7 @@ def _windowed(values: Reals, center: float, width: float, function: str) -> Real
     return (values - (center - 0.5)) / (width - 1) + 0.5
 
 
-def _squared(dataset: Any, pixels: Reals) -> Reals:
+def _resample_square(dataset: Any, pixels: Reals) -> Reals:
     """Resample so that pixels are square (PS3.3 C.7.6.3.1.7, 10.7.1.3): vertical, then horizontal size."""
     found = (dataset.get(keyword) for keyword in ("PixelAspectRatio", "ImagerPixelSpacing", "PixelSpacing"))
     sizes = [tuple(map(float, value)) for value in found if value]
@@ -193,7 +193,7 @@ def _picture(data: bytes, stored_bits: int | None) -> Reference:
     if samples.dtype == np.int32:
         samples = samples.astype(np.uint16)
     alpha = image.mode in ("LA", "RGBA")
-    return _scaled(samples, stored_bits, alpha="straight" if alpha else None, lossy=lossy)
+    return _scale_to_unit(samples, stored_bits, alpha="straight" if alpha else None, lossy=lossy)
 
 
 def _tiff(data: bytes, stored_bits: int | None) -> Reference:
@@ -211,14 +211,14 @@ def _tiff(data: bytes, stored_bits: int | None) -> Reference:
         if page.photometric == 0:
             samples = np.invert(samples)
         extra = {1: "premultiplied", 2: "straight"}.get(int(page.extrasamples[0])) if page.extrasamples else None
-        reference = _scaled(samples, stored_bits, alpha=extra, lossy=int(page.compression) in _LOSSY_TIFF)
+        reference = _scale_to_unit(samples, stored_bits, alpha=extra, lossy=int(page.compression) in _LOSSY_TIFF)
         in_xmp = _XMP_ORIENTATION.search(bytes(page.tags.valueof(700, b"")))
         orientation = page.tags.valueof(274, int(in_xmp[1]) if in_xmp else 1)
-        upright = _turned(reference.pixels, int(orientation))
+        upright = _rotate(reference.pixels, int(orientation))
         return Reference(pixels=upright, lossy=reference.lossy, steps=reference.steps)
 
 
-def _turned(pixels: Reals, orientation: int) -> Reals:
+def _rotate(pixels: Reals, orientation: int) -> Reals:
     """Rotate and mirror by tag 274 (TIFF 6.0): the edges of the image at row 0 and column 0."""
     turns: dict[int, Reals] = {
         2: pixels[:, ::-1],
@@ -232,7 +232,7 @@ def _turned(pixels: Reals, orientation: int) -> Reals:
     return turns.get(orientation, pixels)
 
 
-def _scaled(samples: npt.NDArray[Any], stored_bits: int | None, *, alpha: str | None, lossy: bool) -> Reference:
+def _scale_to_unit(samples: npt.NDArray[Any], stored_bits: int | None, *, alpha: str | None, lossy: bool) -> Reference:
     """Samples to gray in 0..1. alpha: kind of the last channel."""
     if samples.dtype.kind == "f":
         low, high = float(samples.min()), float(samples.max())

@@ -18,7 +18,7 @@ from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
-from tests.builders.dicom_files import compressed, dataset, file_bytes, xray_pixels
+from tests.builders.dicom_files import compressed_file, dataset, file_bytes, xray_pixels
 from tests.corpora import run
 from tests.corpora.reference import Reference
 from tests.corpora.run import Options, compare_all, describe_difference, files_below, main
@@ -122,7 +122,7 @@ def test_a_folder_is_needed(tmp_path, capsys) -> None:
 
 
 def test_any_modality_compares_files_of_other_modalities(tmp_path) -> None:
-    (tmp_path / "ct.dcm").write_bytes(compressed(dataset(TWELVE, Modality="CT"), uid.RLELossless))
+    (tmp_path / "ct.dcm").write_bytes(compressed_file(dataset(TWELVE, Modality="CT"), uid.RLELossless))
     statuses = []
     for any_modality in (False, True):
         (row,) = compare_all(files_below(tmp_path), Options(any_modality=any_modality), jobs=1)

@@ -14,7 +14,7 @@ import imagecodecs
 import numpy as np
 from pydicom import uid
 
-from tests.builders.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, xray_pixels
+from tests.builders.dicom_files import dataset, encapsulated_file, file_bytes, jpeg_baseline, jpeg_lossless, xray_pixels
 from tests.decoding.bombs import deflated_zeros, packbits_zeros
 from tests.decoding.hostile_files import GIB, LARGE, TEN, Bound, Kind, large, resized_jpeg, sized_jpeg_2000, small
 
@@ -24,7 +24,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0" + byt
 _UNDEFINED = b"\xff\xff\xff\xff"
 
 
-def _inserted(element: bytes, syntax: str = uid.ExplicitVRLittleEndian) -> bytes:
+def _insert_element(element: bytes, syntax: str = uid.ExplicitVRLittleEndian) -> bytes:
     """Return a valid file with an element in its encoding before the pixel data."""
     data = file_bytes(dataset(TWELVE), syntax)
     tag = data.rindex(b"\xe0\x7f\x10\0")
@@ -32,17 +32,17 @@ def _inserted(element: bytes, syntax: str = uid.ExplicitVRLittleEndian) -> bytes
 
 
 def _implicit(tag: bytes, value: bytes) -> bytes:
-    return _inserted(tag + struct.pack("<I", len(value)) + value, uid.ImplicitVRLittleEndian)
+    return _insert_element(tag + struct.pack("<I", len(value)) + value, uid.ImplicitVRLittleEndian)
 
 
 def _empty_items() -> bytes:
     """Return a sequence of undefined length with a million empty items, as the view code."""
-    return _inserted(b"\x54\0\x20\x02SQ\0\0" + _UNDEFINED + (_ITEM + bytes(4)) * 1_000_000 + _SEQUENCE_END)
+    return _insert_element(b"\x54\0\x20\x02SQ\0\0" + _UNDEFINED + (_ITEM + bytes(4)) * 1_000_000 + _SEQUENCE_END)
 
 
 def _nested(depth: int) -> bytes:
     opening = b"\x54\0\x20\x02SQ\0\0" + _UNDEFINED + _ITEM + _UNDEFINED
-    return _inserted(opening * depth + (_ITEM_END + _SEQUENCE_END) * depth)
+    return _insert_element(opening * depth + (_ITEM_END + _SEQUENCE_END) * depth)
 
 
 def _lookup_tables() -> bytes:
@@ -56,25 +56,26 @@ def _lookup_tables() -> bytes:
         + entries
     )
     first = _ITEM + struct.pack("<I", len(item)) + item
-    return _inserted(b"\x28\0\x10\x30SQ\0\0" + _UNDEFINED + first + (_ITEM + bytes(4)) * 200_000 + _SEQUENCE_END)
+    return _insert_element(b"\x28\0\x10\x30SQ\0\0" + _UNDEFINED + first + (_ITEM + bytes(4)) * 200_000 + _SEQUENCE_END)
 
 
 def _many_elements() -> bytes:
     """Two million private elements."""
-    return _inserted(b"".join(struct.pack("<HH2sH", 0x0055, i & 0xFFFF, b"LO", 0) for i in range(2_000_000)))
+    return _insert_element(b"".join(struct.pack("<HH2sH", 0x0055, i & 0xFFFF, b"LO", 0) for i in range(2_000_000)))
 
 
 def _fragments(count: int) -> bytes:
     """Pixel data in `count` empty fragments, then one with the image; the offset table still refers to the first."""
-    data = encapsulated(dataset(GRAY, bits=8), jpeg_baseline(GRAY), uid.JPEGBaseline8Bit)
+    data = encapsulated_file(dataset(GRAY, bits=8), jpeg_baseline(GRAY), uid.JPEGBaseline8Bit)
     first = data.index(_ITEM, data.rindex(b"\xe0\x7f\x10\0")) + 12  # after the offset table of one entry
     return data[:first] + (_ITEM + bytes(4)) * count + data[first:]
 
 
-def _deflated(pixels: np.ndarray, size: int, start: bytes, *, zeros: int | None = None, **elements: Any) -> bytes:
-    """A deflated file with `size` bytes of pixel data: `start`, then zeros. pixels: a small image of the other elements.
+def _deflated_file(pixels: np.ndarray, size: int, start: bytes, *, zeros: int | None = None, **elements: Any) -> bytes:
+    """Return a deflated file with `size` bytes of pixel data by its header: `start`, then zeros.
 
-    zeros: of another number behind `start`.
+    pixels: a small image with the other elements.
+    zeros: the number of zeros after `start`, if not `size`.
     """
     plain = file_bytes(dataset(pixels, bits=16, **elements), uid.ExplicitVRLittleEndian)
     empty = file_bytes(dataset(pixels, bits=16, **elements), uid.DeflatedExplicitVRLittleEndian)
@@ -87,25 +88,25 @@ def _deflated(pixels: np.ndarray, size: int, start: bytes, *, zeros: int | None 
     return meta + deflated_zeros(total, start=start, raw=True)
 
 
-def _sized(side: int, bits: int = 32) -> dict[str, Any]:
+def _square_elements(side: int, bits: int = 32) -> dict[str, Any]:
     return {"Rows": side, "Columns": side, "BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1}
 
 
 def _deflated_wide(side: int) -> bytes:
-    return _deflated(TWELVE, 4 * side * side, b"\0\x80\0\0" * side, **_sized(side))
+    return _deflated_file(TWELVE, 4 * side * side, b"\0\x80\0\0" * side, **_square_elements(side))
 
 
 def _trailing_deflate() -> bytes:
-    """Return a valid data set whose last element, padding, has 4 GB."""
+    """Return a valid data set with padding of 4 GB as its last element."""
     pixels = TWELVE.astype("<u2").tobytes()
     padding = b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", 0xFFFFFFFE)
-    return _deflated(TWELVE, len(pixels), pixels + padding, zeros=0xFFFFFFFE)
+    return _deflated_file(TWELVE, len(pixels), pixels + padding, zeros=0xFFFFFFFE)
 
 
 def _native(side: int, samples: int, bits: int) -> bytes:
     """Uncompressed: a gradient in the first row, zeros below."""
     pixels = TWELVE if samples == 1 else np.dstack([TWELVE] * 3)
-    data = file_bytes(dataset(pixels, bits=16, **_sized(side, bits)))
+    data = file_bytes(dataset(pixels, bits=16, **_square_elements(side, bits)))
     tag = data.rindex(b"\xe0\x7f\x10\0")
     size = side * side * samples * bits // 8
     row = np.repeat(np.arange(side, dtype=f"<u{bits // 8}"), samples).tobytes()
@@ -115,7 +116,7 @@ def _native(side: int, samples: int, bits: int) -> bytes:
 def _stream(frame: bytes, syntax: str, *, deep: bool = True, samples: int = 1, **elements: Any) -> bytes:
     pixels = TWELVE if deep else GRAY
     pixels = pixels if samples == 1 else np.dstack([pixels] * samples)
-    return encapsulated(dataset(pixels, bits=12 if deep else 8, **elements), frame, syntax)
+    return encapsulated_file(dataset(pixels, bits=12 if deep else 8, **elements), frame, syntax)
 
 
 def _run_length(size: int, *, planes: int = 2, **elements: Any) -> bytes:
@@ -143,7 +144,7 @@ _HUGE = 65_535
 
 
 def _lossless(frame: bytes, side: int, **elements: Any) -> Callable[[], bytes]:
-    """A JPEG lossless or JPEG-LS stream whose frame header claims another size."""
+    """Return a JPEG lossless or JPEG-LS stream with another size in its frame header."""
     syntax = uid.JPEGLSLossless if frame is _JLS else uid.JPEGLosslessSV1
     return lambda: _stream(resized_jpeg(frame, side, side), syntax, **elements)
 
@@ -178,7 +179,7 @@ _HEADER_KINDS = (
 _PIXEL_KINDS = (
     large("deflated 32 bits 10000.dcm", lambda: _deflated_wide(TEN)),
     small("deflated, 4 GB of padding.dcm", _trailing_deflate),
-    large("deflated, 4 GB of pixels.dcm", lambda: _deflated(TWELVE, 0xFFFFFFFE, bytes(range(250)))),
+    large("deflated, 4 GB of pixels.dcm", lambda: _deflated_file(TWELVE, 0xFFFFFFFE, bytes(range(250)))),
     Kind(name="native 32 bits 8000.dcm", build=lambda: _native(8000, 1, 32), bound=_NATIVE_BOUND),
     Kind(name="native rgb 16 bits 6500.dcm", build=lambda: _native(6500, 3, 16), bound=_NATIVE_BOUND),
     large("run length 10000.dcm", lambda: _run_length(TEN * TEN, **_side(TEN)), decoded=True),

@@ -106,14 +106,14 @@ def _shared_strips(width: int, height: int, bits: int, samples: int, sample_form
     return tiff(sorted(entries), data=row)
 
 
-def _claimed_strips() -> bytes:
+def _billion_strips() -> bytes:
     """Strip offsets and byte counts of 2^30 entries, without the entries."""
     entries = [entry for entry in strip(b"") if entry[0] not in (273, 279)]
     return tiff(sorted([*entries, (273, LONG, GIB, 8), (279, LONG, GIB, 8)]), data=GRAY.tobytes())
 
 
 def _tile(side: int, body: bytes, code: int) -> bytes:
-    """An image of 180x201 px in one tile of side x side."""
+    """Return an image of 180x201 px in one tile of side x side."""
     entries = without_segments(strip(body, code=code))
     tile: list[Entry] = [(322, LONG, 1, side), (323, LONG, 1, side), (324, LONG, 1, 8), (325, LONG, 1, len(body))]
     return tiff([*entries, *tile], data=body)
@@ -129,7 +129,7 @@ def _tiny_tiles() -> bytes:
 
 
 def _big_tiff_count() -> bytes:
-    """BigTIFF whose directory claims 2^60 entries."""
+    """Return a BigTIFF with a directory of 2^60 entries by its header."""
     return b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 1 << 60) + bytes(4096)
 
 
@@ -141,7 +141,7 @@ def _huge_webp() -> bytes:
 
 
 def jpeg_segment(marker: int, body: bytes) -> bytes:
-    """A marker segment."""
+    """Return a marker segment."""
     return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
 
 
@@ -150,12 +150,12 @@ def _jpeg(pixels: np.ndarray = GRAY) -> bytes:
 
 
 def with_jpeg_segments(data: bytes, *segments: bytes) -> bytes:
-    """The JPEG with segments after its start."""
+    """Return the JPEG with segments after its start."""
     return data[:2] + b"".join(segments) + data[2:]
 
 
 def resized_jpeg(data: bytes, width: int, height: int) -> bytes:
-    """The JPEG or JPEG-LS with another size in its frame header."""
+    """Return the JPEG or JPEG-LS with another size in its frame header."""
     start = next(i for i in range(len(data)) if data[i] == 0xFF and data[i + 1] in (0xC0, 0xC1, 0xC3, 0xF7))
     return data[: start + 5] + struct.pack(">HH", height, width) + data[start + 9 :]
 
@@ -189,7 +189,7 @@ def _thumbnails() -> bytes:
 
 
 def png(width: int, height: int, bits: int, colour: int, packed: bytes, *chunks: bytes, interlace: int = 0) -> bytes:
-    """A PNG of a header, chunks, and packed pixel data."""
+    """Return a PNG of a header, chunks, and packed pixel data."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlace)
     return _PNG + png_chunk(b"IHDR", header) + b"".join(chunks) + png_chunk(b"IDAT", packed) + png_chunk(b"IEND", b"")
 
@@ -200,7 +200,7 @@ def _half_transparent(side: int) -> bytes:
 
 
 def _interlaced(side: int) -> bytes:
-    """The same in the seven passes of PNG 8.2; side: divisible by 8."""
+    """Return the same image in the seven passes of PNG 8.2; side: divisible by 8."""
     passes = ((8, 8), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2), (1, 2))
     size = sum(side // dy * (1 + 8 * side // dx) for dx, dy in passes)
     return png(side, side, 16, 6, deflated_zeros(size, start=b"\0" + _RGBA * (side // 8)), interlace=1)
@@ -224,13 +224,13 @@ def _xmp(text: bytes) -> bytes:
 
 
 def webp(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A RIFF container of chunks."""
+    """Return a RIFF container of chunks."""
     body = b"".join(kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for kind, data in chunks)
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
 def flat_vp8l(width: int, height: int) -> bytes:
-    """A lossless image of one colour: no transform, no cache, five codes of one symbol each, so no bits for any pixel."""
+    """Return a lossless image of one colour: no transform, no cache, five codes of one symbol each, so no bits for any pixel."""
     bits = f"{width - 1:014b}"[::-1] + f"{height - 1:014b}"[::-1] + "0" + "000" + "0" + "0" + "0"
     for symbol in (90, 90, 90, 255, 0):
         bits += "1" + "0" + "1" + f"{symbol:08b}"[::-1]
@@ -260,7 +260,7 @@ def _bmp_header(width: int, height: int, *, bits: int = 24, colours: int = 0) ->
 def sized_jpeg_2000(
     width: int, height: int, *, components: int = 1, tile: int | None = None, shape: tuple[int, int] = (64, 64)
 ) -> bytes:
-    """A codestream of a small image whose SIZ segment claims another size. tile: side of the tiles, one tile if None."""
+    """Return a codestream of a small image with another size in its SIZ segment. tile: side of the tiles; None: one tile."""
     pixels = xray_pixels(8, rows=shape[0], columns=shape[1]).astype(np.uint8)
     samples = pixels if components == 1 else np.dstack([pixels] * components)
     data = bytearray(imagecodecs.jpeg2k_encode(samples, codecformat="J2K", reversible=True))
@@ -275,17 +275,17 @@ def _overlap_jpeg() -> bytes:
 
 
 def _text_bomb(kind: bytes, head: bytes, start: bytes = b"") -> Callable[[], bytes]:
-    """A PNG with a chunk whose text or profile inflates to 4 GB."""
+    """Return a PNG with a text or profile chunk that inflates to 4 GB."""
     return lambda: _with_png_chunks(png_chunk(kind, head + deflated_zeros(4 * GIB, start=start)))
 
 
 def _square_png(bits: int, colour: int, row: bytes, *chunks: bytes) -> Callable[[], bytes]:
-    """An image of max_pixels whose first row is given and the rest zeros."""
+    """Return an image of max_pixels with the given first row, then zeros."""
     return lambda: png(TEN, TEN, bits, colour, deflated_zeros((len(row) + 1) * TEN, start=b"\0" + row), *chunks)
 
 
 def _bomb_tiff(code: int, packed: Callable[[int], bytes], size: int) -> Callable[[], bytes]:
-    """A small image whose strip inflates to `size`."""
+    """Return a small image with a strip that inflates to `size`."""
     return lambda: strip_file(packed(size), code=code)
 
 
@@ -342,7 +342,7 @@ _TIFF_KINDS = (
     large("gray float64 10000.tif", lambda: _shared_strips(TEN, TEN, 64, 1, 3)),
     large("rgba16 10000.tif", lambda: _shared_strips(TEN, TEN, 16, 4, 1)),
     large("200,000 strips.tif", lambda: _shared_strips(40, 200_000, 8, 1, 1)),
-    small("2^30 strips claimed.tif", _claimed_strips, decoded=False),
+    small("2^30 strips claimed.tif", _billion_strips, decoded=False),
     large("390,625 tiles.tif", _tiny_tiles),
     small("tile of 2^31 px.tif", lambda: _tile(46_336, deflated_zeros(2 * GIB), 8), decoded=False),
     small("tile of 2^31 px, not packed.tif", lambda: _tile(46_336, GRAY.tobytes(), 1)),

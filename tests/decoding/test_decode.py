@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -20,7 +19,9 @@ from cxr_edge.errors import InputError
 from cxr_edge.names import printable
 from cxr_edge.records import Image
 from tests.builders.dicom_files import dataset, file_bytes, jpeg_lossless, xray_pixels
+from tests.decoding.image_files import pillow_file
 from tests.decoding.results import error_message, flag_codes, read
+from tests.fuzz.image_seeds import png_chunk
 
 GRAY = xray_pixels(8, rows=53, columns=41).astype(np.uint8)
 DEEP = xray_pixels(16, rows=53, columns=41)
@@ -30,19 +31,8 @@ def encode(suffix: str, pixels: np.ndarray, *options: int) -> bytes:
     return cv2.imencode(suffix, pixels, list(options))[1].tobytes()
 
 
-def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
-    """Return a file written by Pillow."""
-    stream = io.BytesIO()
-    Pillow.fromarray(pixels, mode).save(stream, kind, **options)
-    return stream.getvalue()
-
-
 def rgb(gray: np.ndarray) -> np.ndarray:
     return np.dstack([gray] * 3)
-
-
-def png_chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def with_png_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
@@ -89,13 +79,13 @@ def test_lossless_webp() -> None:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
 @pytest.mark.parametrize("pixels", [GRAY, rgb(GRAY)], ids=["gray", "colour"])
 def test_jpeg(pixels, options) -> None:
-    image = read(saved(pixels, "JPEG", quality=95, **options))
+    image = read(pillow_file(pixels, "JPEG", quality=95, **options))
     assert (image.format, image.stored_bits, image.flags) == ("jpeg", 8, ())
     assert np.abs(image.pixels.astype(int) - GRAY).max() <= 12
 
 
 def test_lossy_webp() -> None:
-    image = read(saved(rgb(GRAY), "WEBP", quality=95))
+    image = read(pillow_file(rgb(GRAY), "WEBP", quality=95))
     assert np.abs(image.pixels.astype(int) - GRAY).mean() <= 3
 
 
@@ -155,9 +145,9 @@ def test_orientation(kind, orientation) -> None:
         tags[274] = value
         return tags
 
-    plain = saved(GRAY if kind != "WEBP" else rgb(GRAY), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    plain = pillow_file(GRAY if kind != "WEBP" else rgb(GRAY), kind, **({"lossless": True} if kind == "WEBP" else {}))
     options = {"lossless": True} if kind == "WEBP" else {}
-    turned = saved(GRAY if kind != "WEBP" else rgb(GRAY), kind, exif=exif(orientation), **options)
+    turned = pillow_file(GRAY if kind != "WEBP" else rgb(GRAY), kind, exif=exif(orientation), **options)
     p = read(plain).pixels
     # EXIF 2.32, tag 274: which edges of the scene the 0th row and the 0th column are.
     upright = {
@@ -248,7 +238,7 @@ def test_a_file_too_large_for_its_limit_is_not_read(tmp_path) -> None:
         (b"\0\0\0\x0cjP  \r\n\x87\n", "a bare JPEG 2000"),
         (b'{"a": 1}', "text (XML, HTML or JSON)"),
         (b"<!DOCTYPE html><html>", "text (XML, HTML or JSON)"),
-        (saved(GRAY, "GIF"), "a GIF file is not supported"),
+        (pillow_file(GRAY, "GIF"), "a GIF file is not supported"),
     ],
 )
 def test_other_content_is_rejected_by_name(data, message) -> None:
@@ -312,8 +302,8 @@ def test_unusual_layouts_are_rejected() -> None:
 # Damage ---------------------------------------------------------------------------------------------------------------
 
 COMPLETE = {
-    "jpeg": saved(GRAY, "JPEG", quality=95),
-    "progressive jpeg": saved(rgb(GRAY), "JPEG", quality=95, progressive=True),
+    "jpeg": pillow_file(GRAY, "JPEG", quality=95),
+    "progressive jpeg": pillow_file(rgb(GRAY), "JPEG", quality=95, progressive=True),
     "png": encode(".png", GRAY),
     "16-bit png": encode(".png", DEEP),
     "tiff": encode(".tiff", GRAY, cv2.IMWRITE_TIFF_COMPRESSION, 1),

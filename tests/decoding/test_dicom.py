@@ -26,9 +26,9 @@ from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.builders.dicom_files import (
     PATIENT,
-    compressed,
+    compressed_file,
     dataset,
-    encapsulated,
+    encapsulated_file,
     file_bytes,
     jpeg_baseline,
     jpeg_lossless,
@@ -55,7 +55,7 @@ def syntax_name(syntax: uid.UID) -> str:
     return syntax.name
 
 
-def windowed(x: float, center: float, width: float, function: str) -> float:
+def apply_window(x: float, center: float, width: float, function: str) -> float:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3, with ymin = 0 and ymax = 1, as printed there."""
     if function == "SIGMOID":
         return 1 / (1 + math.exp(min(-4 * (x - center) / width, 700)))
@@ -73,10 +73,10 @@ def windowed(x: float, center: float, width: float, function: str) -> float:
 def window_reference(
     values: np.ndarray, center: float, width: float, function: str = "LINEAR", top: int = 65535
 ) -> np.ndarray:
-    return np.array([[round(windowed(float(v), center, width, function) * top) for v in row] for row in values])
+    return np.array([[round(apply_window(float(v), center, width, function) * top) for v in row] for row in values])
 
 
-def stretched(values: np.ndarray, top: int = 65535) -> np.ndarray:
+def stretch(values: np.ndarray, top: int = 65535) -> np.ndarray:
     values = values.astype(float)
     return np.rint((values - values.min()) * top / (values.max() - values.min()))
 
@@ -88,12 +88,12 @@ def stretched(values: np.ndarray, top: int = 65535) -> np.ndarray:
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=syntax_name)
 def test_lossless_syntaxes_keep_every_bit(syntax, bits) -> None:
     stored = xray_pixels(bits)
-    data = compressed(dataset(stored, bits=bits), syntax)
+    data = compressed_file(dataset(stored, bits=bits), syntax)
     image = decode_bytes(data, source="chest.dcm")
     assert (image.source, image.format, image.stored_bits) == ("chest.dcm", "dicom", bits)
     assert image.sha256 == hashlib.sha256(data).hexdigest()
     assert image.pixels.dtype == np.uint16
-    np.testing.assert_array_equal(image.pixels, stretched(stored))
+    np.testing.assert_array_equal(image.pixels, stretch(stored))
     assert flag_codes(image) == {"no_window"}
 
 
@@ -104,24 +104,24 @@ def test_signed_values(syntax, bits) -> None:
     words = (signed & 0xFFFF).astype(np.uint16)
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         words &= (1 << bits) - 1  # the stream has only these bits
-    image = read(compressed(dataset(words, bits=bits, PixelRepresentation=1), syntax))
-    np.testing.assert_array_equal(image.pixels, stretched(signed))
+    image = read(compressed_file(dataset(words, bits=bits, PixelRepresentation=1), syntax))
+    np.testing.assert_array_equal(image.pixels, stretch(signed))
 
 
 def test_jpeg_baseline_and_lossy_jpeg_2000_are_close() -> None:
     eight = xray_pixels(8)
-    image = read(compressed(dataset(eight, bits=8), uid.JPEGBaseline8Bit))
+    image = read(compressed_file(dataset(eight, bits=8), uid.JPEGBaseline8Bit))
     assert (image.pixels.dtype, image.stored_bits, image.flags) == (np.uint8, 8, ())
     assert np.abs(image.pixels.astype(int) - eight).max() <= 12
     twelve = xray_pixels(12)
-    image = read(compressed(dataset(twelve, **WINDOW), uid.JPEG2000))
+    image = read(compressed_file(dataset(twelve, **WINDOW), uid.JPEG2000))
     assert np.abs(image.pixels - window_reference(twelve, 1800, 2500)).max() <= 1000
 
 
 def test_a_frame_in_several_fragments() -> None:
     stored = xray_pixels(12)
-    data = encapsulated(dataset(stored), jpeg_lossless(stored, bits=12), uid.JPEGLosslessSV1, fragments=4)
-    np.testing.assert_array_equal(read(data).pixels, stretched(stored))
+    data = encapsulated_file(dataset(stored), jpeg_lossless(stored, bits=12), uid.JPEGLosslessSV1, fragments=4)
+    np.testing.assert_array_equal(read(data).pixels, stretch(stored))
 
 
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian], ids=syntax_name)
@@ -146,7 +146,7 @@ def test_decode_reads_a_dicom_file_with_any_name(tmp_path) -> None:
     ids=syntax_name,
 )
 def test_other_syntaxes_are_rejected_by_name(syntax) -> None:
-    message = error_message(encapsulated(dataset(xray_pixels(8), bits=8), b"\0" * 64, syntax))
+    message = error_message(encapsulated_file(dataset(xray_pixels(8), bits=8), b"\0" * 64, syntax))
     assert f"({syntax})" in message
     assert "is not supported, expected uncompressed, deflated, RLE, JPEG baseline" in message
     assert "export the file in one of these" in message
@@ -156,7 +156,7 @@ def test_other_syntaxes_are_rejected_by_name(syntax) -> None:
 def test_twelve_bit_extended_jpeg() -> None:
     stored = xray_pixels(12)
     frame = imagecodecs.jpeg8_encode(stored, level=98, bitspersample=12)
-    image = read(encapsulated(dataset(stored, **WINDOW), frame, uid.JPEGExtended12Bit))
+    image = read(encapsulated_file(dataset(stored, **WINDOW), frame, uid.JPEGExtended12Bit))
     assert image.stored_bits == 12
     assert np.abs(image.pixels - window_reference(stored, 1800, 2500)).max() <= 300
     assert image.flags == ()
@@ -164,7 +164,7 @@ def test_twelve_bit_extended_jpeg() -> None:
 
 def test_without_imagecodecs_uncompressed_files_are_read(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    message = error_message(compressed(dataset(xray_pixels(12)), uid.JPEGLosslessSV1))
+    message = error_message(compressed_file(dataset(xray_pixels(12)), uid.JPEGLosslessSV1))
     assert "install the package imagecodecs, or export uncompressed" in message
     assert read(dataset(xray_pixels(12))).stored_bits == 12
 
@@ -217,7 +217,7 @@ def test_a_window_that_is_not_valid_is_flagged(width) -> None:
     stored = xray_pixels(12)
     image = read(dataset(stored, WindowCenter=2000, WindowWidth=width))
     assert flag_codes(image) == {"window_ignored"}
-    np.testing.assert_array_equal(image.pixels, stretched(stored))
+    np.testing.assert_array_equal(image.pixels, stretch(stored))
 
 
 def test_an_unknown_function_is_rejected() -> None:
@@ -234,7 +234,7 @@ def test_rescale_comes_before_the_window() -> None:
 def test_a_negative_slope_inverts_the_values() -> None:
     stored = xray_pixels(12)
     image = read(dataset(stored, RescaleSlope="-1", RescaleIntercept="4095"))
-    np.testing.assert_array_equal(image.pixels, stretched(4095 - stored.astype(int)))
+    np.testing.assert_array_equal(image.pixels, stretch(4095 - stored.astype(int)))
 
 
 def lut(entries: np.ndarray, *, first: int, bits: int, packed: str) -> Sequence:
@@ -313,14 +313,14 @@ def test_high_bit_and_bits_of_an_overlay() -> None:
     words = (stored << 4) | (np.arange(stored.size).reshape(stored.shape) % 4 << 14) | 0b1010
     image = read(dataset(words.astype(np.uint16), BitsStored=10, HighBit=13))
     assert image.stored_bits == 10
-    np.testing.assert_array_equal(image.pixels, stretched(stored))
+    np.testing.assert_array_equal(image.pixels, stretch(stored))
 
 
 def test_thirty_two_bits() -> None:
     stored = xray_pixels(16).astype(np.int64) * 60000
     data = dataset(xray_pixels(16), bits=16, BitsAllocated=32, BitsStored=32, HighBit=31)
     data.PixelData = stored.astype("<u4").tobytes()
-    np.testing.assert_allclose(read(data).pixels, stretched(stored), atol=1)
+    np.testing.assert_allclose(read(data).pixels, stretch(stored), atol=1)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -333,7 +333,7 @@ def test_padding_is_black_and_excluded_from_the_range(photometric, limit) -> Non
         stored[5:8] = 4095
     more = {} if limit is None else {"PixelPaddingRangeLimit": limit}
     image = read(dataset(stored, PhotometricInterpretation=photometric, PixelPaddingValue=4095, **more))
-    expected = stretched(stored[inside])
+    expected = stretch(stored[inside])
     if photometric == "MONOCHROME1":
         expected = 65535 - expected
     np.testing.assert_array_equal(image.pixels[inside], expected)
@@ -347,7 +347,7 @@ def test_padding_of_signed_values() -> None:
     data = dataset((signed & 0xFFFF).astype(np.uint16), PixelRepresentation=1)
     data.add_new("PixelPaddingValue", "SS", -2048)
     image = read(data)
-    np.testing.assert_array_equal(image.pixels[4:], stretched(signed[4:]))
+    np.testing.assert_array_equal(image.pixels[4:], stretch(signed[4:]))
     assert not image.pixels[:4].any()
 
 
@@ -378,7 +378,7 @@ def test_colour_is_rejected() -> None:
 def test_gray_jpeg_stored_as_colour() -> None:
     gray = xray_pixels(8).astype(np.uint8)
     data = dataset(np.dstack([gray] * 3), bits=8, PhotometricInterpretation="YBR_FULL_422")
-    image = read(encapsulated(data, jpeg_baseline(np.dstack([gray] * 3)), uid.JPEGBaseline8Bit))
+    image = read(encapsulated_file(data, jpeg_baseline(np.dstack([gray] * 3)), uid.JPEGBaseline8Bit))
     assert np.abs(image.pixels.astype(int) - gray).max() <= 12
 
 
@@ -386,7 +386,7 @@ def test_rgb_jpeg_that_is_rgb_only_by_the_dicom_header() -> None:
     # The components of the stream are R, G, B, without a marker for that.
     gray = xray_pixels(8).astype(np.uint8)
     frame = saved_as_components(gray)
-    data = encapsulated(dataset(np.dstack([gray] * 3), bits=8), frame, uid.JPEGBaseline8Bit)
+    data = encapsulated_file(dataset(np.dstack([gray] * 3), bits=8), frame, uid.JPEGBaseline8Bit)
     image = read(data)
     assert np.abs(image.pixels.astype(int) - gray).max() <= 12
 
@@ -499,7 +499,7 @@ def test_the_pixel_limit_is_checked_before_decoding() -> None:
 
 @pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless], ids=syntax_name)
 def test_a_stream_of_another_size_is_rejected_before_decoding(syntax) -> None:
-    data = compressed(dataset(xray_pixels(12, rows=50, columns=60)), syntax)
+    data = compressed_file(dataset(xray_pixels(12, rows=50, columns=60)), syntax)
     parsed = pydicom.dcmread(io.BytesIO(data))
     parsed.Rows, parsed.Columns = 40, 40
     parsed["PixelData"].is_undefined_length = True
@@ -518,16 +518,16 @@ def test_a_deflated_bomb_is_inflated_only_as_far_as_its_header_needs(monkeypatch
     bomb = file_bytes(data, uid.DeflatedExplicitVRLittleEndian)
     assert len(bomb) < 1_000_000
     image = read(bomb)
-    np.testing.assert_array_equal(image.pixels, stretched(stored))
+    np.testing.assert_array_equal(image.pixels, stretch(stored))
     assert flag_codes(image) == {"no_window", "nonconforming"}
     assert max(limits) <= 1 << 20
 
 
 def test_a_stream_of_another_process_is_rejected() -> None:
     eight = xray_pixels(8).astype(np.uint8)
-    wrong = encapsulated(dataset(eight, bits=8), jpeg_baseline(eight), uid.JPEGLosslessSV1)
+    wrong = encapsulated_file(dataset(eight, bits=8), jpeg_baseline(eight), uid.JPEGLosslessSV1)
     assert "the JPEG process (SOF0) does not match the transfer syntax" in error_message(wrong)
-    wrong = encapsulated(dataset(eight, bits=8), jpeg_lossless(eight, bits=8), uid.JPEGBaseline8Bit)
+    wrong = encapsulated_file(dataset(eight, bits=8), jpeg_lossless(eight, bits=8), uid.JPEGBaseline8Bit)
     assert "the JPEG process (SOF3)" in error_message(wrong)
 
 
@@ -548,7 +548,7 @@ def test_an_invalid_lossless_jpeg_is_rejected_before_decoding(monkeypatch) -> No
     for at, value in changes.values():
         damaged = bytearray(frame)
         damaged[at] = value
-        message = error_message(encapsulated(dataset(stored), bytes(damaged), uid.JPEGLosslessSV1))
+        message = error_message(encapsulated_file(dataset(stored), bytes(damaged), uid.JPEGLosslessSV1))
         assert "copy or export" in message
 
 
@@ -557,10 +557,10 @@ def test_an_invalid_lossless_jpeg_is_rejected_before_decoding(monkeypatch) -> No
 )
 def test_a_truncated_frame_in_a_complete_file_is_rejected(syntax) -> None:
     stored = xray_pixels(12)
-    data = compressed(dataset(stored), syntax)
+    data = compressed_file(dataset(stored), syntax)
     frame = get_frame(pydicom.dcmread(io.BytesIO(data)).PixelData, 0, number_of_frames=1)
     for keep in np.linspace(100, len(frame) - 4, 12).astype(int):
-        error_message(encapsulated(dataset(stored), frame[:keep], syntax))
+        error_message(encapsulated_file(dataset(stored), frame[:keep], syntax))
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------
@@ -579,7 +579,7 @@ def decode_or_reject(data: bytes) -> Image | None:
 @pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=syntax_name)
 def test_truncated_files_are_rejected(syntax) -> None:
     bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
-    data = compressed(dataset(xray_pixels(bits), bits=bits), syntax)
+    data = compressed_file(dataset(xray_pixels(bits), bits=bits), syntax)
     for cut in np.linspace(0, len(data) - 20, 100).astype(int):
         assert decode_or_reject(data[:cut]) is None, cut
 
@@ -587,7 +587,7 @@ def test_truncated_files_are_rejected(syntax) -> None:
 @pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=syntax_name)
 def test_mutated_files_give_an_image_or_an_input_error(syntax) -> None:
     bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
-    data = compressed(dataset(xray_pixels(bits), bits=bits), syntax)
+    data = compressed_file(dataset(xray_pixels(bits), bits=bits), syntax)
     rng = np.random.default_rng(len(syntax))
     for _ in range(200):
         mutated = bytearray(data)
@@ -617,7 +617,7 @@ def test_warnings_about_invalid_values_do_not_appear_on_stderr(tmp_path) -> None
 
 
 def test_threads_decode_equal_pixels() -> None:
-    files = [compressed(dataset(xray_pixels(12, seed=i)), LOSSLESS[i]) for i in range(len(LOSSLESS))]
+    files = [compressed_file(dataset(xray_pixels(12, seed=i)), LOSSLESS[i]) for i in range(len(LOSSLESS))]
     expected = [read(f).pixels for f in files]
     failures: list[int] = []
 

@@ -19,9 +19,9 @@ from pydicom.sequence import Sequence
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Image
-from tests.builders.dicom_files import dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless, xray_pixels
+from tests.builders.dicom_files import dataset, encapsulated_file, file_bytes, jpeg_baseline, jpeg_lossless, xray_pixels
 from tests.decoding.results import error_message, flag_codes, read
-from tests.decoding.test_dicom import stretched, window_reference
+from tests.decoding.test_dicom import stretch, window_reference
 
 STORED = xray_pixels(12)
 WINDOW = {"WindowCenter": 1800, "WindowWidth": 2500}
@@ -119,10 +119,10 @@ def test_the_bits_of_the_stream_are_used(stream_bits, allocated) -> None:
     for stored in sorted({2, 7, 8, 10, 12, 16, allocated} & set(range(2, allocated + 1))):
         data = dataset(values, bits=16, BitsAllocated=allocated, BitsStored=stored, HighBit=stored - 1)
         for syntax, stream in streams(values, stream_bits).items():
-            image = read(encapsulated(data, stream, syntax))
+            image = read(encapsulated_file(data, stream, syntax))
             top = 255 if image.stored_bits <= 8 else 65535
             plain = image.stored_bits == 8 and top == 255
-            expected = values if plain else stretched(values, top)
+            expected = values if plain else stretch(values, top)
             np.testing.assert_array_equal(image.pixels, expected)
             wraps = int(values.max()) >= 1 << stored
             assert ("nonconforming" in flag_codes(image)) == wraps, (stored, syntax)
@@ -137,8 +137,8 @@ def test_the_bits_of_the_stream_are_used(stream_bits, allocated) -> None:
 def test_a_signed_stream_under_an_unsigned_header() -> None:
     signed = STORED.astype(np.int16) - 2048
     stream = imagecodecs.jpeg2k_encode(signed, level=0, codecformat="j2k", bitspersample=12, reversible=True)
-    image = read(encapsulated(dataset(STORED), stream, uid.JPEG2000Lossless))
-    np.testing.assert_array_equal(image.pixels, stretched(signed))
+    image = read(encapsulated_file(dataset(STORED), stream, uid.JPEG2000Lossless))
+    np.testing.assert_array_equal(image.pixels, stretch(signed))
     assert "by Pixel Representation (0028,0103) they are unsigned" in nonconforming_note(image)
 
 
@@ -146,8 +146,8 @@ def test_a_wider_stream_with_the_headers_sign_bit() -> None:
     signed = STORED.astype(int) - 2048
     for words in (signed & 0xFFF, signed & 0xFFFF):  # sign bit 11 alone, or extended to the stream's 16 bits
         stream = jpeg_lossless(words.astype(np.uint16), bits=16)
-        image = read(encapsulated(dataset(STORED, PixelRepresentation=1), stream, uid.JPEGLosslessSV1))
-        np.testing.assert_array_equal(image.pixels, stretched(signed))
+        image = read(encapsulated_file(dataset(STORED, PixelRepresentation=1), stream, uid.JPEGLosslessSV1))
+        np.testing.assert_array_equal(image.pixels, stretch(signed))
         assert flag_codes(image) == {"no_window"}
 
 
@@ -288,7 +288,7 @@ def items(*fragments: bytes, table: bytes | None = b"", delimiter: bool = True) 
 
 def with_pixels(value: bytes, syntax: str, **elements) -> bytes:
     """Return a file with `value` as encapsulated pixel data, valid or not."""
-    data = encapsulated(dataset(STORED, **elements), b"\xff\xd8\xff\xd9", syntax)
+    data = encapsulated_file(dataset(STORED, **elements), b"\xff\xd8\xff\xd9", syntax)
     return data[: data.rindex(b"\xe0\x7f\x10\0OB")] + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + value
 
 
@@ -331,15 +331,15 @@ def test_encapsulation_as_vendors_write_it(kind) -> None:
     }
     for value in conforming.values():
         image = read(with_pixels(value, syntax))
-        np.testing.assert_array_equal(image.pixels, stretched(STORED))
+        np.testing.assert_array_equal(image.pixels, stretch(STORED))
         assert flag_codes(image) == {"no_window"}
     for value, message in noted.values():
         image = read(with_pixels(value, syntax))
-        np.testing.assert_array_equal(image.pixels, stretched(STORED))
+        np.testing.assert_array_equal(image.pixels, stretch(STORED))
         assert message in nonconforming_note(image)
     if kind != "RLE":
         for padding in (b"\xff", b"\xff\xff\xff", b"\0", b"\0\0\0\0", b"\xff\0\xff"):
-            np.testing.assert_array_equal(read(with_pixels(items(stream + padding), syntax)).pixels, stretched(STORED))
+            np.testing.assert_array_equal(read(with_pixels(items(stream + padding), syntax)).pixels, stretch(STORED))
 
 
 @pytest.mark.parametrize("kind", ENCAPSULATED)
@@ -361,20 +361,20 @@ def test_coded_data_that_end_before_the_image_are_rejected() -> None:
     for values in (noisy, smooth):
         for predictor in (1, 2, 3, 4):
             stream = jpeg_lossless(values, bits=12, predictor=predictor)
-            whole = encapsulated(dataset(values), stream, uid.JPEGLossless)
-            np.testing.assert_array_equal(read(whole).pixels, stretched(values))
+            whole = encapsulated_file(dataset(values), stream, uid.JPEGLossless)
+            np.testing.assert_array_equal(read(whole).pixels, stretch(values))
             for share in (0.5, 0.8, 0.97):
                 cut = stream[: int(len(stream) * share)].rstrip(b"\xff") + b"\xff\xd9"
-                error_message(encapsulated(dataset(values), cut, uid.JPEGLossless))
+                error_message(encapsulated_file(dataset(values), cut, uid.JPEGLossless))
 
 
 def test_twelve_bit_data_that_end_before_the_image_are_rejected() -> None:
     values = xray_pixels(12, rows=120, columns=90)
     stream = imagecodecs.jpeg8_encode(values, level=95, bitspersample=12)
-    assert read(encapsulated(dataset(values), stream, uid.JPEGExtended12Bit)).stored_bits == 12
+    assert read(encapsulated_file(dataset(values), stream, uid.JPEGExtended12Bit)).stored_bits == 12
     for share in (0.3, 0.6, 0.9, 0.99):
         cut = stream[: int(len(stream) * share)].rstrip(b"\xff") + b"\xff\xd9"
-        error_message(encapsulated(dataset(values), cut, uid.JPEGExtended12Bit))
+        error_message(encapsulated_file(dataset(values), cut, uid.JPEGExtended12Bit))
 
 
 def test_lossless_data_that_end_in_zeros_are_rejected() -> None:
@@ -384,7 +384,7 @@ def test_lossless_data_that_end_in_zeros_are_rejected() -> None:
     for share in (0.3, 0.6, 0.9):
         keep = int(len(stream) * share)
         zeroed = stream[:keep] + bytes(len(stream) - 2 - keep) + b"\xff\xd9"
-        assert "end in zeros" in error_message(encapsulated(dataset(values), zeroed, uid.JPEGLosslessSV1))
+        assert "end in zeros" in error_message(encapsulated_file(dataset(values), zeroed, uid.JPEGLosslessSV1))
     ends_in_zeros = 0
     for rows in range(32, 64):  # a complete image may end in zeros too: its last pixels are equal
         flat = np.full((120, 90), 9, np.uint16)
@@ -392,7 +392,7 @@ def test_lossless_data_that_end_in_zeros_are_rejected() -> None:
         whole = jpeg_lossless(flat, bits=12)
         ends_in_zeros += whole[-10:-2] == bytes(8)
         np.testing.assert_array_equal(
-            read(encapsulated(dataset(flat), whole, uid.JPEGLosslessSV1)).pixels, stretched(flat)
+            read(encapsulated_file(dataset(flat), whole, uid.JPEGLosslessSV1)).pixels, stretch(flat)
         )
     assert ends_in_zeros
 
@@ -400,7 +400,7 @@ def test_lossless_data_that_end_in_zeros_are_rejected() -> None:
 def test_a_codestream_in_jp2_boxes() -> None:
     boxed = imagecodecs.jpeg2k_encode(STORED, level=0, codecformat="jp2", bitspersample=12, reversible=True)
     assert boxed[4:8] == b"jP  "
-    np.testing.assert_array_equal(read(with_pixels(items(boxed), uid.JPEG2000Lossless)).pixels, stretched(STORED))
+    np.testing.assert_array_equal(read(with_pixels(items(boxed), uid.JPEG2000Lossless)).pixels, stretch(STORED))
 
 
 def test_encapsulated_pixels_with_an_uncompressed_syntax_are_rejected() -> None:
@@ -421,7 +421,7 @@ def test_too_many_pixel_bytes_are_noted() -> None:
 def test_jpeg_baseline_with_any_bits_allocated(allocated) -> None:
     eight = xray_pixels(8).astype(np.uint8)
     data = dataset(eight, bits=8, BitsAllocated=allocated)
-    image = read(encapsulated(data, jpeg_baseline(eight), uid.JPEGBaseline8Bit))
+    image = read(encapsulated_file(data, jpeg_baseline(eight), uid.JPEGBaseline8Bit))
     assert np.abs(image.pixels.astype(int) - eight).max() <= 12
     assert (image.stored_bits, flag_codes(image)) == (8, set())
 

@@ -15,18 +15,13 @@ from PIL import Image as Pillow
 
 from cxr_edge.decoding.limits import Limits
 from tests.builders.dicom_files import xray_pixels
+from tests.decoding.image_files import pillow_file
 from tests.decoding.results import error_message, flag_codes, read
+from tests.fuzz.image_seeds import png_chunk
 
 GRAY = xray_pixels(8, rows=75, columns=53).astype(np.uint8)
 DEEP = xray_pixels(16, rows=75, columns=53)
 TURNED = {3: GRAY[::-1, ::-1], 6: np.rot90(GRAY, -1), 8: np.rot90(GRAY)}
-
-
-def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
-    stream = io.BytesIO()
-    source = Pillow.fromarray(pixels)
-    (source.convert(mode) if mode else source).save(stream, kind, **options)
-    return stream.getvalue()
 
 
 # Blocks of metadata -----------------------------------------------------------------------------------------------------
@@ -56,21 +51,17 @@ def profile(block: bytes, name: str = "exif") -> bytes:
 
 
 def png_with(kind: bytes, body: bytes, data: bytes | None = None) -> bytes:
-    data = data or saved(GRAY, "PNG")
-    return data[:33] + chunk(kind, body) + data[33:]
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    data = data or pillow_file(GRAY, "PNG")
+    return data[:33] + png_chunk(kind, body) + data[33:]
 
 
 def jpeg_with(*segments: bytes) -> bytes:
-    data = saved(GRAY, "JPEG", quality=98)
+    data = pillow_file(GRAY, "JPEG", quality=98)
     return data[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(s) + 2) + s for s in segments) + data[2:]
 
 
 def webp_with(kind: bytes, body: bytes) -> bytes:
-    plain = saved(np.dstack([GRAY] * 3), "WEBP", lossless=True)
+    plain = pillow_file(np.dstack([GRAY] * 3), "WEBP", lossless=True)
     flags = {b"EXIF": 8, b"XMP ": 4}[kind]
     size = (GRAY.shape[1] - 1).to_bytes(3, "little") + (GRAY.shape[0] - 1).to_bytes(3, "little")
     extended = b"VP8X" + struct.pack("<I", 10) + bytes([flags, 0, 0, 0]) + size
@@ -98,7 +89,7 @@ ORIENTED = {
     "png iTXt XMP, element": png_with(b"iTXt", XMP_KEY + b"\0\0\0\0" + xmp(6, element=True)),
     "png iTXt XMP, compressed": png_with(b"iTXt", XMP_KEY + b"\1\0en\0\0" + zlib.compress(xmp(6))),
     "png eXIf before XMP": png_with(b"iTXt", XMP_KEY + b"\0\0\0\0" + xmp(3), png_with(b"eXIf", exif(6))),
-    "png eXIf that says nothing, then XMP": png_with(
+    "png eXIf without orientation, then XMP": png_with(
         b"iTXt", XMP_KEY + b"\0\0\0\0" + xmp(6), png_with(b"eXIf", exif(None))
     ),
     "jpeg EXIF": jpeg_with(b"Exif\0\0" + exif(6)),
@@ -166,14 +157,14 @@ def test_a_transparent_gray_value(bits) -> None:
 def gray_png(values: np.ndarray, bits: int) -> bytes:
     rows = []
     for row in values:
-        packed = np.unpackbits(row.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits :].ravel()
-        rows.append(b"\0" + np.packbits(packed).tobytes())
+        bit_values = np.unpackbits(row.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits :].ravel()
+        rows.append(b"\0" + np.packbits(bit_values).tobytes())
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"".join(rows)))
-        + chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"".join(rows)))
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -186,7 +177,7 @@ def test_transparency_of_palettes_and_colours() -> None:
     np.testing.assert_array_equal(image.pixels, np.where(np.asarray(source) == 3, 0, plain))
     assert flag_codes(image) == {"alpha_composited"}
     value = int(np.median(GRAY))
-    image = read(saved(np.dstack([GRAY] * 3), "PNG", transparency=(value, value, value)))
+    image = read(pillow_file(np.dstack([GRAY] * 3), "PNG", transparency=(value, value, value)))
     np.testing.assert_array_equal(image.pixels, np.where(value == GRAY, 0, GRAY))
 
 
@@ -216,22 +207,22 @@ def test_the_fourth_byte_of_a_bmp_is_not_alpha() -> None:
 # Damage and warnings -----------------------------------------------------------------------------------------------------
 
 
-def letterboxed(rows: int, value: int) -> bytes:
+def letterbox_jpeg(rows: int, value: int) -> bytes:
     band = np.full((rows, GRAY.shape[1]), value, np.uint8)
-    return saved(np.vstack([GRAY, band]), "JPEG", quality=98)
+    return pillow_file(np.vstack([GRAY, band]), "JPEG", quality=98)
 
 
 @pytest.mark.parametrize("rows", [1, 8, 40, 200])
 @pytest.mark.parametrize("value", [128, 0, 255])
 def test_a_band_of_one_gray_is_not_rejected_as_truncated(rows, value) -> None:
-    image = read(letterboxed(rows, value))
+    image = read(letterbox_jpeg(rows, value))
     assert image.flags == ()
     assert np.abs(image.pixels[:75].astype(int) - GRAY).max() <= 12
     assert np.abs(image.pixels[80:].astype(int) - value).max(initial=0) <= 12
 
 
 def test_truncation_inside_the_band_is_rejected() -> None:
-    data = letterboxed(200, 128)
+    data = letterbox_jpeg(200, 128)
     scan = data.index(b"\xff\xda")
     for keep in range(scan + 20, len(data) - 8, max(1, (len(data) - scan) // 25)):
         assert "damaged or truncated" in error_message(data[:keep].rstrip(b"\xff") + b"\xff\xd9")
@@ -240,13 +231,13 @@ def test_truncation_inside_the_band_is_rejected() -> None:
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
 def test_a_truncated_jpeg_with_an_end_marker_is_rejected(options) -> None:
     noisy = np.random.default_rng(0).integers(0, 255, (200, 160)).astype(np.uint8)
-    data = saved(noisy, "JPEG", quality=90, **options)
+    data = pillow_file(noisy, "JPEG", quality=90, **options)
     for share in (0.3, 0.6, 0.9, 0.98):
         error_message(data[: int(len(data) * share)].rstrip(b"\xff") + b"\xff\xd9")
 
 
 def test_stray_bytes_before_the_end_marker_are_flagged() -> None:
-    data = saved(GRAY, "JPEG", quality=95)
+    data = pillow_file(GRAY, "JPEG", quality=95)
     image = read(data[:-2] + b"abc" + data[-2:])
     assert flag_codes(image) == {"jpeg_stray_bytes"}
     np.testing.assert_array_equal(image.pixels, read(data).pixels)
@@ -256,7 +247,7 @@ def test_stray_bytes_before_the_end_marker_are_flagged() -> None:
 
 def test_stray_bytes_between_header_segments_are_flagged() -> None:
     for mode in ("L", "RGB"):
-        data = saved(GRAY, "JPEG", mode, quality=95)
+        data = pillow_file(GRAY, "JPEG", mode, quality=95)
         tables = data.index(b"\xff\xdb")
         image = read(data[:tables] + b"stray bytes of a bad editor" + data[tables:])
         assert flag_codes(image) == {"jpeg_stray_bytes"}
@@ -267,7 +258,7 @@ def test_stray_bytes_between_header_segments_are_flagged() -> None:
 
 
 def test_metadata_with_libjpeg_warnings_are_ignored() -> None:
-    data = saved(GRAY, "JPEG", quality=95)
+    data = pillow_file(GRAY, "JPEG", quality=95)
     profile_twice = b"\xff\xe2\0\x14ICC_PROFILE\0\x01\x01abcd" * 2
     image = read(data[:2] + profile_twice + data[2:])
     assert image.flags == ()
@@ -278,39 +269,39 @@ def test_metadata_with_libjpeg_warnings_are_ignored() -> None:
 
 
 def test_a_png_with_more_data_than_its_image_needs() -> None:
-    data = saved(GRAY, "PNG")
+    data = pillow_file(GRAY, "PNG")
     at = data.index(b"IDAT")
     length = struct.unpack_from(">I", data, at - 4)[0]
     rows = zlib.decompress(data[at + 4 : at + 4 + length])
-    for body in (zlib.compress(rows + bytes(500)), data[at + 4 : at + 4 + length] + b"behind the stream"):
-        longer = data[: at - 4] + chunk(b"IDAT", body) + data[at + 8 + length :]
+    for body in (zlib.compress(rows + bytes(500)), data[at + 4 : at + 4 + length] + b"after the stream"):
+        longer = data[: at - 4] + png_chunk(b"IDAT", body) + data[at + 8 + length :]
         image = read(longer)
         np.testing.assert_array_equal(image.pixels, GRAY)
         assert image.flags == ()
 
 
 def test_pixels_that_are_not_square_are_flagged() -> None:
-    assert flag_codes(read(saved(GRAY, "JPEG", dpi=(100, 200)))) == {"pixel_aspect"}
-    assert flag_codes(read(saved(GRAY, "PNG", dpi=(100, 200)))) == {"pixel_aspect"}
-    assert read(saved(GRAY, "JPEG", dpi=(300, 300))).flags == ()
-    assert read(saved(GRAY, "PNG", dpi=(300, 300))).flags == ()
+    assert flag_codes(read(pillow_file(GRAY, "JPEG", dpi=(100, 200)))) == {"pixel_aspect"}
+    assert flag_codes(read(pillow_file(GRAY, "PNG", dpi=(100, 200)))) == {"pixel_aspect"}
+    assert read(pillow_file(GRAY, "JPEG", dpi=(300, 300))).flags == ()
+    assert read(pillow_file(GRAY, "PNG", dpi=(300, 300))).flags == ()
 
 
 @pytest.mark.parametrize("size", [(2, 2), (1, 400), (31, 500), (500, 31)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
 def test_small_images_are_rejected(kind, size) -> None:
     small = cv2.resize(GRAY, size[::-1])
-    data = saved(np.dstack([small] * 3), kind)
+    data = pillow_file(np.dstack([small] * 3), kind)
     assert f"{size[1]}x{size[0]} px are too small: each side must have at least 32 px" in error_message(data)
     if min(size) > 1:
         assert read(data, limits=Limits(min_side_px=2)).pixels.shape == size
 
 
 def test_png_headers() -> None:
-    data = saved(GRAY, "PNG")
+    data = pillow_file(GRAY, "PNG")
     header = data[8:33]
     assert "the PNG contains two IHDR chunks" in error_message(data[:33] + header + data[33:])
-    assert "does not begin with its IHDR chunk" in error_message(data[:8] + chunk(b"tEXt", b"a\0b") + data[8:])
+    assert "does not begin with its IHDR chunk" in error_message(data[:8] + png_chunk(b"tEXt", b"a\0b") + data[8:])
     for colour, bits in ((1, 8), (2, 4), (0, 3), (3, 16), (7, 8)):
         changed = data[:16] + data[16:24] + bytes([bits, colour]) + data[26:29]
         changed += struct.pack(">I", zlib.crc32(changed[12:29])) + data[33:]
@@ -318,14 +309,14 @@ def test_png_headers() -> None:
 
 
 def test_libpng_warnings_are_captured(capfd, caplog) -> None:
-    data = saved(DEEP, "PNG")
+    data = pillow_file(DEEP, "PNG")
     at = data.index(b"IDAT")
     length = struct.unpack_from(">I", data, at - 4)[0]
     body = bytearray(data[at + 4 : at + 4 + length])
     body[-1] ^= 1  # the checksum of the inflated data
-    wrong_sum = data[: at - 4] + chunk(b"IDAT", bytes(body)) + data[at + 8 + length :]
+    wrong_sum = data[: at - 4] + png_chunk(b"IDAT", bytes(body)) + data[at + 8 + length :]
     assert "IDAT: incorrect data check" in error_message(wrong_sum)
-    short = data[: at - 4] + chunk(b"IDAT", bytes(body[: length // 2])) + data[at + 8 + length :]
+    short = data[: at - 4] + png_chunk(b"IDAT", bytes(body[: length // 2])) + data[at + 8 + length :]
     assert "Not enough image data" in error_message(short)
     bad_transparency = png_with(b"tRNS", b"\0" * 7, data)
     np.testing.assert_array_equal(read(bad_transparency).pixels, DEEP)
@@ -341,7 +332,7 @@ def test_webp_headers() -> None:
     canvas = data.index(b"VP8X") + 12
     wrong = data[:canvas] + b"\xff\xff\x00" + data[canvas + 3 :]
     assert "no image of the size in its header" in error_message(wrong)
-    plain = saved(np.dstack([GRAY] * 3), "WEBP", lossless=True)
+    plain = pillow_file(np.dstack([GRAY] * 3), "WEBP", lossless=True)
     twice = plain[12:] * 2
     assert "two images" in error_message(b"RIFF" + struct.pack("<I", 4 + len(twice)) + b"WEBP" + twice)
     none = b"VP8X" + struct.pack("<I", 10) + bytes(10)
@@ -349,7 +340,7 @@ def test_webp_headers() -> None:
 
 
 def test_a_jpeg_of_many_scans_or_segments_is_rejected() -> None:
-    data = saved(GRAY, "JPEG", progressive=True)
+    data = pillow_file(GRAY, "JPEG", progressive=True)
     end = data.rindex(b"\xff\xda")
     assert "more than 64 scans" in error_message(data[:end] + data[end:-2] * 64 + data[-2:])
     comment = b"\xff\xfe\0\x02"
@@ -358,7 +349,7 @@ def test_a_jpeg_of_many_scans_or_segments_is_rejected() -> None:
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
 def test_jpegs_of_other_colour_spaces(mode) -> None:
-    data = saved(np.dstack([GRAY] * 3), "JPEG", mode, quality=98)
+    data = pillow_file(np.dstack([GRAY] * 3), "JPEG", mode, quality=98)
     assert np.abs(read(data).pixels.astype(int) - GRAY).max() <= 12
     cut = data[: len(data) // 2].rstrip(b"\xff") + b"\xff\xd9"
     assert "damaged or truncated" in error_message(cut)

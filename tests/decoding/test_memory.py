@@ -120,7 +120,7 @@ def _import_decoders() -> None:
             decode_bytes(seed.data, source="x")
         except InputError:
             continue
-    deflated_zeros(0)  # its piece is kept, for all children
+    deflated_zeros(0)  # caches its piece for all children
 
 
 def main(arguments: list[str]) -> None:
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> None:
 # The tests ----------------------------------------------------------------------------------------------------------------
 
 
-def _measured(*shares: list[str]) -> dict[str, Measurement]:
+def _measure_in_parallel(*shares: list[str]) -> dict[str, Measurement]:
     """Measure each share of kinds or files in a separate process, in parallel."""
     command = [sys.executable, "-m", "tests.decoding.test_memory", "--json"]
     running = [subprocess.Popen([*command, *share], cwd=ROOT, stdout=subprocess.PIPE, text=True) for share in shares]
@@ -155,7 +155,7 @@ def _measured(*shares: list[str]) -> dict[str, Measurement]:
 @pytest.fixture(scope="module")
 def measurements() -> dict[str, Measurement]:
     jobs = min(4, len(os.sched_getaffinity(0)))
-    return _measured(*(list(KINDS)[start::jobs] for start in range(jobs)))
+    return _measure_in_parallel(*(list(KINDS)[start::jobs] for start in range(jobs)))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -174,7 +174,7 @@ def test_the_measurement_sees_memory_and_time(tmp_path) -> None:
         (tmp_path / name).write_bytes(
             png(side, side, 16, 0, deflated_zeros((2 * side + 1) * side, start=bytes(range(100))))
         )
-    rows = _measured([str(tmp_path / "big.png"), str(tmp_path / "small.png")])
+    rows = _measure_in_parallel([str(tmp_path / "big.png"), str(tmp_path / "small.png")])
     assert rows["big.png"].memory_mb > rows["small.png"].memory_mb + 120
     assert rows["big.png"].seconds > rows["small.png"].seconds
 

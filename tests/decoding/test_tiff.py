@@ -21,7 +21,7 @@ DEEP = xray_pixels(16, rows=ROWS, columns=COLUMNS)
 LOSSLESS = [None, "lzw", "zlib", "packbits", "zstd", "lzma"]
 
 
-def written(pixels: np.ndarray, **options) -> bytes:
+def tiff_file(pixels: np.ndarray, **options) -> bytes:
     stream = io.BytesIO()
     options.setdefault("photometric", "rgb" if pixels.ndim == 3 and pixels.shape[-1] in (3, 4) else "minisblack")
     tifffile.imwrite(stream, pixels, metadata=None, **options)
@@ -57,7 +57,7 @@ def test_gray_of_every_layout(compression, layout, bigtiff, byteorder) -> None:
     for pixels, predictor in itertools.product((GRAY, DEEP), (False, True)):
         if predictor and compression not in ("lzw", "zlib", "zstd", "lzma"):
             continue
-        data = written(
+        data = tiff_file(
             pixels,
             compression=compression,
             predictor=predictor,
@@ -77,7 +77,7 @@ def test_gray_of_every_layout(compression, layout, bigtiff, byteorder) -> None:
 def test_gray_stored_as_colour(compression, layout, planar, byteorder) -> None:
     for pixels in (GRAY, DEEP):
         colour = np.stack([pixels] * 3, axis=0 if planar == "separate" else -1)
-        data = written(
+        data = tiff_file(
             colour,
             photometric="rgb",
             planarconfig=planar,
@@ -105,7 +105,7 @@ def test_alpha(layout, planar, colours, deep) -> None:
     def image(gray: np.ndarray, a: np.ndarray, meaning: str) -> Image:
         stacked = np.stack([gray] * colours + [a], axis=0 if planar == "separate" else -1)
         return read(
-            written(stacked, photometric=photometric, planarconfig=planar, extrasamples=[meaning], **LAYOUTS[layout])
+            tiff_file(stacked, photometric=photometric, planarconfig=planar, extrasamples=[meaning], **LAYOUTS[layout])
         )
 
     straight = image(pixels, alpha, "unassalpha")
@@ -122,7 +122,7 @@ def test_alpha(layout, planar, colours, deep) -> None:
     assert flag_codes(unknown) == {"extra_sample_ignored"}
 
 
-def packed(values: np.ndarray, bits: int, *, order: str = "<", fill: int = 1) -> bytes:
+def packed_tiff(values: np.ndarray, bits: int, *, order: str = "<", fill: int = 1) -> bytes:
     """Return a one-strip TIFF of samples packed bit by bit, each row from a byte's start (TIFF 6.0 section 3)."""
     rows = [np.unpackbits(row.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits :].ravel() for row in values]
     data = b"".join(np.packbits(row).tobytes() for row in rows)
@@ -141,7 +141,7 @@ def packed(values: np.ndarray, bits: int, *, order: str = "<", fill: int = 1) ->
 @pytest.mark.parametrize("bits", [1, 2, 4, 10, 12, 14])
 def test_packed_bits(bits, fill) -> None:
     values = xray_pixels(16, rows=ROWS, columns=COLUMNS) >> (16 - bits)
-    image = read(packed(values, bits, fill=fill))
+    image = read(packed_tiff(values, bits, fill=fill))
     top = 255 if bits <= 8 else 65535
     assert (image.stored_bits, image.flags) == (bits, ())
     np.testing.assert_array_equal(image.pixels, np.rint(values * (top / ((1 << bits) - 1))))
@@ -151,7 +151,7 @@ def test_packed_bits(bits, fill) -> None:
 @pytest.mark.parametrize(("compression", "predictor"), [(None, False), ("zlib", False), ("zlib", True)])
 def test_floating_point_gray(dtype, compression, predictor) -> None:
     values = (DEEP / 65535 * 50 - 20).astype(dtype)
-    image = read(written(values, compression=compression, predictor=3 if predictor else False))
+    image = read(tiff_file(values, compression=compression, predictor=3 if predictor else False))
     plain = values.astype(float)
     expected = (plain - plain.min()) * 65535 / (plain.max() - plain.min())
     assert np.abs(image.pixels - expected).max() <= 1
@@ -159,7 +159,7 @@ def test_floating_point_gray(dtype, compression, predictor) -> None:
 
 
 def test_white_is_zero_and_orientation_together() -> None:
-    data = written(DEEP, photometric="miniswhite", extratags=[(274, 3, 1, 6, True)])
+    data = tiff_file(DEEP, photometric="miniswhite", extratags=[(274, 3, 1, 6, True)])
     image = read(data)
     np.testing.assert_array_equal(image.pixels, np.rot90(65535 - DEEP, -1))
     assert flag_codes(image) == {"inverted", "exif_rotated"}
@@ -167,7 +167,7 @@ def test_white_is_zero_and_orientation_together() -> None:
 
 def test_orientation_in_xmp() -> None:
     packet = b'<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
-    image = read(written(GRAY, extratags=[(700, 1, len(packet), packet, True)]))
+    image = read(tiff_file(GRAY, extratags=[(700, 1, len(packet), packet, True)]))
     np.testing.assert_array_equal(image.pixels, np.rot90(GRAY))
     assert flag_codes(image) == {"exif_rotated"}
 
@@ -175,8 +175,8 @@ def test_orientation_in_xmp() -> None:
 def test_palette() -> None:
     table = np.stack([np.linspace(0, 65535, 256).astype(np.uint16)] * 3)
     inverse = table[:, ::-1]
-    np.testing.assert_array_equal(read(written(GRAY, photometric="palette", colormap=table)).pixels, GRAY)
-    np.testing.assert_array_equal(read(written(GRAY, photometric="palette", colormap=inverse)).pixels, 255 - GRAY)
+    np.testing.assert_array_equal(read(tiff_file(GRAY, photometric="palette", colormap=table)).pixels, GRAY)
+    np.testing.assert_array_equal(read(tiff_file(GRAY, photometric="palette", colormap=inverse)).pixels, 255 - GRAY)
 
 
 @pytest.mark.parametrize("layout", ["strips", "one strip", "tiles"])
@@ -184,7 +184,7 @@ def test_palette() -> None:
 def test_jpeg_in_tiff(layout, colours) -> None:
     pixels = GRAY if colours == 1 else np.dstack([GRAY] * 3)
     options = {"rowsperstrip": 16} if layout == "strips" else LAYOUTS[layout]
-    image = read(written(pixels, compression="jpeg", compressionargs={"level": 95}, **options))
+    image = read(tiff_file(pixels, compression="jpeg", compressionargs={"level": 95}, **options))
     assert np.abs(image.pixels.astype(int) - GRAY).max() <= 12
     stream = io.BytesIO()
     Pillow.fromarray(pixels).save(stream, "TIFF", compression="jpeg", quality=95)  # tables in a tag of their own
@@ -192,7 +192,7 @@ def test_jpeg_in_tiff(layout, colours) -> None:
 
 
 def test_webp_in_tiff() -> None:
-    data = written(np.dstack([GRAY] * 3), compression="webp", compressionargs={"lossless": True}, **LAYOUTS["tiles"])
+    data = tiff_file(np.dstack([GRAY] * 3), compression="webp", compressionargs={"lossless": True}, **LAYOUTS["tiles"])
     np.testing.assert_array_equal(read(data).pixels, GRAY)
 
 
@@ -218,8 +218,8 @@ def test_reduced_copies_and_previews_are_ignored() -> None:
 
 
 def test_pixels_that_are_not_square_are_flagged() -> None:
-    assert flag_codes(read(written(GRAY, resolution=(204, 98)))) == {"pixel_aspect"}
-    assert flag_codes(read(written(GRAY, resolution=(204, 204)))) == set()
+    assert flag_codes(read(tiff_file(GRAY, resolution=(204, 98)))) == {"pixel_aspect"}
+    assert flag_codes(read(tiff_file(GRAY, resolution=(204, 204)))) == set()
 
 
 # Rejected by tag --------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_pixels_that_are_not_square_are_flagged() -> None:
     ],
 )
 def test_unsupported_layouts_are_rejected_by_their_tag(tag, value, message) -> None:
-    text = error_message(with_value(written(DEEP, rowsperstrip=ROWS), tag, value))
+    text = error_message(with_value(tiff_file(DEEP, rowsperstrip=ROWS), tag, value))
     assert message in text
     if tag in (259, 262, 258, 277):
         assert "damaged" not in text
@@ -251,20 +251,20 @@ def test_unsupported_layouts_are_rejected_by_their_tag(tag, value, message) -> N
 
 def test_floating_point_and_unequal_samples() -> None:
     colour = np.dstack([DEEP] * 3).astype(np.float64)
-    assert "floating-point colour is not supported" in error_message(written(colour))
-    assert "a TIFF with 16-bit signed samples" in error_message(written(DEEP.astype(np.int16)))
-    assert "complex or unknown" in error_message(written(DEEP.astype(np.complex64)))
+    assert "floating-point colour is not supported" in error_message(tiff_file(colour))
+    assert "a TIFF with 16-bit signed samples" in error_message(tiff_file(DEEP.astype(np.int16)))
+    assert "complex or unknown" in error_message(tiff_file(DEEP.astype(np.complex64)))
     signed_colour = np.dstack([GRAY // 2] * 3).astype(np.int8)
-    assert "a TIFF with 8-bit signed samples" in error_message(written(signed_colour, photometric="rgb"))
+    assert "a TIFF with 8-bit signed samples" in error_message(tiff_file(signed_colour, photometric="rgb"))
 
 
 def test_volumes_and_pages_are_rejected() -> None:
-    assert "several pages" in error_message(written(np.stack([GRAY, GRAY])))
-    assert "volume of 2 layers" in error_message(written(np.stack([GRAY, GRAY]), volumetric=True))
+    assert "several pages" in error_message(tiff_file(np.stack([GRAY, GRAY])))
+    assert "volume of 2 layers" in error_message(tiff_file(np.stack([GRAY, GRAY]), volumetric=True))
 
 
 def test_a_tag_that_occurs_twice_is_rejected() -> None:
-    data = bytearray(written(GRAY))
+    data = bytearray(tiff_file(GRAY))
     at = struct.unpack_from("<I", data, 4)[0]
     tags = [struct.unpack_from("<H", data, at + 2 + 12 * i)[0] for i in range(struct.unpack_from("<H", data, at)[0])]
     data[at + 2 + 12 * tags.index(257) : at + 2 + 12 * tags.index(257) + 2] = struct.pack("<H", 256)
@@ -272,7 +272,7 @@ def test_a_tag_that_occurs_twice_is_rejected() -> None:
 
 
 def test_cyclic_directories_are_rejected() -> None:
-    data = bytearray(written(GRAY))
+    data = bytearray(tiff_file(GRAY))
     at = struct.unpack_from("<I", data, 4)[0]
     count = struct.unpack_from("<H", data, at)[0]
     struct.pack_into("<I", data, at + 2 + 12 * count, at)
@@ -282,16 +282,16 @@ def test_cyclic_directories_are_rejected() -> None:
 @pytest.mark.parametrize("offset", [2**31, 2**32 - 1])
 def test_offsets_beyond_the_file(offset) -> None:
     assert "the file ends before the end of its image" in error_message(
-        written(GRAY)[:4] + struct.pack("<I", offset) + bytes(200)
+        tiff_file(GRAY)[:4] + struct.pack("<I", offset) + bytes(200)
     )
 
 
 @pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 2**64 - 16, 2**62])
 def test_offsets_of_64_bits_beyond_the_file(offset) -> None:
-    data = bytearray(written(GRAY, bigtiff=True))
+    data = bytearray(tiff_file(GRAY, bigtiff=True))
     struct.pack_into("<Q", data, 8, offset)
     assert "the file ends before the end of its image" in error_message(bytes(data))
-    data = bytearray(written(GRAY, bigtiff=True))
+    data = bytearray(tiff_file(GRAY, bigtiff=True))
     at = struct.unpack_from("<Q", data, 8)[0]
     struct.pack_into("<Q", data, at, offset)
     error_message(bytes(data))
@@ -302,7 +302,7 @@ def test_offsets_of_64_bits_beyond_the_file(offset) -> None:
 def test_a_truncated_segment_is_rejected(compression, layout) -> None:
     """The byte count of a segment is smaller than its data."""
     options = {"rowsperstrip": 16} if layout == "strips" else LAYOUTS[layout]
-    whole = written(GRAY, compression=compression, **options)
+    whole = tiff_file(GRAY, compression=compression, **options)
     with tifffile.TiffFile(io.BytesIO(whole)) as file:
         page = file.pages[0]
         tag = page.tags[325 if layout == "tiles" else 279]

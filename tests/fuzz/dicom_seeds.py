@@ -15,7 +15,14 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from tests.builders.dicom_files import compressed, dataset, encapsulated, file_bytes, jpeg_baseline, jpeg_lossless
+from tests.builders.dicom_files import (
+    compressed_file,
+    dataset,
+    encapsulated_file,
+    file_bytes,
+    jpeg_baseline,
+    jpeg_lossless,
+)
 from tests.fuzz.image_seeds import DEEP, GRAY, RGB, Seed
 
 TWELVE = DEEP >> 4
@@ -82,10 +89,12 @@ def _codestreams() -> dict[str, bytes]:
         "jpeg 2000 jp2": (shallow, imagecodecs.jpeg2k_encode(GRAY, codecformat="JP2", reversible=True), uid.JPEG2000),
         "jpeg 2000 rgb": (reversible, _jpeg_2000(RGB, reversible=True), uid.JPEG2000Lossless),
     }
-    files = {name: encapsulated(*parts) for name, parts in streams.items()}
-    files["rle"] = compressed(dataset(TWELVE), uid.RLELossless)
-    files["rle 8"] = compressed(dataset(GRAY, bits=8), uid.RLELossless)
-    files["fragments"] = encapsulated(dataset(GRAY, bits=8), jpeg_baseline(GRAY), uid.JPEGBaseline8Bit, fragments=3)
+    files = {name: encapsulated_file(*parts) for name, parts in streams.items()}
+    files["rle"] = compressed_file(dataset(TWELVE), uid.RLELossless)
+    files["rle 8"] = compressed_file(dataset(GRAY, bits=8), uid.RLELossless)
+    files["fragments"] = encapsulated_file(
+        dataset(GRAY, bits=8), jpeg_baseline(GRAY), uid.JPEGBaseline8Bit, fragments=3
+    )
     return files
 
 

@@ -36,15 +36,12 @@ XMP = (
 
 @dataclass(frozen=True, kw_only=True)
 class Seed:
-    """A file to mutate. format: as in `Image.format`; name: the layout.
+    """A file to mutate."""
 
-    unpacked: the data set (DICOM) or the pixel data (PNG) lie open for mutations and are to be deflated last.
-    """
-
-    format: str
-    name: str
+    format: str  # as in `Image.format`
+    name: str  # layout
     data: bytes
-    unpacked: bool = False
+    unpacked: bool = False  # the data set (DICOM) or pixel data (PNG) are inflated for mutations; to be deflated last
 
 
 def jpeg_seeds() -> Iterator[Seed]:
@@ -71,10 +68,10 @@ def png_seeds() -> Iterator[Seed]:
     """Each layout, as encoded and with its pixel data inflated."""
     for name, data in _png_layouts():
         yield Seed(format="png", name=name, data=data)
-        yield Seed(format="png", name=f"{name}, inflated", data=_inflated(data), unpacked=True)
+        yield Seed(format="png", name=f"{name}, inflated", data=_inflate(data), unpacked=True)
 
 
-def _inflated(data: bytes) -> bytes:
+def _inflate(data: bytes) -> bytes:
     """Return the PNG with all its pixel data inflated in one chunk."""
     parts = list(png_parts(data))
     raw = zlib.decompress(b"".join(body for kind, body in parts if kind == b"IDAT"))

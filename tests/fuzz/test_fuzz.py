@@ -46,11 +46,11 @@ def test_every_mutated_file_gives_an_image_or_an_input_error() -> None:
 def test_most_seeds_decode(name) -> None:
     """Unsupported layouts are seeds too, for the header parsers."""
     seeds = [seed for seed in SEEDS if seed.format == name]
-    decoded = [seed.name for seed in seeds if _decodes(_unmutated(seed))]
+    decoded = [seed.name for seed in seeds if _decodes(_seed_file(seed))]
     assert len(decoded) >= 0.7 * len(seeds), f"only {decoded} of {len(seeds)} {name} seeds decode"
 
 
-def _unmutated(seed) -> bytes:
+def _seed_file(seed) -> bytes:
     return finish(seed, seed.data, Random(0))
 
 
