@@ -1,7 +1,7 @@
-"""From folders of chest X-rays to a bundle: the recipe is training/README.md, the steps are the modules, one each.
+"""Training: folders of chest X-rays in, a bundle out. training/README.md has the commands.
 
-Training imports `cxr_edge` for everything that must be identical on the device; never the other way round. Importing it
-keeps the libraries that training uses from writing to the user's home.
+Training imports `cxr_edge` for everything that must be identical on the device; `cxr_edge` never imports training. Importing
+this package prevents the libraries used in training from writing to the user's home.
 """
 
 import atexit
@@ -15,8 +15,8 @@ from cxr_edge import moved  # importing cxr_edge switches ONNX Runtime's telemet
 
 __all__: list[str] = []
 
-# matplotlib writes its font list to the home unless this variable names another folder. It makes the folder when it is
-# imported; the figures set everything they need themselves, so the user's own settings have no part in them.
+# matplotlib writes its font list to the home unless this variable names another folder, which it creates on import. The
+# figures set all parameters that they need, so the user's own settings are not used.
 if "MPLCONFIGDIR" not in os.environ:
     _folder = Path(tempfile.gettempdir()) / f"cxr-edge-matplotlib-{secrets.token_hex(8)}"
     os.environ["MPLCONFIGDIR"] = str(_folder)

@@ -35,7 +35,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and prints (rank 0)."""
+        """True in the process that writes files and prints (rank 0)."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
@@ -60,7 +60,7 @@ def world() -> World:
 
 @cache
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; without them a CPU takes several times as long as for float32."""
+    """Return whether the device has instructions for bfloat16; without them a CPU takes several times as long as for float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo")  # of x86 and of Arm

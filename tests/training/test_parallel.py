@@ -22,7 +22,8 @@ from training.parallel import World, broadcast, world, wrap_ddp
 from training.pruning.prune import steps_of
 
 REPOSITORY = Path(__file__).parents[2]
-SCRIPT = REPOSITORY / "tests" / "builders" / "two_processes.py"
+# As a module: the folder of a script is on the path first, and tests/builders has a `collections`, as the library.
+SCRIPT = ("-m", "tests.builders.two_processes")
 
 # float32 sums of half batches are added in another order.
 TOLERANCE = 1e-5
@@ -31,12 +32,12 @@ CASES = ("mean", "draw", "weigh", "accumulated", "frozen", "resumed", "patience"
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of `two_processes`; one run for all tests, since a start takes seconds."""
+    """Run `two_processes` once for all tests, since a start takes seconds. Returns its folder."""
     out = tmp_path_factory.mktemp("pair")
     # Hidden GPUs: two processes need two of them.
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(out)], env=env, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
+        [sys.executable, *SCRIPT, str(out)], env=env, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return out

@@ -199,7 +199,7 @@ def _cut_canvases(samples: list[Sample], out: Path) -> Canvases:
 def _share_a_run(start: Barrier, fold: int, out: Path) -> None:
     """Do what `--fold` does before training, then save a network that two processes create at once."""
     run = _run(out)
-    run._cut = lambda: _cut_canvases(run.samples, out)  # type: ignore[method-assign]
+    run._cut_canvases = lambda: _cut_canvases(run.samples, out)  # type: ignore[method-assign]
     start.wait(60)
     assert len(run.fold_of) == IMAGES
     assert run.canvases.lungs.shape == (IMAGES, SIDE_PX, SIDE_PX)
@@ -253,7 +253,7 @@ def _share_a_network(start: Barrier, k: int, out: Path) -> None:
         time.sleep(0.3)
         return folder
 
-    def keep(*_: object) -> None:
+    def save(*_: object) -> None:
         SampleLogits(rows=run.all_rows, logits=np.zeros((IMAGES, 4), np.float32)).save(folder / PREDICTIONS)
 
     run_module.fit, run_module.load_weights, run_module.load_network = (
@@ -261,7 +261,7 @@ def _share_a_network(start: Barrier, k: int, out: Path) -> None:
         lambda *_: None,
         lambda folder: (folder, None),
     )  # type: ignore[assignment]
-    run.save = keep  # type: ignore[method-assign]
+    run.save = save  # type: ignore[method-assign]
     start.wait(60)
     spec = run.config.network("vgg")
     run.train_or_load(lambda: SimpleNamespace(model=None), spec, run.config.learn, folder, run.all_rows)  # type: ignore[arg-type,return-value]

@@ -92,7 +92,7 @@ COLLECTIONS: Mapping[str, Collection] = {
             sources={
                 "rsna": "RSNA Pneumonia Detection Challenge (2018), normal and lung opacity; AP and PA views, all ages"
             },
-            is_default=False,  # larger than the others together: R20 trains its first stage on it alone
+            is_default=False,  # larger than the others together: R20 trains its first stage on it only
         ),
     )
 }

@@ -36,7 +36,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which images to read and how to label them."""
+    """Selection of images by view and modality, and the table that labels them."""
 
     # As the collections word them, or a projection, which takes all its views (`AP`: also `AP Supine`).
     # None: FRONTAL_VIEWS of CCX and all views of the others ("unknown" of twitter).

@@ -1,1 +1,1 @@
-"""The training loop: plan, optimizer, prefetched batches, several processes, hyper-parameter search."""
+"""Training loop: plan, optimizer, prefetched batches, several processes, hyper-parameter search."""

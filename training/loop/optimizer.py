@@ -78,7 +78,7 @@ class RateSchedule:
 
     @property
     def is_active(self) -> bool:
-        """Whether the plan has plateaus or steps."""
+        """True if the plan has plateaus or steps."""
         return self._schedule is not None
 
     def after_epoch(self, score: float) -> None:

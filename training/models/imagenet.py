@@ -76,7 +76,7 @@ def _read(file: Path) -> Mapping[str, Tensor]:
     except _UNREADABLE as error:
         raise InputError(f"{file} is no state dict (.safetensors or .pth): {error}") from error
     if not all(isinstance(v, Tensor) for v in given.values()):
-        raise InputError(f"{file} holds more than tensors: give the state dict alone")
+        raise InputError(f"{file} holds more than tensors: give the state dict only")
     return given
 
 

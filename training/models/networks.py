@@ -93,7 +93,7 @@ class NetworkSpec:
     head: str = "conv-3x3"  # R20's head convolution, a name of `HEADS`
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object that `from_json` reads."""
+        """Return the JSON object that `from_json` reads."""
         return {**asdict(self), "shapes": {k: list(v) for k, v in self.shapes.items()}}
 
     @classmethod

@@ -20,7 +20,7 @@ from training.markdown import Table
 from training.recipes.config import RunConfig
 from training.recipes.flannel.config import FlannelConfig, load_flannel
 from training.recipes.r20.config import R20Config, load_r20
-from training.recipes.seed_runs import is_finished, note_finished, share_split, with_seed
+from training.recipes.seed_runs import is_finished, share_split, with_seed, write_finished
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -168,9 +168,9 @@ def test_the_page_says_what_the_spread_is_of(root: Path) -> None:
         "--seeds 1 2`",
         "[seed 2](seed-2/index.md)",
         "The split (seed 1) and the folds are the same for all",
-        "not the uncertainty of having drawn these test patients",
+        "the variation of the training only",
         "split seed 1; 2 seeds)",
-        "left out: intervals, counts.",
+        "omitted: intervals, counts.",
         "Equal for every seed.",
     ):
         assert text in page
@@ -213,14 +213,16 @@ def test_results_of_one_run_are_not_replaced(root: Path, tmp_path: Path, capsys:
 
 def test_a_seed_without_results_is_named(root: Path) -> None:
     with pytest.raises(InputError, match=r"seed-9/results\.json is missing: run all stages with this seed"):
-        seeds.gathered("r20", load_r20(root / "tiny.toml"), [1, 9], root / "run", root / "results")
+        seeds.gather_tables("r20", load_r20(root / "tiny.toml"), [1, 9], root / "run", root / "results")
 
 
 def test_another_split_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "table.csv").write_text(name)
-    with pytest.raises(InputError, match=r"b has another split than .*a, and seeds compare on the same test images"):
+    with pytest.raises(
+        InputError, match=r"b has another split than .*a, and seeds are comparable on the same test images"
+    ):
         share_split(tmp_path / "a", tmp_path / "b")
 
 
@@ -229,7 +231,7 @@ def test_finished_means_this_configuration_and_all_its_files(tmp_path: Path) -> 
     config, run = load_r20(tmp_path / "tiny.toml"), tmp_path / "run"
     (run / "networks").mkdir(parents=True)
     (run / "networks/weights").touch()
-    note_finished(config, run)
+    write_finished(config, run)
     assert not is_finished(config, run, tmp_path)
     (tmp_path / "results.json").touch()
     assert is_finished(config, run, tmp_path)
@@ -286,7 +288,7 @@ def _table(*rows: tuple[str, ...], head: tuple[str, ...] = HEAD, title: str = "T
 
 
 def _merged(*tables: Table | None) -> Table:
-    return seeds.as_table(seeds.aligned(tables), len(tables))
+    return seeds.summary_table(seeds.align_tables(tables), len(tables))
 
 
 def test_intervals_text_and_what_is_missing() -> None:
@@ -302,7 +304,7 @@ def test_intervals_text_and_what_is_missing() -> None:
         ("plain", "0.20 (0.14)", "0.300 (-), 1 of 3", "adam", "2 of 3"),
     )
     assert made.title == "T (n = 3, split seed 1; 3 seeds)"
-    assert made.note == "Mean (sd) over the seeds; left out: intervals, counts."
+    assert made.note == "Mean (sd) over the seeds; omitted: intervals, counts."
 
 
 def test_one_seed_has_no_deviation() -> None:
@@ -315,7 +317,7 @@ def test_a_spread_over_folds_and_a_p_are_left_out() -> None:
         _table(("a", "0.9000 (0.05)", "-0.0200 (p 1)", "0.5"), head=("m", "F", "AUC", "p (McNemar)")),
     )
     assert made.rows[0][1:3] == ("0.8500 (0.0707)", "-0.0050 (0.0212)")
-    assert made.note == "Mean (sd) over the seeds; left out: spread over folds, p."
+    assert made.note == "Mean (sd) over the seeds; omitted: spread over folds, p."
 
 
 def test_no_mean_is_made_of_p() -> None:
@@ -375,8 +377,8 @@ def test_a_table_that_is_equal_for_every_seed_stays_as_it_is() -> None:
 
 def test_a_note_that_differs_is_left_to_the_seeds_pages() -> None:
     tables = [replace(_table(("a", "0.1"), head=("m", "F")), note=note) for note in ("T 1.1.", "T 1.2.")]
-    assert seeds.aligned(tables)["note"] == ""
-    assert seeds.aligned([tables[0], tables[0]])["note"] == "T 1.1."
+    assert seeds.align_tables(tables)["note"] == ""
+    assert seeds.align_tables([tables[0], tables[0]])["note"] == "T 1.1."
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
