@@ -1,8 +1,10 @@
-"""What a training is made of: a TOML file in, checked values out. The file holds only what differs from the defaults."""
+"""Configurations of the starter's and the papers' recipes: a TOML file in, a validated dataclass out.
+
+The file has only the values that differ from the defaults.
+"""
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,26 +24,19 @@ from training.pruning.prune import PrunePlan
 from training.tasks.classify import Balance
 from training.toml_tables import check_keys, parse_table, read_toml
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
-
 __all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemberPlan:
-    """architecture, head_maps, head, dropout: as in `NetworkSpec`. imagenet: `hub`, a file of weights, or None for random.
-    plan: what this member changes in the plan of every stage.
-    """
+    """Network and training settings of one member; the first four fields are those of `NetworkSpec`."""
 
     architecture: str
     head_maps: int = 1024
     head: str = "conv-3x3"
     dropout: float = 0.5
-    imagenet: str | None = None
-    plan: Mapping[str, Any] = field(default_factory=dict)
+    imagenet: str | None = None  # `hub`, a file of weights, or None for random weights
+    plan: Mapping[str, Any] = field(default_factory=dict)  # values that override the plan of every stage
 
     def __post_init__(self) -> None:
         if not is_known(self.architecture):
@@ -58,7 +53,7 @@ class MemberPlan:
             )
 
     def network(self, labels: int, channels: int) -> NetworkSpec:
-        """The spec of its network for so many labels and input channels."""
+        """Return the spec of the network with this number of labels and input channels."""
         return NetworkSpec(
             architecture=self.architecture,
             labels=labels,
@@ -71,23 +66,20 @@ class MemberPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(BundleConfig, ABC):
-    """What the papers' recipes share.
+    """Configuration shared by the papers' recipes."""
 
-    preset: `sane` (patients apart, augmentation against what tells collections apart), `paper` (the text) or `code` (what
-    was run; it splits by image, and the report shows the leak). collections, views: which are read, or None for the default
-    collections and all frontal views. segmenter_architecture: a name of `SEGMENTERS`. prune_segmenter: None leaves it
-    whole. epoch_images: images drawn an epoch where balance is by drawing. augment: what differs from the defaults of
-    `Augmentation` in `sane`, such as gentler changes for a short training. training_seed: of all that training draws, for
-    another training on the same split; None is `seed`, which also splits and draws the bootstrap's patients.
-    """
-
+    # `sane` splits by patient and augments against differences between collections, `paper` follows the text, and `code` the
+    # published code, which splits by image; the report shows the leak.
     preset: Preset = "sane"
-    collections: tuple[str, ...] | None = None
-    views: tuple[str, ...] | None = None
-    segmenter_architecture: str = "lung-unet"
-    prune_segmenter: PrunePlan | None = None
-    epoch_images: int | None = None
+    collections: tuple[str, ...] | None = None  # to read; None for the default ones
+    views: tuple[str, ...] | None = None  # to read; None for all frontal ones
+    segmenter_architecture: str = "lung-unet"  # a name of `SEGMENTERS`
+    prune_segmenter: PrunePlan | None = None  # None does not prune it
+    epoch_images: int | None = None  # images drawn per epoch, if balance is by drawing
+    # Values that differ from the defaults of `Augmentation` in `sane`, for example weaker changes for a short training.
     augment: Mapping[str, float] = field(default_factory=dict)
+    # Seed of everything random in training, to train again on the same split; None is `seed`, which also splits and draws the
+    # bootstrap's patients.
     training_seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -100,68 +92,67 @@ class RunConfig(BundleConfig, ABC):
 
     @property
     def fit_seed(self) -> int:
-        """What plans draw from that have no seed of their own, the search, and fits of combinations."""
+        """Seed of the search, of fits of combinations, and of plans without their own seed."""
         return self.seed if self.training_seed is None else self.training_seed
 
     @property
     @abstractmethod
     def side_shares(self) -> Mapping[Side, float]:
-        """Of the images, on each side."""
+        """Share of the images on each side of the split."""
 
     @property
     def read_collections(self) -> tuple[str, ...] | None:
-        """All collections that a run reads; None for the default ones."""
+        """Collections that a run reads; None for the default ones."""
         return self.collections
 
     @property
     def findings(self) -> FindingTable:
-        """Which table gives the labels of CCX's findings."""
+        """Table that maps CCX's findings to labels."""
         return "full"
 
     @property
     @abstractmethod
     def balance(self) -> Balance:
-        """How rare labels are made up for."""
+        """Method that compensates for rare labels."""
 
     @property
     def by_loss(self) -> bool:
-        """Whether an epoch is chosen by its validation loss, not by its score."""
+        """True if the epoch is selected by validation loss, not by score."""
         return self.preset != "sane"
 
     @property
     def turn_pa(self) -> bool:
-        """Whether PA images are made to look like AP ones in training."""
+        """True if PA images are made to look like AP ones in training."""
         return False
 
     @property
     def sees_lungs(self) -> bool:
-        """Whether members see the lung box, for which there must be a segmenter, or the whole frame."""
+        """True if members see the lung box, which needs a segmenter; False if they see the full frame."""
         return self.member_spec.region == "lungs"
 
     @property
     def unit(self) -> Unit:
-        """What a split keeps together."""
+        """Unit that a split keeps on one side."""
         return "image" if self.preset == "code" else "group"
 
     @property
     def augmentation(self) -> Augmentation | None:
-        """How training images are altered; None for not at all."""
+        """Augmentation of training images, or None."""
         return Augmentation(**self.augment) if self.preset == "sane" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(BundleConfig):
-    """The starter's recipe. epoch_images: how many images a member sees an epoch. left_out: sources that members never
-    see, to measure what they say of an unknown site. members: plan an architecture."""
+    """Configuration of the starter's recipe."""
 
     name: str = "starter"
-    epoch_images: int = 4000
-    left_out: tuple[str, ...] = ()
-    members: dict[str, Plan] = field(default_factory=dict)
+    epoch_images: int = 4000  # training images per member and epoch
+    left_out: tuple[str, ...] = ()  # sources excluded from training, to evaluate members on an unseen site
+    members: dict[str, Plan] = field(default_factory=dict)  # architecture -> training plan
 
 
 def load_config(file: Path) -> Config:
-    """Read a TOML file. Raises InputError for a file that is not there and for keys that mean nothing."""
+    """Load a TOML file. Raises InputError for a missing file and for unknown keys."""
     values = read_toml(file)
     base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("seed", 1))
     if "segmenter" in values:
@@ -172,8 +163,14 @@ def load_config(file: Path) -> Config:
 
 
 def parse_members(values: Any, base: Plan, where: str, **defaults: Any) -> dict[str, MemberPlan]:
-    """The tables of members by name; what each changes in a plan is checked too. defaults: where they differ from
-    `MemberPlan`'s."""
+    """Return the members of a table by name; the plan of each is validated, too.
+
+    values: name -> fields of `MemberPlan`.
+    base: plan that the members override.
+    where: file and key, for errors.
+    defaults: fields that differ from the defaults of `MemberPlan`.
+    Raises InputError for other values.
+    """
     if not isinstance(values, Mapping) or not all(isinstance(v, Mapping) for v in values.values()):
         raise InputError(
             f"{where}: expected tables, [{where.split(': ')[-1]}.NAME] with an architecture; got {values!r}"

@@ -1,7 +1,7 @@
-"""One run of a paper's pipeline: data, segmenter, canvases and trained networks of a run folder, each made once.
+"""Run folder of a paper's pipeline: a configuration and collections in; split, canvases and trained networks out.
 
-The stages of a paper ask a `Run` for what the stages before made; nothing is kept in memory that is not also a file of the
-run folder, so that any stage can be run by itself.
+Each is made once. The stages of a paper load the output of earlier stages through a `Run`; everything in memory is also a file
+of the run folder, so that any stage can be run by itself.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ PREDICTIONS = "predictions.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class SampleLogits:
-    """What a network says of images. rows: (N,) of the run's samples. logits: (N, K), float32."""
+    """Logits of one network on samples of the run."""
 
-    rows: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]  # (N,), indices of the run's samples
+    logits: npt.NDArray[np.float32]  # (N, K)
 
     def save(self, file: Path) -> None:
-        """Write to `file`; a kill leaves nothing half done."""
+        """Write to `file`; a killed process leaves no partial file."""
         with atomic_write(file) as beside:
             np.savez(beside, rows=self.rows, logits=self.logits)
 
     @classmethod
     def load(cls, file: Path) -> SampleLogits:
+        """Load from `file`. Raises InputError if it is missing."""
         if not file.exists():
             raise InputError(f"{file} is missing: run the stages in order, or all of them")
         with np.load(file, allow_pickle=False) as arrays:
@@ -62,14 +63,19 @@ class SampleLogits:
 
 
 class Run:
-    """config: of the pipeline. data: folder of the collections. out: run folder."""
+    """Data and networks of one run folder.
+
+    config: configuration of the pipeline.
+    data: folder of the collections.
+    out: run folder.
+    """
 
     def __init__(self, config: RunConfig, data: Path, out: Path) -> None:
         self.config, self.data, self.out = config, data, out
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """All images with group and side; found, split and checked for leaks the first time."""
+        """All images with group and side; on first use they are read, split and checked for leaks."""
         here, c = world(), self.config
         if not here.is_main:
             barrier(here)
@@ -90,24 +96,28 @@ class Run:
         return samples
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
-        """Stages that train classifiers, with what each learns and the records that train it."""
+        """Yield the stages that train classifiers, each with its target and training records."""
         yield "train", self.config.target, self.training_records()
 
     def training_records(self, sources: Sequence[str] = (), samples: Sequence[Sample] | None = None) -> list[Record]:
-        """Records of the side `train`. sources: none means all. samples: the run's, with other sides, or None."""
+        """Return the records of the side `train`.
+
+        sources: to include; empty for all.
+        samples: the run's samples with other sides; None for the run's own sides.
+        """
         self._check_sources(sources)
-        every = self.samples if samples is None else samples
-        return [s.record for s in every if s.side == "train" and (not sources or s.record.source in sources)]
+        samples = self.samples if samples is None else samples
+        return [s.record for s in samples if s.side == "train" and (not sources or s.record.source in sources)]
 
     def _check_sources(self, sources: Sequence[str]) -> set[str]:
-        """All sources of the run. Raises InputError for one that has no images."""
+        """Return all sources of the run. Raises InputError if one of `sources` has no images."""
         known = {s.record.source for s in self.samples}
         if set(sources) - known:
             raise InputError(f"no images of {sorted(set(sources) - known)}: the data folder holds {sorted(known)}")
         return known
 
     def check_tasks(self) -> None:
-        """Raises InputError for a stage with a label that has no training image, or too few, before any stage is run."""
+        """Raise InputError, before any stage is run, if a label of a stage has no training images or too few."""
         for stage, target, train in self.tasks():
             try:
                 check_labels(target, train, min_images=self.config.least_images)
@@ -116,7 +126,7 @@ class Run:
 
     @cached_property
     def canvases(self) -> Canvases:
-        """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
+        """Every image cropped to the exported segmenter's box, or the full frame if members see that; made on first use."""
         here, file = world(), self.out / "canvases.npz"
         if here.is_main:
             with exclusive_lock(file):
@@ -138,11 +148,12 @@ class Run:
 
     @property
     def segmenter_onnx(self) -> Path:
+        """Path of the exported segmenter."""
         return self.out / "segmenter.onnx"
 
     @cached_property
     def segmenter_samples(self) -> Sequence[Sample]:
-        """Samples whose sides train and validate the segmenter."""
+        """Samples with the sides that train and validate the segmenter."""
         return self.samples
 
     @cached_property
@@ -155,7 +166,7 @@ class Run:
         }
 
     def segment_task(self, network: nn.Module, plan: Plan) -> SegmentTask:
-        """The segmenter's training."""
+        """Return the training task of the segmenter."""
         spec = self.config.segmenter_spec
         frames = self._frames
         return SegmentTask(frames["train"], frames["validation"], spec, batch=plan.batch, seed=plan.seed, model=network)
@@ -168,8 +179,11 @@ class Run:
         sources: Sequence[str] = (),
         samples: Sequence[Sample] | None = None,
     ) -> ClassifyTask:
-        """A member's training on `target`. sources: to train and validate on; none means all. samples: the run's, with
-        other sides, or None."""
+        """Return the training task of a member on `target`.
+
+        sources: to train and validate on; empty for all.
+        samples: the run's samples with other sides; None for the run's own sides.
+        """
         c, known = self.config, self._check_sources(sources)
         return ClassifyTask(
             network,
@@ -191,7 +205,7 @@ class Run:
         )
 
     def init_network(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
-        """A network as training starts it: random weights drawn from `seed`, or ImageNet's (`hub`, or a file)."""
+        """Return a network with initial weights: random ones from `seed`, or ImageNet's (`hub`, or a file)."""
         torch.manual_seed(seed)
         network = build(spec)
         if imagenet is not None:
@@ -206,9 +220,9 @@ class Run:
         folder: Path,
         rows: npt.NDArray[np.int64],
     ) -> nn.Module:
-        """The trained network of `folder`; trained, saved and asked for its predictions of `rows` if it is not there yet.
+        """Load the network of `folder`, or train it, save it and save its predictions on `rows`.
 
-        Raises InputError where it was trained, or begun, by another plan than now: networks of two plans do not compare.
+        Raises InputError if it was trained, or started, with another plan: networks of two plans are not comparable.
         """
         with exclusive_lock(folder, world()):
             self._check_same_training(spec, plan, folder)
@@ -216,11 +230,11 @@ class Run:
                 task = make_task()
                 best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
                 self.save(load_weights(task.model, best), spec, folder, rows)
-            _delete_checkpoints(folder)  # a kill may have come just before
+            _delete_checkpoints(folder)  # the process may have been killed just before
         return load_network(folder)[0]
 
     def _check_same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
-        """Note in the folder how its network is trained, or compare it with what is noted."""
+        """Record the training settings in the folder, or compare them with the recorded ones."""
         c = self.config
         others = {
             "balance": c.balance,
@@ -230,25 +244,25 @@ class Run:
         check_same_settings(folder, plan, spec, others, done=(folder / PREDICTIONS).exists())
 
     def save(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
-        """Save a network in `folder` and its predictions last; training checkpoints are no longer needed then."""
+        """Save a network and then its predictions in `folder`, and delete its training checkpoints."""
         if world().is_main:
             save_network(network, spec, folder)
             self.predict(network, rows).save(folder / PREDICTIONS)
-        barrier(world())  # others may still read the checkpoint that the first deletes
+        barrier(world())  # other ranks may still read the checkpoint that the main process deletes
         _delete_checkpoints(folder)
 
     def predict(self, network: nn.Module, rows: npt.NDArray[np.int64]) -> SampleLogits:
-        """Logits on deployed canvases, (N,) of the run's samples."""
+        """Return the logits of samples `rows`, on canvases as in deployment."""
         network = network.to(world().device)
         logits = predict_logits(network, self.canvases.lungs[rows], self.config.member_spec)
         return SampleLogits(rows=rows, logits=logits)
 
     def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:
-        """Label indices (N,) of samples; -1 where `target` has none."""
+        """Return the true label indices (N,) of samples; -1 for a label that is not in `target`."""
         return np.array([target.label_index(self.samples[i].record.label) for i in rows], dtype=np.int64)
 
     def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-        """Group names (N,) of samples: patients that share an image are one."""
+        """Return the group names (N,) of samples; patients that share an image are one group."""
         return np.array([self.samples[i].group for i in rows])
 
 

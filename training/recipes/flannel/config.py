@@ -1,6 +1,7 @@
-"""What a run of FLANNEL's pipeline is made of: a TOML file in, checked values out. configs/flannel-*.toml hold only differences.
+"""Configuration of FLANNEL's pipeline: a TOML file in, a validated dataclass out.
 
-The preset settles what the text, the published code and good practice do differently; the tables of the file settle sizes.
+The preset selects between the text, the published code and good practice where they differ; the tables of the file give sizes
+and training plans. configs/flannel-*.toml have only the values that differ from the defaults.
 """
 
 from __future__ import annotations
@@ -35,39 +36,36 @@ _FIT_ON: Mapping[str, FitOn] = {"sane": "out-of-fold", "paper": "in-sample", "co
 
 @dataclass(frozen=True, kw_only=True)
 class FlannelConfig(RunConfig):
-    """preset: `sane` splits by patient, shows members the lung box and trains the module on out-of-fold predictions; `paper`
-    and `code` show the whole frame, resized and cropped, and train the module on predictions of the images that trained
-    the learners; `code` splits by image too.
+    """Configuration of a FLANNEL run.
 
-    collections: of Table 1, the only ones that learners see. outside: collections that are read besides, for their lung masks
-    and to ask of finished models. view: `frontal` (AP of any wording, PA) or `ap`, on which everything is then trained and
-    judged. folds: of the training side. pa_to_ap: mirror PA images and add noise in training, as the text says (its
-    published code does not). fit_on: which predictions of training images the module learns from: `out-of-fold`, `in-sample`
-    (those of the networks that they trained) or `augmented` (in-sample, of augmented copies); None is the preset's. copies: of
-    each image, for `augmented`.
-    learners: by name, in the order of the module's inputs. baselines: networks of Table 3 that are no learners. learners_of:
-    run folder of the same split and folds whose trained learners are taken over. prune: prunes every learner before stage
-    2. learn: of stage 1. fit: of stage 2. cam_cases: rows of the picture of class activation maps.
+    Preset `sane` splits by patient, gives members the lung box and fits the module on out-of-fold predictions. `paper` and
+    `code` give the full frame, resized and cropped, and fit the module on predictions of the learners' own training images;
+    `code` also splits by image.
     """
 
     labels: tuple[str, ...] = ("covid-19", "viral", "bacterial", "normal")
-    collections: tuple[str, ...] = ("kcx", "ccx")
+    collections: tuple[str, ...] = ("kcx", "ccx")  # of Table 1, the only ones that learners see
+    # Collections that are read in addition, for their lung masks and to evaluate finished models on.
     outside: tuple[str, ...] = ("tuberculosis", "twitter")
+    # `frontal` (AP of any wording, and PA), or `ap` to train and evaluate on AP views only.
     view: Literal["frontal", "ap"] = "frontal"
-    folds: int = 5
+    folds: int = 5  # of the training side
+    # Mirror PA images and add noise in training, as in the text; the published code does not.
     pa_to_ap: bool = False
+    # Predictions on training images that the module is fitted on: `out-of-fold`, `in-sample` (by the networks that trained on
+    # them) or `augmented` (in-sample, on augmented copies); None is the preset's.
     fit_on: FitOn | None = None
-    copies: int = 4
+    copies: int = 4  # of each image, for `augmented`
     balance: Balance = "none"
     label_smoothing: float = 0.0
     partial: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    learners: dict[str, MemberPlan] = field(default_factory=dict)
-    baselines: dict[str, MemberPlan] = field(default_factory=dict)
-    learners_of: str | None = None
-    prune: PrunePlan | None = None
-    learn: Plan = field(default_factory=lambda: Plan(epochs=200))
-    fit: FitPlan = field(default_factory=FitPlan)
-    cam_cases: int = 3
+    learners: dict[str, MemberPlan] = field(default_factory=dict)  # by name, in the order of the module's inputs
+    baselines: dict[str, MemberPlan] = field(default_factory=dict)  # networks of Table 3 that are not learners
+    learners_of: str | None = None  # run folder of the same split and folds, to copy trained learners from
+    prune: PrunePlan | None = None  # prunes every learner before stage 2
+    learn: Plan = field(default_factory=lambda: Plan(epochs=200))  # stage 1
+    fit: FitPlan = field(default_factory=FitPlan)  # stage 2
+    cam_cases: int = 3  # rows of the picture of class activation maps
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,17 +116,17 @@ class FlannelConfig(RunConfig):
 
     @property
     def effective_fit_on(self) -> FitOn:
-        """Which predictions stage 2 is fitted on."""
+        """Predictions that stage 2 is fitted on: `fit_on`, or the preset's."""
         return _FIT_ON[self.preset] if self.fit_on is None else self.fit_on
 
     @property
     def selected_views(self) -> Sequence[str]:
-        """Projections of the images that train and judge."""
+        """Projections of the images that train and evaluate."""
         return ("AP",) if self.view == "ap" else FRONTAL_VIEWS
 
     @property
     def findings(self) -> FindingTable:
-        """Which table gives CCX's labels: the published code's in preset `code`."""
+        """Table that maps CCX's findings to labels: the published code's in preset `code`."""
         return "flannel-code" if self.preset == "code" else "full"
 
     @property
@@ -141,7 +139,12 @@ class FlannelConfig(RunConfig):
 
     @property
     def augmentation(self) -> Augmentation:
-        """`sane`: against what tells collections apart. `paper`: crop, flip, scaling and noise; `code`: crop and flip."""
+        """Augmentation of the preset.
+
+        `sane`: simulates acquisition differences, so that collections cannot be identified.
+        `paper`: crop, flip, scaling and noise.
+        `code`: crop and flip.
+        """
         if self.preset == "sane":
             return Augmentation(**self.augment)
         crop, canvas = _CROPS[self.preset]
@@ -156,7 +159,7 @@ class FlannelConfig(RunConfig):
 
     @property
     def member_spec(self) -> PreprocessSpec:
-        """What every member sees at `canvas_px`: the lung box in `sane`, else the frame's centre crop."""
+        """Preprocessing of every member at `canvas_px`: the lung box in `sane`, else the frame's centre crop."""
         if self.preset == "sane":
             return PreprocessSpec(region="lungs", canvas_px=self.canvas_px, crop_px=self.canvas_px, standardize="image")
         crop, canvas = _CROPS[self.preset]
@@ -164,7 +167,7 @@ class FlannelConfig(RunConfig):
         return replace(spec, canvas_px=self.canvas_px, crop_px=self.canvas_px * crop // canvas)
 
     def network(self, name: str) -> NetworkSpec:
-        """The spec of a learner or baseline."""
+        """Return the spec of a learner or baseline."""
         return self.networks[name].network(len(self.labels), self.member_spec.channels)
 
 
@@ -174,10 +177,10 @@ _GRAY_PROBABILITIES = (
 
 
 def load_flannel(file: Path) -> FlannelConfig:
-    """Read a TOML file. Raises InputError for a file that is not there and for keys or values that mean nothing."""
+    """Load a TOML file. Raises InputError for a missing file, unknown keys and invalid values."""
     values = read_toml(file)
     base = Plan(epochs=200, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
-    # An epoch chosen on its fold's images would make out-of-fold predictions too good.
+    # Selecting the epoch on its fold's images would bias out-of-fold predictions upwards.
     learn = replace(base, keep="last") if values.get("preset", "sane") == "sane" else base
     values["learn"] = plan(values.get("learn", {}), learn, f"{file}: learn")
     if "segmenter" in values:
@@ -188,6 +191,6 @@ def load_flannel(file: Path) -> FlannelConfig:
     if "fit" in values:
         values["fit"] = parse_table(FitPlan, values["fit"], f"{file}: fit")
     for kind in ("learners", "baselines"):
-        # The papers' networks end in global pooling and one dense layer: R20's head convolution only where it is asked for.
+        # The papers' networks end in global pooling and one dense layer: R20's head convolution only if configured.
         values[kind] = parse_members(values.get(kind, {}), base, f"{file}: {kind}", head_maps=0, dropout=0.0)
     return parse_table(FlannelConfig, values, str(file))

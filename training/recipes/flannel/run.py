@@ -78,7 +78,10 @@ class FlannelRun(Run):
         }
 
     def check_same_plan(self, file: Path) -> None:
-        """Raise InputError if the plan in `file`, of this or another run folder, differs from this run's; a missing file is valid."""
+        """Raise InputError if the plan in `file`, of this or another run folder, differs from this run's.
+
+        A missing file is valid.
+        """
         if not file.exists():
             return
         stored, plan = json.loads(file.read_text(encoding="utf-8")), self.plan()

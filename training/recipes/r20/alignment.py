@@ -1,7 +1,7 @@
-"""What channel counts cost: milliseconds of pruned networks with any counts and with multiples of 8 and 16, in one run:
-`python -m training.recipes.r20.alignment`.
+"""Latency of pruned networks by channel alignment: any channel counts, multiples of 8 and multiples of 16, in one run.
 
-Time does not depend on weights, so the networks are random and are not retrained; zeros are counted on synthetic X-rays.
+`python -m training.recipes.r20.alignment` writes a page and its JSON. Latency does not depend on weights, so the networks are
+random and are not retrained; zeros are counted on synthetic X-rays.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FRACTION = 0.05
 
 
 def measure(spec: NetworkSpec, side_px: int, *, threads: int, steps: int = _STEPS) -> list[dict[str, Any]]:
-    """One row a step and multiple: channels, parameters, macs, milliseconds. The multiples of a step are timed in turn."""
+    """Return channels, parameters, macs and milliseconds per step and multiple; the multiples of a step are timed in turn."""
     preprocess = PreprocessSpec(canvas_px=side_px, crop_px=side_px)
     example = torch.zeros(1, *preprocess.tensor_shape)
     networks = {}
@@ -50,9 +50,9 @@ def measure(spec: NetworkSpec, side_px: int, *, threads: int, steps: int = _STEP
                 units = prunable(network, example)
                 limits = {"fraction": _FRACTION, "multiple_of": multiple, "ahead": 2.0}
                 remove(network, example, select_channels(units, shares, step=step, original=original, **limits))
-            with tempfile.TemporaryDirectory() as place:
-                export_network(network, spec, preprocess, Path(place) / "network.onnx")
-                ms = cost.latency_ms(Path(place) / "network.onnx", threads=threads, repeats=100)
+            with tempfile.TemporaryDirectory() as folder:
+                export_network(network, spec, preprocess, Path(folder) / "network.onnx")
+                ms = cost.latency_ms(Path(folder) / "network.onnx", threads=threads, repeats=100)
             channels = sum(u.channels for u in prunable(network, example))
             counts = {"parameters": cost.parameters(network), "macs": cost.macs(network, example)}
             rows.append({"step": step, "multiple_of": multiple, "channels": channels, **counts, "milliseconds": ms})
@@ -60,7 +60,7 @@ def measure(spec: NetworkSpec, side_px: int, *, threads: int, steps: int = _STEP
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write OUT.json and OUT.md. Returns 0."""
+    """Measure and write OUT.json and OUT.md. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.alignment", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("docs/results/r20-alignment"), help="without suffix (%(default)s)"

@@ -1,6 +1,7 @@
-"""What a run of R20's pipeline is made of: a TOML file in, checked values out. configs/r20-*.toml hold only differences.
+"""Configuration of R20's pipeline: a TOML file in, a validated dataclass out.
 
-The preset settles what the paper, its code and good practice do differently; the tables of the file settle sizes.
+The preset selects between the paper, its code and good practice where they differ; the tables of the file give sizes and
+training plans. configs/r20-*.toml have only the values that differ from the defaults.
 """
 
 from __future__ import annotations
@@ -30,29 +31,26 @@ _SHARES: Mapping[str, Mapping[Side, float]] = {"r20": R20_SHARES, "starter": SHA
 
 @dataclass(frozen=True, kw_only=True)
 class R20Config(RunConfig):
-    """preset: `sane` draws balanced and chooses by score; `paper` and `code` have class weights, no augmentation, and choose
-    by loss.
+    """Configuration of an R20 run.
 
-    shares: of the sides, `r20` (81/9/10) or `starter`. modality_sources, task_sources: which sources a stage trains on;
-    none means all. top: how many members go on after the modality stage. paper_weights: of the weighted average as
-    printed, the best member first. cam_cases: rows of the Grad-CAM picture. compare_with: a bundle (or `starter`) that
-    is run on the same test images; one of another split is named on the page and not compared. networks: a run folder
-    of the same split whose trained members (by name) are pruned, in place of the modality and task stages. members: by
-    name. binary: None skips normal against COVID-19.
+    Preset `sane` draws balanced batches and selects epochs by score. `paper` and `code` use class weights and no augmentation,
+    and select by loss.
     """
 
-    shares: Literal["r20", "starter"] = "r20"
+    shares: Literal["r20", "starter"] = "r20"  # of the sides; `r20` is 81/9/10
     labels: tuple[str, ...] = ("normal", "bacterial", "covid-19")
-    modality_sources: tuple[str, ...] = ()
-    task_sources: tuple[str, ...] = ()
-    top: int = 3
-    paper_weights: tuple[float, ...] = (0.5, 0.3, 0.2)
-    cam_cases: int = 4
+    modality_sources: tuple[str, ...] = ()  # sources that the modality stage trains on; empty for all
+    task_sources: tuple[str, ...] = ()  # sources that the task stages train on; empty for all
+    top: int = 3  # number of members that are trained further after the modality stage
+    paper_weights: tuple[float, ...] = (0.5, 0.3, 0.2)  # printed weights of the weighted average, the best member first
+    cam_cases: int = 4  # rows of the Grad-CAM picture
+    # A bundle (or `starter`) to run on the same test images; one of another split is named on the page and not compared.
     compare_with: str | None = None
+    # Run folder of the same split with trained members (by name) to prune, instead of the modality and task stages.
     networks: str | None = None
-    members: dict[str, MemberPlan] = field(default_factory=dict)
+    members: dict[str, MemberPlan] = field(default_factory=dict)  # by name
     modality: Plan = field(default_factory=lambda: Plan(epochs=32))
-    binary: Plan | None = None
+    binary: Plan | None = None  # None skips normal against COVID-19
     multiclass: Plan = field(default_factory=lambda: Plan(epochs=32))
     prune: PrunePlan = field(default_factory=PrunePlan)
     search: SearchPlan | None = None
@@ -81,17 +79,17 @@ class R20Config(RunConfig):
 
     @property
     def member_spec(self) -> PreprocessSpec:
-        """What every member sees: the lung box, prepared as the preset says, at `canvas_px`."""
+        """Preprocessing of every member: the lung box at `canvas_px`, normalised as in the preset."""
         spec = preset("sane" if self.preset == "sane" else f"rajaraman-{self.preset}")
         return replace(spec, region="lungs", canvas_px=self.canvas_px, crop_px=self.canvas_px)
 
     def network(self, member: str, labels: int) -> NetworkSpec:
-        """The spec of a member with so many labels."""
+        """Return the spec of a member with this number of labels."""
         return self.members[member].network(labels, self.member_spec.channels)
 
 
 def load_r20(file: Path) -> R20Config:
-    """Read a TOML file. Raises InputError for a file that is not there and for keys or values that mean nothing."""
+    """Load a TOML file. Raises InputError for a missing file, unknown keys and invalid values."""
     values = read_toml(file)
     base = Plan(epochs=32, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
     for stage in ("segmenter", "modality", "binary", "multiclass"):

@@ -24,7 +24,7 @@ __all__ = ["STAGES"]
 
 
 def measure(run: R20Run, _: Path) -> None:
-    """Milliseconds of every pruning step, one after the other; best on a machine that does nothing else."""
+    """Measure the latency of every pruning step, one after the other; needs an otherwise idle machine."""
     c = run.config
     for member in top_members(run):
         measure_steps(run.out / "pruned" / member, c.member_spec, threads=c.threads)
@@ -33,7 +33,7 @@ def measure(run: R20Run, _: Path) -> None:
 
 
 def bundle(run: R20Run, folder: Path) -> None:
-    """Export the pruned members, write the bundle in the run folder, and judge it through the deployed path."""
+    """Export the pruned members, write the bundle in the run folder, and evaluate it through the deployed path."""
     c, networks = run.config, run.out / "export"
     networks.mkdir(parents=True, exist_ok=True)
     with atomic_write(networks / "segmenter.onnx") as beside:
@@ -52,7 +52,7 @@ def bundle(run: R20Run, folder: Path) -> None:
         },
     }
     designs = {m: _design(run, m) for m in top_members(run)}
-    _, judged = assemble(
+    _, evaluation = assemble(
         run.out / "bundle",
         networks,
         designs,
@@ -64,8 +64,8 @@ def bundle(run: R20Run, folder: Path) -> None:
         split=split_in_words(c),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "bundle.json", json.dumps(judged, indent=1) + "\n")
-    write_text(folder / "bundle.md", results_as_markdown(judged))
+    write_text(folder / "bundle.json", json.dumps(evaluation, indent=1) + "\n")
+    write_text(folder / "bundle.md", results_as_markdown(evaluation))
 
 
 def _design(run: R20Run, member: str) -> str:
@@ -74,7 +74,7 @@ def _design(run: R20Run, member: str) -> str:
 
 
 def tables(run: R20Run, folder: Path) -> None:
-    """Tables and figures in `folder`, results.json of the run beside them."""
+    """Write tables, figures and results.json to `folder`."""
     found = {**results(run), "cam_agreement": report.cam_agreement(run)}
     page = report.write(run, found, folder)
     print(f"wrote {page}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Parameters of the papers' networks beside what is printed: `python -m training.recipes.r20.parameters`.
+"""Parameter counts of the papers' networks next to the printed ones: `python -m training.recipes.r20.parameters`.
 
-The shipped full configurations in, a page and its JSON out: every member of R20 with two labels (Table 3) and, where Table 4
-prints it, three, under the head that its configuration names; and COVID-Net beside what is published of it. Shapes only: no
-weights, no memory, a few seconds.
+The shipped full configurations in, a page and its JSON out: every member of R20 with two labels (Table 3) and, if Table 4 has
+it, three, with the head of its configuration; and COVID-Net next to its published counts. Networks are built on the meta
+device, without weights, so that this takes a few seconds and little memory.
 """
 
 from __future__ import annotations
@@ -40,27 +40,28 @@ ROWS: Mapping[str, str] = {
     "inception-resnet-v2": "InceptionResNet-V2",
 }
 _NO_GAMMA = ("inception-v3", "inception-resnet-v2")  # Keras' batch norm has none in these
-# Of COVID-Net with three labels, in millions: its authors' docs/models.md, and the public PyTorch code, counted from its source.
+# COVID-Net with three labels, in millions of parameters and G MACs (its authors' docs/models.md), and parameters of the public
+# PyTorch code, counted from its source.
 _COVID = (("authors' COVIDNet-CXR Small", 117.4, 2.26), ("authors' COVIDNet-CXR Large", 127.4, 3.59))
 _COVID_PUBLIC = ("github.com/iliasprc/COVIDNet: biases, no batch norm", 134_513_939)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """parameters: of torch's network. as_in_keras: without the gammas that Keras' has not. printed: by the paper."""
+    """Parameter counts of one network."""
 
     configuration: str
-    row: str
+    row: str  # of the paper's table
     labels: int
     network: str
     head: str
-    parameters: int
-    as_in_keras: int
-    printed: int
+    parameters: int  # of the PyTorch network
+    as_in_keras: int  # without the batch norm gammas that the Keras network lacks
+    printed: int  # in the paper
 
 
 def counts(members: Iterable[str] = tuple(ROWS)) -> Iterator[Count]:
-    """The members of the full configurations, in the order of `ROWS`; of those that extend another, where they differ."""
+    """Yield the members of the full configurations in the order of `ROWS`, without networks of an earlier configuration."""
     seen: list[tuple[str, NetworkSpec]] = []
     for name in CONFIGS:
         config = load_r20(Path(__file__).parents[2] / "configs" / f"{name}.toml")
@@ -74,7 +75,7 @@ def counts(members: Iterable[str] = tuple(ROWS)) -> Iterator[Count]:
 
 
 def _printed(row: str) -> dict[int, int]:
-    """Labels -> the count of the paper's Table 3 or 4."""
+    """Return the number of labels -> the printed count of Table 3 or 4."""
     tables = {2: MODALITY.get(("modality", row)), 3: TASK.get(("multiclass", row))}
     return {labels: int(r[-1].replace(",", "")) for labels, r in tables.items() if r is not None}
 
@@ -121,7 +122,7 @@ def _more(c: Count) -> str:
 
 
 def page(found: Sequence[Count]) -> str:
-    """The counts as Markdown."""
+    """Return the counts as a Markdown page."""
     head = [
         "configuration",
         "row of the paper",
@@ -163,7 +164,7 @@ def page(found: Sequence[Count]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write OUT.json and OUT.md. Returns 0."""
+    """Count and write OUT.json and OUT.md. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.parameters", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("docs/results/r20-parameters"), help="without suffix (%(default)s)"

@@ -1,6 +1,6 @@
-"""What R20 printed in Tables 3 to 7 (Rajaraman et al. 2020), digit for digit, so that it can stand beside our figures.
+"""Printed figures of R20's Tables 3 to 7 (Rajaraman et al. 2020), digit for digit, shown next to our figures.
 
-A row: Acc., AUC [interval], Sens., Prec., F, MCC, and Param. (Table 6: and % reduction) where the paper has them.
+A row has Acc., AUC [interval], Sens., Prec., F, MCC and, if the paper has them, Param. and (Table 6) % reduction.
 """
 
 from __future__ import annotations

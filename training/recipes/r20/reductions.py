@@ -1,7 +1,7 @@
-"""How many parameters R20's pruning takes from its three networks, step by step: `python -m training.recipes.r20.reductions`.
+"""Parameter reduction of R20's three networks after each pruning step: `python -m training.recipes.r20.reductions`.
 
-Structure only: random weights, zeros counted on synthetic X-rays, no retraining. It answers what a step removes under the
-two readings of the paper (2 % of all channels together, or of each layer), and where its Table 6 lies on those curves.
+Random weights, zeros counted on synthetic X-rays, no retraining. The page shows the reduction per step for the two readings
+of the paper (2 % of all channels together, or of each layer), and the steps that are nearest to its Table 6.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ _STEPS = 25
 
 
 def curve(architecture: str, scope: str, *, side_px: int = 96, count: int = 8, steps: int = _STEPS) -> list[float]:
-    """% fewer parameters after each step, the first being 0 for none. scope: `global` or `layer`."""
+    """Return % fewer parameters after each step, starting with 0 for no step. scope: `global` or `layer`."""
     spec = PreprocessSpec(canvas_px=side_px, crop_px=side_px, channels=3)
     torch.manual_seed(0)
     network = build(NetworkSpec(architecture=architecture, labels=3, channels=3)).eval()
     example = torch.zeros(1, 3, side_px, side_px)
     original = {u.root: u.channels for u in prunable(network, example)}
-    whole, found = cost.parameters(network), [0.0]
+    unpruned, reductions = cost.parameters(network), [0.0]
     for step in range(1, steps + 1):
         shares = zero_shares(network, images(spec, count))
         chosen = select_channels(prunable(network, example), shares, step=step, original=original, scope=scope)
         remove(network, example, chosen)
-        found.append(100 * (1 - cost.parameters(network) / whole))
-    return found
+        reductions.append(100 * (1 - cost.parameters(network) / unpruned))
+    return reductions
 
 
 def images(spec: PreprocessSpec, count: int) -> Iterator[Tensor]:
-    """One batch of synthetic X-rays."""
+    """Yield one batch of synthetic X-rays, (count, channels, side, side)."""
     drawn = [make_phantom(LABELS[i % len(LABELS)], size_px=spec.canvas_px, seed=i).pixels for i in range(count)]
     yield torch.from_numpy(np.stack([normalize(pixels, spec) for pixels in drawn]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write OUT.json and OUT.md. Returns 0."""
+    """Compute and write OUT.json and OUT.md. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.reductions", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("docs/results/r20-reductions"), help="without suffix (%(default)s)"

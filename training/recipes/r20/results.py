@@ -1,7 +1,7 @@
-"""What a run of R20's pipeline found: stored predictions in, one JSON object out, from which tables and figures are made.
+"""Results of an R20 run: stored predictions in, one JSON object for tables and figures out.
 
-Everything that is fitted (temperatures, weights, stacking) is fitted on validation patients; every figure is of test
-patients. Ensembles are computed by the deployed C++ combination.
+Temperatures, weights and stacking are fitted on validation patients; every figure is of test patients. Ensembles are computed
+by the deployed C++ combination.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from training.pruning import cost
 from training.pruning.prune import best_step, steps_of
 from training.recipes.r20.config import R20Config
 from training.recipes.r20.run import R20Run
-from training.recipes.r20.stages import chosen_step, best_trial, is_done, member_folder, member_plan, top_members
+from training.recipes.r20.stages import best_trial, chosen_step, is_done, member_folder, member_plan, top_members
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import SEGMENTER
 from training.tasks.confusion import confusion, f1_scores
@@ -45,62 +45,64 @@ PAPER_WEIGHTED = "weighted-average, paper's weights"
 
 @dataclass(frozen=True, kw_only=True)
 class Ensembles:
-    """The members of one kind, whole or pruned, combined in every way. logits: (N, members, labels) of `rows`."""
+    """Ensembles of the pruned or unpruned members, with every combination strategy."""
 
     run: R20Run
     members: tuple[str, ...]
-    rows: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]  # (N,), indices of the run's samples
+    logits: npt.NDArray[np.float32]  # (N, members, labels)
 
     @classmethod
     def load(cls, run: R20Run, stage: str) -> Ensembles:
-        """stage: `multiclass` or `pruned`."""
+        """Load the members' logits of a stage, `multiclass` or `pruned`."""
         members = top_members(run)
-        found = [SampleLogits.load(member_folder(run, stage, m) / PREDICTIONS) for m in members]
-        return cls(run=run, members=members, rows=found[0].rows, logits=np.stack([f.logits for f in found], axis=1))
+        outputs = [SampleLogits.load(member_folder(run, stage, m) / PREDICTIONS) for m in members]
+        logits = np.stack([o.logits for o in outputs], axis=1)
+        return cls(run=run, members=members, rows=outputs[0].rows, logits=logits)
 
     def side_mask(self, side: str) -> npt.NDArray[np.bool_]:
+        """Return the mask (N,) of the rows on one side."""
         return np.array([self.run.samples[i].side == side for i in self.rows], dtype=bool)
 
     @cached_property
     def combinations(self) -> dict[str, Combination]:
-        """Strategy -> what validation patients made of it; with the paper's weights where there are as many members."""
-        config, on = self.run.config, self.side_mask("validation")
-        truth, logits = self.run.truth(self.rows[on], config.target), self.logits[on]
+        """Strategy -> combination fitted on validation patients; with the paper's weights, too, if their number fits."""
+        config, mask = self.run.config, self.side_mask("validation")
+        truth, logits = self.run.truth(self.rows[mask], config.target), self.logits[mask]
         calibrate = config.preset == "sane"
-        made = {s: fit(s, logits, truth, seed=config.fit_seed, calibrate=calibrate) for s in STRATEGIES}
+        combinations = {s: fit(s, logits, truth, seed=config.fit_seed, calibrate=calibrate) for s in STRATEGIES}
         if len(config.paper_weights) == len(self.members):
             weights = self._paper_weights(logits, truth)
-            made[PAPER_WEIGHTED] = fit(
+            combinations[PAPER_WEIGHTED] = fit(
                 "weighted-average", logits, truth, seed=config.fit_seed, calibrate=calibrate, weights=weights
             )
-        return made
+        return combinations
 
     def _paper_weights(self, logits: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> list[float]:
-        """The printed weights, the largest to the member with the best validation F, as the paper gives them."""
+        """Return the printed weights per member; the member with the best validation F has the largest, as in the paper."""
         tables = [confusion(truth, one, logits.shape[2]) for one in logits.argmax(axis=2).T]
         f = [np.average(f1_scores(table), weights=table.sum(axis=1)) for table in tables]
         rank = np.argsort(np.argsort([-v for v in f], kind="stable"))
         return [self.run.config.paper_weights[r] for r in rank]
 
     def predictions(self, strategy: str, side: str = "test") -> Predictions:
-        """The ensemble's answers, by the deployed combination."""
-        on, config = self.side_mask(side), self.run.config
+        """Return the ensemble's predictions, computed by the deployed combination."""
+        mask, config = self.side_mask(side), self.run.config
         combiner = Combiner(self.combinations[strategy], labels=len(config.labels))
-        probabilities, winners = combiner.run(np.ascontiguousarray(self.logits[on]))
-        rows = self.rows[on]
+        probabilities, predicted = combiner.run(np.ascontiguousarray(self.logits[mask]))
+        rows = self.rows[mask]
         return Predictions(
             true=self.run.truth(rows, config.target),
-            predicted=winners.astype(np.int64),
+            predicted=predicted.astype(np.int64),
             probabilities=probabilities.astype(np.float64),
             patients=self.run.patients(rows),
         )
 
 
 def results(run: R20Run) -> Json:
-    """Results of all stages that were run, as a JSON object; `training.recipes.r20.tables` reads it."""
+    """Return the results of all finished stages as a JSON object, the input of `training.recipes.r20.tables`."""
     c = run.config
-    found: Json = {
+    content: Json = {
         "config": c.name,
         "preset": c.preset,
         "seed": c.seed,
@@ -115,40 +117,40 @@ def results(run: R20Run) -> Json:
     for stage, target in kinds.items():
         members = tuple(c.members) if stage == "modality" else top_members(run)
         if is_done(run, stage, members):
-            found[stage] = {m: _single(run, stage, m, target) for m in members}
+            content[stage] = {m: _single(run, stage, m, target) for m in members}
     if c.prune_segmenter is not None and (run.out / "pruned" / SEGMENTER).exists():
         steps = steps_of(run.out / "pruned" / SEGMENTER)
-        found["segmenter_steps"] = [asdict(s) for s in steps]
-        found["segmenter_step"] = best_step(steps, tolerance=c.prune_segmenter.tolerance).number
-    if "multiclass" in found:
-        whole = Ensembles.load(run, "multiclass")
-        found["ensembles"] = {"unpruned": _ensembles(whole)}
-        if is_done(run, "pruned", whole.members):
+        content["segmenter_steps"] = [asdict(s) for s in steps]
+        content["segmenter_step"] = best_step(steps, tolerance=c.prune_segmenter.tolerance).number
+    if "multiclass" in content:
+        unpruned = Ensembles.load(run, "multiclass")
+        content["ensembles"] = {"unpruned": _ensembles(unpruned)}
+        if is_done(run, "pruned", unpruned.members):
             pruned = Ensembles.load(run, "pruned")
-            found["ensembles"]["pruned"] = _ensembles(pruned)
-            found["combinations"] = {s: _combination(k) for s, k in pruned.combinations.items()}
-            found["pruned"] = {m: _pruned(run, m) for m in pruned.members}
-            refused = _not_compared_reason(run)
-            found["comparisons"] = _comparisons(run, whole, pruned, with_bundle=refused is None)
-            if refused is not None:
-                found["not_compared"] = refused
-    return found
+            content["ensembles"]["pruned"] = _ensembles(pruned)
+            content["combinations"] = {s: _combination(k) for s, k in pruned.combinations.items()}
+            content["pruned"] = {m: _pruned(run, m) for m in pruned.members}
+            reason = _not_compared_reason(run)
+            content["comparisons"] = _comparisons(run, unpruned, pruned, with_bundle=reason is None)
+            if reason is not None:
+                content["not_compared"] = reason
+    return content
 
 
 def split_in_words(config: R20Config) -> str:
-    """How the sides were made."""
+    """Return a description of the split, for titles."""
     what = "image by image, as the published code: it leaks" if config.unit == "image" else "by patient"
     shares = "/".join(f"{100 * s:g}" for s in config.side_shares.values())
     return f"{what}, {shares} % train/validation/test"
 
 
 def _sides(run: R20Run) -> dict[str, dict[str, Any]]:
-    found = {}
+    sides = {}
     for side in SIDES:
         here = [s for s in run.samples if s.side == side]
         counts = {label: sum(s.record.label == label for s in here) for label in run.config.labels}
-        found[side] = {"images": len(here), "patients": len({s.group for s in here}), "labels": counts}
-    return found
+        sides[side] = {"images": len(here), "patients": len({s.group for s in here}), "labels": counts}
+    return sides
 
 
 def _hyperparameters(run: R20Run, member: str) -> Json:
@@ -167,25 +169,27 @@ def _hyperparameters(run: R20Run, member: str) -> Json:
     }
 
 
-def _row(answers: Predictions, labels: Sequence[str], run: R20Run) -> Json:
+def _row(predictions: Predictions, labels: Sequence[str], run: R20Run) -> Json:
     c = run.config
-    row = paper_row(answers, labels, seed=c.seed, resamples=c.resamples, preset=c.preset).as_json()
-    return {**row, "confusion": confusion(answers.true, answers.predicted, len(labels)).astype(int).tolist()}
+    row = paper_row(predictions, labels, seed=c.seed, resamples=c.resamples, preset=c.preset).as_json()
+    return {**row, "confusion": confusion(predictions.true, predictions.predicted, len(labels)).astype(int).tolist()}
 
 
 def _single(run: R20Run, stage: str, member: str, target: Target) -> Json:
     folder = member_folder(run, stage, member)
-    answers = run.predictions("test", SampleLogits.load(folder / PREDICTIONS), target)
+    predictions = run.predictions("test", SampleLogits.load(folder / PREDICTIONS), target)
     network, _ = load_network(folder)
-    return {"row": _row(answers, target.labels, run), "parameters": cost.parameters(network)}
+    return {"row": _row(predictions, target.labels, run), "parameters": cost.parameters(network)}
 
 
 def _ensembles(ensembles: Ensembles) -> Json:
-    return {s: _row(ensembles.predictions(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations}
+    return {
+        s: _row(ensembles.predictions(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations
+    }
 
 
 def _combination(combination: Combination) -> Json:
-    """What tells a combination from another of its strategy; a stacking network's weights are in the bundle."""
+    """Return the fitted parameters of a combination, except those of stacking, which are in the bundle."""
     weights = {"weights": list(combination.parameters["weights"])} if "weights" in combination.parameters else {}
     return {
         "member_temperatures": list(combination.member_temperatures),
@@ -195,27 +199,32 @@ def _combination(combination: Combination) -> Json:
 
 
 def _member_predictions(run: R20Run, stage: str, member: str) -> Predictions:
-    """A member's answers to the multi-class task."""
-    return run.predictions("test", SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target)
+    """Return a member's predictions on the multi-class task."""
+    return run.predictions(
+        "test", SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target
+    )
 
 
 def _pruned(run: R20Run, member: str) -> Json:
     config, steps = run.config, steps_of(run.out / "pruned" / member)
-    best, whole = best_step(steps, tolerance=config.prune.tolerance), steps[0]
-    answers, unpruned = (_member_predictions(run, stage, member) for stage in ("pruned", "multiclass"))
+    best, original = best_step(steps, tolerance=config.prune.tolerance), steps[0]
+    predictions, unpruned = (_member_predictions(run, stage, member) for stage in ("pruned", "multiclass"))
     return {
-        "row": _row(answers, config.labels, run),
+        "row": _row(predictions, config.labels, run),
         "unpruned_row": _row(unpruned, config.labels, run),
         "step": best.number,
         "folder": chosen_step(run, member).relative_to(run.out).as_posix(),
         **{k: getattr(best, k) for k in ("channels", "parameters", "macs", "milliseconds")},
-        **{f"unpruned_{k}": getattr(whole, k) for k in ("channels", "parameters", "macs", "milliseconds")},
+        **{f"unpruned_{k}": getattr(original, k) for k in ("channels", "parameters", "macs", "milliseconds")},
         "steps": [asdict(s) for s in steps],
     }
 
 
 def _not_compared_reason(run: R20Run) -> str | None:
-    """Why `compare_with` is not compared; None if it is, or was not given. Our test images may have trained another split's."""
+    """Return the reason for not comparing with the bundle `compare_with`; None if it is compared, or not configured.
+
+    A bundle of another split may have been trained on this run's test images.
+    """
     if run.config.compare_with is None:
         return None
     trained_on = Bundle.open(run.config.compare_with).manifest.provenance.get("images")
@@ -227,36 +236,38 @@ def _not_compared_reason(run: R20Run) -> str | None:
     )
 
 
-def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles, *, with_bundle: bool) -> list[Json]:
-    """Paired tests on the same test images: what pruning, combining and the retraining changed."""
-    said: dict[str, Predictions] = {}
-    for m in whole.members:
-        said[f"{m}, unpruned"], said[f"{m}, pruned"] = (_member_predictions(run, stage, m) for stage in ("multiclass", "pruned"))
-    for strategy in whole.combinations:
-        said[f"{strategy}, unpruned"] = whole.predictions(strategy)
-        said[f"{strategy}, pruned"] = pruned.predictions(strategy)
-    pairs = [(f"{n}, pruned", f"{n}, unpruned") for n in (*whole.members, *whole.combinations)]
-    pairs += [(f"{s}, pruned", f"{m}, pruned") for s in ("weighted-average",) for m in whole.members]
+def _comparisons(run: R20Run, unpruned: Ensembles, pruned: Ensembles, *, with_bundle: bool) -> list[Json]:
+    """Return paired tests on the same test images: effects of pruning, of combining, and differences from another bundle."""
+    predictions: dict[str, Predictions] = {}
+    for m in unpruned.members:
+        predictions[f"{m}, unpruned"] = _member_predictions(run, "multiclass", m)
+        predictions[f"{m}, pruned"] = _member_predictions(run, "pruned", m)
+    for strategy in unpruned.combinations:
+        predictions[f"{strategy}, unpruned"] = unpruned.predictions(strategy)
+        predictions[f"{strategy}, pruned"] = pruned.predictions(strategy)
+    pairs = [(f"{n}, pruned", f"{n}, unpruned") for n in (*unpruned.members, *unpruned.combinations)]
+    pairs += [("weighted-average, pruned", f"{m}, pruned") for m in unpruned.members]
     if run.config.compare_with is not None and with_bundle:
         name = f"bundle {run.config.compare_with}"
-        said[name] = _other_bundle_predictions(run, pruned)
+        predictions[name] = _other_bundle_predictions(run, pruned)
         pairs += [(f"{s}, pruned", name) for s in ("average", "weighted-average")]
     c = run.config
-    return [compare(a, b, said[a], said[b], c.labels, seed=c.seed, resamples=c.resamples) for a, b in pairs]
+    return [
+        compare(a, b, predictions[a], predictions[b], c.labels, seed=c.seed, resamples=c.resamples) for a, b in pairs
+    ]
 
 
 def _other_bundle_predictions(run: R20Run, pruned: Ensembles) -> Predictions:
-    """What another bundle says of the same test images, its probabilities kept to our labels and normalised."""
-    c, on = run.config, pruned.side_mask("test")
-    rows = pruned.rows[on]
+    """Return another bundle's predictions on the same test images, restricted to this run's labels and renormalised."""
+    c, rows = run.config, pruned.rows[pruned.side_mask("test")]
     bundle = Bundle.open(c.compare_with or "")
     screener = Screener(bundle, reference(bundle, threads=1))
     screened = screen_samples(screener, [run.samples[i] for i in rows], threads=c.threads)
     columns = [bundle.manifest.labels.index(label) for label in c.labels]
-    kept = screened.probabilities[:, columns]
+    probabilities = screened.probabilities[:, columns]
     return Predictions(
         true=run.truth(rows, c.target),
-        predicted=kept.argmax(axis=1).astype(np.int64),
-        probabilities=kept / np.maximum(kept.sum(axis=1, keepdims=True), 1e-12),
+        predicted=probabilities.argmax(axis=1).astype(np.int64),
+        probabilities=probabilities / np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12),
         patients=run.patients(rows),
     )

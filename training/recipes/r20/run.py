@@ -1,4 +1,7 @@
-"""A run of R20's pipeline: a paper's run whose networks answer validation and test images of one target at a time."""
+"""Run folder of R20's pipeline: a configuration and collections in; tasks, trained networks and their predictions out.
+
+A network predicts the validation and test images of its own target.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ __all__ = ["R20Run"]
 
 
 class R20Run(Run):
-    """config: of R20's pipeline."""
+    """Run of R20's pipeline."""
 
     config: R20Config
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
         c = self.config
-        if c.networks is None:  # else trained networks are taken over, and only pruned
+        if c.networks is None:  # else trained networks are copied and only pruned
             yield "modality", modality(), self.training_records(c.modality_sources)
             if c.binary is not None:
                 yield "binary", binary(), self.training_records(c.task_sources)
@@ -39,37 +42,41 @@ class R20Run(Run):
     def train(
         self, start: nn.Module, spec: NetworkSpec, target: Target, plan: Plan, folder: Path, sources: Sequence[str] = ()
     ) -> nn.Module:
-        """The trained network of `folder`; trained, saved and asked for its predictions if it is not there yet."""
+        """Load the network of `folder`, or train it, save it and save its predictions on the rows of `target`."""
         return self.train_or_load(
             lambda: self.task(start, target, plan, sources), spec, plan, folder, self.evaluated_rows(target, sources)
         )
 
     def evaluated_rows(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
-        """The validation and test images that `target` can judge."""
+        """Return the rows of validation and test images with a label of `target`. sources: to include; empty for all."""
         rows = [
             i
             for i, s in enumerate(self.samples)
-            if s.side != "train" and target.label_index(s.record.label) >= 0 and (not sources or s.record.source in sources)
+            if s.side != "train"
+            and target.label_index(s.record.label) >= 0
+            and (not sources or s.record.source in sources)
         ]
         return np.array(rows)
 
-    def init_member(self, member: str, labels: int, seed: int, trial: Trial | None = None) -> tuple[nn.Module, NetworkSpec]:
-        """A member as training starts it: random weights drawn from `seed`, or ImageNet's where the configuration says.
+    def init_member(
+        self, member: str, labels: int, seed: int, trial: Trial | None = None
+    ) -> tuple[nn.Module, NetworkSpec]:
+        """Return a member with initial weights (random ones from `seed`, or ImageNet's if configured) and its spec.
 
-        trial: of a search, with changes to its spec.
+        trial: trial of a search that changes the spec.
         """
         spec = self.config.network(member, labels)
         spec = spec if trial is None else trial.network(spec)
         return self.init_network(spec, self.config.members[member].imagenet, seed), spec
 
-    def side_mask(self, side: Side, predictions: SampleLogits) -> npt.NDArray[np.bool_]:
-        """Which predictions are of a side (N,)."""
-        return np.array([self.samples[i].side == side for i in predictions.rows], dtype=bool)
+    def side_mask(self, side: Side, outputs: SampleLogits) -> npt.NDArray[np.bool_]:
+        """Return the mask (N,) of the rows on one side."""
+        return np.array([self.samples[i].side == side for i in outputs.rows], dtype=bool)
 
-    def predictions(self, side: Side, predictions: SampleLogits, target: Target) -> Predictions:
-        """A single network's answers on a side: softmax, and the likeliest label."""
-        chosen = self.side_mask(side, predictions)
-        rows, logits = predictions.rows[chosen], predictions.logits[chosen].astype(np.float64)
+    def predictions(self, side: Side, outputs: SampleLogits, target: Target) -> Predictions:
+        """Return a single network's predictions on one side: softmax, and the label with the highest logit."""
+        mask = self.side_mask(side, outputs)
+        rows, logits = outputs.rows[mask], outputs.logits[mask].astype(np.float64)
         return Predictions(
             true=self.truth(rows, target),
             predicted=logits.argmax(axis=1),

@@ -1,7 +1,7 @@
-"""R20's stages, in order: a run in, trained, pruned and combined networks in its folder out.
+"""R20's training stages: a run in, trained and pruned networks in its folder out.
 
-segment -> search -> modality -> binary and multiclass -> prune -> ensemble -> bundle. A stage that finds its work done
-does nothing; what a member is chosen by is always its validation score.
+segment -> search -> modality -> binary and multiclass -> prune; the later stages are in `training.recipes.r20.finish`. A
+finished stage does nothing. Members are always selected by validation score.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from training.tasks.classify import validation_figures
 
 __all__ = [
     "STAGES",
-    "chosen_step",
     "best_trial",
+    "chosen_step",
     "is_done",
     "member_folder",
     "member_plan",
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def search_plans(run: R20Run) -> None:
-    """Random search on the modality task, a member each, if the configuration asks for one."""
+    """Run a random search per member on the modality task, if configured."""
     c = run.config
     if c.search is None:
         return
@@ -65,27 +65,29 @@ def _trial_score(run: R20Run, member: str, trial: Trial) -> float:
     plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=run.config.search.epochs))
     network, _ = run.init_member(member, 2, plan.seed, trial)
     task = run.task(network, modality(), plan, run.config.modality_sources)
-    # A folder of its own: a process that was silent for a while may still be in this trial when another takes it over.
-    with TemporaryDirectory(dir=_trials_folder(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True) as folder:
+    # A separate folder: a process with a stale heartbeat may still run this trial when another process repeats it.
+    with TemporaryDirectory(
+        dir=_trials_folder(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True
+    ) as folder:
         best = fit(task, plan, Path(folder), name=f"{member}, trial {trial.number}")
         return task.score(load_weights(network, best))["score"]
 
 
 def _trials_folder(run: R20Run, member: str) -> Path:
-    """The folder of a member's trials, deleted with what killed processes left when the search is over."""
+    """Return the folder of a member's trials; it is deleted after the search, with the files of killed processes."""
     folder = run.out / "search" / member
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def best_trial(run: R20Run, member: str) -> Trial:
-    """What the search found best for a member; a trial that changes nothing if there was no search."""
+    """Load the best trial of a member's search; a trial without changes if there was no search."""
     file = run.out / "search" / f"{member}.json"
     return Trial(**json.loads(file.read_text(encoding="utf-8"))["best"]) if file.exists() else Trial(number=0)
 
 
 def member_plan(run: R20Run, member: str, plan: Plan) -> Plan:
-    """A stage's plan with what the member's configuration and the search change."""
+    """Return a stage's plan with the settings of the member's configuration and search."""
     return best_trial(run, member).plan(_own_plan(run, member, plan))
 
 
@@ -94,7 +96,7 @@ def _own_plan(run: R20Run, member: str, plan: Plan) -> Plan:
 
 
 def learn_modality(run: R20Run) -> None:
-    """Normal against abnormal, every member; none where trained networks are taken over."""
+    """Train every member on normal against abnormal; does nothing if trained networks are copied from another run."""
     for member in run.config.members if run.config.networks is None else ():
         plan = member_plan(run, member, run.config.modality)
         network, spec = run.init_member(member, 2, plan.seed, best_trial(run, member))
@@ -102,7 +104,7 @@ def learn_modality(run: R20Run) -> None:
 
 
 def top_members(run: R20Run) -> tuple[str, ...]:
-    """The members that go on, the best on the modality's validation images first; taken-over networks all do."""
+    """Return the members that are trained further, the best on the modality's validation images first; all if they are copied."""
     if run.config.networks is not None:
         return tuple(run.config.members)
     scores = {m: _validation_score(run, member_folder(run, "modality", m), modality()) for m in run.config.members}
@@ -110,14 +112,14 @@ def top_members(run: R20Run) -> tuple[str, ...]:
 
 
 def _validation_score(run: R20Run, folder: Path, target: Target) -> float:
-    predictions = SampleLogits.load(folder / PREDICTIONS)
-    on = run.side_mask("validation", predictions)
-    samples = [run.samples[i] for i in predictions.rows[on]]
-    return validation_figures(predictions.logits[on], samples, target)["macro_f1"]
+    outputs = SampleLogits.load(folder / PREDICTIONS)
+    mask = run.side_mask("validation", outputs)
+    samples = [run.samples[i] for i in outputs.rows[mask]]
+    return validation_figures(outputs.logits[mask], samples, target)["macro_f1"]
 
 
 def fine_tune(run: R20Run) -> None:
-    """The modality's trunks under task heads: normal against COVID-19, and all labels."""
+    """Train task heads on the trunks of the modality stage: normal against COVID-19, and all labels."""
     c = run.config
     if c.networks is not None:
         _copy_networks(run, Path(c.networks))
@@ -128,7 +130,7 @@ def fine_tune(run: R20Run) -> None:
 
 
 def _copy_networks(run: R20Run, other: Path) -> None:
-    """Networks that another run of the same split trained, as if they had been fine-tuned here."""
+    """Copy the networks of another run with the same split, in place of fine-tuned ones."""
     check_same_split(run, other)
     for member in run.config.members:
         folder = member_folder(run, "multiclass", member)
@@ -137,7 +139,7 @@ def _copy_networks(run: R20Run, other: Path) -> None:
             network, spec = load_network(r20 if r20.exists() else other / member)
             if spec.labels != len(run.config.labels):
                 raise InputError(
-                    f"{other / member} knows {spec.labels} labels, the configuration {len(run.config.labels)}"
+                    f"{other / member} has {spec.labels} labels, the configuration {len(run.config.labels)}"
                 )
             run.save(network, spec, folder, run.evaluated_rows(run.config.target, run.config.task_sources))
 
@@ -153,7 +155,7 @@ def _fine_tune_stage(run: R20Run, stage: str, target: Target, plan: Plan) -> Non
 
 
 def prune_members(run: R20Run) -> None:
-    """Iterative pruning of every member, and the chosen step's predictions."""
+    """Prune every member iteratively, and save the predictions of the chosen step."""
     c = run.config
     for member in top_members(run):
         folder, retrain = run.out / "pruned" / member, member_plan(run, member, c.prune.retrain)
@@ -166,23 +168,25 @@ def prune_members(run: R20Run) -> None:
         )
         chosen = chosen_step(run, member)
         if world().is_main and not (chosen / PREDICTIONS).exists():
-            run.predict(load_network(chosen)[0], run.evaluated_rows(c.target, c.task_sources)).save(chosen / PREDICTIONS)
+            run.predict(load_network(chosen)[0], run.evaluated_rows(c.target, c.task_sources)).save(
+                chosen / PREDICTIONS
+            )
         barrier(world())
 
 
 def chosen_step(run: R20Run, member: str) -> Path:
-    """Folder of the pruned network that validation chose."""
+    """Return the folder of the pruned network with the step selected on validation images."""
     folder = run.out / "pruned" / member
     return step_folder(folder, best_step(steps_of(folder), tolerance=run.config.prune.tolerance))
 
 
 def member_folder(run: R20Run, stage: str, member: str) -> Path:
-    """Where a stage keeps a member: network, predictions, log. Of `pruned`, the step that validation chose."""
+    """Return the folder with network, predictions and log of a member; of `pruned`, that of the selected step."""
     return chosen_step(run, member) if stage == "pruned" else run.out / stage / member
 
 
 def is_done(run: R20Run, stage: str, members: Sequence[str]) -> bool:
-    """Whether all members have come through a stage."""
+    """Return whether a stage is finished for all members."""
     if stage == "pruned" and not all(steps_of(run.out / stage / m)[1:] for m in members):
         return False
     return all((member_folder(run, stage, m) / PREDICTIONS).exists() for m in members)
