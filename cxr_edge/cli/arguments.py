@@ -96,36 +96,39 @@ def add_rebuild(parser: argparse.ArgumentParser) -> None:
 
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:
-    """--optimization-level and more: how a GPU's compiler builds; other runtimes ignore them."""
+    """Add the options of `GpuOptions`, which only TensorRT uses."""
     group = parser.add_argument_group("GPU (TensorRT)")
     group.add_argument(
         "--optimization-level", type=int, choices=range(6), metavar="0..5",
-        help="0 builds quickly, 5 tries most (default: TensorRT's own)",
+        help="0 builds fastest, 5 tries the most kernels (default: TensorRT's own)",
     )  # fmt: skip
     group.add_argument("--workspace-mib", type=at_least_one, metavar="N", help="memory that one layer may use")
     group.add_argument(
         "--timing-cache",
         type=path_argument,
         metavar="FILE",
-        help="measured kernels, made or added to; the next build is quick",
+        help="file of measured kernel times, created or extended; it makes the next build fast",
     )
     group.add_argument(
         "--hardware-compatibility", choices=HARDWARE_COMPATIBILITY, default="none",
-        help="other GPUs that the engines shall be valid for, at a cost in speed (default: none)",
+        help="other GPUs on which the engines must be valid, at a cost in speed (default: none)",
     )  # fmt: skip
     group.add_argument(
-        "--version-compatible", action="store_true", help="let later minor versions of TensorRT load the engines"
+        "--version-compatible", action="store_true", help="allow later minor versions of TensorRT to load the engines"
     )
     group.add_argument(
         "--max-batch", type=at_least_one, default=1, metavar="N", help="largest batch of an engine (%(default)s)"
     )
     group.add_argument(
-        "--dla-core", type=int, metavar="N", help="build for that DLA of a Jetson; the rest goes to the GPU"
+        "--dla-core",
+        type=int,
+        metavar="N",
+        help="build for this DLA of a Jetson; layers that it cannot run go to the GPU",
     )
 
 
 def gpu_options(args: argparse.Namespace) -> GpuOptions:
-    """What `add_gpu`'s arguments print_message. Raises InputError for values that make no sense together."""
+    """Return the options that `add_gpu` parsed. Raises InputError for inconsistent values."""
     return GpuOptions(**{f.name: getattr(args, f.name) for f in fields(GpuOptions)})
 
 
@@ -143,7 +146,7 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
 
 
 def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
-    """Build as `cxr-edge build-engine` would, with the settings of the last build if there was one."""
+    """Build as `cxr-edge build-engine` does, with the settings of the last build if there was one."""
     from cxr_edge.compiler.build_bundle import build  # imports onnx
 
     settings = last_build_settings(bundle, args.engines, args.backend)

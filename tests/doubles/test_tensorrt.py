@@ -1,4 +1,4 @@
-"""The fake itself: it computes what ONNX Runtime computes, and refuses what it is meant to refuse."""
+"""Tests of the fake TensorRT: it computes like ONNX Runtime and rejects the same inputs as NVIDIA's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quiet_logger(trt):
 
 
 def monitor_of(trt, steps):
-    """A monitor that notes its calls and says stop after so many steps."""
+    """Return a progress monitor that records its calls and cancels after `steps` steps."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self):
@@ -88,7 +88,7 @@ def trt(request):
     return fake_tensorrt.make(request.param)
 
 
-def test_it_computes_what_onnx_runtime_computes(trt, tmp_path):
+def test_outputs_are_those_of_onnx_runtime(trt, tmp_path):
     logger = quiet_logger(trt)
     plan = build(trt, logger)
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
@@ -103,13 +103,13 @@ def test_it_computes_what_onnx_runtime_computes(trt, tmp_path):
     arrays = {n: np.zeros(context.get_tensor_shape(n), np.float32) for n in ("logits", "cam")}
     assert execute(context, image, **arrays)
     onnx.save(member_model("plain", SPEC), tmp_path / "plain.onnx")
-    wanted = OnnxRuntimeBackend().load_reference(tmp_path / "plain.onnx", CompileOptions()).run({"image": image})
+    expected = OnnxRuntimeBackend().load_reference(tmp_path / "plain.onnx", CompileOptions()).run({"image": image})
     for name, values in arrays.items():
-        assert_close(values, wanted[name])
+        assert_close(values, expected[name])
     assert logger.lines == []
 
 
-def test_a_plan_has_a_buffer_and_no_length(trt, tmp_path):
+def test_a_plan_has_the_buffer_protocol_and_no_length(trt, tmp_path):
     plan = build(trt, quiet_logger(trt))
     (tmp_path / "engine").write_bytes(plan)
     content = (tmp_path / "engine").read_bytes()
@@ -122,15 +122,15 @@ def test_a_plan_has_a_buffer_and_no_length(trt, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"rubbish", "Magic tag does not match"), (b"ftrt" + b"x" * 40, "cannot be read"), (b"", "Magic tag")],
+    [(b"invalid", "Magic tag does not match"), (b"ftrt" + b"x" * 40, "cannot be read"), (b"", "Magic tag")],
 )
-def test_rubbish_is_no_engine(trt, content, message):
+def test_an_invalid_plan_is_rejected(trt, content, message):
     logger = quiet_logger(trt)
     assert trt.Runtime(logger).deserialize_cuda_engine(content) is None
     assert message in logger.lines[0]
 
 
-def test_a_plan_cut_short_is_no_engine(trt):
+def test_a_truncated_plan_is_rejected(trt):
     logger = quiet_logger(trt)
     assert trt.Runtime(logger).deserialize_cuda_engine(bytes(build(trt, logger))[:-100]) is None
     assert "cannot be read" in logger.lines[0]
@@ -143,7 +143,7 @@ def test_a_plan_cut_short_is_no_engine(trt):
         ("11.4.0.106", "12.0", "expecting compute 12.0 got compute 8.7, please rebuild"),
     ],
 )
-def test_a_plan_does_not_travel(version, capability, message):
+def test_a_plan_of_another_version_or_device_is_rejected(version, capability, message):
     built_by, elsewhere = fake_tensorrt.make(VERSIONS[2]), fake_tensorrt.make(version, compute_capability=capability)
     logger = quiet_logger(elsewhere)
     plan = build(built_by, quiet_logger(built_by))
@@ -151,7 +151,7 @@ def test_a_plan_does_not_travel(version, capability, message):
     assert message in logger.lines[0]
 
 
-def test_a_plan_for_ampere_and_later_travels():
+def test_a_plan_for_ampere_plus_loads_on_another_device():
     built_by = fake_tensorrt.make(VERSIONS[2])
     elsewhere = fake_tensorrt.make(VERSIONS[2], compute_capability="12.0")
     level = built_by.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -159,14 +159,14 @@ def test_a_plan_for_ampere_and_later_travels():
     assert elsewhere.Runtime(quiet_logger(elsewhere)).deserialize_cuda_engine(plan) is not None
 
 
-def test_without_a_device_neither_builder_nor_runtime(trt):
+def test_builder_and_runtime_need_a_device(trt):
     without = fake_tensorrt.make(trt.__version__, gpu=False)
     for kind in (without.Builder, without.Runtime):
         with pytest.raises(TypeError, match="factory function returned nullptr"):
             kind(without.Logger())
 
 
-def test_rubbish_is_no_network(trt):
+def test_an_invalid_network_is_rejected(trt):
     logger = quiet_logger(trt)
     network = trt.Builder(logger).create_network(0)
     parser = trt.OnnxParser(network, logger)
@@ -176,7 +176,7 @@ def test_rubbish_is_no_network(trt):
     assert "Failed to parse" in parser.get_error(0).desc()
 
 
-def test_asymmetric_quantization_is_refused(trt):
+def test_asymmetric_quantization_is_rejected(trt):
     x, y = (helper.make_tensor_value_info(n, t, [2]) for n, t in (("x", TensorProto.FLOAT), ("y", TensorProto.UINT8)))
     constants = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.uint8(128), "zero")]
     node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"], name="quantize")
@@ -188,7 +188,7 @@ def test_asymmetric_quantization_is_refused(trt):
     assert "Non-zero zero point" in parser.get_error(0).desc()
 
 
-def test_a_monitor_hears_of_phases_and_may_cancel(trt):
+def test_a_monitor_gets_the_phases_and_can_cancel(trt):
     logger, patient, hasty = quiet_logger(trt), monitor_of(trt, 1000), monitor_of(trt, 2)
     assert build(trt, logger, progress_monitor=patient) is not None
     assert [c[0] for c in patient.calls if c[0] != "step"] == ["start", "start", "finish", "finish"]
@@ -205,7 +205,7 @@ def test_a_dynamic_network_needs_a_profile(trt):
     assert "no optimization profile has been defined" in logger.lines[-1]
 
 
-def test_shapes_outside_the_profile_and_missing_addresses_are_refused(trt):
+def test_shapes_outside_the_profile_and_missing_addresses_are_rejected(trt):
     logger = quiet_logger(trt)
     context = trt.Runtime(logger).deserialize_cuda_engine(build(trt, logger)).create_execution_context()
     assert not context.set_input_shape("image", (5, *SPEC.tensor_shape))
@@ -215,7 +215,7 @@ def test_shapes_outside_the_profile_and_missing_addresses_are_refused(trt):
     assert "Address is not set for tensor image" in logger.lines[-1]
 
 
-def test_work_may_wait_for_its_stream():
+def test_work_can_be_deferred():
     waiting = []
     trt = fake_tensorrt.make(VERSIONS[0], enqueue=lambda stream, work: waiting.append((stream, work)))
     logger = quiet_logger(trt)
@@ -234,7 +234,7 @@ def _cam_side(context, image):
     return context.get_tensor_shape("cam")[2:]
 
 
-def test_a_timing_cache_is_kept_and_checked(trt):
+def test_a_timing_cache_is_filled_and_checked(trt):
     logger = quiet_logger(trt)
     builder, network, _, _ = parse(trt, member_model("plain", SPEC), logger)
     config = configure(builder)
@@ -246,11 +246,11 @@ def test_a_timing_cache_is_kept_and_checked(trt):
     assert len(full) > len(empty)
     other = configure(fake_tensorrt.make("9.9.9").Builder(quiet_logger(fake_tensorrt.make("9.9.9"))))
     assert not other.set_timing_cache(other.create_timing_cache(full), ignore_mismatch=True)
-    assert config.create_timing_cache(b"rubbish") is None
+    assert config.create_timing_cache(b"invalid") is None
     assert "cannot be read" in logger.lines[-1]
 
 
-def test_what_11_lacks_is_absent():
+def test_members_that_a_version_lacks_are_absent():
     old, new = fake_tensorrt.make(VERSIONS[0]), fake_tensorrt.make(VERSIONS[2])
     assert old.BuilderFlag.FP16.name == "FP16"
     assert not hasattr(new.BuilderFlag, "FP16")
@@ -259,7 +259,7 @@ def test_what_11_lacks_is_absent():
     assert not hasattr(old.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY")
 
 
-def test_precision_flags_do_not_go_with_strong_types():
+def test_precision_flags_are_rejected_for_strongly_typed_networks():
     trt = fake_tensorrt.make(VERSIONS[0])
     logger = quiet_logger(trt)
     for typed in (True, False):
@@ -269,7 +269,7 @@ def test_precision_flags_do_not_go_with_strong_types():
         assert (builder.build_serialized_network(network, config) is None) == typed
 
 
-def test_it_has_the_manners_of_the_bindings(trt, capsys):
+def test_objects_behave_like_those_of_the_bindings(trt, capsys):
     builder = trt.Builder(trt.Logger())
     config = builder.create_builder_config()
     with pytest.raises(AttributeError):
@@ -297,11 +297,11 @@ def test_layers_can_be_inspected_and_timed(trt):
     logger = quiet_logger(trt)
     plan = build(trt, logger, profiling_verbosity=trt.ProfilingVerbosity.DETAILED)
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    told = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
-    assert told["Layers"][0]["LayerType"] == "Conv"
+    information = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    assert information["Layers"][0]["LayerType"] == "Conv"
     context = engine.create_execution_context()
     context.profiler = Times()
     image = np.ones((1, *SPEC.tensor_shape), np.float32)
     outputs = {"logits": np.zeros((1, 4), np.float32), "cam": np.zeros((1, 4, *_cam_side(context, image)), np.float32)}
     assert execute(context, image, **outputs)
-    assert set(context.profiler.ms) == {layer["Name"] for layer in told["Layers"]}
+    assert set(context.profiler.ms) == {layer["Name"] for layer in information["Layers"]}

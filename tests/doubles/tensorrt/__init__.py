@@ -1,9 +1,9 @@
-"""A stand-in for NVIDIA's module `tensorrt` that runs networks on the CPU: `make("11.4.0")` gives the module.
+"""Fake of NVIDIA's module `tensorrt` that runs networks on the CPU: `make("11.4.0")` returns the module.
 
-For tests of the TensorRT backend where there is no GPU. Addresses are host addresses, ONNX Runtime computes; a plan holds the
-ONNX file and the builder's settings, and is refused by another version or device as NVIDIA's are. What a version lacks is
-absent from its module, and tests/backends/test_tensorrt_api_only.py compares every name and argument with NVIDIA's bindings. So
-this proves how the backend calls TensorRT, and nothing about TensorRT: not its speed, its rounding or all that it refuses.
+For tests of the TensorRT backend without a GPU. Addresses are host addresses, and ONNX Runtime computes. A plan contains the
+ONNX file and the builder's settings, and is rejected by another version or device, like NVIDIA's plans. Members that a version
+lacks are absent from its module; tests/backends/test_tensorrt_api_only.py compares every name and argument with NVIDIA's
+bindings. The fake tests how the backend calls TensorRT, not TensorRT itself: not its speed, its rounding or all its errors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.doubles.tensorrt.foundation import Flavour
 
 __all__ = ["make"]
 
-# Every class of the module and what it is made of, in this order; a name stands for a class made before.
+# Every class of the module with its base classes, in order of creation; a string is the name of an earlier class.
 _CLASSES: dict[str, tuple[type | str, ...]] = {
     "ILogger": (foundation.ILogger,),
     "Logger": (foundation.Logger, "ILogger"),
@@ -43,7 +43,7 @@ _TYPE_NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"} | {
 }
 
 
-def _at_once(stream: int, work: Callable[[], None]) -> None:
+def _run_immediately(stream: int, work: Callable[[], None]) -> None:
     work()
 
 
@@ -53,12 +53,14 @@ def make(
     compute_capability: str = "8.7",
     gpu: bool = True,
     dla_cores: int = 0,
-    enqueue: Callable[[int, Callable[[], None]], None] = _at_once,
+    enqueue: Callable[[int, Callable[[], None]], None] = _run_immediately,
 ) -> types.ModuleType:
-    """A module like `tensorrt` of that version, on a made-up device of that compute capability.
+    """Return a module like `tensorrt` of that version, on an imaginary device.
 
-    gpu=False: Builder and Runtime raise TypeError, as NVIDIA's do where there is no device. enqueue: given the stream's
-    handle and the work of every execute_async_v3, for tests that do it when the stream is synchronised.
+    compute_capability: of the device.
+    gpu: False makes Builder and Runtime raise TypeError, like NVIDIA's without a device.
+    dla_cores: number of DLA cores of the device.
+    enqueue: gets the stream's handle and the work of every execute_async_v3, for tests that defer it to a synchronisation.
     """
     flavour = Flavour(
         version=version, compute_capability=compute_capability, gpu=gpu, dla_cores=dla_cores, enqueue=enqueue

@@ -1,4 +1,4 @@
-"""The fake's building half: an ONNX file goes through parser and network, and with a configuration into a plan."""
+"""Builder classes of the fake: parser and network for an ONNX file, and the build of a plan from a configuration."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Builder(Bound):
     def create_network(self, flags: int = 0) -> Any:
         trt = self._flavour.trt
         bit = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        asked = bool(operator.index(flags) & bit)
-        return new(trt.INetworkDefinition, name="", _model=None, _strongly_typed=asked or self._flavour.column == 2)
+        strongly_typed = bool(operator.index(flags) & bit) or self._flavour.column == 2
+        return new(trt.INetworkDefinition, name="", _model=None, _strongly_typed=strongly_typed)
 
     def create_builder_config(self) -> Any:
         trt = self._flavour.trt
@@ -63,7 +63,7 @@ class Builder(Bound):
         return self._objection(typed(network, INetworkDefinition), typed(config, IBuilderConfig)) is None
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
-        """The plan, or None after an error was logged or the progress monitor said stop."""
+        """Return the plan, or None after a logged error or a cancellation by the progress monitor."""
         objection = self._objection(typed(network, INetworkDefinition), typed(config, IBuilderConfig))
         if objection is None and not _report_progress(network, config.progress_monitor):
             objection = "IBuilder::buildSerializedNetwork: the progress monitor cancelled the build."
@@ -75,7 +75,7 @@ class Builder(Bound):
         return foundation.host_memory(self._flavour, self._plan(network, config).to_bytes())
 
     def _objection(self, network: Any, config: Any) -> str | None:
-        """What the builder refuses, worded after NVIDIA's."""
+        """Return the builder's error message, worded like NVIDIA's, or None."""
         if network._model is None or not network.num_outputs:
             return "Network must have at least one output"
         if network._strongly_typed and _TYPED_BY_THE_NETWORK & {f.name for f in config._flags}:
@@ -85,9 +85,9 @@ class Builder(Bound):
         dynamic = [t for t in network._tensors(network._inputs) if -1 in t.shape]
         if dynamic and not config._profiles:
             return "Network has dynamic or shape inputs, but no optimization profile has been defined."
-        unfit = [t.name for t in dynamic for p in config._profiles if not p._fits(t)]
-        if unfit:
-            return f"The optimization profile does not fit the network's inputs {unfit}"
+        mismatched = [t.name for t in dynamic for p in config._profiles if not p._fits(t)]
+        if mismatched:
+            return f"The optimization profile does not fit the network's inputs {mismatched}"
         try:
             plans.session(network._model.SerializeToString())
         except Exception as error:  # ONNX Runtime raises its own types, none of which share a public base
@@ -107,7 +107,7 @@ class Builder(Bound):
 
 
 class BuilderBefore11:
-    """What 11 no longer has."""
+    """Members that 11 no longer has."""
 
     __slots__ = ()
     _columns = (0, 1)
@@ -126,17 +126,17 @@ class BuilderBefore11:
 
 
 def _report_progress(network: Any, monitor: Any) -> bool:
-    """Tell the monitor of two phases, one within the other. False: it said stop."""
+    """Report two nested phases to the monitor. Returns False if the monitor cancelled the build."""
     if monitor is None:
         return True
     steps = max(1, network.num_layers)
     monitor.phase_start("Building Engine", None, 1)
     monitor.phase_start("Tactic Selection", "Building Engine", steps)
-    going = all(monitor.step_complete("Tactic Selection", i) for i in range(steps))
+    proceed = all(monitor.step_complete("Tactic Selection", i) for i in range(steps))
     monitor.phase_finish("Tactic Selection")
-    going = going and bool(monitor.step_complete("Building Engine", 0))
+    proceed = proceed and bool(monitor.step_complete("Building Engine", 0))
     monitor.phase_finish("Building Engine")
-    return going
+    return proceed
 
 
 class ITensor(Bound):
@@ -148,14 +148,14 @@ class ITensor(Bound):
 
     @shape.setter
     def shape(self, shape: Sequence[int]) -> None:
-        """Of an input. A side that was open is closed wherever it has the same name, as TensorRT infers outputs."""
+        """Set the shape of an input. A dynamic side becomes fixed wherever it has the same name, like in TensorRT."""
         sides = self._info.type.tensor_type.shape.dim
-        closed = {s.dim_param: operator.index(n) for s, n in zip(sides, shape, strict=True) if s.dim_param and n >= 0}
+        fixed = {s.dim_param: operator.index(n) for s, n in zip(sides, shape, strict=True) if s.dim_param and n >= 0}
         graph = self._network._model.graph
         for info in (*graph.input, *graph.output):
             for side in info.type.tensor_type.shape.dim:
-                if side.dim_param in closed:
-                    side.dim_value = closed[side.dim_param]
+                if side.dim_param in fixed:
+                    side.dim_value = fixed[side.dim_param]
 
     @property
     def dtype(self) -> Any:
@@ -226,7 +226,7 @@ class INetworkDefinition(Bound):
 
 
 class ParserError(Bound):
-    """All methods, as NVIDIA's: `error.desc()`."""
+    """Parser error; all members are methods, like NVIDIA's: `error.desc()`."""
 
     __slots__ = ("_code", "_desc", "_index", "_node")
 
@@ -264,7 +264,7 @@ class OnnxParser(Bound):
         self._errors: list[Any] = []
 
     def parse(self, model: Any, path: str | None = None) -> bool:
-        """False, with errors to ask for and in the log, for rubbish and for nodes that TensorRT is known to refuse."""
+        """Return False, with errors stored and logged, for an invalid file and for nodes that TensorRT rejects."""
         try:
             parsed = onnx.load_model_from_string(bytes(memoryview(model)))
             onnx.checker.check_model(parsed)
@@ -303,7 +303,7 @@ class OnnxParser(Bound):
 
 
 class OnnxParserFrom1016:
-    """What 10.3 does not have."""
+    """Members that 10.3 does not have."""
 
     __slots__ = ()
     _columns = (1, 2)

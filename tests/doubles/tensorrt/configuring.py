@@ -1,4 +1,4 @@
-"""The fake's builder configuration, with all that belongs to it: optimization profiles and timing caches."""
+"""Builder configuration of the fake, with optimization profiles and timing caches."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ITimingCache(Bound):
 
 
 def _setting(name: str, kind: type | None) -> property:
-    """A property of the configuration. kind: what may be set; None: a member like the one that was there."""
+    """Return a property of the configuration. kind: type of its values; None: the type of the default."""
 
     def read(self: Any) -> Any:
         return self._values[name]
@@ -131,7 +131,7 @@ class IBuilderConfig(Bound):
         return bool(typed(layer, self._flavour.trt.ILayer)) and self._flavour.dla_cores > 0
 
     def create_timing_cache(self, serialized_timing_cache: Any) -> Any:
-        """None, with an error in the log, for bytes that are no timing cache."""
+        """Return a timing cache, or None with a logged error for invalid bytes."""
         content = bytes(memoryview(serialized_timing_cache))
         if not content:
             content = _CACHE_MAGIC + b'{"entries": []}'
@@ -140,9 +140,10 @@ class IBuilderConfig(Bound):
                 self._flavour.trt.ILogger.ERROR, "The timing cache cannot be read: magic tag does not match"
             )
             return None
-        told = json.loads(content[len(_CACHE_MAGIC) :])
+        stored = json.loads(content[len(_CACHE_MAGIC) :])
         here = [self._flavour.version, self._flavour.compute_capability]
-        return new(self._flavour.trt.ITimingCache, _entries=set(told["entries"]), _made_by=told.get("made_by", here))
+        entries, builder = set(stored["entries"]), stored.get("made_by", here)
+        return new(self._flavour.trt.ITimingCache, _entries=entries, _made_by=builder)
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         fits = cache._matches(typed(cache, ITimingCache), ignore_mismatch)
@@ -154,7 +155,7 @@ class IBuilderConfig(Bound):
 
 
 class IBuilderConfigFrom1016:
-    """What 10.3 does not have."""
+    """Members that 10.3 does not have."""
 
     __slots__ = ()
     _columns = (1, 2)

@@ -1,4 +1,4 @@
-"""What the fake's building and running halves share: flavours, enumerations, loggers, and objects with pybind11's manners."""
+"""Common parts of the fake: versions, enumerations, loggers, and base classes that behave like pybind11's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-# Number of every member in 10.3, 10.16 and 11.4, None where there is none. They moved, as the contract test confirms.
+# Number of every member in 10.3, 10.16 and 11.4; None if it does not exist. Some differ, as the API test checks.
 ENUMERATIONS: dict[str, dict[str, tuple[int | None, int | None, int | None]]] = {
     "BuilderFlag": {
         "FP16": (0, 0, None),
@@ -101,29 +101,30 @@ NUMPY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Flavour:
-    """What all objects of one module share. `trt` is that module."""
+    """Version and device of one fake module, shared by all its objects."""
 
     version: str
     compute_capability: str
     gpu: bool
     dla_cores: int
     enqueue: Callable[[int, Callable[[], None]], None]
+    # The module itself.
     trt: types.ModuleType = field(default_factory=lambda: types.ModuleType("tensorrt"))
 
     @property
     def column(self) -> int:
-        """0 for versions like 10.3, 1 for those like 10.16, 2 for 11 and later."""
+        """Column of ENUMERATIONS: 0 for versions like 10.3, 1 for those like 10.16, 2 for 11 and later."""
         major, minor = map(int, self.version.split(".")[:2])
         return 2 if major >= 11 else int(minor >= 16)
 
     def need_gpu(self) -> None:
-        """Raise what the bindings raise where TensorRT finds no device."""
+        """Raise the error of the bindings for a machine without a device."""
         if not self.gpu:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
 class _Enumeration:
-    """A member, with the manners of pybind11's: no arithmetic, no subscripts, equal only to its like."""
+    """Enumeration member that behaves like pybind11's: no arithmetic, no subscripts, equal only to the same type."""
 
     __slots__ = ("_number",)
     __members__: dict[str, Any]
@@ -163,7 +164,7 @@ class _Enumeration:
 
 
 def add_enumerations(flavour: Flavour) -> None:
-    """Put those members into the module that its version has."""
+    """Add the enumerations to the module, with the members of its version."""
     for name, members in ENUMERATIONS.items():
         numbers = {n: columns[flavour.column] for n, columns in members.items()}
         setattr(flavour.trt, name, _enumeration(name, {n: v for n, v in numbers.items() if v is not None}))
@@ -195,7 +196,7 @@ def typed(value: Any, kind: type | tuple[type, ...]) -> Any:
 
 
 class _Subclassable(type):
-    """Objects whose own __init__ never called the base's are refused, as pybind11 does."""
+    """Metaclass that rejects objects whose __init__ did not call the base class, like pybind11."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         made = super().__call__(*args, **kwargs)
@@ -215,7 +216,7 @@ class ILogger(metaclass=_Subclassable):
 
 
 class Logger:
-    """Prints to standard output, as NVIDIA's does. Its place for the severity is the base's."""
+    """Logger that prints to standard output, like NVIDIA's. The slot for the severity is in the base class."""
 
     __slots__ = ()
 
@@ -245,7 +246,7 @@ class IProgressMonitor(metaclass=_Subclassable):
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None: ...
 
     def step_complete(self, phase_name: str, step: int) -> bool:
-        return False  # what the bindings answer for a monitor that does not say
+        return False  # the default of the bindings
 
     def phase_finish(self, phase_name: str) -> None: ...
 
@@ -260,7 +261,7 @@ class IProfiler(metaclass=_Subclassable):
 
 
 class Bound:
-    """An object that only another object can make, and that takes no attribute it was not born with."""
+    """Base class of objects that only other objects can create, and that accept no new attributes."""
 
     __slots__ = ()
     _flavour: Flavour
@@ -277,7 +278,7 @@ def new(kind: Any, **fields: Any) -> Any:
 
 
 class IHostMemory(ctypes.Structure):
-    """Has the buffer protocol and, like NVIDIA's, neither a length nor slices."""
+    """Memory with the buffer protocol but, like NVIDIA's, without length and slices."""
 
     @property
     def nbytes(self) -> int:
@@ -290,18 +291,18 @@ def host_memory(flavour: Flavour, content: bytes) -> Any:
 
 
 def nptype(trt_type: Any) -> type:
-    """NumPy's type of a DataType. Raises TypeError where NumPy has none."""
+    """Return NumPy's type for a DataType. Raises TypeError where NumPy has none."""
     if trt_type.name not in NUMPY:
         raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")
     return NUMPY[trt_type.name]
 
 
 def volume(iterable: Iterable[int]) -> int:
-    """Product of a shape's sides."""
+    """Return the product of a shape's sides."""
     return int(np.prod(tuple(iterable), dtype=np.int64))
 
 
 def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
-    """True: there are no plugins to register here."""
+    """Return True: there are no plugins to register."""
     typed(logger, ILogger)
     return True

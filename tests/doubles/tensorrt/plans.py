@@ -1,6 +1,6 @@
-"""The fake's engine plans: the ONNX file and the builder's settings in one block of bytes, with NVIDIA's first four.
+"""Engine plans of the fake: ONNX file and builder settings in one block of bytes that begins like NVIDIA's.
 
-`read` refuses what NVIDIA's runtime refuses, in words like its own: other bytes, another version, another device.
+`read` rejects the same plans as NVIDIA's runtime, with similar messages: invalid bytes, another version, another device.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _MAGIC = b"ftrt"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """profiles: of each, the least, best and largest shape by input. settings: numbers by the configuration's names."""
+    """Content of an engine plan."""
 
     onnx: bytes
     version: str
     compute_capability: str
-    profiles: list[dict[str, list[list[int]]]]
-    settings: dict[str, int]
+    profiles: list[dict[str, list[list[int]]]]  # minimum, optimum and maximum shape by input
+    settings: dict[str, int]  # by name of the configuration's property
     flags: list[str]
 
     def to_bytes(self) -> bytes:
-        """The plan's file."""
+        """Return the content of the plan file."""
         header = json.dumps({k: v for k, v in vars(self).items() if k != "onnx"}).encode()
         return _MAGIC + len(header).to_bytes(8, "little") + header + self.onnx
 
@@ -40,22 +40,22 @@ class Plan:
 
 
 def read(content: bytes, flavour: Flavour, *, host_code_allowed: bool) -> Plan | str:
-    """The plan, or why this version on this device refuses it."""
+    """Return the plan, or the error message of this version on this device."""
     if content[:4] != _MAGIC or len(content) < 12:
         return "Error Code 1: Serialization (Serialization assertion magicTagRead == magicTag failed.Magic tag does not match)"
     end = 12 + int.from_bytes(content[4:12], "little")
     try:
         plan = Plan(onnx=content[end:], **json.loads(content[12:end]))
         session(plan.onnx)
-    except Exception as error:  # a plan cut short fails in the JSON or in the runtime
+    except Exception as error:  # a truncated plan fails in the JSON or in the runtime
         return f"Error Code 1: Serialization (the plan cannot be read: {type(error).__name__})"
     return _version_objection(plan, flavour, host_code_allowed) or _device_objection(plan, flavour) or plan
 
 
 def session(model: bytes) -> Any:
-    """An ONNX Runtime session that says nothing on its own. Raises the runtime's own types for what it cannot run.
+    """Return a quiet ONNX Runtime session. Raises the runtime's own error types.
 
-    ONNX Runtime computes no bfloat16 on a processor, so a network with any is run as the build emulates it.
+    ONNX Runtime has no bfloat16 on a CPU, so such a network is emulated as in the compiler.
     """
     graph = onnx.load_model_from_string(model)
     if onnx.TensorProto.BFLOAT16 in {t.data_type for t in graph.graph.initializer}:

@@ -1,4 +1,4 @@
-"""The fake's running half: a plan goes into an engine, and a context runs it on host addresses."""
+"""Runtime classes of the fake: engines from plans, and execution contexts that run them on host addresses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Runtime(Bound):
         return self._flavour.dla_cores
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
-        """None, with an error in the log, for rubbish and for plans of another version or device."""
+        """Return the engine, or None with a logged error for invalid plans and those of another version or device."""
         content = bytes(memoryview(serialized_engine))
         plan = plans.read(content, self._flavour, host_code_allowed=self.engine_host_code_allowed)
         if isinstance(plan, str):
@@ -146,7 +146,7 @@ class ICudaEngine(Bound):
 
 
 class ICudaEngineBefore11:
-    """What 11 no longer has."""
+    """Members that 11 no longer has."""
 
     __slots__ = ()
     _columns = (0, 1)
@@ -160,7 +160,7 @@ class EngineInspector(Bound):
     __slots__ = ("_engine",)
 
     def get_engine_information(self, format: Any) -> str:
-        """JSON of the layers (objects if the engine was built with DETAILED, else names) and the inputs and outputs.
+        """Return JSON of the layers (objects if the engine was built with DETAILED, else names), inputs and outputs.
 
         11 renamed the second list: docs.nvidia.com, "Migrating from TensorRT 10.x to 11.x", IEngineInspector JSON Output.
         """
@@ -223,19 +223,19 @@ class IExecutionContext(Bound):
         self._aux_streams = [operator.index(s) for s in aux_streams]
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
-        """False, with an error in the log, for a shape outside the profile."""
-        wanted = tuple(map(operator.index, typed(shape, (tuple, list))))
+        """Set the shape of an input. Returns False with a logged error for a shape outside the profile."""
+        new_shape = tuple(map(operator.index, typed(shape, (tuple, list))))
         if self._mode(name) != "INPUT":
             return self._engine._error(f"Given invalid tensor name: {name}.")
-        least, _, largest = self._engine.get_tensor_profile_shape(name, self._profile)
-        inside = all(a <= w <= b for a, w, b in zip(least, wanted, largest, strict=False))
-        if len(wanted) != len(least) or not inside:
-            return self._engine._error(f"Static dimension mismatch or shape {wanted} of {name} outside the profile")
-        self._shapes[name] = wanted
+        minimum, _, maximum = self._engine.get_tensor_profile_shape(name, self._profile)
+        inside = all(a <= n <= b for a, n, b in zip(minimum, new_shape, maximum, strict=False))
+        if len(new_shape) != len(minimum) or not inside:
+            return self._engine._error(f"Static dimension mismatch or shape {new_shape} of {name} outside the profile")
+        self._shapes[name] = new_shape
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """Of an output, with -1 where an input's shape is not known yet."""
+        """Return a shape; that of an output has -1 while an input's shape is not set."""
         if name in self._shapes:
             return self._shapes[name]
         if self._mode(name) == "INPUT" or self.infer_shapes():
@@ -244,7 +244,7 @@ class IExecutionContext(Bound):
         return self._engine._session.run([name], zeros)[0].shape
 
     def infer_shapes(self) -> list[str]:
-        """The inputs whose shapes are still to be set."""
+        """Return the inputs whose shapes are not set."""
         names = [n for n, t in self._engine._tensors().items() if t.is_network_input]
         return [n for n in names if n not in self._shapes]
 
@@ -258,7 +258,7 @@ class IExecutionContext(Bound):
         return self._addresses.get(typed(name, str), 0)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        """Hand the run to the module's `enqueue`. False, with an error in the log, if shapes or addresses are missing."""
+        """Pass the run to the module's `enqueue`. Returns False with a logged error if shapes or addresses are missing."""
         for name in self._engine._tensors():
             if not self._addresses.get(name):
                 return self._engine._error(
@@ -299,7 +299,7 @@ class IExecutionContext(Bound):
 
 
 def _at(address: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The array at a host address, shared with whoever owns the memory."""
+    """Return the array at a host address, without copying."""
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     memory = (ctypes.c_ubyte * size).from_address(address)
     return np.frombuffer(memory, dtype=dtype).reshape(shape)
