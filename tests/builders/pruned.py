@@ -1,4 +1,4 @@
-"""What test_prune.py prunes: small tasks on canvases of noise; as a script, one run of the loop that may be killed.
+"""Small tasks for tests of pruning, on canvases of noise; as a script, one run of the loop that may be killed.
 
 The killed run raises no exception: the process kills itself in the midst of an epoch, as a power cut would.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.specs.preprocess import PreprocessSpec
-from tests.builders.canvases import made_canvases
+from tests.builders.canvases import make_canvases
 from training.data.targets import Target
 from training.loop.plan import Plan
 from training.models import NetworkSpec, build, save_network
@@ -43,13 +43,13 @@ class DyingTask(ClassifyTask):
 
 
 def classify_task(network: nn.Module, kind: type[ClassifyTask] = ClassifyTask) -> ClassifyTask:
-    """A member's training; every fourth canvas validates."""
-    made, canvases = made_canvases([TARGET.labels[i % 3] for i in range(24)], validates_every=4)
-    return kind(network, made, canvases, CANVAS, TARGET, batch=8, seed=5, smoothing=0.0, epoch_images=16)
+    """Return a member's training task; every fourth canvas is for validation."""
+    samples, canvases = make_canvases([TARGET.labels[i % 3] for i in range(24)], validates_every=4)
+    return kind(network, samples, canvases, CANVAS, TARGET, batch=8, seed=5, smoothing=0.0, epoch_images=16)
 
 
 def segment_task(network: nn.Module) -> SegmentTask:
-    """Lungs are bright ellipses."""
+    """Return a segmenter's task, with bright ellipses as lungs."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:48, :48] / 48 - 0.5
     lung = ((x / 0.3) ** 2 + (y / 0.4) ** 2 < 1).astype(np.uint8)
@@ -64,7 +64,7 @@ def segment_task(network: nn.Module) -> SegmentTask:
 
 
 def start(folder: Path, architecture: str = "plain", activation: str = "relu") -> Path:
-    """An untrained network on disk, the same every time."""
+    """Save an untrained network, with the same weights every time."""
     spec = NetworkSpec(architecture=architecture, labels=3, head_maps=16, activation=activation)
     torch.manual_seed(0)
     save_network(build(spec), spec, folder)
@@ -75,7 +75,7 @@ if __name__ == "__main__":
     begin, out = Path(sys.argv[1]), Path(sys.argv[2])
 
     def task_of(network: nn.Module) -> ClassifyTask:
-        """Of the second step the task that trains dies, which the loop asks for when the channels are removed."""
+        """Return a task that kills the process in the second step, once its channels are removed."""
         return classify_task(
             network, DyingTask if (out / "step-02" / "removed" / "network.json").exists() else ClassifyTask
         )

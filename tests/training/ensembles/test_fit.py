@@ -1,4 +1,4 @@
-"""Fitting on validation patients: temperatures that calibrate, weights that find the good member, a careful threshold."""
+"""Fitting on validation patients: temperatures that calibrate, weights that find the good member, a conservative threshold."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LABELS = ("normal", "bacterial", "viral", "covid-19")
 def _logits(
     noise: tuple[float, ...], *, n: int = 400, scale: float = 1.0, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Members whose logits are the truth's one-hot times 3, plus noise of these deviations; all times `scale`."""
+    """Members with logits of 3 times the one-hot true label plus noise of these deviations; all times `scale`."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, 4, n)
-    members = [3 * np.eye(4)[truth] + rng.normal(0, s, (n, 4)) for s in noise]
-    return (scale * np.stack(members, axis=1)).astype(np.float32), truth
+    true = rng.integers(0, 4, n)
+    members = [3 * np.eye(4)[true] + rng.normal(0, s, (n, 4)) for s in noise]
+    return (scale * np.stack(members, axis=1)).astype(np.float32), true
 
 
 def _patients(n: int = 400) -> list[str]:
@@ -31,63 +31,63 @@ def _patients(n: int = 400) -> list[str]:
 
 
 def test_temperature_undoes_overconfidence() -> None:
-    logits, truth = _logits((1.5, 1.5))
+    logits, true = _logits((1.5, 1.5))
     for scale in (0.5, 4.0):
-        fitted = fit("average", (scale * logits).astype(np.float32), truth, seed=0)
-        plain = fit("average", logits, truth, seed=0)
+        fitted = fit("average", (scale * logits).astype(np.float32), true, seed=0)
+        plain = fit("average", logits, true, seed=0)
         ratio = np.array(fitted.member_temperatures) / np.array(plain.member_temperatures)
         assert ratio == pytest.approx(scale, rel=0.02)
 
 
-def test_weights_go_to_the_member_that_knows() -> None:
-    logits, truth = _logits((0.8, 8.0, 8.0))
-    weights = fit("weighted-average", logits, truth, seed=0).parameters["weights"]
+def test_weights_go_to_the_accurate_member() -> None:
+    logits, true = _logits((0.8, 8.0, 8.0))
+    weights = fit("weighted-average", logits, true, seed=0).parameters["weights"]
     assert sum(weights) == pytest.approx(1.0)
     assert weights[0] > 0.8
 
 
 @pytest.mark.parametrize("strategy", ["average", "weighted-average", "voting", "stacking"])
 def test_every_strategy_runs_as_deployed(strategy: str) -> None:
-    logits, truth = _logits((1.0, 1.2))
-    combination = fit(strategy, logits, truth, seed=0)  # type: ignore[arg-type]
+    logits, true = _logits((1.0, 1.2))
+    combination = fit(strategy, logits, true, seed=0)  # type: ignore[arg-type]
     _, winner = Combiner(combination, labels=4).run(logits)
-    assert (winner == truth).mean() > 0.8
-    assert combination == fit(strategy, logits, truth, seed=0), "the same seed, the same parameters"  # type: ignore[arg-type]
+    assert (winner == true).mean() > 0.8
+    assert combination == fit(strategy, logits, true, seed=0), "the same seed, the same parameters"  # type: ignore[arg-type]
 
 
-def test_among_equals_the_simplest_is_chosen() -> None:
-    logits, truth = _logits((1.2, 1.2, 1.2))
-    chosen = choose_combination(logits, truth, _patients(), seed=0)
+def test_among_equals_the_simplest_is_selected() -> None:
+    logits, true = _logits((1.2, 1.2, 1.2))
+    chosen = choose_combination(logits, true, _patients(), seed=0)
     assert chosen.combination.strategy == "average"
     assert set(chosen.log_loss) == {"average", "weighted-average", "voting", "stacking"}
     assert chosen.log_loss["average"] < chosen.log_loss["voting"]
 
 
-def test_a_clearly_better_strategy_is_chosen() -> None:
-    logits, truth = _logits((1.0, 9.0, 9.0))
-    logits[:, 1:] += 6 * np.eye(4, dtype=np.float32)[(truth + 1) % 4][:, None]  # two that are sure of the wrong label
-    chosen = choose_combination(logits, truth, _patients(), seed=0)
+def test_a_clearly_better_strategy_is_selected() -> None:
+    logits, true = _logits((1.0, 9.0, 9.0))
+    logits[:, 1:] += 6 * np.eye(4, dtype=np.float32)[(true + 1) % 4][:, None]  # two that are sure of the wrong label
+    chosen = choose_combination(logits, true, _patients(), seed=0)
     assert chosen.combination.strategy in ("weighted-average", "stacking")
 
 
-def test_one_patient_is_too_few() -> None:
-    logits, truth = _logits((1.0,), n=4)
+def test_one_patient_is_refused() -> None:
+    logits, true = _logits((1.0,), n=4)
     with pytest.raises(InputError, match="two validation patients"):
-        choose_combination(logits, truth, ["p"] * 4, seed=0)
+        choose_combination(logits, true, ["p"] * 4, seed=0)
 
 
 def _decided(false_share: float, *, outside: bool = False) -> tuple[float, float]:
     """Threshold and specificity when this share of adult normals gets 0.6 for COVID-19, and true cases get 0.8 or more."""
     n, rng = 200, np.random.default_rng(0)
-    truth = np.where(np.arange(n) < 50, 3, 0)
-    p = np.where(truth == 3, rng.uniform(0.8, 0.98, n), 0.05)
+    true = np.where(np.arange(n) < 50, 3, 0)
+    p = np.where(true == 3, rng.uniform(0.8, 0.98, n), 0.05)
     p[50 : 50 + int(150 * false_share)] = 0.6
     logits = np.log(np.stack([1 - p - 0.02, np.full(n, 0.01), np.full(n, 0.01), p], axis=1))[:, None].astype(np.float32)
-    combination = fit("average", logits, truth, seed=0)
+    combination = fit("average", logits, true, seed=0)
     # The fitted temperature would move the probabilities that this test talks about.
     combination = type(combination)(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
-    given = np.where((truth == 0) & outside, -1, truth)
-    chosen = choose_decision(combination, logits, given, LABELS, guard="covid-19", groups={"normals": truth == 0})
+    labels = np.where((true == 0) & outside, -1, true)
+    chosen = choose_decision(combination, logits, labels, LABELS, guard="covid-19", groups={"normals": true == 0})
     return chosen.decision.thresholds["covid-19"], chosen.specificity
 
 
@@ -98,16 +98,16 @@ def test_the_threshold_rises_above_false_alarms(outside: bool) -> None:
     assert specificity == 1.0
 
 
-def test_without_false_alarms_the_threshold_is_the_highest_that_costs_nothing() -> None:
+def test_without_false_alarms_the_threshold_is_the_highest_of_equal_f1() -> None:
     threshold, _ = _decided(0.0)
     assert threshold == pytest.approx(0.8)  # where the probabilities of the true cases begin
 
 
 @pytest.mark.parametrize("guard", ["covid-19", None])
 def test_the_given_share_is_flagged_uncertain(guard: str | None) -> None:
-    logits, truth = _logits((1.5,))
-    combination = fit("average", logits, truth, seed=0)
-    chosen = choose_decision(combination, logits, truth, LABELS, guard=guard, uncertain_share=0.2)
+    logits, true = _logits((1.5,))
+    combination = fit("average", logits, true, seed=0)
+    chosen = choose_decision(combination, logits, true, LABELS, guard=guard, uncertain_share=0.2)
     top = Combiner(combination, labels=4).run(logits)[0].max(axis=1)
     assert (top < chosen.decision.uncertain_below).mean() == pytest.approx(0.2, abs=0.03)
 
@@ -119,8 +119,8 @@ def test_log_loss_of_certainty_is_finite() -> None:
 @pytest.mark.parametrize("strategy", ["average", "weighted-average", "voting", "stacking"])
 def test_the_deployed_combination_is_what_torch_computes(strategy: str) -> None:
     """Fitted parameters, put into torch by its own operations, give the C++ result."""
-    logits, truth = _logits((1.0, 1.5, 2.0))
-    fitted = fit(strategy, logits, truth, seed=0)
+    logits, true = _logits((1.0, 1.5, 2.0))
+    fitted = fit(strategy, logits, true, seed=0)
     found, winners = Combiner(fitted, labels=4).run(logits)
     scaled = torch.from_numpy(logits).double() / torch.tensor(fitted.member_temperatures)[:, None]
     p = scaled.softmax(dim=2)
@@ -137,43 +137,43 @@ def test_the_deployed_combination_is_what_torch_computes(strategy: str) -> None:
     else:
         weights = torch.tensor(fitted.parameters.get("weights", [1 / 3] * 3)).double()
         scores = (p * weights[:, None]).sum(dim=1).log()
-    wanted = (scores / fitted.temperature).softmax(dim=1)
-    assert np.abs(found - wanted.numpy()).max() < PROBABILITY
-    assert winners.tolist() == wanted.argmax(dim=1).tolist()
+    expected = (scores / fitted.temperature).softmax(dim=1)
+    assert np.abs(found - expected.numpy()).max() < PROBABILITY
+    assert winners.tolist() == expected.argmax(dim=1).tolist()
 
 
 def test_stacking_has_the_papers_nine_hidden_neurons() -> None:
     rng = np.random.default_rng(0)
-    logits, truth = rng.normal(size=(60, 3, 3)).astype(np.float32), rng.integers(0, 3, 60)
-    assert np.shape(fit("stacking", logits, truth, seed=0).parameters["hidden_weight"]) == (9, 9)
+    logits, true = rng.normal(size=(60, 3, 3)).astype(np.float32), rng.integers(0, 3, 60)
+    assert np.shape(fit("stacking", logits, true, seed=0).parameters["hidden_weight"]) == (9, 9)
 
 
-def test_the_papers_way_fits_no_temperature_and_takes_given_weights() -> None:
-    logits, truth = _logits((1.0, 1.5, 2.0))
-    fitted = fit("weighted-average", logits, truth, seed=0, calibrate=False, weights=(0.5, 0.3, 0.2))
+def test_the_papers_fit_has_no_temperature_and_the_given_weights() -> None:
+    logits, true = _logits((1.0, 1.5, 2.0))
+    fitted = fit("weighted-average", logits, true, seed=0, calibrate=False, weights=(0.5, 0.3, 0.2))
     assert fitted.member_temperatures == (1.0, 1.0, 1.0)
     assert fitted.temperature == 1.0
     assert list(fitted.parameters["weights"]) == [0.5, 0.3, 0.2]
 
 
-def test_a_temperature_sharpens_flannels_flat_answers_and_keeps_who_wins() -> None:
-    """Weights of 0.6 a learner whatever the image: no probability can pass e^1.8 / (e^1.8 + 3)."""
-    logits, truth = _logits((1.5, 1.5, 1.5))
+def test_a_temperature_sharpens_flannels_flat_output_and_keeps_the_winner() -> None:
+    """Weights of 0.6 per learner for every image: no probability can exceed e^1.8 / (e^1.8 + 3)."""
+    logits, true = _logits((1.5, 1.5, 1.5))
     flat = Combination(
         strategy="flannel",
         member_temperatures=(1.0, 1.0, 1.0),
         temperature=1.0,
         parameters={"module_weight": np.zeros((3, 144)).tolist(), "module_bias": [float(np.arctanh(0.6))] * 3},
     )
-    sharp = calibrated(flat, logits, truth)
+    sharp = calibrated(flat, logits, true)
     assert sharp == Combination(**{**vars(flat), "temperature": sharp.temperature}), "nothing else is changed"
     assert 0.05 < sharp.temperature < 0.9
     (before, winners), (after, same_winners) = (Combiner(c, labels=4).run(logits) for c in (flat, sharp))
     assert before.max() <= np.exp(1.8) / (np.exp(1.8) + 3)
-    assert log_loss(after, truth).mean() < 0.5 * log_loss(before, truth).mean()
+    assert log_loss(after, true).mean() < 0.5 * log_loss(before, true).mean()
     assert np.array_equal(winners, same_winners)
     losses = []
     for factor in (0.8, 1.25):
         moved = Combination(**{**vars(sharp), "temperature": factor * sharp.temperature})
-        losses.append(log_loss(Combiner(moved, labels=4).run(logits)[0], truth).mean())
-    assert min(losses) > log_loss(after, truth).mean(), "it is the least"
+        losses.append(log_loss(Combiner(moved, labels=4).run(logits)[0], true).mean())
+    assert min(losses) > log_loss(after, true).mean(), "it is the least"

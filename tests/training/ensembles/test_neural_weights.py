@@ -1,4 +1,4 @@
-"""FLANNEL's module: the formula by hand and in the engine's combiner, how sure it may be, and that it learns whom to trust."""
+"""FLANNEL's module: the formula by hand and in the deployed combiner, its upper bound, and its training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _softmax(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _module(seed: int = 0, scale: float = 1.0) -> NeuralWeightModule:
-    """Random weights; `scale` above 1 takes them to where tanh bends."""
+    """Random weights; with `scale` above 1 tanh is not linear."""
     torch.manual_seed(seed)
     module = NeuralWeightModule(MEMBERS, LABELS)
     with torch.no_grad():
@@ -60,18 +60,18 @@ def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 
 def _specialists(images: int, seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Three learners, three labels: learner k says k of each image that is k and of no other; of those it guesses.
+    """Three learners, three labels: learner k predicts k on all images of label k and on no other; there it guesses.
 
     So the learner that says its own label is right, and the two others often say as surely something else.
     """
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, 3, images)
-    said = (np.arange(3) + rng.integers(1, 3, (images, 3))) % 3  # learner k never says k by guessing
-    said[np.arange(images), truth] = truth
-    return _softmax(3 * np.eye(3)[said] + 0.3 * rng.standard_normal((images, 3, 3))), truth
+    true = rng.integers(0, 3, images)
+    predicted = (np.arange(3) + rng.integers(1, 3, (images, 3))) % 3  # learner k never predicts k by guessing
+    predicted[np.arange(images), true] = true
+    return _softmax(3 * np.eye(3)[predicted] + 0.3 * rng.standard_normal((images, 3, 3))), true
 
 
-def _answers(module: NeuralWeightModule, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def _predictions(module: NeuralWeightModule, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     with torch.no_grad():
         return module.combined(torch.from_numpy(probabilities).float()).argmax(dim=1).numpy()
 
@@ -80,12 +80,12 @@ def test_the_papers_module_has_2005_parameters() -> None:
     assert _parameters(NeuralWeightModule(MEMBERS, LABELS)) == 2_005
 
 
-def test_weights_lie_between_minus_one_and_one() -> None:
+def test_weights_are_between_minus_one_and_one() -> None:
     with torch.no_grad():
         weights = _module(scale=20)(torch.from_numpy(_probabilities(200)).float())
     assert weights.shape == (200, MEMBERS)
     assert weights.abs().max() < 1
-    assert weights.min() < -0.5 < 0.5 < weights.max(), "a learner may be discounted or held against"
+    assert weights.min() < -0.5 < 0.5 < weights.max(), "weights may be small or negative"
 
 
 @given(st.integers(0, 2**31), st.sampled_from([1.0, 20.0]))
@@ -104,21 +104,21 @@ def test_the_module_is_the_papers_formula(seed: int, scale: float) -> None:
         np.testing.assert_allclose(answer, _softmax(summed), atol=1e-5)
 
 
-def test_the_surest_answer_of_five_learners_and_four_labels() -> None:
+def test_the_upper_bound_for_five_learners_and_four_labels() -> None:
     assert round(highest_probability(5, 4), 4) == 0.9802
     assert highest_probability(5, 4) == pytest.approx(np.exp(5) / (np.exp(5) + 3), rel=1e-12)
     assert highest_probability(7, 4) > highest_probability(5, 4) > highest_probability(5, 6)
 
 
 @given(st.integers(0, 2**31), st.floats(0.1, 50.0), st.booleans())
-def test_no_answer_is_surer_whatever_the_weights(seed: int, sure: float, extreme: bool) -> None:
+def test_no_output_exceeds_the_bound_for_any_weights(seed: int, sure: float, extreme: bool) -> None:
     rng = np.random.default_rng(seed)
     p = _probabilities(20, seed, sure)
     w = rng.choice([-1.0, 1.0], (20, MEMBERS)) if extreme else rng.uniform(-1, 1, (20, MEMBERS))
     assert _softmax((w[..., None] * p).sum(axis=1)).max() <= highest_probability(MEMBERS, LABELS) + 1e-12
 
 
-def test_weights_of_one_on_learners_that_are_certain_reach_it() -> None:
+def test_weights_of_one_on_certain_learners_reach_the_bound() -> None:
     module = _module()
     with torch.no_grad():
         module.dense.bias.fill_(100)
@@ -135,10 +135,10 @@ def test_the_engines_combiner_computes_the_same(scale: float) -> None:
     combination.check_sizes(members=MEMBERS, labels=LABELS)
     answers, winners = Combiner(combination, labels=LABELS).run(logits)
     with torch.no_grad():
-        wanted = module.double().combined(torch.from_numpy(logits).double().softmax(dim=2)).softmax(dim=1).numpy()
-    np.testing.assert_allclose(answers, wanted, atol=CLOSE)
-    assert np.array_equal(winners, wanted.argmax(axis=1))
-    # What the members are told apart by in reports is what the module reads.
+        expected = module.double().combined(torch.from_numpy(logits).double().softmax(dim=2)).softmax(dim=1).numpy()
+    np.testing.assert_allclose(answers, expected, atol=CLOSE)
+    assert np.array_equal(winners, expected.argmax(axis=1))
+    # Reports show the member probabilities that the module reads.
     read = member_probabilities(logits, combination)
     np.testing.assert_allclose(read, torch.from_numpy(logits).double().softmax(dim=2), atol=CLOSE)
 
@@ -154,91 +154,91 @@ def test_a_combination_has_a_member_for_each_weight_and_no_temperature() -> None
 
 @pytest.mark.parametrize("focal", [True, False])
 def test_the_module_learns_which_learner_is_right(focal: bool) -> None:
-    (p, truth), (new, new_truth) = _specialists(600, 0), _specialists(600, 1)
-    module = fit_module(p, truth, QUICK, seed=1, focal=focal)
+    (p, true), (new, new_truth) = _specialists(600, 0), _specialists(600, 1)
+    module = fit_module(p, true, QUICK, seed=1, focal=focal)
     plain = (new.mean(axis=1).argmax(axis=1) == new_truth).mean()
-    learnt = (_answers(module, new) == new_truth).mean()
+    learnt = (_predictions(module, new) == new_truth).mean()
     assert not module.training
     assert learnt > 0.98
     assert plain < learnt - 0.1
 
 
-def test_a_seed_is_a_module_and_no_other_random_number_moves() -> None:
-    p, truth = _specialists(80, 0)
+def test_a_seed_gives_one_module_and_no_other_random_state_changes() -> None:
+    p, true = _specialists(80, 0)
     plan = replace(QUICK, epochs=2)
     torch.manual_seed(7)
     np.random.seed(7)
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-    first = fit_module(p, truth, plan, seed=3, oversample=True)
+    first = fit_module(p, true, plan, seed=3, oversample=True)
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], before_numpy)  # type: ignore[index]
     torch.rand(5)
-    assert _same(first, fit_module(p, truth, plan, seed=3, oversample=True))
-    assert not _same(first, fit_module(p, truth, plan, seed=4, oversample=True))
-    dense = [fit_dense(p, truth, plan, seed=s, layers=2) for s in (3, 3, 4)]
+    assert _same(first, fit_module(p, true, plan, seed=3, oversample=True))
+    assert not _same(first, fit_module(p, true, plan, seed=4, oversample=True))
+    dense = [fit_dense(p, true, plan, seed=s, layers=2) for s in (3, 3, 4)]
     assert _same(dense[0], dense[1])
     assert not _same(dense[0], dense[2])
 
 
-def test_cross_entropy_asks_for_neither_gamma_nor_alpha() -> None:
-    p, truth = _specialists(100, 0)
-    truth = np.where(np.arange(100) < 60, 0, truth)  # uneven, so that alpha would matter
+def test_cross_entropy_ignores_gamma_and_alpha() -> None:
+    p, true = _specialists(100, 0)
+    true = np.where(np.arange(100) < 60, 0, true)  # uneven, so that alpha would matter
     plain = replace(QUICK, epochs=2, gamma=0.0, alpha="none")
     sharp = replace(plain, gamma=10.0, alpha="count")
-    wanted = fit_module(p, truth, plain, seed=1)
-    assert _same(wanted, fit_module(p, truth, sharp, seed=1, focal=False))
-    assert not _same(wanted, fit_module(p, truth, sharp, seed=1))
-    dense = [fit_dense(p, truth, plan, seed=1, layers=1) for plan in (plain, sharp)]
+    expected = fit_module(p, true, plain, seed=1)
+    assert _same(expected, fit_module(p, true, sharp, seed=1, focal=False))
+    assert not _same(expected, fit_module(p, true, sharp, seed=1))
+    dense = [fit_dense(p, true, plan, seed=1, layers=1) for plan in (plain, sharp)]
     assert _same(*dense)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 5))
 def test_oversampling_draws_as_many_of_each_label(labels: list[int], seed: int) -> None:
-    truth = np.array(labels)
-    rows = _oversampled(truth, np.random.default_rng(seed))
-    counts = Counter(truth[rows].tolist())
+    true = np.array(labels)
+    rows = _oversampled(true, np.random.default_rng(seed))
+    counts = Counter(true[rows].tolist())
     assert set(counts) == set(labels)
     assert set(counts.values()) == {max(Counter(labels).values())}
     assert set(rows.tolist()) == set(range(len(labels))), "no image is left out"
 
 
-def test_oversampling_changes_what_is_learnt() -> None:
-    p, truth = _specialists(100, 0)
-    rare = np.flatnonzero((truth != 0) | (np.arange(100) % 7 == 0))
+def test_oversampling_changes_the_weights() -> None:
+    p, true = _specialists(100, 0)
+    rare = np.flatnonzero((true != 0) | (np.arange(100) % 7 == 0))
     plan = replace(QUICK, epochs=2)
-    a, b = (fit_module(p[rare], truth[rare], plan, seed=1, focal=False, oversample=o) for o in (False, True))
+    a, b = (fit_module(p[rare], true[rare], plan, seed=1, focal=False, oversample=o) for o in (False, True))
     assert not _same(a, b)
 
 
 def test_alpha_by_hand() -> None:
-    truth = np.array([0] * 6 + [1] * 3 + [2])
-    np.testing.assert_allclose(alpha_of(truth, 3, "balanced"), [10 / 18, 10 / 9, 10 / 3], rtol=CLOSE)
-    np.testing.assert_allclose(alpha_of(truth, 3, "count"), [1000 / 6, 1000 / 3, 1000], rtol=CLOSE)
-    assert alpha_of(truth, 3, "none").tolist() == [1, 1, 1]
-    assert alpha_of(truth, 4, "balanced")[3] == pytest.approx(10 / 4), "a label without images counts as once"
-    assert alpha_of(truth, 3, "balanced").dtype == np.float32
+    true = np.array([0] * 6 + [1] * 3 + [2])
+    np.testing.assert_allclose(alpha_of(true, 3, "balanced"), [10 / 18, 10 / 9, 10 / 3], rtol=CLOSE)
+    np.testing.assert_allclose(alpha_of(true, 3, "count"), [1000 / 6, 1000 / 3, 1000], rtol=CLOSE)
+    assert alpha_of(true, 3, "none").tolist() == [1, 1, 1]
+    assert alpha_of(true, 4, "balanced")[3] == pytest.approx(10 / 4), "a label without images counts as once"
+    assert alpha_of(true, 3, "balanced").dtype == np.float32
 
 
 @pytest.mark.parametrize(("layers", "parameters"), [(1, 84), (2, 20 * 20 + 20 + 20 * 4 + 4)])
 def test_perceptrons_have_the_sizes_of_table_3_and_learn(layers: int, parameters: int) -> None:
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, LABELS, 300)
-    p = _softmax(2 * np.eye(LABELS)[truth][:, None] + 0.5 * rng.standard_normal((300, MEMBERS, LABELS)))
-    network = fit_dense(p, truth, QUICK, seed=1, layers=layers)
+    true = rng.integers(0, LABELS, 300)
+    p = _softmax(2 * np.eye(LABELS)[true][:, None] + 0.5 * rng.standard_normal((300, MEMBERS, LABELS)))
+    network = fit_dense(p, true, QUICK, seed=1, layers=layers)
     assert _parameters(network) == parameters
     assert not network.training
     with torch.no_grad():
         logits = network(torch.from_numpy(p).float())
     assert logits.shape == (300, LABELS)
-    assert (logits.argmax(dim=1).numpy() == truth).mean() > 0.98
+    assert (logits.argmax(dim=1).numpy() == true).mean() > 0.98
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 1.0])
 def test_a_sum_over_the_batch_outweighs_the_decay_and_no_more(weight_decay: float) -> None:
-    """Adam takes a step of the same length whatever the loss is multiplied by; against L2 the factor counts."""
-    p, truth = _specialists(64, 0)
+    """Adam takes a step of the same length for any factor of the loss; relative to L2 the factor matters."""
+    p, true = _specialists(64, 0)
     plan = replace(QUICK, epochs=1, batch=64, weight_decay=weight_decay)
-    mean, summed = (fit_module(p, truth, replace(plan, reduction=r), seed=1).dense.weight for r in ("mean", "sum"))
+    mean, summed = (fit_module(p, true, replace(plan, reduction=r), seed=1).dense.weight for r in ("mean", "sum"))
     alike = ((mean - summed).abs() < 1e-4).float().mean().item()
     assert alike > 0.99 if weight_decay == 0 else alike < 0.9
 
@@ -255,6 +255,6 @@ def test_a_sum_over_the_batch_outweighs_the_decay_and_no_more(weight_decay: floa
         ({"weight_decay": -1.0}, "gamma and weight decay of 0 or more"),
     ],
 )
-def test_a_plan_that_means_nothing_is_refused(changes: dict[str, Any], says: str) -> None:
+def test_an_invalid_plan_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         FitPlan(**changes)

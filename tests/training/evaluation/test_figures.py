@@ -1,4 +1,4 @@
-"""Figures: files are written, the text on them says what they show, and odd input is refused or survived."""
+"""Figures: files are written, their text describes them, and unusual input is refused or handled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.evaluation.metrics import Predictions, proportion
 LABELS = ("normal", "bacterial", "covid-19")
 
 
-def _answers() -> Predictions:
+def _predictions() -> Predictions:
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(3), 50)
     return Predictions(
@@ -33,10 +33,10 @@ def _answers() -> Predictions:
 
 
 def _points(milliseconds: float = 2.0) -> list[PruningPoint]:
-    kept = [100, 80, 60]
+    channels = [100, 80, 60]
     return [
         PruningPoint(channels=c, parameters=c * 10, macs=c * 1000, milliseconds=milliseconds, score=0.9, chosen=c == 80)
-        for c in kept
+        for c in channels
     ]
 
 
@@ -50,7 +50,7 @@ def _is_picture(file: Path) -> bool:
     return image is not None and min(image.shape[:2]) > 300 and int(image.std()) > 3
 
 
-def test_confusion_shows_counts_of_the_truth(tmp_path: Path) -> None:
+def test_confusion_shows_counts_by_true_label(tmp_path: Path) -> None:
     drawing = confusion_picture([[8, 2, 0], [1, 5, 0], [0, 0, 4]], LABELS, "preset sane, n = 20", tmp_path / "c.png")
     text = _texts(drawing)
     assert _is_picture(tmp_path / "c.png")
@@ -62,22 +62,22 @@ def test_confusion_shows_counts_of_the_truth(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("draw", [roc_picture, precision_recall_picture])
 def test_curves_name_micro_macro_and_every_class(draw: object, tmp_path: Path) -> None:
-    drawing = draw(_answers(), LABELS, "title", tmp_path / "r.png")  # type: ignore[operator]
+    drawing = draw(_predictions(), LABELS, "title", tmp_path / "r.png")  # type: ignore[operator]
     assert _is_picture(tmp_path / "r.png")
     for what in ("micro", "macro", *LABELS):
         assert what in _texts(drawing)
-    nobody = Predictions(
+    empty = Predictions(
         true=np.zeros(0, np.int64),
         predicted=np.zeros(0, np.int64),
         probabilities=np.zeros((0, 3)),
         patients=np.zeros(0, str),
     )
     with pytest.raises(ValueError, match="image"):
-        draw(nobody, LABELS, "t", tmp_path / "x.png")  # type: ignore[operator]
+        draw(empty, LABELS, "t", tmp_path / "x.png")  # type: ignore[operator]
 
 
-def test_a_class_without_images_has_no_curve_and_says_so(tmp_path: Path) -> None:
-    a = _answers()
+def test_a_class_without_images_has_no_curve_and_a_note(tmp_path: Path) -> None:
+    a = _predictions()
     some = a.only(a.true != 2)
     assert "no curve: covid-19" in _texts(roc_picture(some, LABELS, "t", tmp_path / "r.png"))
 
@@ -113,12 +113,12 @@ def test_values_with_intervals(tmp_path: Path) -> None:
 
 def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
-        roc_picture(_answers(), LABELS, "title", tmp_path / name)
+        roc_picture(_predictions(), LABELS, "title", tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
 def _scores(noise: dict[str, float], images: int = 80) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Scores a model, the better the less its noise, of images of which every fourth has the class."""
+    """Return scores per model with this noise, on images of which every fourth has the class."""
     rng, positive = np.random.default_rng(0), np.arange(images) % 4 == 0
     return {name: positive + rng.normal(0, s, images) for name, s in noise.items()}, positive
 
@@ -128,7 +128,7 @@ def _legend(drawing: object) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "figure"), [("roc", "AUC"), ("precision-recall", "AP")])
-def test_compared_models_stand_in_the_legend_by_their_area(kind: str, figure: str, tmp_path: Path) -> None:
+def test_the_legend_is_sorted_by_area(kind: str, figure: str, tmp_path: Path) -> None:
     scores, positive = _scores({"worst": 3.0, "best": 0.1, "middle": 0.7, "guess": 50.0})
     drawing = compared_picture(scores, positive, "preset sane, n = 80", tmp_path / "c.png", kind=kind)  # type: ignore[arg-type]
     assert _is_picture(tmp_path / "c.png")
@@ -147,18 +147,18 @@ def test_compared_models_stand_in_the_legend_by_their_area(kind: str, figure: st
 @pytest.mark.parametrize("kind", ["roc", "precision-recall"])
 def test_curves_of_one_class_or_of_no_model_are_refused(kind: str, tmp_path: Path) -> None:
     scores, positive = _scores({"a": 1.0})
-    for given, truth in (({}, positive), (scores, np.ones_like(positive)), (scores, np.zeros_like(positive))):
+    for given, labels in (({}, positive), (scores, np.ones_like(positive)), (scores, np.zeros_like(positive))):
         with pytest.raises(ValueError, match="a model, and images with and without the class"):
-            compared_picture(given, truth, "t", tmp_path / "x.png", kind=kind)  # type: ignore[arg-type]
+            compared_picture(given, labels, "t", tmp_path / "x.png", kind=kind)  # type: ignore[arg-type]
     assert not (tmp_path / "x.png").exists()
 
 
-def test_the_axis_is_cut_where_nothing_is_left_to_compare(tmp_path: Path) -> None:
+def test_the_axis_is_cut_where_all_curves_are_high(tmp_path: Path) -> None:
     scores, positive = _scores({"a": 0.1, "b": 0.15})
     (axes,) = compared_picture(scores, positive, "t", tmp_path / "c.png", kind="roc").axes
     assert "cut at 0.02: all curves are above 0.9 beyond it" in axes.get_xlabel()
     assert axes.get_xlim()[1] < 0.05
-    # With one bad model among them the axis is whole again, and so is that of precision and recall.
+    # With one bad model the axis is not cut; neither is that of precision and recall.
     bad = {**scores, "bad": -scores["a"]}
     (axes,) = compared_picture(bad, positive, "t", tmp_path / "c.png", kind="roc").axes
     assert "cut" not in axes.get_xlabel()
@@ -178,14 +178,14 @@ def test_beyond_the_cut_every_curve_is_high(tmp_path: Path) -> None:
         assert y[x > end].min() >= 0.9
 
 
-def test_more_models_than_colours_are_told_apart_by_their_dashes(tmp_path: Path) -> None:
+def test_more_models_than_colours_differ_in_dashes(tmp_path: Path) -> None:
     scores, positive = _scores({f"model {k}": 0.5 + 0.05 * k for k in range(17)})
     drawing = compared_picture(scores, positive, "t", tmp_path / "c.png", kind="roc")
     looks = {(line.get_color(), line.get_linestyle()) for line in drawing.axes[0].lines}
     assert len(looks) == 17
 
 
-def test_whiskers_say_what_they_are(tmp_path: Path) -> None:
+def test_whiskers_are_named(tmp_path: Path) -> None:
     values = {"vgg": {"F1": proportion(9, 10)}}
     (axes,) = bars_picture(values, "t", tmp_path / "b.png", quantity="F1", whiskers="standard deviation").axes
     assert axes.get_xlabel() == "F1, standard deviation"

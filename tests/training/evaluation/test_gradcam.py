@@ -29,7 +29,7 @@ def network_of(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["narrow-vgg", "custom", "inverted", "own trunk", "pruned"])
 @pytest.mark.parametrize("label", [0, 2])
-def test_before_the_heads_map_it_is_the_rectified_cam(name: str, label: int) -> None:
+def test_before_the_heads_map_grad_cam_is_the_rectified_cam(name: str, label: int) -> None:
     network = network_of(name)
     with torch.no_grad():
         cam = network(IMAGE).cam[0, label].numpy()
@@ -48,7 +48,7 @@ def test_any_other_layer_gives_its_own_size_and_channels() -> None:
     assert grad_cam(network, IMAGE, 1, network.trunk[1][0]).shape == (24, 24)  # a depthwise convolution
 
 
-def test_the_network_is_left_as_it_was() -> None:
+def test_modes_and_weights_are_restored() -> None:
     network = network_of("custom").train()
     network.trunk[0].eval()
     for p in network.parameters():
@@ -63,7 +63,7 @@ def test_the_network_is_left_as_it_was() -> None:
     assert not network.head.map._forward_pre_hooks
 
 
-def test_what_has_no_map_is_refused() -> None:
+def test_a_layer_without_a_map_is_refused() -> None:
     network = network_of("custom")
     with pytest.raises(InputError, match="one image"):
         grad_cam(network, IMAGE[0], 0)
@@ -73,7 +73,7 @@ def test_what_has_no_map_is_refused() -> None:
         grad_cam(network, IMAGE, 0, nn.Conv2d(1, 1, 1))
 
 
-def test_agreement_at_its_ends() -> None:
+def test_agreement_of_equal_and_disjoint_maps() -> None:
     flat, ramp = np.ones((5, 8), np.float32), np.arange(40, dtype=np.float32).reshape(5, 8)
     same, turned, none = agreement(ramp, 3 * ramp), agreement(ramp, ramp[::-1, ::-1]), agreement(ramp, flat)
     assert (same.correlation, same.top_overlap) == (pytest.approx(1), 1)

@@ -1,4 +1,4 @@
-"""Figures against scikit-learn and by hand, and intervals that behave as intervals."""
+"""Figures compared with scikit-learn and by hand, and properties of their intervals."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from training.evaluation.metrics import (
 LABELS = ("normal", "viral", "covid-19")
 
 
-def _answers(seed: int = 0, n: int = 200) -> Predictions:
+def _predictions(seed: int = 0, n: int = 200) -> Predictions:
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, 3, n)
-    scores = rng.random((n, 3)) + 0.7 * np.eye(3)[truth]
+    true_labels = rng.integers(0, 3, n)
+    scores = rng.random((n, 3)) + 0.7 * np.eye(3)[true_labels]
     probabilities = scores / scores.sum(axis=1, keepdims=True)
     patients = np.array([f"p{i // 2}" for i in range(n)])
     return Predictions(
-        true=truth, predicted=probabilities.argmax(axis=1), probabilities=probabilities, patients=patients
+        true=true_labels, predicted=probabilities.argmax(axis=1), probabilities=probabilities, patients=patients
     )
 
 
@@ -43,9 +43,9 @@ def test_auc_and_f1_are_scikit_learns(seed: int, n: int) -> None:
     weights = rng.integers(1, 4, n).astype(float)
     assert auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
     assert auc(scores, positive, weights) == pytest.approx(roc_auc_score(positive, scores, sample_weight=weights))
-    truth, said = rng.integers(0, 3, n), rng.integers(0, 3, n)
-    wanted = f1_score(truth, said, labels=range(3), average=None, zero_division=0)
-    assert f1_scores(confusion(truth, said, 3)) == pytest.approx(wanted)
+    true_labels, predicted = rng.integers(0, 3, n), rng.integers(0, 3, n)
+    expected = f1_score(true_labels, predicted, labels=range(3), average=None, zero_division=0)
+    assert f1_scores(confusion(true_labels, predicted, 3)) == pytest.approx(expected)
 
 
 def test_auc_without_positives_is_not_a_number() -> None:
@@ -63,12 +63,15 @@ def test_a_share_has_the_exact_interval() -> None:
 
 
 def test_the_figures_of_a_set_by_hand() -> None:
-    truth = np.array([0, 0, 0, 1, 1, 2])
-    said = np.array([0, 0, 1, 1, 2, 2])
-    answers = Predictions(
-        true=truth, predicted=said, probabilities=np.eye(3)[said] * 0.8 + 0.2 / 3, patients=np.array(list("aabbcc"))
+    true_labels = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, 2, 2])
+    predictions = Predictions(
+        true=true_labels,
+        predicted=predicted,
+        probabilities=np.eye(3)[predicted] * 0.8 + 0.2 / 3,
+        patients=np.array(list("aabbcc")),
     )
-    found = figures(answers, LABELS, seed=0, resamples=50)
+    found = figures(predictions, LABELS, seed=0, resamples=50)
     assert (found["images"], found["patients"]) == (6, 3)
     assert found["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
     normal = found["labels"]["normal"]
@@ -80,16 +83,16 @@ def test_the_figures_of_a_set_by_hand() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_intervals_hold_their_values_and_a_seed_is_an_interval() -> None:
-    found, again = (figures(_answers(), LABELS, seed=1, resamples=200) for _ in range(2))
-    assert found == again
+def test_intervals_contain_their_values_and_a_seed_repeats_them() -> None:
+    found, repeated = (figures(_predictions(), LABELS, seed=1, resamples=200) for _ in range(2))
+    assert found == repeated
     for figure in (found["macro_f1"], found["macro_auc"], *(row["auc"] for row in found["labels"].values())):
         assert figure["low"] < figure["value"] < figure["high"]
 
 
-def test_two_images_of_a_patient_are_not_two_pieces_of_evidence() -> None:
-    answers = _answers(n=120)
-    twice = {k: np.concatenate([v, v]) for k, v in vars(answers).items()}
+def test_two_images_of_a_patient_do_not_count_as_independent() -> None:
+    predictions = _predictions(n=120)
+    twice = {k: np.concatenate([v, v]) for k, v in vars(predictions).items()}
 
     def width(patients: np.ndarray) -> float:
         figure = auc_figure(twice["probabilities"][:, 2], twice["true"] == 2, patients, seed=0, resamples=400)
@@ -110,7 +113,7 @@ def test_the_bootstrap_finds_the_spread_of_a_mean() -> None:
     assert figure.high - figure.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
 
 
-def test_answers_of_different_lengths_are_refused() -> None:
+def test_predictions_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
         Predictions(
             true=np.zeros(2, int),

@@ -1,4 +1,4 @@
-"""Tables from results: what a figure looks like, and that nothing is printed for what cannot be computed."""
+"""Tables of results: format of a figure, a dash for NaN, and pages with and without a guarded label."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def test_an_area_shows_no_counts() -> None:
 
 
 @pytest.mark.parametrize("figure", [None, proportion(0, 0).as_json()])
-def test_what_cannot_be_computed_is_a_dash(figure: dict[str, object] | None) -> None:
+def test_a_figure_without_a_value_is_a_dash(figure: dict[str, object] | None) -> None:
     assert interval(figure) == "-"
 
 
-def test_bounds_that_no_resample_has_are_a_dash() -> None:
+def test_an_interval_without_bounds_is_a_dash() -> None:
     patients = np.array(["a", "b", "c"])
     missing = bootstrap(lambda weights: np.array([0.5 if weights is None else np.nan]), patients, seed=0, resamples=2)[
         0

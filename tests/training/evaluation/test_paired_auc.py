@@ -1,4 +1,4 @@
-"""Paired comparisons of AUC: DeLong's test reaches what reports print, for both papers."""
+"""Paired comparisons of AUC: the results of DeLong's test are in both papers' reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.training.recipes.flannel.test_results import finished, found_of
+from tests.training.recipes.flannel.test_results import finished_run, results_of
 from training.evaluation.auc_pages import auc_differences
 from training.evaluation.metrics import Predictions
 from training.evaluation.statistics import compare, delong_test
@@ -19,7 +19,7 @@ LABELS = ("normal", "bacterial", "covid-19")
 TRUTH = np.random.default_rng(0).integers(0, 3, 120)
 
 
-def _answers(skill: float, seed: int, truth: np.ndarray = TRUTH) -> Predictions:
+def _predictions(skill: float, seed: int, truth: np.ndarray = TRUTH) -> Predictions:
     rng = np.random.default_rng(seed)
     logits = skill * np.eye(3)[truth] + rng.normal(0, 1, (len(truth), 3))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -32,7 +32,7 @@ def _compared(first: Predictions, second: Predictions) -> dict[str, Any]:
 
 
 def test_differences_and_p_are_sklearns_and_delongs() -> None:
-    good, bad = _answers(2.0, 1), _answers(0.3, 2)
+    good, bad = _predictions(2.0, 1), _predictions(0.3, 2)
     found = _compared(good, bad)
     for k, label in enumerate(LABELS):
         positive = good.true == k
@@ -48,7 +48,7 @@ def test_differences_and_p_are_sklearns_and_delongs() -> None:
 
 
 def test_a_model_against_itself_and_a_label_that_does_not_occur() -> None:
-    one = _answers(1.0, 3, np.arange(60) % 2)
+    one = _predictions(1.0, 3, np.arange(60) % 2)
     found = _compared(one, one)
     assert found["auc_by_label"]["normal"] == {"difference": 0.0, "p": 1.0}
     assert found["auc_by_label"]["covid-19"] == {"difference": None, "p": None}
@@ -57,14 +57,14 @@ def test_a_model_against_itself_and_a_label_that_does_not_occur() -> None:
     ]  # fmt: skip
 
 
-def test_flannels_page_has_them_and_old_results_have_none(tmp_path: Path) -> None:
-    found = found_of(finished(tmp_path / "run"))
-    made = tables(found)["comparisons-auc"]
-    assert made.head == ("compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"]))
-    assert len(made.rows) == len(found["comparisons"])
+def test_flannels_page_has_paired_aucs_and_old_results_have_none(tmp_path: Path) -> None:
+    found = results_of(finished_run(tmp_path / "run"))
+    page = tables(found)["comparisons-auc"]
+    assert page.head == ("compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"]))
+    assert len(page.rows) == len(found["comparisons"])
     pair = found["comparisons"][0]
     cell = pair["auc_by_label"]["covid-19"]
-    assert made.rows[0][2] == f"{cell['difference']:+.4f} (p {cell['p']:.3g})"
-    assert "DeLong" in made.note
+    assert page.rows[0][2] == f"{cell['difference']:+.4f} (p {cell['p']:.3g})"
+    assert "DeLong" in page.note
     before = [{k: v for k, v in c.items() if "auc" not in k} for c in found["comparisons"]]
     assert "comparisons-auc" not in tables({**found, "comparisons": before})

@@ -1,4 +1,4 @@
-"""The paper's columns and comparisons: its printed intervals rebuilt, and each figure against another way of computing it."""
+"""The paper's columns and comparisons: its printed intervals reproduced, and each figure compared with another computation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LABELS = ("normal", "bacterial", "covid-19")
 Printed = tuple[float, float, float]
 
 
-def _answers(n: int = 80, seed: int = 0, labels: int = 3) -> Predictions:
+def _predictions(n: int = 80, seed: int = 0, labels: int = 3) -> Predictions:
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.ones(labels), n)
     return Predictions(
@@ -58,7 +58,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("printed", "n"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
-def test_code_preset_rebuilds_the_printed_interval(printed: Printed, n: int) -> None:
+def test_code_preset_reproduces_the_printed_interval(printed: Printed, n: int) -> None:
     """Wald's interval of the AUC as a share of n, clipped at 1. The AUC is printed to four digits: its rounding moves the
     ends by as much, so that the last digit may be one off."""
     value, low, high = printed
@@ -66,20 +66,20 @@ def test_code_preset_rebuilds_the_printed_interval(printed: Printed, n: int) -> 
     assert (rebuilt.low, rebuilt.high) == pytest.approx((low, high), abs=1.5e-4)
 
 
-def test_the_text_says_clopper_pearson_and_that_is_another_interval() -> None:
+def test_the_texts_clopper_pearson_interval_is_another_one() -> None:
     exact = clopper_pearson(0.9972, 504)
     assert (round(exact.low, 4), round(exact.high, 4)) == (0.9876, 0.9998)
     assert wald(0.9972, 504).low == pytest.approx(0.9925, abs=1e-4)
 
 
 def test_ten_of_eleven_accuracies_are_of_504_images() -> None:
-    rows = {**{("whole", k[1]): v for k, v in MULTI.items()}, **ENSEMBLES}
+    rows = {**{("unpruned", k[1]): v for k, v in MULTI.items()}, **ENSEMBLES}
     assert len(rows) == 11
     off = {k for k, v in rows.items() if abs(round(float(v[0]) * 504) / 504 - float(v[0])) > 5.1e-5}
     assert off == {("stacking", "pruned")}
 
 
-def test_shares_refuse_what_is_none() -> None:
+def test_an_invalid_share_is_refused() -> None:
     with pytest.raises(ValueError, match="no share"):
         clopper_pearson(12, 10)
     assert np.isnan(wald(0.5, 0).low)
@@ -121,18 +121,18 @@ def test_mcnemar_by_hand() -> None:
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
-    one = _answers()
+    one = _predictions()
     for measure in (accuracy, macro_f):
         found = paired_difference(one, one, measure, seed=0, resamples=20)
         assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="same images"):
-        paired_difference(one, _answers(seed=1), accuracy, seed=0, resamples=5)
+        paired_difference(one, _predictions(seed=1), accuracy, seed=0, resamples=5)
 
 
 @given(seed=st.integers(0, 10_000), labels=st.integers(2, 5))
 @settings(max_examples=25, deadline=None)
 def test_the_columns_are_sklearns_and_weighted_sensitivity_is_accuracy(seed: int, labels: int) -> None:
-    a = _answers(n=60, seed=seed, labels=labels)
+    a = _predictions(n=60, seed=seed, labels=labels)
     row = paper_row(
         a, LABELS[:labels] if labels <= 3 else [str(i) for i in range(labels)], seed=0, resamples=2, preset="sane"
     )
@@ -140,13 +140,13 @@ def test_the_columns_are_sklearns_and_weighted_sensitivity_is_accuracy(seed: int
     assert row.mcc.value == pytest.approx(matthews_corrcoef(a.true, a.predicted))
     there = sorted(set(a.true.tolist()))
     for average in ("weighted", "macro"):
-        wanted = precision_recall_fscore_support(a.true, a.predicted, labels=there, average=average, zero_division=0)
+        expected = precision_recall_fscore_support(a.true, a.predicted, labels=there, average=average, zero_division=0)
         found = [getattr(getattr(row, k), average).value for k in ("precision", "sensitivity", "f")]
-        assert found == pytest.approx(list(wanted[:3]))
+        assert found == pytest.approx(list(expected[:3]))
 
 
 def test_a_class_that_does_not_occur_is_null_and_no_crash() -> None:
-    a = _answers()
+    a = _predictions()
     only = Predictions(
         true=np.zeros_like(a.true), predicted=a.predicted, probabilities=a.probabilities, patients=a.patients
     )
@@ -157,7 +157,7 @@ def test_a_class_that_does_not_occur_is_null_and_no_crash() -> None:
 
 
 def test_each_preset_names_its_interval() -> None:
-    rows = {p: paper_row(_answers(), LABELS, seed=0, resamples=20, preset=p) for p in ("sane", "paper", "code")}
+    rows = {p: paper_row(_predictions(), LABELS, seed=0, resamples=20, preset=p) for p in ("sane", "paper", "code")}
     assert "bootstrap" in rows["sane"].auc_interval
     assert "Clopper-Pearson" in rows["paper"].auc_interval
     assert "Wald" in rows["code"].auc_interval
@@ -165,8 +165,8 @@ def test_each_preset_names_its_interval() -> None:
     assert len({r.auc.weighted.value for r in rows.values()}) == 1
 
 
-def test_answers_that_cannot_be_judged_are_refused() -> None:
-    a = _answers()
+def test_invalid_predictions_are_refused() -> None:
+    a = _predictions()
     with pytest.raises(ValueError, match="2 labels"):
         paper_row(a, LABELS[:2], seed=0, resamples=2, preset="sane")
     with pytest.raises(ValueError, match="preset"):

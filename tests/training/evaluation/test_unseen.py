@@ -1,4 +1,4 @@
-"""An unseen site: its images train nobody, all of them are judged, and a configuration without one is refused."""
+"""An unseen site: its images are not trained on, all are evaluated, and a configuration without one is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.unseen import evaluate_unseen_site
 
 
 def _data(n: int = 24, side_px: int = 32) -> tuple[list[Sample], Canvases]:
-    """Canvases of noise; every third image is of a site called away."""
+    """Canvases of noise; every third image is of the site `away`."""
     labels = ("normal", "bacterial", "viral", "covid-19")
     samples = []
     for i in range(n):
@@ -45,7 +45,7 @@ def _config(**changes: object) -> Config:
     return Config(canvas_px=32, epoch_images=8, members={"plain": plan}, threads=1, **changes)  # type: ignore[arg-type]
 
 
-def test_all_images_of_the_unseen_site_are_judged(tmp_path: Path) -> None:
+def test_all_images_of_the_unseen_site_are_evaluated(tmp_path: Path) -> None:
     samples, canvases = _data()
     found = evaluate_unseen_site(samples, canvases, _config(left_out=("away",)), tmp_path)
     assert {kind: figure["guard_specificity"]["n"] for kind, figure in found["plain"].items()} == {
@@ -59,6 +59,6 @@ def test_all_images_of_the_unseen_site_are_judged(tmp_path: Path) -> None:
         assert figure["guard_specificity"]["hits"] == 2 - figure["said"]["covid-19"]
 
 
-def test_leaving_nothing_out_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_without_an_unseen_site_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="left_out"):
         evaluate_unseen_site(*_data(), _config(), tmp_path)

@@ -1,4 +1,4 @@
-"""Zero shares: exact numbers on networks whose zeros are known, and against brute force where branches meet."""
+"""Shares of zeros: exact numbers on networks with known zeros, and compared with brute force where branches join."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 
 def _constant(outs: list[float], ins: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A 1x1 convolution that multiplies (the sum of) its input by one number a channel."""
+    """A 1x1 convolution that multiplies (the sum of) its input by one number per channel."""
     conv = nn.Conv2d(ins, len(outs), 1, groups=groups, bias=False)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor(outs)[:, None, None, None].expand_as(conv.weight))
@@ -36,14 +36,14 @@ def test_shares_are_exact() -> None:
     np.testing.assert_array_equal(zero_shares(network, [_signs(2)])["0"], [2 / 8, 6 / 8, 1.0])
 
 
-def test_a_partial_batch_weighs_by_its_images() -> None:
+def test_a_partial_batch_is_weighted_by_its_images() -> None:
     network = nn.Sequential(_constant([1.0]), nn.ReLU(inplace=True))
     shares = zero_shares(network, [_signs(8, images=3), _signs(0, images=1)])
     assert shares["0"].item() == 3 / 4
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(0, 6, inplace=True)])
-def test_what_stands_between_is_passed(activation: nn.Module) -> None:
+def test_layers_between_convolution_and_activation_pass_the_origins(activation: nn.Module) -> None:
     between = nn.Sequential(
         nn.BatchNorm2d(1), nn.Dropout(0.5), nn.Identity(), nn.MaxPool2d(1), nn.Upsample(scale_factor=2)
     )
@@ -86,7 +86,7 @@ class _Residual(nn.Module):
         return self.linear(torch.relu(y)) + x
 
 
-def test_a_sum_counts_for_all_that_feed_it_and_a_projection_for_nothing() -> None:
+def test_a_sum_counts_for_all_its_terms_and_a_projection_has_no_zeros() -> None:
     network = _Residual()
     shares = zero_shares(network, [_signs(6)])
     assert {k: v.item() for k, v in shares.items()} == {"first": 6 / 8, "second": 6 / 8, "linear": 0}
@@ -105,7 +105,7 @@ class _Gated(nn.Module):
         return (y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()).relu()
 
 
-def test_a_gate_is_no_activation_of_what_it_scales() -> None:
+def test_a_gate_is_not_an_activation_of_the_channels_it_scales() -> None:
     shares = zero_shares(_Gated(), [_signs(2)])
     assert (shares["maps"].item(), shares["gate"].item()) == (2 / 8, 0)
     after = activation_use(_Gated(), _signs(2))
@@ -127,7 +127,7 @@ def test_separable_layers_of_the_custom_network_count_at_the_pointwise_half() ->
     assert activation_use(network, torch.randn(1, 1, 16, 16)).activated == {"trunk.0.1", "trunk.1.1", "trunk.2.1"}
 
 
-def test_the_network_is_left_as_it_was() -> None:
+def test_modes_and_weights_are_restored() -> None:
     network = build_member("inception", 3).train()
     network.trunk[0].eval()
     before = [m.training for m in network.modules()], {k: v.clone() for k, v in network.state_dict().items()}
@@ -143,31 +143,31 @@ def test_no_images_is_an_error() -> None:
 
 
 def _zeros_of(network: nn.Module, names: list[str], image: Tensor) -> dict[str, np.ndarray]:
-    """Module name -> share of zeros of each channel of what it gives, by keeping it all."""
-    kept: dict[str, np.ndarray] = {}
+    """Module name -> share of zeros of each channel of its output, computed from the saved output."""
+    outputs: dict[str, np.ndarray] = {}
     modules = dict(network.named_modules())
 
     def keep(name: str) -> None:
         modules[name].register_forward_hook(
-            lambda m, i, out: kept.update({name: (out == 0).double().mean((0, 2, 3)).numpy()})
+            lambda m, i, out: outputs.update({name: (out == 0).double().mean((0, 2, 3)).numpy()})
         )
 
     for name in names:
         keep(name)
     with torch.no_grad():
         network.eval()(image)
-    return kept
+    return outputs
 
 
 def test_inception_branches_by_brute_force() -> None:
     torch.manual_seed(0)
     network, image = build_member("inception", 3), torch.randn(2, 1, 32, 32)
     shares = zero_shares(network, [image])
-    wanted = _zeros_of(network, ["trunk.2.one.2", "trunk.2.three.1.2", "trunk.2.five.2.2", "trunk.2"], image)
-    # trunk.2's last activation is in place and shared by the join and what came in.
+    expected = _zeros_of(network, ["trunk.2.one.2", "trunk.2.three.1.2", "trunk.2.five.2.2", "trunk.2"], image)
+    # trunk.2's last activation is in place and shared by the join and its input.
     for conv, activation in {"one.0": "one.2", "three.1.0": "three.1.2", "five.2.0": "five.2.2"}.items():
-        np.testing.assert_allclose(shares[f"trunk.2.{conv}"], wanted[f"trunk.2.{activation}"])
-    np.testing.assert_allclose(shares["trunk.2.join.0"], wanted["trunk.2"])
+        np.testing.assert_allclose(shares[f"trunk.2.{conv}"], expected[f"trunk.2.{activation}"])
+    np.testing.assert_allclose(shares["trunk.2.join.0"], expected["trunk.2"])
 
 
 def test_dense_blocks_by_brute_force() -> None:
@@ -180,9 +180,9 @@ def test_dense_blocks_by_brute_force() -> None:
     block = "features.denseblock1.denselayer"
     image = torch.randn(2, 1, 32, 32)
     readers = [f"{block}2.norm1", f"{block}3.norm1", "features.norm5"]
-    wanted = _zeros_of(network, [*readers, f"{block}1.norm2"], image)
+    expected = _zeros_of(network, [*readers, f"{block}1.norm2"], image)
     shares = zero_shares(network, [image])
     for layer, (first, start) in {1: (0, 8), 2: (1, 12), 3: (2, 16)}.items():
-        seen = np.mean([wanted[r][start : start + 4] for r in readers[first:]], axis=0)
+        seen = np.mean([expected[r][start : start + 4] for r in readers[first:]], axis=0)
         np.testing.assert_allclose(shares[f"{block}{layer}.conv2"], seen)
-    np.testing.assert_allclose(shares[f"{block}1.conv1"], wanted[f"{block}1.norm2"])
+    np.testing.assert_allclose(shares[f"{block}1.conv1"], expected[f"{block}1.norm2"])

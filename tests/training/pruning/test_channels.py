@@ -1,4 +1,4 @@
-"""Removal: R20's step counts, what is chosen, and that channels which are always zero take nothing with them."""
+"""Channel removal: R20's counts per step, the selected channels, and an unchanged output without always-zero channels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _dense() -> nn.Module:
 
 
 def _grouped() -> nn.Module:
-    """ResNeXt: residual stages of bottlenecks whose middle convolution has four groups."""
+    """ResNeXt: residual stages of bottlenecks with four groups in the middle convolution."""
     trunk = TimmTrunk(ResNet(Bottleneck, (2, 1, 1, 1), cardinality=4, base_width=16, in_chans=1))
     return Network(trunk, CamHead(trunk.maps, 3, 0.5))
 
@@ -60,7 +60,7 @@ def _network(name: str) -> nn.Module:
     torch.manual_seed(0)
     network = MADE[name]() if name in MADE else build(_spec(name))
     for m in network.modules():
-        # A zero stays a zero through these, and every channel is told from every other.
+        # A zero stays a zero through these, and all channels differ.
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 2)
             nn.init.uniform_(m.running_var, 0.5, 2)
@@ -78,14 +78,14 @@ def _silence(network: nn.Module, groups: list[ChannelGroup], chosen: dict[str, t
                 conv.bias.data[gone] = 0
 
 
-def _answers(network: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+def _outputs(network: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad():
         out = network(image)
     return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
 @pytest.mark.parametrize("name", [*MADE, *NAMED])
-def test_silent_channels_take_nothing_with_them(name: str, tmp_path: Path) -> None:
+def test_removing_silent_channels_does_not_change_the_output(name: str, tmp_path: Path) -> None:
     network, image = _network(name), _image()
     groups = prunable(network, image)
     original = {g.root: g.channels for g in groups}
@@ -94,9 +94,9 @@ def test_silent_channels_take_nothing_with_them(name: str, tmp_path: Path) -> No
     shares = zero_shares(network, [image])
     assert all((group_shares(g, shares)[list(chosen.get(g.root, ()))] == 1).all() for g in groups if g.activated)
 
-    before, counts = _answers(network, image), {n: m.out_channels for n, m in _convs(network).items()}
+    before, counts = _outputs(network, image), {n: m.out_channels for n, m in _convs(network).items()}
     remove(network, image, chosen)
-    for b, a in zip(before, _answers(network, image), strict=True):
+    for b, a in zip(before, _outputs(network, image), strict=True):
         assert_close(a, b)
     assert all(_convs(network)[r].out_channels == counts[r] - len(gone) for r, gone in chosen.items())
     left = prunable(network, image)
@@ -105,19 +105,19 @@ def test_silent_channels_take_nothing_with_them(name: str, tmp_path: Path) -> No
     if name not in MADE:
         spec = save_network(network, _spec(name), tmp_path)
         assert spec.shapes
-        for b, a in zip(_answers(network, image), _answers(load_network(tmp_path)[0], image), strict=True):
+        for b, a in zip(_outputs(network, image), _outputs(load_network(tmp_path)[0], image), strict=True):
             assert torch.equal(a, b)
 
 
-def test_a_silent_norm_is_removed_without_a_trace() -> None:
-    """As pruning meets it: the convolution works, its norm pushes every value below zero."""
+def test_removing_channels_silenced_by_their_norm_does_not_change_the_output() -> None:
+    """The usual case in pruning: the convolution has outputs, its norm moves every value below zero."""
     network, image = _network("narrow-vgg"), _image()
     norm = network.trunk.network.features[4]
     norm.weight.data[3:7], norm.bias.data[3:7] = 0, -1
-    before = _answers(network, image)
+    before = _outputs(network, image)
     assert (zero_shares(network, [image])["trunk.network.features.3"][3:7] == 1).all()
     remove(network, image, {"trunk.network.features.3": (3, 4, 5, 6)})
-    for b, a in zip(before, _answers(network, image), strict=True):
+    for b, a in zip(before, _outputs(network, image), strict=True):
         assert_close(a, b)
 
 
@@ -137,7 +137,7 @@ def test_large_networks_survive_a_step(name: str, side: int, tmp_path: Path) -> 
     chosen = select_channels(groups, _made_up_shares(network), step=1, original=original, fraction=0.02)
     remove(network, image, dict(list(chosen.items())[::8]))
     save_network(network, _spec(name), tmp_path)
-    for a, b in zip(_answers(load_network(tmp_path)[0], image), _answers(network, image), strict=True):
+    for a, b in zip(_outputs(load_network(tmp_path)[0], image), _outputs(network, image), strict=True):
         assert torch.isfinite(a).all()
         assert torch.equal(a, b)
 
@@ -148,7 +148,7 @@ STEPS = {"vgg16": (5248, 104), "vgg19": (6528, 130), "inception-v3": (18240, 364
 
 @pytest.mark.usefixtures("one_value")
 @pytest.mark.parametrize("name", list(STEPS))
-def test_the_papers_steps(name: str) -> None:
+def test_the_papers_channels_per_step(name: str) -> None:
     network = build(NetworkSpec(architecture=name, labels=3, channels=3))
     groups = prunable(network, _image(75, 3) if name == "inception-v3" else _image(32, 3))
     original = {g.root: g.channels for g in groups}
@@ -157,7 +157,7 @@ def test_the_papers_steps(name: str) -> None:
 
 
 @pytest.mark.usefixtures("one_value")
-def test_vgg16_is_half_after_25_steps() -> None:
+def test_vgg16_has_half_its_channels_after_25_steps() -> None:
     network, image = build(NetworkSpec(architecture="vgg16", labels=3, channels=3)), _image(32, 3)
     groups, shares = prunable(network, image), _made_up_shares(network)
     original = {g.root: g.channels for g in groups}
@@ -170,20 +170,20 @@ def test_vgg16_is_half_after_25_steps() -> None:
         alive = {root: np.delete(a, gone.get(root, ())) for root, a in alive.items()}
     remove(network, image, {r: np.setdiff1d(np.arange(original[r]), a).tolist() for r, a in alive.items()})
     assert sum(g.channels for g in prunable(network, image)) == 5248 - 25 * 104
-    assert _answers(network, image)[0].shape == (1, 3)
+    assert _outputs(network, image)[0].shape == (1, 3)
 
 
 def _group(root: str, channels: int, activated: bool = True) -> ChannelGroup:
-    all_of_them = tuple(range(channels))
-    layer = GroupLayer(conv=root, own=all_of_them, of_group=all_of_them, activated=activated, passive=False)
-    return ChannelGroup(root=root, channels=channels, layers=(layer,), ties=tuple((c,) for c in all_of_them))
+    every = tuple(range(channels))
+    layer = GroupLayer(conv=root, own=every, of_group=every, activated=activated, passive=False)
+    return ChannelGroup(root=root, channels=channels, layers=(layer,), ties=tuple((c,) for c in every))
 
 
 def _shares(**of: list[float]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array(values) for name, values in of.items()}
 
 
-def test_global_ranks_all_layers_together_and_layer_each() -> None:
+def test_scope_global_ranks_all_layers_together_and_scope_layer_each() -> None:
     groups = [_group("a", 4), _group("b", 4)]
     shares = _shares(a=[0.1, 0.9, 0.8, 0.2], b=[0.3, 0.0, 0.1, 0.4])
     original = {"a": 4, "b": 4}
@@ -193,7 +193,7 @@ def test_global_ranks_all_layers_together_and_layer_each() -> None:
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_a_layer_keeps_one_channel(scope: str) -> None:
+def test_at_least_one_channel_stays_in_a_layer(scope: str) -> None:
     groups = [_group("a", 3), _group("b", 1)]
     shares = _shares(a=[0.9, 0.9, 0.9], b=[1.0])
     chosen = select_channels(groups, shares, step=1, original={"a": 3, "b": 1}, fraction=1.0, scope=scope)
@@ -204,7 +204,7 @@ def test_a_layer_keeps_one_channel(scope: str) -> None:
     )
 
 
-def test_what_remains_is_a_multiple_and_what_does_not_fit_is_due_later() -> None:
+def test_remaining_channels_are_a_multiple_and_the_rest_is_due_later() -> None:
     groups, original = [_group("a", 32), _group("b", 20)], {"a": 32, "b": 20}
     shares = {"a": np.linspace(0.5, 0.6, 32), "b": np.linspace(0.7, 0.8, 20)}
     left = []
@@ -217,27 +217,27 @@ def test_what_remains_is_a_multiple_and_what_does_not_fit_is_due_later() -> None
     assert left == [(32, 16), (32, 16), (32, 8), (24, 8), (24, 8)]
 
 
-def test_at_equal_zeros_the_expensive_layer_goes_first() -> None:
-    groups, original = [_group("cheap", 4), _group("dear", 4)], {"cheap": 4, "dear": 4}
-    shares = _shares(cheap=[0.5] * 4, dear=[0.5] * 4)
-    ms = {"cheap": 0.1, "dear": 0.4}
+def test_at_equal_zeros_the_expensive_layer_is_pruned_first() -> None:
+    groups, original = [_group("cheap", 4), _group("expensive", 4)], {"cheap": 4, "expensive": 4}
+    shares = _shares(cheap=[0.5] * 4, expensive=[0.5] * 4)
+    ms = {"cheap": 0.1, "expensive": 0.4}
     assert list(select_channels(groups, shares, step=1, original=original, fraction=0.25, ms_per_channel=ms)) == [
-        "dear"
+        "expensive"
     ]
     plain = select_channels(groups, shares, step=1, original=original, fraction=0.25)
-    assert {root: len(c) for root, c in plain.items()} == {"cheap": 1, "dear": 1}
-    with pytest.raises(InputError, match="dear"):
+    assert {root: len(c) for root, c in plain.items()} == {"cheap": 1, "expensive": 1}
+    with pytest.raises(InputError, match="expensive"):
         select_channels(groups, shares, step=1, original=original, ms_per_channel={"cheap": 0.1})
 
 
-def test_a_projection_is_never_chosen_by_itself() -> None:
+def test_a_projection_is_never_selected_by_itself() -> None:
     groups = [_group("projection", 8, activated=False), _group("other", 2)]
     shares = _shares(projection=[0.0] * 8, other=[0.0] * 2)
     chosen = select_channels(groups, shares, step=1, original={"projection": 8, "other": 2}, fraction=0.5)
     assert list(chosen) == ["other"]
 
 
-def test_a_units_share_is_the_mean_of_those_with_a_say() -> None:
+def test_a_groups_share_is_the_mean_over_its_counted_layers() -> None:
     one, two = (0, 1), (1, 0)
     layers = (
         GroupLayer(conv="a", own=one, of_group=one, activated=True, passive=False),
@@ -252,23 +252,23 @@ def test_a_units_share_is_the_mean_of_those_with_a_say() -> None:
     np.testing.assert_allclose(group_shares(felt, shares), [2 / 3, 0.25])
 
 
-def test_units_of_an_inverted_network_couple_what_must_go_together() -> None:
+def test_groups_of_an_inverted_network_couple_layers_of_a_sum() -> None:
     groups = {g.root: [m.conv for m in g.layers] for g in prunable(_network("inverted"), _image())}
     assert sorted(groups["trunk.2.block.0.0"]) == ["trunk.2.block.0.0", "trunk.2.block.1.0"]
     assert sorted(groups["trunk.1.block.2.0"]) == ["trunk.1.block.2.0", "trunk.2.block.2.0"]
     assert all("head.map" not in layers for layers in groups.values())
 
 
-def test_a_limit_keeps_a_layer_from_being_gutted() -> None:
-    groups, original = [_group("cheap", 30), _group("dear", 10)], {"cheap": 30, "dear": 10}
-    shares, ms = _shares(cheap=[0.9] * 30, dear=[0.5] * 10), {"cheap": 0.01, "dear": 10.0}
+def test_a_limit_keeps_channels_in_every_layer() -> None:
+    groups, original = [_group("cheap", 30), _group("expensive", 10)], {"cheap": 30, "expensive": 10}
+    shares, ms = _shares(cheap=[0.9] * 30, expensive=[0.5] * 10), {"cheap": 0.01, "expensive": 10.0}
     counts = []
     for step in (1, 2):
         chosen = select_channels(groups, shares, step=step, original=original, fraction=0.1, ms_per_channel=ms, ahead=2)
         counts.append({root: len(c) for root, c in chosen.items()})
         groups = [_group(g.root, g.channels - len(chosen.get(g.root, ()))) for g in groups]
         shares = {g.root: shares[g.root][: g.channels] for g in groups}
-    assert counts == [{"cheap": 2, "dear": 2}] * 2  # 4 of 40 a step; `dear` at most twice a tenth of its 10
+    assert counts == [{"cheap": 2, "expensive": 2}] * 2  # 4 of 40 a step; `expensive` at most twice a tenth of its 10
 
 
 def test_latency_aware_and_aligned_on_a_real_network() -> None:
@@ -284,10 +284,10 @@ def test_latency_aware_and_aligned_on_a_real_network() -> None:
     left = [g.channels for g in prunable(network, image)]
     assert all(n % 8 == 0 for n in left)
     assert sum(left) == sum(original.values()) - 3 * 38 // 8 * 8
-    _answers(network, image)
+    _outputs(network, image)
 
 
-def test_modes_and_frozen_weights_are_left_as_they_were() -> None:
+def test_modes_and_frozen_weights_are_restored() -> None:
     network, image = _network("plain").train(), _image()
     network.trunk[0].eval()
     network.head.map.weight.requires_grad_(False)
@@ -297,7 +297,7 @@ def test_modes_and_frozen_weights_are_left_as_they_were() -> None:
     assert [n for n, p in network.named_parameters() if not p.requires_grad] == ["head.map.weight"]
 
 
-def test_what_cannot_be_removed_is_refused() -> None:
+def test_an_impossible_removal_is_refused() -> None:
     network = _network("plain")
     with pytest.raises(InputError, match="no convolution"):
         remove(network, _image(), {"trunk.0.1": (0,)})

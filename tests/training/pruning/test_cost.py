@@ -1,4 +1,4 @@
-"""Costs: counts by hand, and that ONNX Runtime's profile finds every convolution under whatever name it fused it."""
+"""Costs: counts by hand, and ONNX Runtime's profile has every convolution under any fused name."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_convolution_has_its_time(name: str) -> None:
 
 
 class _Joined(nn.Module):
-    """Inception-ResNet's scaled sum and squeeze and excitation: what may be fused with a convolution, and what may not."""
+    """Inception-ResNet's scaled sum and squeeze and excitation: operators that may and may not be fused with a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Joined(nn.Module):
         return self.last(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid())
 
 
-def test_scaled_sums_and_gates_have_theirs() -> None:
+def test_scaled_sums_and_gates_have_their_times() -> None:
     times = layer_times_ms(_Joined(), torch.randn(1, 1, 64, 64), repeats=4)
     assert list(times) == ["one", "two", "gate", "last"]
     assert all(ms > 0 for ms in times.values())
@@ -80,7 +80,7 @@ def test_scaled_sums_and_gates_have_theirs() -> None:
     assert times["gate"] < times["one"]
 
 
-def test_times_go_to_the_layers_that_take_them() -> None:
+def test_times_are_attributed_to_the_slow_layer() -> None:
     """Two layers of one shape but 64 times the work."""
     network = nn.Sequential(
         nn.Conv2d(1, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 7, padding=3), nn.ReLU(), nn.Conv2d(32, 1, 1)

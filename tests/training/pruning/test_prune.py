@@ -1,4 +1,4 @@
-"""The pruning loop: steps shrink and lie on disk as they should, a killed loop ends as one that was not, budgets stop it."""
+"""The pruning loop: steps shrink and are saved, a killed loop gives the result of an uninterrupted one, budgets stop it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXAMPLE = torch.zeros(1, 1, 32, 32)
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a loop that nobody disturbed; `network` is what it started from."""
+    """The folder of an uninterrupted loop; `network` is the unpruned network."""
     folder = tmp_path_factory.mktemp("straight")
     prune(classify_task, start(folder / "network"), PLAN, folder / "pruned", CANVAS)
     return folder
@@ -53,8 +53,8 @@ def _step(number: int, score: float) -> Step:
 def test_steps_shrink_by_the_share_of_the_original(straight: Path) -> None:
     steps = steps_of(straight / "pruned")
     assert [s.number for s in steps] == [0, 1, 2, 3]
-    whole = steps[0].channels
-    assert [s.channels for s in steps] == [whole - n * int(0.1 * whole) for n in range(4)]
+    unpruned = steps[0].channels
+    assert [s.channels for s in steps] == [unpruned - n * int(0.1 * unpruned) for n in range(4)]
     for before, after in pairwise(steps):
         assert after.parameters < before.parameters
         assert after.macs < before.macs
@@ -62,7 +62,7 @@ def test_steps_shrink_by_the_share_of_the_original(straight: Path) -> None:
     assert all(s.milliseconds is None for s in steps)
 
 
-def test_a_step_says_what_its_network_is(straight: Path) -> None:
+def test_a_step_describes_its_network(straight: Path) -> None:
     for step in steps_of(straight / "pruned"):
         network, _ = load_network(straight / "pruned" / f"step-{step.number:02d}")
         assert cost.parameters(network) == step.parameters
@@ -71,25 +71,25 @@ def test_a_step_says_what_its_network_is(straight: Path) -> None:
         assert classify_task(network).score(network) == pytest.approx(dict(step.figures))
 
 
-def test_a_step_is_spec_weights_and_figures_and_no_pickle(straight: Path) -> None:
+def test_a_step_has_spec_weights_and_figures_and_no_pickle(straight: Path) -> None:
     for n in range(4):
-        place = straight / "pruned" / f"step-{n:02d}"
-        files = {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()}
+        path = straight / "pruned" / f"step-{n:02d}"
+        files = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
         assert files == {"network.json", "weights.safetensors", "step.json"} | ({"training/log.txt"} if n else set())
     assert json.loads((straight / "pruned/step-01/network.json").read_text())["shapes"]
 
 
-def test_a_finished_loop_is_read_not_done_again(straight: Path) -> None:
+def test_a_finished_loop_is_read_not_repeated(straight: Path) -> None:
     def task_of(network: nn.Module) -> ClassifyTask:
         pytest.fail("nothing is left to do")
 
     assert prune(task_of, straight / "network", PLAN, straight / "pruned", CANVAS) == steps_of(straight / "pruned")
 
 
-def test_a_killed_loop_ends_as_one_that_was_not(straight: Path, tmp_path: Path) -> None:
-    script = REPOSITORY / "tests" / "builders" / "pruned.py"
+def test_a_killed_loop_gives_the_result_of_an_uninterrupted_one(straight: Path, tmp_path: Path) -> None:
+    # As a module: in a script's own folder, builders/collections.py would hide the standard library's `collections`.
     killed = subprocess.run(
-        [sys.executable, str(script), str(straight / "network"), str(tmp_path / "pruned")],
+        [sys.executable, "-m", "tests.builders.pruned", str(straight / "network"), str(tmp_path / "pruned")],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},
         cwd=REPOSITORY,
         capture_output=True,
@@ -99,7 +99,7 @@ def test_a_killed_loop_ends_as_one_that_was_not(straight: Path, tmp_path: Path) 
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert [s.number for s in steps_of(tmp_path / "pruned")] == [0, 1]
     middle = torch.load(tmp_path / "pruned/step-02/training/last.pt", weights_only=True)
-    assert middle["epoch"] == 1, "the kill came in the midst of the second step's retraining"
+    assert middle["epoch"] == 1, "it was killed during the second step's retraining"
     removed = load_file(tmp_path / "pruned/step-02/removed/weights.safetensors")
 
     steps = prune(classify_task, straight / "network", PLAN, tmp_path / "pruned", CANVAS)
@@ -155,8 +155,8 @@ def test_a_budget_of_macs_ends_the_loop(tmp_path: Path) -> None:
 
 
 def test_a_budget_of_milliseconds_measures_and_ends_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = iter([10.0, 9.0, 4.0])
-    monkeypatch.setattr(cost, "latency_ms", lambda file, *, threads: next(said))
+    latencies = iter([10.0, 9.0, 4.0])
+    monkeypatch.setattr(cost, "latency_ms", lambda file, *, threads: next(latencies))
     plan = replace(PLAN, milliseconds=0.5)
     steps = prune(classify_task, start(tmp_path / "network"), plan, tmp_path / "pruned", CANVAS)
     assert [s.milliseconds for s in steps] == [10.0, 9.0, 4.0]
@@ -177,37 +177,37 @@ def test_the_best_step_has_the_highest_score_then_the_fewest_channels(
     assert best_step([_step(n, score) for n, score in enumerate(scores)], tolerance=tolerance).number == best
 
 
-def test_there_is_no_best_of_nothing() -> None:
+def test_without_steps_there_is_no_best_step() -> None:
     with pytest.raises(InputError, match="no pruned step"):
         best_step([_step(0, 1.0)])
 
 
-def test_what_a_kill_left_of_a_finished_step_goes(straight: Path, tmp_path: Path) -> None:
-    """Killed between the figures, which are written last, and the clearing up."""
+def test_leftovers_of_a_killed_finished_step_are_deleted(straight: Path, tmp_path: Path) -> None:
+    """Killed between writing the figures, which are last, and deleting temporary files."""
     shutil.copytree(straight / "pruned", tmp_path / "pruned")
-    place = tmp_path / "pruned" / "step-01"
-    (place / "training" / "last.pt").write_bytes(b"a checkpoint")
-    (place / "removed").mkdir()
+    path = tmp_path / "pruned" / "step-01"
+    (path / "training" / "last.pt").write_bytes(b"a checkpoint")
+    (path / "removed").mkdir()
     assert prune(classify_task, straight / "network", PLAN, tmp_path / "pruned", CANVAS) == steps_of(
         straight / "pruned"
     )
-    assert not (place / "removed").exists()
-    assert not list(place.rglob("*.pt"))
+    assert not (path / "removed").exists()
+    assert not list(path.rglob("*.pt"))
 
 
-def test_measured_writes_milliseconds(straight: Path, tmp_path: Path) -> None:
+def test_measure_steps_writes_milliseconds(straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pruned"
     for n in (0, 3):
-        place = folder / f"step-0{n}"
-        place.mkdir(parents=True)
+        path = folder / f"step-0{n}"
+        path.mkdir(parents=True)
         for name in ("network.json", "weights.safetensors", "step.json"):
-            (place / name).write_bytes((straight / "pruned" / place.name / name).read_bytes())
+            (path / name).write_bytes((straight / "pruned" / path.name / name).read_bytes())
     steps = measure_steps(folder, CANVAS, threads=1)
     assert [s.number for s in steps] == [0, 3]
     assert all(s.milliseconds is not None and s.milliseconds > 0 for s in steps)
     assert steps_of(folder) == steps
-    kept = [replace(s, milliseconds=None) for s in steps]
-    assert kept == [s for s in steps_of(straight / "pruned") if s.number in (0, 3)]
+    without_times = [replace(s, milliseconds=None) for s in steps]
+    assert without_times == [s for s in steps_of(straight / "pruned") if s.number in (0, 3)]
 
 
 @pytest.mark.parametrize(
@@ -257,19 +257,19 @@ def test_a_step_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"step": 0.6}, {"until": 1.0}, {"ranking": "random"}, {"scope": "block"}, {"multiple_of": 0}]
 )
-def test_a_plan_that_means_nothing_is_refused(wrong: dict[str, object]) -> None:
+def test_an_invalid_plan_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match="pruning"):
         PrunePlan(**wrong)  # type: ignore[arg-type]
 
 
-def test_steps_of_another_plan_are_not_taken_up(straight: Path) -> None:
+def test_steps_of_another_plan_are_refused(straight: Path) -> None:
     other = replace(PLAN, step=PLAN.step / 2, multiple_of=8)
-    with pytest.raises(InputError, match="another step, multiple_of"):
+    with pytest.raises(InputError, match=r"step 0\.1, not 0\.05; multiple_of 1, not 8"):
         prune(classify_task, straight / "network", other, straight / "pruned", CANVAS)
 
 
-def test_steps_of_an_earlier_version_go_on(straight: Path, tmp_path: Path) -> None:
-    """Its note lacks the options of a plan that came after; what it did is their defaults."""
+def test_steps_of_an_earlier_version_are_continued(straight: Path, tmp_path: Path) -> None:
+    """Its record lacks options of later versions; it used their defaults."""
     shutil.copytree(straight / "pruned", tmp_path / "pruned")
     file = tmp_path / "pruned" / "plan.json"
     note = json.loads(file.read_text())
@@ -279,16 +279,16 @@ def test_steps_of_an_earlier_version_go_on(straight: Path, tmp_path: Path) -> No
     assert len(prune(classify_task, straight / "network", PLAN, tmp_path / "pruned", CANVAS)) == 4
     file.write_text(json.dumps(note))
     other = replace(PLAN, retrain=replace(RETRAIN, clip_norm=1.0))
-    with pytest.raises(InputError, match="another retrain"):
+    with pytest.raises(InputError, match=r"retrain clip_norm 5\.0, not 1\.0"):
         prune(classify_task, straight / "network", other, tmp_path / "pruned", CANVAS)
 
 
-def test_where_it_ends_may_change(straight: Path) -> None:
+def test_the_end_of_the_plan_may_change(straight: Path) -> None:
     steps = prune(classify_task, straight / "network", replace(PLAN, until=PLAN.step), straight / "pruned", CANVAS)
     assert [s.number for s in steps] == [0, 1]
 
 
-def test_a_limit_below_the_common_pace_is_refused() -> None:
+def test_a_limit_below_the_common_rate_is_refused() -> None:
     assert PrunePlan(ahead=0).ahead == 0
     with pytest.raises(InputError, match="1 or more, or 0"):
         PrunePlan(ahead=0.5)

@@ -1,4 +1,4 @@
-"""Pruning in blocks: steps at which no block is due are passed over, a layer's small shares add up, messages say why."""
+"""Pruning in blocks: steps without a due block are skipped, small shares of a layer add up, messages give the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AS_DOCUMENTED = PrunePlan(step=0.02, multiple_of=8, retrain=PLAN.retrain)
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps without retraining: here it is the channels that count."""
+    """Steps without retraining, since only channel counts are tested."""
 
     def fit(task: ClassifyTask, plan: Plan, folder: Path, *, name: str) -> Path:
         return folder
@@ -37,7 +37,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _channels(folder: Path) -> dict[str, int]:
-    """Of the layers that an activation follows: the others never lose any."""
+    """Return the channels of the layers with an activation; the others never lose any."""
     network, _ = load_network(folder)
     return {g.root: g.channels for g in prunable(network, EXAMPLE) if g.activated}
 
@@ -47,7 +47,7 @@ def _channels(folder: Path) -> dict[str, int]:
     ("architecture", "until"), [("plain", 0.5), ("narrow-vgg", 0.2), ("inception", 0.2), ("custom", 0.2)]
 )
 def test_small_steps_in_blocks_of_eight_reach_the_plans_end(architecture: str, until: float, tmp_path: Path) -> None:
-    """Step 0.02 and multiples of 8, both as documented for devices: at most networks' first steps nothing is due."""
+    """Step 0.02 and multiples of 8, both as documented for devices: at the first steps of most networks nothing is due."""
     plan = replace(AS_DOCUMENTED, until=until)
     steps = prune(classify_task, start(tmp_path / "network", architecture), plan, tmp_path / "pruned", CANVAS)
     last = steps[-1].number
@@ -60,7 +60,7 @@ def test_small_steps_in_blocks_of_eight_reach_the_plans_end(architecture: str, u
 
 
 @pytest.mark.usefixtures("untrained")
-def test_a_finished_loop_with_steps_passed_over_is_read_not_done_again(tmp_path: Path) -> None:
+def test_a_finished_loop_with_skipped_steps_is_read_not_repeated(tmp_path: Path) -> None:
     plan = replace(AS_DOCUMENTED, until=0.1)
     steps = prune(classify_task, start(tmp_path / "network"), plan, tmp_path / "pruned", CANVAS)
     assert 1 < len(steps) < 6
@@ -72,13 +72,13 @@ def test_a_finished_loop_with_steps_passed_over_is_read_not_done_again(tmp_path:
 
 
 @pytest.mark.usefixtures("untrained")
-def test_a_step_that_was_deleted_is_done_again(tmp_path: Path) -> None:
+def test_a_deleted_step_is_repeated(tmp_path: Path) -> None:
     steps = prune(classify_task, start(tmp_path / "network"), PLAN, tmp_path / "pruned", CANVAS)
     (tmp_path / "pruned" / "step-02" / "step.json").unlink()
     assert prune(classify_task, tmp_path / "network", PLAN, tmp_path / "pruned", CANVAS) == steps
 
 
-def test_a_plan_whose_blocks_never_fit_says_so(tmp_path: Path) -> None:
+def test_a_plan_without_a_block_that_fits_is_refused(tmp_path: Path) -> None:
     plan = replace(AS_DOCUMENTED, until=0.02)
     with pytest.raises(InputError) as error:
         prune(classify_task, start(tmp_path / "network"), plan, tmp_path / "pruned", CANVAS)
@@ -86,12 +86,12 @@ def test_a_plan_whose_blocks_never_fit_says_so(tmp_path: Path) -> None:
     assert message.startswith(
         "no channel of plain can be removed by this plan: in none of its 1 steps of 0.02 (global;"
     )
-    assert "a multiple of 8 channels and at most 2 times the common pace" in message
+    assert "a multiple of 8 channels and at most 2 times the rate of all layers together" in message
     assert message.endswith("raise step or until, or lower multiple_of")
     assert "zero" not in message, "zeros are not the reason"
 
 
-def test_a_network_without_zeros_is_told_from_blocks_that_do_not_fit(tmp_path: Path) -> None:
+def test_a_network_without_zeros_has_another_message_than_blocks_that_do_not_fit(tmp_path: Path) -> None:
     network = start(tmp_path / "network", "custom", activation="elu")
     with pytest.raises(InputError, match=r"none of its activations is zero anywhere\. ELU and leaky ReLU never are"):
         prune(classify_task, network, replace(PLAN, until=PLAN.step), tmp_path / "pruned", CANVAS)
@@ -99,7 +99,7 @@ def test_a_network_without_zeros_is_told_from_blocks_that_do_not_fit(tmp_path: P
 
 @pytest.mark.parametrize("channels", [16, 32, 64, 100, 512])
 def test_scope_layer_loses_half_of_every_layer(channels: int) -> None:
-    """R20's text: 2 % of each layer, 25 times. floor(2 % of 16) is none."""
+    """R20's text: 2 % of each layer, 25 times. floor(2 % of 16) is 0."""
     original, left = {"a": channels, "b": 48}, {"a": channels, "b": 48}
     for step in range(1, 26):
         groups = [_group(root, count) for root, count in left.items()]
