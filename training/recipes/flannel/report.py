@@ -1,6 +1,6 @@
-"""A run's results as files for people: Tables 1 and 3 (Markdown and CSV), figures (PNG) and one page that holds them.
+"""Report of a FLANNEL run: results in; Tables 1 and 3 (Markdown and CSV), figures (PNG) and a page out.
 
-Written next to each other: `index.md` is the page, `results.json` what it was made from. No figure is typed by hand.
+`index.md` is the page and `results.json` its data, in the same folder; every number on the page comes from there.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _CAM_CAPTION = (
 
 
 def write(run: FlannelRun, found: Json, folder: Path) -> Path:
-    """Write everything to `folder`. Returns the page."""
-    made = tables(found)
-    write_results(found, made, folder)
+    """Write page, tables, figures and results.json to `folder`. Returns the path of the page."""
+    by_name = tables(found)
+    write_results(found, by_name, folder)
     pictures = _pictures(run, found, folder)
     opening = [_opening(found), *([_bundle(found)] if (folder / "bundle.md").exists() else [])]
-    page = "\n\n".join([*opening, *(t.as_markdown() for t in made.values()), "## Figures", *pictures])
+    page = "\n\n".join([*opening, *(t.as_markdown() for t in by_name.values()), "## Figures", *pictures])
     write_text(folder / "index.md", page + "\n")
     return folder / "index.md"
 
@@ -57,14 +57,14 @@ def write(run: FlannelRun, found: Json, folder: Path) -> Path:
 def _opening(found: Json) -> str:
     leak, data = found["leakage"], found["data"]
     leaks = leak["divided_patients"] + found["divided_by_folds"]
-    said = "**It leaks**" if leaks else "Nothing leaks"
+    leak_text = "**It leaks**" if leaks else "Nothing leaks"
     return (
         f"# FLANNEL reproduced: {found['config']}\n\nMade by `python -m training.reproduce flannel`; every figure comes from "
         f"`results.json` beside this page. Preset `{found['preset']}`, split {found['split']}, seed {found['seed']}: "
         f"{data['split, training'][0]} training and {data['split, test'][0]} test images. Intervals are 95 %. What is fitted or "
         f"chosen is so on training images and their folds; test images are asked once. Stage 2 is fitted on {found['fitted_on']} "
         f"predictions of training images.\n\n"
-        f"{said}: {leak['divided_patients']} patients stand on both sides of the split and {found['divided_by_folds']} in "
+        f"{leak_text}: {leak['divided_patients']} patients stand on both sides of the split and {found['divided_by_folds']} in "
         f"several folds. The source alone tells {100 * leak['label_by_source']:.0f} % of all labels."
     )
 
@@ -78,11 +78,11 @@ def _bundle(found: Json) -> str:
 
 def _pictures(run: FlannelRun, found: Json, folder: Path) -> list[str]:
     table, labels = Table3Predictions(run), run.config.labels
-    together = table.averaged(FLANNEL)
+    averaged = table.averaged(FLANNEL)
     methods = found["methods"]
     _bars(methods, caption(found, "F1 for COVID-19"), folder / "f1-covid-19.png")
     scores = {in_words(m): table.averaged(m).probabilities[:, labels.index(COVID)] for m in methods}
-    positive = together.true == labels.index(COVID)
+    positive = averaged.true == labels.index(COVID)
     for kind, name in (("roc", "ROC"), ("precision-recall", "Precision and recall")):
         title = caption(found, f"{name}, COVID-19 against the rest, all folds' models together")
         compared_picture(scores, positive, title, folder / f"{kind}.png", kind=kind)
@@ -111,36 +111,37 @@ def _bars(methods: Json, title: str, file: Path) -> None:
 
 
 def _case_rows(run: FlannelRun, table: Table3Predictions, cases: Sequence[int]) -> list[CamRow]:
-    """Some cases spread over all: each learner's map, what it says and its weight."""
+    """Return a selection of cases, evenly spread: each learner's map, probability and weight."""
     c, fold = run.config, table.chosen_fold
-    covid, made, weights = c.labels.index(COVID), table.folds[fold], weights_of(table, fold)
+    covid, stored, weights = c.labels.index(COVID), table.folds[fold], weights_of(table, fold)
     shown = [cases[k] for k in np.linspace(0, len(cases) - 1, min(c.cam_cases, len(cases))).round().astype(int)]
     rows = []
     for i, maps in zip(shown, _maps(run, fold, shown), strict=True):
-        said = {
-            name: f"{made.probabilities[name][i, covid]:.3f}, weight {weights[i, k]:+.2f}"
+        captions = {
+            name: f"{stored.probabilities[name][i, covid]:.3f}, weight {weights[i, k]:+.2f}"
             for k, name in enumerate(c.learners)
         }
-        truth = f"COVID-19\nFLANNEL says {made.probabilities[FLANNEL][i, covid]:.3f}"
-        rows.append(CamRow(image=run.canvases.lungs[i], label=truth, maps=maps, captions=said))
+        truth = f"COVID-19\nFLANNEL: {stored.probabilities[FLANNEL][i, covid]:.3f}"
+        rows.append(CamRow(image=run.canvases.lungs[i], label=truth, maps=maps, captions=captions))
     return rows
 
 
 def _mean_row(run: FlannelRun, table: Table3Predictions, cases: Sequence[int]) -> CamRow:
-    """Each learner's mean map over all cases, with its mean probability and weight."""
+    """Return each learner's mean map over all cases, with its mean probability and weight."""
     c, fold = run.config, table.chosen_fold
-    covid, made = c.labels.index(COVID), table.folds[fold]
+    covid, stored = c.labels.index(COVID), table.folds[fold]
     weights = weights_of(table, fold)[list(cases)].mean(axis=0)
-    found = _maps(run, fold, cases)
-    said = {
-        name: f"{made.probabilities[name][list(cases), covid].mean():.3f}, weight {w:+.2f}"
+    maps_of_cases = _maps(run, fold, cases)
+    captions = {
+        name: f"{stored.probabilities[name][list(cases), covid].mean():.3f}, weight {w:+.2f}"
         for name, w in zip(c.learners, weights, strict=True)
     }
-    return mean_row(COVID, {name: [maps[name] for maps in found] for name in c.learners}, c.member_spec, said)
+    maps = {name: [of_case[name] for of_case in maps_of_cases] for name in c.learners}
+    return mean_row(COVID, maps, c.member_spec, captions)
 
 
 def _maps(run: FlannelRun, fold: int, rows: Sequence[int]) -> list[dict[str, npt.NDArray[np.float32]]]:
-    """For each image, each learner's class activation map for COVID-19."""
+    """Return each learner's class activation map for COVID-19, for each image."""
     c, covid = run.config, run.config.labels.index(COVID)
     networks = {name: load_network(network_folder(run, fold, name))[0] for name in c.learners}
     images = [torch.from_numpy(normalize(run.canvases.lungs[i], c.member_spec)[None]) for i in rows]

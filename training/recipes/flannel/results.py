@@ -1,7 +1,7 @@
-"""What a run of FLANNEL's pipeline found: stage 2's answers in, one JSON object out, from which tables and figures are made.
+"""Results of a FLANNEL run: predictions of stage 2 in, one JSON object for tables and figures out.
 
-Every figure is of test images. A method's mean and standard deviation are over the folds' models, its interval is that of the
-folds' models together, whose probabilities are averaged: patients are drawn anew, models are not.
+Every figure is of test images. A method's mean and standard deviation are over the folds' models. Its interval is of the
+averaged probabilities of the folds' models; the bootstrap resamples patients, not models.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COVID = "covid-19"
 
 
 class Table3Predictions:
-    """The answers of all methods, fold by fold and together."""
+    """Predictions of all methods, per fold and averaged over the folds."""
 
     def __init__(self, run: FlannelRun) -> None:
         self.run = run
@@ -47,32 +47,32 @@ class Table3Predictions:
             self.methods += tuple(unpruned_name(m) for m in (*run.config.learners, FLANNEL))
 
     def predictions(self, method: str, fold: int, rows: npt.NDArray[np.int64] | None = None) -> Predictions:
-        """What a fold's model says of test images, or of other `rows`."""
-        rows, made = self.run.test_rows if rows is None else rows, self.folds[fold]
-        return self._make_predictions(made.predicted[method][rows], made.probabilities[method][rows], rows)
+        """Return the predictions of a fold's model on test images, or on other `rows`."""
+        rows, stored = self.run.test_rows if rows is None else rows, self.folds[fold]
+        return self._make_predictions(stored.predicted[method][rows], stored.probabilities[method][rows], rows)
 
     def averaged(self, method: str, rows: npt.NDArray[np.int64] | None = None) -> Predictions:
-        """What the folds' models say together: the mean of their probabilities; voting's ties go by the learners' mean."""
+        """Return the predictions by the mean probabilities of the folds' models; ties of voting go by the learners' mean."""
         rows = self.run.test_rows if rows is None else rows
-        p = np.mean([made.probabilities[method][rows] for made in self.folds], axis=0)
-        said = (
-            (p.round(4) + 1e-6 * self._learners_mean(rows)).argmax(axis=1) if method == "voting" else p.argmax(axis=1)
-        )
-        return self._make_predictions(said, p, rows)
+        p = np.mean([fold.probabilities[method][rows] for fold in self.folds], axis=0)
+        scores = p.round(4) + 1e-6 * self._learners_mean(rows) if method == "voting" else p
+        return self._make_predictions(scores.argmax(axis=1), p, rows)
 
     def _learners_mean(self, rows: npt.NDArray[np.int64]) -> Floats:
-        every = [made.probabilities[name][rows] for made in self.folds for name in self.run.config.learners]
-        return np.mean(every, axis=0)
+        learners = self.run.config.learners
+        return np.mean([fold.probabilities[name][rows] for fold in self.folds for name in learners], axis=0)
 
     def uncalibrated(self, fold: int) -> Predictions:
-        """FLANNEL's answers before the temperature."""
-        rows, made = self.run.test_rows, self.folds[fold]
-        return self._make_predictions(made.predicted[FLANNEL][rows], made.raw[rows], rows)
+        """Return FLANNEL's predictions on test images before the temperature."""
+        rows, stored = self.run.test_rows, self.folds[fold]
+        return self._make_predictions(stored.predicted[FLANNEL][rows], stored.raw[rows], rows)
 
-    def _make_predictions(self, said: npt.NDArray[np.int64], p: Floats, rows: npt.NDArray[np.int64]) -> Predictions:
+    def _make_predictions(
+        self, predicted: npt.NDArray[np.int64], p: Floats, rows: npt.NDArray[np.int64]
+    ) -> Predictions:
         run = self.run
         truth, patients = run.truth(rows, run.config.target), run.patients(rows)
-        return Predictions(true=truth, predicted=said.astype(np.int64), probabilities=p, patients=patients)
+        return Predictions(true=truth, predicted=predicted.astype(np.int64), probabilities=p, patients=patients)
 
     @cached_property
     def ap_rows(self) -> npt.NDArray[np.int64]:
@@ -82,23 +82,23 @@ class Table3Predictions:
 
     @cached_property
     def validation_f(self) -> dict[str, list[float]]:
-        """Macro-F1 of each method on each fold's own images: what a fold or a learner is chosen by."""
+        """Macro-F1 of each method on each fold's own images, by which fold and learner are selected."""
         rows = [np.flatnonzero(self.run.evaluated & (self.run.fold_of == k)) for k in range(len(self.folds))]
         return {m: [macro_f(self.predictions(m, k, r)) for k, r in enumerate(rows)] for m in self.methods}
 
     @property
     def chosen_fold(self) -> int:
-        """The fold whose FLANNEL did best on its own images: its model goes into the bundle."""
+        """Fold with the best FLANNEL model on its own images, which goes into the bundle."""
         return int(np.argmax(self.validation_f[FLANNEL]))
 
     @property
     def best_learner(self) -> str:
-        """The learner with the best mean over the folds' own images."""
+        """Learner with the best mean over the folds' own images."""
         return max(self.run.config.learners, key=lambda m: float(np.mean(self.validation_f[m])))
 
 
 def results(run: FlannelRun) -> Json:
-    """All that is known of Table 3, as a JSON object (see `training.recipes.flannel.tables`)."""
+    """Return all results as a JSON object, the input of `training.recipes.flannel.tables`."""
     c, table = run.config, Table3Predictions(run)
     leakage = json.loads((run.out / "leakage.json").read_text(encoding="utf-8"))
     return {
@@ -132,19 +132,19 @@ def results(run: FlannelRun) -> Json:
 
 
 def split_in_words(run: FlannelRun) -> str:
-    """How sides and folds were made."""
+    """Return a description of split and folds, for titles."""
     what = "image by image, as the published code: it leaks" if run.config.unit == "image" else "by patient"
     return f"{what}, 4:1, {run.config.folds} folds of the training side"
 
 
 def _data(run: FlannelRun) -> Json:
-    """Table 1's counts: name -> total and images a label."""
+    """Return the counts of Table 1: name -> total, then images per label."""
     labels, rows = run.config.labels, np.flatnonzero(run.evaluated)
     records = {int(i): run.samples[i] for i in rows}
 
-    def count(takes: Any) -> list[int]:
-        found = Counter(s.record.label for i, s in records.items() if takes(s))
-        return [sum(found.values()), *(found[label] for label in labels)]
+    def count(matches: Any) -> list[int]:
+        counts = Counter(s.record.label for s in records.values() if matches(s))
+        return [counts.total(), *(counts[label] for label in labels)]
 
     return {
         **{
@@ -160,7 +160,7 @@ def _data(run: FlannelRun) -> Json:
 
 
 def _findings(run: FlannelRun) -> list[Json]:
-    """Which finding of which source became which label, and how often."""
+    """Return source, finding, label and number of images of each mapping of a finding to a label."""
     views = run.config.selected_views
     inside = [s.record for s in run.samples if s.record.source in run.sources and projection(s.record.view) in views]
     counts = Counter((r.source, r.finding, r.label) for r in inside)
@@ -171,9 +171,9 @@ def _findings(run: FlannelRun) -> list[Json]:
 
 
 def _dropped(run: FlannelRun, leakage: Json) -> dict[str, int]:
-    """Images of Table 1's collections that no row of it counts, by reason; those that were not read first.
+    """Return the images of Table 1's collections that its rows do not count, by reason, starting with those not read.
 
-    A run folder of before says nothing of the latter.
+    Run folders of earlier versions do not record the latter.
     """
     unread = {k: n for k, n in leakage.get("dropped", {}).items() if k.split(":")[0] in run.sources}
     records = [s.record for s in run.samples if s.record.source in run.sources]
@@ -185,18 +185,18 @@ def _dropped(run: FlannelRun, leakage: Json) -> dict[str, int]:
 
 
 def _network(run: FlannelRun, name: str) -> Json:
-    """Architecture and size, means over the folds (pruning makes them differ), and before pruning."""
-    found = {"architecture": run.config.networks[name].architecture, **_size(run, name)}
+    """Return architecture and size, as means over the folds (pruned sizes differ), and the size before pruning."""
+    network = {"architecture": run.config.networks[name].architecture, **_size(run, name)}
     pruned = run.config.prune is not None and name in run.config.learners
-    return {**found, "unpruned": _size(run, name, unpruned=True)} if pruned else found
+    return {**network, "unpruned": _size(run, name, unpruned=True)} if pruned else network
 
 
 def _size(run: FlannelRun, name: str, *, unpruned: bool = False) -> Json:
     folders = [network_folder(run, fold, name, unpruned=unpruned) for fold in range(run.config.folds)]
-    found, image = [load_network(f)[0] for f in folders], torch.zeros(1, *run.config.member_spec.tensor_shape)
+    networks, image = [load_network(f)[0] for f in folders], torch.zeros(1, *run.config.member_spec.tensor_shape)
     return {
-        "parameters": float(np.mean([cost.parameters(n) for n in found])),
-        "macs": float(np.mean([cost.macs(n, image) for n in found])),
+        "parameters": float(np.mean([cost.parameters(n) for n in networks])),
+        "macs": float(np.mean([cost.macs(n, image) for n in networks])),
     }
 
 
@@ -208,26 +208,26 @@ def _method(table: Table3Predictions, method: str) -> Json:
 
 
 def _summary(table: Table3Predictions, method: str, rows: npt.NDArray[np.int64]) -> Json:
-    c, together = table.run.config, table.averaged(method, rows)
+    c, averaged = table.run.config, table.averaged(method, rows)
     folds = [_figures(table.predictions(method, k, rows), c.labels) for k in range(c.folds)]
     return {
         "images": len(rows),
         "folds": folds,
         "mean": _over(folds, np.mean),
         "sd": _over(folds, _sd),
-        "together": figures(together, c.labels, seed=c.seed, resamples=c.resamples),
+        "together": figures(averaged, c.labels, seed=c.seed, resamples=c.resamples),
     }
 
 
-def _figures(answers: Predictions, labels: Sequence[str]) -> dict[str, float]:
+def _figures(predictions: Predictions, labels: Sequence[str]) -> dict[str, float]:
     """Table 3's columns and the abstract's two: F1 by label, macro-F1, precision and recall for COVID-19."""
-    table, covid = confusion(answers.true, answers.predicted, len(labels)), labels.index(COVID)
+    table, covid = confusion(predictions.true, predictions.predicted, len(labels)), labels.index(COVID)
     f = f1_scores(table)
-    said, true = table[:, covid].sum(), table[covid].sum()
+    predicted, true = table[:, covid].sum(), table[covid].sum()
     return {
         **{label: float(v) for label, v in zip(labels, f, strict=True)},
         "macro": float(f.mean()),
-        "precision": float(table[covid, covid] / said) if said else 0.0,
+        "precision": float(table[covid, covid] / predicted) if predicted else 0.0,
         "recall": float(table[covid, covid] / true) if true else 0.0,
         "accuracy": float(np.trace(table) / table.sum()) if table.sum() else 0.0,
     }
@@ -238,7 +238,7 @@ def _over(folds: Sequence[Mapping[str, float]], summary: Any) -> dict[str, float
 
 
 def _sd(values: Sequence[float]) -> float:
-    """Of a sample, as spreadsheets give it; 0 for a single value."""
+    """Return the sample standard deviation (n - 1); 0 for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
@@ -246,25 +246,25 @@ def covid_f(labels: Sequence[str]) -> Measure:
     """F1 for COVID-19 against the rest; for `paired_difference`."""
     k = labels.index(COVID)
 
-    def measure(answers: Predictions, weights: Floats | None = None) -> float:
-        return float(f1_scores(confusion(answers.true, answers.predicted, len(labels), weights))[k])
+    def measure(predictions: Predictions, weights: Floats | None = None) -> float:
+        return float(f1_scores(confusion(predictions.true, predictions.predicted, len(labels), weights))[k])
 
     return measure
 
 
 def _comparisons(table: Table3Predictions) -> list[Json]:
-    """FLANNEL against all else, and cross entropy against focal loss: on the folds' models together, and fold by fold."""
+    """Compare FLANNEL with all other methods, and averaging and cross entropy with voting: averaged over folds, and per fold."""
     pairs = [(FLANNEL, m) for m in table.methods if m != FLANNEL] + [("flannel-ce", "voting"), ("averaging", "voting")]
     if table.run.config.prune is not None:
         pairs += [(m, unpruned_name(m)) for m in table.run.config.learners]
-    return [_compared(table, a, b) for a, b in pairs]
+    return [_comparison(table, a, b) for a, b in pairs]
 
 
-def _compared(table: Table3Predictions, a: str, b: str) -> Json:
+def _comparison(table: Table3Predictions, a: str, b: str) -> Json:
     c = table.run.config
     first, second = table.averaged(a), table.averaged(b)
     seeded = {"seed": c.seed, "resamples": c.resamples}
-    # The folds' models share training images, so no test is made of these.
+    # No significance test of these, because the folds' models share training images.
     by_fold = [macro_f(table.predictions(a, k)) - macro_f(table.predictions(b, k)) for k in range(c.folds)]
     return {
         **compare(a, b, first, second, c.labels, **seeded),
@@ -274,19 +274,19 @@ def _compared(table: Table3Predictions, a: str, b: str) -> Json:
 
 
 def _weights(table: Table3Predictions) -> Json:
-    """The mean weight that the modules give each learner, over test images of each true label and the folds."""
-    run, found = table.run, {}
+    """Return the modules' mean weight per true label and learner, over test images and folds."""
+    run, by_label = table.run, {}
     truth = run.truth(run.test_rows, run.config.target)
     weights = np.mean([weights_of(table, fold)[run.test_rows] for fold in range(run.config.folds)], axis=0)
     for k, label in enumerate(run.config.labels):
         if (truth == k).any():
             mean = weights[truth == k].mean(axis=0).round(4).tolist()
-            found[label] = dict(zip(run.config.learners, mean, strict=True))
-    return found
+            by_label[label] = dict(zip(run.config.learners, mean, strict=True))
+    return by_label
 
 
 def weights_of(table: Table3Predictions, fold: int) -> Floats:
-    """FLANNEL's weights (N, learners) of all images, from its combination's arrays."""
+    """Return FLANNEL's weights (N, learners) on all images, computed from its combination's arrays."""
     parameters = table.folds[fold].combinations[FLANNEL].parameters
     f = np.concatenate([table.folds[fold].probabilities[name] for name in table.run.config.learners], axis=1)
     weight, bias = (np.asarray(parameters[k], dtype=np.float64) for k in ("module_weight", "module_bias"))
@@ -296,26 +296,26 @@ def weights_of(table: Table3Predictions, fold: int) -> Floats:
 
 
 def _temperature(table: Table3Predictions) -> Json:
-    """What the temperature does: means over the folds on test images."""
+    """Return the calibration with and without temperature: means over the folds on test images."""
     c = table.run.config
     found: Json = {"most": highest_probability(len(c.learners), len(c.labels))}
     kinds = {"raw": table.uncalibrated, "scaled": lambda fold: table.predictions(FLANNEL, fold)}
-    for name, answers_of in kinds.items():
-        folds = [figures(answers_of(k), c.labels, seed=c.seed, resamples=1) for k in range(c.folds)]
-        top = [float(answers_of(k).probabilities.max()) for k in range(c.folds)]
+    for name, predictions_of in kinds.items():
+        folds = [figures(predictions_of(k), c.labels, seed=c.seed, resamples=1) for k in range(c.folds)]
+        top = [float(predictions_of(k).probabilities.max()) for k in range(c.folds)]
         found[name] = {
             "log_loss": float(np.mean([f["log_loss"] for f in folds])),
             "calibration_error": float(np.mean([f["calibration_error"] for f in folds])),
             "largest": max(top),
         }
-    found["temperatures"] = [made.combinations[FLANNEL].temperature for made in table.folds]
+    found["temperatures"] = [fold.combinations[FLANNEL].temperature for fold in table.folds]
     return found
 
 
 def _outside(table: Table3Predictions) -> Json:
-    """How often COVID-19 is said of collections that no learner saw, by the folds' models together.
+    """Return the share of images with prediction COVID-19 in collections that no learner saw, averaged over the folds' models.
 
-    Patients who share an image with one of Table 1's are left out.
+    Patients who share an image with a patient of Table 1 are excluded.
     """
     run = table.run
     inside = {s.group for s in run.samples if s.record.source in run.sources}
@@ -326,11 +326,11 @@ def _outside(table: Table3Predictions) -> Json:
     covid = run.config.labels.index(COVID)
     found: Json = {}
     for name, rows in sorted(groups.items()):
-        said = {m: table.averaged(m, np.array(rows)).predicted == covid for m in table.methods}
-        found[name] = {m: proportion(int(v.sum()), len(v)).as_json() for m, v in said.items()}
+        flagged = {m: table.averaged(m, np.array(rows)).predicted == covid for m in table.methods}
+        found[name] = {m: proportion(int(v.sum()), len(v)).as_json() for m, v in flagged.items()}
     return found
 
 
 def as_figure(mean: float, sd: float, n: int) -> Figure:
-    """A mean with one standard deviation on each side, for pictures."""
+    """Return a mean with one standard deviation on each side, for pictures."""
     return Figure(value=mean, low=mean - sd, high=mean + sd, n=n)

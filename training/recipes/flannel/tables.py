@@ -1,6 +1,6 @@
-"""FLANNEL's Tables 1 and 3 from a run's results (`training.recipes.flannel.results`), and what the paper printed beside them.
+"""FLANNEL's Tables 1 and 3: the results of a run (`training.recipes.flannel.results`) in, tables with the printed rows out.
 
-Columns are the paper's: F1 one against the rest by label, and their mean. A row that the paper does not have stands alone.
+Columns are the paper's: F1 of each label against the rest, and their mean. Rows that the paper lacks have no printed row below.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from training.evaluation.auc_pages import AUC_NOTE, auc_differences
 from training.markdown import Table, interval
-from training.recipes.flannel.published import PRINTED_COVID, LABELS, TABLE_1, TABLE_3
+from training.recipes.flannel.published import LABELS, PRINTED_COVID, TABLE_1, TABLE_3
 
 __all__ = ["in_words", "tables"]
 
@@ -28,13 +28,13 @@ _WORDS = {
 
 
 def in_words(method: str) -> str:
-    """What a method is called on pages; a network by its name."""
+    """Return the name of a method on pages; a network has its own name."""
     name, comma, rest = method.partition(", ")
     return _WORDS.get(name, name) + comma + rest
 
 
 def tables(found: Json) -> dict[str, Table]:
-    """File name -> table, in the order of the page."""
+    """Return file name -> table, in the order of the page."""
     made = {
         "table-1-data": _data(found),
         "findings": _findings(found),
@@ -54,7 +54,7 @@ def tables(found: Json) -> dict[str, Table]:
 
 
 def caption(found: Json, what: str, n: int | None = None) -> str:
-    """A title with preset, n, split and seed."""
+    """Return a title with preset, n, split and seed."""
     images = found["methods"]["flannel"]["together"]["images"] if n is None else n
     return f"{what} (preset {found['preset']}, {found['config']}, n = {images}, {found['split']}, seed {found['seed']})"
 
@@ -90,18 +90,18 @@ _FINDING_TABLES = {
 
 
 def _ccx_labels(found: Json) -> str:
-    """Which of CCX's findings became which label, and by which table."""
+    """Return the text that lists CCX's findings per label, and the table that maps them."""
     table = _FINDING_TABLES[found.get("finding_table", "full")]
-    made = {label: [] for label in (*found["labels"], "other")}
+    by_label = {label: [] for label in (*found["labels"], "other")}
     for f in found["findings"]:
         if f["source"] == "ccx":
-            made.setdefault(f["label"], []).append(f"{f['finding']} {f['images']}")
-    listed = "; ".join(f"{label}: {', '.join(names)}" for label, names in made.items() if names)
+            by_label.setdefault(f["label"], []).append(f"{f['finding']} {f['images']}")
+    listed = "; ".join(f"{label}: {', '.join(names)}" for label, names in by_label.items() if names)
     return f"CCX's findings by {table}: {listed or 'none'}."
 
 
 def _by_label(printed: Sequence[object], labels: Sequence[str]) -> list[object]:
-    """What the paper printed of each of our labels, in our order; a dash for one that it does not have."""
+    """Return the printed values of our labels, in our order; a dash for a label that the paper lacks."""
     known = dict(zip(LABELS, printed, strict=True))
     return [known.get(label, "-") for label in labels]
 
@@ -114,7 +114,7 @@ def _findings(found: Json) -> Table:
 
 
 def _dropped(found: Json) -> Table:
-    """Why images of the two collections are in no row of Table 1."""
+    """Return the reasons why images of the two collections are not in Table 1."""
     dropped = found.get("dropped", {})
     title = f"Left out (preset {found['preset']}, {found['config']}, seed {found['seed']})"
     note = (
@@ -164,7 +164,7 @@ def _methods(found: Json) -> Table:
 
 
 def _against_the_paper(found: Json) -> Table:
-    """FLANNEL's figures beside the printed ones, and whether those lie in our interval."""
+    """Return FLANNEL's figures next to the printed ones, and the position of these relative to our interval."""
     method, (_, printed) = found["methods"]["flannel"], TABLE_3["flannel"]
     papers = {**dict(zip((*LABELS, "macro"), printed, strict=True)), **PRINTED_COVID}
     own = {k: method["together"]["labels"][k]["f1"] for k in found["labels"]}
@@ -181,8 +181,10 @@ def _against_the_paper(found: Json) -> Table:
         words = {"macro": "macro-F1", "precision": "COVID-19 precision", "recall": "COVID-19 recall"}.get(
             key, f"F1 {key}"
         )
-        said = "-" if paper is None else _verdict(figure, paper)
-        rows.append([words, _over_folds(method, key), interval(figure), papers.get(key, "-").replace("(", " ("), said])
+        position = "-" if paper is None else _position(figure, paper)
+        rows.append(
+            [words, _over_folds(method, key), interval(figure), papers.get(key, "-").replace("(", " ("), position]
+        )
     note = (
         "Comparable: the two collections, the task, the module, the loss, five folds, the mean over five models. Not comparable: "
         "the images (Table 1; twice the COVID-19, other normals), the test patients, ImageNet's weights and learners' sizes, the "
@@ -192,7 +194,7 @@ def _against_the_paper(found: Json) -> Table:
     return Table(title=caption(found, "Against the paper"), head=head, rows=_rows(rows), note=note)
 
 
-def _verdict(figure: Json, paper: float) -> str:
+def _position(figure: Json, paper: float) -> str:
     if figure["value"] is None:
         return "-"
     if paper < figure["low"]:
@@ -228,7 +230,9 @@ def _covid(found: Json) -> Table:
                 *(interval(own[k]) for k in ("precision", "recall", "specificity", "auc")),
             ]
         )
-    rows.append(["paper: FLANNEL", *(PRINTED_COVID[k].replace("(", " (") for k in ("precision", "recall")), "", "", "", ""])
+    rows.append(
+        ["paper: FLANNEL", *(PRINTED_COVID[k].replace("(", " (") for k in ("precision", "recall")), "", "", "", ""]
+    )
     head = ("method", "precision, folds", "recall, folds", "precision", "recall", "specificity", "AUC")
     return Table(
         title=caption(found, "COVID-19 against the rest"),
@@ -287,18 +291,18 @@ def _comparisons(found: Json) -> Table:
 
 
 def _auc_comparisons(found: Json) -> dict[str, Table]:
-    """The same pairs by AUC; nothing in results of before, which have none."""
+    """Return the comparison of the same pairs by AUC; nothing for results of earlier versions, which lack it."""
     rows = auc_differences(found["comparisons"], found["labels"])
     if not rows:
         return {}
     names = [f"{in_words(c['a'])} against {in_words(c['b'])}" for c in found["comparisons"]]
-    made = Table(
+    table = Table(
         title=caption(found, "Paired comparisons of AUC"),
         head=("compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"])),
         rows=_rows([name, *row] for name, row in zip(names, rows, strict=True)),
         note=f"{AUC_NOTE} The folds' models together.",
     )
-    return {"comparisons-auc": made}
+    return {"comparisons-auc": table}
 
 
 def _weights(found: Json) -> Table:

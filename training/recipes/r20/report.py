@@ -1,7 +1,7 @@
-"""A run's results as files for people: Tables 2 to 7 (Markdown and CSV), the figures (PNG) and one page that holds them.
+"""Report of an R20 run: results in; Tables 2 to 7 (Markdown and CSV), figures (PNG) and a page out.
 
-Written next to each other: `index.md` is the page, `results.json` what it was made from. No figure is typed by hand.
-`python -m training.recipes.r20.report FOLDER` writes page and tables again from results.json alone.
+`index.md` is the page and `results.json` its data, in the same folder; every number on the page comes from there.
+`python -m training.recipes.r20.report FOLDER` writes page and tables again from results.json.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _CAM_CAPTION = (
 
 
 def write(run: R20Run, found: Json, folder: Path) -> Path:
-    """Write everything to `folder`. Returns the page."""
+    """Write page, tables, figures and results.json to `folder`. Returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     if "pruned" in found:
         _draw(run, found, folder)
@@ -57,12 +57,12 @@ def write(run: R20Run, found: Json, folder: Path) -> Path:
 
 
 def write_page(found: Json, folder: Path) -> Path:
-    """Write all but the pictures, which need the run: the page, the tables and results.json. Returns the page."""
-    made = tables(found)
-    write_results(found, made, folder)
+    """Write page, tables and results.json; figures need the run and are not written. Returns the path of the page."""
+    by_name = tables(found)
+    write_results(found, by_name, folder)
     pictures = _pictures(found)
     page = "\n\n".join(
-        [_opening(found), *(t.as_markdown() for t in made.values()), *_pruning(found), *_paired(found), *pictures]
+        [_opening(found), *(t.as_markdown() for t in by_name.values()), *_pruning(found), *_paired(found), *pictures]
     )
     write_text(folder / "index.md", page + "\n")
     return folder / "index.md"
@@ -94,7 +94,7 @@ def _opening(found: Json) -> str:
 
 
 def _unread(leak: Json) -> str:
-    """What the collections list and the run did not read; nothing in results of before, which did not count it."""
+    """Return the text on listed images that the run did not read; empty for results of earlier versions, without counts."""
     listed = ", ".join(f"{reason} {n}" for reason, n in leak.get("dropped", {}).items())
     return f" Not read: {listed}." if listed else ""
 
@@ -104,7 +104,7 @@ def _share(value: float | None) -> str:
 
 
 def _pruning(found: Json) -> list[str]:
-    """The curve of each member, and of the segmenter where it was pruned, as tables."""
+    """Return the pruning curves of each member, and of the segmenter if it was pruned, as tables."""
     parts = []
     for member, p in found.get("pruned", {}).items():
         text = "The step in bold was chosen, by validation score."
@@ -171,11 +171,11 @@ def _paired(found: Json) -> list[str]:
 
 def _draw(run: R20Run, found: Json, folder: Path) -> None:
     labels, pruned = run.config.labels, Ensembles.load(run, "pruned")
-    answers = pruned.predictions("weighted-average")
+    predictions = pruned.predictions("weighted-average")
     confusion = found["ensembles"]["pruned"]["weighted-average"]["confusion"]
     what = _SHOWN
     confusion_picture(confusion, labels, _title(found, f"Confusion, {what}"), folder / "confusion.png")
-    roc_picture(answers, labels, _title(found, f"ROC, {what}"), folder / "roc.png")
+    roc_picture(predictions, labels, _title(found, f"ROC, {what}"), folder / "roc.png")
     points = {m: _points(p) for m, p in found["pruned"].items()}
     pruning_picture(points, _title(found, "Iterative pruning"), folder / "pruning.png")
     title = _title(found, "Grad-CAM of the pruned members")
@@ -184,7 +184,7 @@ def _draw(run: R20Run, found: Json, folder: Path) -> None:
 
 
 def _pictures(found: Json) -> list[str]:
-    """The pictures with their captions, as text of the page."""
+    """Return the Markdown of the figures with their captions."""
     if "pruned" not in found:
         return []
     captions = {
@@ -214,7 +214,7 @@ def _points(pruned: Json) -> list[PruningPoint]:
 
 
 def _cam_cases(run: R20Run, pruned: Ensembles) -> list[int]:
-    """Indices of test samples, a few of each label in turn, drawn from the seed; COVID-19 first, since the paper shows it."""
+    """Return random indices of test samples, of each label in turn; COVID-19 first, as the paper shows it."""
     rng, config = np.random.default_rng(run.config.seed), run.config
     test = pruned.rows[pruned.side_mask("test")]
     labels = sorted(config.labels, key=lambda label: label != "covid-19")
@@ -231,14 +231,16 @@ def _cam_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
         image = torch.from_numpy(normalize(canvas, config.member_spec)[None])
         maps = {m: grad_cam(n, image, config.labels.index(label)) for m, n in networks.items()}
         with torch.no_grad():
-            odds = {m: n(image).logits.softmax(dim=1)[0] for m, n in networks.items()}
-        said = {m: f"said {config.labels[int(p.argmax())]} {float(p.max()):.2f}" for m, p in odds.items()}
-        rows.append(CamRow(image=canvas, label=label, maps=maps, captions=said))
+            probabilities = {m: n(image).logits.softmax(dim=1)[0] for m, n in networks.items()}
+        captions = {
+            m: f"predicted {config.labels[int(p.argmax())]} {float(p.max()):.2f}" for m, p in probabilities.items()
+        }
+        rows.append(CamRow(image=canvas, label=label, maps=maps, captions=captions))
     return rows
 
 
 def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
-    """A row a label: the mean of each member's maps for it."""
+    """Return one row per label: the mean of each member's maps for it."""
     networks = {m: load_network(chosen_step(run, m))[0] for m in pruned.members}
     test, spec, rows = pruned.rows[pruned.side_mask("test")], run.config.member_spec, []
     for k, label in enumerate(run.config.labels):
@@ -251,7 +253,7 @@ def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
 
 
 def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float]]:
-    """Member -> how well its engine's gradient-free map agrees with Grad-CAM on test images of COVID-19, on average."""
+    """Return member -> mean agreement of its gradient-free class activation map with Grad-CAM on COVID-19 test images."""
     pruned, config = Ensembles.load(run, "pruned"), run.config
     test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == "covid-19"][:images]
     found, k = {}, config.labels.index("covid-19")
@@ -281,7 +283,7 @@ def _agreement_text(found: Json) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page and tables of finished runs again from their results.json; pictures stay as they are. Returns 0."""
+    """Write page and tables of finished runs again from results.json; figures do not change. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.report", description=main.__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="results folders, such as docs/results/r20-cpu")
     for folder in parser.parse_args(arguments).folders:

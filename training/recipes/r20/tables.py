@@ -1,8 +1,7 @@
-"""R20's Tables 2 to 7 from a run's results (`training.recipes.r20.results`), and what the paper printed beside them.
+"""R20's Tables 2 to 7: the results of a run (`training.recipes.r20.results`) in, tables with the printed rows out.
 
-A stage that was not run leaves its tables out. The columns are the paper's: AUC over all pairs of image and label (micro),
-which its rows of voting fit; the rest averages over classes weighted by their images, so that its `Sens.` equals its
-accuracy.
+Tables of stages that were not run are left out. The columns are the paper's: AUC over all pairs of image and label (micro),
+which matches its rows of voting; the others average over classes weighted by their images, so that `Sens.` equals accuracy.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Json = Mapping[str, Any]
 
 
 def tables(found: Json) -> dict[str, Table]:
-    """File name -> table, in the paper's order."""
+    """Return file name -> table, in the paper's order."""
     made = {"table-2-hyperparameters": _hyperparameters(found)}
     if "modality" in found:
         made["table-3-modality"] = _models(found, "Table 3", "modality-specific learning", ("modality",), MODALITY)
@@ -116,7 +115,7 @@ def _models(
 
 
 def _printed(values: Sequence[str]) -> tuple[str, ...]:
-    """A printed row (Acc., AUC with interval, Sens., Prec., F, MCC, and Param. where there is one) in our columns."""
+    """Return a printed row (Acc., AUC with interval, Sens., Prec., F, MCC and, if printed, Param.) in our columns."""
     return (*values[:6], "", "", "", *values[6:])
 
 
@@ -141,8 +140,7 @@ def _ensembles(found: Json, number: str, kinds: Sequence[str]) -> Table:
 def _pruned(found: Json) -> Table:
     rows = []
     for member, p in found["pruned"].items():
-        whole = _costs(p, "unpruned_")
-        rows.append((f"{member}, unpruned", *_figures(p["unpruned_row"]), *whole, "", ""))
+        rows.append((f"{member}, unpruned", *_figures(p["unpruned_row"]), *_costs(p, "unpruned_"), "", ""))
         less = [f"{100 * (1 - p[k] / p[f'unpruned_{k}']):.2f}" for k in ("parameters", "macs")]
         rows.append((f"{member}, pruned (step {p['step']})", *_figures(p["row"]), *_costs(p, ""), *less))
     printed = [(f"paper: {name}", *_printed(v[:7]), "", "", v[7], "") for name, v in PRUNED.items()]
@@ -163,7 +161,7 @@ def _costs(pruned: Json, prefix: str) -> tuple[str, str, str]:
 
 
 def _by_label(found: Json) -> Table:
-    """Each class of the pruned ensembles: its own positive class."""
+    """Return one row per pruned ensemble and label, with that label as the positive class."""
     rows = []
     for strategy, row in found["ensembles"]["pruned"].items():
         for label in found["labels"]:
