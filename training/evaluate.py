@@ -23,7 +23,7 @@ from training.evaluation.pages import results_as_markdown
 from training.recipes.config import load_config
 from training.shared_files import write_text
 
-__all__ = ["main"]
+__all__ = ["add_run_arguments", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,13 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of the collections; default: CXR_EDGE_DATA")
-    parser.add_argument("--run", type=Path, default=Path("runs/starter"), help="run folder (%(default)s)")
-    parser.add_argument("--config", type=Path, default=Path("training/configs/starter.toml"), help="TOML (%(default)s)")
+    add_run_arguments(parser, config="training/configs/starter.toml", out="docs/results/starter")
     parser.add_argument("--bundle", default="starter", help="folder of the bundle, or the word starter (%(default)s)")
     parser.add_argument("--engines", type=Path, help="engines built from it, to evaluate beside the fp32 reference")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/starter"), help="without suffix (%(default)s)")
     return parser
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, config: str, out: str) -> None:
+    """Add --data, --run, --config and --out. config, out: the defaults."""
+    parser.add_argument("--data", type=Path, help="folder of the collections; default: CXR_EDGE_DATA")
+    parser.add_argument("--run", type=Path, default=Path("runs/starter"), help="run folder (%(default)s)")
+    parser.add_argument("--config", type=Path, default=Path(config), help="TOML (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(out), help="without suffix (%(default)s)")
 
 
 if __name__ == "__main__":

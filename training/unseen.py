@@ -22,6 +22,7 @@ import torch
 from cxr_edge.errors import CxrEdgeError, InputError
 from training.data.canvases import Canvases
 from training.data.dataset import Sample, data_folder, load
+from training.evaluate import add_run_arguments
 from training.evaluation.metrics import proportion
 from training.evaluation.pages import unseen_as_markdown
 from training.loop.fit import load_weights
@@ -68,14 +69,7 @@ def _count(predicted: npt.NDArray[np.int64], config: Config) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `python -m training.unseen`. Returns 0, or 2 for invalid inputs."""
     parser = argparse.ArgumentParser(prog="python -m training.unseen", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of the collections; default: CXR_EDGE_DATA")
-    parser.add_argument("--run", type=Path, default=Path("runs/starter"), help="run folder (%(default)s)")
-    parser.add_argument(
-        "--config", type=Path, default=Path("training/configs/unseen-site.toml"), help="TOML (%(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/results/unseen-site"), help="without suffix (%(default)s)"
-    )
+    add_run_arguments(parser, config="training/configs/unseen-site.toml", out="docs/results/unseen-site")
     args = parser.parse_args(arguments)
     try:
         config = load_config(args.config)

@@ -169,6 +169,7 @@ def test_the_page_says_what_the_spread_is_of(root: Path) -> None:
         "[seed 2](seed-2/index.md)",
         "The split (seed 1) and the folds are the same for all",
         "the variation of the training only",
+        "the uncertainty of the sample of test patients",
         "split seed 1; 2 seeds)",
         "omitted: intervals, counts.",
         "Equal for every seed.",
