@@ -143,6 +143,9 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
     "cxr_edge.gpu.cuda": {
         "missing": "gpu_unavailable_reason",
     },
+    "cxr_edge.names": {
+        "shortened": "shorten_name",
+    },
     "cxr_edge.ops.lung_box": {
         "LungVerdict": "LungBoxStatus",
         "roi_and_flag": "roi_from_result",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-__all__ = ["json_name", "json_text", "printable", "printable_lines", "shortened"]
+__all__ = ["json_name", "json_text", "printable", "printable_lines", "shorten_name"]
 
 # C0, DEL and C1 controls, bidirectional marks and controls (a name that reads backwards), line separators, and surrogates:
 # U+DC80..U+DCFF are the bytes that Python could not decode (PEP 383).
@@ -49,7 +49,7 @@ def json_text(value: Any) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
-def shortened(name: str, limit_bytes: int, *, suffix: str = "") -> str:
+def shorten_name(name: str, limit_bytes: int, *, suffix: str = "") -> str:
     """Return name and suffix in at most limit_bytes in the file system; a truncated name ends in a distinguishing hash."""
     if len(_bytes(name + suffix)) <= limit_bytes:
         return name + suffix

@@ -5,7 +5,7 @@ import pytest
 from cxr_edge import defects
 
 
-def raised(error):
+def raise_and_catch(error):
     try:
         raise error
     except BaseException as caught:
@@ -29,7 +29,7 @@ def test_the_reason_names_the_type_and_quotes_nothing_of_the_file(error, expecte
     reason = defects.reason(error)
     assert reason.startswith(f"internal error: {expected}")
     assert "this is a defect of cxr-edge: report it" in reason
-    assert "DOE" not in reason + defects.traceback_text(raised(error))
+    assert "DOE" not in reason + defects.traceback_text(raise_and_catch(error))
 
 
 def test_the_traceback_includes_the_cause():

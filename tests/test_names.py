@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge.names import json_name, json_text, printable, printable_lines, shortened
+from cxr_edge.names import json_name, json_text, printable, printable_lines, shorten_name
 
 CONTROLS = [
     *range(0x20),
@@ -60,10 +60,10 @@ def test_json_text_is_readable():
 
 @pytest.mark.parametrize("letter", ["a", "ü", "\udcfc"])
 def test_long_names_are_truncated_and_stay_distinct(letter):
-    names = {shortened(f"00001-{letter * 250}{end}", 255, suffix=".png") for end in ("1", "2")}
+    names = {shorten_name(f"00001-{letter * 250}{end}", 255, suffix=".png") for end in ("1", "2")}
     assert len(names) == 2
     for name in names:
         assert len(os.fsencode(name)) <= 255
         assert name.startswith(f"00001-{letter * 100}")
         assert name.endswith(".png")
-    assert shortened("00001-a", 255, suffix=".png") == "00001-a.png"
+    assert shorten_name("00001-a", 255, suffix=".png") == "00001-a.png"

@@ -129,7 +129,7 @@ def _check_external_data(model: Any, path: Path) -> None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0:
             location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             raise BundleError(
-                f"{path}: tensor {_shown(tensor.name)} has its data outside the file, at {_shown(location)}; "
+                f"{path}: tensor {_quote(tensor.name)} has its data outside the file, at {_quote(location)}; "
                 "a bundle's networks must be self-contained: export again without external data"
             )
 
@@ -156,7 +156,7 @@ def _check_opset(model: Any, path: Path) -> int:
     foreign = sorted(set(versions) - {"ai.onnx"})
     if foreign:
         raise BundleError(
-            f"{path} uses operators of the domain {_shown(foreign[0])}; only the standard ones (ai.onnx) run on every "
+            f"{path} uses operators of the domain {_quote(foreign[0])}; only the standard ones (ai.onnx) run on every "
             "backend: export again without custom operators or functions"
         )
     opset = int(versions.get("ai.onnx", 0))
@@ -190,7 +190,7 @@ def _check_well_formed(model: Any, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     # onnx's errors have different base classes in different releases, and this is where untrusted files enter.
     except Exception as error:
-        reason = _shown(str(error).strip().split("\n")[0])
+        reason = _quote(str(error).strip().split("\n")[0])
         raise BundleError(f"{path} is not a valid ONNX model: {reason}; export it again") from None
 
 
@@ -198,7 +198,7 @@ def _check_tensors(where: str, kind: str, infos: list[Any], expected: dict[str, 
     names = [i.name for i in infos]
     if sorted(names) != sorted(expected):
         raise ContractError(
-            f"{where} must have the {kind}s {', '.join(expected)}, it has {_shown(', '.join(names))}: "
+            f"{where} must have the {kind}s {', '.join(expected)}, it has {_quote(', '.join(names))}: "
             "export it with these names, or correct the manifest (has_cam)"
         )
     for info in infos:
@@ -246,7 +246,7 @@ def _dtype(info: Any) -> str:
 def _check_digest(where: str, model: Any, spec: PreprocessSpec) -> None:
     digests = [p.value for p in model.metadata_props if p.key == DIGEST_KEY]
     if digests != [spec.digest()]:
-        actual = _shown(", ".join(digests)) if digests else "none"
+        actual = _quote(", ".join(digests)) if digests else "none"
         raise ContractError(
             f"{where} must have the digest of its preprocessing, {spec.digest()}, in its metadata ({DIGEST_KEY}), it has "
             f"{actual}: it was trained with other preprocessing than the manifest has; export it again with its own spec"
@@ -293,6 +293,6 @@ def _node_macs(node: Any, shapes: dict[str, Shape]) -> int:
     return prod(lengths) if len(lengths) == len(factors) > 0 else 0
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     """Return text from an untrusted file in a form that is safe in messages: quoted, escaped, truncated."""
     return ascii(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...")

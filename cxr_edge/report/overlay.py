@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.errors import InputError, OutputError
-from cxr_edge.names import printable, shortened
+from cxr_edge.names import printable, shorten_name
 from cxr_edge.records import Image, Screening
 from cxr_edge.report import output_errors
 from cxr_edge.screening.screener import FileResult
@@ -93,7 +93,7 @@ class OverlayWriter:
         if isinstance(result.outcome, Screening) and result.image is not None:
             png = cv2.imencode(".png", render_overlay(result.image, result.outcome))[1].tobytes()
             name = f"{self._count + 1:05d}-{Path(result.outcome.source).name}"
-            self._write(self._folder / shortened(name, self._name_bytes, suffix=".png"), png)
+            self._write(self._folder / shorten_name(name, self._name_bytes, suffix=".png"), png)
         self._count += 1
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ def document(toy_bundle: Path) -> dict[str, Any]:
     return dict(loaded)
 
 
-def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+def replace_value(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """Return a copy of the document with the value at a path like `members[1].file.path` replaced or added."""
     result = copy.deepcopy(document)
     steps = [int(s) if s.isdigit() else s for s in path.replace("[", ".").replace("]", "").split(".")]
@@ -96,7 +96,7 @@ def test_object_paths_lists_every_object(document: dict[str, Any]) -> None:
 def test_an_unknown_key_is_rejected_at_every_level(document: dict[str, Any], path: str) -> None:
     key = f"{path}.surprise" if path else "surprise"
     with pytest.raises(BundleError) as caught:
-        Manifest.from_json(changed(document, key, 1))
+        Manifest.from_json(replace_value(document, key, 1))
     assert f"{key} is not a key of this format" in str(caught.value)
 
 
@@ -114,7 +114,7 @@ def test_a_missing_key_is_rejected_at_every_level(document: dict[str, Any], path
 @pytest.mark.parametrize("path", [p for p in OBJECT_PATHS if p])
 def test_a_list_in_place_of_an_object_is_rejected(document: dict[str, Any], path: str) -> None:
     with pytest.raises(BundleError) as caught:
-        Manifest.from_json(changed(document, path, [1, 2]))
+        Manifest.from_json(replace_value(document, path, [1, 2]))
     assert f"{path} must be an object, got [1, 2]" in str(caught.value)
 
 
@@ -186,24 +186,24 @@ def test_an_invalid_value_is_reported_with_its_path(
     document: dict[str, Any], path: str, value: Any, message: str
 ) -> None:
     with pytest.raises(BundleError) as caught:
-        Manifest.from_json(changed(document, path, value))
+        Manifest.from_json(replace_value(document, path, value))
     assert message in str(caught.value)
     assert len(str(caught.value)) < 600
 
 
 def test_a_bundle_without_segmenter_accepts_only_full_frames(document: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=r"members\[0\]\.preprocess\.region must be 'frame' in a bundle without"):
-        Manifest.from_json(changed(document, "segmenter", None))
+        Manifest.from_json(replace_value(document, "segmenter", None))
 
 
 def test_edited_preprocessing_is_a_contract_error(document: dict[str, Any]) -> None:
     with pytest.raises(ContractError, match=r'preprocessing of "plain" was altered.*export the bundle again'):
-        Manifest.from_json(changed(document, "members[0].preprocess.median", True))
+        Manifest.from_json(replace_value(document, "members[0].preprocess.median", True))
 
 
 def test_preprocessing_of_another_arithmetic_version_is_a_contract_error(document: dict[str, Any]) -> None:
     with pytest.raises(ContractError, match="arithmetic version 1, the spec has version 99"):
-        Manifest.from_json(changed(document, "members[0].preprocess.arithmetic", 99))
+        Manifest.from_json(replace_value(document, "members[0].preprocess.arithmetic", 99))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,9 @@ def test_parameters_of_a_wrong_shape_are_rejected(
     document: dict[str, Any], strategy: str, name: str, value: Any, message: str
 ) -> None:
     parameters = {**combination_parameters(strategy, members=3), name: value}
-    broken = changed(changed(document, "combination.strategy", strategy), "combination.parameters", parameters)
+    broken = replace_value(
+        replace_value(document, "combination.strategy", strategy), "combination.parameters", parameters
+    )
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(broken)
     assert message in str(caught.value)
@@ -270,7 +272,7 @@ def test_a_newer_schema_is_rejected_with_the_installed_version() -> None:
 @pytest.mark.parametrize("schema", [None, 1, "cxr-edge-bundle", "cxr-edge-bundle/x", "other/1", "cxr-edge-bundle/1\n"])
 def test_another_schema_is_rejected(document: dict[str, Any], schema: Any) -> None:
     with pytest.raises(BundleError, match=r"schema must be .*this is no cxr-edge bundle"):
-        Manifest.from_json(changed(document, "schema", schema))
+        Manifest.from_json(replace_value(document, "schema", schema))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import onnx
 
 from tests.doubles.tensorrt import configuring, foundation, plans
 from tests.doubles.tensorrt.configuring import IBuilderConfig
-from tests.doubles.tensorrt.foundation import Bound, new, typed
+from tests.doubles.tensorrt.foundation import Bound, check_type, new
 
 _TYPED_BY_THE_NETWORK = {"FP16", "BF16", "INT8", "FP8", "INT4"}
 _ONNX_TYPES = {
@@ -29,7 +29,7 @@ class Builder(Bound):
     __slots__ = ("_logger", "max_threads")
 
     def __init__(self, logger: foundation.ILogger) -> None:
-        self._logger = typed(logger, foundation.ILogger)
+        self._logger = check_type(logger, foundation.ILogger)
         self.max_threads = 1
         self._flavour.need_gpu()
 
@@ -60,11 +60,11 @@ class Builder(Bound):
         return new(self._flavour.trt.IOptimizationProfile, _shapes={})
 
     def is_network_supported(self, network: Any, config: Any) -> bool:
-        return self._objection(typed(network, INetworkDefinition), typed(config, IBuilderConfig)) is None
+        return self._objection(check_type(network, INetworkDefinition), check_type(config, IBuilderConfig)) is None
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
         """Return the plan, or None after a logged error or a cancellation by the progress monitor."""
-        objection = self._objection(typed(network, INetworkDefinition), typed(config, IBuilderConfig))
+        objection = self._objection(check_type(network, INetworkDefinition), check_type(config, IBuilderConfig))
         if objection is None and not _report_progress(network, config.progress_monitor):
             objection = "IBuilder::buildSerializedNetwork: the progress monitor cancelled the build."
         if objection is not None:
@@ -202,7 +202,7 @@ class INetworkDefinition(Bound):
         return int(self._strongly_typed) << int(self._flavour.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
     def get_flag(self, flag: Any) -> bool:
-        return bool(self.flags >> int(typed(flag, self._flavour.trt.NetworkDefinitionCreationFlag)) & 1)
+        return bool(self.flags >> int(check_type(flag, self._flavour.trt.NetworkDefinitionCreationFlag)) & 1)
 
     def get_input(self, index: int) -> Any:
         return self._tensors(self._inputs)[operator.index(index)]
@@ -259,8 +259,8 @@ class OnnxParser(Bound):
     __slots__ = ("_errors", "_logger", "_network")
 
     def __init__(self, network: INetworkDefinition, logger: foundation.ILogger) -> None:
-        self._network = typed(network, INetworkDefinition)
-        self._logger = typed(logger, foundation.ILogger)
+        self._network = check_type(network, INetworkDefinition)
+        self._logger = check_type(logger, foundation.ILogger)
         self._errors: list[Any] = []
 
     def parse(self, model: Any, path: str | None = None) -> bool:
@@ -281,7 +281,7 @@ class OnnxParser(Bound):
         return not self._errors
 
     def parse_from_file(self, model: str) -> bool:
-        with open(typed(model, str), "rb") as file:
+        with open(check_type(model, str), "rb") as file:
             return self.parse(file.read())
 
     @property
@@ -309,7 +309,7 @@ class OnnxParserFrom1016:
     _columns = (1, 2)
 
     def set_builder_config(self, builder_config: Any) -> bool:
-        return bool(typed(builder_config, IBuilderConfig))
+        return bool(check_type(builder_config, IBuilderConfig))
 
 
 def _is_asymmetric(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.doubles.tensorrt import foundation
-from tests.doubles.tensorrt.foundation import Bound, new, typed
+from tests.doubles.tensorrt.foundation import Bound, check_type, new
 
 _CACHE_MAGIC = b"fake timing cache"
 
@@ -20,10 +20,10 @@ class IOptimizationProfile(Bound):
         shapes = [list(map(operator.index, shape)) for shape in (min, opt, max)]
         if len(set(map(len, shapes))) > 1 or any(not a <= b <= c for a, b, c in zip(*shapes, strict=True)):
             raise RuntimeError(f"Shape provided for {input} is inconsistent with other shapes.")
-        self._shapes[typed(input, str)] = shapes
+        self._shapes[check_type(input, str)] = shapes
 
     def get_shape(self, input: str) -> list[tuple[int, ...]]:
-        return [tuple(shape) for shape in self._shapes.get(typed(input, str), [])]
+        return [tuple(shape) for shape in self._shapes.get(check_type(input, str), [])]
 
     def __bool__(self) -> bool:
         return True
@@ -42,7 +42,7 @@ class ITimingCache(Bound):
         return foundation.host_memory(self._flavour, _CACHE_MAGIC + content.encode())
 
     def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:
-        if not self._matches(typed(input_cache, ITimingCache), ignore_mismatch):
+        if not self._matches(check_type(input_cache, ITimingCache), ignore_mismatch):
             return False
         self._entries |= input_cache._entries
         return True
@@ -66,9 +66,9 @@ def _setting(name: str, kind: type | None) -> property:
         if kind is int:
             value = operator.index(value)
         elif kind is not None:
-            typed(value, (kind, type(None)))
+            check_type(value, (kind, type(None)))
         else:
-            typed(value, type(self._values[name]))
+            check_type(value, type(self._values[name]))
         self._values[name] = value
 
     return property(read, write)
@@ -109,26 +109,26 @@ class IBuilderConfig(Bound):
         return len(self._profiles)
 
     def set_flag(self, flag: Any) -> None:
-        self._flags.add(typed(flag, self._flavour.trt.BuilderFlag))
+        self._flags.add(check_type(flag, self._flavour.trt.BuilderFlag))
 
     def clear_flag(self, flag: Any) -> None:
-        self._flags.discard(typed(flag, self._flavour.trt.BuilderFlag))
+        self._flags.discard(check_type(flag, self._flavour.trt.BuilderFlag))
 
     def get_flag(self, flag: Any) -> bool:
-        return typed(flag, self._flavour.trt.BuilderFlag) in self._flags
+        return check_type(flag, self._flavour.trt.BuilderFlag) in self._flags
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-        self._pools[typed(pool, self._flavour.trt.MemoryPoolType)] = operator.index(pool_size)
+        self._pools[check_type(pool, self._flavour.trt.MemoryPoolType)] = operator.index(pool_size)
 
     def get_memory_pool_limit(self, pool: Any) -> int:
-        return self._pools.get(typed(pool, self._flavour.trt.MemoryPoolType), 0)
+        return self._pools.get(check_type(pool, self._flavour.trt.MemoryPoolType), 0)
 
     def add_optimization_profile(self, profile: Any) -> int:
-        self._profiles.append(typed(profile, IOptimizationProfile))
+        self._profiles.append(check_type(profile, IOptimizationProfile))
         return len(self._profiles) - 1
 
     def can_run_on_DLA(self, layer: Any) -> bool:  # noqa: N802
-        return bool(typed(layer, self._flavour.trt.ILayer)) and self._flavour.dla_cores > 0
+        return bool(check_type(layer, self._flavour.trt.ILayer)) and self._flavour.dla_cores > 0
 
     def create_timing_cache(self, serialized_timing_cache: Any) -> Any:
         """Return a timing cache, or None with a logged error for invalid bytes."""
@@ -146,7 +146,7 @@ class IBuilderConfig(Bound):
         return new(self._flavour.trt.ITimingCache, _entries=entries, _made_by=builder)
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        fits = cache._matches(typed(cache, ITimingCache), ignore_mismatch)
+        fits = cache._matches(check_type(cache, ITimingCache), ignore_mismatch)
         self._cache = cache if fits else self._cache
         return fits
 

@@ -148,10 +148,10 @@ class _Enumeration:
         return type(other) is type(self) and int(other) == self._number
 
     def __lt__(self, other: Any) -> bool:
-        return self._number < int(typed(other, type(self)))
+        return self._number < int(check_type(other, type(self)))
 
     def __le__(self, other: Any) -> bool:
-        return self._number <= int(typed(other, type(self)))
+        return self._number <= int(check_type(other, type(self)))
 
     def __hash__(self) -> int:
         return hash(self._number)
@@ -189,7 +189,7 @@ def name_severities(trt: types.ModuleType) -> None:
             setattr(kind, name, member)
 
 
-def typed(value: Any, kind: type | tuple[type, ...]) -> Any:
+def check_type(value: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"incompatible function arguments: {value!r} is no {kind}")
     return value
@@ -222,7 +222,7 @@ class Logger:
 
     def __init__(self, min_severity: Any = None) -> None:
         super().__init__()
-        self._least = self.WARNING if min_severity is None else typed(min_severity, self.Severity)
+        self._least = self.WARNING if min_severity is None else check_type(min_severity, self.Severity)
 
     @property
     def min_severity(self) -> Any:
@@ -230,7 +230,7 @@ class Logger:
 
     @min_severity.setter
     def min_severity(self, severity: Any) -> None:
-        self._least = typed(severity, self.Severity)
+        self._least = check_type(severity, self.Severity)
 
     def log(self, severity: Any, msg: str) -> None:
         if severity <= self._least:
@@ -304,5 +304,5 @@ def volume(iterable: Iterable[int]) -> int:
 
 def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
     """Return True: there are no plugins to register."""
-    typed(logger, ILogger)
+    check_type(logger, ILogger)
     return True

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tests.doubles.tensorrt import foundation, plans
 from tests.doubles.tensorrt.building import INetworkDefinition
-from tests.doubles.tensorrt.foundation import Bound, new, typed
+from tests.doubles.tensorrt.foundation import Bound, check_type, new
 
 _DEVICE_MEMORY = 1 << 20
 
@@ -24,7 +24,7 @@ class Runtime(Bound):
     __slots__ = ("DLA_core", "_logger", "engine_host_code_allowed", "max_threads")
 
     def __init__(self, logger: foundation.ILogger) -> None:
-        self._logger = typed(logger, foundation.ILogger)
+        self._logger = check_type(logger, foundation.ILogger)
         self.DLA_core, self.engine_host_code_allowed, self.max_threads = -1, False, 1
         self._flavour.need_gpu()
 
@@ -97,20 +97,20 @@ class ICudaEngine(Bound):
         return list(self._tensors())[operator.index(index)]
 
     def get_tensor_mode(self, name: str) -> Any:
-        tensor = self._tensors().get(typed(name, str))
+        tensor = self._tensors().get(check_type(name, str))
         modes = self._flavour.trt.TensorIOMode
         if tensor is None:
             return modes.NONE
         return modes.INPUT if tensor.is_network_input else modes.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return self._tensors()[typed(name, str)].dtype
+        return self._tensors()[check_type(name, str)].dtype
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors()[typed(name, str)].shape
+        return self._tensors()[check_type(name, str)].shape
 
     def get_tensor_location(self, name: str) -> Any:
-        return self._flavour.trt.TensorLocation.DEVICE if typed(name, str) else None
+        return self._flavour.trt.TensorLocation.DEVICE if check_type(name, str) else None
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         shapes = self._plan.profiles[operator.index(profile_index)] if self._plan.profiles else {}
@@ -128,7 +128,7 @@ class ICudaEngine(Bound):
 
     def create_execution_context(self, strategy: Any = None) -> Any:
         if strategy is not None:
-            typed(strategy, self._flavour.trt.ExecutionContextAllocationStrategy)
+            check_type(strategy, self._flavour.trt.ExecutionContextAllocationStrategy)
         static = {n: t.shape for n, t in self._tensors().items() if t.is_network_input and -1 not in t.shape}
         own = {"_shapes": static, "_addresses": {}, "_profile": 0, "_busy": threading.Lock()}
         settings = {"enqueue_emits_profile": True, "name": "", "nvtx_verbosity": self.profiling_verbosity}
@@ -164,13 +164,13 @@ class EngineInspector(Bound):
 
         11 renamed the second list: docs.nvidia.com, "Migrating from TensorRT 10.x to 11.x", IEngineInspector JSON Output.
         """
-        typed(format, self._flavour.trt.LayerInformationFormat)
+        check_type(format, self._flavour.trt.LayerInformationFormat)
         layers = [json.loads(self.get_layer_information(i, format)) for i in range(self._engine.num_layers)]
         tensors = "I/O Tensors" if self._flavour.column == 2 else "Bindings"
         return json.dumps({"Layers": layers, tensors: list(self._engine._tensors())})
 
     def get_layer_information(self, layer_index: int, format: Any) -> str:
-        typed(format, self._flavour.trt.LayerInformationFormat)
+        check_type(format, self._flavour.trt.LayerInformationFormat)
         layer = self._engine._network.get_layer(layer_index)
         if self._engine.profiling_verbosity.name != "DETAILED":
             return json.dumps(layer.name)
@@ -210,7 +210,7 @@ class IExecutionContext(Bound):
 
     @profiler.setter
     def profiler(self, profiler: Any) -> None:
-        self._profiler = typed(profiler, foundation.IProfiler)
+        self._profiler = check_type(profiler, foundation.IProfiler)
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         operator.index(stream_handle)
@@ -224,7 +224,7 @@ class IExecutionContext(Bound):
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         """Set the shape of an input. Returns False with a logged error for a shape outside the profile."""
-        new_shape = tuple(map(operator.index, typed(shape, (tuple, list))))
+        new_shape = tuple(map(operator.index, check_type(shape, (tuple, list))))
         if self._mode(name) != "INPUT":
             return self._engine._error(f"Given invalid tensor name: {name}.")
         minimum, _, maximum = self._engine.get_tensor_profile_shape(name, self._profile)
@@ -255,7 +255,7 @@ class IExecutionContext(Bound):
         return True
 
     def get_tensor_address(self, name: str) -> int:
-        return self._addresses.get(typed(name, str), 0)
+        return self._addresses.get(check_type(name, str), 0)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Pass the run to the module's `enqueue`. Returns False with a logged error if shapes or addresses are missing."""
