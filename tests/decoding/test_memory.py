@@ -111,10 +111,12 @@ def _peak_mb() -> float:
 def _import_decoders() -> None:
     """Import the decoders and the builders of files once, for all children."""
     from cxr_edge.decoding.decode import decode_bytes
+    from cxr_edge.decoding.formats import FORMATS
     from cxr_edge.errors import InputError
     from tests.fuzz.dicom_seeds import dicom_seeds
     from tests.fuzz.image_seeds import tiff_seeds
 
+    assert all(callable(row.decode) for row in FORMATS)  # imports the module of each
     for seed in (next(dicom_seeds()), next(tiff_seeds())):
         try:
             decode_bytes(seed.data, source="x")
