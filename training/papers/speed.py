@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.ensembles.neural_weights import fit_module
-from training.loop.optimizer import optimizer_of
+from training.loop.optimizer import build_optimizer
 from training.loop.plan import Plan
 from training.models import NetworkSpec, build
 from training.pruning import cost
 from training.recipes.flannel.config import FlannelConfig, load_flannel
 from training.recipes.r20.config import R20Config, load_r20
 from training.shared_files import atomic_write
-from training.tasks.losses import allowed_label_loss, mask_loss
+from training.tasks.losses import mask_loss, partial_label_loss
 
 __all__ = ["CONFIGS", "MODULE", "PAPERS", "SEGMENTER", "Speed", "measured", "networks_of", "published"]
 
@@ -121,14 +121,14 @@ def _macs(spec: NetworkSpec, shape: tuple[int, ...]) -> int:
 
 def _step(network: nn.Module, spec: NetworkSpec, plan: Plan, shape: tuple[int, ...]) -> Callable[[], None]:
     """An optimizer step, as the engine takes it in fp32."""
-    images, optimizer = _random(plan.batch, shape), optimizer_of(network, plan)
+    images, optimizer = _random(plan.batch, shape), build_optimizer(network, plan)
     allowed = torch.eye(spec.labels, dtype=torch.bool)[torch.arange(plan.batch) % spec.labels]
     lung = (torch.rand(plan.batch, 1, *shape[1:]) < 0.3).float()
 
     def loss() -> Tensor:
         if spec.architecture.startswith("lung-unet"):
             return mask_loss(network(images).float(), lung, torch.ones_like(lung))
-        return allowed_label_loss(network(images).logits.float(), allowed, smoothing=0.0)
+        return partial_label_loss(network(images).logits.float(), allowed, smoothing=0.0)
 
     def step() -> None:
         network.train()
