@@ -22,7 +22,7 @@ from cxr_edge.records import Flag, GrayPixels
 
 __all__ = ["Display", "Lut", "Window", "read_display"]
 
-Reals = npt.NDArray[np.float64]
+_Reals = npt.NDArray[np.float64]
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 _NO_WINDOW_FLAG = Flag(code="no_window", message="the file has no window; the range of its values was used")
 _WINDOW_IGNORED_FLAG = Flag(
@@ -38,12 +38,12 @@ class Lut:
     """A lookup table, clamped: `entries[0]` for inputs up to `first`, the last entry for inputs beyond the table."""
 
     first: int
-    entries: Reals
+    entries: _Reals
     top: float  # largest value that the declared bits of an entry can hold
 
-    def apply(self, values: Reals) -> Reals:
+    def apply(self, values: _Reals) -> _Reals:
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1).astype(np.int64)
-        result: Reals = self.entries[index]
+        result: _Reals = self.entries[index]
         return result
 
 
@@ -55,7 +55,7 @@ class Window:
     width: float
     function: str
 
-    def apply(self, values: Reals) -> Reals:
+    def apply(self, values: _Reals) -> _Reals:
         if self.function == "SIGMOID":
             return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - self.center) / self.width, -700, 700))))
         if self.function == "LINEAR":
@@ -115,7 +115,7 @@ class Display:
         # Padding is outside low..high; its values are overwritten by the caller.
         return apply_table(table, values, low), flags
 
-    def _to_unit(self, values: Reals, low: int, high: int) -> Reals:
+    def _to_unit(self, values: _Reals, low: int, high: int) -> _Reals:
         """Convert stored values to 0 (black) to 1 (white), MONOCHROME1 not yet inverted."""
         values = self._modality_values(values)
         if isinstance(self.voi, Lut):
@@ -126,7 +126,7 @@ class Display:
         span = float(ends.max() - ends.min())
         return (values - ends.min()) / span if span > 0 else np.zeros_like(values)
 
-    def _modality_values(self, values: Reals) -> Reals:
+    def _modality_values(self, values: _Reals) -> _Reals:
         if isinstance(self.modality, Lut):
             return self.modality.apply(values)
         slope, intercept = self.modality

@@ -20,7 +20,7 @@ from cxr_edge.decoding.dicom_syntaxes import BIG_ENDIAN, DEFLATED
 from cxr_edge.decoding.limits import FILE_OVERHEAD_BYTES
 from cxr_edge.errors import InputError
 
-__all__ = ["HEADER_TRUNCATED", "KEYWORDS", "Elements", "PixelElement", "element_name", "read_elements"]
+__all__ = ["HEADER_TRUNCATED", "KEYWORDS", "Elements", "PixelElement", "element_name", "inflate", "read_elements"]
 
 HEADER_TRUNCATED = (
     "the file ends before the end of its pixel data (truncated copy or transfer), or is damaged: "

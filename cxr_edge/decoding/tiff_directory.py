@@ -15,7 +15,7 @@ from cxr_edge.decoding.decoded_image import DAMAGED, TRUNCATED
 from cxr_edge.decoding.formats import HOW_TO_CONVERT
 from cxr_edge.errors import InputError
 
-__all__ = ["TiffLayout", "read_layout"]
+__all__ = ["FLOAT", "JPEG", "NONE", "PALETTE", "WEBP", "WHITE_IS_ZERO", "TiffLayout", "read_layout"]
 
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "I", 7: "B", 13: "I", 16: "Q"}  # a rational (5) is two words
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 256, 257, 258, 259, 262, 266
