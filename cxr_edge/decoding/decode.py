@@ -24,11 +24,19 @@ from cxr_edge.records import Flag, GrayPixels, Image
 __all__ = ["decode", "decode_bytes"]
 
 
-def decode(source: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Image:
+def decode(
+    source: str | Path,
+    *,
+    max_pixels: int | None = None,
+    min_side_px: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Image:
     """Read and decode one X-ray file in any of the supported formats (`decoding.formats`).
 
-    limits: checked before decoding. Raises InputError.
+    max_pixels: most pixels (width times height) to accept. min_side_px: shortest side to accept. limits: both in one value;
+    what is given by name replaces its part. Checked before decoding. Raises InputError.
     """
+    limits = limits.replaced(max_pixels=max_pixels, min_side_px=min_side_px)
     try:
         data = _read(Path(source), limits)
     except InputError as error:
@@ -36,8 +44,16 @@ def decode(source: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Image:
     return decode_bytes(data, source=str(source), limits=limits)
 
 
-def decode_bytes(data: bytes, *, source: str, limits: Limits = DEFAULT_LIMITS) -> Image:
-    """Decode one X-ray from a file's bytes. source: the name for results and messages. Raises InputError."""
+def decode_bytes(
+    data: bytes,
+    *,
+    source: str,
+    max_pixels: int | None = None,
+    min_side_px: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Image:
+    """Decode one X-ray from a file's bytes. source: the name for results and messages. Else as `decode`."""
+    limits = limits.replaced(max_pixels=max_pixels, min_side_px=min_side_px)
     try:
         file_format = identify_format(data)
         decoded = file_format.decode(data, limits)

@@ -5,7 +5,7 @@ Input: width, height and the memory that the decoder needs per pixel. Output: no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cxr_edge.errors import InputError
 
@@ -31,6 +31,11 @@ class Limits:
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.min_side_px < 1:
             raise ValueError(f"max_pixels and min_side_px are at least 1, got {self.max_pixels} and {self.min_side_px}")
+
+    def replaced(self, *, max_pixels: int | None, min_side_px: int | None) -> Limits:
+        """Return these limits with those that are not None in place of its own."""
+        given = {"max_pixels": max_pixels, "min_side_px": min_side_px}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     @property
     def max_file_bytes(self) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageFile
 
-from cxr_edge.decoding.decode import decode
+from cxr_edge.decoding.decode import decode, decode_bytes
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
@@ -372,3 +373,13 @@ def test_nothing_is_printed_to_stderr(capfd) -> None:
         error_message(data[: len(data) // 2])
     assert capfd.readouterr() == ("", "")
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_limits_by_name_as_version_0_1_had_them(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    file.write_bytes(encode(".png", GRAY))
+    assert decode(file, max_pixels=GRAY.size).pixels.size == GRAY.size
+    with pytest.raises(InputError, match="exceed the limit"):
+        decode(file, max_pixels=GRAY.size - 1)
+    with pytest.raises(InputError, match="shorter|side"):
+        decode_bytes(file.read_bytes(), source="x", min_side_px=max(GRAY.shape) + 1)
