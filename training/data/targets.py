@@ -1,7 +1,6 @@
 """Label tasks: a collection's label in, the label index or the set of possible labels of one task out.
 
-R20 trains three tasks in turn on the same images: normal or abnormal (to learn features of X-rays), normal or COVID-19, and
-normal, bacterial or COVID-19.
+A recipe can train several tasks in turn on the same images, as R20 does (`training.recipes.r20.tasks`).
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ from training.data.findings import LABELS
 from training.data.guard import Guard
 from training.data.records import Record
 
-__all__ = ["ABNORMAL", "Target", "binary", "check_labels", "modality"]
-
-ABNORMAL = "abnormal"
+__all__ = ["Target", "check_labels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +50,6 @@ class Target:
         """Return the possible labels as booleans (labels,): one, several, or none if such images are not used."""
         names = self.partial.get(label, (self.renamed.get(label, label),))
         return np.array([name in names for name in self.labels])
-
-
-def modality() -> Target:
-    """Return the task normal or abnormal, of any kind (R20's modality-specific training)."""
-    return Target(labels=("normal", ABNORMAL), renamed=dict.fromkeys(sorted(LABELS - {"normal"}), ABNORMAL))
-
-
-def binary(positive: str = "covid-19", guard: Guard | None = None) -> Target:
-    """Return the task normal or `positive`; other labels are not used."""
-    return Target(labels=("normal", positive), guard=guard)
 
 
 def check_labels(target: Target, train: Iterable[Record], *, min_images: int = 1) -> None:

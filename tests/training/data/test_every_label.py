@@ -21,12 +21,13 @@ from training.data.findings import FINDINGS, LABELS
 from training.data.readers.rsna import read_rsna
 from training.data.records import Record
 from training.data.splits import SHARES, split
-from training.data.targets import Target, check_labels, modality
+from training.data.targets import Target, check_labels
 from training.recipes.config import load_config
 from training.recipes.flannel.config import load_flannel
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.r20.config import load_r20
 from training.recipes.r20.run import R20Run
+from training.recipes.r20.tasks import modality
 from training.recipes.run import Run
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs"

@@ -6,7 +6,8 @@ import pytest
 
 from cxr_edge.errors import InputError
 from training.data.findings import FINDINGS
-from training.data.targets import Target, binary, modality
+from training.data.targets import Target
+from training.recipes.r20.tasks import binary, modality
 
 
 def test_modality_maps_all_other_labels_to_abnormal() -> None:

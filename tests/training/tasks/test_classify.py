@@ -17,9 +17,10 @@ from tests.builders.canvases import make_canvases
 from tests.tolerances import assert_close
 from training.data.augment import Augmentation
 from training.data.guard import Guard, Subgroup
-from training.data.targets import Target, binary, modality
+from training.data.targets import Target
 from training.models import build_member
 from training.parallel import World
+from training.recipes.r20.tasks import binary, modality
 from training.tasks.classify import ClassifyTask, class_weights, validation_figures
 from training.tasks.predict import predict_logits
 

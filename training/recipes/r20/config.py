@@ -15,12 +15,14 @@ from cxr_edge.errors import InputError
 from cxr_edge.specs.preprocess import PreprocessSpec, preset
 from training.config import plan, prune_plan
 from training.data.splits import R20_SHARES, SHARES, Side
+from training.data.targets import Target
 from training.loop.plan import Plan
 from training.loop.search import SearchPlan
 from training.models import NetworkSpec
 from training.models.networks import COVID_NETS
 from training.pruning.prune import PrunePlan
 from training.recipes.config import MemberPlan, RunConfig, parse_members
+from training.recipes.r20.tasks import binary
 from training.tasks.classify import Balance
 from training.toml_tables import parse_table, read_toml
 
@@ -50,7 +52,7 @@ class R20Config(RunConfig):
     networks: str | None = None
     members: dict[str, MemberPlan] = field(default_factory=dict)  # by name
     modality: Plan = field(default_factory=lambda: Plan(epochs=32))
-    binary: Plan | None = None  # None skips normal against COVID-19
+    binary: Plan | None = None  # None skips normal against the guarded label
     multiclass: Plan = field(default_factory=lambda: Plan(epochs=32))
     prune: PrunePlan = field(default_factory=PrunePlan)
     search: SearchPlan | None = None
@@ -62,6 +64,8 @@ class R20Config(RunConfig):
         if not self.members or self.top < 1:
             raise InputError("give at least one member ([members.NAME] with an architecture) and top = 1 or more")
 
+        if self.binary is not None and self.guard is None:
+            raise InputError("[binary] trains normal against the guarded label: name it (guard), or leave [binary] out")
         for name, m in self.members.items():
             if m.architecture in COVID_NETS and not m.head_maps:
                 raise InputError(
@@ -82,6 +86,13 @@ class R20Config(RunConfig):
         """Preprocessing of every member: the lung box at `canvas_px`, normalised as in the preset."""
         spec = preset("sane" if self.preset == "sane" else f"rajaraman-{self.preset}")
         return replace(spec, region="lungs", canvas_px=self.canvas_px, crop_px=self.canvas_px)
+
+    @property
+    def binary_target(self) -> Target:
+        """The binary stage's task: normal against the guarded label."""
+        if self.guarded is None:
+            raise InputError("the binary stage needs a guarded label")
+        return binary(self.guarded.label, self.guarded)
 
     def network(self, member: str, labels: int) -> NetworkSpec:
         """Return the spec of a member with this number of labels."""

@@ -214,10 +214,10 @@ def _points(pruned: Json) -> list[PruningPoint]:
 
 
 def _cam_cases(run: R20Run, pruned: Ensembles) -> list[int]:
-    """Return random indices of test samples, of each label in turn; COVID-19 first, as the paper shows it."""
+    """Return random indices of test samples, of each label in turn; the guarded one first, as in the paper."""
     rng, config = np.random.default_rng(run.config.seed), run.config
     test = pruned.rows[pruned.side_mask("test")]
-    labels = sorted(config.labels, key=lambda label: label != "covid-19")
+    labels = sorted(config.labels, key=lambda label: label != config.guard)
     queues = [rng.permutation([i for i in test if run.samples[i].record.label == label]).tolist() for label in labels]
     taken = [q[k] for k in range(config.cam_cases) for q in queues if k < len(q)]
     return taken[: config.cam_cases]
@@ -253,10 +253,14 @@ def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
 
 
 def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float]]:
-    """Return member -> mean agreement of its gradient-free class activation map with Grad-CAM on COVID-19 test images."""
+    """Return member -> mean agreement of its gradient-free class activation map with Grad-CAM.
+
+    On test images of the guarded label; without one, of the last label.
+    """
     pruned, config = Ensembles.load(run, "pruned"), run.config
-    test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == "covid-19"][:images]
-    found, k = {}, config.labels.index("covid-19")
+    label = config.guard or config.labels[-1]
+    test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == label][:images]
+    found, k = {}, config.labels.index(label)
     for member in pruned.members:
         network, _ = load_network(chosen_step(run, member))
         agreed = []
@@ -266,6 +270,7 @@ def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float
                 cam = network(image).cam[0, k].numpy()
             agreed.append(agreement(grad_cam(network, image, k), cam))
         found[member] = {
+            "label": label,
             "images": len(test),
             "correlation": float(np.mean([a.correlation for a in agreed])),
             "top_overlap": float(np.mean([a.top_overlap for a in agreed])),
@@ -274,11 +279,12 @@ def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float
 
 
 def _agreement_text(found: Json) -> str:
+    agreements = found.get("cam_agreement", {})
+    label = next((a["label"] for a in agreements.values() if "label" in a), "COVID-19")  # version 0.1 did not record it
     rows = [
-        [member, a["images"], f"{a['correlation']:.4f}", f"{a['top_overlap']:.4f}"]
-        for member, a in found.get("cam_agreement", {}).items()
+        [member, a["images"], f"{a['correlation']:.4f}", f"{a['top_overlap']:.4f}"] for member, a in agreements.items()
     ]
-    head = ["member", "COVID-19 images", "correlation", "overlap of the hottest tenth"]
+    head = ["member", f"{label} images", "correlation", "overlap of the hottest tenth"]
     return f"Grad-CAM against the map that the engine gives without gradients, mean over images:\n\n{table(head, rows)}"
 
 

@@ -22,7 +22,7 @@ from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import images_by_side
 from training.data.splits import SIDES
-from training.data.targets import Target, binary, modality
+from training.data.targets import Target
 from training.ensembles.fit import STRATEGIES, fit
 from training.evaluation.bundle import screen_samples
 from training.evaluation.metrics import Predictions
@@ -33,6 +33,7 @@ from training.pruning.prune import best_step, steps_of
 from training.recipes.r20.config import R20Config
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.stages import best_trial, chosen_step, is_done, member_folder, member_plan, top_members
+from training.recipes.r20.tasks import modality
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import SEGMENTER
 from training.tasks.confusion import confusion, f1_scores
@@ -113,7 +114,8 @@ def results(run: R20Run) -> Json:
         "leakage": json.loads((run.out / "leakage.json").read_text(encoding="utf-8")),
         "hyperparameters": {m: _hyperparameters(run, m) for m in c.members},
     }
-    kinds: dict[str, Target] = {"modality": modality(), "binary": binary(), "multiclass": c.target}
+    binary = {} if c.binary is None else {"binary": c.binary_target}
+    kinds: dict[str, Target] = {"modality": modality(), **binary, "multiclass": c.target}
     for stage, target in kinds.items():
         members = tuple(c.members) if stage == "modality" else top_members(run)
         if is_done(run, stage, members):

@@ -15,12 +15,13 @@ from torch import nn
 
 from training.data.records import Record
 from training.data.splits import Side
-from training.data.targets import Target, binary, modality
+from training.data.targets import Target
 from training.evaluation.metrics import Predictions
 from training.loop.plan import Plan
 from training.loop.search import Trial
 from training.models import NetworkSpec
 from training.recipes.r20.config import R20Config
+from training.recipes.r20.tasks import modality
 from training.recipes.run import Run, SampleLogits
 
 __all__ = ["R20Run"]
@@ -36,7 +37,7 @@ class R20Run(Run):
         if c.networks is None:  # else trained networks are copied and only pruned
             yield "modality", modality(), self.training_records(c.modality_sources)
             if c.binary is not None:
-                yield "binary", binary(), self.training_records(c.task_sources)
+                yield "binary", c.binary_target, self.training_records(c.task_sources)
         yield "multiclass", c.target, self.training_records(c.task_sources)
 
     def train(

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from cxr_edge.errors import InputError
-from training.data.targets import Target, binary, modality
+from training.data.targets import Target
 from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.loop.search import Trial, search
@@ -25,6 +25,7 @@ from training.models.transfer import transfer_trunk
 from training.parallel import barrier, world
 from training.pruning.prune import best_step, prune, step_folder, steps_of
 from training.recipes.r20.run import R20Run
+from training.recipes.r20.tasks import modality
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import check_same_split, segment
 from training.shared_files import write_text
@@ -119,13 +120,13 @@ def _validation_score(run: R20Run, folder: Path, target: Target) -> float:
 
 
 def fine_tune(run: R20Run) -> None:
-    """Train task heads on the trunks of the modality stage: normal against COVID-19, and all labels."""
+    """Train task heads on the trunks of the modality stage: normal against the guarded label, and all labels."""
     c = run.config
     if c.networks is not None:
         _copy_networks(run, Path(c.networks))
         return
     if c.binary is not None:
-        _fine_tune_stage(run, "binary", binary(), c.binary)
+        _fine_tune_stage(run, "binary", c.binary_target, c.binary)
     _fine_tune_stage(run, "multiclass", c.target, c.multiclass)
 
 
