@@ -1,6 +1,6 @@
-"""FLANNEL's whole chain in a minute: folders of (synthetic) X-rays -> folds, tables, figures, a bundle -> engines -> answers.
+"""End-to-end test of FLANNEL: synthetic collections in; tables, figures, a bundle, engines and predictions out.
 
-What is learnt in a few steps is worth nothing; that every stage takes what the one before made, is the point.
+Networks train for a few steps, so results have no meaning; the test is that every stage reads the output of the one before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.ensembles.neural_weights import NeuralWeightModule
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "flannel-small.toml"
-FOLDS = 2  # of the configuration's three: a fold more takes every stage the same way again
+FOLDS = 2  # of the configuration's three; another fold would repeat the same stages
 TEXT = (
     CONFIG.read_text()
     .replace("folds = 3", f"folds = {FOLDS}")
@@ -36,7 +36,7 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/, a finished run/ and its results/."""
+    """Return a folder with data/, a finished run/ and its results/."""
     root = tmp_path_factory.mktemp("flannel")
     write_collections(root / "data", patients=12, size_px=96)
     (root / "small.toml").write_text(TEXT)
@@ -45,19 +45,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _arguments(root: Path, *more: str, config: str = "small.toml", out: str = "run") -> list[str]:
-    places = {"--data": "data", "--out": out, "--results": f"{out}-results"}
+    options = {"--data": "data", "--out": out, "--results": f"{out}-results"}
     return [
         "flannel",
         "--config",
         str(root / config),
-        *(v for k, p in places.items() for v in (k, str(root / p))),
+        *(v for k, p in options.items() for v in (k, str(root / p))),
         *more,
     ]
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pictures: the first run's are looked at."""
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write empty pictures; only those of the first run are tested."""
     monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: Path(file).touch())
 
 
@@ -103,23 +103,23 @@ def test_the_bundle_combines_as_pytorch_does(root: Path) -> None:
         module.dense.bias.copy_(torch.tensor(combination.parameters["module_bias"]))
         logits = torch.randn(500, 3, 4, generator=torch.Generator().manual_seed(0)) * 4
         module, p = module.double(), logits.double().softmax(dim=2)
-        wanted = (module.combined(p) / combination.temperature).softmax(dim=1).numpy()
-    got, _ = Combiner(combination, labels=4).run(logits.numpy())
-    assert np.abs(got - wanted).max() < PROBABILITY
+        expected = (module.combined(p) / combination.temperature).softmax(dim=1).numpy()
+    probabilities, _ = Combiner(combination, labels=4).run(logits.numpy())
+    assert np.abs(probabilities - expected).max() < PROBABILITY
 
 
 def test_the_bundle_is_built_and_screens(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Bundle.open(root / "run" / "bundle")
     check_networks(bundle)
-    judged = json.loads((root / "run-results" / "bundle.json").read_text())
-    assert judged["split"].startswith("test patients: of no image of theirs")
+    evaluation = json.loads((root / "run-results" / "bundle.json").read_text())
+    assert evaluation["split"].startswith("test patients: of no image of theirs")
     assert bundle.manifest.labels == ("covid-19", "viral", "bacterial", "normal")
     assert [m.name for m in bundle.manifest.members] == ["densenet", "resnet", "vgg"]
-    places = ["--engines", str(root / "engines")]
-    assert cxr_edge(["build-engine", str(bundle.root), *places, "--precision", "fp32"]) == 0
+    options = ["--engines", str(root / "engines")]
+    assert cxr_edge(["build-engine", str(bundle.root), *options, "--precision", "fp32"]) == 0
     capsys.readouterr()
     image = sorted((root / "data" / "twitter-covid").glob("*.jfif"))[0]
-    assert cxr_edge(["screen", str(image), "--bundle", str(bundle.root), *places, "--json"]) == 0
+    assert cxr_edge(["screen", str(image), "--bundle", str(bundle.root), *options, "--json"]) == 0
     assert "probabilities" in capsys.readouterr().out
 
 
@@ -131,7 +131,7 @@ def test_a_second_run_trains_and_fits_nothing(root: Path) -> None:
     assert [f.stat().st_mtime_ns for f in files] == before
 
 
-def test_a_run_that_lost_a_fold_makes_that_fold_again_and_alike(root: Path) -> None:
+def test_a_deleted_network_is_trained_again_with_equal_logits(root: Path) -> None:
     lost = root / "run" / "networks" / "fold-1" / "vgg"
     before = (lost / "predictions.npz").read_bytes()
     (lost / "predictions.npz").unlink()
@@ -143,24 +143,24 @@ def test_a_run_that_lost_a_fold_makes_that_fold_again_and_alike(root: Path) -> N
         assert_close(logits, first["logits"])
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_pruned_learners_of_a_finished_run_go_under_a_module_of_their_own(root: Path) -> None:
+@pytest.mark.usefixtures("no_pictures")
+def test_learners_of_a_finished_run_are_pruned_under_their_own_module(root: Path) -> None:
     pruning = "\n[prune]\nstep = 0.1\nuntil = 0.1\n[prune.retrain]\nepochs = 1\nbatch = 16\n"
     text = TEXT.replace("[segmenter]", f'learners_of = "{root / "run"}"\n[segmenter]')
     (root / "pruned.toml").write_text(text[: text.index("[baselines")] + pruning)
     assert reproduce.main(_arguments(root, config="pruned.toml", out="pruned")) == 0
-    whole, pruned = (json.loads((root / f"{r}-results" / "results.json").read_text()) for r in ("run", "pruned"))
+    unpruned, pruned = (json.loads((root / f"{r}-results" / "results.json").read_text()) for r in ("run", "pruned"))
     for name in ("densenet", "resnet", "vgg"):
-        assert pruned["networks"][name]["parameters"] < whole["networks"][name]["parameters"]
-    assert pruned["methods"]["flannel, unpruned"]["mean"] == whole["methods"]["flannel"]["mean"]
+        assert pruned["networks"][name]["parameters"] < unpruned["networks"][name]["parameters"]
+    assert pruned["methods"]["flannel, unpruned"]["mean"] == unpruned["methods"]["flannel"]["mean"]
     assert any(c["b"] == "flannel, unpruned" for c in pruned["comparisons"])
     bundle = Bundle.open(root / "pruned" / "bundle")
     assert all("pruned by APoZ" in m.architecture for m in bundle.manifest.members)
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("preset", ["paper", "code"])
-def test_the_published_ways_run_too(root: Path, preset: str) -> None:
+def test_presets_paper_and_code_run(root: Path, preset: str) -> None:
     text = TEXT.replace(
         'name = "flannel-small"', f'name = "flannel-{preset}"\npreset = "{preset}"\npa_to_ap = true\ncopies = 2'
     )
@@ -181,20 +181,20 @@ def test_the_published_ways_run_too(root: Path, preset: str) -> None:
     assert bundle.manifest.members[0].preprocess.crop_px == {"paper": 63, "code": 48}[preset]
 
 
-def test_a_stage_out_of_order_says_what_is_missing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_out_of_order_names_the_missing_stage(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main(_arguments(root, "--stage", "combine", out="early")) == 2
     assert "run the stages in order" in capsys.readouterr().err
 
 
-def test_networks_of_another_plan_are_not_mixed_in(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_networks_of_another_plan_are_rejected(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "longer.toml").write_text(TEXT.replace("[learn]\nepochs = 1", "[learn]\nepochs = 2"))
     assert reproduce.main(_arguments(root, "--stage", "learn", config="longer.toml")) == 2
-    said = capsys.readouterr().err
-    assert "was trained with plan" in said
-    assert "delete it to train it again" in said
+    message = capsys.readouterr().err
+    assert "was trained with plan" in message
+    assert "delete it to train it again" in message
 
 
-def test_learners_of_another_kind_of_run_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_learners_of_another_kind_of_run_are_rejected(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = root / "other"
     other.mkdir()
     (other / "table.csv").write_bytes((root / "run" / "table.csv").read_bytes())
@@ -203,7 +203,7 @@ def test_learners_of_another_kind_of_run_are_refused(root: Path, capsys: pytest.
     assert "run folder of a FLANNEL run" in capsys.readouterr().err
 
 
-def test_other_folds_in_the_same_folder_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_folds_in_the_same_folder_are_rejected(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "folds.toml").write_text(TEXT.replace(f"folds = {FOLDS}", "folds = 4"))
     assert reproduce.main(_arguments(root, "--stage", "learn", config="folds.toml")) == 2
     assert f"folds {FOLDS}, not 4" in capsys.readouterr().err

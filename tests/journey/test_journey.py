@@ -1,6 +1,6 @@
-"""The whole way in under a minute: folders of (synthetic) X-rays -> training -> bundle -> engines -> answers.
+"""End-to-end test of the starter recipe: synthetic collections in; a bundle, engines and predictions out.
 
-What is learnt in a few steps is worth nothing; that every step takes what the one before made, is the point.
+Networks train for a few steps, so results have no meaning; the test is that every step reads the output of the one before.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ batch = 16
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run folder, with data/ and tiny.toml beside it."""
+    """Return a finished run folder, with data/ and tiny.toml beside it."""
     root = tmp_path_factory.mktemp("journey")
     write_collections(root / "data", patients=8, size_px=96)
     (root / "tiny.toml").write_text(CONFIG)
@@ -57,7 +57,7 @@ def _arguments(root: Path) -> list[str]:
     return ["--data", str(root / "data"), "--out", str(root / "run"), "--config", str(root / "tiny.toml")]
 
 
-def test_the_bundle_is_whole(run: Path) -> None:
+def test_the_bundle_is_complete(run: Path) -> None:
     bundle = Bundle.open(run / "bundle")
     check_networks(bundle)
     manifest = bundle.manifest
@@ -70,7 +70,7 @@ def test_the_bundle_is_whole(run: Path) -> None:
     assert bundle.unlisted_files() == ()
 
 
-def test_the_card_is_made_of_the_results(run: Path) -> None:
+def test_the_model_card_matches_the_results(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     card = (run / "bundle" / "MODEL_CARD.md").read_text()
     f1 = results["models"]["ensemble"]["macro_f1"]
@@ -89,17 +89,17 @@ def test_engines_are_built_and_screen(run: Path, capsys: pytest.CaptureFixture[s
     assert "covid-19" in capsys.readouterr().out
 
 
-def test_the_evaluation_stands_alone(run: Path, tmp_path: Path) -> None:
+def test_the_evaluation_runs_by_itself(run: Path, tmp_path: Path) -> None:
     root = run.parent
-    given = ["--data", str(root / "data"), "--run", str(run), "--config", str(root / "tiny.toml")]
-    assert evaluate.main([*given, "--bundle", str(run / "bundle"), "--out", str(tmp_path / "results")]) == 0
+    options = ["--data", str(root / "data"), "--run", str(run), "--config", str(root / "tiny.toml")]
+    assert evaluate.main([*options, "--bundle", str(run / "bundle"), "--out", str(tmp_path / "results")]) == 0
     page = (tmp_path / "results.md").read_text()
     for what in ("Preset `sane`", "Split seed 1", "plain alone", "## Shortcuts", "Clopper-Pearson"):
         assert what in page
 
 
 def test_a_second_run_changes_nothing(run: Path) -> None:
-    """Stages go on where they stopped: networks that are trained are not trained again."""
+    """Finished networks are not trained again."""
     networks = ("segmenter", "plain", "inverted")
     before = [(run / name / "last.pt").stat().st_mtime_ns for name in networks]
     first = Bundle.open(run / "bundle")
@@ -112,6 +112,6 @@ def test_a_second_run_changes_nothing(run: Path) -> None:
     ]
 
 
-def test_data_that_cannot_be_used_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert starter.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""R20's whole chain in two minutes: folders of (synthetic) X-rays -> tables, figures and a bundle -> engines -> answers.
+"""End-to-end test of R20: synthetic collections in; tables, figures, a bundle, engines and predictions out.
 
-What is learnt in a few steps is worth nothing; that every stage takes what the one before made, is the point.
+Networks train for a few steps, so results have no meaning; the test is that every stage reads the output of the one before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEXT = CONFIG.read_text().replace("known_answers = 4", "known_answers = 2").repl
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/, a finished run/ and its results/."""
+    """Return a folder with data/, a finished run/ and its results/."""
     root = tmp_path_factory.mktemp("r20")
     write_collections(root / "data", patients=8, size_px=96)
     (root / "small.toml").write_text(TEXT)
@@ -33,12 +33,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _arguments(root: Path, *more: str) -> list[str]:
-    places = {"--data": "data", "--out": "run", "--results": "results"}
+    options = {"--data": "data", "--out": "run", "--results": "results"}
     return [
         "r20",
         "--config",
         str(root / "small.toml"),
-        *(v for k, p in places.items() for v in (k, str(root / p))),
+        *(v for k, p in options.items() for v in (k, str(root / p))),
         *more,
     ]
 
@@ -53,7 +53,7 @@ def test_every_table_and_figure_is_there(root: Path) -> None:
     assert (root / "run" / "leakage.md").exists()
 
 
-def test_figures_on_the_page_are_those_of_the_results(root: Path) -> None:
+def test_results_are_complete_and_consistent(root: Path) -> None:
     found = json.loads((root / "results" / "results.json").read_text())
     assert set(found["modality"]) == {"custom", "narrow-vgg", "plain"}
     assert len(found["pruned"]) == 2
@@ -76,11 +76,11 @@ def test_the_bundle_is_built_and_screens(root: Path, capsys: pytest.CaptureFixtu
     check_networks(bundle)
     assert bundle.manifest.labels == ("normal", "bacterial", "covid-19")
     assert all("pruned by APoZ" in m.architecture for m in bundle.manifest.members)
-    places = ["--engines", str(root / "engines")]
-    assert cxr_edge(["build-engine", str(bundle.root), *places, "--precision", "fp32"]) == 0
+    options = ["--engines", str(root / "engines")]
+    assert cxr_edge(["build-engine", str(bundle.root), *options, "--precision", "fp32"]) == 0
     capsys.readouterr()
     image = sorted((root / "data" / "twitter-covid").glob("*.jfif"))[0]
-    assert cxr_edge(["screen", str(image), "--bundle", str(bundle.root), *places, "--json"]) == 0
+    assert cxr_edge(["screen", str(image), "--bundle", str(bundle.root), *options, "--json"]) == 0
     assert "probabilities" in capsys.readouterr().out
 
 
@@ -91,13 +91,13 @@ def test_a_second_run_trains_nothing(root: Path) -> None:
     assert [n.stat().st_mtime_ns for n in networks] == before
 
 
-def test_a_stage_out_of_order_says_what_is_missing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = ["--data", str(root / "data"), "--out", str(root / "early"), "--results", str(root / "none")]
-    assert reproduce.main(["r20", "--config", str(root / "small.toml"), *places, "--stage", "prune"]) == 2
+def test_a_stage_out_of_order_names_the_missing_stage(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(root / "data"), "--out", str(root / "early"), "--results", str(root / "none")]
+    assert reproduce.main(["r20", "--config", str(root / "small.toml"), *options, "--stage", "prune"]) == 2
     assert "run the stages in order" in capsys.readouterr().err
 
 
-def test_another_split_is_refused(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_another_split_is_rejected(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(TEXT.replace('name = "r20-small"', 'name = "r20-small"\nshares = "starter"'))
     arguments = _arguments(root)

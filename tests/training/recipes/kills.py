@@ -1,8 +1,8 @@
-"""R20's pipeline killed over and over: `python -m tests.training.recipes.kills --kills 100`; test_kills.py does ten.
+"""Kill test of R20's pipeline: `python -m tests.training.recipes.kills --kills 100`; test_kills.py kills ten times.
 
-A tiny run on drawn X-rays is killed (SIGKILL) in every stage at what it does to its files: just after a file was opened for
-writing, when it is empty, or just before one is renamed, deleted or made. The same command then goes on, and what it ends
-with must equal what an undisturbed run ends with, bit for bit.
+A tiny run on synthetic X-rays is killed (SIGKILL) in every stage at file operations: just after a file was opened for writing,
+while it is empty, or just before one is renamed, deleted or created. The same command then continues, and its final files must
+equal those of an uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from training.bundles import write
 from training.recipes.r20.config import load_r20
 from training.recipes.r20.run import R20Run
 
-__all__ = ["STAGES", "Killed", "differences", "kill_and_finish", "make_data", "straight"]
+__all__ = ["STAGES", "Kill", "differences", "kill_and_finish", "make_data", "run_to_end"]
 
 CONFIG = """
 name = "kills"
@@ -81,49 +81,48 @@ STAGES = ("data", "segment", "canvases", "search", "modality", "task", "prune", 
 _UNFINISHED = re.compile(r"^\.(.+)\.[0-9a-f]+\.unfinished(\.\w+)?$")
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
-# Forked by a server that has imported what they need, and nothing of which has threads yet.
+# Forked by a server that has imported all modules and has no threads yet.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Killed:
-    """Where a run was killed. event: number of the file operation in the stage, from 0; with a name, of those on files that
-    are called so or will be when they are complete."""
+class Kill:
+    """Position at which a run is killed."""
 
     stage: str
-    event: int
-    name: str | None = None
+    event: int  # number of the file operation in the stage, from 0; with a name, among those on this file
+    name: str | None = None  # of a file, also while it is unfinished
 
 
 def make_data(folder: Path) -> None:
-    """Draw the collections and write the configuration."""
+    """Write synthetic collections and the configuration."""
     write_collections(folder / "data", patients=8, size_px=64)
     (folder / "kills.toml").write_text(CONFIG)
 
 
-def straight(folder: Path, out: str, stages: Sequence[str] = STAGES) -> dict[str, int]:
-    """Run the stages undisturbed. Returns how many file operations each does in the run folder."""
+def run_to_end(folder: Path, out: str, stages: Sequence[str] = STAGES) -> dict[str, int]:
+    """Run the stages without kills. Returns the number of file operations in the run folder per stage."""
     assert _run(folder, out, stages, None) == 0
     return json.loads((folder / f"{out}-events.json").read_text())
 
 
-def kill_and_finish(folder: Path, out: str, kills: Sequence[Killed], stages: Sequence[str] = STAGES) -> None:
-    """Run the stages, killed at each of `kills` in turn and started again, then to their end."""
+def kill_and_finish(folder: Path, out: str, kills: Sequence[Kill], stages: Sequence[str] = STAGES) -> None:
+    """Run the stages, killed at each of `kills` in turn and started again, then to the end."""
     for kill in kills:
         code = _run(folder, out, stages, kill)
         assert code == -signal.SIGKILL, f"{kill} was not reached, or the run failed: exit code {code}"
-    assert _run(folder, out, stages, None) == 0, "the last run did not come to its end"
+    assert _run(folder, out, stages, None) == 0, "the last run did not finish"
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Files of two run folders that are not equal: arrays by value, checkpoints without their seconds, all else by bytes.
+    """Return the different files of two run folders: arrays by value, checkpoints without their seconds, others by bytes.
 
-    Locks, logs, journals and what a kill left of an unfinished file do not count; checkpoints in one folder alone do.
+    Locks, logs, journals and unfinished files of killed processes are ignored; checkpoints in only one folder are not.
     """
-    ours, theirs = _files(one), _files(other)
-    alone = [f"only in one: {name}" for name in sorted(ours ^ theirs)]
-    return alone + [name for name in sorted(ours & theirs) if _content(one / name) != _content(other / name)]
+    first, second = _files(one), _files(other)
+    missing = [f"only in one: {name}" for name in sorted(first ^ second)]
+    return missing + [name for name in sorted(first & second) if _content(one / name) != _content(other / name)]
 
 
 def _files(folder: Path) -> set[str]:
@@ -141,7 +140,7 @@ def _content(file: Path) -> object:
     return file.read_bytes()
 
 
-def _run(folder: Path, out: str, stages: Sequence[str], kill: Killed | None) -> int | None:
+def _run(folder: Path, out: str, stages: Sequence[str], kill: Kill | None) -> int | None:
     process = _processes.Process(target=_child, args=(folder, out, stages, kill), daemon=True)
     process.start()
     process.join(300)
@@ -150,17 +149,17 @@ def _run(folder: Path, out: str, stages: Sequence[str], kill: Killed | None) -> 
 
 @dataclass(kw_only=True)
 class _Watch:
-    """Counts file operations below `root`, by stage; at the one of `kill` the process ends."""
+    """Audit hook that counts file operations below `root` per stage, and kills the process at `kill`."""
 
     root: str
-    kill: Killed | None
+    kill: Kill | None
     stage: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     matched: int = 0
     busy: bool = False
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        """An audit hook, which cannot be taken away again: the process is the run's own."""
+        """Count one event. An audit hook cannot be removed, so the process is used for one run only."""
         if self.busy or not self._concerns(event, args):
             return
         self.counts[self.stage] += 1
@@ -184,18 +183,18 @@ class _Watch:
         return path.startswith(self.root) and "search.journal" not in path
 
 
-class _AtOnce(datetime):
-    """The clock of a world where every bundle is made at the same moment."""
+class _ConstantClock(datetime):
+    """Clock with a constant time, so that bundles of two runs are equal."""
 
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> _AtOnce:
+    def now(cls, tz: tzinfo | None = None) -> _ConstantClock:
         return cls(2020, 1, 1, tzinfo=tz)
 
 
-def _child(folder: Path, out: str, stages: Sequence[str], kill: Killed | None) -> None:
+def _child(folder: Path, out: str, stages: Sequence[str], kill: Kill | None) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    write.datetime = _AtOnce  # type: ignore[attr-defined]
+    write.datetime = _ConstantClock  # type: ignore[attr-defined]
     write._tools = dict  # the commit: somebody may commit while the runs go on
     watch = _Watch(root=str(folder / out), kill=kill)
     sys.addaudithook(watch)
@@ -207,8 +206,8 @@ def _child(folder: Path, out: str, stages: Sequence[str], kill: Killed | None) -
 
 
 def _command(folder: Path, out: str, stage: str) -> None:
-    places = {"--config": "kills.toml", "--data": "data", "--out": out, "--results": f"{out}/results"}
-    arguments = [text for option, name in places.items() for text in (option, str(folder / name))]
+    options = {"--config": "kills.toml", "--data": "data", "--out": out, "--results": f"{out}/results"}
+    arguments = [text for option, name in options.items() for text in (option, str(folder / name))]
     if reproduce.main(["r20", *arguments, "--stage", stage]):
         sys.exit(2)
 
@@ -217,7 +216,7 @@ def _r20(folder: Path, out: str) -> R20Run:
     return R20Run(load_r20(folder / "kills.toml"), folder / "data", folder / out)
 
 
-# What the command does on the way to a stage, here by itself so that it is killed as often as a stage.
+# Steps that the command does before a stage, run separately so that they are killed as often as a stage.
 _STEPS: Mapping[str, Callable[[Path, str, str], object]] = {
     "data": lambda folder, out, _: _r20(folder, out).samples,
     "canvases": lambda folder, out, _: _r20(folder, out).canvases,
@@ -225,29 +224,29 @@ _STEPS: Mapping[str, Callable[[Path, str, str], object]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill a run so many times, evenly over its stages, at random operations. Returns 0 if it ends as an undisturbed one."""
+    """Kill a run at random operations, evenly over its stages. Returns 0 if its files equal those of a run without kills."""
     parser = argparse.ArgumentParser(prog="python -m tests.training.recipes.kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
         make_data(folder)
-        counts = straight(folder, "straight")
-        kills = spread(counts, args.kills, seed=args.seed)
+        counts = run_to_end(folder, "complete")
+        kills = spread_kills(counts, args.kills, seed=args.seed)
         kill_and_finish(folder, "killed", kills)
-        found = differences(folder / "straight", folder / "killed")
+        found = differences(folder / "complete", folder / "killed")
     print(f"{len(kills)} kills in {dict(Counter(k.stage for k in kills))}, of operations {counts}; different: {found}")
     return 1 if found else 0
 
 
-def spread(counts: Mapping[str, int], total: int, *, seed: int) -> list[Killed]:
-    """So many kills in the stages' order, evenly. Of n in a stage each comes within an n-th of its operations, since what
-    the one before left done is not done again."""
+def spread_kills(counts: Mapping[str, int], total: int, *, seed: int) -> list[Kill]:
+    """Return `total` kills in the order of the stages, evenly. Each of n kills in a stage is within 1/n of its operations,
+    since finished work is not repeated after a kill."""
     rng, order = np.random.default_rng(seed), [s for s in STAGES if counts.get(s)]
     shares = Counter(order[k % len(order)] for k in range(total))
     return [
-        Killed(stage=s, event=int(rng.integers(0, max(1, counts[s] // shares[s]))))
+        Kill(stage=s, event=int(rng.integers(0, max(1, counts[s] // shares[s]))))
         for s in order
         for _ in range(shares[s])
     ]

@@ -1,4 +1,4 @@
-"""Configurations: only known keys, shared values handed down, errors that name the file and the key."""
+"""Configurations: only known keys, shared values handed down, errors with file and key."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ _LOADERS = pytest.mark.parametrize(("load", "kind"), [(load_r20, "members"), (lo
 
 
 def _papers(load: Callable[[Path], RunConfig], kind: str, tmp_path: Path, preset: str, augment: str = "") -> RunConfig:
-    """A paper's configuration of two networks."""
+    """Return a paper's configuration with two networks."""
     networks = "".join(f'[{kind}.{name}]\narchitecture = "narrow-vgg"\n' for name in "ab")
     return load(_config(tmp_path, f'name = "x"\npreset = "{preset}"\n{networks}{augment}'))
 
 
 @_LOADERS
-def test_an_unknown_change_of_images_is_named_with_the_known_ones(
+def test_an_unknown_augmentation_is_named_with_the_known_ones(
     load: Callable[[Path], RunConfig], kind: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"c\.toml: augment: unknown keys \['blurr'\]; known are ") as error:
@@ -79,7 +79,7 @@ def test_an_unknown_change_of_images_is_named_with_the_known_ones(
 
 
 @_LOADERS
-def test_changes_of_images_are_of_sane_only(load: Callable[[Path], RunConfig], kind: str, tmp_path: Path) -> None:
+def test_augmentation_settings_apply_to_sane_only(load: Callable[[Path], RunConfig], kind: str, tmp_path: Path) -> None:
     changes = "[augment]\nrotation_deg = 3.0\nequalize = 0.0\n"
     sane = _papers(load, kind, tmp_path, "sane", changes)
     assert sane.augmentation == replace(Augmentation(), rotation_deg=3.0, equalize=0.0)

@@ -38,7 +38,7 @@ def test_a_file_extends_another_table_by_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("load", [load_config, load_r20, load_flannel])
 @pytest.mark.parametrize(
-    ("base", "top", "says"),
+    ("base", "top", "message"),
     [
         ("", 'extends = "nowhere.toml"', r"nowhere\.toml cannot be read"),
         ("", "extends = 3", "extends is the name of one configuration .* got 3: name the file"),
@@ -46,8 +46,10 @@ def test_a_file_extends_another_table_by_table(tmp_path: Path) -> None:
         ("epochz = 3", 'extends = "base.toml"', r"top\.toml.*epochz"),
     ],
 )
-def test_a_file_that_cannot_be_extended_is_named(load: object, base: str, top: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_file_that_cannot_be_extended_is_named(
+    load: object, base: str, top: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
         load(_write(tmp_path, base=base, top=top))  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""Several seeds of one recipe: the same split, other weights, and tables whose figures are numpy's mean and deviation."""
+"""Several training seeds of one recipe: the same split, different weights, and tables with mean and deviation over seeds."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ step = 0.1
 
 
 def _arguments(root: Path, *more: str) -> list[str]:
-    places = {"--config": "tiny.toml", "--data": "data", "--out": "run", "--results": "results"}
-    return ["r20", *(text for option, name in places.items() for text in (option, str(root / name))), *more]
+    options = {"--config": "tiny.toml", "--data": "data", "--out": "run", "--results": "results"}
+    return ["r20", *(text for option, name in options.items() for text in (option, str(root / name))), *more]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/, a run/ whose seed 1 was trained first, then 1 and 2 by one command, and their results/."""
+    """Return a folder with data/, run/ (seed 1 first, then 1 and 2 by one command) and results/."""
     root = tmp_path_factory.mktemp("seeds")
     write_collections(root / "data", patients=8, size_px=64)
     (root / "tiny.toml").write_text(R20)
@@ -125,11 +125,11 @@ def test_figures_are_mean_and_deviation_of_the_seeds_own_tables(root: Path) -> N
     assert compared > 20
 
 
-def test_all_seeds_stand_on_the_split_of_the_configuration(root: Path, tmp_path: Path) -> None:
+def test_all_seeds_have_the_split_of_the_configuration(root: Path, tmp_path: Path) -> None:
     config = load_r20(root / "tiny.toml")
     prepare(root / "data", tmp_path, seed=config.seed, threads=1, shares=config.side_shares)
-    wanted = (tmp_path / "table.csv").read_bytes()
-    assert [(root / f"run/seed-{s}/table.csv").read_bytes() for s in (1, 2)] == [wanted, wanted]
+    expected = (tmp_path / "table.csv").read_bytes()
+    assert [(root / f"run/seed-{s}/table.csv").read_bytes() for s in (1, 2)] == [expected, expected]
     one, other = (json.loads((root / f"results/seed-{s}/results.json").read_text()) for s in (1, 2))
     assert one["sides"] == other["sides"]
     assert one["seed"] == other["seed"] == config.seed
@@ -145,7 +145,7 @@ def _times(folder: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")}
 
 
-def test_seeds_that_are_finished_are_passed_over(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_seeds_are_skipped(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _times(root / "run")
     page = (root / "results/index.md").read_text()
     assert reproduce.main(_arguments(root, "--seeds", "1", "2")) == 0
@@ -161,7 +161,7 @@ def test_a_stage_is_run_for_each_seed(root: Path, capsys: pytest.CaptureFixture[
     assert {p: t for p, t in _times(root / "run").items() if p in before} == before
 
 
-def test_the_page_says_what_the_spread_is_of(root: Path) -> None:
+def test_the_page_explains_the_spread(root: Path) -> None:
     page = (root / "results/index.md").read_text()
     for text in (
         "# tiny with 2 seeds",
@@ -179,7 +179,7 @@ def test_the_page_says_what_the_spread_is_of(root: Path) -> None:
     assert page.index("Table 3") < page.index("Table 7") < page.index("By class")
 
 
-def test_pages_are_made_from_the_results_alone(root: Path, tmp_path: Path) -> None:
+def test_pages_are_written_from_results_json(root: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes((root / "results/results.json").read_bytes())
     assert seeds.main([str(tmp_path)]) == 0
     for file in ("index.md", "table-6-pruned.csv"):
@@ -191,15 +191,15 @@ def test_pages_are_made_from_the_results_alone(root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("given", [[], ["-1"], ["one"], ["1,2"], ["100000"]])
-def test_what_is_no_seed_is_refused(given: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_seeds_are_rejected(given: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as status:
         reproduce.main(_arguments(root, "--seeds", *given))
     assert status.value.code == 2
-    said = capsys.readouterr().err
-    assert ("expected whole numbers from 0 to 99999, such as --seeds 1 2 3" if given else "at least one") in said
+    message = capsys.readouterr().err
+    assert ("expected whole numbers from 0 to 99999, such as --seeds 1 2 3" if given else "at least one") in message
 
 
-def test_a_seed_given_twice_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_repeated_seed_is_rejected(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce.main(_arguments(root, "--seeds", "3", "3")) == 2
     assert "each once, such as --seeds 1 2 3; got [3, 3]" in capsys.readouterr().err
     assert not (root / "run/seed-3").exists()
@@ -217,7 +217,7 @@ def test_a_seed_without_results_is_named(root: Path) -> None:
         seeds.gather_tables("r20", load_r20(root / "tiny.toml"), [1, 9], root / "run", root / "results")
 
 
-def test_another_split_is_refused(tmp_path: Path) -> None:
+def test_another_split_is_rejected(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "table.csv").write_text(name)
@@ -252,7 +252,7 @@ def _own_seeds(config: FlannelConfig) -> list[int]:
     return [config.fit_seed, config.segmenter.seed, config.learn.seed, retrain, config.learners["b"].plan["seed"]]
 
 
-def test_a_seed_reaches_all_that_draws_and_not_the_split(flannel: FlannelConfig) -> None:
+def test_a_seed_changes_all_training_seeds_but_not_the_split(flannel: FlannelConfig) -> None:
     one, two = with_seed(flannel, 1), with_seed(flannel, 2)
     assert _own_seeds(one)[:-1] == [1] * 4
     assert _own_seeds(two)[:-1] == [2] * 4
@@ -260,7 +260,7 @@ def test_a_seed_reaches_all_that_draws_and_not_the_split(flannel: FlannelConfig)
     assert replace(one, name="tiny", training_seed=None, learners=flannel.learners) == flannel
 
 
-def test_members_that_differ_in_their_seed_alone_differ_with_every_seed(flannel: FlannelConfig) -> None:
+def test_members_that_differ_only_in_their_seed_differ_for_every_seed(flannel: FlannelConfig) -> None:
     seen = [s for seed in (1, 2, 7, 8) for s in {*_own_seeds(with_seed(flannel, seed))}]
     assert len(seen) == len(set(seen)) == 8
 
@@ -292,7 +292,7 @@ def _merged(*tables: Table | None) -> Table:
     return seeds.summary_table(seeds.align_tables(tables), len(tables))
 
 
-def test_intervals_text_and_what_is_missing() -> None:
+def test_intervals_text_and_missing_values() -> None:
     made = _merged(
         _table(("vgg", "0.50", "0.900 [0.8, 1.0] (9/10)", "sgd"), ("plain", "0.10", "-", "adam")),
         _table(("vgg", "0.60", "0.800 [0.7, 0.9] (8/10)", "adam"), ("nas", "0.30", "0.100 [0, 1]", "sgd")),
@@ -344,7 +344,7 @@ def test_figures_keep_their_form(cells: tuple[str, ...], made: str) -> None:
     assert _merged(*tables).rows[0][1] == made
 
 
-def test_rows_go_together_by_as_many_columns_as_it_takes() -> None:
+def test_rows_are_matched_by_as_many_columns_as_needed() -> None:
     head = ("combination", "class", "F")
     one = _table(("mean", "a", "0.1"), ("mean", "b", "0.2"), head=head)
     other = _table(("mean", "b", "0.4"), ("mean", "a", "0.3"), head=head)
@@ -364,13 +364,13 @@ def test_a_column_and_a_table_that_only_some_seeds_have_stay() -> None:
     assert made.rows == (("a", "0.3 (-), 1 of 3", "0.1 (-), 1 of 3", "2 of 3"),)
 
 
-def test_what_the_paper_printed_stays_as_it_is() -> None:
+def test_printed_rows_do_not_change() -> None:
     head = ("m", "F", "the paper")
     own = [_table(("a", f, "0.8 (0.03)"), ("paper: a", "0.9 (0.01)", ""), head=head) for f in ("0.1", "0.3")]
     assert _merged(*own).rows == (("a", "0.2 (0.1)", "0.8 (0.03)", "2 of 2"), ("paper: a", "0.9 (0.01)", "", ""))
 
 
-def test_a_table_that_is_equal_for_every_seed_stays_as_it_is() -> None:
+def test_a_table_that_is_equal_for_every_seed_does_not_change() -> None:
     table = _table(("a", "0.1", "0.5 [0, 1]", "sgd"))
     made = _merged(table, table)
     assert (made.head, made.rows, made.note) == (table.head, table.rows, "Equal for every seed.")

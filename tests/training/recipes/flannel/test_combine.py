@@ -1,4 +1,4 @@
-"""Stage 2 on made answers: what each fold's combinations are fitted on, what is kept, and that test images have no say in it."""
+"""Stage 2 on synthetic logits: fit data of each fold's combinations, stored files, and independence from test images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 
 from cxr_edge.errors import InputError
 from cxr_edge.specs.combination import Combination
-from tests.tolerances import PROBABILITY
 from tests.builders.flannel_run import (
     BASELINE,
     COPIES,
@@ -22,13 +21,14 @@ from tests.builders.flannel_run import (
     LABELS,
     LEARNERS,
     Logits,
-    with_predictions,
     flannel_run,
     informative_logits,
-    traceable_logits,
     others_by_hand,
+    traceable_logits,
     truth_of,
+    with_predictions,
 )
+from tests.tolerances import PROBABILITY
 from training.ensembles.neural_weights import FitPlan, NeuralWeightModule
 from training.pruning.prune import PrunePlan
 from training.recipes.flannel import combine as stage_2
@@ -42,8 +42,8 @@ torch.set_num_threads(1)
 PRESETS = ("sane", "paper", "code")
 
 
-def folds_done(run: FlannelRun) -> bool:
-    """Whether all folds came through stage 2 as the configuration asks for it."""
+def all_folds_done(run: FlannelRun) -> bool:
+    """Return whether stage 2 of all folds is finished with this configuration."""
     return all(stage_2._is_done(run, fold) for fold in range(run.config.folds))
 
 
@@ -51,51 +51,51 @@ def _softmax(logits: Logits) -> npt.NDArray[np.float64]:
     return torch.from_numpy(logits).double().softmax(dim=-1).numpy()
 
 
-def _learners_said(run: FlannelRun, fold: int) -> Logits:
+def _learner_logits(run: FlannelRun, fold: int) -> Logits:
     files = [run.folder(fold, name) / PREDICTIONS for name in run.config.learners]
     return np.stack([SampleLogits.load(f).logits for f in files], axis=1)
 
 
-def _backdated(files: Iterable[Path]) -> None:
+def _set_old_mtime(files: Iterable[Path]) -> None:
     for file in files:
         os.utime(file, ns=(10**9, 10**9))
 
 
 def _with_other_test_images(run: FlannelRun) -> FlannelRun:
-    """The same run, whose test images have labels in another order."""
+    """Return the same run with permuted labels of the test images."""
     labels = [run.samples[i].record.label for i in run.test_rows]
     changed = dict(zip(run.test_rows.tolist(), np.roll(labels, 7).tolist(), strict=True))
-    made = [
+    samples = [
         replace(s, record=replace(s.record, label=changed[i])) if i in changed else s for i, s in enumerate(run.samples)
     ]
-    assert sum(a.record.label != b.record.label for a, b in zip(made, run.samples, strict=True)) > 10
+    assert sum(a.record.label != b.record.label for a, b in zip(samples, run.samples, strict=True)) > 10
     other = FlannelRun(run.config, run.data, run.out.with_name("other"))
     other.out.mkdir()
-    other.__dict__["samples"] = made
+    other.__dict__["samples"] = samples
     return other
 
 
-def test_the_made_run_has_all_that_a_real_one_has(tmp_path: Path) -> None:
+def test_synthetic_run_has_folds_labels_and_images_that_are_not_evaluated(tmp_path: Path) -> None:
     run = flannel_run(tmp_path)
     assert len(run.samples) == 149
     assert run.evaluated.sum() == 120
     assert len(run.test_rows) == 24
     assert {run.samples[i].record.label for i in run.test_rows} == set(LABELS)
     assert set(run.fold_of.tolist()) == {-1, 0, 1, 2}
-    assert ((run.fold_of >= 0) & ~run.evaluated).any(), "images that do not count stand in folds too"
+    assert ((run.fold_of >= 0) & ~run.evaluated).any(), "images that are not evaluated have folds, too"
 
 
-def test_in_sane_each_image_is_answered_by_its_own_folds_networks(tmp_path: Path) -> None:
+def test_sane_fits_on_logits_of_each_images_own_fold(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path), traceable_logits)
     for k in range(FOLDS):
         logits, truth = stage_2._Fold(run=run, fold=k).fit_data
-        wanted = [[[run.fold_of[i], m, i, 0] for m in range(3)] for i in others_by_hand(run, k)]
-        assert logits.tolist() == wanted
+        expected = [[[run.fold_of[i], m, i, 0] for m in range(3)] for i in others_by_hand(run, k)]
+        assert logits.tolist() == expected
         assert [LABELS[t] for t in truth] == [run.samples[i].record.label for i in others_by_hand(run, k)]
         assert k not in logits[..., 0], "no network of the fold itself"
 
 
-def test_in_paper_the_folds_own_networks_answer_what_trained_them(tmp_path: Path) -> None:
+def test_paper_fits_on_logits_of_the_folds_networks_on_their_training_images(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path, preset="paper"), traceable_logits)
     for k in range(FOLDS):
         logits, truth = stage_2._Fold(run=run, fold=k).fit_data
@@ -104,7 +104,7 @@ def test_in_paper_the_folds_own_networks_answer_what_trained_them(tmp_path: Path
 
 
 @pytest.mark.parametrize(("preset", "fit_on"), [("sane", "in-sample"), ("paper", "out-of-fold")])
-def test_what_stage_2_is_fitted_on_can_be_set_apart_from_the_preset(tmp_path: Path, preset: str, fit_on: str) -> None:
+def test_fit_on_overrides_the_preset(tmp_path: Path, preset: str, fit_on: str) -> None:
     run = with_predictions(flannel_run(tmp_path, preset=preset, fit_on=fit_on), traceable_logits)
     for k in range(FOLDS):
         networks = {int(f) for f in stage_2._Fold(run=run, fold=k).fit_data[0][:, 0, 0]}
@@ -112,21 +112,21 @@ def test_what_stage_2_is_fitted_on_can_be_set_apart_from_the_preset(tmp_path: Pa
     assert stage_2._plan(run, 0) != stage_2._plan(flannel_run(tmp_path, preset=preset), 0)
 
 
-def test_in_code_they_answer_augmented_copies_in_one_order(tmp_path: Path) -> None:
+def test_code_fits_on_augmented_copies_in_the_same_order_for_all_learners(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path, preset="code"), traceable_logits)
     for k in range(FOLDS):
         logits, truth = stage_2._Fold(run=run, fold=k).fit_data
         others = others_by_hand(run, k)
-        wanted = [[[k, m, i, 0.25 * copy] for m in range(3)] for copy in range(COPIES) for i in others]
-        assert logits.tolist() == wanted
+        expected = [[[k, m, i, 0.25 * copy] for m in range(3)] for copy in range(COPIES) for i in others]
+        assert logits.tolist() == expected
         assert [LABELS[t] for t in truth] == [run.samples[i].record.label for i in others] * COPIES
 
 
-def test_augmented_copies_of_other_images_are_refused(tmp_path: Path) -> None:
+def test_augmented_copies_of_other_images_are_rejected(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path, preset="code"))
     file = run.folder(1, "resnet") / AUGMENTED
-    made = SampleLogits.load(file)
-    SampleLogits(rows=np.roll(made.rows, 1), logits=made.logits).save(file)
+    predictions = SampleLogits.load(file)
+    SampleLogits(rows=np.roll(predictions.rows, 1), logits=predictions.logits).save(file)
     assert len(stage_2._Fold(run=run, fold=0).fit_data[0])
     with pytest.raises(InputError, match="resnet, fold 1, is of other images or copies: run the stage augmented again"):
         _ = stage_2._Fold(run=run, fold=1).fit_data
@@ -136,7 +136,7 @@ def test_augmented_copies_of_other_images_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_neither_the_folds_own_nor_test_nor_outside_images_are_fitted_on(tmp_path: Path, preset: str) -> None:
+def test_fit_data_excludes_the_folds_own_test_and_outside_images(tmp_path: Path, preset: str) -> None:
     run = with_predictions(flannel_run(tmp_path, preset=preset), traceable_logits)
     for k in range(FOLDS):
         fold = stage_2._Fold(run=run, fold=k)
@@ -152,89 +152,89 @@ def test_neither_the_folds_own_nor_test_nor_outside_images_are_fitted_on(tmp_pat
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_temperatures_come_from_the_folds_own_images_in_sane_only(
+def test_temperatures_are_fitted_on_the_folds_own_images_in_sane_only(
     tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, asked = with_predictions(flannel_run(tmp_path, preset=preset)), []
+    run, calls = with_predictions(flannel_run(tmp_path, preset=preset)), []
 
     def spy(combination: Combination, logits: Logits, truth: npt.NDArray[np.int64]) -> Combination:
-        asked.append((combination.strategy, logits, truth))
+        calls.append((combination.strategy, logits, truth))
         return replace(combination, temperature=0.37)
 
     monkeypatch.setattr(stage_2, "calibrated", spy)
     combine(run, [1])
     found = {name: c.temperature for name, c in load_fold_predictions(run, 1).combinations.items()}
     if preset != "sane":
-        assert not asked
+        assert not calls
         assert set(found.values()) == {1.0}
         return
     assert found == {"averaging": 0.37, "voting": 1.0, "flannel-ce": 0.37, "flannel-ce-sampling": 0.37, FLANNEL: 0.37}
     rows = [i for i in range(len(run.samples)) if run.evaluated[i] and run.fold_of[i] == 1]
-    for _, logits, truth in asked:
-        assert np.array_equal(logits, _learners_said(run, 1)[rows]), "answered by the fold's own networks"
+    for _, logits, truth in calls:
+        assert np.array_equal(logits, _learner_logits(run, 1)[rows]), "logits of the fold's own networks"
         assert np.array_equal(truth, truth_of(run)[rows])
 
 
-def test_a_temperature_lowers_the_log_loss_of_flat_answers(tmp_path: Path) -> None:
+def test_a_temperature_lowers_the_log_loss(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path))
     combine(run, [0])
-    made, rows = load_fold_predictions(run, 0), stage_2._Fold(run=run, fold=0).validation
+    predictions, rows = load_fold_predictions(run, 0), stage_2._Fold(run=run, fold=0).validation
     truth = truth_of(run)[rows]
-    raw, scaled = (-np.log(p[rows, truth]).mean() for p in (made.raw, made.probabilities[FLANNEL]))
+    raw, scaled = (-np.log(p[rows, truth]).mean() for p in (predictions.raw, predictions.probabilities[FLANNEL]))
     assert scaled < raw
-    assert made.combinations[FLANNEL].temperature < 1
+    assert predictions.combinations[FLANNEL].temperature < 1
 
 
-def test_what_was_combined_comes_back(tmp_path: Path) -> None:
+def test_fold_predictions_are_loaded_as_saved(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path))
     combine(run, range(FOLDS))
-    assert folds_done(run)
+    assert all_folds_done(run)
     for k in range(FOLDS):
-        made, back = stage_2._predict_fold(stage_2._Fold(run=run, fold=k)), load_fold_predictions(run, k)
-        assert list(back.probabilities) == list(back.predicted) == [*LEARNERS, BASELINE, *ENSEMBLES]
-        assert back.combinations == made.combinations
-        assert np.array_equal(back.raw, made.raw)
-        for name in made.probabilities:
-            assert np.array_equal(back.probabilities[name], made.probabilities[name])
-            assert np.array_equal(back.predicted[name], made.predicted[name])
-            assert back.probabilities[name].shape == (149, 4)
-            assert back.probabilities[name].sum(axis=1) == pytest.approx(1, abs=1e-6)
+        computed, loaded = stage_2._predict_fold(stage_2._Fold(run=run, fold=k)), load_fold_predictions(run, k)
+        assert list(loaded.probabilities) == list(loaded.predicted) == [*LEARNERS, BASELINE, *ENSEMBLES]
+        assert loaded.combinations == computed.combinations
+        assert np.array_equal(loaded.raw, computed.raw)
+        for name in computed.probabilities:
+            assert np.array_equal(loaded.probabilities[name], computed.probabilities[name])
+            assert np.array_equal(loaded.predicted[name], computed.predicted[name])
+            assert loaded.probabilities[name].shape == (149, 4)
+            assert loaded.probabilities[name].sum(axis=1) == pytest.approx(1, abs=1e-6)
 
 
-def test_networks_alone_say_their_softmax(tmp_path: Path) -> None:
+def test_probabilities_of_single_networks_are_their_softmax(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path))
     combine(run, [2])
-    made = load_fold_predictions(run, 2)
+    predictions = load_fold_predictions(run, 2)
     for name in (*LEARNERS, BASELINE):
         p = _softmax(SampleLogits.load(run.folder(2, name) / PREDICTIONS).logits)
-        assert np.abs(made.probabilities[name] - p).max() < 1e-12
-        assert np.array_equal(made.predicted[name], p.argmax(axis=1))
-    mean = np.mean([made.probabilities[name] for name in LEARNERS], axis=0)
-    assert np.array_equal(made.predicted["averaging"], mean.argmax(axis=1)), "the baseline is no learner"
+        assert np.abs(predictions.probabilities[name] - p).max() < 1e-12
+        assert np.array_equal(predictions.predicted[name], p.argmax(axis=1))
+    mean = np.mean([predictions.probabilities[name] for name in LEARNERS], axis=0)
+    assert np.array_equal(predictions.predicted["averaging"], mean.argmax(axis=1)), "the baseline is no learner"
 
 
-def test_a_second_combine_writes_nothing_and_another_fit_does(tmp_path: Path) -> None:
+def test_a_second_combine_writes_only_folds_with_another_fit(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path))
     combine(run, range(FOLDS))
     files = sorted((tmp_path / "combined").iterdir())
     assert [f.name for f in files] == [f"fold-{k}.{kind}" for k in range(FOLDS) for kind in ("json", "npz")]
-    _backdated(files)
+    _set_old_mtime(files)
     combine(run, range(FOLDS))
     assert {f.stat().st_mtime_ns for f in files} == {10**9}
 
     other = flannel_run(tmp_path, fit=replace(run.config.fit, gamma=1.0))
-    assert not folds_done(other)
+    assert not all_folds_done(other)
     with pytest.raises(InputError, match=r"or of another \[fit\]"):
         load_fold_predictions(other, 1)
     before = load_fold_predictions(run, 1).combinations[FLANNEL]
     combine(other, [1])
     again = {f.name for f in files if f.stat().st_mtime_ns != 10**9}
     assert again == {"fold-1.json", "fold-1.npz"}
-    assert not folds_done(other), "two folds are of the fit before"
+    assert not all_folds_done(other), "two folds are of the fit before"
     assert load_fold_predictions(other, 1).combinations[FLANNEL] != before
 
 
-def test_another_seed_is_another_fit(tmp_path: Path) -> None:
+def test_the_plan_depends_on_seed_and_fit(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path))
     combine(run, [0])
     plan = stage_2._plan(run, 0)
@@ -243,64 +243,67 @@ def test_another_seed_is_another_fit(tmp_path: Path) -> None:
     assert stage_2._plan(flannel_run(tmp_path), 0) == plan
 
 
-def test_asked_too_early_it_says_what_to_do(tmp_path: Path) -> None:
+def test_missing_files_raise_an_error_with_the_next_step(tmp_path: Path) -> None:
     run = flannel_run(tmp_path)
     with pytest.raises(InputError, match=r"fold-2\.npz is missing .*run the stages in order, or all of them"):
         load_fold_predictions(run, 2)
     with pytest.raises(InputError, match=r"predictions\.npz is missing: run the stages in order"):
         combine(run, [2])
-    assert not folds_done(run)
+    assert not all_folds_done(run)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_stored_probabilities_are_what_torch_computes(tmp_path: Path, preset: str) -> None:
-    """Softmax of sum_i w_i P_i / T, with w = tanh of the dense layer on the outer product, from the stored arrays."""
+def test_stored_probabilities_match_torch(tmp_path: Path, preset: str) -> None:
+    """Compare with softmax(sum_i w_i P_i / T), w = tanh of the dense layer on the outer product, from stored arrays."""
     run = with_predictions(flannel_run(tmp_path, preset=preset))
     combine(run, [0])
-    made = load_fold_predictions(run, 0)
-    p = torch.from_numpy(_learners_said(run, 0)).double().softmax(dim=2)
+    predictions = load_fold_predictions(run, 0)
+    p = torch.from_numpy(_learner_logits(run, 0)).double().softmax(dim=2)
     for name in ("flannel-ce", "flannel-ce-sampling", FLANNEL):
-        stored = made.combinations[name]
+        stored = predictions.combinations[name]
         assert set(stored.member_temperatures) == {1.0}
         module = NeuralWeightModule(len(LEARNERS), len(LABELS)).double()
         with torch.no_grad():
             module.dense.weight.copy_(torch.tensor(stored.parameters["module_weight"]))
             module.dense.bias.copy_(torch.tensor(stored.parameters["module_bias"]))
             sums = module.combined(p)
-        wanted = (sums / stored.temperature).softmax(dim=1).numpy()
-        assert np.abs(made.probabilities[name] - wanted).max() < PROBABILITY
-        assert np.array_equal(made.predicted[name], wanted.argmax(axis=1))
+        expected = (sums / stored.temperature).softmax(dim=1).numpy()
+        assert np.abs(predictions.probabilities[name] - expected).max() < PROBABILITY
+        assert np.array_equal(predictions.predicted[name], expected.argmax(axis=1))
         if name == FLANNEL:
-            assert np.abs(made.raw - sums.softmax(dim=1).numpy()).max() < PROBABILITY
+            assert np.abs(predictions.raw - sums.softmax(dim=1).numpy()).max() < PROBABILITY
 
 
-def test_votings_ties_go_to_the_higher_mean_probability(tmp_path: Path) -> None:
+def test_ties_of_voting_go_to_the_higher_mean_probability(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path))
     combine(run, [0])
-    p = _softmax(_learners_said(run, 0))
+    p = _softmax(_learner_logits(run, 0))
     votes = np.eye(4)[p.argmax(axis=2)].sum(axis=1)
-    said, shares = load_fold_predictions(run, 0).predicted["voting"], load_fold_predictions(run, 0).probabilities["voting"]
+    predicted, shares = (
+        load_fold_predictions(run, 0).predicted["voting"],
+        load_fold_predictions(run, 0).probabilities["voting"],
+    )
     assert np.abs(shares - votes / 3).max() < PROBABILITY
     tied = (votes.max(axis=1) == 1).nonzero()[0]
     assert len(tied) > 5
-    assert any(said[i] != shares[i].argmax() for i in tied), "the shares alone do not tell"
+    assert any(predicted[i] != shares[i].argmax() for i in tied), "shares do not decide ties"
     mean = np.where(votes == votes.max(axis=1, keepdims=True), p.mean(axis=1), -1)
-    assert np.array_equal(said, mean.argmax(axis=1))
+    assert np.array_equal(predicted, mean.argmax(axis=1))
 
 
-def test_test_images_change_no_fit(tmp_path: Path) -> None:
-    """Other labels of test images and other answers to them leave everything else as it was."""
+def test_fits_do_not_depend_on_test_images(tmp_path: Path) -> None:
+    """Change labels and logits of test images: all fits and all other predictions stay equal."""
     (tmp_path / "run").mkdir()
     run = with_predictions(flannel_run(tmp_path / "run"))
     other = _with_other_test_images(run)
     assert np.array_equal(other.fold_of, run.fold_of)
 
-    def upside_down(_: FlannelRun, fold: int, name: str) -> Logits:
+    def other_test_logits(_: FlannelRun, fold: int, name: str) -> Logits:
         logits = informative_logits(run, fold, name)
         logits[run.test_rows] *= -3
         return logits
 
-    with_predictions(other, upside_down)
+    with_predictions(other, other_test_logits)
     combine(run, range(FOLDS))
     combine(other, range(FOLDS))
     rest = np.setdiff1d(run.all_rows, run.test_rows)
@@ -312,7 +315,7 @@ def test_test_images_change_no_fit(tmp_path: Path) -> None:
             assert not np.array_equal(a.probabilities[name][run.test_rows], b.probabilities[name][run.test_rows])
 
 
-def test_pruned_learners_stand_beside_the_unpruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpruned_learners_are_reported_next_to_pruned_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pruned_folder(run: FlannelRun, fold: int, name: str, *, unpruned: bool = False) -> Path:
         return run.folder(fold, name, pruned=name in run.config.learners and not unpruned)
 
@@ -324,13 +327,15 @@ def test_pruned_learners_stand_beside_the_unpruned(tmp_path: Path, monkeypatch: 
             SampleLogits(rows=run.all_rows, logits=worse).save(run.folder(k, name, pruned=True) / PREDICTIONS)
     monkeypatch.setattr(stage_2, "network_folder", pruned_folder)
     combine(run, [0])
-    made = load_fold_predictions(run, 0)
-    assert list(made.probabilities)[-4:] == [unpruned_name(m) for m in (*LEARNERS, FLANNEL)]
+    predictions = load_fold_predictions(run, 0)
+    assert list(predictions.probabilities)[-4:] == [unpruned_name(m) for m in (*LEARNERS, FLANNEL)]
     assert unpruned_name("vgg") == "vgg, unpruned"
     for name in LEARNERS:
-        whole = SampleLogits.load(run.folder(0, name) / PREDICTIONS).logits
-        assert np.abs(made.probabilities[unpruned_name(name)] - _softmax(whole)).max() < 1e-12
-        assert not np.array_equal(made.probabilities[name], made.probabilities[unpruned_name(name)])
+        unpruned = SampleLogits.load(run.folder(0, name) / PREDICTIONS).logits
+        assert np.abs(predictions.probabilities[unpruned_name(name)] - _softmax(unpruned)).max() < 1e-12
+        assert not np.array_equal(predictions.probabilities[name], predictions.probabilities[unpruned_name(name)])
     monkeypatch.undo()
-    alone = stage_2._predict_fold(stage_2._Fold(run=flannel_run(tmp_path), fold=0))
-    assert np.array_equal(made.probabilities[unpruned_name(FLANNEL)], alone.probabilities[FLANNEL])
+    unpruned_predictions = stage_2._predict_fold(stage_2._Fold(run=flannel_run(tmp_path), fold=0))
+    assert np.array_equal(
+        predictions.probabilities[unpruned_name(FLANNEL)], unpruned_predictions.probabilities[FLANNEL]
+    )

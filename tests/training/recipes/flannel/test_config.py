@@ -1,4 +1,4 @@
-"""FLANNEL's configurations: all that we ship load, presets settle what they should, and mistakes are named."""
+"""FLANNEL's configurations: shipped files load, presets set their values, and errors name the key."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_run_on_two_cores_is_sane() -> None:
     assert config.side_shares == FLANNEL_SHARES
 
 
-def test_members_see_what_the_preset_says(tmp_path: Path) -> None:
+def test_member_preprocessing_of_presets(tmp_path: Path) -> None:
     sane, paper, code = (_load(tmp_path, f'{NAME}preset = "{p}"\n{TWO}') for p in ("sane", "paper", "code"))
     assert (sane.sees_lungs, paper.sees_lungs, code.sees_lungs) == (True, False, False)
     spec = sane.member_spec
@@ -70,7 +70,7 @@ def test_crops_scale_with_the_canvas(name: str, canvas_px: int, crop_px: int, tm
         assert spec == preset(f"flannel-{name}")
 
 
-def test_presets_settle_what_paper_code_and_good_practice_do(tmp_path: Path) -> None:
+def test_presets_set_split_augmentation_and_balance(tmp_path: Path) -> None:
     sane, paper, code = (_load(tmp_path, f'{NAME}preset = "{p}"\n{TWO}') for p in ("sane", "paper", "code"))
     assert (sane.unit, paper.unit, code.unit) == ("group", "group", "image")
     assert sane.augmentation == Augmentation()
@@ -84,12 +84,12 @@ def test_presets_settle_what_paper_code_and_good_practice_do(tmp_path: Path) -> 
         assert config.read_collections == ("kcx", "ccx", "tuberculosis", "twitter")
 
 
-def test_a_view_keeps_its_images(tmp_path: Path) -> None:
+def test_view_selects_projections(tmp_path: Path) -> None:
     views = [_load(tmp_path, f"{NAME}{more}{TWO}").selected_views for more in ("", 'view = "ap"\n')]
     assert views == [("AP", "PA"), ("AP",)]
 
 
-def test_learners_have_no_head_convolution_unless_it_is_asked_for(tmp_path: Path) -> None:
+def test_learners_have_no_head_convolution_unless_configured(tmp_path: Path) -> None:
     config = _load(
         tmp_path,
         f"{NAME}{TWO}head_maps = 64\ndropout = 0.25\n[baselines.c]\narchitecture = 'narrow-covid-net'\n",
@@ -99,7 +99,7 @@ def test_learners_have_no_head_convolution_unless_it_is_asked_for(tmp_path: Path
     assert list(config.learners) == ["a", "b"]
 
 
-def test_tables_change_the_plans_that_they_name(tmp_path: Path) -> None:
+def test_tables_override_plans(tmp_path: Path) -> None:
     config = _load(
         tmp_path,
         f'{NAME}seed = 7\n{TWO}plan = {{ epochs = 3 }}\n[learn]\nbatch = 20\nkeep = "last"\n'
@@ -113,7 +113,7 @@ def test_tables_change_the_plans_that_they_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (f"{NAME}fold = 5\n{TWO}", r"c.toml: unknown keys \['fold'\]; known are .*'folds'"),
         (f"{NAME}{TWO}width = 3", r"learners.b: unknown keys \['width'\]"),
@@ -151,11 +151,11 @@ def test_tables_change_the_plans_that_they_name(tmp_path: Path) -> None:
         (TWO, "name is missing: give every table its name"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_errors_name_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         _load(tmp_path, text)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.toml cannot be read"):
         load_flannel(tmp_path / "nowhere.toml")

@@ -1,4 +1,4 @@
-"""FLANNEL's tables: the printed numbers digit for digit, below ours where they belong, and titles that say what was counted."""
+"""FLANNEL's tables: printed numbers digit for digit, in rows below ours, and titles with preset, n, split and seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.markdown import Table, interval
 from training.recipes.flannel.published import PRINTED_COVID, TABLE_1, TABLE_3
 from training.recipes.flannel.tables import caption, in_words, tables
 
-# Typed from the paper's text once more, row by row as it prints them.
+# Copied from the paper a second time, row by row.
 PRINTED_1 = """
 ccx       119 100   11    7    1
 kcx      5389   0 1492 2780 1117
@@ -118,23 +118,23 @@ def test_flannels_precision_and_recall_fit_its_f1() -> None:
     assert 2 * precision * recall / (precision + recall) == pytest.approx(_value(TABLE_3["flannel"][1][0]), abs=5e-3)
 
 
-def test_the_papers_row_stands_right_below_ours(found: dict[str, Any], made: dict[str, Table]) -> None:
+def test_printed_rows_follow_ours(found: dict[str, Any], made: dict[str, Table]) -> None:
     table = made["table-3-methods"]
     assert table.head == ("method", *LABELS, "macro")
     names = [row[0] for row in table.rows]
-    wanted = []
+    expected = []
     for method in found["methods"]:
-        wanted.append(in_words(method))
+        expected.append(in_words(method))
         if method in TABLE_3:
-            wanted.append(f"paper: {TABLE_3[method][0]}")
-    assert names == wanted
+            expected.append(f"paper: {TABLE_3[method][0]}")
+    assert names == expected
     assert "averaging" in names
-    assert names[names.index("averaging") + 1] == "voting", "averaging stands alone"
+    assert names[names.index("averaging") + 1] == "voting", "averaging has no printed row"
     row = table.rows[names.index("paper: FLANNEL")]
     assert row[1:] == ("0.8168 (0.03)", "0.6063 (0.02)", "0.8267 (0.00)", "0.9144 (0.01)", "0.7910 (0.01)")
 
 
-def test_our_rows_are_the_results(found: dict[str, Any], made: dict[str, Table]) -> None:
+def test_our_rows_match_the_results(found: dict[str, Any], made: dict[str, Table]) -> None:
     ours = {row[0]: row for row in made["table-3-methods"].rows}["FLANNEL"]
     mean, sd = (found["methods"]["flannel"][k] for k in ("mean", "sd"))
     assert ours[1:] == tuple(f"{mean[k]:.4f} ({sd[k]:.2f})" for k in (*LABELS, "macro"))
@@ -149,7 +149,7 @@ def test_our_rows_are_the_results(found: dict[str, Any], made: dict[str, Table])
     assert ap[1].startswith(f"{found['methods']['voting']['ap']['mean']['covid-19']:.4f} (")
 
 
-def test_table_1_stands_beside_the_papers(found: dict[str, Any], made: dict[str, Table]) -> None:
+def test_table_1_has_printed_rows(found: dict[str, Any], made: dict[str, Table]) -> None:
     rows = made["table-1-data"].rows
     assert len(rows) == 2 * len(TABLE_1)
     for ours, papers in zip(rows[::2], rows[1::2], strict=True):
@@ -180,7 +180,7 @@ def test_printed_columns_follow_the_order_of_our_labels(tmp_path: Path) -> None:
     assert papers["paper: all, all"] == ("5508", "1118", "100", "1503", "2787")
 
 
-def test_a_collection_that_the_paper_does_not_have_stands_alone(found: dict[str, Any]) -> None:
+def test_a_collection_that_the_paper_lacks_has_no_printed_row(found: dict[str, Any]) -> None:
     data = {"original data, rsna": [10, 1, 2, 3, 4], **found["data"]}
     rows = tables({**found, "data": data})["table-1-data"].rows
     assert rows[0] == ("original data, rsna", "10", "1", "2", "3", "4")
@@ -213,11 +213,11 @@ def test_methods_have_names_for_readers(method: str, words: str) -> None:
 
 def test_titles_name_preset_n_split_and_seed(found: dict[str, Any], made: dict[str, Table]) -> None:
     assert set(made) == {*COUNTING, *OTHERS}
-    said = f"preset sane, made, n = 24, by patient, 4:1, {FOLDS} folds of the training side, seed 1"
-    assert caption(found, "What") == f"What ({said})"
-    assert caption(found, "What", 7) == f"What ({said.replace('24', '7')})"
+    details = f"preset sane, made, n = 24, by patient, 4:1, {FOLDS} folds of the training side, seed 1"
+    assert caption(found, "What") == f"What ({details})"
+    assert caption(found, "What", 7) == f"What ({details.replace('24', '7')})"
     for name in COUNTING:
-        assert said in made[name].title, name
+        assert details in made[name].title, name
     for name in OTHERS:
         assert "preset sane" in made[name].title, name
         assert "seed 1" in made[name].title, name
@@ -251,16 +251,16 @@ def test_every_table_reads_back_from_its_csv(made: dict[str, Table]) -> None:
         assert table.title in table.as_markdown()
 
 
-def test_the_module_of_the_paper_could_not_say_more_than_its_most(made: dict[str, Table], tmp_path: Path) -> None:
+def test_published_probabilities_stay_below_the_modules_limit(made: dict[str, Table], tmp_path: Path) -> None:
     table = made["temperature"]
     assert [row[0] for row in table.rows] == ["as published", "with temperature"]
     learners, labels = len(flannel_run(tmp_path).config.learners), len(LABELS)
-    most = 2.718281828459045**learners / (2.718281828459045**learners + labels - 1)
-    assert f"No published answer can pass {most:.4f}" in table.note
-    assert float(table.rows[0][3]) < most
+    limit = 2.718281828459045**learners / (2.718281828459045**learners + labels - 1)
+    assert f"No published answer can pass {limit:.4f}" in table.note
+    assert float(table.rows[0][3]) < limit
 
 
-def test_the_page_says_where_the_printed_figure_lies(found: dict[str, Any]) -> None:
+def test_printed_figures_are_compared_with_our_intervals(found: dict[str, Any]) -> None:
     flannel = found["methods"]["flannel"]
     together = flannel["together"]
     figures = {"viral": (0.7, 0.65, 0.75), "bacterial": (0.7, 0.6, 0.75), "normal": (0.9, 0.88, 0.95)}

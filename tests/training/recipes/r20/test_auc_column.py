@@ -1,4 +1,4 @@
-"""The AUC column of Tables 3 to 7: micro, as the paper's rows of voting fit; and pages made again from results.json."""
+"""The AUC column of Tables 3 to 7: micro, which matches the paper's rows of voting; and pages written again from results.json."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ N = 504  # test images of the paper
 
 
 def _votes(right: int) -> Predictions:
-    """One-hot votes for 504 images, so many of them right; all errors are of a rare label, so that averages differ."""
+    """Return one-hot votes for 504 images, `right` of them correct; all errors are of a rare label, so that averages differ."""
     right_labels = np.random.default_rng(right).choice(3, N, p=[0.6, 0.39, 0.01])
     truth = np.where(np.arange(N) < right, right_labels, 2)
-    said = np.where(np.arange(N) < right, truth, 0)
-    return Predictions(true=truth, predicted=said, probabilities=np.eye(3)[said], patients=np.arange(N).astype(str))
+    predicted = np.where(np.arange(N) < right, truth, 0)
+    return Predictions(
+        true=truth, predicted=predicted, probabilities=np.eye(3)[predicted], patients=np.arange(N).astype(str)
+    )
 
 
 @pytest.mark.parametrize("kind", ["unpruned", "pruned"])
@@ -73,8 +75,8 @@ def test_every_paper_table_has_micro_macro_and_weighted() -> None:
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=[p.parent.name for p in PUBLISHED])
-def test_published_pages_and_tables_are_made_of_their_json(file: Path, tmp_path: Path) -> None:
-    """Else make them again: `python -m training.recipes.r20.report docs/results/r20-cpu docs/results/r20-latency`."""
+def test_published_pages_and_tables_match_their_json(file: Path, tmp_path: Path) -> None:
+    """If this fails, write them again: `python -m training.recipes.r20.report docs/results/r20-cpu docs/results/r20-latency`."""
     folder = tmp_path / "page"
     shutil.copytree(file.parent, folder, ignore=shutil.ignore_patterns("*.csv", "index.md"))
     assert report.main([str(folder)]) == 0
@@ -109,7 +111,7 @@ def test_the_page_compares_aucs_by_delong() -> None:
 
 
 def test_a_bundle_of_another_split_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its training images may be among our test images, which nobody would notice."""
+    """Its training images may be among our test images."""
     run, opened = _run(compare_with="some"), SimpleNamespace(manifest=SimpleNamespace(provenance={}))
     monkeypatch.setattr(results.Bundle, "open", lambda name: opened)
     opened.manifest.provenance["images"] = images_by_side(run.samples)

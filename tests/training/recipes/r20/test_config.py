@@ -1,4 +1,4 @@
-"""R20's configurations: all that we ship load, presets settle what they should, and mistakes are named."""
+"""R20's configurations: shipped files load, presets set their values, and errors name the key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_full_is_the_papers() -> None:
     assert full.search.learning_rate == (1e-9, 1e-2)
 
 
-def test_presets_settle_what_paper_code_and_good_practice_do(tmp_path: Path) -> None:
+def test_presets_set_preprocessing_and_training(tmp_path: Path) -> None:
     sane, paper, code = (_load(tmp_path, f'name = "x"\npreset = "{p}"\n{ONE}') for p in ("sane", "paper", "code"))
     assert (sane.unit, paper.unit, code.unit) == ("group", "group", "image")
     assert (sane.balance, paper.balance, code.balance) == ("draw", "weigh", "weigh")
@@ -61,7 +61,7 @@ def test_the_cpu_run_is_split_as_the_starter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ('name = "x"', "at least one member"),
         (f'name = "x"\npreset = "best"\n{ONE}', "preset is sane, paper or code"),
@@ -78,6 +78,6 @@ def test_the_cpu_run_is_split_as_the_starter() -> None:
         (f'name = "x"\n{ONE}[multiclass]\noptimizer = "lion"', "adamw, adam or sgd"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_errors_name_the_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         _load(tmp_path, text)

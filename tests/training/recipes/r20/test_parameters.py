@@ -1,4 +1,4 @@
-"""The page of parameters: every row of Tables 3 and 4, by name and by count, and it is what the code counts now."""
+"""The page of parameters: every row of Tables 3 and 4, by name and count, equal to what the code counts now."""
 
 from __future__ import annotations
 

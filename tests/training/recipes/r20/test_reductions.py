@@ -1,4 +1,4 @@
-"""R20's step counts on its own networks: what a step of each reading removes."""
+"""Parameter reduction per pruning step of R20's networks, for both readings of the paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.recipes.r20.reductions import PRINTED, curve
 STORED = Path(__file__).parents[4] / "docs" / "results" / "r20-reductions.json"
 
 
-def test_a_step_of_the_custom_network_removes_what_it_should() -> None:
+def test_reduction_of_one_step_of_the_custom_network() -> None:
     found = curve("custom", "layer", side_px=32, count=2, steps=2)
     assert found[0] == 0.0
     assert found == sorted(found)
@@ -23,7 +23,7 @@ def test_a_step_of_the_custom_network_removes_what_it_should() -> None:
 
 @pytest.mark.parametrize("name", sorted(PRINTED))
 def test_the_stored_curves_pass_table_6(name: str) -> None:
-    """On the paper's three networks, global pruning reaches the printed reduction within 25 steps, a step apart at most."""
+    """On the paper's three networks, global pruning reaches the printed reduction within 25 steps, at most one step apart."""
     reductions = json.loads(STORED.read_text())[name]["global"]
     above = next(k for k, r in enumerate(reductions) if r >= PRINTED[name])
     assert reductions[above - 1] < PRINTED[name] <= reductions[above]

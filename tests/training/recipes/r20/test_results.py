@@ -19,7 +19,7 @@ LABELS = ("normal", "bacterial", "covid-19")
 
 
 def _run(**changes: object) -> R20Run:
-    """A run of 90 images, of which 60 validate and 30 are tests; nothing on disk is asked for."""
+    """Return a run of 60 validation and 30 test images, without files."""
     config = R20Config(name="x", members={"a": MemberPlan(architecture="custom")}, **changes)  # type: ignore[arg-type]
     run = R20Run(config, Path("nowhere"), Path("nowhere"))
     records = [record(f"p{i}", i, label=LABELS[i % 3]) for i in range(90)]
@@ -37,7 +37,7 @@ def _ensembles(run: R20Run, noise: tuple[float, ...]) -> Ensembles:
     )
 
 
-def test_the_papers_weights_go_to_the_best_on_validation() -> None:
+def test_the_largest_paper_weight_goes_to_the_best_on_validation() -> None:
     made = _ensembles(_run(), (3.0, 0.1, 1.2)).combinations[PAPER_WEIGHTED]
     assert list(made.parameters["weights"]) == [0.2, 0.5, 0.3]
 
@@ -46,12 +46,12 @@ def test_two_members_have_no_paper_weights() -> None:
     assert PAPER_WEIGHTED not in _ensembles(_run(), (1.0, 0.5)).combinations
 
 
-def test_answers_are_of_the_asked_side_only() -> None:
-    answers = _ensembles(_run(), (0.1, 0.1, 0.1)).predictions("average")
-    assert len(answers.true) == 30
-    assert answers.patients[0] == "p60"
-    assert np.array_equal(answers.predicted, answers.true)
-    assert np.allclose(answers.probabilities.sum(axis=1), 1, atol=1e-6)
+def test_predictions_are_of_one_side() -> None:
+    predictions = _ensembles(_run(), (0.1, 0.1, 0.1)).predictions("average")
+    assert len(predictions.true) == 30
+    assert predictions.patients[0] == "p60"
+    assert np.array_equal(predictions.predicted, predictions.true)
+    assert np.allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(("preset", "fitted"), [("sane", True), ("paper", False)])
@@ -60,15 +60,15 @@ def test_temperatures_are_fitted_in_sane_only(preset: str, fitted: bool) -> None
     assert (made.member_temperatures != (1.0, 1.0, 1.0)) is fitted
 
 
-def test_a_leaking_split_is_called_so() -> None:
+def test_a_leaking_split_is_described_as_leaking() -> None:
     members = {"a": MemberPlan(architecture="custom")}
     assert "leaks" in split_in_words(R20Config(name="x", preset="code", members=members))
     assert split_in_words(R20Config(name="x", members=members)) == "by patient, 81/9/10 % train/validation/test"
 
 
-def test_predictions_come_back(tmp_path: Path) -> None:
+def test_sample_logits_are_loaded_as_saved(tmp_path: Path) -> None:
     made = SampleLogits(rows=np.array([3, 1]), logits=np.ones((2, 3), np.float32))
     made.save(tmp_path / "p.npz")
-    back = SampleLogits.load(tmp_path / "p.npz")
-    assert np.array_equal(back.rows, made.rows)
-    assert np.array_equal(back.logits, made.logits)
+    loaded = SampleLogits.load(tmp_path / "p.npz")
+    assert np.array_equal(loaded.rows, made.rows)
+    assert np.array_equal(loaded.logits, made.logits)

@@ -1,4 +1,4 @@
-"""The paper's tables from results: what is on the page is in the results, and the printed rows are the paper's."""
+"""The paper's tables from results: our rows match the results, and printed rows match the paper."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LABELS = ("normal", "bacterial", "covid-19")
 def _row(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     p = rng.dirichlet(np.ones(3), 60)
-    answers = Predictions(
+    predictions = Predictions(
         true=rng.integers(0, 3, 60), predicted=p.argmax(axis=1), probabilities=p, patients=np.arange(60).astype(str)
     )
-    return paper_row(answers, LABELS, seed=1, resamples=10, preset="sane").as_json()
+    return paper_row(predictions, LABELS, seed=1, resamples=10, preset="sane").as_json()
 
 
 def _found() -> dict[str, Any]:
     plan = {"momentum": 0.95, "learning_rate": 1e-3, "weight_decay": 1e-6, "dropout": 0.5, "optimizer": "sgd"}
     costs = {"parameters": 500, "macs": 2_000_000, "milliseconds": 1.5, "channels": 40}
-    whole = {f"unpruned_{k}": 2 * v for k, v in costs.items()}
+    unpruned = {f"unpruned_{k}": 2 * v for k, v in costs.items()}
     return {
         "preset": "sane", "config": "c", "seed": 3, "split": "by patient", "labels": list(LABELS),
         "hyperparameters": {"vgg": {**plan, "activation": "relu", "trials": 7}},
@@ -38,7 +38,7 @@ def _found() -> dict[str, Any]:
         "binary": {"vgg": {"row": _row(1), "parameters": 1000}},
         "multiclass": {"vgg": {"row": _row(2), "parameters": 1000}},
         "ensembles": {"unpruned": {"average": _row(3)}, "pruned": {"average": _row(4)}},
-        "pruned": {"vgg": {"row": _row(5), "unpruned_row": _row(2), "step": 4, **costs, **whole}},
+        "pruned": {"vgg": {"row": _row(5), "unpruned_row": _row(2), "step": 4, **costs, **unpruned}},
     }  # fmt: skip
 
 
@@ -51,14 +51,14 @@ def test_all_tables_are_made_with_preset_n_split_and_seed() -> None:
                 assert what in table.title, (name, what)
 
 
-def test_a_stage_that_did_not_run_leaves_its_tables_out() -> None:
+def test_tables_of_stages_that_did_not_run_are_left_out() -> None:
     found = _found()
     for key in ("pruned", "binary", "multiclass", "ensembles"):
         del found[key]
     assert set(tables(found)) == {"table-2-hyperparameters", "table-3-modality"}
 
 
-def test_figures_are_the_results() -> None:
+def test_figures_match_the_results() -> None:
     found = _found()
     row = found["ensembles"]["pruned"]["average"]
     made = tables(found)["table-7-pruned-ensembles"]
@@ -68,7 +68,7 @@ def test_figures_are_the_results() -> None:
     assert float(ours[3]) == pytest.approx(row["accuracy"]["value"], abs=1e-4)  # weighted sensitivity is accuracy
 
 
-def test_reductions_are_of_the_unpruned() -> None:
+def test_reductions_are_relative_to_unpruned() -> None:
     table = tables(_found())["table-6-pruned"]
     assert table.rows[1][-2:] == ("50.00", "50.00")
 
@@ -82,16 +82,16 @@ def test_csv_reads_back() -> None:
     assert table.title in table.as_markdown()
 
 
-def test_rows_fit_the_head() -> None:
+def test_rows_must_match_the_head() -> None:
     with pytest.raises(ValueError, match="differ in length"):
         Table(title="t", head=("a", "b"), rows=(("1",),))
 
 
 def test_printed_reductions_follow_from_printed_parameters() -> None:
-    """A slip of the pen in `published` would break what the paper's own numbers say."""
+    """Check `published` for typing errors, by the paper's own numbers."""
     for name in ("VGG-16", "VGG-19", "Inception-V3"):
-        whole, pruned = PRUNED[f"{name}, unpruned"], PRUNED[f"{name}, pruned"]
-        less = 100 * (1 - int(pruned[6].replace(",", "")) / int(whole[6].replace(",", "")))
+        unpruned, pruned = PRUNED[f"{name}, unpruned"], PRUNED[f"{name}, pruned"]
+        less = 100 * (1 - int(pruned[6].replace(",", "")) / int(unpruned[6].replace(",", "")))
         assert less == pytest.approx(float(pruned[7]), abs=0.06), name
 
 
