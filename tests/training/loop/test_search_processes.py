@@ -113,7 +113,7 @@ def test_two_processes_in_one_trial_have_separate_folders(tmp_path: Path, monkey
     run = SimpleNamespace(
         out=tmp_path,
         config=SimpleNamespace(modality=None, modality_sources=(), search=PLAN),
-        fresh=lambda *_: (None, None),
+        init_member=lambda *_: (None, None),
         task=lambda *_: task,
     )
     inside: list[Path] = []
