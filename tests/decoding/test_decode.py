@@ -381,5 +381,5 @@ def test_limits_by_name_as_version_0_1_had_them(tmp_path: Path) -> None:
     assert decode(file, max_pixels=GRAY.size).pixels.size == GRAY.size
     with pytest.raises(InputError, match="exceed the limit"):
         decode(file, max_pixels=GRAY.size - 1)
-    with pytest.raises(InputError, match="shorter|side"):
+    with pytest.raises(InputError, match="side"):
         decode_bytes(file.read_bytes(), source="x", min_side_px=max(GRAY.shape) + 1)
