@@ -114,13 +114,14 @@ class Run:
 
     @cached_property
     def canvases(self) -> Canvases:
-        """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
-        here, file = world(), self.out / "canvases.npz"
-        if here.first:
-            with one_at_a_time(file):
-                if not file.exists():
-                    self._cut().save(file)
-        wait(here)
+        """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time.
+
+        By the process that asks first: of a torchrun's, often the first alone needs them, so they do not meet here.
+        """
+        file = self.out / "canvases.npz"
+        with one_at_a_time(file):
+            if not file.exists():
+                self._cut().save(file)
         return Canvases.load(file)
 
     def _cut(self) -> Canvases:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from tests.training.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
+from tests.training.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task, in_two_processes
 from training.engine import Plan, Task, fit
 from training.parallel import World, everywhere, shared_model, world
 from training.prune import steps_of
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 # float32 sums of half batches are added in another order.
@@ -32,12 +28,7 @@ CASES = ("mean", "draw", "weigh", "accumulated", "frozen", "taken-up", "patience
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of `two_processes`; one run for all tests, since a start takes seconds."""
     out = tmp_path_factory.mktemp("pair")
-    # Hidden GPUs: two processes need two of them.
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(out)], env=env, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes(SCRIPT, out, within_s=120)
     return out
 
 
