@@ -24,7 +24,7 @@ KILLS = {
     ),
     # The stages that R20 has too are killed there.
     "flannel": (
-        Killed(stage="learn", name="run.json", event=1),
+        Killed(stage="segment", name="run.json", event=1),
         Killed(stage="learn", name="predictions.npz", event=3),
         Killed(stage="prune", name="predictions.npz", event=1),
         Killed(stage="augmented", name="augmented.npz", event=5),
