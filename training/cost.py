@@ -20,6 +20,7 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_edge.errors import BackendError, ContractError, InputError
 
@@ -39,21 +40,13 @@ def parameters(network: nn.Module) -> int:
 
 
 def macs(network: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of all convolutions and dense layers for one image.
+    """Multiply-accumulates of all convolutions and matrix products for one image.
 
     example: (N, C, S, S); the count is per image. Norms, activations, pooling and biases are left out, as papers do.
     """
-    total = 0
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        # Each output value reads one filter; a transposed convolution's input values each write one.
-        values = inputs[0].numel() if isinstance(layer, nn.ConvTranspose2d) else output.numel()
-        total += values * layer.weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, _COUNTED)]
-    _run(network, example, hooks)
-    return total // example.shape[0]
+    with FlopCounterMode(display=False) as counter:
+        _run(network, example, ())
+    return counter.get_total_flops() // 2 // example.shape[0]
 
 
 def latency_ms(onnx_file: Path, *, threads: int = 1, repeats: int = 30) -> float:
@@ -98,9 +91,6 @@ def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, rep
 def ms_per_channel(network: nn.Module, times_ms: Mapping[str, float]) -> dict[str, float]:
     """Each convolution's milliseconds over its output channels: what `training.removal.choose` ranks with."""
     return {name: ms / network.get_submodule(name).out_channels for name, ms in times_ms.items()}
-
-
-_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def _check(threads: int, repeats: int) -> None:
