@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,14 @@ class FlannelRun(Run):
         return tuple(source for source in known if collections_of([source])[0] in self.config.collections)
 
     @cached_property
+    def _folds(self) -> npt.NDArray[np.int64]:
+        c = self.config
+        return folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
+
+    @cached_property
     def fold_of(self) -> npt.NDArray[np.int64]:
         """The fold (N,) of each training image, -1 for test images. Checked against the run folder, and described there."""
-        c = self.config
-        found = folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
+        found = self._folds
         if world().first:
             with one_at_a_time(self.out / PLAN):
                 self.same_plan(self.out / PLAN)
@@ -65,6 +70,7 @@ class FlannelRun(Run):
     def plan(self) -> dict[str, Any]:
         """What must not change while a run folder is used."""
         c = self.config
+        dealt = "".join(f"{s.record.key} {fold}\n" for s, fold in zip(self.samples, self._folds, strict=True))
         return {
             "preset": c.preset,
             "seed": c.seed,
@@ -73,6 +79,7 @@ class FlannelRun(Run):
             "collections": list(c.collections),
             "view": c.view,
             "preprocess": c.member_spec.digest(),
+            "folds_sha256": sha256(dealt.encode()).hexdigest(),  # they are not kept, and their rule may change
         }
 
     def same_plan(self, file: Path) -> None:
