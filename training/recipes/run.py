@@ -116,13 +116,14 @@ class Run:
 
     @cached_property
     def canvases(self) -> Canvases:
-        """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time."""
-        here, file = world(), self.out / "canvases.npz"
-        if here.is_main:
-            with exclusive_lock(file):
-                if not file.exists():
-                    self._cut_canvases().save(file)
-        barrier(here)
+        """Every image cut by the exported segmenter's box, or the whole frame where members see that; cut the first time.
+
+        By the process that asks first: of a torchrun's, often the first alone needs them, so they do not meet here.
+        """
+        file = self.out / "canvases.npz"
+        with exclusive_lock(file):
+            if not file.exists():
+                self._cut_canvases().save(file)
         return Canvases.load(file)
 
     def _cut_canvases(self) -> Canvases:

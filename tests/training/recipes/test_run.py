@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.models import NetworkSpec, build
-from training.recipes.run import SampleLogits, Run
+from training.recipes.run import Run, SampleLogits
 
 
 def test_a_checkpoint_stays_until_every_process_has_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

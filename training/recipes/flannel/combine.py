@@ -213,7 +213,9 @@ def _predict_fold(fold: _Fold) -> FoldPredictions:
 def _predict_unpruned(fold: _Fold) -> dict[str, tuple[Floats, LabelIndices]]:
     """Return the outputs of the learners before pruning, and of FLANNEL fitted on them."""
     config = fold.run.config
-    outputs = {unpruned_name(name): _with_argmax(_softmax(fold.learners[:, i])) for i, name in enumerate(config.learners)}
+    outputs = {
+        unpruned_name(name): _with_argmax(_softmax(fold.learners[:, i])) for i, name in enumerate(config.learners)
+    }
     combination = _fit_combinations(fold)[FLANNEL]
     return {**outputs, unpruned_name(FLANNEL): _combiner_model(combination, len(config.labels))(fold.learners)}
 

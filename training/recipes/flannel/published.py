@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["PRINTED_COVID", "LABELS", "TABLE_1", "TABLE_3"]
+__all__ = ["LABELS", "PRINTED_COVID", "TABLE_1", "TABLE_3"]
 
 LABELS = ("covid-19", "viral", "bacterial", "normal")  # the order of all columns
 

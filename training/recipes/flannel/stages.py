@@ -153,7 +153,9 @@ def predict_augmented(run: FlannelRun, folds: Iterable[int]) -> None:
         return
     for fold in folds:
         rows = np.tile(np.flatnonzero(run.evaluated & (run.fold_of >= 0) & (run.fold_of != fold)), c.copies)
-        folders = {network_folder(run, fold, name, unpruned=unpruned) for name in c.learners for unpruned in (False, True)}
+        folders = {
+            network_folder(run, fold, name, unpruned=unpruned) for name in c.learners for unpruned in (False, True)
+        }
         missing = [f for f in sorted(folders) if not _has_rows(f / AUGMENTED, rows)]
         if not (missing and world().is_main):
             continue

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.evaluation.auc_pages import AUC_NOTE, auc_differences
 from training.markdown import Table, interval
-from training.recipes.flannel.published import PRINTED_COVID, LABELS, TABLE_1, TABLE_3
+from training.recipes.flannel.published import LABELS, PRINTED_COVID, TABLE_1, TABLE_3
 
 __all__ = ["in_words", "tables"]
 
@@ -228,7 +228,9 @@ def _covid(found: Json) -> Table:
                 *(interval(own[k]) for k in ("precision", "recall", "specificity", "auc")),
             ]
         )
-    rows.append(["paper: FLANNEL", *(PRINTED_COVID[k].replace("(", " (") for k in ("precision", "recall")), "", "", "", ""])
+    rows.append(
+        ["paper: FLANNEL", *(PRINTED_COVID[k].replace("(", " (") for k in ("precision", "recall")), "", "", "", ""]
+    )
     head = ("method", "precision, folds", "recall, folds", "precision", "recall", "specificity", "AUC")
     return Table(
         title=caption(found, "COVID-19 against the rest"),

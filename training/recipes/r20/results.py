@@ -32,7 +32,7 @@ from training.pruning import cost
 from training.pruning.prune import best_step, steps_of
 from training.recipes.r20.config import R20Config
 from training.recipes.r20.run import R20Run
-from training.recipes.r20.stages import chosen_step, best_trial, is_done, member_folder, member_plan, top_members
+from training.recipes.r20.stages import best_trial, chosen_step, is_done, member_folder, member_plan, top_members
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import SEGMENTER
 from training.tasks.confusion import confusion, f1_scores
@@ -181,7 +181,9 @@ def _single(run: R20Run, stage: str, member: str, target: Target) -> Json:
 
 
 def _ensembles(ensembles: Ensembles) -> Json:
-    return {s: _row(ensembles.predictions(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations}
+    return {
+        s: _row(ensembles.predictions(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations
+    }
 
 
 def _combination(combination: Combination) -> Json:
@@ -196,7 +198,9 @@ def _combination(combination: Combination) -> Json:
 
 def _member_predictions(run: R20Run, stage: str, member: str) -> Predictions:
     """A member's answers to the multi-class task."""
-    return run.predictions("test", SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target)
+    return run.predictions(
+        "test", SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target
+    )
 
 
 def _pruned(run: R20Run, member: str) -> Json:
@@ -231,7 +235,9 @@ def _comparisons(run: R20Run, whole: Ensembles, pruned: Ensembles, *, with_bundl
     """Paired tests on the same test images: what pruning, combining and the retraining changed."""
     said: dict[str, Predictions] = {}
     for m in whole.members:
-        said[f"{m}, unpruned"], said[f"{m}, pruned"] = (_member_predictions(run, stage, m) for stage in ("multiclass", "pruned"))
+        said[f"{m}, unpruned"], said[f"{m}, pruned"] = (
+            _member_predictions(run, stage, m) for stage in ("multiclass", "pruned")
+        )
     for strategy in whole.combinations:
         said[f"{strategy}, unpruned"] = whole.predictions(strategy)
         said[f"{strategy}, pruned"] = pruned.predictions(strategy)

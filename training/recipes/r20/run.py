@@ -49,11 +49,15 @@ class R20Run(Run):
         rows = [
             i
             for i, s in enumerate(self.samples)
-            if s.side != "train" and target.label_index(s.record.label) >= 0 and (not sources or s.record.source in sources)
+            if s.side != "train"
+            and target.label_index(s.record.label) >= 0
+            and (not sources or s.record.source in sources)
         ]
         return np.array(rows)
 
-    def init_member(self, member: str, labels: int, seed: int, trial: Trial | None = None) -> tuple[nn.Module, NetworkSpec]:
+    def init_member(
+        self, member: str, labels: int, seed: int, trial: Trial | None = None
+    ) -> tuple[nn.Module, NetworkSpec]:
         """A member as training starts it: random weights drawn from `seed`, or ImageNet's where the configuration says.
 
         trial: of a search, with changes to its spec.

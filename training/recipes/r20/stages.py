@@ -32,8 +32,8 @@ from training.tasks.classify import validation_figures
 
 __all__ = [
     "STAGES",
-    "chosen_step",
     "best_trial",
+    "chosen_step",
     "is_done",
     "member_folder",
     "member_plan",
@@ -66,7 +66,9 @@ def _trial_score(run: R20Run, member: str, trial: Trial) -> float:
     network, _ = run.init_member(member, 2, plan.seed, trial)
     task = run.task(network, modality(), plan, run.config.modality_sources)
     # A folder of its own: a process that was silent for a while may still be in this trial when another takes it over.
-    with TemporaryDirectory(dir=_trials_folder(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(
+        dir=_trials_folder(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True
+    ) as folder:
         best = fit(task, plan, Path(folder), name=f"{member}, trial {trial.number}")
         return task.score(load_weights(network, best))["score"]
 
@@ -166,7 +168,9 @@ def prune_members(run: R20Run) -> None:
         )
         chosen = chosen_step(run, member)
         if world().is_main and not (chosen / PREDICTIONS).exists():
-            run.predict(load_network(chosen)[0], run.evaluated_rows(c.target, c.task_sources)).save(chosen / PREDICTIONS)
+            run.predict(load_network(chosen)[0], run.evaluated_rows(c.target, c.task_sources)).save(
+                chosen / PREDICTIONS
+            )
         barrier(world())
 
 

@@ -14,7 +14,6 @@ import torch
 
 from cxr_edge.errors import InputError
 from cxr_edge.specs.combination import Combination
-from tests.tolerances import PROBABILITY
 from tests.builders.flannel_run import (
     BASELINE,
     COPIES,
@@ -22,13 +21,14 @@ from tests.builders.flannel_run import (
     LABELS,
     LEARNERS,
     Logits,
-    with_predictions,
     flannel_run,
     informative_logits,
-    traceable_logits,
     others_by_hand,
+    traceable_logits,
     truth_of,
+    with_predictions,
 )
+from tests.tolerances import PROBABILITY
 from training.ensembles.neural_weights import FitPlan, NeuralWeightModule
 from training.pruning.prune import PrunePlan
 from training.recipes.flannel import combine as stage_2
@@ -279,7 +279,10 @@ def test_votings_ties_go_to_the_higher_mean_probability(tmp_path: Path) -> None:
     combine(run, [0])
     p = _softmax(_learners_said(run, 0))
     votes = np.eye(4)[p.argmax(axis=2)].sum(axis=1)
-    said, shares = load_fold_predictions(run, 0).predicted["voting"], load_fold_predictions(run, 0).probabilities["voting"]
+    said, shares = (
+        load_fold_predictions(run, 0).predicted["voting"],
+        load_fold_predictions(run, 0).probabilities["voting"],
+    )
     assert np.abs(shares - votes / 3).max() < PROBABILITY
     tied = (votes.max(axis=1) == 1).nonzero()[0]
     assert len(tied) > 5

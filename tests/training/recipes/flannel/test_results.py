@@ -20,12 +20,12 @@ from tests.builders.flannel_run import (
     FOLDS,
     LABELS,
     LEARNERS,
-    MakeLogits,
     Logits,
-    with_predictions,
+    MakeLogits,
     flannel_run,
     informative_logits,
     truth_of,
+    with_predictions,
 )
 from training.ensembles.neural_weights import NeuralWeightModule, highest_probability
 from training.recipes.flannel import results as module
@@ -251,7 +251,9 @@ def test_fold_and_learner_are_chosen_by_the_folds_own_images(tmp_path: Path) -> 
     assert changed.validation_f == table.validation_f
     assert (changed.chosen_fold, changed.best_learner) == (2, "resnet")
     assert changed.averaged(FLANNEL).probabilities.tolist() != table.averaged(FLANNEL).probabilities.tolist()
-    best = Table3Predictions(finished_run(tmp_path / "third", _uneven({**own, "vgg": 0.1}, test, {"own": 1, "test": 0})))
+    best = Table3Predictions(
+        finished_run(tmp_path / "third", _uneven({**own, "vgg": 0.1}, test, {"own": 1, "test": 0}))
+    )
     assert (best.chosen_fold, best.best_learner) == (1, "vgg")
 
 
@@ -261,7 +263,11 @@ def test_validation_scores_are_of_each_folds_own_images(run: FlannelRun, found: 
         wanted = []
         for k in range(FOLDS):
             rows = [i for i in _rows(run, side=("train",)) if run.fold_of[i] == k]
-            wanted.append(f1_score(truth[rows], load_fold_predictions(run, k).predicted[method][rows], average="macro", zero_division=0))
+            wanted.append(
+                f1_score(
+                    truth[rows], load_fold_predictions(run, k).predicted[method][rows], average="macro", zero_division=0
+                )
+            )
         assert scores == pytest.approx(wanted, abs=1e-6)
 
 
