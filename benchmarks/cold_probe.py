@@ -1,10 +1,9 @@
-"""One cold screening, step by step: a child process of `cold_start`, never imported.
+"""One cold screening, timed step by step: a child process of `cold_start`, not a library.
 
-    python -m benchmarks.cold_probe STARTED IMAGE BUNDLE THREADS [ENGINES]
+    python -m benchmarks.cold_probe CREATED IMAGE BUNDLE THREADS [ENGINES]
 
-STARTED is the parent's monotonic clock when it made this process. Prints milliseconds a step as JSON. It does what
-`cxr-edge screen` does and imports nothing before the clock is read, so that the steps add up.
-"""
+CREATED is the parent's monotonic clock when it created this process. Prints the milliseconds per step as JSON. It does
+the same work as `cxr-edge screen` and imports nothing before it first reads the clock, so that the steps sum to the total."""
 
 import sys
 from time import monotonic
@@ -17,9 +16,9 @@ def _main() -> None:
     from itertools import pairwise
     from pathlib import Path
 
-    started, image, bundle_path, threads = float(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    created, image, bundle_path, threads = float(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     engines_dir = Path(sys.argv[5]) if len(sys.argv) > 5 else None
-    marks = [started, _FIRST_LINE]
+    marks = [created, _FIRST_LINE]
 
     import onnxruntime  # noqa: F401  # the command imports it when it loads engines; here it counts as an import
 

@@ -17,14 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness.report import Target, add_common, publish
-from benchmarks.harness.side_by_side import Contender, Table, latency_table, max_difference, measure
+from benchmarks.harness.report import Target, publish
+from benchmarks.harness.script import Benchmark, add_out, add_rounds, make_parser
+from benchmarks.harness.side_by_side import Implementation, Table, latency_table, max_difference, measure
 from benchmarks.peers import opencv_numpy
 from cxr_edge.cli.arguments import at_least_one
 from cxr_edge.ops.combine import Combiner
 from cxr_edge.specs.combination import STRATEGIES, Combination, parameter_shapes
 
-__all__ = ["combination", "implementations", "main"]
+__all__ = ["BENCHMARK", "combination", "implementations", "main"]
+
+BENCHMARK = Benchmark(name="combine", position=70, needs_engines=False)
 
 LABELS = 4
 MEMBERS = (3, 5)
@@ -35,8 +38,9 @@ NATIVE_BATCH = "cxr-edge, one batch"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.combine", description=(__doc__ or "").split("\n")[0])
-    add_common(parser, "combine", rounds=60, warmup=5)
+    parser = make_parser(BENCHMARK, __doc__)
+    add_rounds(parser, rounds=60, warmup=5)
+    add_out(parser, BENCHMARK.name)
     parser.add_argument(
         "--images", type=at_least_one, default=500, metavar="N", help="images per interval (%(default)s)"
     )
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables.append(_joined(f"{members} members x {LABELS} labels", [table for table, _ in compared]))
         targets += [target for _, target in compared]
     publish(
-        name="combine",
+        name=BENCHMARK.name,
         question="How many microseconds does it take from the members' logits to the ensemble's probabilities?",
         interval="logits (images, members, labels) in memory to new probabilities and winners, through the Python call",
         settings={"threads": 1, "precision": "float32 in and out", "rounds": args.rounds, "warm-up": args.warmup,
@@ -73,7 +77,7 @@ def combination(strategy: str, *, members: int) -> Combination:
     return Combination(strategy=strategy, member_temperatures=(1.2,) * members, temperature=1.5, parameters=parameters)
 
 
-def implementations(combining: Combination, logits: npt.NDArray[np.float32]) -> list[Contender]:
+def implementations(combining: Combination, logits: npt.NDArray[np.float32]) -> list[Implementation]:
     """Return native and NumPy implementations, image by image and in one batch; each returns (images, labels)."""
     native = Combiner(combining, labels=LABELS)
     single_images = [logits[i : i + 1] for i in range(len(logits))]
@@ -82,10 +86,10 @@ def implementations(combining: Combination, logits: npt.NDArray[np.float32]) -> 
         return lambda _: [run(image) for image in single_images]
 
     return [
-        Contender(name=NATIVE, run=one_by_one(native.run)),
-        Contender(name=NATIVE_BATCH, run=lambda _: native.run(logits)),
-        Contender(name="NumPy, batch 1", run=one_by_one(lambda image: opencv_numpy.combine(image, combining))),
-        Contender(name="NumPy, one batch", run=lambda _: opencv_numpy.combine(logits, combining)),
+        Implementation(name=NATIVE, run=one_by_one(native.run)),
+        Implementation(name=NATIVE_BATCH, run=lambda _: native.run(logits)),
+        Implementation(name="NumPy, batch 1", run=one_by_one(lambda image: opencv_numpy.combine(image, combining))),
+        Implementation(name="NumPy, one batch", run=lambda _: opencv_numpy.combine(logits, combining)),
     ]
 
 

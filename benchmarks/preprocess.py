@@ -20,18 +20,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.harness.images import speckled
-from benchmarks.harness.report import Target, add_common, publish
+from benchmarks.harness.images import speckled_image
+from benchmarks.harness.report import Target, publish
+from benchmarks.harness.script import Benchmark, add_out, add_rounds, make_parser
 from benchmarks.harness.side_by_side import (
     Cell,
-    Contender,
     Evictor,
+    Implementation,
     Measured,
     Table,
     latency_table,
     max_difference,
     measure,
-    missing,
+    unavailable_reason,
 )
 from benchmarks.peers import opencv_numpy
 from cxr_edge.cli.arguments import at_least_one
@@ -39,7 +40,9 @@ from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import GrayPixels, Roi
 from cxr_edge.specs.preprocess import PreprocessSpec
 
-__all__ = ["contenders", "main", "read_once"]
+__all__ = ["BENCHMARK", "implementations", "main", "read_once"]
+
+BENCHMARK = Benchmark(name="preprocess", position=60, needs_engines=False)
 
 SPEC = PreprocessSpec()  # the `sane` preset: 224 px, standardised by the image's own mean and deviation
 SHARED = (SPEC, PreprocessSpec(standardize="none"), PreprocessSpec(median=True))  # one canvas for three members
@@ -72,18 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [Case(side_px=args.side_px, bits=c.bits) for c in CASES[:2]] if args.side_px else list(CASES)
     tables, measured = [], {}
     for case in cases:
-        images = [speckled(case.side_px, BITS[case.bits], seed=i) for i in range(args.images)]
+        images = [speckled_image(case.side_px, BITS[case.bits], seed=i) for i in range(args.images)]
         for state, between in (("cold", Evictor(args.evict_mib)), ("warm", None)):
-            entrants = contenders(images, [SPEC], args.threads)
+            entrants = implementations(images, [SPEC], args.threads)
             found, table = _compare(f"{case}, one member, {state}", entrants, args, between)
             measured[case, state] = found
             tables.append(table)
-    images = [speckled(cases[0].side_px, np.uint16, seed=i) for i in range(args.images)]
+    images = [speckled_image(cases[0].side_px, np.uint16, seed=i) for i in range(args.images)]
     for words, specs in (("one canvas shared", SHARED), ("three canvases", UNSHARED)):
         title = f"{cases[0]}, three members, {words}, cold"
-        tables.append(_compare(title, contenders(images, specs, args.threads), args, Evictor(args.evict_mib))[1])
+        tables.append(_compare(title, implementations(images, specs, args.threads), args, Evictor(args.evict_mib))[1])
     publish(
-        name="preprocess",
+        name=BENCHMARK.name,
         question="How long does it take from decoded pixels to the members' tensors?",
         interval="decoded pixels in memory to new float32 tensors of all members; decoding and lung box left out",
         settings={"batch": 1, "precision": "float32", "rounds": args.rounds, "warm-up": args.warmup,
@@ -102,8 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.preprocess", description=(__doc__ or "").split("\n")[0])
-    add_common(parser, "preprocess", rounds=60, warmup=5)
+    parser = make_parser(BENCHMARK, __doc__)
+    add_rounds(parser, rounds=60, warmup=5)
+    add_out(parser, BENCHMARK.name)
     parser.add_argument("--threads", type=at_least_one, default=2, metavar="N", help="the larger number (%(default)s)")
     parser.add_argument("--images", type=at_least_one, default=4, metavar="N", help="different images (%(default)s)")
     parser.add_argument("--side-px", type=at_least_one, metavar="N", help="instead of the usual sizes: for trying")
@@ -111,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def contenders(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], threads: int) -> list[Contender]:
+def implementations(
+    images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], threads: int
+) -> list[Implementation]:
     """Every way to make the members' tensors of image i, with 1 and with `threads` threads, and reading image i."""
     height, width = images[0].shape
     roi = Roi.full(width, height)
@@ -122,44 +128,46 @@ def contenders(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], th
     return [*found, *(_reading(images, n) for n in sorted({1, threads}))]
 
 
-def _fused(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Contender:
+def _fused(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Implementation:
     preprocessor = Preprocessor(specs, threads=threads)
-    return Contender(name=_named("cxr-edge", threads), run=lambda i: preprocessor.run([images[i]], [roi]))
+    return Implementation(name=_named("cxr-edge", threads), run=lambda i: preprocessor.run([images[i]], [roi]))
 
 
-def _opencv(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Contender:
-    return Contender(
+def _opencv(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi, threads: int) -> Implementation:
+    return Implementation(
         name=_named(OPENCV, threads),
         run=lambda i: opencv_numpy.opencv_tensors(images[i], [roi] * len(specs), specs),
         prepare=lambda: cv2.setNumThreads(threads),
     )
 
 
-def _torchvision(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi) -> Contender:
+def _torchvision(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi) -> Implementation:
     name = TORCHVISION
     if any(s.median for s in specs):
-        return Contender(name=name, run=None, note="has no median filter")
-    reason = missing("torchvision")
+        return Implementation(name=name, run=None, note="has no median filter")
+    reason = unavailable_reason("torchvision")
     if reason is not None:
-        return Contender(name=name, run=None, note=reason)
+        return Implementation(name=name, run=None, note=reason)
     ways = [opencv_numpy.torchvision_tensor(s) for s in specs]
-    return Contender(name=name, run=lambda i: [way(images[i], roi) for way in ways], note="resize is single-threaded")
+    return Implementation(
+        name=name, run=lambda i: [way(images[i], roi) for way in ways], note="resize is single-threaded"
+    )
 
 
-def _pillow(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi) -> Contender:
+def _pillow(images: Sequence[GrayPixels], specs: Sequence[PreprocessSpec], roi: Roi) -> Implementation:
     name = PILLOW
     if any(s.median for s in specs):
-        return Contender(name=name, run=None, note="has no median filter on floats")
-    if missing("PIL") is not None:
-        return Contender(name=name, run=None, note="not installed: pip install pillow")
-    return Contender(
+        return Implementation(name=name, run=None, note="has no median filter on floats")
+    if unavailable_reason("PIL") is not None:
+        return Implementation(name=name, run=None, note="not installed: pip install pillow")
+    return Implementation(
         name=name, run=lambda i: [opencv_numpy.pillow_tensor(images[i], roi, s) for s in specs], note="single-threaded"
     )
 
 
-def _reading(images: Sequence[GrayPixels], threads: int) -> Contender:
+def _reading(images: Sequence[GrayPixels], threads: int) -> Implementation:
     pool = ThreadPoolExecutor(threads)
-    return Contender(name=_named(READ, threads), run=lambda i: read_once(images[i], threads, pool))
+    return Implementation(name=_named(READ, threads), run=lambda i: read_once(images[i], threads, pool))
 
 
 def read_once(pixels: GrayPixels, threads: int, pool: ThreadPoolExecutor) -> int:
@@ -176,7 +184,7 @@ def _named(name: str, threads: int) -> str:
 
 
 def _compare(
-    title: str, entrants: Sequence[Contender], args: argparse.Namespace, between: Callable[[], object] | None
+    title: str, entrants: Sequence[Implementation], args: argparse.Namespace, between: Callable[[], object] | None
 ) -> tuple[list[Measured], Table]:
     print(f"{title} ...", file=sys.stderr)
     found = measure(entrants, rounds=args.rounds, warmup=args.warmup, items=args.images, between=between)
@@ -184,7 +192,7 @@ def _compare(
     return found, latency_table(title, found, baseline=_named("cxr-edge", args.threads), extra=extra)
 
 
-def _differences(entrants: Sequence[Contender]) -> dict[str, Cell]:
+def _differences(entrants: Sequence[Implementation]) -> dict[str, Cell]:
     """Largest difference of each contender's tensors from the first contender's, on image 0."""
     judge = entrants[0].run
     assert judge is not None
@@ -199,9 +207,9 @@ def _difference(expected: Sequence[Any], came: Sequence[Any]) -> float:
 def _targets(measured: dict[tuple[Case, str], list[Measured]], case: Case, threads: int) -> list[Target]:
     """Ratios on the largest image, cold: everybody with `threads` threads, or the fewer that a peer is faster with."""
     found = measured[case, "cold"]
-    fused = next(m for m in found if m.contender.name == _named("cxr-edge", threads))
-    alone = next(m for m in found if m.contender.name == _named("cxr-edge", 1))
-    read_alone = next(m for m in found if m.contender.name == _named(READ, 1))
+    fused = next(m for m in found if m.implementation.name == _named("cxr-edge", threads))
+    alone = next(m for m in found if m.implementation.name == _named("cxr-edge", 1))
+    read_alone = next(m for m in found if m.implementation.name == _named(READ, 1))
     opencv, read = _fastest(found, OPENCV), _fastest(found, READ)
     pil = _fastest(found, TORCHVISION) or _fastest(found, PILLOW)
     return [
@@ -214,7 +222,7 @@ def _targets(measured: dict[tuple[Case, str], list[Measured]], case: Case, threa
 
 def _fastest(found: Sequence[Measured], name: str) -> Measured | None:
     """The fastest of the contenders whose name starts so, among those that could run."""
-    able = [m for m in found if m.contender.name.startswith(name) and m.milliseconds.size]
+    able = [m for m in found if m.implementation.name.startswith(name) and m.milliseconds.size]
     return min(able, key=lambda m: m.p50_ms) if able else None
 
 
@@ -222,9 +230,9 @@ def _target(text: str, wanted: float, at_least: bool, a: Measured | None, b: Mea
     if a is None or b is None:
         return Target(text=f"{text}, {case}", wanted=wanted, measured=None, at_least=at_least)
     return Target(
-        text=f"{text}, {case}: {a.contender.name} over {b.contender.name}",
+        text=f"{text}, {case}: {a.implementation.name} over {b.implementation.name}",
         wanted=wanted,
-        measured=a.times_as_long_as(b),
+        measured=a.ratio_to(b),
         at_least=at_least,
     )
 

@@ -1,13 +1,12 @@
-"""Single-stream, multi-stream and offline, as the rules of MLPerf Inference (Edge) define these scenarios.
+"""Single-stream, multi-stream and offline scenarios, as defined by the rules of MLPerf Inference (Edge).
 
     cxr-edge build-engine starter && python -m benchmarks.scenarios
 
 The definitions are MLPerf's (github.com/mlcommons/inference_policies, inference_rules.adoc; numbers as in
-github.com/mlcommons/inference, loadgen/mlperf.conf); the networks, the images and this clock are not, so what comes
-out is no MLPerf result. One sample is one image, from decoded pixels (as the rules have it) or from the file's bytes;
-resize and normalisation, which the rules may leave untimed, are inside. Preset runs are shorter than the rules ask for
-and say so; `--official` runs as long as they ask.
-"""
+github.com/mlcommons/inference, loadgen/mlperf.conf); the networks, the images and the load generator are not, so the
+results are not MLPerf results. One sample is one image, from decoded pixels (as in the rules) or from the file's bytes;
+resize and normalization, which the rules may leave untimed, are included. Default runs are shorter than the rules
+require and are marked as such; `--official` runs as long as required."""
 
 from __future__ import annotations
 
@@ -20,21 +19,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-from benchmarks.harness.early_stopping import CONFIDENCE, discarded, estimate_ms, least_queries, loadgen_percentile_ms
+from benchmarks.harness.early_stopping import (
+    CONFIDENCE,
+    discarded_count,
+    estimate_ms,
+    loadgen_percentile_ms,
+    min_queries,
+)
 from benchmarks.harness.report import publish
+from benchmarks.harness.script import Benchmark, exit_status, make_parser
 from benchmarks.harness.side_by_side import Cell, Table
-from benchmarks.harness.workload import SOURCES, Workload, add_workload, at_least_zero, head, screening, settings
+from benchmarks.harness.workload import (
+    SOURCES,
+    Workload,
+    add_workload,
+    at_least_zero,
+    header,
+    make_screen,
+    report_settings,
+)
 from cxr_edge.cli.arguments import at_least_one, load_engines
-from cxr_edge.errors import CxrEdgeError
 from cxr_edge.screening.screener import Screener
 
-__all__ = ["RULES", "Outcome", "Rule", "main"]
+__all__ = ["BENCHMARK", "RULES", "Rule", "ScenarioRun", "main"]
 
-SEED = 0  # of the choice of samples; official runs are given one
-WARM_UP_SAMPLES = 10
-MORE_SAMPLES = (
-    1.1  # than the rate of the warm-up predicts, so that an official offline run is long enough, as in LoadGen
+BENCHMARK = Benchmark(
+    name="scenarios", position=30, quick_options=("--duration", "0", "--samples", "8", "--min-queries")
 )
+
+SEED = 0  # of the random choice of samples; MLPerf publishes a seed for official runs
+WARM_UP_SAMPLES = 10
+# Samples of an official offline run over what the rate of the warm-up predicts, so that it is long enough (as LoadGen).
+MORE_SAMPLES = 1.1
 
 NOTICE = (
     "The scenarios and metrics are those that the MLPerf\N{TRADE MARK SIGN} Inference rules define. These figures are "
@@ -49,24 +65,25 @@ Query = Callable[[Sequence[int]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What the rules ask of a scenario. percentile: of the latencies of queries; None for throughput, one single query.
+    """Requirements of one scenario.
 
-    seconds, samples: of a run at least; queries: what the estimate of the percentile needs. Up to round 1.1, and in the
-    submission checker still where early stopping is not used, single-stream had to have 1024 queries.
+    Up to round 1.1, and in the submission checker still where early stopping is not used, single-stream required 1024
+    queries.
     """
 
     name: str
-    samples_per_query: int
-    percentile: float | None
-    seconds: float = 600
-    samples: int = 1
+    samples_per_query: int  # 0: all samples of the run in one query
+    percentile: float | None  # of the latencies of queries; None: throughput of a single query
+    seconds: float = 600  # minimum duration of a run
+    samples: int = 1  # minimum samples of a run
 
     @property
     def queries(self) -> int:
-        return 1 if self.percentile is None else least_queries(self.percentile)
+        """Return the minimum number of queries: what the estimate of the percentile needs."""
+        return 1 if self.percentile is None else min_queries(self.percentile)
 
     def describe(self) -> str:
-        """What a run must last."""
+        """Return the minimum length of a run as text."""
         count = f"{self.samples} samples in one query" if self.percentile is None else f"{self.queries} queries"
         return f"{self.seconds:g} s and {count}"
 
@@ -82,23 +99,23 @@ RULES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One run of a scenario. source: what a sample is. latencies_ms: one a query. seconds: since the first's issue."""
+class ScenarioRun:
+    """Result of one run of a scenario."""
 
     rule: Rule
-    source: str
-    latencies_ms: tuple[float, ...]
+    source: str  # one of SOURCES
+    latencies_ms: tuple[float, ...]  # one per query
     samples: int
-    seconds: float
+    seconds: float  # since the first query was issued
 
     @property
     def long_enough(self) -> bool:
-        """As long as the rules ask for."""
+        """Return whether the run is as long as the rules require."""
         rule = self.rule
         return self.seconds >= rule.seconds and len(self.latencies_ms) >= rule.queries and self.samples >= rule.samples
 
     def cells(self) -> tuple[Cell, ...]:
-        """The cells under COLUMNS."""
+        """Return the cells of COLUMNS."""
         rule, queries = self.rule, len(self.latencies_ms)
         if rule.percentile is None:
             metric, value, estimate, left_out = "samples/s", self.samples / self.seconds, None, None
@@ -106,10 +123,12 @@ class Outcome:
             metric = f"p{100 * rule.percentile:g} of query latency, ms"
             value = loadgen_percentile_ms(self.latencies_ms, rule.percentile)
             estimate = estimate_ms(self.latencies_ms, rule.percentile)
-            left_out = discarded(queries, rule.percentile) if estimate is not None else None
-        verdict = "as long as the rules ask" if self.long_enough else f"indicative: the rules ask {rule.describe()}"
-        found = (metric, value, estimate, left_out)
-        return (rule.name, self.source, *found, queries, self.samples, self.seconds, verdict)
+            left_out = discarded_count(queries, rule.percentile) if estimate is not None else None
+        length = (
+            "as long as the rules require" if self.long_enough else f"indicative: the rules require {rule.describe()}"
+        )
+        figures = (metric, value, estimate, left_out)
+        return (rule.name, self.source, *figures, queries, self.samples, self.seconds, length)
 
 
 COLUMNS = (
@@ -119,103 +138,110 @@ COLUMNS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write JSON; 3 if the bundle, its engines or an image cannot be used."""
+    """Measure, print, write JSON. Return 3 if the bundle, its engines or an image cannot be used."""
     args = _parser().parse_args(argv)
-    try:
-        _measure(args, Workload.of(args))
-    except CxrEdgeError as error:
-        print(f"scenarios: {error}", file=sys.stderr)
-        return 3
-    return 0
+    return exit_status(BENCHMARK.name, lambda: _measure(args, Workload.from_args(args)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios", description=(__doc__ or "").split("\n")[0])
-    add_workload(parser, "scenarios")
+    parser = make_parser(BENCHMARK, __doc__)
+    add_workload(parser, BENCHMARK.name)
     parser.add_argument(
-        "--from", dest="sources", nargs="+", choices=SOURCES, default=list(SOURCES), help="what a sample is (both)"
+        "--from", dest="sources", nargs="+", choices=SOURCES, default=list(SOURCES), help="where a sample starts (both)"
     )
-    parser.add_argument("--scenario", nargs="+", choices=RULES, default=list(RULES), help="not all of them")
+    parser.add_argument("--scenario", nargs="+", choices=RULES, default=list(RULES), help="scenarios to run (all)")
     parser.add_argument(
-        "--duration", type=at_least_zero, default=10, metavar="S", help="of a run with queries at least (%(default)s)"
-    )
-    parser.add_argument(
-        "--min-queries", type=at_least_one, default=64, metavar="N", help="of such a run at least (%(default)s)"
+        "--duration", type=at_least_zero, default=10, metavar="S", help="minimum duration of a stream run (%(default)s)"
     )
     parser.add_argument(
-        "--samples", type=at_least_one, default=1024, metavar="N", help="of the offline query (%(default)s)"
+        "--min-queries",
+        type=at_least_one,
+        default=64,
+        metavar="N",
+        help="minimum queries of a stream run (%(default)s)",
+    )
+    parser.add_argument(
+        "--samples", type=at_least_one, default=1024, metavar="N", help="samples of the offline query (%(default)s)"
     )
     parser.add_argument(
         "--workers", type=at_least_one, metavar="N",
-        help="samples of one query screened at once, one thread each (default: --threads; 1: one after the other)",
+        help="samples of one query screened concurrently, one thread each (default: --threads; 1: sequentially)",
     )  # fmt: skip
-    parser.add_argument("--official", action="store_true", help="run as long as the rules ask: half an hour a source")
+    parser.add_argument(
+        "--official", action="store_true", help="run as long as the rules require: half an hour per source"
+    )
     return parser
 
 
 def _measure(args: argparse.Namespace, workload: Workload) -> None:
     workers = args.workers or args.threads
     engines = load_engines(args, workload.bundle, threads=args.threads)
-    alone = Screener(workload.bundle, engines, threads=args.threads)
-    each = load_engines(args, workload.bundle, threads=1) if workers > 1 else engines
-    many = Screener(workload.bundle, each) if workers > 1 else alone
-    facts = settings(workload, alone, args.threads)
-    several = f"{workers}, one thread each" if workers > 1 else "1, with all threads"
-    facts |= {"workers on a query of several samples": several, "warm-up": f"{WARM_UP_SAMPLES} samples", "seed": SEED}
+    single_screener = Screener(workload.bundle, engines, threads=args.threads)
+    one_thread = load_engines(args, workload.bundle, threads=1) if workers > 1 else engines
+    batch_screener = Screener(workload.bundle, one_thread) if workers > 1 else single_screener
+    facts = report_settings(workload, single_screener, args.threads)
+    concurrency = f"{workers}, one thread each" if workers > 1 else "1, with all threads"
+    facts |= {
+        "workers on a query of several samples": concurrency,
+        "warm-up": f"{WARM_UP_SAMPLES} samples",
+        "seed": SEED,
+    }
     print(
-        head("cxr-edge in MLPerf\N{TRADE MARK SIGN} scenarios: not an MLPerf\N{TRADE MARK SIGN} result", facts, engines)
+        header(
+            "cxr-edge in MLPerf\N{TRADE MARK SIGN} scenarios: not an MLPerf\N{TRADE MARK SIGN} result", facts, engines
+        )
     )
-    outcomes: list[Outcome] = []
+    runs: list[ScenarioRun] = []
     for source in args.sources:
         for rule in (RULES[name] for name in args.scenario):
             print(f"{rule.name} from {source} ...", file=sys.stderr)
             single = rule.samples_per_query == 1
-            screen = screening(alone if single else many, workload, source)
-            with _answering(screen, 1 if single else workers) as query:
-                outcomes.append(_run(rule, source, query, len(workload.images), args))
+            screen = make_screen(single_screener if single else batch_screener, workload, source)
+            with _query(screen, 1 if single else workers) as query:
+                runs.append(_run(rule, source, query, len(workload.images), args))
     publish(
-        name="scenarios",
+        name=BENCHMARK.name,
         question="How quick is it in the scenarios of the MLPerf\N{TRADE MARK SIGN} Inference rules for edge systems?",
         interval="; ".join(f"a sample from {name}: {SOURCES[name]}" for name in args.sources)
-        + "; a query's latency: from its issue to the last of its samples' answers",
+        + "; a query's latency: from its issue to the result of its last sample",
         settings=facts,
-        tables=[Table(title="Scenarios", columns=COLUMNS, rows=tuple(o.cells() for o in outcomes))],
+        tables=[Table(title="Scenarios", columns=COLUMNS, rows=tuple(o.cells() for o in runs))],
         targets=(),
         notes=(
             NOTICE,
-            "single-stream: one sample a query, the next query is issued when the last is answered; multi-stream: the "
-            "same with 8 samples a query; offline: all samples in one query. Samples are drawn at random, with "
+            "single-stream: one sample per query, the next query is issued when the last is complete; multi-stream: the "
+            "same with 8 samples per query; offline: all samples in one query. Samples are drawn at random, with "
             "replacement, from the images.",
-            f"`early-stopping estimate`: the rules' own, with {CONFIDENCE:.0%} confidence, d = 0; it discards so many "
-            f"of the highest latencies and takes the next. It needs {least_queries(0.90)} queries for p90 and "
-            f"{least_queries(0.99)} for p99, else `-`.",
+            f"`early-stopping estimate`: as defined by the rules, {CONFIDENCE:.0%} confidence, d = 0: the highest "
+            f"latency after discarding as many as `discarded`. It needs {min_queries(0.90)} queries for p90 and "
+            f"{min_queries(0.99)} for p99, else `-`.",
         ),
         out=args.out,
     )  # fmt: skip
 
 
 @contextmanager
-def _answering(screen: Screen, workers: int) -> Iterator[Query]:
-    """A function that screens all samples of a query, `workers` of them at once."""
+def _query(screen: Screen, workers: int) -> Iterator[Query]:
+    """Yield a function that screens all samples of a query, `workers` of them concurrently."""
     if workers == 1:
-        yield lambda samples: _one_by_one(screen, samples)
+        yield lambda samples: _sequential(screen, samples)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="query") as pool:
         yield lambda samples: _exhaust(pool.map(screen, samples))
 
 
-def _one_by_one(screen: Screen, samples: Sequence[int]) -> None:
+def _sequential(screen: Screen, samples: Sequence[int]) -> None:
     for sample in samples:
         screen(sample)
 
 
-def _exhaust(answers: Iterator[object]) -> None:
-    for _ in answers:
+def _exhaust(results: Iterator[object]) -> None:
+    for _ in results:
         pass
 
 
-def _run(rule: Rule, source: str, query: Query, images: int, args: argparse.Namespace) -> Outcome:
-    choice = random.Random(SEED)  # a Mersenne Twister, as the rules want
+def _run(rule: Rule, source: str, query: Query, images: int, args: argparse.Namespace) -> ScenarioRun:
+    choice = random.Random(SEED)  # a Mersenne Twister, as the rules require
     begin = perf_counter()
     query(choice.choices(range(images), k=WARM_UP_SAMPLES))
     per_second = WARM_UP_SAMPLES / (perf_counter() - begin)
@@ -232,7 +258,7 @@ def _offline_samples(rule: Rule, per_second: float, args: argparse.Namespace) ->
 
 def _stream(
     rule: Rule, source: str, query: Query, choice: random.Random, images: int, *, seconds: float, queries: int
-) -> Outcome:
+) -> ScenarioRun:
     latencies: list[float] = []
     begin = perf_counter()
     while len(latencies) < queries or perf_counter() - begin < seconds:
@@ -240,17 +266,17 @@ def _stream(
         issued = perf_counter()
         query(samples)
         latencies.append(1e3 * (perf_counter() - issued))
-    lasted = perf_counter() - begin
+    duration_s = perf_counter() - begin
     count = len(latencies) * rule.samples_per_query
-    return Outcome(rule=rule, source=source, latencies_ms=tuple(latencies), samples=count, seconds=lasted)
+    return ScenarioRun(rule=rule, source=source, latencies_ms=tuple(latencies), samples=count, seconds=duration_s)
 
 
-def _offline(rule: Rule, source: str, query: Query, choice: random.Random, images: int, samples: int) -> Outcome:
+def _offline(rule: Rule, source: str, query: Query, choice: random.Random, images: int, samples: int) -> ScenarioRun:
     chosen = choice.choices(range(images), k=samples)
     issued = perf_counter()
     query(chosen)
-    lasted = perf_counter() - issued
-    return Outcome(rule=rule, source=source, latencies_ms=(1e3 * lasted,), samples=samples, seconds=lasted)
+    duration_s = perf_counter() - issued
+    return ScenarioRun(rule=rule, source=source, latencies_ms=(1e3 * duration_s,), samples=samples, seconds=duration_s)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.harness.report import publish
+from benchmarks.harness.script import Benchmark, exit_status, make_parser
 from benchmarks.harness.side_by_side import Cell, Table
 from benchmarks.harness.workload import (
     SOURCES,
@@ -26,22 +27,23 @@ from benchmarks.harness.workload import (
     add_source,
     add_workload,
     at_least_zero,
-    head,
-    screening,
-    settings,
+    header,
+    make_screen,
+    report_settings,
 )
 from benchmarks.sensors import Record, Sample, Sampler, all_sensors
 from cxr_edge.bench import percentiles
 from cxr_edge.cli.arguments import at_least_one, load_engines
-from cxr_edge.errors import CxrEdgeError
 from cxr_edge.records import Screening
 from cxr_edge.screening.screener import Screener
 
-__all__ = ["Finished", "Quarters", "main", "screen_for"]
+__all__ = ["BENCHMARK", "Quarters", "TimedScreening", "main", "screen_for"]
+
+BENCHMARK = Benchmark(name="sustained", position=50, only_if_named=True, quick_options=("--minutes",))
 
 WARM_UP = 10
 # Less than this share of the first quarter counts as slower, or as a lower clock; below it lies what noise does.
-KEPT = 0.97
+SLOWER_BELOW = 0.97
 # The reading of power to show beside each window, the first of these that there is: the whole box before a part of it.
 POWERS = (
     "vin_power_w", "vdd_in_power_w", "pom_5v_in_power_w", "power_w", "vdd_gpu_soc_power_w", "package_0_power_w",
@@ -49,7 +51,7 @@ POWERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
+class TimedScreening:
     """One screening. at_s: its end, by `time.perf_counter`."""
 
     at_s: float
@@ -71,17 +73,12 @@ class Quarters:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write JSON; 3 if the bundle, its engines or an image cannot be used."""
     args = _parser().parse_args(argv)
-    try:
-        _measure(args, Workload.of(args))
-    except CxrEdgeError as error:
-        print(f"sustained: {error}", file=sys.stderr)
-        return 3
-    return 0
+    return exit_status(BENCHMARK.name, lambda: _measure(args, Workload.from_args(args)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sustained", description=(__doc__ or "").split("\n")[0])
-    add_workload(parser, "sustained")
+    parser = make_parser(BENCHMARK, __doc__)
+    add_workload(parser, BENCHMARK.name)
     add_source(parser, "bytes")
     parser.add_argument("--minutes", type=_above_zero, default=5, metavar="N", help="how long (%(default)s)")
     parser.add_argument("--window-s", type=_above_zero, default=10, metavar="S", help="of the table (%(default)s)")
@@ -108,10 +105,10 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
     threads = args.threads if args.workers == 1 else 1
     engines = load_engines(args, workload.bundle, threads=threads)
     screener = Screener(workload.bundle, engines, threads=threads)
-    screen = screening(screener, workload, args.source)
-    facts = settings(workload, screener, threads)
+    screen = make_screen(screener, workload, args.source)
+    facts = report_settings(workload, screener, threads)
     facts |= {"workers": args.workers, "minutes": args.minutes, "warm-up": f"{WARM_UP} screenings"}
-    print(head("cxr-edge without pause", facts, engines))
+    print(header("cxr-edge without pause", facts, engines))
     for i in range(WARM_UP):
         screen(i)
     with Sampler(all_sensors(gpu=args.gpu), interval_s=args.sample_s) as sampler:
@@ -120,7 +117,7 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
         end = perf_counter()
     record = sampler.record()
     publish(
-        name="sustained",
+        name=BENCHMARK.name,
         question="Does it stay as quick when it screens for minutes without pause?",
         interval=SOURCES[args.source],
         settings=facts,
@@ -132,7 +129,7 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
         targets=(),
         notes=(
             "The first and the last quarter of the time are compared. Slower or lower means less than "
-            f"{KEPT:.0%} of the first quarter.",
+            f"{SLOWER_BELOW:.0%} of the first quarter.",
             f"Reading the sensors took {record.cpu_share:.2%} of one core. Not read: "
             + ("; ".join(f"{sensor}: {reason}" for sensor, reason in record.absent) or "none")
             + ".",
@@ -141,17 +138,17 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
     )
 
 
-def screen_for(seconds: float, screen: Callable[[int], Screening], workers: int) -> list[Finished]:
+def screen_for(seconds: float, screen: Callable[[int], Screening], workers: int) -> list[TimedScreening]:
     """Screen image after image for so long, `workers` at once; at least one each. In the order of their ends."""
     stop_at = perf_counter() + seconds
 
-    def work(worker: int) -> list[Finished]:
-        done: list[Finished] = []
+    def work(worker: int) -> list[TimedScreening]:
+        done: list[TimedScreening] = []
         while not done or perf_counter() < stop_at:
             start = perf_counter()
             screen(worker + workers * len(done))
             end = perf_counter()
-            done.append(Finished(at_s=end, latency_ms=1e3 * (end - start)))
+            done.append(TimedScreening(at_s=end, latency_ms=1e3 * (end - start)))
         return done
 
     with ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool:
@@ -159,7 +156,7 @@ def screen_for(seconds: float, screen: Callable[[int], Screening], workers: int)
     return sorted((f for done in each for f in done), key=lambda f: f.at_s)
 
 
-def _windows(finished: Sequence[Finished], record: Record, begin: float, window_s: float) -> Table:
+def _windows(finished: Sequence[TimedScreening], record: Record, begin: float, window_s: float) -> Table:
     """One row a full window; a single row if the run was shorter than one."""
     lasted = finished[-1].at_s - begin
     count = max(1, int(lasted / window_s))
@@ -192,29 +189,35 @@ def _readings(record: Record, begin: float, end: float) -> Table:
     return Table(title="Sensors", columns=columns, rows=tuple(rows))
 
 
-def _verdict(finished: Sequence[Finished], record: Record, begin: float, end: float) -> Table:
+def _verdict(finished: Sequence[TimedScreening], record: Record, begin: float, end: float) -> Table:
     first, last = _quarter(begin, end)
     early, late = ([f.latency_ms for f in finished if a < f.at_s <= b] for a, b in (first, last))
     quarter_s = (end - begin) / 4
     speed = Quarters(first=len(early) / quarter_s, last=len(late) / quarter_s)
     p50 = Quarters(first=_median(early), last=_median(late))
     rows = [
-        ("images/s", speed.first, speed.last, speed.ratio, _said(speed.ratio, "slowed down", "did not slow down")),
+        (
+            "images/s",
+            speed.first,
+            speed.last,
+            speed.ratio,
+            _verdict_text(speed.ratio, "slowed down", "did not slow down"),
+        ),
         ("p50 ms", p50.first, p50.last, p50.ratio, ""),
     ]
     for sensor, name in _clocks(record):
         clock = _reading_quarters(record, sensor, name, begin, end)
-        said = _said(clock.ratio, "the clock fell", "the clock did not fall")
+        verdict = _verdict_text(clock.ratio, "the clock fell", "the clock did not fall")
         if len(set(_values(record.samples, sensor, name))) == 1:
-            said = "the same in every sample: locked, or a nominal clock as virtual machines tell it"
-        rows.append((f"{name}, {sensor}", clock.first, clock.last, clock.ratio, said))
+            verdict = "the same in every sample: locked, or a nominal clock as virtual machines tell it"
+        rows.append((f"{name}, {sensor}", clock.first, clock.last, clock.ratio, verdict))
     rows.append(("slowed by, as the machine says", None, None, None, _slowed_by(record.samples) or "nothing was said"))
     columns = ("figure", "first quarter", "last quarter", "ratio", "verdict")
     return Table(title="Did it slow down?", columns=columns, rows=tuple(rows))
 
 
-def _said(ratio: float | None, fell: str, held: str) -> str:
-    return "not known: nothing in a quarter" if ratio is None else fell if ratio < KEPT else held
+def _verdict_text(ratio: float | None, fell: str, held: str) -> str:
+    return "not known: nothing in a quarter" if ratio is None else fell if ratio < SLOWER_BELOW else held
 
 
 def _quarter(begin: float, end: float) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -20,9 +20,10 @@ from typing import Any
 import cv2
 
 from benchmarks.harness import command
-from benchmarks.harness.images import enlarged, jpeg_bytes
-from benchmarks.harness.report import Target, add_common, publish
-from benchmarks.harness.side_by_side import Cell, Contender, Measured, Table, latency_table, measure
+from benchmarks.harness.images import enlarge, jpeg_bytes
+from benchmarks.harness.report import Target, publish
+from benchmarks.harness.script import Benchmark, add_out, add_rounds, exit_status, make_parser
+from benchmarks.harness.side_by_side import Cell, Implementation, Measured, Table, latency_table, measure
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_engines
 from cxr_edge.decoding.decode import decode
@@ -31,7 +32,9 @@ from cxr_edge.records import Failure, GrayPixels
 from cxr_edge.screening.folder import screen_files
 from cxr_edge.screening.screener import Screener
 
-__all__ = ["main"]
+__all__ = ["BENCHMARK", "main"]
+
+BENCHMARK = Benchmark(name="throughput", position=90)
 
 SMALL_PX = 320
 COUNTS = (200, 2000)  # and --images
@@ -41,19 +44,19 @@ ONE = "1 worker, 1 thread"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write JSON; 3 if the bundle or its engines cannot be used."""
     args = _parser().parse_args(argv)
-    try:
-        bundle = Bundle.open(args.bundle)
-        with tempfile.TemporaryDirectory() as folder:
-            _measure(args, bundle, Path(folder))
-    except (CxrEdgeError, RuntimeError) as error:
-        print(f"throughput: {error}", file=sys.stderr)
-        return 3
-    return 0
+    return exit_status(BENCHMARK.name, lambda: _run(args), errors=(CxrEdgeError, RuntimeError))
+
+
+def _run(args: argparse.Namespace) -> None:
+    bundle = Bundle.open(args.bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        _measure(args, bundle, Path(folder))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=(__doc__ or "").split("\n")[0])
-    add_common(parser, "throughput", rounds=10, warmup=1)
+    parser = make_parser(BENCHMARK, __doc__)
+    add_rounds(parser, rounds=10, warmup=1)
+    add_out(parser, BENCHMARK.name)
     add_bundle(parser)
     add_engines(parser)
     parser.add_argument("--files", type=at_least_one, default=32, metavar="N", help="files a run (%(default)s)")
@@ -67,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 def _measure(args: argparse.Namespace, bundle: Bundle, folder: Path) -> None:
     pictures = _pictures(bundle)
     found = _workers(args, bundle, _written(folder / "large", pictures, args.side_px, args.files))
-    per_second: dict[str, Cell] = {m.contender.name: 1e3 * args.files / m.p50_ms for m in found}
+    per_second: dict[str, Cell] = {m.implementation.name: 1e3 * args.files / m.p50_ms for m in found}
     speed = latency_table(
         f"{args.files} JPEG files of {args.side_px}x{args.side_px}, time an image",
         found,
@@ -81,7 +84,7 @@ def _measure(args: argparse.Namespace, bundle: Bundle, folder: Path) -> None:
     assert isinstance(first, float)
     assert isinstance(last, float)
     publish(
-        name="throughput",
+        name=BENCHMARK.name,
         question="How does screening of a folder scale with workers, and with the number of files?",
         interval="workers: files on disk (in the page cache) to screenings, engines loaded before; memory: the whole "
         "command, process start and loading included",
@@ -90,7 +93,7 @@ def _measure(args: argparse.Namespace, bundle: Bundle, folder: Path) -> None:
         tables=[speed, memory],
         targets=[
             Target(text=f"times the images a second, {args.threads} workers against 1", wanted=1.8, at_least=True,
-                   measured=found[0].times_as_long_as(found[1]) if args.threads > 1 else None),
+                   measured=found[0].ratio_to(found[1]) if args.threads > 1 else None),
             Target(text=f"peak memory with {counts[-1]} images over that with {counts[0]}", wanted=1.1, at_least=False,
                    measured=last / first),
         ],
@@ -113,7 +116,7 @@ def _written(folder: Path, pictures: Sequence[GrayPixels], side_px: int, count: 
     for i in range(count):
         file = folder / f"{i:06}.jpg"
         if i < len(pictures):
-            file.write_bytes(jpeg_bytes(enlarged(pictures[i], side_px)))
+            file.write_bytes(jpeg_bytes(enlarge(pictures[i], side_px)))
         else:
             os.link(files[i % len(pictures)], file)
         files.append(file)
@@ -125,11 +128,11 @@ def _workers(args: argparse.Namespace, bundle: Bundle, files: Sequence[Path]) ->
     alone = Screener(bundle, load_engines(args, bundle, threads=1))
     wide = Screener(bundle, load_engines(args, bundle, threads=args.threads), threads=args.threads)
     n = args.threads
-    entrants = [Contender(name=ONE, run=lambda _: _screened(alone, files, 1))]
+    entrants = [Implementation(name=ONE, run=lambda _: _screened(alone, files, 1))]
     if n > 1:
         entrants += [
-            Contender(name=f"{n} workers, 1 thread each", run=lambda _: _screened(alone, files, n)),
-            Contender(name=f"1 worker, {n} threads", run=lambda _: _screened(wide, files, 1)),
+            Implementation(name=f"{n} workers, 1 thread each", run=lambda _: _screened(alone, files, n)),
+            Implementation(name=f"1 worker, {n} threads", run=lambda _: _screened(wide, files, 1)),
         ]
     return measure(entrants, rounds=args.rounds, warmup=args.warmup)
 
@@ -148,7 +151,7 @@ def _memory(args: argparse.Namespace, pictures: Sequence[GrayPixels], counts: Se
         print(f"cxr-edge screen on {count} files ...", file=sys.stderr)
         inside = folder / str(count)
         _written(inside, pictures, SMALL_PX, count)
-        used = command.usage([*command.screen(args, inside), "--json"])
+        used = command.run_measured([*command.screen_command(args, inside), "--json"])
         rows.append((count, used.peak_mib, used.seconds, count / used.seconds))
     return Table(
         title=f"`cxr-edge screen FOLDER --json`, JPEG files of {SMALL_PX}x{SMALL_PX}",

@@ -30,6 +30,7 @@ from training.data.drawn_collections import Counts, draw
 from training.papers import page
 from training.papers.hours import hours, total, work_of
 from training.papers.speed import CONFIGS, PAPERS, PaperConfig, Speed, networks_of, published
+from training.parallel import computes_bfloat16
 from training.recipes.r20.config import R20Config
 from training.reproduce import FLANNEL_STAGES, R20_STAGES
 from training.shared_files import write_text
@@ -82,10 +83,10 @@ def shortened(config: PaperConfig, weights: Mapping[str, str]) -> dict[str, dict
     """What the smoke changes in a full configuration: TOML tables by name, "" for the top.
 
     Lengths: an epoch (one or two steps of the images drawn; the segmenter's batch of 2 makes five) and a trial where there
-    are many, two steps of pruning, two folds, fewer images, resamples and cases of reports. fp32, since a CPU may have no
-    bfloat16 arithmetic. weights: network -> file in place of the hub's.
+    are many, two steps of pruning, two folds, fewer images, resamples and cases of reports. weights: network -> file in place
+    of the hub's.
     """
-    one = {"epochs": 1, "precision": "fp32"}
+    one = {"epochs": 1}
     top = {"range_images": 4, "known_answers": 2, "resamples": 50, "cam_cases": 2}
     own = {f"{kind}.{name}": {"imagenet": weights[name]} for kind, name in _from_imagenet(config) if name in weights}
     if isinstance(config, R20Config):
@@ -175,8 +176,8 @@ def _run(smoke: _Smoke, command: Command) -> None:
     again = log.exists()
     begin = time.monotonic()
     watched = [sys.executable, "-c", _WATCH, *map(str, (taken, out, log)), sys.executable, *command.arguments]
-    threads = {"OMP_NUM_THREADS": str(smoke.threads)}
-    if subprocess.run(watched, env={**os.environ, **threads}, check=False).returncode:
+    on_cpu = {"OMP_NUM_THREADS": str(smoke.threads), "CUDA_VISIBLE_DEVICES": ""}
+    if subprocess.run(watched, env={**os.environ, **on_cpu}, check=False).returncode:
         raise InputError(f"{command.name}: could not be started")
     used = json.loads(taken.read_text())
     if used["rc"]:
@@ -263,6 +264,7 @@ def _machine(smoke: _Smoke) -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": cpus[0] if cpus else platform.processor(),
+        "precision": "bf16" if computes_bfloat16(torch.device("cpu")) else "fp32",
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),

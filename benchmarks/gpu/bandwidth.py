@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 
 import cxr_edge._core as _core
-from benchmarks.gpu.device import Answer, Timed, frame_on, timed
-from benchmarks.harness.images import speckled
+from benchmarks.gpu.device import Section, Timed, time_work, upload_frame
+from benchmarks.harness.images import speckled_image
 from benchmarks.harness.report import Target
-from benchmarks.harness.side_by_side import Cell, Table, missing
+from benchmarks.harness.side_by_side import Cell, Table, unavailable_reason
 from cxr_edge.bench import percentiles
 from cxr_edge.gpu.cuda import CudaDevice
 from cxr_edge.gpu.interface import Buffer, Device, Stream
 from cxr_edge.ops.preprocess import core_spec
 from cxr_edge.specs.preprocess import PreprocessSpec
 
-__all__ = ["SIDES", "WANTED", "DeviceCopy", "answer", "cache_bytes", "device_copy"]
+__all__ = ["MIN_SHARE", "SIDES", "DeviceCopy", "cache_bytes", "device_copy", "measure"]
 
 SIDES = (3000, 4096)
-WANTED = 0.7  # of the copy's gigabytes a second
+MIN_SHARE = 0.7  # of the copy's gigabytes a second
 
 _UNKNOWN_CACHE = 128 << 20  # the largest that GPUs have had so far, about
 _TIMES_THE_CACHE = 2
@@ -45,7 +45,7 @@ class DeviceCopy:
     run: Callable[[int, int, int, Stream], object] | None
 
 
-def answer(
+def measure(
     device: Device,
     sets: Mapping[str, Sequence[PreprocessSpec]],
     *,
@@ -54,7 +54,7 @@ def answer(
     rounds: int,
     warmup: int,
     sides: Sequence[int] = SIDES,
-) -> Answer:
+) -> Section:
     """Question 2: gigabytes a second of each set on square 16-bit images, whole frame.
 
     sets: the specs that one pass serves, by what the table calls them. cache: bytes of the device's last cache.
@@ -67,7 +67,7 @@ def answer(
             rows += [m.row(found[-1]) for m in found]
             targets += [_target(m, found[-1]) for m in found[:-1]]
     table = Table(title="2. Bandwidth of preprocessing, images on the device", columns=COLUMNS, rows=tuple(rows))
-    return Answer(tables=(table,), targets=tuple(targets))
+    return Section(tables=(table,), targets=tuple(targets))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class _Moved:
 
 def _target(moved: _Moved, copy: _Moved) -> Target:
     text = f"preprocessing's GB/s over the copy's, {moved.image}, {moved.work}"
-    return Target(text=text, wanted=WANTED, at_least=True, measured=moved.share_of(copy))
+    return Target(text=text, wanted=MIN_SHARE, at_least=True, measured=moved.share_of(copy))
 
 
 def _side(
@@ -116,9 +116,9 @@ def _side(
     warmup: int,
 ) -> list[_Moved]:
     """Every set's rounds, then the copy's."""
-    pixels = speckled(side, np.uint16, seed=side)
+    pixels = speckled_image(side, np.uint16, seed=side)
     images = 1 + max(1, -(-_TIMES_THE_CACHE * cache // pixels.nbytes))
-    frames = [frame_on(device, np.roll(pixels, _MOVED * i, axis=0)) for i in range(images)]
+    frames = [upload_frame(device, np.roll(pixels, _MOVED * i, axis=0)) for i in range(images)]
     name = f"{side}x{side}, 16 bit"
     found = []
     for work, specs in sets.items():
@@ -144,7 +144,7 @@ def _preprocessing(
         for frame in frames:
             kernels.preprocess(planned, frame=frame.address, lungs=0, scratch=scratch.address, outputs=addresses)
 
-    return timed(device, stream, all_images, rounds=rounds, warmup=warmup)
+    return time_work(device, stream, all_images, rounds=rounds, warmup=warmup)
 
 
 def _copying(
@@ -161,7 +161,7 @@ def _copying(
             run(to.address, source.address, source.n_bytes, stream)
 
     try:
-        t = timed(device, stream, all_images, rounds=rounds, warmup=warmup)
+        t = time_work(device, stream, all_images, rounds=rounds, warmup=warmup)
     except Exception as error:  # torch, pycuda: each raises its own, and without the copy the rest still stands
         return None, f"not measured: {copy.name} failed: {_first_line(error)}"
     return t, f"{copy.name}; bytes read and bytes written count. {t.note}".strip()
@@ -175,12 +175,12 @@ def device_copy(device: Device) -> DeviceCopy:
     """torch's copy if torch sees a GPU, else the driver's through pycuda."""
     if not isinstance(device, CudaDevice):
         return DeviceCopy(name=f"not measured: {device.name} is no CUDA device, nothing here can copy on it", run=None)
-    if missing("torch") is None:
+    if unavailable_reason("torch") is None:
         import torch
 
         if torch.cuda.is_available():
             return DeviceCopy(name="torch.Tensor.copy_", run=_torch_copy(torch))
-    if missing("pycuda") is None:
+    if unavailable_reason("pycuda") is None:
         import pycuda.driver
 
         copy = pycuda.driver.memcpy_dtod_async

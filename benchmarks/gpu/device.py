@@ -21,21 +21,21 @@ from cxr_edge.gpu.interface import Buffer, Device, Graph, Kernels, Stream, frame
 from cxr_edge.records import GrayPixels
 
 __all__ = [
-    "Answer",
     "CountingDevice",
-    "PlainStreams",
+    "GraphlessDevice",
+    "Section",
     "Timed",
-    "frame_on",
-    "joined",
-    "poisoned",
-    "put",
-    "take",
-    "timed",
+    "from_device",
+    "join_sections",
+    "nan_buffer",
+    "time_work",
+    "to_device",
+    "upload_frame",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Section:
     """What one question found. failures: what is wrong, not merely slow; one of them makes the exit status 1."""
 
     tables: tuple[Table, ...]
@@ -43,12 +43,12 @@ class Answer:
     failures: tuple[str, ...] = ()
 
 
-def joined(answers: Sequence[Answer]) -> Answer:
+def join_sections(sections: Sequence[Section]) -> Section:
     """All of them as one."""
-    return Answer(
-        tables=tuple(t for a in answers for t in a.tables),
-        targets=tuple(t for a in answers for t in a.targets),
-        failures=tuple(f for a in answers for f in a.failures),
+    return Section(
+        tables=tuple(t for a in sections for t in a.tables),
+        targets=tuple(t for a in sections for t in a.targets),
+        failures=tuple(f for a in sections for f in a.failures),
     )
 
 
@@ -60,7 +60,7 @@ class Timed:
     note: str = ""
 
 
-def put(device: Device, array: npt.NDArray[Any]) -> Buffer:
+def to_device(device: Device, array: npt.NDArray[Any]) -> Buffer:
     """A buffer of the device that holds the array's bytes."""
     buffer, stream = device.allocate(array.nbytes), device.stream()
     device.upload(buffer.address, np.ascontiguousarray(array), stream)
@@ -68,7 +68,7 @@ def put(device: Device, array: npt.NDArray[Any]) -> Buffer:
     return buffer
 
 
-def take(device: Device, buffer: Buffer, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def from_device(device: Device, buffer: Buffer, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """The array that lies at the beginning of a buffer."""
     array, stream = np.zeros(shape, dtype), device.stream()
     device.download(array, buffer.address, stream)
@@ -76,19 +76,19 @@ def take(device: Device, buffer: Buffer, shape: tuple[int, ...], dtype: npt.DTyp
     return array
 
 
-def poisoned(device: Device, n_bytes: int) -> Buffer:
+def nan_buffer(device: Device, n_bytes: int) -> Buffer:
     """A buffer of NaNs, for results: what a kernel leaves unwritten must not be the right answer of an earlier one."""
-    return put(device, np.full(n_bytes, 0xFF, np.uint8))
+    return to_device(device, np.full(n_bytes, 0xFF, np.uint8))
 
 
-def frame_on(device: Device, pixels: GrayPixels) -> Buffer:
+def upload_frame(device: Device, pixels: GrayPixels) -> Buffer:
     """An image (height, width) on the device, as the kernels want it."""
     frame = np.zeros(frame_bytes(pixels), np.uint8)
     put_frame(pixels, frame)
-    return put(device, frame)
+    return to_device(device, frame)
 
 
-def timed(device: Device, stream: Stream, work: Callable[[], None], *, rounds: int, warmup: int) -> Timed:
+def time_work(device: Device, stream: Stream, work: Callable[[], None], *, rounds: int, warmup: int) -> Timed:
     """Time `work`, which enqueues on `stream`, between two events.
 
     It is captured as a graph, so that what the host needs to enqueue it is not in the interval; where the runtime
@@ -121,7 +121,7 @@ def _launcher(device: Device, stream: Stream, enqueue: Callable[..., None]) -> t
     return lambda: graph.launch(stream), ""
 
 
-class PlainStreams:
+class GraphlessDevice:
     """A device that captures no graph, so that a pipeline stays on plain streams; all else is the device's own."""
 
     def __init__(self, device: Device) -> None:

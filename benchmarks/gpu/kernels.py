@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 import cxr_edge._core as _core
 from benchmarks.combine import LABELS, combination
-from benchmarks.gpu.device import Answer, frame_on, poisoned, put, take
+from benchmarks.gpu.device import Section, from_device, nan_buffer, to_device, upload_frame
 from benchmarks.harness.side_by_side import Cell, Table
 from cxr_edge.bundle import Bundle
 from cxr_edge.engines import parts
@@ -30,7 +30,7 @@ from cxr_edge.specs.combination import STRATEGIES
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 
-__all__ = ["SIZES", "Check", "answer", "combinations", "lung_boxes", "masks", "preprocessing"]
+__all__ = ["SIZES", "Check", "combinations", "compare_kernels", "lung_boxes", "masks", "preprocessing"]
 
 # (height, width) of the images: tiny ones, odd ones, several chunks of columns wide, and what a detector gives.
 SIZES = ((1, 1), (61, 97), (523, 611), (2048, 3), (300, 4500), (2500, 2048), (3000, 3000))
@@ -111,9 +111,9 @@ class Check:
         return (self.kernel, self.case, self.values, figures[0], self.limit, figures[1], verdict)
 
 
-def answer(
+def compare_kernels(
     device: Device, bundle: Bundle, *, sizes: Sequence[tuple[int, int]] = SIZES, mask_sides: Sequence[int] = MASK_SIDES
-) -> Answer:
+) -> Section:
     """Question 1: the largest difference of every kernel from the CPU."""
     specs = _specs(bundle)
     with device.current():
@@ -124,7 +124,7 @@ def answer(
         ]
     columns = ("kernel", "case", "values", "largest difference", "limit", "share of the limit", "verdict")
     table = Table(title="1. Kernels beside their CPU twins", columns=columns, rows=tuple(c.row() for c in checks))
-    return Answer(tables=(table,), failures=tuple(c.failure for c in checks if not c.equal))
+    return Section(tables=(table,), failures=tuple(c.failure for c in checks if not c.equal))
 
 
 def _tried(kernel: str, run: Callable[[], list[Check]]) -> list[Check]:
@@ -175,9 +175,9 @@ def _off_centre(width: int, height: int) -> Roi:
 def _tensors(device: Device, specs: Sequence[PreprocessSpec], pixels: GrayPixels, roi: Roi) -> list[npt.NDArray[Any]]:
     """What the kernels make of one image: an array (channels, side, side) a spec."""
     planned = _core.DevicePreprocessor([core_spec(s) for s in specs])
-    frame, lungs = frame_on(device, pixels), put(device, np.array(roi.as_tuple(), np.int32))
+    frame, lungs = upload_frame(device, pixels), to_device(device, np.array(roi.as_tuple(), np.int32))
     scratch, stream = device.allocate(planned.scratch_bytes), device.stream()
-    outputs = [poisoned(device, int(np.prod(s.tensor_shape)) * np.dtype(s.dtype).itemsize) for s in specs]
+    outputs = [nan_buffer(device, int(np.prod(s.tensor_shape)) * np.dtype(s.dtype).itemsize) for s in specs]
     device.kernels(stream).preprocess(
         planned,
         frame=frame.address,
@@ -186,7 +186,7 @@ def _tensors(device: Device, specs: Sequence[PreprocessSpec], pixels: GrayPixels
         outputs=[o.address for o in outputs],
     )
     device.synchronize(stream)
-    return [take(device, o, s.tensor_shape, s.dtype) for o, s in zip(outputs, specs, strict=True)]
+    return [from_device(device, o, s.tensor_shape, s.dtype) for o, s in zip(outputs, specs, strict=True)]
 
 
 def lung_boxes(device: Device, sides: Sequence[int]) -> list[Check]:
@@ -209,8 +209,8 @@ def masks(side: int) -> list[npt.NDArray[np.float32]]:
 def _boxes(device: Device, mask: npt.NDArray[np.float32]) -> Pair:
     rule, width_px, height_px = core_rule(LungBoxRule()), 640, 512
     rows, columns = mask.shape
-    frame, source = frame_on(device, np.zeros((height_px, width_px), np.uint8)), put(device, mask)
-    record, scratch = poisoned(device, 9 * 4), device.allocate(_core.lung_scratch_bytes(rows, columns))
+    frame, source = upload_frame(device, np.zeros((height_px, width_px), np.uint8)), to_device(device, mask)
+    record, scratch = nan_buffer(device, 9 * 4), device.allocate(_core.lung_scratch_bytes(rows, columns))
     stream = device.stream()
     device.kernels(stream).lung_box(
         mask=source.address, rows=rows, columns=columns, rule=rule, frame=frame.address, scratch=scratch.address,
@@ -219,7 +219,7 @@ def _boxes(device: Device, mask: npt.NDArray[np.float32]) -> Pair:
     device.synchronize(stream)
     verdict, box = _core.lung_box(mask, rule, width_px=width_px, height_px=height_px)
     seen = box if verdict == 0 else (0, 0, width_px, height_px)
-    return take(device, record, (9,), np.int32), np.array([*seen, *box, verdict], np.int32)
+    return from_device(device, record, (9,), np.int32), np.array([*seen, *box, verdict], np.int32)
 
 
 def combinations(device: Device) -> list[Check]:
@@ -236,14 +236,14 @@ def _combined(device: Device, strategy: str, members: int, seed: int) -> Pair:
     twin = Combiner(combination(strategy, members=members), labels=LABELS)
     planned = twin.core
     logits = np.random.default_rng(seed).normal(0, 4, (members, LABELS)).astype(np.float32)
-    parameters, source = put(device, planned.values()), put(device, logits)
+    parameters, source = to_device(device, planned.values()), to_device(device, logits)
     scratch, stream = device.allocate(planned.scratch_bytes), device.stream()
-    probabilities, winner = poisoned(device, 4 * LABELS), poisoned(device, 4)
+    probabilities, winner = nan_buffer(device, 4 * LABELS), nan_buffer(device, 4)
     device.kernels(stream).combine(
         planned, parameters=parameters.address, logits=source.address, member_stride=LABELS, scratch=scratch.address,
         probabilities=probabilities.address, winner=winner.address,
     )  # fmt: skip
     device.synchronize(stream)
-    ours = (take(device, probabilities, (LABELS,), np.float32), take(device, winner, (1,), np.int32))
+    ours = (from_device(device, probabilities, (LABELS,), np.float32), from_device(device, winner, (1,), np.int32))
     wanted, winners = twin.run(logits[None])
     return np.concatenate(ours).astype(np.float64), np.concatenate([wanted[0], winners]).astype(np.float64)

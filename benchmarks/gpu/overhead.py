@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.gpu.device import Answer, CountingDevice, Timed, timed
+from benchmarks.gpu.device import CountingDevice, Section, Timed, time_work
 from benchmarks.gpu.network import EngineOnDevice
 from benchmarks.harness.report import Target
 from benchmarks.harness.side_by_side import Cell, Table
@@ -27,10 +27,19 @@ from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Image, Roi, StageTimes
 from cxr_edge.screening.gpu_pipeline import DevicePipeline
 
-__all__ = ["LAUNCHES", "WANTED", "OwnTime", "Screened", "answer", "not_measured", "own_time", "screened"]
+__all__ = [
+    "MAX_LAUNCHES",
+    "MAX_RATIO",
+    "OwnTime",
+    "ScreeningRun",
+    "measure",
+    "not_measured",
+    "own_time",
+    "run_screenings",
+]
 
-WANTED = 1.2  # screening over the engines' own time
-LAUNCHES = 1  # pieces of work handed over an image: the graph
+MAX_RATIO = 1.2  # screening over the engines' own time
+MAX_LAUNCHES = 1  # pieces of work handed over an image: the graph
 
 _STAGES = ("lungs_ms", "preprocess_ms", "members_ms", "combine_ms", "download_ms")  # those of the GPU's clock
 
@@ -53,11 +62,11 @@ class OwnTime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Screened:
+class ScreeningRun:
     """Counted screenings. launches, pieces: what the host handed over for all of them."""
 
     times: tuple[StageTimes, ...] = field(repr=False)
-    how: str
+    execution_mode: str
     launches: int
     pieces: int
 
@@ -72,11 +81,11 @@ class Screened:
         return np.asarray([t.total_ms for t in self.times])
 
     @property
-    def an_image(self) -> float:
+    def handed_over_per_image(self) -> float:
         return (self.launches + self.pieces) / len(self.times)
 
 
-def answer(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> Answer:
+def measure(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> Section:
     """Question 4, for the engines of one runtime."""
     device = engines.device
     assert device is not None
@@ -86,15 +95,15 @@ def answer(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) 
         for engine, part in zip(found, parts(workload.bundle), strict=True)
         if isinstance(engine, DeviceEngine)
     ]
-    seen = screened(workload, engines, rounds=rounds, warmup=warmup)
-    tables = (_times_table(engines.backend, alone, seen), _launch_table(engines.backend, seen))
-    return Answer(tables=tables, targets=_targets(engines.backend, alone, seen))
+    run = run_screenings(workload, engines, rounds=rounds, warmup=warmup)
+    tables = (_times_table(engines.backend, alone, run), _launch_table(engines.backend, run))
+    return Section(tables=tables, targets=_targets(engines.backend, alone, run))
 
 
-def not_measured(backend: str, reason: str) -> Answer:
+def not_measured(backend: str, reason: str) -> Section:
     """Question 4 for a runtime that cannot run here."""
     table = Table(title=_title(backend), columns=("what", "note"), rows=(("not measured", reason),))
-    return Answer(tables=(table,), targets=_three(backend, None, None, None))
+    return Section(tables=(table,), targets=_three(backend, None, None, None))
 
 
 def own_time(
@@ -136,10 +145,10 @@ def _as_graph(
         device.upload(memory.address, pinned, stream)
         addresses = {name: memory.address + arena.offset(name) for name in names}
         enqueue = engine.bind(addresses, batch=1, stream=stream.handle)
-        return timed(device, stream, enqueue, rounds=rounds, warmup=warmup)
+        return time_work(device, stream, enqueue, rounds=rounds, warmup=warmup)
 
 
-def screened(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> Screened:
+def run_screenings(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> ScreeningRun:
     """Screen decoded images, one after the other, and count what the host hands to the device for them."""
     assert engines.device is not None
     device, images, manifest = CountingDevice(engines.device), workload.images, workload.bundle.manifest
@@ -148,7 +157,9 @@ def screened(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int
         pipeline.run(images[i % len(images)])
     device.launches = device.pieces = 0
     times = tuple(pipeline.run(images[i % len(images)]).times for i in range(rounds))
-    return Screened(times=times, how=pipeline.execution_mode, launches=device.launches, pieces=device.pieces)
+    return ScreeningRun(
+        times=times, execution_mode=pipeline.execution_mode, launches=device.launches, pieces=device.pieces
+    )
 
 
 def _title(backend: str) -> str:
@@ -162,7 +173,7 @@ def _sum_and_path(alone: Sequence[OwnTime]) -> tuple[float, float]:
     return segmenter + sum(members), segmenter + max(members)
 
 
-def _times_table(backend: str, alone: Sequence[OwnTime], seen: Screened) -> Table:
+def _times_table(backend: str, alone: Sequence[OwnTime], run: ScreeningRun) -> Table:
     total, path = _sum_and_path(alone)
     rows: list[tuple[Cell, ...]] = []
     for o in alone:
@@ -173,8 +184,8 @@ def _times_table(backend: str, alone: Sequence[OwnTime], seen: Screened) -> Tabl
     rows.append(("sum of the engines' own times", total, *nothing, own))
     rows.append(("critical path: segmenter, slowest member", path, *nothing, own))
     for name, values, note in (
-        ("screening, lungs to download, GPU's clock", seen.gpu_ms, seen.how),
-        ("screening, pixels to probabilities, host's clock", seen.whole_ms, "with the image's way to the GPU"),
+        ("screening, lungs to download, GPU's clock", run.gpu_ms, run.execution_mode),
+        ("screening, pixels to probabilities, host's clock", run.whole_ms, "with the image's way to the GPU"),
     ):
         p50 = float(np.median(values))
         rows.append((name, *_spread(values), p50 / total, p50 / path, note))
@@ -186,28 +197,28 @@ def _spread(values: Milliseconds) -> tuple[Cell, ...]:
     return (*percentiles(values), values.size)
 
 
-def _launch_table(backend: str, seen: Screened) -> Table:
-    n = len(seen.times)
+def _launch_table(backend: str, run: ScreeningRun) -> Table:
+    n = len(run.times)
     rows = (
-        ("graphs launched", seen.launches, seen.launches / n),
-        ("copies and kernels one by one", seen.pieces, seen.pieces / n),
+        ("graphs launched", run.launches, run.launches / n),
+        ("copies and kernels one by one", run.pieces, run.pieces / n),
     )
     return Table(
         title=f"4. What the host hands over, {backend}", columns=("what", f"{n} images", "an image"), rows=rows
     )
 
 
-def _targets(backend: str, alone: Sequence[OwnTime], seen: Screened) -> tuple[Target, ...]:
+def _targets(backend: str, alone: Sequence[OwnTime], run: ScreeningRun) -> tuple[Target, ...]:
     total, path = _sum_and_path(alone)
-    p50 = float(np.median(seen.gpu_ms))
-    return _three(backend, p50 / total, p50 / path, seen.an_image)
+    p50 = float(np.median(run.gpu_ms))
+    return _three(backend, p50 / total, p50 / path, run.handed_over_per_image)
 
 
 def _three(backend: str, total: float | None, path: float | None, handed: float | None) -> tuple[Target, ...]:
     return (
-        Target(text=f"screening's GPU stages over the sum of the engines' own times, {backend}", wanted=WANTED,
+        Target(text=f"screening's GPU stages over the sum of the engines' own times, {backend}", wanted=MAX_RATIO,
                at_least=False, measured=total),
-        Target(text=f"the same over their critical path, {backend}", wanted=WANTED, at_least=False, measured=path),
-        Target(text=f"pieces of work that the host hands over an image, {backend}", wanted=LAUNCHES, at_least=False,
+        Target(text=f"the same over their critical path, {backend}", wanted=MAX_RATIO, at_least=False, measured=path),
+        Target(text=f"pieces of work that the host hands over an image, {backend}", wanted=MAX_LAUNCHES, at_least=False,
                measured=handed),
     )  # fmt: skip

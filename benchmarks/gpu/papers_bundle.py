@@ -21,7 +21,7 @@ from cxr_edge.errors import CxrEdgeError
 from cxr_edge.specs.combination import Decision
 from cxr_edge.specs.lung_box import LungBoxRule
 
-__all__ = ["MEMBERS", "compiled", "papers_bundle"]
+__all__ = ["MEMBERS", "compile_engines", "write_papers_bundle"]
 
 MEMBERS = ("vgg16", "vgg19", "inception-v3")
 
@@ -29,16 +29,16 @@ _ALL_LUNG = LungBoxRule(threshold=1e-6, margin=0.0)  # a sigmoid of random weigh
 _CARD = "model-card.md"
 
 
-def papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
+def write_papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
     """Export the segmenter and the members (as `papers.modules` makes them) and write a bundle of them.
 
     Raises ContractError if an export does not compute what torch does.
     """
-    from benchmarks.peers.papers import LABELS, RECIPE
+    from benchmarks.peers.papers import LABELS, SPEC
     from training.models.onnx_export import export
 
-    assert RECIPE.segmenter is not None
-    specs, names = (RECIPE.segmenter, *RECIPE.members), ("segmenter", *MEMBERS)
+    assert SPEC.segmenter is not None
+    specs, names = (SPEC.segmenter, *SPEC.members), ("segmenter", *MEMBERS)
     for module, spec, name in zip(modules, specs, names, strict=True):
         export(module, spec, ("mask",) if name == "segmenter" else ("logits",), folder / f"{name}.onnx")
     (folder / _CARD).write_text("# The papers' networks\n\nRandom weights, for measuring time.\n", encoding="utf-8")
@@ -47,12 +47,12 @@ def papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
         version="1",
         created="2020-06-08T12:00:00+00:00",
         labels=tuple(f"label {i}" for i in range(LABELS)),
-        segmenter=Segmenter(file=file_ref(folder, "segmenter.onnx"), preprocess=RECIPE.segmenter, lung_box=_ALL_LUNG),
+        segmenter=Segmenter(file=file_ref(folder, "segmenter.onnx"), preprocess=SPEC.segmenter, lung_box=_ALL_LUNG),
         members=tuple(
             Member(name=n, architecture=n, file=file_ref(folder, f"{n}.onnx"), preprocess=s, has_cam=False)
-            for n, s in zip(MEMBERS, RECIPE.members, strict=True)
+            for n, s in zip(MEMBERS, SPEC.members, strict=True)
         ),
-        combination=RECIPE.combination,
+        combination=SPEC.combination,
         decision=Decision(thresholds={}, uncertain_below=0.0),
         known_answers=(),
         model_card=file_ref(folder, _CARD),
@@ -63,7 +63,7 @@ def papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
     return write_bundle(folder, manifest)
 
 
-def compiled(
+def compile_engines(
     bundle: Bundle, names: Sequence[str], folder: Path, *, threads: int, say: Callable[[str], None]
 ) -> dict[str, EngineSet | str]:
     """fp32 engines of every runtime named, or why it has none. folder: for their files. say: takes lines of progress.

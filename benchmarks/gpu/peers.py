@@ -14,14 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness.side_by_side import missing
+from benchmarks.harness.side_by_side import unavailable_reason
 from benchmarks.peers import opencv_numpy
-from benchmarks.peers.pipelines import Recipe
+from benchmarks.peers.pipelines import EnsembleSpec
 from cxr_edge.engines import NetworkFile
 from cxr_edge.records import GrayPixels, Roi
 from cxr_edge.specs.preprocess import PreprocessSpec
 
-__all__ = ["GpuNetworks", "eager", "graphed", "modules_of", "onnxruntime_sessions", "screen", "torch_reason"]
+__all__ = [
+    "GpuNetworks",
+    "convert_networks",
+    "cuda_graphs",
+    "eager",
+    "onnxruntime_sessions",
+    "screen",
+    "torch_unavailable_reason",
+]
 
 Floats = npt.NDArray[np.float32]
 Module = Callable[[Any], Any]  # of torch: image (N, C, H, W) -> mask or logits
@@ -38,16 +46,16 @@ class GpuNetworks:
     members: Callable[[Sequence[Floats]], Floats]
 
 
-def screen(pixels: GrayPixels, recipe: Recipe, networks: GpuNetworks) -> npt.NDArray[np.float64]:
+def screen(pixels: GrayPixels, ensemble: EnsembleSpec, networks: GpuNetworks) -> npt.NDArray[np.float64]:
     """Probabilities (labels) for one decoded image."""
     height, width = pixels.shape
     frame = found = Roi.full(width, height)
-    if recipe.segmenter is not None and networks.segmenter is not None:
-        mask = networks.segmenter(_tensors(pixels, [frame], [recipe.segmenter])[0])[0, 0]
-        found = opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=recipe.lung_box)
-    rois = [frame if spec.region == "frame" else found for spec in recipe.members]
-    logits = networks.members(_tensors(pixels, rois, recipe.members))
-    return np.asarray(opencv_numpy.combine(logits[None], recipe.combination)[0])
+    if ensemble.segmenter is not None and networks.segmenter is not None:
+        mask = networks.segmenter(_tensors(pixels, [frame], [ensemble.segmenter])[0])[0, 0]
+        found = opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=ensemble.lung_box)
+    rois = [frame if spec.region == "frame" else found for spec in ensemble.members]
+    logits = networks.members(_tensors(pixels, rois, ensemble.members))
+    return np.asarray(opencv_numpy.combine(logits[None], ensemble.combination)[0])
 
 
 def _tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[PreprocessSpec]) -> list[Floats]:
@@ -55,9 +63,9 @@ def _tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[Preprocess
     return [tensor.astype(spec.dtype, copy=False) for tensor, spec in zip(found, specs, strict=True)]
 
 
-def torch_reason() -> str | None:
+def torch_unavailable_reason() -> str | None:
     """Why PyTorch cannot use the GPU here; None if it can."""
-    reason = missing("torch")
+    reason = unavailable_reason("torch")
     if reason is not None:
         return reason
     import torch
@@ -65,7 +73,7 @@ def torch_reason() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no GPU: pip install a torch built for this driver's CUDA"
 
 
-def modules_of(found: Sequence[NetworkFile]) -> list[Module]:
+def convert_networks(found: Sequence[NetworkFile]) -> list[Module]:
     """The parts' ONNX files as torch modules that give the first output a part must have. Needs onnx2torch."""
     import onnx
     from onnx2torch import convert
@@ -118,7 +126,7 @@ def _networks(
     )
 
 
-def graphed(modules: Sequence[Any], specs: Sequence[PreprocessSpec], *, segmenter: bool) -> GpuNetworks:
+def cuda_graphs(modules: Sequence[Any], specs: Sequence[PreprocessSpec], *, segmenter: bool) -> GpuNetworks:
     """Two CUDA graphs on static inputs: the segmenter, and all members. specs: one a module. Needs a GPU."""
     able = [m.to("cuda") for m in modules]
     first = _TorchGraph(able[:1], specs[:1]) if segmenter else None

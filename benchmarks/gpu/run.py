@@ -27,15 +27,15 @@ from pathlib import Path
 import cv2
 
 import cxr_edge._core as _core
-from benchmarks.gpu import bandwidth, kernels, overhead, papers_bundle, peers, screening
-from benchmarks.gpu.device import Answer, joined
+from benchmarks.gpu import BENCHMARK, bandwidth, kernels, overhead, papers_bundle, peers, screening
+from benchmarks.gpu.device import Section, join_sections
 from benchmarks.gpu.screening import Loaded, Pace, one_line
 from benchmarks.harness.report import publish
-from benchmarks.harness.side_by_side import missing
+from benchmarks.harness.script import add_rounds, make_parser
+from benchmarks.harness.side_by_side import unavailable_reason
 from benchmarks.harness.workload import SOURCES, Workload, add_workload
 from cxr_edge import backends, engines
 from cxr_edge.backends.base import DeviceBackend
-from cxr_edge.cli.arguments import at_least_one
 from cxr_edge.engines import EngineSet, parts
 from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.gpu import cuda
@@ -43,7 +43,7 @@ from cxr_edge.gpu.interface import Device
 from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.preprocess import PreprocessSpec
 
-__all__ = ["Extent", "Setup", "gpu_backends", "main", "measure_all", "unusable"]
+__all__ = ["Extent", "Setup", "gpu_backends", "main", "measure_all", "unusable_reason"]
 
 HOST = "onnxruntime"  # cxr-edge's CPU backend
 PAPERS_ROUNDS = 5  # of the others' rounds, one in so many: these networks are large
@@ -88,7 +88,7 @@ class Setup:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write JSON; 3 without a GPU or a usable bundle and images, 1 if a question found a failure."""
     args = _parser().parse_args(argv)
-    reason = unusable()
+    reason = unusable_reason()
     if reason is not None:
         print(f"gpu: nothing can be measured here: {reason}", file=sys.stderr)
         return 3
@@ -97,14 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CxrEdgeError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 3
-    answer = measure_all(setup, papers=not args.no_papers)
-    _publish(setup, answer, args.out)
-    for failure in answer.failures:
+    section = measure_all(setup, papers=not args.no_papers)
+    _publish(setup, section, args.out)
+    for failure in section.failures:
         print(f"gpu: {failure}", file=sys.stderr)
-    return 1 if answer.failures else 0
+    return 1 if section.failures else 0
 
 
-def unusable() -> str | None:
+def unusable_reason() -> str | None:
     """Why this machine or this build cannot be measured; None if it can."""
     reason = cuda.gpu_unavailable_reason()
     if reason is None and not _core.cuda_architectures():
@@ -113,10 +113,9 @@ def unusable() -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0])
-    add_workload(parser, "gpu")
-    parser.add_argument("--rounds", type=at_least_one, default=100, metavar="N", help="counted rounds (%(default)s)")
-    parser.add_argument("--warmup", type=at_least_one, default=10, metavar="N", help="uncounted ones (%(default)s)")
+    parser = make_parser(BENCHMARK, __doc__)
+    add_workload(parser, BENCHMARK.name)
+    add_rounds(parser, rounds=100, warmup=10)
     parser.add_argument("--settle-ms", type=int, default=20, metavar="N", help="rest between two runs (%(default)s)")
     parser.add_argument("--no-papers", action="store_true", help="leave the papers' large networks out")
     return parser
@@ -124,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _setup(args: argparse.Namespace) -> Setup:
     cv2.setNumThreads(args.threads)
-    workload = Workload.of(args)
+    workload = Workload.from_args(args)
     names = gpu_backends() if args.backend == "auto" else (args.backend,)
     if not set(names) <= set(gpu_backends()):
         raise InputError(f"--backend takes auto or one of {', '.join(gpu_backends())} here, got {args.backend}")
@@ -150,39 +149,39 @@ def gpu_backends() -> tuple[str, ...]:
     return tuple(name for name in backends.BACKENDS if isinstance(backends.get(name), DeviceBackend))
 
 
-def measure_all(setup: Setup, *, papers: bool) -> Answer:
+def measure_all(setup: Setup, *, papers: bool) -> Section:
     """All four questions, one after the other. papers: also question 3 on the papers' networks."""
-    asked: list[tuple[str, Callable[[Setup], Answer]]] = [
+    asked: list[tuple[str, Callable[[Setup], Section]]] = [
         ("kernels", _kernels), ("bandwidth", _bandwidth), ("screening", _screening), ("shares", _shares),
         *([("the papers' ensemble", _papers)] if papers else []),
     ]  # fmt: skip
-    answers = []
+    sections = []
     for name, ask in asked:
         _say(f"{name} ...")
-        answers.append(_tried(name, ask, setup))
-    return joined(answers)
+        sections.append(_tried(name, ask, setup))
+    return join_sections(sections)
 
 
-def _tried(name: str, ask: Callable[[Setup], Answer], setup: Setup) -> Answer:
+def _tried(name: str, ask: Callable[[Setup], Section], setup: Setup) -> Section:
     """The answer, or the failure in its place: what the other questions found shall not be lost."""
     try:
         return ask(setup)
     except Exception as error:  # of our own, torch's, the driver's
         if not isinstance(error, CxrEdgeError):
             traceback.print_exc()
-        return Answer(tables=(), failures=(f"{name}: stopped in the middle: {one_line(error)}",))
+        return Section(tables=(), failures=(f"{name}: stopped in the middle: {one_line(error)}",))
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _kernels(setup: Setup) -> Answer:
+def _kernels(setup: Setup) -> Section:
     bundle, extent = setup.workload.bundle, setup.extent
-    return kernels.answer(setup.device, bundle, sizes=extent.sizes, mask_sides=extent.mask_sides)
+    return kernels.compare_kernels(setup.device, bundle, sizes=extent.sizes, mask_sides=extent.mask_sides)
 
 
-def _bandwidth(setup: Setup) -> Answer:
+def _bandwidth(setup: Setup) -> Section:
     device, manifest = setup.device, setup.workload.bundle.manifest
     with device.current():
         copy, cache = bandwidth.device_copy(device), setup.extent.cache or bandwidth.cache_bytes(device)
@@ -190,7 +189,7 @@ def _bandwidth(setup: Setup) -> Answer:
         "one canvas of 224": (PreprocessSpec(),),
         f"the members of {manifest.name}": tuple(m.preprocess for m in manifest.members),
     }
-    return bandwidth.answer(
+    return bandwidth.measure(
         device,
         sets,
         copy=copy,
@@ -201,58 +200,64 @@ def _bandwidth(setup: Setup) -> Answer:
     )
 
 
-def _screening(setup: Setup) -> Answer:
+def _screening(setup: Setup) -> Section:
     workload = setup.workload
-    peers = screening.peers_of(workload, lambda: _converted(workload))
-    ways = screening.of_the_bundle(workload, setup.loaded, setup.cpu, peers, setup.threads)
+    peers = screening.make_peers(workload, lambda: _converted(workload))
+    ways = screening.all_pipelines(workload, setup.loaded, setup.cpu, peers, setup.threads)
     title = f"3. Screening, {workload.bundle.manifest.name}"
-    return screening.answer(title, workload, ways, setup.pace, reference=_reference(workload, setup.threads))
+    return screening.measure_pipelines(title, workload, ways, setup.pace, reference=_reference(workload, setup.threads))
 
 
 def _converted(workload: Workload) -> Sequence[object]:
-    reason = missing("onnx2torch")
+    reason = unavailable_reason("onnx2torch")
     if reason is not None:
         raise RuntimeError(f"the bundle's networks need onnx2torch, {reason}; see the papers' ensemble instead")
-    return peers.modules_of(parts(workload.bundle))
+    return peers.convert_networks(parts(workload.bundle))
 
 
 def _reference(workload: Workload, threads: int) -> Screener:
     return Screener(workload.bundle, engines.reference(workload.bundle, threads=threads), threads=threads)
 
 
-def _shares(setup: Setup) -> Answer:
-    return joined([_share(setup, name, found) for name, found in setup.loaded.items()])
+def _shares(setup: Setup) -> Section:
+    return join_sections([_share(setup, name, found) for name, found in setup.loaded.items()])
 
 
-def _share(setup: Setup, name: str, found: EngineSet | str) -> Answer:
+def _share(setup: Setup, name: str, found: EngineSet | str) -> Section:
     if isinstance(found, str):
         return overhead.not_measured(name, found)
-    return overhead.answer(setup.workload, found, rounds=setup.pace.rounds, warmup=setup.pace.warmup)
+    return overhead.measure(setup.workload, found, rounds=setup.pace.rounds, warmup=setup.pace.warmup)
 
 
-def _papers(setup: Setup) -> Answer:
+def _papers(setup: Setup) -> Section:
     """Question 3 once more, on networks that PyTorch and cxr-edge certainly share, all fp32."""
     title = "3. Screening, the papers' ensemble (random weights, fp32)"
-    reason = missing("torch") or (missing("torchvision") and missing("timm"))
+    reason = unavailable_reason("torch") or (unavailable_reason("torchvision") and unavailable_reason("timm"))
     if reason is not None:
         return screening.not_measured(title, reason)
     from benchmarks.peers import papers
 
     with tempfile.TemporaryDirectory() as folder:
         modules = papers.modules()
-        bundle = papers_bundle.papers_bundle(modules, Path(folder))
+        bundle = papers_bundle.write_papers_bundle(modules, Path(folder))
         workload = replace(setup.workload, bundle=bundle)
-        loaded = papers_bundle.compiled(bundle, tuple(setup.loaded), Path(folder), threads=setup.threads, say=_say)
-        ways = [w for name, found in loaded.items() for w in screening.ours(name, found, workload, setup.threads)]
-        ways += screening.usual(workload, screening.peers_of(workload, lambda: modules))
+        loaded = papers_bundle.compile_engines(
+            bundle, tuple(setup.loaded), Path(folder), threads=setup.threads, say=_say
+        )
+        ways = [
+            w
+            for name, found in loaded.items()
+            for w in screening.cxr_edge_pipelines(name, found, workload, setup.threads)
+        ]
+        ways += screening.baselines(workload, screening.make_peers(workload, lambda: modules))
         pace = replace(setup.pace, rounds=max(1, setup.pace.rounds // PAPERS_ROUNDS))
-        return screening.answer(title, workload, ways, pace, reference=_reference(workload, setup.threads))
+        return screening.measure_pipelines(title, workload, ways, pace, reference=_reference(workload, setup.threads))
 
 
-def _publish(setup: Setup, answer: Answer, out: Path) -> None:
+def _publish(setup: Setup, section: Section, out: Path) -> None:
     manifest, pace, gpu = setup.workload.bundle.manifest, setup.pace, setup.device.gpu  # type: ignore[attr-defined]
     publish(
-        name="gpu",
+        name=BENCHMARK.name,
         question="Is the GPU's answer the CPU's, how fast is it beside its peers, and what is lost on the way?",
         interval="; ".join(f"screening from {name}: {text}" for name, text in SOURCES.items())
         + "; questions 1, 2 and 4: see the notes; loading of networks left out",
@@ -261,12 +266,12 @@ def _publish(setup: Setup, answer: Answer, out: Path) -> None:
             "kernels for": " ".join(str(a) for a in _core.cuda_architectures()) or "none",
             "bundle": f"{manifest.name} {manifest.version}",
             **{name: _described(found) for name, found in setup.loaded.items()},
-            "batch": 1, "threads": setup.threads, "images": setup.workload.described, "rounds": pace.rounds,
+            "batch": 1, "threads": setup.threads, "images": setup.workload.description, "rounds": pace.rounds,
             "warm-up": pace.warmup, "rest between runs in ms": pace.settle_ms,
         },
-        tables=answer.tables,
-        targets=answer.targets,
-        notes=(*(f"Failed: {f}" for f in answer.failures), *NOTES),
+        tables=section.tables,
+        targets=section.targets,
+        notes=(*(f"Failed: {f}" for f in section.failures), *NOTES),
         out=out,
     )  # fmt: skip
 

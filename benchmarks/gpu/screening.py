@@ -14,21 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.gpu import peers
-from benchmarks.gpu.device import Answer, PlainStreams
+from benchmarks.gpu.device import GraphlessDevice, Section
 from benchmarks.gpu.peers import GpuNetworks
 from benchmarks.harness.side_by_side import (
     Cell,
-    Contender,
+    Implementation,
     Measured,
-    Settle,
     Table,
+    WaitForIdle,
     latency_table,
     max_difference,
     measure,
 )
-from benchmarks.harness.workload import SOURCES, Workload, screening
+from benchmarks.harness.workload import SOURCES, Workload, make_screen
 from benchmarks.peers import pipelines
-from benchmarks.peers.pipelines import Recipe
+from benchmarks.peers.pipelines import EnsembleSpec
 from cxr_edge import engines
 from cxr_edge.engines import EngineSet, parts
 from cxr_edge.errors import CxrEdgeError
@@ -43,14 +43,14 @@ __all__ = [
     "REFERENCE",
     "Pace",
     "Peers",
-    "Way",
-    "answer",
+    "Pipeline",
+    "all_pipelines",
+    "baselines",
+    "cxr_edge_pipelines",
+    "make_peers",
+    "measure_pipelines",
     "not_measured",
-    "of_the_bundle",
     "one_line",
-    "ours",
-    "peers_of",
-    "usual",
 ]
 
 CPU = "cxr-edge on the CPU, built engines"
@@ -73,15 +73,15 @@ class Pace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Pipeline:
     """One way to screen image i, by what it starts from. runs None: it cannot run here, the note says why."""
 
     name: str
     runs: Mapping[str, Callable[[int], Probabilities]] | None
     note: str
 
-    def contender(self, source: str) -> Contender:
-        return Contender(name=self.name, run=None if self.runs is None else self.runs[source], note=self.note)
+    def implementation(self, source: str) -> Implementation:
+        return Implementation(name=self.name, run=None if self.runs is None else self.runs[source], note=self.note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,32 +89,36 @@ class Peers:
     """What makes the networks of the usual pipelines; each may raise, and then its message is the reason."""
 
     eager: Callable[[], GpuNetworks]
-    graphed: Callable[[], GpuNetworks]
+    cuda_graphs: Callable[[], GpuNetworks]
     host_arrays: Callable[[], GpuNetworks]
 
 
-def answer(title: str, workload: Workload, ways: Sequence[Way], pace: Pace, *, reference: Screener) -> Answer:
+def measure_pipelines(
+    title: str, workload: Workload, ways: Sequence[Pipeline], pace: Pace, *, reference: Screener
+) -> Section:
     """Question 3. title: what the tables are called, before what they start from. ways: the first that runs is the
     baseline of the ratios.
     """
     tables = tuple(_table(f"{title}, from {source}", workload, source, ways, pace, reference) for source in SOURCES)
-    return Answer(tables=tables)
+    return Section(tables=tables)
 
 
-def not_measured(title: str, reason: str) -> Answer:
+def not_measured(title: str, reason: str) -> Section:
     """Question 3 where it cannot be asked at all."""
-    return Answer(tables=(Table(title=title, columns=("what", "note"), rows=(("not measured", reason),)),))
+    return Section(tables=(Table(title=title, columns=("what", "note"), rows=(("not measured", reason),)),))
 
 
-def _table(title: str, workload: Workload, source: str, ways: Sequence[Way], pace: Pace, reference: Screener) -> Table:
-    entrants = [w.contender(source) for w in ways]
-    differences = _differences(entrants, _answers(screening(reference, workload, source)), len(workload.images))
+def _table(
+    title: str, workload: Workload, source: str, ways: Sequence[Pipeline], pace: Pace, reference: Screener
+) -> Table:
+    entrants = [w.implementation(source) for w in ways]
+    differences = _differences(entrants, _answers(make_screen(reference, workload, source)), len(workload.images))
     measured = measure(
         entrants,
         rounds=pace.rounds,
         warmup=pace.warmup,
         items=len(workload.images),
-        between=Settle(pace.settle_ms / 1e3),
+        between=WaitForIdle(pace.settle_ms / 1e3),
         lead_in=1,
     )
     return latency_table(title, measured, baseline=_baseline(measured), extra={"max difference": differences})
@@ -122,10 +126,12 @@ def _table(title: str, workload: Workload, source: str, ways: Sequence[Way], pac
 
 def _baseline(measured: Sequence[Measured]) -> str:
     """The first that ran, or the first at all if none did."""
-    return next((m for m in measured if m.milliseconds.size), measured[0]).contender.name
+    return next((m for m in measured if m.milliseconds.size), measured[0]).implementation.name
 
 
-def _differences(entrants: Sequence[Contender], judge: Callable[[int], Probabilities], images: int) -> dict[str, Cell]:
+def _differences(
+    entrants: Sequence[Implementation], judge: Callable[[int], Probabilities], images: int
+) -> dict[str, Cell]:
     """Largest difference of the probabilities over all images, after each has seen all of them once.
 
     That first time is also the warm-up of every image's size: a GPU pipeline captures a graph a class of sizes.
@@ -139,71 +145,73 @@ def _differences(entrants: Sequence[Contender], judge: Callable[[int], Probabili
     return found
 
 
-def of_the_bundle(workload: Workload, loaded: Loaded, cpu: EngineSet | str, peers: Peers, threads: int) -> list[Way]:
+def all_pipelines(
+    workload: Workload, loaded: Loaded, cpu: EngineSet | str, peers: Peers, threads: int
+) -> list[Pipeline]:
     """Everyone on the networks of the workload's bundle: cxr-edge's ways, then the usual ones."""
     plain = engines.reference(workload.bundle, threads=threads)
-    ways = [way for name, found in loaded.items() for way in ours(name, found, workload, threads)]
+    ways = [way for name, found in loaded.items() for way in cxr_edge_pipelines(name, found, workload, threads)]
     ways += [_screener(CPU, cpu, workload, threads), _screener(REFERENCE, plain, workload, threads)]
-    return [*ways, *usual(workload, peers)]
+    return [*ways, *baselines(workload, peers)]
 
 
-def ours(backend: str, found: EngineSet | str, workload: Workload, threads: int) -> list[Way]:
+def cxr_edge_pipelines(backend: str, found: EngineSet | str, workload: Workload, threads: int) -> list[Pipeline]:
     """cxr-edge on one GPU runtime, as a graph and forced to plain streams."""
     names = [f"cxr-edge, {backend}, one graph", f"cxr-edge, {backend}, plain streams"]
     if isinstance(found, str):
-        return [Way(name=name, runs=None, note=found) for name in names]
+        return [Pipeline(name=name, runs=None, note=found) for name in names]
     assert found.device is not None
-    plain = replace(found, device=PlainStreams(found.device))
+    plain = replace(found, device=GraphlessDevice(found.device))
     return [_screener(name, e, workload, threads) for name, e in zip(names, (found, plain), strict=True)]
 
 
-def _screener(name: str, found: EngineSet | str, workload: Workload, threads: int) -> Way:
+def _screener(name: str, found: EngineSet | str, workload: Workload, threads: int) -> Pipeline:
     if isinstance(found, str):
-        return Way(name=name, runs=None, note=found)
+        return Pipeline(name=name, runs=None, note=found)
     try:
         screener = Screener(workload.bundle, found, threads=threads)
     except CxrEdgeError as error:
-        return Way(name=name, runs=None, note=one_line(error))
-    runs = {source: _answers(screening(screener, workload, source)) for source in SOURCES}
-    return Way(name=name, runs=runs, note=screener.describe())
+        return Pipeline(name=name, runs=None, note=one_line(error))
+    runs = {source: _answers(make_screen(screener, workload, source)) for source in SOURCES}
+    return Pipeline(name=name, runs=runs, note=screener.describe())
 
 
 def _answers(screen: Callable[[int], Screening]) -> Callable[[int], Probabilities]:
     return lambda i: np.asarray(screen(i).probabilities)
 
 
-def usual(workload: Workload, peers: Peers) -> list[Way]:
+def baselines(workload: Workload, peers: Peers) -> list[Pipeline]:
     """The usual pipelines."""
-    made = {EAGER: peers.eager, GRAPHS: peers.graphed, HOST_ARRAYS: peers.host_arrays}
+    made = {EAGER: peers.eager, GRAPHS: peers.cuda_graphs, HOST_ARRAYS: peers.host_arrays}
     return [_peer(name, workload, make) for name, make in made.items()]
 
 
-def _peer(name: str, workload: Workload, make: Callable[[], GpuNetworks]) -> Way:
-    recipe = Recipe.of(workload.bundle.manifest)
+def _peer(name: str, workload: Workload, make: Callable[[], GpuNetworks]) -> Pipeline:
+    ensemble = EnsembleSpec.of(workload.bundle.manifest)
     try:
         networks = make()
-        peers.screen(workload.images[0].pixels, recipe, networks)
+        peers.screen(workload.images[0].pixels, ensemble, networks)
     except Exception as error:  # a peer's libraries raise anything; without it the other rows still stand
-        return Way(name=name, runs=None, note=one_line(error))
+        return Pipeline(name=name, runs=None, note=one_line(error))
     pixels = [image.pixels for image in workload.images]
-    return Way(
+    return Pipeline(
         name=name,
         runs={
-            "pixels": lambda i: peers.screen(pixels[i], recipe, networks),
-            "bytes": lambda i: peers.screen(pipelines.decode(workload.files[i]), recipe, networks),
+            "pixels": lambda i: peers.screen(pixels[i], ensemble, networks),
+            "bytes": lambda i: peers.screen(pipelines.decode(workload.files[i]), ensemble, networks),
         },
         note="preprocessing with OpenCV and NumPy on the host",
     )
 
 
-def peers_of(workload: Workload, modules: Callable[[], Sequence[object]]) -> Peers:
+def make_peers(workload: Workload, modules: Callable[[], Sequence[object]]) -> Peers:
     """The usual pipelines on the bundle's networks. modules: makes them for torch, or raises; asked once."""
     found, segmenter = parts(workload.bundle), workload.bundle.manifest.segmenter is not None
     specs = [p.preprocess for p in found]
     kept: list[Sequence[object]] = []
 
     def once() -> Sequence[object]:
-        reason = peers.torch_reason()
+        reason = peers.torch_unavailable_reason()
         if reason is not None:
             raise RuntimeError(reason)
         kept[:] = kept or [modules()]
@@ -211,7 +219,7 @@ def peers_of(workload: Workload, modules: Callable[[], Sequence[object]]) -> Pee
 
     return Peers(
         eager=lambda: peers.eager(once(), segmenter=segmenter),
-        graphed=lambda: peers.graphed(once(), specs, segmenter=segmenter),
+        cuda_graphs=lambda: peers.cuda_graphs(once(), specs, segmenter=segmenter),
         host_arrays=lambda: peers.onnxruntime_sessions(found, segmenter=segmenter),
     )
 

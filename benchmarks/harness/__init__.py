@@ -1,1 +1,1 @@
-"""What every benchmark script uses: paired rounds, reports, images, workloads."""
+"""Parts shared by benchmark scripts: declarations, paired rounds, reports, images, workloads."""

@@ -1,7 +1,6 @@
-"""The `cxr-edge` command in a process of its own: how the benchmarks start one, wait for it and see what it used.
+"""Subprocess runs of the `cxr-edge` command.
 
-In: parsed options and files; out: the finished process's output, or its duration and peak memory.
-"""
+Takes parsed options and files; returns the completed process's output, or its duration and peak memory."""
 
 from __future__ import annotations
 
@@ -16,50 +15,52 @@ from time import perf_counter
 
 import cxr_edge
 
-__all__ = ["Usage", "run", "screen", "usage"]
+__all__ = ["Usage", "run", "run_measured", "screen_command"]
 
-# As the script `cxr-edge` that pip makes; without it, a checkout that is not installed will do.
+# Equivalent to the script `cxr-edge` that pip creates; works in a checkout that is not installed, too.
 _CALL = "import sys; from cxr_edge.cli import main; sys.exit(main())"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """seconds: from the making of a process to its end. peak_mib: the most memory it held (resident), in MiB."""
+    """Time and memory of one finished process."""
 
-    seconds: float
-    peak_mib: float
+    seconds: float  # from the creation of the process to its end
+    peak_mib: float  # peak resident memory, in MiB
 
 
-def screen(args: argparse.Namespace, path: Path) -> list[str]:
-    """The command line of `cxr-edge screen PATH` with the bundle and engine options of `args`."""
-    more = ["--engines", str(args.engines)] if args.engines else []
-    options = ["--bundle", str(args.bundle), "--backend", args.backend, "--threads", str(args.threads), *more]
+def screen_command(args: argparse.Namespace, path: Path) -> list[str]:
+    """Return the command line of `cxr-edge screen PATH` with the bundle and engine options of `args`."""
+    engines = ["--engines", str(args.engines)] if args.engines else []
+    options = ["--bundle", str(args.bundle), "--backend", args.backend, "--threads", str(args.threads), *engines]
     return [sys.executable, "-c", _CALL, "screen", str(path), *options]
 
 
 def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run to the end. Raises RuntimeError with the child's last words if it fails."""
+    """Run a command to its end. Raises RuntimeError with the end of the child's stderr if it fails."""
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"a child process ended with status {done.returncode}:\n{done.stderr.strip()[-2000:]}")
+        raise RuntimeError(f"a child process exited with status {done.returncode}:\n{done.stderr.strip()[-2000:]}")
     return done
 
 
-def usage(command: Sequence[str]) -> Usage:
-    """Run to the end, output thrown away. Raises RuntimeError if it fails. Needs a Unix (wait4)."""
+def run_measured(command: Sequence[str]) -> Usage:
+    """Run a command to its end, discarding its output. Raises RuntimeError if it fails. Needs Unix (wait4)."""
     start = perf_counter()
     child = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(child.pid, 0)
+    _, status, resources = os.wait4(child.pid, 0)
     seconds = perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[3:])} ended with status {child.returncode}: run it by hand to see why")
-    in_mib = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, Linux kibibytes
-    return Usage(seconds=seconds, peak_mib=used.ru_maxrss / in_mib)
+        raise RuntimeError(
+            f"{' '.join(command[3:])} exited with status {child.returncode}: run it by hand for its error message"
+        )
+    per_mib = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, Linux kibibytes
+    return Usage(seconds=seconds, peak_mib=resources.ru_maxrss / per_mib)
 
 
 def _environment() -> dict[str, str]:
-    """The children's: they shall import the cxr_edge that this process has."""
-    here = str(Path(cxr_edge.__file__).resolve().parent.parent)
+    """Return the environment of child processes: they must import the same cxr_edge as this process."""
+    root = str(Path(cxr_edge.__file__).resolve().parent.parent)
     before = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": here if not before else os.pathsep.join([here, before])}
+    return {**os.environ, "PYTHONPATH": root if not before else os.pathsep.join([root, before])}

@@ -1,42 +1,50 @@
-"""The early-stopping estimate of a latency percentile, as the rules of MLPerf Inference define it.
+"""Early-stopping estimate of a latency percentile, as defined by the rules of MLPerf Inference.
 
-In: the latencies of a run; out: a latency that the wanted share of all queries meets with 99 % confidence, or none if
-the run was too short to say. It lies above the measured percentile, the more so the fewer queries there were. Sources:
+Takes the latencies of a run; returns a latency that the required share of all queries meets with 99 % confidence, or
+None if the run was too short. It is above the measured percentile, and the fewer the queries, the further above. Sources:
 the appendix `Early Stopping Criterion` of github.com/mlcommons/inference_policies, inference_rules.adoc, and LoadGen's
-loadgen/early_stopping.cc and results.cc in github.com/mlcommons/inference.
-"""
+loadgen/early_stopping.cc and results.cc in github.com/mlcommons/inference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import exp, lgamma, log
 
-__all__ = ["CONFIDENCE", "discarded", "estimate_ms", "least_queries", "loadgen_percentile_ms", "overlatency_allowed"]
+__all__ = [
+    "CONFIDENCE",
+    "discarded_count",
+    "estimate_ms",
+    "loadgen_percentile_ms",
+    "min_queries",
+    "overlatency_allowed",
+]
 
 CONFIDENCE = 0.99  # the rules' c; their tolerance d is 0
 
 
 def loadgen_percentile_ms(latencies_ms: Sequence[float], percentile: float) -> float:
-    """The measured percentile as LoadGen takes it: element n * percentile of the sorted latencies, no mean of two.
+    """Return the measured percentile by LoadGen's definition: element n * percentile of the sorted latencies.
 
-    percentile: from 0 to below 1.
+    Not interpolated between two elements.
+
+    percentile: at least 0 and below 1.
     """
     return sorted(latencies_ms)[int(len(latencies_ms) * percentile)]
 
 
 def estimate_ms(latencies_ms: Sequence[float], percentile: float) -> float | None:
-    """The highest latency that is left when the highest t - 1 are discarded; None for fewer than `least_queries`."""
+    """Return the highest latency after discarding the highest t - 1; None for fewer than `min_queries` queries."""
     allowed = overlatency_allowed(len(latencies_ms), percentile)
     return sorted(latencies_ms)[-allowed] if allowed else None
 
 
-def discarded(queries: int, percentile: float) -> int:
-    """How many of the highest latencies the estimate leaves out."""
+def discarded_count(queries: int, percentile: float) -> int:
+    """Return the number of highest latencies that the estimate discards."""
     return max(0, overlatency_allowed(queries, percentile) - 1)
 
 
-def least_queries(percentile: float) -> int:
-    """The fewest queries that allow an estimate: 64 for the 90th percentile, 662 for the 99th."""
+def min_queries(percentile: float) -> int:
+    """Return the smallest number of queries that allows an estimate: 64 for the 90th percentile, 662 for the 99th."""
     queries = 1
     while not overlatency_allowed(queries, percentile):
         queries += 1
@@ -44,22 +52,24 @@ def least_queries(percentile: float) -> int:
 
 
 def overlatency_allowed(queries: int, percentile: float) -> int:
-    """The largest t, 0 if none: t or fewer queries too slow have a chance of at most 1 - c where the share of queries
-    that are quick enough is only just `percentile`.
+    """Return the largest t, 0 if none, for which t or fewer slow queries have a probability of at most 1 - c.
 
-    The rules ask for the least h of quick queries with I(p - d; h, t + 1) <= 1 - c, and for h + t queries at least.
-    That I is the chance of t or fewer slow ones among h + t and falls with h: among all `queries` it is one question.
+    The probability is that of a system where the share of fast queries is exactly `percentile`.
+
+    The rules require the smallest number h of fast queries with I(p - d; h, t + 1) <= 1 - c, and at least h + t queries.
+    That I is the probability of t or fewer slow queries among h + t and decreases with h, so for a given number of
+    `queries` one evaluation per t is enough.
     """
     if not 0 < percentile < 1:
         raise ValueError(f"a percentile here is a share above 0 and below 1, such as 0.99, got {percentile}")
-    slow, chance = 0, _chance_of(0, queries, 1 - percentile)
-    while chance <= 1 - CONFIDENCE:
+    slow, probability = 0, _probability_of(0, queries, 1 - percentile)
+    while probability <= 1 - CONFIDENCE:
         slow += 1
-        chance += _chance_of(slow, queries, 1 - percentile)
+        probability += _probability_of(slow, queries, 1 - percentile)
     return max(0, slow - 1)
 
 
-def _chance_of(slow: int, queries: int, share: float) -> float:
-    """Binomial, by logarithms, since share ** queries is below what a float can hold."""
-    ways = lgamma(queries + 1) - lgamma(slow + 1) - lgamma(queries - slow + 1)
-    return exp(ways + slow * log(share) + (queries - slow) * log(1 - share))
+def _probability_of(slow: int, queries: int, share: float) -> float:
+    """Return the binomial probability, computed in logarithms because share ** queries underflows a float."""
+    log_combinations = lgamma(queries + 1) - lgamma(slow + 1) - lgamma(queries - slow + 1)
+    return exp(log_combinations + slow * log(share) + (queries - slow) * log(1 - share))

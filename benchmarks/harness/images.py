@@ -1,7 +1,6 @@
-"""Synthetic pictures for the benchmarks: pixels of any size, and the bytes of X-ray files.
+"""Synthetic images for the benchmarks: pixels of any size, and the bytes of X-ray files.
 
-They are as large and as noisy as X-rays, because decoding and caches care for that; they show nothing.
-"""
+They have the size and noise of X-rays, because both affect decoding and caches, but no medical content."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ import numpy.typing as npt
 
 from cxr_edge.records import GrayPixels
 
-__all__ = ["dicom_bytes", "enlarged", "jpeg_bytes", "png_bytes", "speckled"]
+__all__ = ["dicom_bytes", "enlarge", "jpeg_bytes", "png_bytes", "speckled_image"]
 
 
-def speckled(side_px: int, dtype: npt.DTypeLike, *, seed: int) -> GrayPixels:
-    """A square of soft blobs with noise of about 1 % of full scale, deterministic by seed."""
+def speckled_image(side_px: int, dtype: npt.DTypeLike, *, seed: int) -> GrayPixels:
+    """Return a square image of soft blobs with noise of about 1 % of full scale, deterministic per seed."""
     rng = np.random.default_rng(seed)
     blobs = rng.uniform(0.15, 0.85, (12, 12)).astype(np.float32)
     picture = cv2.resize(blobs, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
@@ -26,8 +25,8 @@ def speckled(side_px: int, dtype: npt.DTypeLike, *, seed: int) -> GrayPixels:
     return scaled
 
 
-def enlarged(pixels: GrayPixels, side_px: int) -> npt.NDArray[np.uint16]:
-    """Gray pixels of any size as 16-bit pixels of side_px x side_px, with a little noise, as a detector gives them."""
+def enlarge(pixels: GrayPixels, side_px: int) -> npt.NDArray[np.uint16]:
+    """Resize gray pixels to 16-bit pixels of side_px x side_px and add a little noise, as a detector does."""
     top = np.iinfo(pixels.dtype).max
     large = cv2.resize(pixels.astype(np.float32) / top, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
     large += np.random.default_rng(side_px).standard_normal(large.shape, dtype=np.float32) * 0.003
@@ -35,24 +34,24 @@ def enlarged(pixels: GrayPixels, side_px: int) -> npt.NDArray[np.uint16]:
 
 
 def jpeg_bytes(pixels: npt.NDArray[np.uint16]) -> bytes:
-    """An 8-bit JPEG of quality 90."""
-    return _encoded(".jpg", (pixels >> 8).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    """Encode as 8-bit JPEG of quality 90."""
+    return _encode(".jpg", (pixels >> 8).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def png_bytes(pixels: npt.NDArray[np.uint16]) -> bytes:
-    """A 16-bit PNG."""
-    return _encoded(".png", pixels, [])
+    """Encode as 16-bit PNG."""
+    return _encode(".png", pixels, [])
 
 
-def _encoded(suffix: str, pixels: GrayPixels, options: list[int]) -> bytes:
-    done, data = cv2.imencode(suffix, pixels, options)
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode a benchmark picture as {suffix}")
+def _encode(suffix: str, pixels: GrayPixels, options: list[int]) -> bytes:
+    encoded, data = cv2.imencode(suffix, pixels, options)
+    if not encoded:
+        raise RuntimeError(f"OpenCV could not encode a benchmark image as {suffix}")
     return data.tobytes()
 
 
 def dicom_bytes(pixels: npt.NDArray[np.uint16]) -> bytes:
-    """A digital X-ray, 12 bits stored, uncompressed (explicit VR little endian), MONOCHROME2."""
+    """Encode as DICOM digital X-ray, 12 bits stored, uncompressed (explicit VR little endian), MONOCHROME2."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -63,7 +62,7 @@ def dicom_bytes(pixels: npt.NDArray[np.uint16]) -> bytes:
     image.Rows, image.Columns = pixels.shape
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
-    image.WindowCenter, image.WindowWidth = 2048, 4096  # the whole range, so that peers need not apply it
+    image.WindowCenter, image.WindowWidth = 2048, 4096  # full range, so that other implementations need not apply it
     image.PixelData = (pixels >> 4).tobytes()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

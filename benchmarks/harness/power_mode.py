@@ -1,8 +1,7 @@
-"""Which power mode and clock governors are set: without them a latency cannot be compared with another.
+"""Power mode and clock governors of the machine, without which latencies cannot be compared.
 
-In: the machine's own files and `nvpmodel -q` on a Jetson; out: a `PowerMode` that describes itself in one line. Nothing
-is changed, and what cannot be read is said.
-"""
+Reads the machine's own files, and `nvpmodel -q` on a Jetson; returns a `PowerMode` with a one-line description. Changes
+nothing; values that cannot be read are None."""
 
 from __future__ import annotations
 
@@ -16,24 +15,21 @@ from pathlib import Path
 __all__ = ["PowerMode", "power_mode"]
 
 _CPUS = "sys/devices/system/cpu"
-# Files that say whether the processor may run above its nominal clock, and what they hold when it may.
+# Files that tell whether the processor may run above its nominal clock, with their content if it may.
 _BOOST_FILES = ((f"{_CPUS}/intel_pstate/no_turbo", "0"), (f"{_CPUS}/cpufreq/boost", "1"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PowerMode:
-    """nvpmodel: a Jetson's mode and its number. cpu, gpu (a Jetson's): governor and the clocks it may choose from.
+    """Power settings of a machine; None for each one that cannot be read here."""
 
-    boost: clocks above the nominal one are allowed. None each: cannot be read here.
-    """
-
-    nvpmodel: str | None
-    cpu: str | None
-    gpu: str | None
-    boost: bool | None
+    nvpmodel: str | None  # a Jetson's mode and its number
+    cpu: str | None  # governor and its range of clocks
+    gpu: str | None  # the same, of a Jetson's GPU
+    boost: bool | None  # whether clocks above the nominal one are allowed
 
     def describe(self) -> str:
-        """One line for the head of an output."""
+        """Return one line for a report."""
         boost = None if self.boost is None else "on" if self.boost else "off"
         facts = {"nvpmodel": self.nvpmodel, "CPU": self.cpu, "CPU boost": boost, "GPU": self.gpu}
         known = [f"{name} {fact}" for name, fact in facts.items() if fact is not None]
@@ -41,7 +37,7 @@ class PowerMode:
 
 
 def power_mode(root: Path = Path("/")) -> PowerMode:
-    """What is set on this machine. root: where its files are."""
+    """Read the power mode of this machine. root: folder that /sys is in; tests pass their own."""
     cpus = sorted((root / _CPUS).glob("cpu[0-9]*/cpufreq"))
     gpus = sorted(p for p in (root / "sys/class/devfreq").glob("*") if "gpu" in p.name)
     return PowerMode(
@@ -53,15 +49,15 @@ def power_mode(root: Path = Path("/")) -> PowerMode:
 
 
 def _nvpmodel() -> str | None:
-    # On a Jetson it lies in /usr/sbin, which is not on every user's PATH.
+    # On a Jetson the tool is in /usr/sbin, which is not on every user's PATH.
     tool = shutil.which("nvpmodel", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
     if tool is None:
         return None
     try:
-        said = subprocess.run([tool, "-q"], capture_output=True, text=True, check=False, timeout=10).stdout
+        output = subprocess.run([tool, "-q"], capture_output=True, text=True, check=False, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"NV Power Mode:\s*(\S+)(?:\s+(\d+))?", said)
+    found = re.search(r"NV Power Mode:\s*(\S+)(?:\s+(\d+))?", output)
     return None if found is None else found[1] + (f" (mode {found[2]})" if found[2] else "")
 
 

@@ -1,12 +1,9 @@
-"""What a benchmark script leaves behind: its tables, targets and surroundings, printed and as JSON.
+"""Benchmark reports: tables, targets and environment of one run, printed as Markdown and written as JSON.
 
-In: tables from `side_by_side` and the script's own facts; out: text on stdout and one JSON file, from which `tables`
-makes the page of results. Also the options that every script has.
-"""
+Takes tables from `side_by_side` and the script's settings; `page` generates the page of results from the JSON files."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 from collections.abc import Sequence
@@ -16,10 +13,9 @@ from typing import Any
 
 from benchmarks.harness.side_by_side import Table
 from cxr_edge import __version__
-from cxr_edge.cli.arguments import at_least_one
 from cxr_edge.environment import Environment, environment
 
-__all__ = ["Report", "Target", "add_common", "installed_versions", "markdown", "publish"]
+__all__ = ["Report", "Target", "installed_versions", "markdown", "publish"]
 
 _PEERS = (
     "onnxruntime", "onnxruntime-gpu", "openvino", "pillow", "pycuda", "pydicom", "tensorrt", "timm", "torch", "torchvision",
@@ -28,16 +24,16 @@ _PEERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A figure to reach (design: performance targets). measured None: not measured in this run; the text says why."""
+    """Limit for a measured value (design: performance targets)."""
 
     text: str
-    wanted: float
-    measured: float | None
-    at_least: bool
+    wanted: float  # the limit; the name is a key of the JSON reports
+    measured: float | None  # None: not measured in this run
+    at_least: bool  # the limit is a minimum, otherwise a maximum
 
     @property
     def verdict(self) -> str:
-        """`met`, `missed` or `not measured`."""
+        """Return `met`, `missed` or `not measured`."""
         if self.measured is None:
             return "not measured"
         return "met" if (self.measured >= self.wanted if self.at_least else self.measured <= self.wanted) else "missed"
@@ -45,11 +41,11 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """One run of one script. interval: what is inside the timed interval. settings: threads, rounds and the like."""
+    """Results of one run of one script."""
 
     name: str
     question: str
-    interval: str
+    interval: str  # what the timed interval includes
     settings: dict[str, str | int | float]
     environment: Environment
     tables: tuple[Table, ...]
@@ -57,23 +53,12 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON object of this report; `markdown` reads it."""
+        """Return the JSON object of this report; `markdown` reads it."""
         return {**asdict(self), "targets": [{**asdict(t), "verdict": t.verdict} for t in self.targets]}
 
 
-def add_common(parser: argparse.ArgumentParser, name: str, *, rounds: int, warmup: int) -> None:
-    """--rounds, --warmup, --out."""
-    parser.add_argument("--rounds", type=at_least_one, default=rounds, metavar="N", help="counted rounds (%(default)s)")
-    parser.add_argument(
-        "--warmup", type=at_least_one, default=warmup, metavar="N", help="uncounted rounds before (%(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("build/bench") / f"{name}.json", help="JSON file (default: %(default)s)"
-    )
-
-
 def installed_versions() -> dict[str, str]:
-    """Versions of the libraries that may take part; a peer that is not installed is said to be so."""
+    """Return the versions of all compared libraries; `not installed` for missing ones."""
     return {"cxr-edge": __version__, **{name: _version(name) for name in _PEERS}}
 
 
@@ -96,9 +81,9 @@ def publish(
     out: Path,
     text: str | None = None,
 ) -> Report:
-    """Print the report and write it to `out`, together with a record of this machine.
+    """Print the report and write it to `out`, together with the environment of this machine.
 
-    text: printed instead of the Markdown, by a script that has a form of its own.
+    text: printed instead of the Markdown, for a script with its own output format.
     """
     report = Report(
         name=name,
@@ -119,10 +104,10 @@ def publish(
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A report's JSON object as Markdown that also reads well in a terminal."""
-    where, settings = report["environment"], report["settings"]
-    load = where["load_average"]
-    versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items())
+    """Format a report's JSON object as Markdown, with padded columns for reading in a terminal."""
+    env, settings = report["environment"], report["settings"]
+    load = env["load_average"]
+    versions = ", ".join(f"{k} {v}" for k, v in env["versions"].items())
     lines = [
         f"## {report['name']}",
         "",
@@ -130,7 +115,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"- Interval: {report['interval']}",
         f"- Settings: {', '.join(f'{k} {v}' for k, v in settings.items())}",
-        f"- Machine: {where['processor']}, {where['cores']} cores, {where['platform']}, Python {where['python']}"
+        f"- Machine: {env['processor']}, {env['cores']} cores, {env['platform']}, Python {env['python']}"
         + ("" if load is None else f", load average at the end {load:.1f}"),
         f"- Versions: {versions}",
         *(f"- {note}" for note in report["notes"]),
@@ -142,7 +127,7 @@ def markdown(report: dict[str, Any]) -> str:
             [t["text"], f"{'at least' if t['at_least'] else 'at most'} {t['wanted']:g}", t["measured"], t["verdict"]]
             for t in report["targets"]
         ]
-        lines += ["", "### Targets", "", *_grid(["target", "wanted", "measured", "verdict"], rows)]
+        lines += ["", "### Targets", "", *_grid(["target", "required", "measured", "verdict"], rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,9 @@
-"""Measure contenders fairly in one run, and record the outcome: the ground that every benchmark script stands on.
+"""Paired timing of several implementations in one run, and tables of the results.
 
-In: contenders, each a function that answers item number i; out: their durations and tables of them. Every round runs
-all contenders, in an order shuffled anew (fixed seed), so that drifting clocks and other work on the machine fall on
-all alike. A ratio is the median over the rounds of two contenders' times in the same round. A contender that cannot
-run here stays in the table with the reason.
-"""
+Takes implementations, each a function of an item number; returns their durations. Every round runs all implementations
+in a new shuffled order (fixed seed), so that changing clocks and other work on the machine affect all alike. A ratio is
+the median over the rounds of two implementations' times in the same round. An implementation that cannot run here stays
+in the table with the reason."""
 
 from __future__ import annotations
 
@@ -23,50 +22,49 @@ import numpy.typing as npt
 from cxr_edge.bench import percentiles
 
 __all__ = [
-    "Contender",
     "Evictor",
+    "Implementation",
     "Measured",
-    "Settle",
     "Table",
+    "WaitForIdle",
     "latency_table",
     "max_difference",
     "measure",
-    "missing",
+    "unavailable_reason",
 ]
 
 Cell = str | int | float | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One way to do the work. run: answers item i; None if it cannot run here, and then `note` says why.
-
-    prepare: called before each run, outside the interval (to set a library's global thread count, say).
-    """
+class Implementation:
+    """One implementation of the measured work."""
 
     name: str
-    run: Callable[[int], Any] | None
-    prepare: Callable[[], object] | None = None
+    run: Callable[[int], Any] | None  # processes item i; None if it cannot run here, for the reason in `note`
+    prepare: Callable[[], object] | None = (
+        None  # called before each run, untimed: sets a global thread count, for example
+    )
     note: str = ""
 
     def __post_init__(self) -> None:
         if self.run is None and not self.note:
-            raise ValueError(f"the contender {self.name!r} has nothing to run and no note that says why")
+            raise ValueError(f"the implementation {self.name!r} has no function to run and no note with the reason")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A contender's durations, one a round; empty for one that cannot run here."""
+    """Durations of one implementation."""
 
-    contender: Contender
-    milliseconds: npt.NDArray[np.float64] = field(repr=False)
+    implementation: Implementation
+    milliseconds: npt.NDArray[np.float64] = field(repr=False)  # one per round; empty if it cannot run here
 
     @property
     def p50_ms(self) -> float:
         return float(np.median(self.milliseconds))
 
-    def times_as_long_as(self, other: Measured) -> float | None:
-        """Median over the rounds of this contender's time divided by the other's; None if either did not run."""
+    def ratio_to(self, other: Measured) -> float | None:
+        """Return the median over the rounds of this time divided by the other's; None if either did not run."""
         if not self.milliseconds.size or not other.milliseconds.size:
             return None
         return float(np.median(self.milliseconds / other.milliseconds))
@@ -74,7 +72,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as it is printed and as JSON holds it. Every row has a cell a column."""
+    """Table of a report. Every row has one cell per column."""
 
     title: str
     columns: tuple[str, ...]
@@ -87,7 +85,7 @@ class Table:
 
 
 class Evictor:
-    """Called between runs, pushes everything else out of the processor's caches by reading a buffer of `mebibytes`."""
+    """Callable that evicts other data from the processor's caches by reading a buffer of `mebibytes`."""
 
     def __init__(self, mebibytes: int = 128) -> None:
         self._buffer = np.ones(mebibytes << 17, dtype=np.uint64)
@@ -96,8 +94,8 @@ class Evictor:
         self._buffer.sum()
 
 
-class Settle:
-    """Called between runs, waits until the last contender's idle threads have stopped to spin on the cores."""
+class WaitForIdle:
+    """Callable that waits until idle threads of the previous implementation have stopped spinning on the cores."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -107,7 +105,7 @@ class Settle:
 
 
 def measure(
-    contenders: Sequence[Contender],
+    implementations: Sequence[Implementation],
     *,
     rounds: int,
     warmup: int,
@@ -115,43 +113,45 @@ def measure(
     between: Callable[[], object] | None = None,
     lead_in: int = 0,
 ) -> list[Measured]:
-    """Time every contender once a round, all on item (round modulo items), after `warmup` uncounted rounds.
+    """Time every implementation once per round, all on item (round modulo items), after `warmup` uncounted rounds.
 
-    between: called before each contender's turn. lead_in: uncounted runs that open a turn, so that a contender finds
-    its own data in the caches and its own threads awake, not what the one before left. Both are outside the interval,
-    in which the garbage collector rests.
+    The garbage collector is disabled during the timed interval.
+
+    between: called before each implementation's turn, untimed.
+    lead_in: untimed runs at the start of a turn, so that caches hold the implementation's own data and its threads are
+        awake, whichever implementation ran before.
     """
-    able = [c for c in contenders if c.run is not None]
-    times: dict[str, list[float]] = {c.name: [] for c in contenders}
-    if len(times) != len(contenders):
-        raise ValueError(f"the contenders' names must differ, got {[c.name for c in contenders]}")
+    runnable = [c for c in implementations if c.run is not None]
+    times: dict[str, list[float]] = {c.name: [] for c in implementations}
+    if len(times) != len(implementations):
+        raise ValueError(f"the implementations' names must differ, got {[c.name for c in implementations]}")
     order = random.Random(0)
     for number in range(-warmup, rounds):
-        order.shuffle(able)
-        for contender in able:
+        order.shuffle(runnable)
+        for implementation in runnable:
             if between is not None:
                 between()
             for _ in range(lead_in):
-                _run_once(contender, number % items)
-            elapsed_ms = _run_once(contender, number % items)
+                _run_once(implementation, number % items)
+            elapsed_ms = _run_once(implementation, number % items)
             if number >= 0:
-                times[contender.name].append(elapsed_ms)
-    return [Measured(contender=c, milliseconds=np.asarray(times[c.name])) for c in contenders]
+                times[implementation.name].append(elapsed_ms)
+    return [Measured(implementation=c, milliseconds=np.asarray(times[c.name])) for c in implementations]
 
 
-def _run_once(contender: Contender, item: int) -> float:
-    assert contender.run is not None
-    gc.collect(0)  # before the preparation, which may be a rest that nothing shall end but the run
-    if contender.prepare is not None:
-        contender.prepare()
+def _run_once(implementation: Implementation, item: int) -> float:
+    assert implementation.run is not None
+    gc.collect(0)  # before `prepare`, which may be a rest that only the run should end
+    if implementation.prepare is not None:
+        implementation.prepare()
     gc.disable()
     try:
         start = perf_counter()
-        result = contender.run(item)
+        result = implementation.run(item)
         elapsed_ms = 1e3 * (perf_counter() - start)
     finally:
         gc.enable()
-    del result  # freeing the answer is not part of the interval
+    del result  # freeing the result is not part of the interval
     return elapsed_ms
 
 
@@ -164,19 +164,20 @@ def latency_table(
     per_run: int = 1,
     extra: Mapping[str, Mapping[str, Cell]] | None = None,
 ) -> Table:
-    """p50, p90, p99, n and the ratio to the contender named `baseline`, one row a contender.
+    """Return a table of p50, p90, p99, n and ratio to the implementation named `baseline`, one row per implementation.
 
-    unit: `ms` or `us`. per_run: units of work in one run; times are given for one unit. extra: more columns, by their
-    names and then by contender.
+    unit: `ms` or `us`.
+    per_run: units of work per run; times are per unit.
+    extra: further columns, by column name and then by implementation name.
     """
     scale = {"ms": 1.0, "us": 1e3}[unit] / per_run
-    base = next(m for m in measured if m.contender.name == baseline)
+    base = next(m for m in measured if m.implementation.name == baseline)
     more = extra or {}
-    columns = ("contender", *(f"{q} {unit}" for q in ("p50", "p90", "p99")), "n", "ratio", *more, "note")
+    columns = ("implementation", *(f"{q} {unit}" for q in ("p50", "p90", "p99")), "n", "ratio", *more, "note")
     rows = []
     for m in measured:
-        added = tuple(column.get(m.contender.name) for column in more.values())
-        rows.append((m.contender.name, *_percentiles(m, scale), m.times_as_long_as(base), *added, m.contender.note))
+        added = tuple(column.get(m.implementation.name) for column in more.values())
+        rows.append((m.implementation.name, *_percentiles(m, scale), m.ratio_to(base), *added, m.implementation.note))
     return Table(title=title, columns=columns, rows=tuple(rows))
 
 
@@ -187,20 +188,20 @@ def _percentiles(measured: Measured, scale: float) -> tuple[Cell, ...]:
     return (*(v * scale for v in percentiles(values)), values.size)
 
 
-def missing(package: str) -> str | None:
-    """Why a peer's package cannot be used here, for a contender's note; None if it can. Imports it."""
+def unavailable_reason(package: str) -> str | None:
+    """Import a package; return None if that succeeds, else the reason for an implementation's note."""
     if find_spec(package) is None:
         return f"not installed: pip install {package}"
     try:
         import_module(package)
-    except Exception as error:  # a peer built for another version of its own dependencies raises anything
+    except Exception as error:  # a package built for another version of its dependencies may raise anything
         return f"installed, but cannot be imported: {str(error).splitlines()[0][:100] if str(error) else error!r}"
     return None
 
 
 def max_difference(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """The largest absolute difference of two arrays of one shape."""
+    """Return the largest absolute difference of two arrays of the same shape."""
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
-        raise ValueError(f"expected arrays of one shape, got {first.shape} and {second.shape}")
+        raise ValueError(f"expected arrays of the same shape, got {first.shape} and {second.shape}")
     return float(np.abs(first - second).max())

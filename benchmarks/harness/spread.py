@@ -1,8 +1,7 @@
-"""The spread of many durations as `trtexec` sums it up: min, max, mean, median and percentiles.
+"""Summary statistics of durations in the form of `trtexec`: min, max, mean, median and percentiles.
 
-In: milliseconds, one a run; out: cells of a table and a line of text, worded alike in all scripts. Percentiles are
-interpolated between neighbours, where `trtexec` takes the nearest run: with few runs the two differ a little.
-"""
+Takes milliseconds, one per run; returns table cells and a line of text that are the same in all scripts. Percentiles are
+interpolated between neighbours, where `trtexec` takes the nearest run: with few runs the two differ a little."""
 
 from __future__ import annotations
 
@@ -15,50 +14,47 @@ import numpy as np
 from benchmarks.harness.side_by_side import Cell
 from cxr_edge.bench import percentiles
 
-__all__ = ["DEFAULT_RANKS", "Spread", "columns", "ranks_argument", "spread"]
+__all__ = ["DEFAULT_RANKS", "Spread", "columns", "parse_percentiles", "spread"]
 
 DEFAULT_RANKS = (90.0, 95.0, 99.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Milliseconds of n runs. ranks: which percentiles, from 0 to 100; percentiles_ms: one a rank.
-
-    variation: standard deviation over mean; `trtexec` calls a compute time above 0.01 unstable.
-    """
+    """Statistics of the durations of n runs, in milliseconds."""
 
     n: int
     min_ms: float
     mean_ms: float
     median_ms: float
     max_ms: float
-    variation: float
-    ranks: tuple[float, ...]
-    percentiles_ms: tuple[float, ...]
+    variation: float  # standard deviation over mean; `trtexec` reports a compute time above 0.01 as unstable
+    ranks: tuple[float, ...]  # of the percentiles, from 0 to 100
+    percentiles_ms: tuple[float, ...]  # one per rank
 
     def __post_init__(self) -> None:
         if self.n < 1 or len(self.ranks) != len(self.percentiles_ms):
             raise ValueError(
-                f"a spread needs one run or more and a value for each of {len(self.ranks)} percentiles, "
+                f"a spread needs at least one run and a value for each of {len(self.ranks)} percentiles, "
                 f"got {self.n} runs and {len(self.percentiles_ms)} values"
             )
 
     def cells(self) -> tuple[Cell, ...]:
-        """The cells under `columns(ranks)`."""
+        """Return the cells of the columns `columns(ranks)`."""
         return (self.min_ms, self.mean_ms, self.median_ms, *self.percentiles_ms, self.max_ms, self.variation, self.n)
 
     def line(self) -> str:
-        """`min = 1.2 ms, max = ...`, in the order of `trtexec`."""
-        named = [("min", self.min_ms), ("max", self.max_ms), ("mean", self.mean_ms), ("median", self.median_ms)]
-        named += [(f"percentile({rank:g}%)", ms) for rank, ms in zip(self.ranks, self.percentiles_ms, strict=True)]
-        return ", ".join(f"{name} = {ms:.6g} ms" for name, ms in named)
+        """Return `min = 1.2 ms, max = ...`, in the order of `trtexec`."""
+        values = [("min", self.min_ms), ("max", self.max_ms), ("mean", self.mean_ms), ("median", self.median_ms)]
+        values += [(f"percentile({rank:g}%)", ms) for rank, ms in zip(self.ranks, self.percentiles_ms, strict=True)]
+        return ", ".join(f"{name} = {ms:.6g} ms" for name, ms in values)
 
 
 def spread(milliseconds: Sequence[float], ranks: Sequence[float] = DEFAULT_RANKS) -> Spread:
-    """The spread of at least one duration."""
+    """Return the statistics of at least one duration."""
     values = np.asarray(milliseconds, dtype=np.float64)
     if not values.size:
-        raise ValueError("a spread needs one run or more, got none")
+        raise ValueError("a spread needs at least one run, got none")
     mean = float(values.mean())
     return Spread(
         n=values.size,
@@ -73,12 +69,12 @@ def spread(milliseconds: Sequence[float], ranks: Sequence[float] = DEFAULT_RANKS
 
 
 def columns(ranks: Sequence[float]) -> tuple[str, ...]:
-    """The headings over `Spread.cells`."""
+    """Return the headings of the cells of `Spread.cells`."""
     return ("min ms", "mean ms", "median ms", *(f"p{rank:g} ms" for rank in ranks), "max ms", "variation", "n")
 
 
-def ranks_argument(text: str) -> tuple[float, ...]:
-    """argparse type: percentiles from 0 to 100, with commas between them, as `trtexec --percentile` takes them."""
+def parse_percentiles(text: str) -> tuple[float, ...]:
+    """Parse percentiles from 0 to 100, separated by commas as for `trtexec --percentile`. An argparse type."""
     try:
         ranks = tuple(float(part) for part in text.split(","))
     except ValueError:

@@ -13,18 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness.side_by_side import missing
-from benchmarks.peers.pipelines import Recipe
+from benchmarks.harness.side_by_side import unavailable_reason
+from benchmarks.peers.pipelines import EnsembleSpec
 from cxr_edge.specs.combination import Combination
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from training.models import LungUNet
 
-__all__ = ["LABELS", "RECIPE", "export", "modules", "trunk", "with_head"]
+__all__ = ["LABELS", "SPEC", "export", "modules", "trunk", "with_head"]
 
 LABELS = 3
 
-RECIPE = Recipe(
+SPEC = EnsembleSpec(
     segmenter=PreprocessSpec(region="frame", canvas_px=256, crop_px=256, standardize="none"),
     lung_box=LungBoxRule(),
     members=(PRESETS["rajaraman-code"],) * 3,
@@ -78,7 +78,7 @@ def _vgg(plan: Sequence[int]) -> nn.Sequential:
 
 
 def _inception() -> nn.Module:
-    if missing("torchvision") is None:
+    if unavailable_reason("torchvision") is None:
         from torchvision.models import inception_v3
 
         whole = inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
@@ -98,7 +98,7 @@ def with_head(features: nn.Module, maps: int) -> nn.Module:
 def export(networks: Sequence[nn.Module], folder: Path) -> list[Path]:
     """Write each network as ONNX (fp32, dynamic batch) into `folder`; the files in the same order."""
     files = []
-    specs = [s for s in (RECIPE.segmenter, *RECIPE.members) if s is not None]
+    specs = [s for s in (SPEC.segmenter, *SPEC.members) if s is not None]
     for i, (network, spec) in enumerate(zip(networks, specs, strict=True)):
         file = folder / f"network-{i}.onnx"
         torch.onnx.export(

@@ -23,13 +23,21 @@ from cxr_edge.specs.combination import Combination
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PreprocessSpec
 
-__all__ = ["Networks", "Recipe", "decode", "onnxruntime_networks", "openvino_networks", "screen", "torch_networks"]
+__all__ = [
+    "EnsembleSpec",
+    "Networks",
+    "decode",
+    "onnxruntime_networks",
+    "openvino_networks",
+    "screen",
+    "torch_networks",
+]
 
 Network = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]  # image (1, C, H, W) -> mask or logits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class EnsembleSpec:
     """What a screening computes, whatever computes it. segmenter None: the members see the whole frame."""
 
     segmenter: PreprocessSpec | None
@@ -38,7 +46,7 @@ class Recipe:
     combination: Combination
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Recipe:
+    def of(cls, manifest: Manifest) -> EnsembleSpec:
         """The recipe of a bundle."""
         s = manifest.segmenter
         return cls(
@@ -57,17 +65,19 @@ class Networks:
     members: tuple[Network, ...]
 
 
-def screen(data: bytes, recipe: Recipe, networks: Networks, *, box: Roi | None = None) -> npt.NDArray[np.float64]:
+def screen(
+    data: bytes, ensemble: EnsembleSpec, networks: Networks, *, box: Roi | None = None
+) -> npt.NDArray[np.float64]:
     """Probabilities (labels) for one file. box: crop to it, whatever the mask says, because the weights are random and
     so is the mask; the lung box is computed all the same.
     """
     pixels = decode(data)
-    found = _lungs(pixels, recipe, networks)
+    found = _lungs(pixels, ensemble, networks)
     frame = Roi.full(pixels.shape[1], pixels.shape[0])
-    rois = [frame if spec.region == "frame" else box or found for spec in recipe.members]
-    tensors = opencv_numpy.opencv_tensors(pixels, rois, recipe.members)
+    rois = [frame if spec.region == "frame" else box or found for spec in ensemble.members]
+    tensors = opencv_numpy.opencv_tensors(pixels, rois, ensemble.members)
     logits = [network(tensor)[0] for network, tensor in zip(networks.members, tensors, strict=True)]
-    return np.asarray(opencv_numpy.combine(np.stack(logits)[None], recipe.combination)[0])
+    return np.asarray(opencv_numpy.combine(np.stack(logits)[None], ensemble.combination)[0])
 
 
 def decode(data: bytes) -> GrayPixels:
@@ -83,14 +93,14 @@ def decode(data: bytes) -> GrayPixels:
     return np.asarray(pixels << (16 - image.BitsStored) if pixels.dtype == np.uint16 else pixels)
 
 
-def _lungs(pixels: GrayPixels, recipe: Recipe, networks: Networks) -> Roi:
+def _lungs(pixels: GrayPixels, ensemble: EnsembleSpec, networks: Networks) -> Roi:
     height, width = pixels.shape
     frame = Roi.full(width, height)
-    if recipe.segmenter is None or networks.segmenter is None:
+    if ensemble.segmenter is None or networks.segmenter is None:
         return frame
-    (tensor,) = opencv_numpy.opencv_tensors(pixels, [frame], [recipe.segmenter])
+    (tensor,) = opencv_numpy.opencv_tensors(pixels, [frame], [ensemble.segmenter])
     mask = networks.segmenter(tensor)[0, 0]
-    return opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=recipe.lung_box)
+    return opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=ensemble.lung_box)
 
 
 def onnxruntime_networks(files: Sequence[Path], *, segmenter: bool, threads: int, spinning: bool) -> Networks:

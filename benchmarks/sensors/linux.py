@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
 
-from benchmarks.sensors.reading import State, number, slug, text
+from benchmarks.sensors.reading import State, read_number, read_text, slug
 
 __all__ = ["CpuClocks", "Hwmon", "Rapl", "Thermal"]
 
@@ -51,10 +51,10 @@ class CpuClocks(_Files):
 
     def _clocks_mhz(self) -> list[float]:
         files = (self._root / _CPUS).glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
-        clocks = [khz / 1e3 for file in files if (khz := number(file)) is not None]
+        clocks = [khz / 1e3 for file in files if (khz := read_number(file)) is not None]
         if clocks:
             return clocks
-        found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text(self._root / "proc/cpuinfo") or "", re.MULTILINE)
+        found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", read_text(self._root / "proc/cpuinfo") or "", re.MULTILINE)
         return [float(mhz) for mhz in found]
 
 
@@ -73,29 +73,29 @@ class Thermal(_Files):
         return "no zone that can be read in /sys/class/thermal: usual in virtual machines and containers"
 
     def read(self) -> State:
-        slowed_by = [kind for file, kind in self._alerts() if number(file)]
+        slowed_by = [kind for file, kind in self._alerts() if read_number(file)]
         slowed_by += [file.stem.removesuffix("_count") for file in self._counters() if self._has_grown(file)]
         return State(values=self._temperatures(), slowed_by=tuple(dict.fromkeys(slowed_by)))
 
     def _temperatures(self) -> dict[str, float]:
         found: dict[str, float] = {}
         for zone in _numbered(self._root / "sys/class/thermal", "thermal_zone*"):
-            millidegrees = number(zone / "temp")  # a zone of a part that is switched off cannot be read
+            millidegrees = read_number(zone / "temp")  # a zone of a part that is switched off cannot be read
             if millidegrees is not None:
-                kind = re.sub("_therm(al)?$", "", slug(text(zone / "type") or zone.name))
+                kind = re.sub("_therm(al)?$", "", slug(read_text(zone / "type") or zone.name))
                 found[_unused(f"{kind}_temperature", found)] = millidegrees / 1e3
         return found
 
     def _alerts(self) -> list[tuple[Path, str]]:
         devices = _numbered(self._root / "sys/class/thermal", "cooling_device*")
-        kinds = [(device / "cur_state", text(device / "type") or "") for device in devices]
+        kinds = [(device / "cur_state", read_text(device / "type") or "") for device in devices]
         return [(file, kind) for file, kind in kinds if kind.endswith("-throttle-alert")]
 
     def _counters(self) -> list[Path]:
         return sorted((self._root / _CPUS).glob("cpu[0-9]*/thermal_throttle/*_throttle_count"))
 
     def _has_grown(self, file: Path) -> bool:
-        now = number(file) or 0.0
+        now = read_number(file) or 0.0
         before = self._events.setdefault(file, now)
         self._events[file] = now
         return now > before
@@ -114,7 +114,7 @@ class Rapl(_Files):
         zones = self._zones()
         if not zones:
             return "no energy counters in /sys/class/powercap: an x86 processor's only, hidden from virtual machines"
-        if not any(number(zone / "energy_uj") is not None for zone in zones):
+        if not any(read_number(zone / "energy_uj") is not None for zone in zones):
             return (
                 f"{zones[0].name}/energy_uj cannot be read: Linux lets root alone since CVE-2020-8694; run as root, or "
                 "make it readable with `sudo chmod o+r`"
@@ -135,11 +135,11 @@ class Rapl(_Files):
 
     def _label(self, zone: Path) -> str:
         parent = zone.name.rpartition(":")[0]
-        above = text(zone.parent / parent / "name") if parent.count(":") else None
-        return slug(f"{above or ''} {text(zone / 'name') or zone.name}")
+        above = read_text(zone.parent / parent / "name") if parent.count(":") else None
+        return slug(f"{above or ''} {read_text(zone / 'name') or zone.name}")
 
     def _watts(self, zone: Path) -> float | None:
-        microjoules, now = number(zone / "energy_uj"), monotonic()
+        microjoules, now = read_number(zone / "energy_uj"), monotonic()
         if microjoules is None:
             return None
         before, self._before[zone.name] = self._before.get(zone.name), (microjoules, now)
@@ -147,7 +147,7 @@ class Rapl(_Files):
             return None
         spent = microjoules - before[0]
         if spent < 0:  # the counter began anew
-            spent += number(zone / "max_energy_range_uj") or 0.0
+            spent += read_number(zone / "max_energy_range_uj") or 0.0
         return max(0.0, spent) / 1e6 / (now - before[1])
 
 
@@ -164,7 +164,7 @@ class Hwmon(_Files):
     def read(self) -> State:
         values: dict[str, float] = {}
         for chip in _numbered(self._root / "sys/class/hwmon", "hwmon*"):
-            kind = slug(text(chip / "name") or chip.name)
+            kind = slug(read_text(chip / "name") or chip.name)
             hottest = _known(chip.glob("temp*_input"))
             if hottest:
                 values[_unused(f"{kind}_temperature", values)] = max(hottest) / 1e3
@@ -174,12 +174,12 @@ class Hwmon(_Files):
     def _powers(self, chip: Path, kind: str) -> dict[str, float]:
         powers = {}
         for file in sorted([*chip.glob("power*_input"), *chip.glob("power*_average")]):
-            microwatts = number(file)
+            microwatts = read_number(file)
             if microwatts is not None:
                 powers[f"{kind}_{_label(file)}_power_w"] = microwatts / 1e6
         for file in sorted(chip.glob("curr*_input")):
-            milliamperes, millivolts = number(file), number(file.with_name(file.name.replace("curr", "in")))
-            rail = text(file.with_name(file.name.replace("curr", "in").replace("_input", "_label")))
+            milliamperes, millivolts = read_number(file), read_number(file.with_name(file.name.replace("curr", "in")))
+            rail = read_text(file.with_name(file.name.replace("curr", "in").replace("_input", "_label")))
             if milliamperes is not None and millivolts is not None and rail and "shunt" not in rail:
                 powers[f"{slug(rail)}_power_w"] = milliamperes * millivolts / 1e6
         return powers
@@ -187,11 +187,11 @@ class Hwmon(_Files):
 
 def _label(file: Path) -> str:
     stem = file.name.rpartition("_")[0]
-    return slug(text(file.with_name(f"{stem}_label")) or stem)
+    return slug(read_text(file.with_name(f"{stem}_label")) or stem)
 
 
 def _known(files: Iterable[Path]) -> list[float]:
-    return [value for file in files if (value := number(file)) is not None]
+    return [value for file in files if (value := read_number(file)) is not None]
 
 
 def _numbered(folder: Path, pattern: str) -> list[Path]:

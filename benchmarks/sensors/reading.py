@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["UNITS", "Sensor", "SensorError", "State", "number", "slug", "text"]
+__all__ = ["UNITS", "Sensor", "SensorError", "State", "read_number", "read_text", "slug"]
 
 # Of the readings' names: megahertz, degrees Celsius, watts, percent, megabytes, a plain number of things.
 UNITS = ("_mhz", "_c", "_w", "_percent", "_mb", "_count")
@@ -57,7 +57,7 @@ class Sensor(Protocol):
         ...
 
 
-def text(file: Path) -> str | None:
+def read_text(file: Path) -> str | None:
     """A small file's content without the space around it; None if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip()
@@ -65,10 +65,10 @@ def text(file: Path) -> str | None:
         return None
 
 
-def number(file: Path) -> float | None:
+def read_number(file: Path) -> float | None:
     """The number that a small file holds; None if it cannot be read or holds none."""
     try:
-        return float(text(file) or "")
+        return float(read_text(file) or "")
     except ValueError:
         return None
 

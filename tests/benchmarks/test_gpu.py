@@ -20,12 +20,12 @@ from benchmarks import __main__ as run_all
 from benchmarks.gpu import bandwidth, kernels, overhead, papers_bundle, peers, screening
 from benchmarks.gpu import run as gpu
 from benchmarks.gpu.bandwidth import DeviceCopy
-from benchmarks.gpu.device import Answer, CountingDevice, frame_on, put, take, timed
+from benchmarks.gpu.device import CountingDevice, Section, from_device, time_work, to_device, upload_frame
 from benchmarks.gpu.kernels import EQUAL, FP16, FP32, Check
 from benchmarks.gpu.screening import CPU, EAGER, GRAPHS, HOST_ARRAYS, REFERENCE, Pace, Peers
-from benchmarks.harness.side_by_side import Table, max_difference, missing
+from benchmarks.harness.side_by_side import Table, max_difference, unavailable_reason
 from benchmarks.harness.workload import Workload
-from benchmarks.peers.pipelines import Recipe
+from benchmarks.peers.pipelines import EnsembleSpec
 from cxr_edge import engines
 from cxr_edge.bench import known_images
 from cxr_edge.bundle import Bundle
@@ -50,7 +50,7 @@ def workload(toy_bundle: Path) -> Workload:
     bundle = Bundle.open(toy_bundle)
     files = tuple(known_images(bundle, side_px=96))
     images = tuple(decode_bytes(f, source=f"toy {i}") for i, f in enumerate(files))
-    return Workload(bundle=bundle, files=files, images=images, described="3 toy images")
+    return Workload(bundle=bundle, files=files, images=images, description="3 toy images")
 
 
 def on_device(bundle: Bundle, device: EmulatedDevice, backend: str = "onnxruntime-cuda") -> EngineSet:
@@ -99,9 +99,9 @@ class TestKernels:
     @pytest.mark.parametrize("seed", [0, 11])
     def test_all_are_equal(self, workload: Workload, seed: int) -> None:
         device = EmulatedDevice(seed=seed)
-        answer = kernels.answer(device, workload.bundle, sizes=SMALL.sizes, mask_sides=SMALL.mask_sides)
-        (table,) = answer.tables
-        assert not answer.failures
+        section = kernels.compare_kernels(device, workload.bundle, sizes=SMALL.sizes, mask_sides=SMALL.mask_sides)
+        (table,) = section.tables
+        assert not section.failures
         assert {row[-1] for row in table.rows} == {"equal"}
         named = [row[0] for row in table.rows]
         assert named.count("preprocessing") == (len(PRESETS) + 4) * 2 * 2  # the toy's four; dtypes, bit depths
@@ -114,24 +114,26 @@ class TestKernels:
     )
     def test_one_that_does_nothing_differs(self, workload: Workload, name: str, kernel: str) -> None:
         device = BrokenKernels(name, lambda *_, **__: None)
-        answer = kernels.answer(device, workload.bundle, sizes=((61, 97),), mask_sides=(31,))
-        verdicts = {(row[0], row[-1]) for row in answer.tables[0].rows}
+        section = kernels.compare_kernels(device, workload.bundle, sizes=((61, 97),), mask_sides=(31,))
+        verdicts = {(row[0], row[-1]) for row in section.tables[0].rows}
         assert verdicts == {(k, "differs" if k == kernel else "equal") for k, _ in verdicts}
-        assert all(f.startswith(kernel) and "do not screen with this build" in f for f in answer.failures)
-        assert answer.failures
-        json.dumps([row for row in answer.tables[0].rows], allow_nan=False)
+        assert all(f.startswith(kernel) and "do not screen with this build" in f for f in section.failures)
+        assert section.failures
+        json.dumps([row for row in section.tables[0].rows], allow_nan=False)
 
     def test_one_that_cannot_be_launched_is_named_and_the_others_are_tried(self, workload: Workload) -> None:
         def refuse(*_: Any, **__: Any) -> None:
             raise BackendError("no kernel image is available")
 
-        answer = kernels.answer(BrokenKernels("lung_box", refuse), workload.bundle, sizes=((61, 97),), mask_sides=(31,))
-        assert [row[1:] for row in answer.tables[0].rows if row[0] == "lung box"] == [
+        section = kernels.compare_kernels(
+            BrokenKernels("lung_box", refuse), workload.bundle, sizes=((61, 97),), mask_sides=(31,)
+        )
+        assert [row[1:] for row in section.tables[0].rows if row[0] == "lung box"] == [
             ("no kernel image is available", 0, "no number", "to run", "no number", "did not run")
         ]
-        assert len(answer.failures) == 1
-        assert "lung box (no kernel image is available) did not run" in answer.failures[0]
-        assert [row[-1] for row in answer.tables[0].rows].count("equal") == len(answer.tables[0].rows) - 1
+        assert len(section.failures) == 1
+        assert "lung box (no kernel image is available) did not run" in section.failures[0]
+        assert [row[-1] for row in section.tables[0].rows].count("equal") == len(section.tables[0].rows) - 1
 
     @pytest.mark.parametrize(
         ("limit", "ours", "theirs", "equal"),
@@ -167,9 +169,9 @@ class TestBandwidth:
         "cropped": (PreprocessSpec(canvas_px=32, crop_px=16), PreprocessSpec(canvas_px=20, crop_px=10)),
     }
 
-    def ask(self, copy: DeviceCopy, device: EmulatedDevice | None = None, cache: int = 1) -> Answer:
+    def ask(self, copy: DeviceCopy, device: EmulatedDevice | None = None, cache: int = 1) -> Section:
         device = device or EmulatedDevice()
-        return bandwidth.answer(device, self.SETS, copy=copy, cache=cache, rounds=3, warmup=1, sides=(64, 96))
+        return bandwidth.measure(device, self.SETS, copy=copy, cache=cache, rounds=3, warmup=1, sides=(64, 96))
 
     def test_bytes_count_once_and_those_of_a_copy_twice(self) -> None:
         device, copied = EmulatedDevice(), []
@@ -179,8 +181,8 @@ class TestBandwidth:
             move = lambda: ctypes.memmove(to, source, n_bytes)  # noqa: E731
             device.do(move, stream, reads=[(source, n_bytes)], writes=[(to, n_bytes)])
 
-        answer = self.ask(DeviceCopy(name="a test's copy", run=copy), device)
-        rows = [dict(zip(answer.tables[0].columns, row, strict=True)) for row in answer.tables[0].rows]
+        section = self.ask(DeviceCopy(name="a test's copy", run=copy), device)
+        rows = [dict(zip(section.tables[0].columns, row, strict=True)) for row in section.tables[0].rows]
         assert [(r["image"], r["work"]) for r in rows] == [
             (image, work) for image in ("64x64, 16 bit", "96x96, 16 bit") for work in ("one", "cropped", "copy")
         ]
@@ -191,23 +193,23 @@ class TestBandwidth:
         assert copies["of the copy"] == 1
         assert one["of the copy"] == pytest.approx(one["GB/s"] / copies["GB/s"])
         assert one["GB/s"] == pytest.approx(one["MB counted"] / one["p50 us"] * 1e3)
-        assert [t.measured for t in answer.targets] == [r["of the copy"] for r in rows if r["work"] != "copy"]
-        assert {t.wanted for t in answer.targets} == {0.7}
+        assert [t.measured for t in section.targets] == [r["of the copy"] for r in rows if r["work"] != "copy"]
+        assert {t.wanted for t in section.targets} == {0.7}
         assert copies["note"] == "a test's copy; bytes read and bytes written count."
         assert len(copied) == 2 * 2 * 2, "two sizes; enqueued once plainly, once in the capture; two images each"
         assert {to for to, _ in copied}.isdisjoint(source for _, source in copied)
 
     @pytest.mark.parametrize(("cache", "images"), [(1, 2), (8192, 3), (100_000, 26)])
     def test_a_rounds_images_exceed_the_cache(self, cache: int, images: int) -> None:
-        answer = self.ask(DeviceCopy(name="none", run=None), cache=cache)
-        assert answer.tables[0].rows[0][2] == images
+        section = self.ask(DeviceCopy(name="none", run=None), cache=cache)
+        assert section.tables[0].rows[0][2] == images
         assert images * 64 * 64 * 2 > 2 * cache
 
     def test_without_a_copy_the_ratio_is_not_measured(self) -> None:
-        answer = self.ask(bandwidth.device_copy(EmulatedDevice()))
-        rows = answer.tables[0].rows
+        section = self.ask(bandwidth.device_copy(EmulatedDevice()))
+        rows = section.tables[0].rows
         assert rows[2][-1] == "not measured: emulated GPU is no CUDA device, nothing here can copy on it"
-        assert [t.verdict for t in answer.targets] == ["not measured"] * 4
+        assert [t.verdict for t in section.targets] == ["not measured"] * 4
         assert rows[0][6] is not None, "the kernel's own figure stands"
 
     def test_a_copy_that_fails_is_named(self) -> None:
@@ -218,8 +220,8 @@ class TestBandwidth:
         assert rows[2][-1] == "not measured: torch failed: an illegal address"
 
     def test_a_device_that_captures_nothing_is_timed_all_the_same(self) -> None:
-        answer = self.ask(DeviceCopy(name="none", run=None), EmulatedDevice(refuses_capture=True))
-        note = answer.tables[0].rows[0][-1]
+        section = self.ask(DeviceCopy(name="none", run=None), EmulatedDevice(refuses_capture=True))
+        note = section.tables[0].rows[0][-1]
         assert "canvases: 1" in note
         assert "enqueued one by one, the host's gaps included (no graph: the capture failed" in note
 
@@ -234,7 +236,7 @@ class TestBandwidth:
         package.driver = driver  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "pycuda", package)
         monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
-        monkeypatch.setattr(bandwidth, "missing", lambda name: None if name == "pycuda" else "not installed")
+        monkeypatch.setattr(bandwidth, "unavailable_reason", lambda name: None if name == "pycuda" else "not installed")
         monkeypatch.setattr(cuda, "_driver", FakeDriver)
         device = CudaDevice(0)
         copy = bandwidth.device_copy(device)
@@ -243,7 +245,7 @@ class TestBandwidth:
         copy.run(1, 2, 3, SimpleNamespace(pycuda="the stream that pycuda takes"))
         assert calls == [(1, 2, 3, "the stream that pycuda takes")]
         assert bandwidth.cache_bytes(device) == 4 << 20
-        monkeypatch.setattr(bandwidth, "missing", lambda _: "not installed")
+        monkeypatch.setattr(bandwidth, "unavailable_reason", lambda _: "not installed")
         assert bandwidth.device_copy(device).run is None
 
     def test_a_cache_that_is_not_told_is_thought_large(self) -> None:
@@ -253,14 +255,19 @@ class TestBandwidth:
 class TestDevice:
     def test_arrays_go_there_and_back(self) -> None:
         device, array = EmulatedDevice(), np.arange(12, dtype=np.int32).reshape(3, 4)
-        np.testing.assert_array_equal(take(device, put(device, array), (3, 4), np.int32), array)
-        assert take(device, frame_on(device, np.ones((2, 3), np.uint8)), (4,), np.int32).tolist() == [3, 2, 16, 1]
+        np.testing.assert_array_equal(from_device(device, to_device(device, array), (3, 4), np.int32), array)
+        assert from_device(device, upload_frame(device, np.ones((2, 3), np.uint8)), (4,), np.int32).tolist() == [
+            3,
+            2,
+            16,
+            1,
+        ]
 
     def test_work_is_timed_as_a_graph_once_it_has_run_plainly(self) -> None:
         device, ran = EmulatedDevice(), []
         stream = device.stream()
         work = lambda: device.do(lambda: ran.append(1), stream, reads=[], writes=[])  # noqa: E731
-        found = timed(device, stream, work, rounds=4, warmup=2)
+        found = time_work(device, stream, work, rounds=4, warmup=2)
         assert (found.milliseconds.size, len(ran), device.graphs[0].launches) == (4, 1 + 2 + 4, 6)
         assert (found.milliseconds > 0).all()
 
@@ -303,19 +310,19 @@ class TestScreening:
         def no_graphs() -> peers.GpuNetworks:
             raise RuntimeError("capture needs a GPU,\nthere is none")
 
-        peers = Peers(
+        offered = Peers(
             eager=lambda: peers.eager(modules_of_the_host(workload.bundle), segmenter=True, device="cpu"),
-            graphed=no_graphs,
+            cuda_graphs=no_graphs,
             host_arrays=lambda: peers.onnxruntime_sessions(
                 found, segmenter=True, provider="CPUExecutionProvider"
             ),
         )  # fmt: skip
         loaded = {"tensorrt": "not installed: x", "onnxruntime-cuda": on_device(workload.bundle, device)}
         plain = engines.reference(workload.bundle)
-        ways = screening.of_the_bundle(workload, loaded, plain, peers, 1)
-        answer = screening.answer("t", workload, ways, QUICK, reference=Screener(workload.bundle, plain))
-        assert [t.title for t in answer.tables] == ["t, from pixels", "t, from bytes"]
-        for table in answer.tables:
+        ways = screening.all_pipelines(workload, loaded, plain, offered, 1)
+        section = screening.measure_pipelines("t", workload, ways, QUICK, reference=Screener(workload.bundle, plain))
+        assert [t.title for t in section.tables] == ["t, from pixels", "t, from bytes"]
+        for table in section.tables:
             rows = rows_of(table)
             graph, streams = (rows[f"cxr-edge, onnxruntime-cuda, {how}"] for how in ("one graph", "plain streams"))
             assert graph["ratio"] == 1, "the first that runs is the baseline"
@@ -331,9 +338,9 @@ class TestScreening:
 
     def test_the_graph_is_what_is_timed_from_the_first_round_on(self, workload: Workload) -> None:
         device = EmulatedDevice()
-        (graph, _) = screening.ours("x", on_device(workload.bundle, device), workload, 1)
+        (graph, _) = screening.cxr_edge_pipelines("x", on_device(workload.bundle, device), workload, 1)
         judge = Screener(workload.bundle, engines.reference(workload.bundle))
-        screening.answer("t", workload, [graph], Pace(rounds=1, warmup=1), reference=judge)
+        screening.measure_pipelines("t", workload, [graph], Pace(rounds=1, warmup=1), reference=judge)
         # Two tables; in each all images twice, then two rounds of a lead-in and a run. One more when the pipeline was
         # made: these images are small, so that the blank one's graph serves them.
         assert sum(g.launches for g in device.graphs) == 2 * (2 * len(workload.images) + 4) + 1
@@ -346,13 +353,13 @@ class TestScreening:
         device = EmulatedDevice()
         found = on_device(workload.bundle, device)
         broken = dataclasses.replace(found, segmenter=Odd(found.segmenter.host, device))  # type: ignore[union-attr]
-        assert {w.note for w in screening.ours("x", broken, workload, 1)} == {"no memory left at all"}
+        assert {w.note for w in screening.cxr_edge_pipelines("x", broken, workload, 1)} == {"no memory left at all"}
 
     def test_where_nobody_can_run_the_table_is_all_reasons(self, workload: Workload) -> None:
-        ways = screening.ours("x", "not here", workload, 1)
+        ways = screening.cxr_edge_pipelines("x", "not here", workload, 1)
         judge = Screener(workload.bundle, engines.reference(workload.bundle))
-        answer = screening.answer("t", workload, ways, QUICK, reference=judge)
-        assert [row[-1] for row in answer.tables[0].rows] == ["not here", "not here"]
+        section = screening.measure_pipelines("t", workload, ways, QUICK, reference=judge)
+        assert [row[-1] for row in section.tables[0].rows] == ["not here", "not here"]
 
     def test_torch_graphs_get_their_images_through_static_inputs(
         self, workload: Workload, monkeypatch: pytest.MonkeyPatch
@@ -360,33 +367,33 @@ class TestScreening:
         modes = _torch_graphs_on_the_host(pytest.importorskip("torch"), monkeypatch)
         bundle = workload.bundle
         specs = [p.preprocess for p in parts(bundle)]
-        networks = peers.graphed(modules_of_the_host(bundle), specs, segmenter=True)
+        networks = peers.cuda_graphs(modules_of_the_host(bundle), specs, segmenter=True)
         judge = Screener(bundle, engines.reference(bundle))
         for image in workload.images:
-            answer = peers.screen(image.pixels, Recipe.of(bundle.manifest), networks)
-            assert max_difference(answer, judge.screen(image).probabilities) < USUAL
+            section = peers.screen(image.pixels, EnsembleSpec.of(bundle.manifest), networks)
+            assert max_difference(section, judge.screen(image).probabilities) < USUAL
         assert modes == ["thread_local"] * 2, "one graph of the segmenter, one of all members"
 
     def test_torch_without_a_gpu_is_a_reason(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(peers, "torch_reason", lambda: "torch sees no GPU")
+        monkeypatch.setattr(peers, "torch_unavailable_reason", lambda: "torch sees no GPU")
         asked: list[int] = []
-        offered = screening.peers_of(workload, lambda: asked.append(1) or [])
-        assert [w.note for w in screening.usual(workload, offered)][:2] == ["torch sees no GPU"] * 2
+        offered = screening.make_peers(workload, lambda: asked.append(1) or [])
+        assert [w.note for w in screening.baselines(workload, offered)][:2] == ["torch sees no GPU"] * 2
         assert not asked
 
     def test_the_networks_are_converted_once(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(peers, "torch_reason", lambda: None)
+        monkeypatch.setattr(peers, "torch_unavailable_reason", lambda: None)
         monkeypatch.setattr(peers, "eager", lambda modules, **_: modules)
-        monkeypatch.setattr(peers, "graphed", lambda modules, *_, **__: modules)
+        monkeypatch.setattr(peers, "cuda_graphs", lambda modules, *_, **__: modules)
         asked: list[int] = []
-        offered = screening.peers_of(workload, lambda: asked.append(1) or ["a module"])
-        assert offered.eager() == offered.graphed() == ["a module"]
+        offered = screening.make_peers(workload, lambda: asked.append(1) or ["a module"])
+        assert offered.eager() == offered.cuda_graphs() == ["a module"]
         assert asked == [1]
 
     def test_without_onnx2torch_the_papers_table_is_pointed_to(
         self, workload: Workload, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gpu, "missing", lambda name: f"not installed: pip install {name}")
+        monkeypatch.setattr(gpu, "unavailable_reason", lambda name: f"not installed: pip install {name}")
         with pytest.raises(RuntimeError, match="pip install onnx2torch; see the papers' ensemble instead"):
             gpu._converted(workload)
 
@@ -394,13 +401,13 @@ class TestScreening:
         with pytest.raises(RuntimeError, match="pip install onnxruntime-gpu in its place"):
             peers.onnxruntime_sessions(parts(workload.bundle), segmenter=True, provider="NoSuchProvider")
 
-    @pytest.mark.skipif(missing("onnx2torch") is not None, reason="onnx2torch is not installed")
+    @pytest.mark.skipif(unavailable_reason("onnx2torch") is not None, reason="onnx2torch is not installed")
     def test_converted_networks_answer_as_the_bundle_does(self, workload: Workload) -> None:
-        networks = peers.eager(peers.modules_of(parts(workload.bundle)), segmenter=True, device="cpu")
+        networks = peers.eager(peers.convert_networks(parts(workload.bundle)), segmenter=True, device="cpu")
         judge = Screener(workload.bundle, engines.reference(workload.bundle))
         for image in workload.images:
-            usual = peers.screen(image.pixels, Recipe.of(workload.bundle.manifest), networks)
-            assert max_difference(usual, judge.screen(image).probabilities) < USUAL
+            baselines = peers.screen(image.pixels, EnsembleSpec.of(workload.bundle.manifest), networks)
+            assert max_difference(baselines, judge.screen(image).probabilities) < USUAL
 
 
 def _torch_graphs_on_the_host(torch: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -437,8 +444,8 @@ def _torch_graphs_on_the_host(torch: Any, monkeypatch: pytest.MonkeyPatch) -> li
 class TestShares:
     def test_own_times_add_up_and_one_graph_is_launched_an_image(self, workload: Workload) -> None:
         found = on_device(workload.bundle, EmulatedDevice())
-        answer = overhead.answer(workload, found, rounds=5, warmup=1)
-        times, launches = (rows_of(t) for t in answer.tables)
+        section = overhead.measure(workload, found, rounds=5, warmup=1)
+        times, launches = (rows_of(t) for t in section.tables)
         alone = [times[f"{p.name} alone, enqueued"]["p50 ms"] for p in parts(workload.bundle)]
         whole = times["screening, lungs to download, GPU's clock"]
         total = times["sum of the engines' own times"]["p50 ms"]
@@ -449,17 +456,17 @@ class TestShares:
         assert whole["over the path"] == pytest.approx(whole["p50 ms"] / path)
         assert whole["n"] == times["plain alone, as a graph"]["n"] == 5
         assert [tuple(r.values())[1:] for r in launches.values()] == [(5, 1), (0, 0)]
-        assert [t.measured for t in answer.targets] == [whole["over the sum"], whole["over the path"], 1]
-        assert answer.targets[2].verdict == "met"
+        assert [t.measured for t in section.targets] == [whole["over the sum"], whole["over the path"], 1]
+        assert section.targets[2].verdict == "met"
 
     def test_plain_streams_miss_the_one_launch(self, workload: Workload) -> None:
         found = on_device(workload.bundle, EmulatedDevice(refuses_capture=True))
-        answer = overhead.answer(workload, found, rounds=2, warmup=1)
-        times, launches = (rows_of(t) for t in answer.tables)
+        section = overhead.measure(workload, found, rounds=2, warmup=1)
+        times, launches = (rows_of(t) for t in section.tables)
         assert launches["graphs launched"]["an image"] == 0
         # Upload and download; preprocessing, twice; lung box; combination.
         assert launches["copies and kernels one by one"]["an image"] == 6
-        assert answer.targets[2].verdict == "missed"
+        assert section.targets[2].verdict == "missed"
         assert "no graph: the capture failed" in times["plain alone, as a graph"]["note"]
 
     def test_the_smaller_median_is_an_engines_own_time(self) -> None:
@@ -469,9 +476,9 @@ class TestShares:
         assert own.p50_ms == 2.0
 
     def test_a_runtime_without_engines_has_a_reason(self) -> None:
-        answer = overhead.not_measured("tensorrt", "not installed")
-        assert answer.tables[0].rows == (("not measured", "not installed"),)
-        assert {t.verdict for t in answer.targets} == {"not measured"}
+        section = overhead.not_measured("tensorrt", "not installed")
+        assert section.tables[0].rows == (("not measured", "not installed"),)
+        assert {t.verdict for t in section.targets} == {"not measured"}
 
 
 class TestPapers:
@@ -482,16 +489,18 @@ class TestPapers:
         from benchmarks.peers import papers
 
         monkeypatch.setattr(papers, "modules", lambda: _tiny(torch))
-        monkeypatch.setattr(peers, "torch_reason", lambda: None)
+        monkeypatch.setattr(peers, "torch_unavailable_reason", lambda: None)
         eager = peers.eager
         monkeypatch.setattr(peers, "eager", lambda modules, **rest: eager(modules, **rest, device="cpu"))
         device = EmulatedDevice()
         monkeypatch.setattr(
-            papers_bundle, "compiled", lambda bundle, names, *_, **__: {"onnxruntime-cuda": on_device(bundle, device)}
+            papers_bundle,
+            "compile_engines",
+            lambda bundle, names, *_, **__: {"onnxruntime-cuda": on_device(bundle, device)},
         )
-        answer = gpu._papers(setup_of(workload, device))
-        rows = rows_of(answer.tables[0])
-        assert answer.tables[0].title == "3. Screening, the papers' ensemble (random weights, fp32), from pixels"
+        section = gpu._papers(setup_of(workload, device))
+        rows = rows_of(section.tables[0])
+        assert section.tables[0].title == "3. Screening, the papers' ensemble (random weights, fp32), from pixels"
         assert rows["cxr-edge, onnxruntime-cuda, one graph"]["max difference"] < 1e-6
         assert rows[EAGER]["max difference"] < USUAL
         assert rows[EAGER]["n"] == 1, "a fifth of the rounds"
@@ -500,7 +509,7 @@ class TestPapers:
 
     def test_every_member_sees_the_whole_image(self, workload: Workload, tmp_path: Path) -> None:
         torch = pytest.importorskip("torch")
-        bundle = papers_bundle.papers_bundle(_tiny(torch), tmp_path)
+        bundle = papers_bundle.write_papers_bundle(_tiny(torch), tmp_path)
         screened = Screener(bundle, engines.reference(bundle)).screen(workload.images[0])
         assert screened.roi.as_tuple() == (0, 0, 96, 96)
         assert not screened.flags
@@ -508,7 +517,7 @@ class TestPapers:
     def test_a_runtime_that_does_not_work_here_has_a_reason(self, workload: Workload, tmp_path: Path) -> None:
         said: list[str] = []
         names = ("no-such-runtime", "onnxruntime")
-        found = papers_bundle.compiled(workload.bundle, names, tmp_path, threads=1, say=said.append)
+        found = papers_bundle.compile_engines(workload.bundle, names, tmp_path, threads=1, say=said.append)
         assert "no backend is called 'no-such-runtime'" in str(found["no-such-runtime"])
         built = found["onnxruntime"]
         assert isinstance(built, EngineSet)
@@ -590,10 +599,10 @@ class TestCommand:
         self, emulated: Any, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str], kind: type[Exception],
     ) -> None:  # fmt: skip
-        def stop(*_: Any, **__: Any) -> Answer:
+        def stop(*_: Any, **__: Any) -> Section:
             raise kind("an illegal address")
 
-        monkeypatch.setattr(bandwidth, "answer", stop)
+        monkeypatch.setattr(bandwidth, "measure", stop)
         out = tmp_path / "gpu.json"
         assert gpu.main([*self.options(toy_bundle), "--out", str(out)]) == 1
         assert "gpu: bandwidth: stopped in the middle: an illegal address" in capsys.readouterr().err

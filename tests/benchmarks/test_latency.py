@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks import latency
 from benchmarks.gpu.network import EngineOnDevice
-from benchmarks.harness.spread import Spread, columns, ranks_argument, spread
+from benchmarks.harness.spread import Spread, columns, parse_percentiles, spread
 from benchmarks.harness.workload import at_least_zero
-from benchmarks.latency import Budget, Run, Section, Steps, repeat
+from benchmarks.latency import Budget, Run, Series, Steps, repeat
 from cxr_edge.backends.base import CompileOptions
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import Bundle
@@ -40,7 +40,7 @@ def test_a_spread_names_what_it_saw() -> None:
 
 
 def test_a_spread_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="one run or more, got none"):
+    with pytest.raises(ValueError, match="at least one run, got none"):
         spread([])
     with pytest.raises(ValueError, match="a value for each of 2 percentiles, got 1 runs and 1 values"):
         Spread(
@@ -51,13 +51,13 @@ def test_a_spread_of_nothing_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "90,x", "101", "-1", "90;95"])
 def test_percentiles_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"from 0 to 100, such as 90,95,99, got"):
-        ranks_argument(text)
-    assert ranks_argument("50,99.9") == (50, 99.9)
+        parse_percentiles(text)
+    assert parse_percentiles("50,99.9") == (50, 99.9)
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
 def test_durations_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="a number from 0 on, got"):
+    with pytest.raises(argparse.ArgumentTypeError, match="a number of at least 0, got"):
         at_least_zero(text)
 
 
@@ -70,9 +70,9 @@ def test_runs_are_counted_until_both_bounds_are_met(monkeypatch: pytest.MonkeyPa
         calls.append(i)
         return Steps(compute_ms=1.0)
 
-    section = repeat("x", run, Budget(iterations=4, duration_s=0, warm_up_ms=0))
+    one = repeat("x", run, Budget(iterations=4, duration_s=0, warm_up_ms=0))
     assert calls == [0, 0, 1, 2, 3], "one uncounted run, then four"
-    assert (section.warm_up_runs, len(section.runs)) == (1, 4)
+    assert (one.warm_up_runs, len(one.runs)) == (1, 4)
     longer = repeat("x", run, Budget(iterations=1, duration_s=0.020, warm_up_ms=5))
     assert longer.warm_up_runs == 5
     assert [r.start_ms for r in longer.runs] == pytest.approx([1, 4, 7, 10, 13, 16, 19])
@@ -83,23 +83,23 @@ def test_runs_are_counted_until_both_bounds_are_met(monkeypatch: pytest.MonkeyPa
 
 def test_steps_of_a_host_are_decode_and_compute() -> None:
     times = StageTimes(decode_ms=0.0, lungs_ms=1.0, preprocess_ms=2.0, members_ms=3.0, combine_ms=4.0)
-    assert latency._stages(SimpleNamespace(times=times)) == Steps(compute_ms=10.0)  # type: ignore[arg-type]
+    assert latency._steps(SimpleNamespace(times=times)) == Steps(compute_ms=10.0)  # type: ignore[arg-type]
 
 
 def test_steps_of_a_gpu_hold_the_copies_apart() -> None:
     times = StageTimes(
         decode_ms=7.0, lungs_ms=1.0, preprocess_ms=2.0, members_ms=3.0, combine_ms=4.0, upload_ms=5.0, download_ms=6.0
     )
-    steps = latency._stages(SimpleNamespace(times=times))  # type: ignore[arg-type]
+    steps = latency._steps(SimpleNamespace(times=times))  # type: ignore[arg-type]
     assert steps == Steps(decode_ms=7.0, upload_ms=5.0, compute_ms=10.0, download_ms=6.0)
-    section = Section(
+    one = Series(
         name="x", device=True, runs=(Run(start_ms=0, host_ms=28.5, steps=steps),), wall_s=0.0285, warm_up_runs=1
     )
-    rows = section.rows()
+    rows = one.rows()
     assert list(rows) == ["End-to-end host latency", "Decode", "Enqueue", "H2D", "GPU compute", "D2H"]
     assert rows["H2D"] == [5.0]
     assert rows["Enqueue"] is None
-    text = latency._text(section, (99.0,))
+    text = latency._text(one, (99.0,))
     assert "GPU compute: min = 10 ms, max = 10 ms" in text
     assert "Enqueue: -" in text
 

@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import __main__ as run_all
 from benchmarks import idle, sustained
-from benchmarks.harness import page
+from benchmarks.harness.script import discover
 from benchmarks.sensors import Record, Sample, State
-from benchmarks.sustained import Finished, Quarters, screen_for
+from benchmarks.sustained import Quarters, TimedScreening, screen_for
 from tests.benchmarks.scripts import report_of, table_of
 
 SMALL = ("--image-px", "96", "--threads", "1")
@@ -32,14 +32,14 @@ def test_idle_runs(built_bundle: Path, tmp_path: Path) -> None:
 def test_a_rest_comes_after_screenings_and_before_the_one_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(idle, "sleep", lambda seconds: calls.append(f"rest {seconds}"))
-    contender = idle._after(0.5, calls.append, 2)  # type: ignore[arg-type]
-    assert contender.prepare is not None
-    assert contender.run is not None
-    contender.prepare()
-    contender.run(7)
+    implementation = idle._after_rest(0.5, calls.append, 2)  # type: ignore[arg-type]
+    assert implementation.prepare is not None
+    assert implementation.run is not None
+    implementation.prepare()
+    implementation.run(7)
     assert calls == [0, 1, "rest 0.5", 7]
     calls.clear()
-    at_once = idle._after(0.0, calls.append, 2).prepare  # type: ignore[arg-type]
+    at_once = idle._after_rest(0.0, calls.append, 2).prepare  # type: ignore[arg-type]
     assert at_once is not None
     at_once()
     assert calls == [0, 1]
@@ -81,9 +81,9 @@ def _recorded(clocks: list[float], reason_at: int | None = None) -> Record:
     return Record(samples=tuple(samples), absent=(), cpu_share=0.0)
 
 
-def _steady(per_second: list[int]) -> list[Finished]:
+def _steady(per_second: list[int]) -> list[TimedScreening]:
     return [
-        Finished(at_s=second + (i + 1) / count, latency_ms=1e3 / count)
+        TimedScreening(at_s=second + (i + 1) / count, latency_ms=1e3 / count)
         for second, count in enumerate(per_second)
         for i in range(count)
     ]
@@ -136,7 +136,7 @@ def test_readings_are_told_by_quarter() -> None:
 def test_quarters_without_a_figure_have_no_ratio() -> None:
     assert Quarters(first=None, last=1.0).ratio is None
     assert Quarters(first=0.0, last=1.0).ratio is None
-    assert sustained._said(None, "fell", "held").startswith("not known")
+    assert sustained._verdict_text(None, "fell", "held").startswith("not known")
 
 
 def test_zero_minutes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +154,9 @@ def test_the_long_scripts_run_only_when_named(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setattr(subprocess, "run", run)
     assert run_all.main(["--results", str(tmp_path)]) == 0
-    assert [c[2] for c in commands] == [f"benchmarks.{n}" for n in page.ORDER if n not in {"idle", "sustained", "gpu"}]
+    assert [c[2] for c in commands] == [
+        f"benchmarks.{script.name}" for script in discover() if not script.only_if_named
+    ]
     commands.clear()
     assert run_all.main(["--only", "idle", "latency", "--rounds", "2", "--engines", "e", "--results", "r"]) == 0
     assert commands == [

@@ -15,9 +15,18 @@ import pytest
 
 from benchmarks import __main__ as run_all
 from benchmarks import cold_start, combine, end_to_end, preprocess, throughput
-from benchmarks.harness.images import dicom_bytes, enlarged, jpeg_bytes, png_bytes, speckled
+from benchmarks.harness import page
+from benchmarks.harness.images import dicom_bytes, enlarge, jpeg_bytes, png_bytes, speckled_image
 from benchmarks.harness.report import Target, markdown
-from benchmarks.harness.side_by_side import Contender, Measured, Table, latency_table, max_difference, measure, missing
+from benchmarks.harness.side_by_side import (
+    Implementation,
+    Measured,
+    Table,
+    latency_table,
+    max_difference,
+    measure,
+    unavailable_reason,
+)
 from benchmarks.peers import opencv_numpy, pipelines
 from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.cli import main as cxr_edge
@@ -43,10 +52,10 @@ OTHER_FILTER = 0.1  # a triangle filter against an area average, in deviations, 
 def test_every_round_runs_every_contender_once_on_the_same_item() -> None:
     calls: list[tuple[str, int]] = []
 
-    def contender(name: str) -> Contender:
-        return Contender(name=name, run=lambda i: calls.append((name, i)))
+    def implementation(name: str) -> Implementation:
+        return Implementation(name=name, run=lambda i: calls.append((name, i)))
 
-    measured = measure([contender("a"), contender("b"), contender("c")], rounds=4, warmup=2, items=3)
+    measured = measure([implementation("a"), implementation("b"), implementation("c")], rounds=4, warmup=2, items=3)
     rounds = [calls[i : i + 3] for i in range(0, len(calls), 3)]
     assert [{item for _, item in r} for r in rounds] == [{1}, {2}, {0}, {1}, {2}, {0}]
     assert all({name for name, _ in r} == {"a", "b", "c"} for r in rounds)
@@ -56,36 +65,38 @@ def test_every_round_runs_every_contender_once_on_the_same_item() -> None:
 
 def test_what_surrounds_a_run_happens_in_order() -> None:
     calls: list[str] = []
-    one = Contender(name="a", run=lambda _: calls.append("run"), prepare=lambda: calls.append("prepare"))
+    one = Implementation(name="a", run=lambda _: calls.append("run"), prepare=lambda: calls.append("prepare"))
     (measured,) = measure([one], rounds=1, warmup=1, between=lambda: calls.append("between"), lead_in=1)
     assert calls == ["between", *("prepare", "run") * 2] * 2
     assert len(measured.milliseconds) == 1
 
 
 def test_contenders_with_one_name_are_refused() -> None:
-    twice = [Contender(name="a", run=str), Contender(name="a", run=str)]
+    twice = [Implementation(name="a", run=str), Implementation(name="a", run=str)]
     with pytest.raises(ValueError, match="names must differ"):
         measure(twice, rounds=1, warmup=0)
 
 
 def test_an_absent_contender_needs_a_reason() -> None:
-    with pytest.raises(ValueError, match="no note that says why"):
-        Contender(name="a", run=None)
+    with pytest.raises(ValueError, match="no note with the reason"):
+        Implementation(name="a", run=None)
 
 
 def test_ratios_are_medians_over_the_rounds_and_absent_contenders_stay_in_the_table() -> None:
     base = _measured("base", [1.0, 10.0, 2.0])
     other = _measured("other", [3.0, 20.0, 10.0])  # ratios 3, 2, 5; the ratio of the medians would be 5
-    absent = Measured(contender=Contender(name="x", run=None, note="not installed"), milliseconds=np.array([]))
+    absent = Measured(
+        implementation=Implementation(name="x", run=None, note="not installed"), milliseconds=np.array([])
+    )
     table = latency_table("t", [base, other, absent], baseline="base", unit="us", per_run=2, extra={"e": {"other": 7}})
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert rows["base"]["ratio"] == 1
     assert rows["other"] == {
-        "contender": "other", "p50 us": 5000.0, "p90 us": 9000.0, "p99 us": pytest.approx(9900.0), "n": 3, "ratio": 3.0,
+        "implementation": "other", "p50 us": 5000.0, "p90 us": 9000.0, "p99 us": pytest.approx(9900.0), "n": 3, "ratio": 3.0,
         "e": 7, "note": "",
     }  # fmt: skip
     assert rows["x"] == {
-        "contender": "x", "p50 us": None, "p90 us": None, "p99 us": None, "n": 0, "ratio": None, "e": None,
+        "implementation": "x", "p50 us": None, "p90 us": None, "p99 us": None, "n": 0, "ratio": None, "e": None,
         "note": "not installed",
     }  # fmt: skip
 
@@ -96,8 +107,8 @@ def test_a_ragged_table_is_refused() -> None:
 
 
 def test_a_missing_package_is_named_with_the_command() -> None:
-    assert missing("no_such_package_here") == "not installed: pip install no_such_package_here"
-    assert missing("numpy") is None
+    assert unavailable_reason("no_such_package_here") == "not installed: pip install no_such_package_here"
+    assert unavailable_reason("numpy") is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +122,7 @@ def test_verdicts(measured: float | None, at_least: bool, verdict: str) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("name", ["sane", "rajaraman-code", "rajaraman-paper", "flannel-paper"])
 def test_usual_preprocessing_agrees_with_the_fused_one(name: str, dtype: type) -> None:
-    pixels, spec = speckled(300, dtype, seed=3), PRESETS[name]
+    pixels, spec = speckled_image(300, dtype, seed=3), PRESETS[name]
     roi = Roi.full(300, 300) if spec.region == "frame" else ROI
     (fused,) = Preprocessor([spec]).run([pixels], [ROI])
     first, second = opencv_numpy.opencv_tensors(pixels, [roi, roi], [spec, spec])
@@ -122,12 +133,12 @@ def test_usual_preprocessing_agrees_with_the_fused_one(name: str, dtype: type) -
 @pytest.mark.skipif(find_spec("PIL") is None, reason="Pillow is not installed")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pillow_does_what_torchvision_does_and_nearly_what_the_fused_code_does(dtype: type) -> None:
-    pixels, spec = speckled(900, dtype, seed=4), PreprocessSpec()
+    pixels, spec = speckled_image(900, dtype, seed=4), PreprocessSpec()
     roi = Roi.full(900, 900)
     (fused,) = Preprocessor([spec]).run([pixels], [roi])
     pillow = opencv_numpy.pillow_tensor(pixels, roi, spec)
     assert max_difference(fused, pillow) < OTHER_FILTER
-    if missing("torchvision") is None:
+    if unavailable_reason("torchvision") is None:
         assert max_difference(pillow, opencv_numpy.torchvision_tensor(spec)(pixels, roi)) < ONE_LEVEL[dtype]
 
 
@@ -137,11 +148,11 @@ def test_usual_combination_agrees_with_the_native_one(strategy: str, members: in
     combination = combine.combination(strategy, members=members)
     logits = np.random.default_rng(5).normal(0, 2, (50, members, combine.LABELS)).astype(np.float32)
     native, _ = Combiner(combination, labels=combine.LABELS).run(logits)
-    for contender in combine.implementations(combination, logits):
-        assert contender.run is not None
-        answer = contender.run(0)
+    for implementation in combine.implementations(combination, logits):
+        assert implementation.run is not None
+        answer = implementation.run(0)
         first = [a[0] if isinstance(a, tuple) else a for a in (answer if isinstance(answer, list) else [answer])]
-        assert max_difference(np.concatenate(first), native) < 1e-6, contender.name
+        assert max_difference(np.concatenate(first), native) < 1e-6, implementation.name
 
 
 def test_usual_lung_box_agrees_with_the_native_one() -> None:
@@ -161,13 +172,13 @@ def test_pictures_decode_and_the_usual_pipeline_answers_like_the_screener(
 ) -> None:
     bundle = Bundle.open(toy_bundle)
     known = decode_bytes(bundle.file(bundle.manifest.known_answers[0].file).read_bytes(), source="known")
-    data = encode(enlarged(known.pixels, 400))
+    data = encode(enlarge(known.pixels, 400))
     image = decode_bytes(data, source="benchmark")
     assert (image.width_px, image.height_px, image.stored_bits) == (400, 400, stored_bits)
     networks = pipelines.onnxruntime_networks(
         [p.onnx for p in parts(bundle)], segmenter=True, threads=1, spinning=False
     )
-    usually = pipelines.screen(data, pipelines.Recipe.of(bundle.manifest), networks)
+    usually = pipelines.screen(data, pipelines.EnsembleSpec.of(bundle.manifest), networks)
     expected = Screener(bundle, reference(bundle)).screen(image)
     assert "lung_box_failed" not in {flag.code for flag in expected.flags}
     assert max_difference(usually, expected.probabilities) < 0.02
@@ -203,8 +214,8 @@ def test_end_to_end_runs_and_shows_who_is_missing(built_bundle: Path, tmp_path: 
     rows = {row[0]: row for row in report["tables"][0]["rows"]}
     columns = report["tables"][0]["columns"]
     assert rows["cxr-edge, built engines"][columns.index("ratio")] == 1
-    assert rows["usual, ONNX Runtime fp32, no spinning"][columns.index("max difference")] < 0.02
-    eager = rows["usual, PyTorch eager"]
+    assert rows["OpenCV/NumPy + ONNX Runtime fp32, no spinning"][columns.index("max difference")] < 0.02
+    eager = rows["OpenCV/NumPy + PyTorch eager"]
     assert eager[columns.index("n")] == 0
     assert "no depthwise" in eager[-1] or "not installed" in eager[-1]
     of_whole, after_decoding = (t["measured"] for t in report["targets"][2:])
@@ -222,7 +233,7 @@ def test_end_to_end_runs_eager_pytorch_where_the_architectures_are_known(tmp_pat
     report = _run(end_to_end, tmp_path, "--bundle", str(bundle.root), *small)
     rows = {row[0]: row for row in report["tables"][0]["rows"]}
     columns = report["tables"][0]["columns"]
-    eager = dict(zip(columns, rows["usual, PyTorch eager"], strict=True))
+    eager = dict(zip(columns, rows["OpenCV/NumPy + PyTorch eager"], strict=True))
     assert eager["n"] == 2
     assert eager["note"] == "random weights"
     assert eager["max difference"] is None
@@ -291,29 +302,29 @@ def test_throughput_runs(built_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_of_results_is_made_from_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results, page = tmp_path / "results", tmp_path / "docs" / "page.md"
-    assert page.main([str(results), str(page)]) == 2
+    results, file = tmp_path / "results", tmp_path / "docs" / "page.md"
+    assert page.main([str(results), str(file)]) == 2
     assert "run the scripts of benchmarks/ first" in capsys.readouterr().err
     report = _run(combine, results, "--images", "2")
-    assert page.main([str(results), str(page)]) == 0
-    text = page.read_text(encoding="utf-8")
+    assert page.main([str(results), str(file)]) == 0
+    text = file.read_text(encoding="utf-8")
     assert text.startswith("# Benchmarks\n")
     assert report["environment"]["processor"] in text
     assert "| voting           | cxr-edge, batch 1 " in text
 
 
 def test_all_scripts_run_by_one_command(tmp_path: Path) -> None:
-    only, page = ("--only", "combine", "--rounds", "1"), tmp_path / "page.md"
-    assert run_all.main([*only, "--results", str(tmp_path / "r"), "--page", str(page)]) == 0
-    assert "## combine" in page.read_text(encoding="utf-8")
+    only, file = ("--only", "combine", "--rounds", "1"), tmp_path / "page.md"
+    assert run_all.main([*only, "--results", str(tmp_path / "r"), "--page", str(file)]) == 0
+    assert "## combine" in file.read_text(encoding="utf-8")
 
 
 def test_a_failing_script_is_named_and_leaves_no_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    page = tmp_path / "page.md"
+    file = tmp_path / "page.md"
     only = ("--only", "cold_start", "--bundle", str(tmp_path / "none"))
-    assert run_all.main([*only, "--results", str(tmp_path / "r"), "--page", str(page)]) == 1
+    assert run_all.main([*only, "--results", str(tmp_path / "r"), "--page", str(file)]) == 1
     assert "failed: cold_start" in capfd.readouterr().err
-    assert not page.exists()
+    assert not file.exists()
 
 
 def test_markdown_escapes_and_shows_absent_values() -> None:
@@ -334,7 +345,7 @@ def _run(script, folder: Path, *options: str) -> dict:
 
 
 def _measured(name: str, milliseconds: list[float]) -> Measured:
-    return Measured(contender=Contender(name=name, run=str), milliseconds=np.array(milliseconds))
+    return Measured(implementation=Implementation(name=name, run=str), milliseconds=np.array(milliseconds))
 
 
 def _level(dtype: type, spec: PreprocessSpec) -> float:

@@ -13,13 +13,13 @@ import pytest
 
 from benchmarks import scenarios
 from benchmarks.harness.early_stopping import (
-    discarded,
+    discarded_count,
     estimate_ms,
-    least_queries,
     loadgen_percentile_ms,
+    min_queries,
     overlatency_allowed,
 )
-from benchmarks.scenarios import RULES, Outcome
+from benchmarks.scenarios import RULES, ScenarioRun
 from tests.benchmarks.scripts import report_of
 
 SMALL = ("--image-px", "96", "--duration", "0", "--samples", "4")
@@ -28,13 +28,13 @@ SMALL = ("--image-px", "96", "--duration", "0", "--samples", "4")
 @pytest.mark.parametrize(("percentile", "queries"), [(0.90, 64), (0.99, 662)])
 def test_an_estimate_needs_as_many_queries_as_loadgen_says(percentile: float, queries: int) -> None:
     # loadgen/mlperf.conf: 662 for multi-stream; LoadGen prints 64 for single-stream (mlcommons/inference, issue 1630).
-    assert least_queries(percentile) == queries
+    assert min_queries(percentile) == queries
     assert estimate_ms([1.0] * (queries - 1), percentile) is None
     assert estimate_ms([*[1.0] * (queries - 1), 9.0], percentile) == 9.0, "with the least, nothing is discarded"
 
 
 def test_a_run_of_100_discards_as_many_as_loadgen_printed() -> None:
-    assert discarded(100, 0.90) == 2  # `Would discard 2 highest latency queries`, mlcommons/inference, issue 1630
+    assert discarded_count(100, 0.90) == 2  # `Would discard 2 highest latency queries`, mlcommons/inference, issue 1630
     assert estimate_ms(list(range(100)), 0.90) == 97
 
 
@@ -84,18 +84,18 @@ def test_the_rules_are_those_for_edge_systems() -> None:
 
 @pytest.mark.parametrize(("seconds", "queries", "long_enough"), [(600, 64, True), (599, 64, False), (600, 63, False)])
 def test_a_short_run_is_indicative(seconds: float, queries: int, long_enough: bool) -> None:
-    outcome = Outcome(
+    run = ScenarioRun(
         rule=RULES["single-stream"], source="pixels", latencies_ms=(1.0,) * queries, samples=queries, seconds=seconds
     )
-    assert outcome.long_enough is long_enough
-    said = "as long as the rules ask" if long_enough else "indicative: the rules ask 600 s and 64 queries"
-    assert outcome.cells()[-1] == said
-    assert len(outcome.cells()) == len(scenarios.COLUMNS)
+    assert run.long_enough is long_enough
+    expected = "as long as the rules require" if long_enough else "indicative: the rules require 600 s and 64 queries"
+    assert run.cells()[-1] == expected
+    assert len(run.cells()) == len(scenarios.COLUMNS)
 
 
 def test_offline_is_throughput_of_one_query() -> None:
-    outcome = Outcome(rule=RULES["offline"], source="bytes", latencies_ms=(500.0,), samples=40, seconds=0.5)
-    cells = dict(zip(scenarios.COLUMNS, outcome.cells(), strict=True))
+    run = ScenarioRun(rule=RULES["offline"], source="bytes", latencies_ms=(500.0,), samples=40, seconds=0.5)
+    cells = dict(zip(scenarios.COLUMNS, run.cells(), strict=True))
     assert (cells["metric"], cells["measured"], cells["early-stopping estimate"]) == ("samples/s", 80.0, None)
 
 
@@ -114,16 +114,16 @@ def test_a_multi_stream_query_has_eight_samples_and_the_next_waits_for_it() -> N
         queries.append(list(samples))
 
     rule = RULES["multi-stream"]
-    outcome = scenarios._stream(rule, "pixels", query, random.Random(0), 3, seconds=0, queries=5)
+    run = scenarios._stream(rule, "pixels", query, random.Random(0), 3, seconds=0, queries=5)
     assert [len(q) for q in queries] == [8] * 5
     assert {sample for q in queries for sample in q} == {0, 1, 2}
-    assert (outcome.samples, len(outcome.latencies_ms)) == (40, 5)
+    assert (run.samples, len(run.latencies_ms)) == (40, 5)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_query_ends_when_all_its_samples_are_answered(workers: int) -> None:
     done: list[int] = []
-    with scenarios._answering(done.append, workers) as query:
+    with scenarios._query(done.append, workers) as query:
         query([4, 5, 6, 7])
         assert sorted(done) == [4, 5, 6, 7]
 
@@ -132,7 +132,7 @@ def test_a_failing_sample_is_not_lost() -> None:
     def screen(sample: int) -> None:
         raise RuntimeError(f"sample {sample}")
 
-    with scenarios._answering(screen, 2) as query, pytest.raises(RuntimeError, match="sample 4"):
+    with scenarios._query(screen, 2) as query, pytest.raises(RuntimeError, match="sample 4"):
         query([4, 5])
 
 

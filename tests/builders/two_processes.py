@@ -7,8 +7,12 @@ two processes are forked with all imports done, which take several seconds each.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +32,8 @@ from training.models.networks import Network
 from training.parallel import World, barrier, broadcast, world
 from training.pruning.prune import prune
 from training.tasks.classify import ClassifyTask
+
+REPOSITORY = Path(__file__).parents[2]
 
 PLAN = Plan(epochs=2, batch=4, seed=3, threads=1, precision="fp32", learning_rate=1e-2)
 SGD = replace(PLAN, epochs=2, batch=8, optimizer="sgd", learning_rate=0.1, momentum=0.9, schedule="constant")
@@ -119,9 +125,30 @@ def main(folder: Path) -> None:
     (folder / f"process-{world().rank}.json").write_text(json.dumps(cases(folder)))
 
 
-if __name__ == "__main__":
-    process = LaunchConfig(
+def in_two_processes(script: Path, folder: Path, *, within_s: float) -> None:
+    """Run a script that launches; AssertionError if it fails, TimeoutExpired if it waits for ever. Nothing of it goes on."""
+    # Hidden GPUs: two processes need two of them.
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(script), str(folder)]
+    with subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, start_new_session=True
+    ) as started:
+        try:
+            _, said = started.communicate(timeout=within_s)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 0, said[-4000:]
+
+
+def launch(work: Callable[[Path], None], folder: Path) -> None:
+    """Run `work` in two processes, as torchrun would."""
+    here = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="pair",
         max_restarts=0, start_method="fork",
     )  # fmt: skip
-    elastic_launch(process, main)(Path(sys.argv[1]))
+    elastic_launch(here, work)(folder)
+
+
+if __name__ == "__main__":
+    launch(main, Path(sys.argv[1]))

@@ -17,7 +17,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
 from cxr_edge.ops.combine import Combiner
-from tests.builders.collections import write_collections
+from tests.builders.image_collections import write_collections
 from tests.tolerances import PROBABILITY, assert_close
 from training import reproduce
 from training.ensembles.neural_weights import NeuralWeightModule
@@ -112,7 +112,7 @@ def test_the_bundle_is_built_and_screens(root: Path, capsys: pytest.CaptureFixtu
     bundle = Bundle.open(root / "run" / "bundle")
     check_networks(bundle)
     evaluation = json.loads((root / "run-results" / "bundle.json").read_text())
-    assert evaluation["split"].startswith("test patients: of no image of theirs")
+    assert evaluation["split"].startswith("test patients: none of their images")
     assert bundle.manifest.labels == ("covid-19", "viral", "bacterial", "normal")
     assert [m.name for m in bundle.manifest.members] == ["densenet", "resnet", "vgg"]
     options = ["--engines", str(root / "engines")]
@@ -162,7 +162,9 @@ def test_learners_of_a_finished_run_are_pruned_under_their_own_module(root: Path
 @pytest.mark.parametrize("preset", ["paper", "code"])
 def test_presets_paper_and_code_run(root: Path, preset: str) -> None:
     text = TEXT.replace(
-        'name = "flannel-small"', f'name = "flannel-{preset}"\npreset = "{preset}"\npa_to_ap = true\ncopies = 2'
+        'name = "flannel-small"',
+        f'name = "flannel-{preset}"\npreset = "{preset}"\npa_to_ap = true\ncopies = 2'
+        "\nseed = 2",  # divides one of the two pairs of images that are the same
     )
     text = text[: text.index("[baselines")].replace("canvas_px = 64", "canvas_px = 72")
     for deep in (

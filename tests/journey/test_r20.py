@@ -13,7 +13,7 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
-from tests.builders.collections import write_collections
+from tests.builders.image_collections import write_collections
 from training import reproduce
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -13,7 +13,7 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
-from tests.builders.collections import write_collections
+from tests.builders.image_collections import write_collections
 from training import starter
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -71,7 +71,9 @@ def test_two_own_labels_become_a_bundle_that_builds_and_screens(
     )
     card = (run / "bundle" / "MODEL_CARD.md").read_text()
     assert ("Specificity of tuberculosis by subgroup" in card) == bool(guard)
-    assert "covid-19" not in card.replace("COVID-19", "covid-19").split("## Results")[1], "no other label in the results"
+    assert "covid-19" not in card.replace("COVID-19", "covid-19").split("## Results")[1], (
+        "no other label in the results"
+    )
 
     engines = str(tmp_path / "engines")
     assert cxr_edge(["build-engine", str(bundle.root), "--engines", engines, "--precision", "fp32"]) == 0

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
-from tests.builders.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task
+from tests.builders.two_processes import ACCUMULATED, FROZEN, PLAN, SGD, MeanTask, classify_task, in_two_processes
 from training.loop.fit import Task, fit
 from training.loop.plan import Plan
 from training.parallel import World, broadcast, world, wrap_ddp
 from training.pruning.prune import steps_of
 
-REPOSITORY = Path(__file__).parents[2]
-# As a module: the folder of a script is on the path first, and tests/builders has a `collections`, as the library.
-SCRIPT = ("-m", "tests.builders.two_processes")
+SCRIPT = Path(__file__).parents[1] / "builders" / "two_processes.py"
 
 # float32 sums of half batches are added in another order.
 TOLERANCE = 1e-5
@@ -34,12 +29,7 @@ CASES = ("mean", "draw", "weigh", "accumulated", "frozen", "resumed", "patience"
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run `two_processes` once for all tests, since a start takes seconds. Returns its folder."""
     out = tmp_path_factory.mktemp("pair")
-    # Hidden GPUs: two processes need two of them.
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *SCRIPT, str(out)], env=env, capture_output=True, text=True, timeout=120, cwd=REPOSITORY
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes(SCRIPT, out, within_s=120)
     return out
 
 

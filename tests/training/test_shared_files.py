@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.builders.collections import write_collections
+from tests.builders.image_collections import write_collections
 from tests.training.data.test_splits import record
 from training.data import dataset
 from training.data.canvases import Canvases

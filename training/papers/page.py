@@ -31,7 +31,7 @@ def _opening(found: Json) -> str:
         f"on {found['images']['all']} drawn X-rays in the published folders. It proves that the stages fit together, and what "
         "they cost; what was learnt is worth nothing. No GPU was used. ImageNet weights: "
         f"{found['imagenet']}.\n\nMachine: {m['processor']} ({m['vectors']}), {m['cores']} cores, {m['memory_gib']} GiB, "
-        f"{m['threads']} threads, torch {m['torch']}, fp32; load average over 15 minutes {m['load']}. *Peak* is the "
+        f"{m['threads']} threads, torch {m['torch']}, {m['precision']}; load average over 15 minutes {m['load']}. *Peak* is the "
         "largest resident set of the row's process (`ru_maxrss`, libraries included). *Core seconds* are the processor time of "
         f"all its threads: less than {m['threads']} times the seconds where the process waited, or other programs had the cores."
     )
@@ -101,8 +101,9 @@ def _hours(found: Json) -> Iterator[str]:
     gpus = "; ".join(f"{g.name} {g.peak_tflops:g} TFLOP/s" for g in GPUS)
     low, high = GPUS[0].utilisation
     yield (
-        f"## Hours of the true recipes\n\nCPU: measured core seconds an image over the threads ({m['threads']}, fp32), times the "
-        "images of the papers' collections and the configurations' epochs. GPU: **estimated, not measured**: two operations a "
+        "## Hours of the true recipes\n\nCPU: measured core seconds an image over the threads "
+        f"({m['threads']}, {m['precision']}), times the images of the papers' collections and the configurations' "
+        "epochs. GPU: **estimated, not measured**: two operations a "
         f"multiply-accumulate, a step three times a forward pass, at {100 * low:.0f} to {100 * high:.0f} % of the data sheet's "
         f"dense bfloat16 peak ({gpus}). Networks of depthwise convolutions (MobileNet, Xception, NASNet) and batches of 2 to 16 "
         "images may stay below that share. Reading images, export, reports and waiting for files are in neither. The lower "

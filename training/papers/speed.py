@@ -23,6 +23,7 @@ from training.ensembles.neural_weights import fit_module
 from training.loop.optimizer import build_optimizer
 from training.loop.plan import Plan
 from training.models import NetworkSpec, build
+from training.parallel import computes_bfloat16
 from training.pruning import cost
 from training.recipes.flannel.config import FlannelConfig, load_flannel
 from training.recipes.r20.config import R20Config, load_r20
@@ -120,7 +121,7 @@ def _macs(spec: NetworkSpec, shape: tuple[int, ...]) -> int:
 
 
 def _step(network: nn.Module, spec: NetworkSpec, plan: Plan, shape: tuple[int, ...]) -> Callable[[], None]:
-    """An optimizer step, as the engine takes it in fp32."""
+    """An optimizer step, as the engine takes it where a plan's precision is `auto`."""
     images, optimizer = _random(plan.batch, shape), build_optimizer(network, plan)
     allowed = torch.eye(spec.labels, dtype=torch.bool)[torch.arange(plan.batch) % spec.labels]
     lung = (torch.rand(plan.batch, 1, *shape[1:]) < 0.3).float()
@@ -133,7 +134,9 @@ def _step(network: nn.Module, spec: NetworkSpec, plan: Plan, shape: tuple[int, .
     def step() -> None:
         network.train()
         optimizer.zero_grad(set_to_none=True)
-        loss().backward()
+        with _autocast():
+            found = loss()
+        found.backward()
         optimizer.step()
 
     return step
@@ -144,9 +147,14 @@ def _asked(network: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
 
     @torch.no_grad()
     def ask() -> None:
-        network.eval()(images)
+        with _autocast():
+            network.eval()(images)
 
     return ask
+
+
+def _autocast() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16(torch.device("cpu")))
 
 
 def _random(images: int, shape: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,7 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_edge.errors import BackendError, ContractError, InputError
 from training.models.layers import evaluation_mode
@@ -44,17 +45,9 @@ def macs(network: nn.Module, example: Tensor) -> int:
 
     example: (N, C, S, S); the count is per image. Norms, activations, pooling and biases are left out, as papers do.
     """
-    total = 0
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        # Each output value reads one filter; a transposed convolution's input values each write one.
-        values = inputs[0].numel() if isinstance(layer, nn.ConvTranspose2d) else output.numel()
-        total += values * layer.weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, _COUNTED)]
-    _run(network, example, hooks)
-    return total // example.shape[0]
+    with FlopCounterMode(display=False) as counter:
+        _run(network, example, ())
+    return counter.get_total_flops() // 2 // example.shape[0]
 
 
 def latency_ms(onnx_file: Path, *, threads: int = 1, repeats: int = 30) -> float:
@@ -99,9 +92,6 @@ def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, rep
 def ms_per_channel(network: nn.Module, times_ms: Mapping[str, float]) -> dict[str, float]:
     """Return each convolution's milliseconds per output channel, for `training.pruning.channels.select_channels`."""
     return {name: ms / network.get_submodule(name).out_channels for name, ms in times_ms.items()}
-
-
-_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def _check(threads: int, repeats: int) -> None:

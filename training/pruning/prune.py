@@ -134,7 +134,7 @@ def prune(
             if loop.step(number, steps[-1].number):
                 steps.append(_read(_step_folder(folder, number)))
         if len(steps) == 1:
-            raise InputError(loop.why_nothing_goes())
+            raise InputError(loop.no_channels_message())
         return steps
 
 
@@ -228,7 +228,7 @@ class _Loop:
         equal = {layer.conv: np.ones(1 + max(layer.own)) for g in groups for layer in g.layers}
         return next((n for n in numbers if self._select(groups, equal, n)), 0)
 
-    def why_nothing_goes(self) -> str:
+    def no_channels_message(self) -> str:
         """Return the error message for a plan in which no step removes a channel."""
         groups = prunable(load_network(_step_folder(self.folder, 0))[0], self.example)
         counts = [g.channels for g in groups if g.activated]

@@ -126,13 +126,14 @@ class Run:
 
     @cached_property
     def canvases(self) -> Canvases:
-        """Every image cropped to the exported segmenter's box, or the full frame if members see that; made on first use."""
-        here, file = world(), self.out / "canvases.npz"
-        if here.is_main:
-            with exclusive_lock(file):
-                if not file.exists():
-                    self._cut_canvases().save(file)
-        barrier(here)
+        """Every image cropped to the exported segmenter's box, or the full frame if members see that; made on first use.
+
+        By the process that requests them first: often rank 0 alone needs them, so there is no barrier.
+        """
+        file = self.out / "canvases.npz"
+        with exclusive_lock(file):
+            if not file.exists():
+                self._cut_canvases().save(file)
         return Canvases.load(file)
 
     def _cut_canvases(self) -> Canvases:

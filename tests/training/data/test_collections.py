@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cxr_edge.errors import InputError
-from tests.builders.collections import METADATA_HEAD, write_collections, write_rsna
+from tests.builders.image_collections import METADATA_HEAD, write_collections, write_rsna
 from training.data.collections import COLLECTIONS, collection_names, read_records, source_descriptions
 from training.data.findings import label_of_finding
 from training.data.readers.covid import read_covid

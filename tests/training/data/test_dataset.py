@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cxr_edge.errors import InputError
-from tests.builders.collections import write_collections, write_rsna
+from tests.builders.image_collections import write_collections, write_rsna
 from training.bundles.write import spread_over_strata
 from training.data.dataset import data_folder, load, prepare
 from training.data.splits import R20_SHARES

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.builders.collections import METADATA_HEAD, write_collections
+from tests.builders.image_collections import METADATA_HEAD, write_collections
 from tests.training.data.test_splits import record
 from training.data import duplicates
 from training.data.collections import read_records

@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from cxr_edge.errors import InputError
-from tests.builders.collections import METADATA_HEAD, write_collections, write_rsna
+from tests.builders.image_collections import METADATA_HEAD, write_collections, write_rsna
 from training import reproduce
 from training.data.canvases import Canvases
 from training.data.collections import COLLECTIONS, read_records

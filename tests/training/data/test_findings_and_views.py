@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cxr_edge.errors import InputError
-from tests.builders.collections import METADATA_HEAD, write_rsna
 from tests.builders.flannel_run import flannel_run
+from tests.builders.image_collections import METADATA_HEAD, write_rsna
 from tests.training.recipes.flannel.test_results import finished_run, results_of
 from training.data.collections import read_collections, read_records
 from training.data.dataset import load, prepare

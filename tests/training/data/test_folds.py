@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cxr_edge.errors import InputError
+from tests.builders.flannel_run import flannel_run
 from tests.training.data.test_splits import record
 from training.data.dataset import Sample
 from training.data.folds import as_markdown, folds, in_fold
@@ -171,3 +173,15 @@ def test_images_stand_in_for_patients_where_folds_are_by_image() -> None:
 def test_folds_by_anything_else_are_refused() -> None:
     with pytest.raises(InputError, match="'patient': expected 'group', or 'image'"):
         folds(_samples(9, 9), count=3, seed=1, unit="patient")  # type: ignore[arg-type]
+
+
+def test_a_run_whose_folds_were_dealt_by_another_rule_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = flannel_run(tmp_path).fold_of
+    assert np.array_equal(flannel_run(tmp_path).fold_of, before)
+    monkeypatch.setattr(
+        "training.flannel.run.folds.folds", lambda *_, **__: np.where(before < 0, before, (before + 1) % 3)
+    )
+    with pytest.raises(InputError, match=r"was made with folds_sha256 .*: give another run folder"):
+        _ = flannel_run(tmp_path).fold_of

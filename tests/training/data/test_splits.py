@@ -80,6 +80,15 @@ def test_shares_are_met_within_the_largest_group(sizes: list[int], seed: int, sh
         assert share > 0 or counts[side] == 0
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(0, 5), SHARES_TO_TRY)
+def test_a_patient_more_moves_a_patient_a_cut(sizes: list[int], seed: int, shares: dict[Side, float]) -> None:
+    records = [record(f"p{g}", 100 * g + k) for g, size in enumerate(sizes) for k in range(size)]
+    more = [*records, record("one more", 10_000)]
+    before, after = (split(rs, [r.patient for r in rs], seed=seed, shares=shares) for rs in (records, more))
+    moved = {r.patient for r, a, b in zip(records, before, after, strict=False) if a != b}
+    assert len(moved) <= sum(share > 0 for share in shares.values()) - 1
+
+
 def test_shares_hold_in_every_stratum() -> None:
     records = [record(f"{label}{i}", i, label) for label in ("normal", "viral") for i in range(100)]
     sides = split(records, [r.patient for r in records], seed=1)

@@ -87,7 +87,6 @@ def test_a_finished_loop_is_read_not_repeated(straight: Path) -> None:
 
 
 def test_a_killed_loop_gives_the_result_of_an_uninterrupted_one(straight: Path, tmp_path: Path) -> None:
-    # As a module: in a script's own folder, builders/collections.py would hide the standard library's `collections`.
     killed = subprocess.run(
         [sys.executable, "-m", "tests.builders.pruned", str(straight / "network"), str(tmp_path / "pruned")],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},

@@ -1,8 +1,10 @@
-"""Kill test of R20's pipeline: `python -m tests.training.recipes.kills --kills 100`; test_kills.py kills ten times.
+"""A training killed over and over: `python -m tests.training.recipes.kills --recipe flannel --kills 100`.
 
-A tiny run on synthetic X-rays is killed (SIGKILL) in every stage at file operations: just after a file was opened for writing,
-while it is empty, or just before one is renamed, deleted or created. The same command then continues, and its final files must
-equal those of an uninterrupted run, bit for bit.
+test_kills.py does a few kills.
+
+A tiny run of R20's or FLANNEL's pipeline or the starter's, on drawn X-rays, is killed (SIGKILL) in every stage at what it
+does to its files: just after a file was opened for writing, when it is empty, or just before one is renamed, deleted or
+made. The same command then goes on, and what it ends with must equal what an undisturbed run ends with, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,15 +28,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.builders.collections import write_collections
-from training import reproduce
+from tests.builders.image_collections import write_collections
+from training import reproduce, starter
 from training.bundles import write
+from training.data.dataset import prepare
+from training.recipes.config import load_config
+from training.recipes.flannel.config import load_flannel
+from training.recipes.flannel.run import FlannelRun
 from training.recipes.r20.config import load_r20
 from training.recipes.r20.run import R20Run
+from training.recipes.run import Run
 
-__all__ = ["STAGES", "Kill", "differences", "kill_and_finish", "make_data", "run_to_end"]
+__all__ = ["RECIPES", "Killed", "Recipe", "differences", "kill_and_finish", "make_data", "straight"]
 
-CONFIG = """
+_COMMON = """
 name = "kills"
 threads = 1
 segmenter_px = 32
@@ -43,13 +50,28 @@ epoch_images = 16
 range_images = 2
 known_answers = 2
 resamples = 5
-top = 1
-cam_cases = 1
+"""
 
+_SEGMENTER = """
 [segmenter]
 epochs = 2
-batch = 16
+batch = 8
+"""
 
+_PRUNE = """
+[prune]
+step = 0.1
+until = 0.1
+
+[prune.retrain]
+epochs = 1
+batch = 8
+"""
+
+_R20 = f"""{_COMMON}
+top = 1
+cam_cases = 1
+{_SEGMENTER}
 [members.plain]
 architecture = "plain"
 head_maps = 8
@@ -66,63 +88,103 @@ batch = 8
 [multiclass]
 epochs = 1
 batch = 8
+{_PRUNE}"""
 
-[prune]
-step = 0.1
-until = 0.1
+# Of preset `code`, which sees the whole frame and has no segmenter, only what it fits stage 2 on.
+_FLANNEL = f"""{_COMMON}
+folds = 2
+cam_cases = 1
+fit_on = "augmented"
+copies = 2
+TAKEN
+{_SEGMENTER}
+[learn]
+epochs = 2
+batch = 4
 
-[prune.retrain]
-epochs = 1
-batch = 8
+[fit]
+epochs = 2
+batch = 16
+
+[learners.a]
+architecture = "plain"
+
+[learners.b]
+architecture = "plain"
 """
 
-# Of the command's stages, `measure` is left out: it writes milliseconds into the steps, which differ from run to run.
-STAGES = ("data", "segment", "canvases", "search", "modality", "task", "prune", "bundle", "tables")
+_FLANNEL_REST = f"""
+[baselines.c]
+architecture = "plain"
+{_PRUNE}"""
+
+_STARTER = f"""{_COMMON}
+{_SEGMENTER}
+[members.plain]
+epochs = 2
+batch = 16
+
+[members.inverted]
+epochs = 1
+batch = 16
+"""
+
 _UNFINISHED = re.compile(r"^\.(.+)\.[0-9a-f]+\.unfinished(\.\w+)?$")
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
-# Forked by a server that has imported all modules and has no threads yet.
+# Forked by a server that has imported what they need, and nothing of which has threads yet.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kill:
-    """Position at which a run is killed."""
+class Recipe:
+    """A training. do: does one of the stages, in the folder of `make_data`, for the run folder of a name there."""
+
+    config: str
+    stages: Sequence[str]
+    do: Callable[[Path, str, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Killed:
+    """Where a run was killed. event: number of the file operation in the stage, from 0; with a name, of those on files that
+    are called so or will be when they are complete."""
 
     stage: str
-    event: int  # number of the file operation in the stage, from 0; with a name, among those on this file
-    name: str | None = None  # of a file, also while it is unfinished
+    event: int
+    name: str | None = None
 
 
 def make_data(folder: Path) -> None:
-    """Write synthetic collections and the configuration."""
+    """Draw the collections and write the configurations."""
     write_collections(folder / "data", patients=8, size_px=64)
-    (folder / "kills.toml").write_text(CONFIG)
+    for name, recipe in RECIPES.items():
+        (folder / f"{name}.toml").write_text(recipe.config)
 
 
-def run_to_end(folder: Path, out: str, stages: Sequence[str] = STAGES) -> dict[str, int]:
-    """Run the stages without kills. Returns the number of file operations in the run folder per stage."""
-    assert _run(folder, out, stages, None) == 0
+def straight(folder: Path, recipe: str, out: str, stages: Sequence[str]) -> dict[str, int]:
+    """Run the stages undisturbed. Returns how many file operations each does in the run folder."""
+    assert _run(folder, recipe, out, stages, None) == 0
     return json.loads((folder / f"{out}-events.json").read_text())
 
 
-def kill_and_finish(folder: Path, out: str, kills: Sequence[Kill], stages: Sequence[str] = STAGES) -> None:
-    """Run the stages, killed at each of `kills` in turn and started again, then to the end."""
+def kill_and_finish(folder: Path, recipe: str, out: str, kills: Sequence[Killed], stages: Sequence[str]) -> None:
+    """Run the stages, killed at each of `kills` in turn and started again, then to their end."""
     for kill in kills:
-        code = _run(folder, out, stages, kill)
+        code = _run(folder, recipe, out, stages, kill)
         assert code == -signal.SIGKILL, f"{kill} was not reached, or the run failed: exit code {code}"
-    assert _run(folder, out, stages, None) == 0, "the last run did not finish"
+    assert _run(folder, recipe, out, stages, None) == 0, "the last run did not come to its end"
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Return the different files of two run folders: arrays by value, checkpoints without their seconds, others by bytes.
+    """Files of two run folders that are not equal: arrays by value, checkpoints without their seconds, all else by bytes.
 
-    Locks, logs, journals and unfinished files of killed processes are ignored; checkpoints in only one folder are not.
+    Locks, logs, journals and what a kill left of an unfinished file do not count; checkpoints in one folder alone do.
     """
-    first, second = _files(one), _files(other)
-    missing = [f"only in one: {name}" for name in sorted(first ^ second)]
-    return missing + [name for name in sorted(first & second) if _content(one / name) != _content(other / name)]
+    ours, theirs = _files(one), _files(other)
+    alone = [f"only in one: {name}" for name in sorted(ours ^ theirs)]
+    return alone + [name for name in sorted(ours & theirs) if _content(one / name) != _content(other / name)]
 
 
 def _files(folder: Path) -> set[str]:
@@ -140,8 +202,8 @@ def _content(file: Path) -> object:
     return file.read_bytes()
 
 
-def _run(folder: Path, out: str, stages: Sequence[str], kill: Kill | None) -> int | None:
-    process = _processes.Process(target=_child, args=(folder, out, stages, kill), daemon=True)
+def _run(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Killed | None) -> int | None:
+    process = _processes.Process(target=_child, args=(folder, recipe, out, stages, kill), daemon=True)
     process.start()
     process.join(300)
     return process.exitcode
@@ -149,17 +211,17 @@ def _run(folder: Path, out: str, stages: Sequence[str], kill: Kill | None) -> in
 
 @dataclass(kw_only=True)
 class _Watch:
-    """Audit hook that counts file operations below `root` per stage, and kills the process at `kill`."""
+    """Counts file operations below `root`, by stage; at the one of `kill` the process ends."""
 
     root: str
-    kill: Kill | None
+    kill: Killed | None
     stage: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     matched: int = 0
     busy: bool = False
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        """Count one event. An audit hook cannot be removed, so the process is used for one run only."""
+        """An audit hook, which cannot be taken away again: the process is the run's own."""
         if self.busy or not self._concerns(event, args):
             return
         self.counts[self.stage] += 1
@@ -183,70 +245,117 @@ class _Watch:
         return path.startswith(self.root) and "search.journal" not in path
 
 
-class _ConstantClock(datetime):
-    """Clock with a constant time, so that bundles of two runs are equal."""
+class _AtOnce(datetime):
+    """The clock of a world where every bundle is made at the same moment."""
 
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> _ConstantClock:
+    def now(cls, tz: tzinfo | None = None) -> _AtOnce:
         return cls(2020, 1, 1, tzinfo=tz)
 
 
-def _child(folder: Path, out: str, stages: Sequence[str], kill: Kill | None) -> None:
+def _child(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Killed | None) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    write.datetime = _ConstantClock  # type: ignore[attr-defined]
+    write.datetime = _AtOnce  # type: ignore[attr-defined]
     write._tools = dict  # the commit: somebody may commit while the runs go on
     watch = _Watch(root=str(folder / out), kill=kill)
     sys.addaudithook(watch)
     for stage in stages:
         watch.stage = stage
-        _STEPS.get(stage, _command)(folder, out, stage)
+        RECIPES[recipe].do(folder, out, stage)
     watch.busy = True
     (folder / f"{out}-events.json").write_text(json.dumps(watch.counts))
 
 
-def _command(folder: Path, out: str, stage: str) -> None:
-    options = {"--config": "kills.toml", "--data": "data", "--out": out, "--results": f"{out}/results"}
-    arguments = [text for option, name in options.items() for text in (option, str(folder / name))]
-    if reproduce.main(["r20", *arguments, "--stage", stage]):
+def _places(folder: Path, out: str, config: str) -> list[str]:
+    return ["--config", str(folder / config), "--data", str(folder / "data"), "--out", str(folder / out)]
+
+
+def _finished(status: int) -> None:
+    if status:
         sys.exit(2)
 
 
-def _r20(folder: Path, out: str) -> R20Run:
-    return R20Run(load_r20(folder / "kills.toml"), folder / "data", folder / out)
+def _pipeline(run: Run, paper: str, stage: str) -> None:
+    """A stage of the command, or what it does on the way to one, here by itself so that it is killed as often."""
+    if stage in ("data", "canvases"):
+        _ = run.samples if stage == "data" else run.canvases
+        return
+    results = ["--results", str(run.out / "results"), "--stage", stage]
+    _finished(reproduce.main([paper, *_places(run.out.parent, run.out.name, f"{paper}.toml"), *results]))
 
 
-# Steps that the command does before a stage, run separately so that they are killed as often as a stage.
-_STEPS: Mapping[str, Callable[[Path, str, str], object]] = {
-    "data": lambda folder, out, _: _r20(folder, out).samples,
-    "canvases": lambda folder, out, _: _r20(folder, out).canvases,
+def _r20(folder: Path, out: str, stage: str) -> None:
+    _pipeline(R20Run(load_r20(folder / "r20.toml"), folder / "data", folder / out), "r20", stage)
+
+
+def _flannel(folder: Path, out: str, stage: str) -> None:
+    if stage == "taken":
+        _taken(folder, out)
+    else:
+        _pipeline(FlannelRun(load_flannel(folder / "flannel.toml"), folder / "data", folder / out), "flannel", stage)
+
+
+def _taken(folder: Path, out: str) -> None:
+    """Another run takes this one's learners over."""
+    (folder / f"{out}-taken.toml").write_text(_FLANNEL.replace("TAKEN", f'learners_of = "{folder / out}"'))
+    for stage in ("segment", "learn"):
+        places = _places(folder, f"{out}/taken", f"{out}-taken.toml")
+        _finished(reproduce.main(["flannel", *places, "--stage", stage]))
+
+
+def _starter(folder: Path, out: str, stage: str) -> None:
+    if stage == "data":
+        config = load_config(folder / "starter.toml")
+        prepare(folder / "data", folder / out, seed=config.seed, threads=config.threads)
+    elif stage == "install":
+        starter._install(folder / out / "bundle", folder / out / "package" / "starter")
+    else:
+        _finished(starter.main([*_places(folder, out, "starter.toml"), "--stage", stage]))
+
+
+RECIPES: Mapping[str, Recipe] = {
+    # Of the command's stages, `measure` is left out: it writes milliseconds into the steps, which differ from run to run.
+    "r20": Recipe(
+        config=_R20,
+        stages=("data", "segment", "canvases", "search", "modality", "task", "prune", "bundle", "tables"),
+        do=_r20,
+    ),
+    "flannel": Recipe(
+        config=_FLANNEL.replace("TAKEN", "") + _FLANNEL_REST,
+        stages=("data", "segment", "canvases", *reproduce.FLANNEL_STAGES[1:], "taken"),
+        do=_flannel,
+    ),
+    "starter": Recipe(config=_STARTER, stages=("data", *starter.STAGES, "install"), do=_starter),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill a run at random operations, evenly over its stages. Returns 0 if its files equal those of a run without kills."""
+    """Kill a run so many times, evenly over its stages, at random operations. Returns 0 if it ends as an undisturbed one."""
     parser = argparse.ArgumentParser(prog="python -m tests.training.recipes.kills", description=__doc__)
+    parser.add_argument("--recipe", choices=RECIPES, default="r20")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
+    stages = RECIPES[args.recipe].stages
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         make_data(folder)
-        counts = run_to_end(folder, "complete")
-        kills = spread_kills(counts, args.kills, seed=args.seed)
-        kill_and_finish(folder, "killed", kills)
-        found = differences(folder / "complete", folder / "killed")
+        counts = straight(folder, args.recipe, "straight", stages)
+        kills = spread({s: counts[s] for s in stages if s in counts}, args.kills, seed=args.seed)
+        kill_and_finish(folder, args.recipe, "killed", kills, stages)
+        found = differences(folder / "straight", folder / "killed")
     print(f"{len(kills)} kills in {dict(Counter(k.stage for k in kills))}, of operations {counts}; different: {found}")
     return 1 if found else 0
 
 
-def spread_kills(counts: Mapping[str, int], total: int, *, seed: int) -> list[Kill]:
-    """Return `total` kills in the order of the stages, evenly. Each of n kills in a stage is within 1/n of its operations,
-    since finished work is not repeated after a kill."""
-    rng, order = np.random.default_rng(seed), [s for s in STAGES if counts.get(s)]
+def spread(counts: Mapping[str, int], total: int, *, seed: int) -> list[Killed]:
+    """So many kills, evenly over the stages of `counts` and in their order. Of n in a stage each comes within an n-th of its
+    operations, since what the one before left done is not done again."""
+    rng, order = np.random.default_rng(seed), list(counts)
     shares = Counter(order[k % len(order)] for k in range(total))
     return [
-        Kill(stage=s, event=int(rng.integers(0, max(1, counts[s] // shares[s]))))
+        Killed(stage=s, event=int(rng.integers(0, max(1, counts[s] // shares[s]))))
         for s in order
         for _ in range(shares[s])
     ]

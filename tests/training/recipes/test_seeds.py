@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cxr_edge.errors import InputError
-from tests.builders.collections import write_collections
+from tests.builders.image_collections import write_collections
 from training import reproduce, seeds
 from training.data.dataset import prepare
 from training.markdown import Table

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,14 @@ class FlannelRun(Run):
         return tuple(source for source in known if collection_names([source])[0] in self.config.collections)
 
     @cached_property
+    def _folds(self) -> npt.NDArray[np.int64]:
+        c = self.config
+        return folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
+
+    @cached_property
     def fold_of(self) -> npt.NDArray[np.int64]:
         """Fold (N,) of each training image, -1 for test images; written to the run folder, or compared with it."""
-        c = self.config
-        fold_of = folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
+        fold_of = self._folds
         if world().is_main:
             with exclusive_lock(self.out / PLAN):
                 self.check_same_plan(self.out / PLAN)
@@ -67,6 +72,7 @@ class FlannelRun(Run):
     def plan(self) -> dict[str, Any]:
         """Return the settings that must not change while a run folder is used."""
         c = self.config
+        dealt = "".join(f"{s.record.key} {fold}\n" for s, fold in zip(self.samples, self._folds, strict=True))
         return {
             "preset": c.preset,
             "seed": c.seed,
@@ -75,6 +81,7 @@ class FlannelRun(Run):
             "collections": list(c.collections),
             "view": c.view,
             "preprocess": c.member_spec.digest(),
+            "folds_sha256": sha256(dealt.encode()).hexdigest(),  # folds are not stored, and their rule may change
         }
 
     def check_same_plan(self, file: Path) -> None:
