@@ -208,6 +208,7 @@ def test_the_page_is_made_from_the_json(tmp_path: Path) -> None:
     text = (tmp_path / "smoke.md").read_text()
     assert text == page(found)
     assert "| vgg16 | vgg16 | 10 | 1 | 3x8x8 | 4 | 0.111 | 0.5 | 4 | 2 | 2048 |" in text
+    assert "All rows together: 2 minutes, 3 core minutes." in text
     assert "| modality | 1.5 to 3 | 100 to 200 | 1 to 2.5 |" in text
 
 
