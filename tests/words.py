@@ -44,7 +44,14 @@ _FIRST = re.compile(r"(What|Where|Which|How|Whether)\b")
 _NAME = re.compile(r"(?<![a-z])(said|asked|came|told|judged?|hurt|harm|retreat|believed|anew)(?![a-z])", re.IGNORECASE)
 _WORD = re.compile(r"\b(" + "|".join(WORDS) + r")\b", re.IGNORECASE)
 
-ALLOWED: frozenset[tuple[str, str]] = frozenset()
+ALLOWED: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("cxr_edge/decoding/dicom.py", "'name a patient': per"),
+        ("cxr_edge/decoding/dicom_header.py", "'name a patient': per"),
+        ("training/data/guard.py", "'names a label': per"),
+        ("training/markdown.py", "stands for"),
+    }
+)
 
 
 def found(file: Path) -> Iterator[tuple[int, str]]:

@@ -44,7 +44,7 @@ TABLES: Mapping[str, Sequence[str]] = {
     "flannel": ("table-1-data.csv", "table-3-methods.csv", "results.json", "index.md"),
 }
 _STEPS = 2  # of pruning
-_FINISHED = "finished"  # a file in the folder of a smoke that came to its end
+_FINISHED = "finished"  # a file in the folder of a finished smoke
 _TAIL = 15  # lines of a log that a message quotes
 
 # Started by a process that holds nothing: a child's peak memory counts from what the process that started it held.
@@ -80,7 +80,7 @@ class _Smoke:
 
 
 def shortened(config: PaperConfig, weights: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What the smoke changes in a full configuration: TOML tables by name, "" for the top.
+    """Return the settings that the smoke changes in a full configuration: TOML tables by name, "" for the top.
 
     Lengths: an epoch (one or two steps of the images drawn; the segmenter's batch of 2 makes five) and a trial where there
     are many, two steps of pruning, two folds, fewer images, resamples and cases of reports. weights: network -> file in place
@@ -189,7 +189,7 @@ def _run(smoke: _Smoke, command: Command) -> None:
         "cpu_s": used["cpu_s"],
         "peak_mib": used["peak_kib"] / 1024,
         "resumed": again,  # by this process after a kill: its seconds are of the rest
-        "said": json.loads(text) if text.startswith("{") else None,
+        "output": json.loads(text) if text.startswith("{") else None,
     }
     paper = command.name.split()[0]
     mine = {name: d for name, d in smoke.done.items() if name.startswith(f"{paper} ")}
@@ -212,10 +212,10 @@ def _check(smoke: _Smoke, paper: str) -> None:
         raise InputError(
             f"{paper}: {results} holds no {', '.join(missing)}: the stage tables wrote less than the paper's"
         )
-    built = smoke.done[f"{paper} build-engine"]["said"]
+    built = smoke.done[f"{paper} build-engine"]["output"]
     if not built["complete"]:
         raise InputError(f"{paper}: a part of the bundle has no engine: {json.dumps(built['rows'])}")
-    for answer in smoke.done[f"{paper} screen"]["said"]["results"]:
+    for answer in smoke.done[f"{paper} screen"]["output"]["results"]:
         odds = answer.get("probabilities", {}).values()
         if not (odds and all(map(math.isfinite, odds)) and math.isclose(sum(odds), 1, abs_tol=1e-3)):
             raise InputError(f"{paper}: {answer.get('source')} was not answered: {json.dumps(answer)}")
@@ -228,15 +228,15 @@ def _found(smoke: _Smoke) -> dict[str, Any]:
         config = published(paper)
         took = {name: d for name, d in smoke.done.items() if name.startswith(f"{paper} ")}
         networks = {n: took[f"{paper} network {n}"] for n in networks_of(config)}
-        speeds = {n: Speed(**{**d["said"], "input": tuple(d["said"]["input"])}) for n, d in networks.items()}
+        speeds = {n: Speed(**{**d["output"], "input": tuple(d["output"]["input"])}) for n, d in networks.items()}
         rows = hours(work_of(config), speeds)
-        built = took[f"{paper} build-engine"]["said"]
+        built = took[f"{paper} build-engine"]["output"]
         papers[paper] = {
             "changed": _changed(smoke, paper),
             "networks": {n: {**asdict(speeds[n]), **_costs(d)} for n, d in networks.items()},
             "stages": {n.removeprefix(f"{paper} "): _costs(d) for n, d in took.items() if " network " not in n},
             "engines": [{k: row[k] for k in ("part", "precision", "status", "reason")} for row in built["rows"]],
-            "screened": len(took[f"{paper} screen"]["said"]["results"]),
+            "screened": len(took[f"{paper} screen"]["output"]["results"]),
             "hours": [asdict(h) for h in (*rows, total(rows))],
         }
     return {

@@ -96,7 +96,7 @@ def _speed(**changed: Any) -> Speed:
 
 
 def test_hours_of_a_stage() -> None:
-    work = [Work(stage="modality", network="n", epochs=(3, 10), trained=100, asked=40, times=2)]
+    work = [Work(stage="modality", network="n", epochs=(3, 10), trained=100, predicted=40, times=2)]
     (found,) = hours(work, {"n": _speed()}, [Gpu(name="g", peak_tflops=1.0, utilisation=(0.25, 0.5))])
     assert found.trained == (600, 2000)
     assert found.by_machine["CPU"] == pytest.approx((6 * 220 / 3600, 20 * 220 / 3600))
@@ -107,7 +107,7 @@ def test_hours_of_a_stage() -> None:
 
 
 def test_stage_2_takes_the_same_on_every_machine() -> None:
-    (found,) = hours([Work(stage="combine", network="n", epochs=(2, 2), trained=10, asked=0)], {"n": _speed()})
+    (found,) = hours([Work(stage="combine", network="n", epochs=(2, 2), trained=10, predicted=0)], {"n": _speed()})
     assert set(found.by_machine.values()) == {(40 / 3600, 40 / 3600)}
 
 
@@ -138,7 +138,7 @@ def test_a_process_is_measured_and_not_run_twice(tmp_path: Path) -> None:
     command = Command(name="r20 stage x", arguments=("-c", text))
     papers_smoke._run(smoke, command)
     taken = smoke.done["r20 stage x"]
-    assert taken["said"] == {"images": 3}
+    assert taken["output"] == {"images": 3}
     assert 150 < taken["peak_mib"] < 250  # the interpreter and the block, and nothing of what this process holds
     again = _smoke(tmp_path)
     papers_smoke._load(again, "r20")
@@ -157,8 +157,8 @@ def test_it_fails_without_tables_engines_or_answers(tmp_path: Path) -> None:
     smoke, results = _smoke(tmp_path), tmp_path / "flannel" / "results"
     answer = {"source": "a.png", "probabilities": {"normal": 0.5, "covid-19": 0.5}}
     smoke.done = {
-        "flannel build-engine": {"said": {"complete": True, "rows": []}},
-        "flannel screen": {"said": {"results": [answer]}},
+        "flannel build-engine": {"output": {"complete": True, "rows": []}},
+        "flannel screen": {"output": {"results": [answer]}},
     }
     with pytest.raises(InputError, match=r"holds no table-1-data.csv, table-3-methods.csv"):
         papers_smoke._check(smoke, "flannel")
@@ -166,12 +166,12 @@ def test_it_fails_without_tables_engines_or_answers(tmp_path: Path) -> None:
     for name in papers_smoke.TABLES["flannel"]:
         (results / name).touch()
     papers_smoke._check(smoke, "flannel")
-    smoke.done["flannel build-engine"]["said"]["complete"] = False
+    smoke.done["flannel build-engine"]["output"]["complete"] = False
     with pytest.raises(InputError, match="a part of the bundle has no engine"):
         papers_smoke._check(smoke, "flannel")
-    smoke.done["flannel build-engine"]["said"]["complete"] = True
+    smoke.done["flannel build-engine"]["output"]["complete"] = True
     for broken in ({"probabilities": {"normal": float("nan"), "covid-19": 0.5}}, {"error": "not an image"}):
-        smoke.done["flannel screen"]["said"]["results"] = [{"source": "a.png", **broken}]
+        smoke.done["flannel screen"]["output"]["results"] = [{"source": "a.png", **broken}]
         with pytest.raises(InputError, match=r"a\.png was not answered"):
             papers_smoke._check(smoke, "flannel")
 

@@ -48,7 +48,7 @@ def in_fold(samples: Sequence[Sample], fold_of: npt.NDArray[np.int64], fold: int
 
 
 def as_markdown(samples: Sequence[Sample], fold_of: npt.NDArray[np.int64]) -> str:
-    """Images by label and source a fold, and who stands in several."""
+    """Format the images per fold by label and source, and the number of patients in several folds."""
     numbers = sorted(set(fold_of.tolist()) - {NO_FOLD})
     counts = {k: Counter(f"{s.record.source}/{s.record.label}" for s in _of(samples, fold_of, k)) for k in numbers}
     names = sorted({name for c in counts.values() for name in c})
@@ -56,14 +56,12 @@ def as_markdown(samples: Sequence[Sample], fold_of: npt.NDArray[np.int64]) -> st
     rows.append(["all images", *(sum(counts[k].values()) for k in numbers)])
     rows.append(["patients", *(len({s.record.patient for s in _of(samples, fold_of, k)}) for k in numbers)])
     divided = divided_patients(samples, fold_of)
-    said = (
+    summary = (
         f"**The folds leak**: {divided} patients stand in several; out-of-fold predictions are too good."
         if divided
         else "No patient stands in two folds."
     )
-    return (
-        f"# Folds of the training side\n\n{table(['source/label', *(f'fold {k}' for k in numbers)], rows)}\n\n{said}\n"
-    )
+    return f"# Folds of the training side\n\n{table(['source/label', *(f'fold {k}' for k in numbers)], rows)}\n\n{summary}\n"
 
 
 def divided_patients(samples: Sequence[Sample], fold_of: npt.NDArray[np.int64]) -> int:

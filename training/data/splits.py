@@ -1,8 +1,8 @@
-"""Which images train, which choose, which judge: records and their groups in, one split and its leakage report out.
+"""Splits into train, validation and test: records and their groups in, the side of each record and a leakage report out.
 
-A group (a patient, or patients that share an image) stands on one side only, for the segmenter and the members alike, so
-that a test patient is in nothing else. Strata are label and source; the order within one is a hash's of the seed. Preset
-`code` may split images instead, as both papers' code does: then the report lists who stands on two sides.
+A group (a patient, or patients that share an image) is on one side only, for the segmenter and the members alike, so that no
+test patient trains anything. Strata are label and source; within a stratum groups are ordered by a hash of seed and name.
+Preset `code` may split images instead, as both papers' code does: then the report lists patients on two sides.
 """
 
 from __future__ import annotations
@@ -52,34 +52,28 @@ _EXAMPLES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class LeakageReport:
-    """What was checked across the sides. Only preset `code` has a report with a leak: else `check_leakage` raises.
-
-    same_image_pairs: pairs found. merged_patients: patients that were joined to another by a shared image. images: side
-    -> "source/label" -> count. sources: side -> source -> images. patients_by_side: a patient on two sides counts on
-    both. label_and_source: Cramer's V between the two over all images; at 1 the source tells the label (or, with fewer
-    sources than labels, the label the source); None if there is one label or one source only. label_by_source: share of
-    the images whose label a guess by their source alone gets right. divided_patients: patients on two sides, and
-    divided_pairs: equal images on two sides, as counts, with a few of them as examples.
-    """
+    """Leakage between the sides of a split. Only preset `code` may have a leak; otherwise `check_leakage` raises."""
 
     preset: Preset
     patients: int
     groups: int
-    merged_patients: int
+    merged_patients: int  # joined to another patient by a shared image
     same_image_pairs: int
-    images: dict[str, dict[str, int]]
-    sources: dict[str, dict[str, int]]
-    patients_by_side: dict[str, int]
+    images: dict[str, dict[str, int]]  # side -> "source/label" -> count
+    sources: dict[str, dict[str, int]]  # side -> source -> images
+    patients_by_side: dict[str, int]  # a patient on two sides counts on both
+    # Cramer's V between label and source; 1 if the source determines the label (or, with fewer sources than labels, the label
+    # the source); None for a single label or source.
     label_and_source: float | None
-    label_by_source: float
-    divided_patients: int
+    label_by_source: float  # accuracy of a prediction of the label by the source alone
+    divided_patients: int  # on two sides
     divided_patient_examples: tuple[str, ...]
-    divided_pairs: int
+    divided_pairs: int  # equal images on two sides
     divided_pair_examples: tuple[tuple[str, str], ...]
 
     @property
     def leaks(self) -> bool:
-        """Whether a patient or an image stands on two sides."""
+        """True if a patient or an image is on two sides."""
         return self.divided_patients > 0 or self.divided_pairs > 0
 
 
@@ -91,11 +85,11 @@ def split(
     shares: Mapping[Side, float] = SHARES,
     unit: Unit = "group",
 ) -> list[Side]:
-    """The side of each record. The groups of a stratum stand in the order of a hash of seed and name, which the shares cut.
+    """Return the side of each record. The shares cut the groups of a stratum, ordered by a hash of seed and name.
 
-    So a side's share of a stratum is met within the size of the stratum's largest group, and an image more or less moves the
-    cuts by less than itself: in data that grow, nearly every image stays on its side. shares: of each side, sum 1.
-    unit: "image" deals images one by one, whoever's they are, which leaks. Raises InputError for other shares or units.
+    A side's share of a stratum is met within the size of its largest group, and one image more or less moves the cuts by less
+    than its own size: when data grow, nearly all images keep their side. shares: per side, sum 1. unit: "image" splits images
+    independently of their patients, which leaks. Raises InputError for other shares or units.
     """
     check_plan(shares, unit)
     parts = {side: shares[side] for side in SIDES if shares[side] > 0}
@@ -103,7 +97,7 @@ def split(
 
 
 def deal(records: Sequence[Record], groups: Sequence[str], *, seed: int, shares: Mapping[Part, float]) -> list[Part]:
-    """The part of each record, whole groups at a time, the shares met within each stratum of label and source."""
+    """Return the part of each record. Groups stay whole; shares are met within each stratum of label and source."""
     members: dict[str, list[int]] = defaultdict(list)
     for i, group in enumerate(groups):
         members[group].append(i)
@@ -119,7 +113,7 @@ def deal(records: Sequence[Record], groups: Sequence[str], *, seed: int, shares:
 
 
 def check_plan(shares: Mapping[Side, float], unit: Unit) -> None:
-    """Raises InputError for a unit that is none, and for shares that are not of all sides or do not sum to 1."""
+    """Raise InputError for an unknown unit, and for shares that lack a side or do not sum to 1."""
     check_unit(unit)
     right = set(shares) == set(SIDES) and all(0 <= s <= 1 for s in shares.values())
     if not right or not math.isclose(sum(shares.values()), 1, abs_tol=1e-9):
@@ -127,7 +121,7 @@ def check_plan(shares: Mapping[Side, float], unit: Unit) -> None:
 
 
 def check_unit(unit: str) -> None:
-    """Raises InputError for a unit that is none."""
+    """Raise InputError for an unknown unit."""
     if unit not in ("group", "image"):
         raise InputError(f"a split by {unit!r}: expected 'group', or 'image' with preset 'code'")
 
@@ -188,7 +182,7 @@ def check_leakage(
 
 
 def _divided(names: Sequence[str], sides: Sequence[Side]) -> dict[str, list[Side]]:
-    """Those names that stand on several sides, with the sides in order of appearance."""
+    """Return the names that are on several sides, with the sides in order of appearance."""
     seen: dict[str, list[Side]] = defaultdict(list)
     for name, side in zip(names, sides, strict=True):
         if side not in seen[name]:
@@ -230,7 +224,7 @@ def cramers_v(first: Sequence[str], second: Sequence[str]) -> float | None:
 
 
 def _guessed(labels: Iterable[str], sources: Iterable[str]) -> float:
-    """Share of the labels that the most frequent label of the same source gets right."""
+    """Return the accuracy of predicting the most frequent label of each source."""
     by_source: dict[str, Counter[str]] = defaultdict(Counter)
     for label, source in zip(labels, sources, strict=True):
         by_source[source][label] += 1

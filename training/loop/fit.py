@@ -111,6 +111,10 @@ def _fit(task: Task, plan: Plan, folder: Path, name: str, process: World) -> Non
             trained = _wrap(state, plan, process)
         loss = _train_epoch(task, plan, state, trained, process, name)
         figures = _evaluate(task, plan, state, process)
+        if not math.isfinite(figures["score"]):  # no comparison with it holds, so that no weights would be saved
+            raise InputError(
+                f"{name}: the score became {figures['score']} in epoch {state.epoch}: lower the learning rate"
+            )
         better = figures["score"] > state.best
         if better:
             state.best, state.best_epoch = figures["score"], state.epoch

@@ -1,4 +1,4 @@
-"""How long the papers' full recipes take: configurations and measured speeds in, hours by stage and machine out.
+"""Hours of the papers' full recipes: configurations and measured speeds in, hours by stage and machine out.
 
 Images are counted from the papers' own tables and the published configurations' epochs. A CPU's hours are those times measured
 core seconds an image, over the threads; a GPU's are estimated from multiply-accumulates and an assumed share of its peak.
@@ -42,7 +42,7 @@ class Gpu:
 
 
 # Peaks: NVIDIA's data sheet of the H100 (SXM) and white paper of the Ada architecture. Shares: NVIDIA's own ResNet-50 v1.5
-# (DeepLearningExamples, PyTorch) trains at 19 % of an A100's peak (2,470 images/s, batch 256), and asked in batches of 16 a V100
+# (DeepLearningExamples, PyTorch) trains at 19 % of an A100's peak (2,470 images/s, batch 256), and in batches of 16 a V100
 # gives a third of what it gives in batches of 256. So 19 % is the high end, and the larger the GPU, the lower the low end.
 GPUS = (
     Gpu(name="H100 SXM", peak_tflops=989.4, utilisation=(0.03, 0.2)),
@@ -52,14 +52,14 @@ GPUS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Trainings of one network. epochs: fewest, if patience ends it as soon as it can, and most. trained, asked: images of an
+    """Trainings of one network. epochs: fewest, if patience ends it as soon as it can, and most. trained, predicted: images of an
     epoch with and without gradients. times: how many such trainings."""
 
     stage: str
     network: str
     epochs: tuple[int, int]
     trained: int
-    asked: int
+    predicted: int
     times: int = 1
 
 
@@ -96,17 +96,19 @@ def _r20(c: R20Config) -> Iterator[Work]:
 
 def _flannel(c: PaperConfig) -> Iterator[Work]:
     trained = FLANNEL_TRAINING * (c.folds - 1) // c.folds
-    asked = FLANNEL_TRAINING - trained
+    predicted = FLANNEL_TRAINING - trained
     for name in c.networks:
         stage = "learn" if name in c.learners else "baselines"
-        yield Work(stage=stage, network=name, epochs=_epochs(c.learn), trained=trained, asked=asked, times=c.folds)
-        yield Work(stage=stage, network=name, epochs=(1, 1), trained=0, asked=FLANNEL_ALL, times=c.folds)
+        yield Work(
+            stage=stage, network=name, epochs=_epochs(c.learn), trained=trained, predicted=predicted, times=c.folds
+        )
+        yield Work(stage=stage, network=name, epochs=(1, 1), trained=0, predicted=FLANNEL_ALL, times=c.folds)
     epochs = (c.fit.epochs, c.fit.epochs)
-    yield Work(stage="combine", network=MODULE, epochs=epochs, trained=trained, asked=0, times=_VARIANTS * c.folds)
+    yield Work(stage="combine", network=MODULE, epochs=epochs, trained=trained, predicted=0, times=_VARIANTS * c.folds)
 
 
 def _sides(images: int) -> dict[str, int]:
-    return {"trained": images * 9 // 10, "asked": images - images * 9 // 10}
+    return {"trained": images * 9 // 10, "predicted": images - images * 9 // 10}
 
 
 def _epochs(plan: Plan) -> tuple[int, int]:
@@ -145,12 +147,12 @@ def total(found: Sequence[Hours]) -> Hours:
 
 def _cpu_s(w: Work, speed: Speed) -> float:
     """Seconds of an epoch on cores that have nothing else to do."""
-    return (w.trained * speed.train_core_s + w.asked * speed.ask_core_s) / speed.threads
+    return (w.trained * speed.train_core_s + w.predicted * speed.ask_core_s) / speed.threads
 
 
 def _flop(w: Work, speed: Speed) -> float:
     """Floating-point operations of an epoch: two a multiply-accumulate."""
-    return 2.0 * speed.macs * ((1 + _BACKWARD) * w.trained + w.asked)
+    return 2.0 * speed.macs * ((1 + _BACKWARD) * w.trained + w.predicted)
 
 
 def _scaled(w: Work, of_an_epoch: float) -> Range:

@@ -37,27 +37,25 @@ PAPERS = ("r20", "flannel")
 SEGMENTER, MODULE = "segmenter", "module"  # R20's U-Net, FLANNEL's stage 2
 PaperConfig = R20Config | FlannelConfig
 
-_ASKED = 4  # images at once
+_PREDICTED = 4  # images at once
 _ENOUGH_S, _MOST = 10.0, 3  # steps are repeated until they took so long, or so often; the fastest counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """train_s: of an image of an optimizer step of `batch` images. ask_s: of an image without gradients, four at once. Both are
-    wall-clock; train_core_s and ask_core_s are what all threads together spent, which other programs do not lengthen. threads:
-    as many computed. macs: of an image. input: of the network, N aside."""
+    """Measured speed of one network, in seconds per image."""
 
     network: str
     architecture: str
     parameters: int
-    macs: int
-    input: tuple[int, ...]
+    macs: int  # per image
+    input: tuple[int, ...]  # shape without N
     batch: int
     optimizer: str
     threads: int
-    train_s: float
-    train_core_s: float
-    ask_s: float = 0.0
+    train_s: float  # wall clock, in an optimizer step of `batch` images
+    train_core_s: float  # sum over all threads, which other programs do not lengthen
+    ask_s: float = 0.0  # wall clock without gradients, four images at once
     ask_core_s: float = 0.0
 
 
@@ -82,7 +80,7 @@ def measured(config: PaperConfig, name: str, weights: Path | None = None) -> Spe
         _save_trunk(network, weights)
     network = network.to(memory_format=torch.channels_last)
     train, train_core = _fastest(_step(network, spec, plan, shape))
-    ask, ask_core = _fastest(_asked(network, shape))
+    ask, ask_core = _fastest(_prediction(network, shape))
     return Speed(
         network=name,
         architecture=spec.architecture,
@@ -94,8 +92,8 @@ def measured(config: PaperConfig, name: str, weights: Path | None = None) -> Spe
         threads=torch.get_num_threads(),
         train_s=train / plan.batch,
         train_core_s=train_core / plan.batch,
-        ask_s=ask / _ASKED,
-        ask_core_s=ask_core / _ASKED,
+        ask_s=ask / _PREDICTED,
+        ask_core_s=ask_core / _PREDICTED,
     )
 
 
@@ -142,8 +140,8 @@ def _step(network: nn.Module, spec: NetworkSpec, plan: Plan, shape: tuple[int, .
     return step
 
 
-def _asked(network: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
-    images = _random(_ASKED, shape)
+def _prediction(network: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
+    images = _random(_PREDICTED, shape)
 
     @torch.no_grad()
     def ask() -> None:

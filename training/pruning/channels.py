@@ -52,7 +52,7 @@ class ChannelGroup:
 
     @property
     def activated(self) -> bool:
-        """Whether any layer has an activation; without one, zeros are no reason to remove a channel."""
+        """True if a layer has an activation; without one, zeros are no reason to remove a channel."""
         return any(layer.activated for layer in self.layers)
 
 

@@ -181,7 +181,7 @@ def test_a_run_whose_folds_were_dealt_by_another_rule_is_refused(
     before = flannel_run(tmp_path).fold_of
     assert np.array_equal(flannel_run(tmp_path).fold_of, before)
     monkeypatch.setattr(
-        "training.flannel.run.folds.folds", lambda *_, **__: np.where(before < 0, before, (before + 1) % 3)
+        "training.recipes.flannel.run.folds.folds", lambda *_, **__: np.where(before < 0, before, (before + 1) % 3)
     )
     with pytest.raises(InputError, match=r"was made with folds_sha256 .*: give another run folder"):
         _ = flannel_run(tmp_path).fold_of

@@ -197,3 +197,9 @@ def test_weights_of_version_0_1_are_read(tmp_path: Path) -> None:
     assert again == tmp_path / "best.pt"
     actual = load_weights(_network(), again).state_dict()
     assert all(torch.equal(actual[n], expected[n]) for n in expected)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_not_finite_ends_the_training_with_a_reason(score: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"score became (nan|inf|-inf) in epoch 2: lower the learning rate"):
+        fit(_Task(scores=(0.1, score)), PLAN, tmp_path)

@@ -1,10 +1,10 @@
-"""A training killed over and over: `python -m tests.training.recipes.kills --recipe flannel --kills 100`.
+"""Kill test of the recipes: `python -m tests.training.recipes.kills --recipe flannel --kills 100`.
 
 test_kills.py does a few kills.
 
-A tiny run of R20's or FLANNEL's pipeline or the starter's, on drawn X-rays, is killed (SIGKILL) in every stage at what it
-does to its files: just after a file was opened for writing, when it is empty, or just before one is renamed, deleted or
-made. The same command then goes on, and what it ends with must equal what an undisturbed run ends with, bit for bit.
+A tiny run of R20, FLANNEL or the starter on synthetic X-rays is killed (SIGKILL) in every stage at file operations: just
+after a file was opened for writing, while it is empty, or just before one is renamed, deleted or created. The same command
+then continues, and its final files must equal those of an uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from training.recipes.r20.config import load_r20
 from training.recipes.r20.run import R20Run
 from training.recipes.run import Run
 
-__all__ = ["RECIPES", "Killed", "Recipe", "differences", "kill_and_finish", "make_data", "straight"]
+__all__ = ["RECIPES", "Kill", "Recipe", "differences", "kill_and_finish", "make_data", "run_to_end"]
 
 _COMMON = """
 name = "kills"
@@ -90,7 +90,7 @@ epochs = 1
 batch = 8
 {_PRUNE}"""
 
-# Of preset `code`, which sees the whole frame and has no segmenter, only what it fits stage 2 on.
+# Of preset `code`, which has no segmenter, only the fit of stage 2 on augmented copies.
 _FLANNEL = f"""{_COMMON}
 folds = 2
 cam_cases = 1
@@ -132,59 +132,58 @@ batch = 16
 _UNFINISHED = re.compile(r"^\.(.+)\.[0-9a-f]+\.unfinished(\.\w+)?$")
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
-# Forked by a server that has imported what they need, and nothing of which has threads yet.
+# Forked by a server that has imported all modules and has no threads yet.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training. do: does one of the stages, in the folder of `make_data`, for the run folder of a name there."""
+    """A recipe as a sequence of stages."""
 
-    config: str
+    config: str  # text of the TOML file
     stages: Sequence[str]
-    do: Callable[[Path, str, str], None]
+    run_stage: Callable[[Path, str, str], None]  # arguments: folder of `make_data`, name of the run folder in it, stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Killed:
-    """Where a run was killed. event: number of the file operation in the stage, from 0; with a name, of those on files that
-    are called so or will be when they are complete."""
+class Kill:
+    """Position at which a run is killed."""
 
     stage: str
-    event: int
-    name: str | None = None
+    event: int  # number of the file operation in the stage, from 0; with a name, among those on this file
+    name: str | None = None  # of a file, also while it is unfinished
 
 
 def make_data(folder: Path) -> None:
-    """Draw the collections and write the configurations."""
+    """Write synthetic collections and the configurations."""
     write_collections(folder / "data", patients=8, size_px=64)
     for name, recipe in RECIPES.items():
         (folder / f"{name}.toml").write_text(recipe.config)
 
 
-def straight(folder: Path, recipe: str, out: str, stages: Sequence[str]) -> dict[str, int]:
-    """Run the stages undisturbed. Returns how many file operations each does in the run folder."""
+def run_to_end(folder: Path, recipe: str, out: str, stages: Sequence[str]) -> dict[str, int]:
+    """Run the stages without kills. Returns the number of file operations in the run folder per stage."""
     assert _run(folder, recipe, out, stages, None) == 0
     return json.loads((folder / f"{out}-events.json").read_text())
 
 
-def kill_and_finish(folder: Path, recipe: str, out: str, kills: Sequence[Killed], stages: Sequence[str]) -> None:
-    """Run the stages, killed at each of `kills` in turn and started again, then to their end."""
+def kill_and_finish(folder: Path, recipe: str, out: str, kills: Sequence[Kill], stages: Sequence[str]) -> None:
+    """Run the stages, killed at each of `kills` in turn and started again, then to the end."""
     for kill in kills:
         code = _run(folder, recipe, out, stages, kill)
         assert code == -signal.SIGKILL, f"{kill} was not reached, or the run failed: exit code {code}"
-    assert _run(folder, recipe, out, stages, None) == 0, "the last run did not come to its end"
+    assert _run(folder, recipe, out, stages, None) == 0, "the last run did not finish"
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Files of two run folders that are not equal: arrays by value, checkpoints without their seconds, all else by bytes.
+    """Return the different files of two run folders: arrays by value, checkpoints without their seconds, others by bytes.
 
-    Locks, logs, journals and what a kill left of an unfinished file do not count; checkpoints in one folder alone do.
+    Locks, logs, journals and unfinished files of killed processes are ignored; checkpoints in only one folder are not.
     """
-    ours, theirs = _files(one), _files(other)
-    alone = [f"only in one: {name}" for name in sorted(ours ^ theirs)]
-    return alone + [name for name in sorted(ours & theirs) if _content(one / name) != _content(other / name)]
+    first, second = _files(one), _files(other)
+    missing = [f"only in one: {name}" for name in sorted(first ^ second)]
+    return missing + [name for name in sorted(first & second) if _content(one / name) != _content(other / name)]
 
 
 def _files(folder: Path) -> set[str]:
@@ -202,7 +201,7 @@ def _content(file: Path) -> object:
     return file.read_bytes()
 
 
-def _run(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Killed | None) -> int | None:
+def _run(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Kill | None) -> int | None:
     process = _processes.Process(target=_child, args=(folder, recipe, out, stages, kill), daemon=True)
     process.start()
     process.join(300)
@@ -211,17 +210,17 @@ def _run(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Kille
 
 @dataclass(kw_only=True)
 class _Watch:
-    """Counts file operations below `root`, by stage; at the one of `kill` the process ends."""
+    """Audit hook that counts file operations below `root` per stage, and kills the process at `kill`."""
 
     root: str
-    kill: Killed | None
+    kill: Kill | None
     stage: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     matched: int = 0
     busy: bool = False
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        """An audit hook, which cannot be taken away again: the process is the run's own."""
+        """Count one event. An audit hook cannot be removed, so the process is used for one run only."""
         if self.busy or not self._concerns(event, args):
             return
         self.counts[self.stage] += 1
@@ -245,44 +244,44 @@ class _Watch:
         return path.startswith(self.root) and "search.journal" not in path
 
 
-class _AtOnce(datetime):
-    """The clock of a world where every bundle is made at the same moment."""
+class _ConstantClock(datetime):
+    """Clock with a constant time, so that bundles of two runs are equal."""
 
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> _AtOnce:
+    def now(cls, tz: tzinfo | None = None) -> _ConstantClock:
         return cls(2020, 1, 1, tzinfo=tz)
 
 
-def _child(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Killed | None) -> None:
+def _child(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Kill | None) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    write.datetime = _AtOnce  # type: ignore[attr-defined]
+    write.datetime = _ConstantClock  # type: ignore[attr-defined]
     write._tools = dict  # the commit: somebody may commit while the runs go on
     watch = _Watch(root=str(folder / out), kill=kill)
     sys.addaudithook(watch)
     for stage in stages:
         watch.stage = stage
-        RECIPES[recipe].do(folder, out, stage)
+        RECIPES[recipe].run_stage(folder, out, stage)
     watch.busy = True
     (folder / f"{out}-events.json").write_text(json.dumps(watch.counts))
 
 
-def _places(folder: Path, out: str, config: str) -> list[str]:
+def _options(folder: Path, out: str, config: str) -> list[str]:
     return ["--config", str(folder / config), "--data", str(folder / "data"), "--out", str(folder / out)]
 
 
-def _finished(status: int) -> None:
+def _exit_on_error(status: int) -> None:
     if status:
         sys.exit(2)
 
 
 def _pipeline(run: Run, paper: str, stage: str) -> None:
-    """A stage of the command, or what it does on the way to one, here by itself so that it is killed as often."""
+    """Run a stage of the command, or a step before the stages; steps are separate so that they are killed as often as stages."""
     if stage in ("data", "canvases"):
         _ = run.samples if stage == "data" else run.canvases
         return
     results = ["--results", str(run.out / "results"), "--stage", stage]
-    _finished(reproduce.main([paper, *_places(run.out.parent, run.out.name, f"{paper}.toml"), *results]))
+    _exit_on_error(reproduce.main([paper, *_options(run.out.parent, run.out.name, f"{paper}.toml"), *results]))
 
 
 def _r20(folder: Path, out: str, stage: str) -> None:
@@ -291,17 +290,17 @@ def _r20(folder: Path, out: str, stage: str) -> None:
 
 def _flannel(folder: Path, out: str, stage: str) -> None:
     if stage == "taken":
-        _taken(folder, out)
+        _copy_learners(folder, out)
     else:
         _pipeline(FlannelRun(load_flannel(folder / "flannel.toml"), folder / "data", folder / out), "flannel", stage)
 
 
-def _taken(folder: Path, out: str) -> None:
-    """Another run takes this one's learners over."""
+def _copy_learners(folder: Path, out: str) -> None:
+    """Copy the learners of this run to another run."""
     (folder / f"{out}-taken.toml").write_text(_FLANNEL.replace("TAKEN", f'learners_of = "{folder / out}"'))
     for stage in ("segment", "learn"):
-        places = _places(folder, f"{out}/taken", f"{out}-taken.toml")
-        _finished(reproduce.main(["flannel", *places, "--stage", stage]))
+        options = _options(folder, f"{out}/taken", f"{out}-taken.toml")
+        _exit_on_error(reproduce.main(["flannel", *options, "--stage", stage]))
 
 
 def _starter(folder: Path, out: str, stage: str) -> None:
@@ -311,7 +310,7 @@ def _starter(folder: Path, out: str, stage: str) -> None:
     elif stage == "install":
         starter._install(folder / out / "bundle", folder / out / "package" / "starter")
     else:
-        _finished(starter.main([*_places(folder, out, "starter.toml"), "--stage", stage]))
+        _exit_on_error(starter.main([*_options(folder, out, "starter.toml"), "--stage", stage]))
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -319,43 +318,43 @@ RECIPES: Mapping[str, Recipe] = {
     "r20": Recipe(
         config=_R20,
         stages=("data", "segment", "canvases", "search", "modality", "task", "prune", "bundle", "tables"),
-        do=_r20,
+        run_stage=_r20,
     ),
     "flannel": Recipe(
         config=_FLANNEL.replace("TAKEN", "") + _FLANNEL_REST,
         stages=("data", "segment", "canvases", *reproduce.FLANNEL_STAGES[1:], "taken"),
-        do=_flannel,
+        run_stage=_flannel,
     ),
-    "starter": Recipe(config=_STARTER, stages=("data", *starter.STAGES, "install"), do=_starter),
+    "starter": Recipe(config=_STARTER, stages=("data", *starter.STAGES, "install"), run_stage=_starter),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill a run so many times, evenly over its stages, at random operations. Returns 0 if it ends as an undisturbed one."""
+    """Kill a run at random operations, evenly over its stages. Returns 0 if its files equal those of a run without kills."""
     parser = argparse.ArgumentParser(prog="python -m tests.training.recipes.kills", description=__doc__)
     parser.add_argument("--recipe", choices=RECIPES, default="r20")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(arguments)
     stages = RECIPES[args.recipe].stages
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
         make_data(folder)
-        counts = straight(folder, args.recipe, "straight", stages)
-        kills = spread({s: counts[s] for s in stages if s in counts}, args.kills, seed=args.seed)
+        counts = run_to_end(folder, args.recipe, "complete", stages)
+        kills = spread_kills({s: counts[s] for s in stages if s in counts}, args.kills, seed=args.seed)
         kill_and_finish(folder, args.recipe, "killed", kills, stages)
-        found = differences(folder / "straight", folder / "killed")
+        found = differences(folder / "complete", folder / "killed")
     print(f"{len(kills)} kills in {dict(Counter(k.stage for k in kills))}, of operations {counts}; different: {found}")
     return 1 if found else 0
 
 
-def spread(counts: Mapping[str, int], total: int, *, seed: int) -> list[Killed]:
-    """So many kills, evenly over the stages of `counts` and in their order. Of n in a stage each comes within an n-th of its
-    operations, since what the one before left done is not done again."""
+def spread_kills(counts: Mapping[str, int], total: int, *, seed: int) -> list[Kill]:
+    """Return `total` kills, evenly over the stages of `counts` and in their order. Each of n kills in a stage is within 1/n of
+    its operations, since finished work is not repeated after a kill."""
     rng, order = np.random.default_rng(seed), list(counts)
     shares = Counter(order[k % len(order)] for k in range(total))
     return [
-        Killed(stage=s, event=int(rng.integers(0, max(1, counts[s] // shares[s]))))
+        Kill(stage=s, event=int(rng.integers(0, max(1, counts[s] // shares[s]))))
         for s in order
         for _ in range(shares[s])
     ]
