@@ -68,6 +68,10 @@ class FlannelConfig(RunConfig):
     cam_cases: int = 3  # rows of the picture of class activation maps
 
     def __post_init__(self) -> None:
+        if "covid-19" not in self.labels or len(set(self.labels)) < max(2, len(self.labels)):
+            raise InputError(
+                f"FLANNEL separates covid-19 from the rest: give it and another label, each once, got {self.labels}"
+            )
         super().__post_init__()
         if self.view not in ("frontal", "ap"):
             raise InputError(f"view is frontal or ap, got {self.view!r}")
@@ -81,10 +85,6 @@ class FlannelConfig(RunConfig):
             raise InputError(f"{sorted(both)} are learners and baselines: give each a name of its own")
         if both := set(self.collections) & set(self.outside):
             raise InputError(f"{sorted(both)} are in collections and in outside: learners see them, or they do not")
-        if "covid-19" not in self.labels or len(set(self.labels)) < max(2, len(self.labels)):
-            raise InputError(
-                f"FLANNEL tells covid-19 from the rest: give it and another label, each once, got {self.labels}"
-            )
         self._check_networks()
         if self.balance not in ("none", "draw", "weigh"):
             raise InputError(f"balance is none (the paper), draw or weigh, got {self.balance!r}")
