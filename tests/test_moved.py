@@ -17,11 +17,7 @@ PUBLIC: dict[str, list[str]] = json.loads((Path(__file__).parent / "data" / "pub
 
 # Names of 0.1 without a successor of the same signature.
 REMOVED: dict[str, set[str]] = {
-    # The settings of a build are now `cxr_edge.engines.BuildSettings`; the other values are arguments of `build`.
     "cxr_edge.build.candidates": {"PRECISION_CHOICES"},
-    "cxr_edge.build.engine": {"BuildRequest", "softmax"},
-    "cxr_edge.build.lone": {"NetworkRequest"},
-    "cxr_edge.build.samples": {"IMAGE_LIMIT"},
     "cxr_edge.build.store": {"remove_stale"},
 }
 
@@ -96,3 +92,16 @@ def test_an_unknown_attribute_is_an_attribute_error():
 def test_importing_the_package_does_not_warn():
     program = "import cxr_edge.cli, cxr_edge.bundle, cxr_edge.bench, cxr_edge.engines"
     subprocess.run([sys.executable, "-W", "error::DeprecationWarning:cxr_edge", "-c", program], check=True)
+
+
+def test_a_build_request_of_0_1_builds(toy_bundle, tmp_path):
+    program = (
+        "import sys, warnings; warnings.simplefilter('ignore')\n"
+        "from pathlib import Path\n"
+        "from cxr_edge.build.engine import BuildRequest, build\n"
+        "from cxr_edge.bundle import Bundle\n"
+        "request = BuildRequest(bundle=Bundle.open(sys.argv[1]), engines_dir=Path(sys.argv[2]), precision='fp32')\n"
+        "assert build(request).complete\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(toy_bundle), str(tmp_path / "engines")], check=True)
+    assert (tmp_path / "engines" / "onnxruntime" / "build.json").is_file()
