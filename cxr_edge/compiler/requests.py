@@ -1,4 +1,4 @@
-"""`BuildRequest` and `NetworkRequest` of version 0.1, passed on to `build_bundle.build` and `build_network`; until version 0.3."""
+"""`BuildRequest` and `NetworkRequest` of version 0.1, for `build_bundle.build` and `build_network`; until version 0.3."""
 
 from __future__ import annotations
 
