@@ -128,7 +128,7 @@ class Run:
     def canvases(self) -> Canvases:
         """Every image cropped to the exported segmenter's box, or the full frame if members see that; made on first use.
 
-        By the process that requests them first: often rank 0 alone needs them, so there is no barrier.
+        Made by the process that requests them first; there is no barrier, since often only rank 0 needs them.
         """
         file = self.out / "canvases.npz"
         with exclusive_lock(file):

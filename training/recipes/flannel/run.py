@@ -53,6 +53,7 @@ class FlannelRun(Run):
 
     @cached_property
     def _folds(self) -> npt.NDArray[np.int64]:
+        """Fold (N,) of each training image, -1 for test images."""
         c = self.config
         return folds.folds(self.samples, count=c.folds, seed=c.seed, unit=c.unit)
 
@@ -72,7 +73,7 @@ class FlannelRun(Run):
     def plan(self) -> dict[str, Any]:
         """Return the settings that must not change while a run folder is used."""
         c = self.config
-        dealt = "".join(f"{s.record.key} {fold}\n" for s, fold in zip(self.samples, self._folds, strict=True))
+        assignment = "".join(f"{s.record.key} {fold}\n" for s, fold in zip(self.samples, self._folds, strict=True))
         return {
             "preset": c.preset,
             "seed": c.seed,
@@ -81,7 +82,9 @@ class FlannelRun(Run):
             "collections": list(c.collections),
             "view": c.view,
             "preprocess": c.member_spec.digest(),
-            "folds_sha256": sha256(dealt.encode()).hexdigest(),  # folds are not stored, and their rule may change
+            "folds_sha256": sha256(
+                assignment.encode()
+            ).hexdigest(),  # folds are not stored, and their algorithm may change
         }
 
     def check_same_plan(self, file: Path) -> None:
