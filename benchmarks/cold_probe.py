@@ -3,7 +3,8 @@
     python -m benchmarks.cold_probe CREATED IMAGE BUNDLE THREADS [ENGINES]
 
 CREATED is the parent's monotonic clock when it created this process. Prints the milliseconds per step as JSON. It does
-the same work as `cxr-edge screen` and imports nothing before it first reads the clock, so that the steps sum to the total."""
+the same work as `cxr-edge screen` and imports nothing before it first reads the clock, so that the steps sum to the total.
+"""
 
 import sys
 from time import monotonic

@@ -4,7 +4,8 @@
 
 Every run is a new process, timed from its creation to its end by its parent. The files are in the page cache, as on a
 machine that has screened before. A second kind of child process (`cold_probe`) does the same work and reads the clock at
-each step. The imported packages, torch not among them, are read from Python's -X importtime."""
+each step. The imported packages, torch not among them, are read from Python's -X importtime.
+"""
 
 from __future__ import annotations
 
@@ -103,8 +104,8 @@ def _measure(args: argparse.Namespace, files: dict[str, Path]) -> None:
             _imports(packages),
         ],
         targets=[
-            Target(text=f"seconds, {COMMAND}, p50", wanted=1, at_least=False, measured=measured[0].p50_ms / 1e3),
-            Target(text="packages of torch imported by it", wanted=0, at_least=False,
+            Target(text=f"seconds, {COMMAND}, p50", required=1, at_least=False, measured=measured[0].p50_ms / 1e3),
+            Target(text="packages of torch imported by it", required=0, at_least=False,
                    measured=float("torch" in packages)),
         ],
         notes=(

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         question="How many microseconds does it take from the members' logits to the ensemble's probabilities?",
         interval="logits (images, members, labels) in memory to new probabilities and winners, through the Python call",
         settings={"threads": 1, "precision": "float32 in and out", "rounds": args.rounds, "warm-up": args.warmup,
-                  "images an interval": args.images},
+                  "images per interval": args.images},
         tables=tables,
         targets=targets,
         notes=("`max difference`: of the probabilities, from `opencv_numpy.combine` in float64.",),
@@ -110,7 +110,7 @@ def _compare(combining: Combination, args: argparse.Namespace) -> tuple[Table, T
         extra={"max difference": {NATIVE: difference, NATIVE_BATCH: difference}},
     )
     p50_us = 1e3 * measured[0].p50_ms / args.images
-    return table, Target(text=f"us per image, batch 1, {case}", wanted=5, at_least=False, measured=p50_us)
+    return table, Target(text=f"us per image, batch 1, {case}", required=5, at_least=False, measured=p50_us)
 
 
 def _joined(title: str, tables: Sequence[Table]) -> Table:

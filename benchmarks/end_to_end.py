@@ -5,7 +5,8 @@
 All implementations get the same bytes, batch 1, the same number of threads. `OpenCV/NumPy + RUNTIME` means OpenCV and
 NumPy for everything except the networks, one step after the other. Eager PyTorch has random weights, which take as long
 as trained ones; its members are cropped to the box that cxr-edge found, because a random mask has none. The papers' four
-unpruned networks are in the first table, for reference."""
+unpruned networks are in the first table, for reference.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _setup(bundle: Bundle, threads: int) -> Setup:
     files = tuple(p.onnx for p in parts(bundle))
-    return Setup(bundle=bundle, ensemble=EnsembleSpec.of(bundle.manifest), files=files, threads=threads)
+    return Setup(bundle=bundle, ensemble=EnsembleSpec.from_manifest(bundle.manifest), files=files, threads=threads)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -346,13 +347,13 @@ def _targets(measured: Sequence[Measured], shares: Sequence[float]) -> list[Targ
     cxr_edge = next(m for m in measured if m.implementation.name == BUILT)
     ratios = {m.implementation.name: m.ratio_to(cxr_edge) for m in measured}
     return [
-        Target(text="times faster than the papers' unpruned ensemble, PyTorch eager (context)", wanted=20,
+        Target(text="times faster than the papers' unpruned ensemble, PyTorch eager (context)", required=20,
                at_least=True, measured=ratios.get(PAPERS + "PyTorch eager")),
-        Target(text="times faster than the papers' unpruned ensemble, ONNX Runtime fp32 (context)", wanted=12,
+        Target(text="times faster than the papers' unpruned ensemble, ONNX Runtime fp32 (context)", required=12,
                at_least=True, measured=ratios.get(PAPERS + "ONNX Runtime fp32, no spinning")),
-        Target(text="share of the total outside networks and decoding", wanted=0.05, at_least=False,
+        Target(text="share of the total outside networks and decoding", required=0.05, at_least=False,
                measured=shares[0]),
-        Target(text="the same as a share of the total without decoding", wanted=0.05, at_least=False,
+        Target(text="the same as a share of the total without decoding", required=0.05, at_least=False,
                measured=shares[1]),
     ]  # fmt: skip
 

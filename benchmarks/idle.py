@@ -4,7 +4,8 @@
 
 A screening van screens about one image per minute: between two images clocks drop, other processes use the caches and
 threads go to sleep. Each run is a few uncounted screenings, a rest, and one timed screening; each round shuffles the
-rests. Rest 0 is the screening that follows immediately, to which the others are compared in the same round."""
+rests. Rest 0 is the screening that follows immediately, to which the others are compared in the same round.
+"""
 
 from __future__ import annotations
 

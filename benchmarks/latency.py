@@ -5,7 +5,8 @@
 First whole screenings, from decoded pixels and from file bytes, one after the other without pause; then the segmenter and
 every member alone, its input tensor in host memory. Copies to and from a GPU (H2D, D2H) are separate from computing, by
 the GPU's clock; the whole screening's H2D includes the copy into pinned memory and the launch. On a host there are no
-copies, and the table has `-`."""
+copies, and the table has `-`.
+"""
 
 from __future__ import annotations
 

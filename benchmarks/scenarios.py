@@ -6,7 +6,8 @@ The definitions are MLPerf's (github.com/mlcommons/inference_policies, inference
 github.com/mlcommons/inference, loadgen/mlperf.conf); the networks, the images and the load generator are not, so the
 results are not MLPerf results. One sample is one image, from decoded pixels (as in the rules) or from the file's bytes;
 resize and normalization, which the rules may leave untimed, are included. Default runs are shorter than the rules
-require and are marked as such; `--official` runs as long as required."""
+require and are marked as such; `--official` runs as long as required.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Does it stay as quick when it screens for minutes without pause?
+"""Throughput and latency of screening for minutes without pause, with clocks, temperature, power and throttling.
 
     cxr-edge build-engine starter && python -m benchmarks.sustained --minutes 10
 
-A fanless box is quick until it is warm. Screenings follow each other; throughput and latency are told for each window
-of ten seconds, with clocks, temperature, power and throttling beside them where the machine gives them. In the end the
-last quarter of the time is compared with the first.
+A fanless computer is fast until it is warm. Throughput and latency are reported per window of ten seconds, with the
+sensor readings that the machine provides. At the end the last quarter of the time is compared with the first.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ __all__ = ["BENCHMARK", "Quarters", "TimedScreening", "main", "screen_for"]
 BENCHMARK = Benchmark(name="sustained", position=50, only_if_named=True, quick_options=("--minutes",))
 
 WARM_UP = 10
-# Less than this share of the first quarter counts as slower, or as a lower clock; below it lies what noise does.
+# Less than this share of the first quarter counts as slower, or as a lower clock; smaller changes are noise.
 SLOWER_BELOW = 0.97
-# The reading of power to show beside each window, the first of these that there is: the whole box before a part of it.
+# Power reading shown per window: the first of these that is available; the whole machine before a part of it.
 POWERS = (
     "vin_power_w", "vdd_in_power_w", "pom_5v_in_power_w", "power_w", "vdd_gpu_soc_power_w", "package_0_power_w",
 )  # fmt: skip
@@ -52,15 +51,15 @@ POWERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TimedScreening:
-    """One screening. at_s: its end, by `time.perf_counter`."""
+    """Time of one screening."""
 
-    at_s: float
+    at_s: float  # its end, by `time.perf_counter`
     latency_ms: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quarters:
-    """A figure in the first quarter of the time and in the last; None where there is none."""
+    """A figure in the first and in the last quarter of the time; None where it is not available."""
 
     first: float | None
     last: float | None
@@ -71,7 +70,7 @@ class Quarters:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write JSON; 3 if the bundle, its engines or an image cannot be used."""
+    """Measure, print, write JSON. Return 3 if the bundle, its engines or an image cannot be used."""
     args = _parser().parse_args(argv)
     return exit_status(BENCHMARK.name, lambda: _measure(args, Workload.from_args(args)))
 
@@ -80,21 +79,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(BENCHMARK, __doc__)
     add_workload(parser, BENCHMARK.name)
     add_source(parser, "bytes")
-    parser.add_argument("--minutes", type=_above_zero, default=5, metavar="N", help="how long (%(default)s)")
-    parser.add_argument("--window-s", type=_above_zero, default=10, metavar="S", help="of the table (%(default)s)")
+    parser.add_argument("--minutes", type=_above_zero, default=5, metavar="N", help="duration (%(default)s)")
+    parser.add_argument(
+        "--window-s", type=_above_zero, default=10, metavar="S", help="window of the table (%(default)s)"
+    )
     parser.add_argument(
         "--workers", type=at_least_one, default=1, metavar="N",
-        help="images at once, one thread each; 1 (default): one image after the other, with --threads",
+        help="images screened concurrently, one thread each; 1 (default): sequentially, with --threads",
     )  # fmt: skip
-    parser.add_argument("--sample-s", type=_above_zero, default=1, metavar="S", help="between readings (%(default)s)")
     parser.add_argument(
-        "--gpu", type=int, default=0, metavar="N", help="number of the NVIDIA GPU to watch (%(default)s)"
+        "--sample-s", type=_above_zero, default=1, metavar="S", help="interval of sensor readings (%(default)s)"
+    )
+    parser.add_argument(
+        "--gpu", type=int, default=0, metavar="N", help="number of the NVIDIA GPU to monitor (%(default)s)"
     )
     return parser
 
 
 def _above_zero(text: str) -> float:
-    """argparse type: a number above 0."""
+    """Parse a number above 0. An argparse type."""
     value = at_least_zero(text)
     if value == 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
@@ -118,7 +121,7 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
     record = sampler.record()
     publish(
         name=BENCHMARK.name,
-        question="Does it stay as quick when it screens for minutes without pause?",
+        question="Does the speed stay the same when it screens for minutes without pause?",
         interval=SOURCES[args.source],
         settings=facts,
         tables=[
@@ -128,7 +131,7 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
         ],
         targets=(),
         notes=(
-            "The first and the last quarter of the time are compared. Slower or lower means less than "
+            "The first and the last quarter of the time are compared. `Slowed down` and `fell` mean less than "
             f"{SLOWER_BELOW:.0%} of the first quarter.",
             f"Reading the sensors took {record.cpu_share:.2%} of one core. Not read: "
             + ("; ".join(f"{sensor}: {reason}" for sensor, reason in record.absent) or "none")
@@ -139,7 +142,7 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
 
 
 def screen_for(seconds: float, screen: Callable[[int], Screening], workers: int) -> list[TimedScreening]:
-    """Screen image after image for so long, `workers` at once; at least one each. In the order of their ends."""
+    """Screen images for `seconds`, `workers` concurrently, at least one per worker. Return them in order of their ends."""
     stop_at = perf_counter() + seconds
 
     def work(worker: int) -> list[TimedScreening]:
@@ -152,28 +155,28 @@ def screen_for(seconds: float, screen: Callable[[int], Screening], workers: int)
         return done
 
     with ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool:
-        each = list(pool.map(work, range(workers)))
-    return sorted((f for done in each for f in done), key=lambda f: f.at_s)
+        by_worker = list(pool.map(work, range(workers)))
+    return sorted((f for done in by_worker for f in done), key=lambda f: f.at_s)
 
 
 def _windows(finished: Sequence[TimedScreening], record: Record, begin: float, window_s: float) -> Table:
-    """One row a full window; a single row if the run was shorter than one."""
-    lasted = finished[-1].at_s - begin
-    count = max(1, int(lasted / window_s))
-    beside = [*_clocks(record), *_power(record)]
+    """Return one row per full window; a single row if the run was shorter than one."""
+    duration_s = finished[-1].at_s - begin
+    count = max(1, int(duration_s / window_s))
+    readings = [*_clocks(record), *_power(record)]
     rows: list[tuple[Cell, ...]] = []
     for i in range(count):
-        since, until = begin + i * window_s, begin + min((i + 1) * window_s, lasted)
-        inside = [f.latency_ms for f in finished if since < f.at_s <= until]
+        since, until = begin + i * window_s, begin + min((i + 1) * window_s, duration_s)
+        latencies = [f.latency_ms for f in finished if since < f.at_s <= until]
         samples = [s for s in record.samples if since <= s.at_s < until]
-        figures = percentiles(inside, (50, 99)) if inside else (None, None)
+        figures = percentiles(latencies, (50, 99)) if latencies else (None, None)
         rows.append(
             (
-                i * window_s, len(inside), len(inside) / (until - since), *figures,
-                *(_mean(samples, *reading) for reading in beside), _hottest(samples), _slowed_by(samples),
+                i * window_s, len(latencies), len(latencies) / (until - since), *figures,
+                *(_mean(samples, *reading) for reading in readings), _hottest(samples), _slowed_by(samples),
             )
         )  # fmt: skip
-    columns = ("from s", "n", "images/s", "p50 ms", "p99 ms", *(f"{name}, {sensor}" for sensor, name in beside))
+    columns = ("from s", "n", "images/s", "p50 ms", "p99 ms", *(f"{name}, {sensor}" for sensor, name in readings))
     return Table(title="Windows", columns=(*columns, "hottest C", "slowed by"), rows=tuple(rows))
 
 
@@ -209,15 +212,17 @@ def _verdict(finished: Sequence[TimedScreening], record: Record, begin: float, e
         clock = _reading_quarters(record, sensor, name, begin, end)
         verdict = _verdict_text(clock.ratio, "the clock fell", "the clock did not fall")
         if len(set(_values(record.samples, sensor, name))) == 1:
-            verdict = "the same in every sample: locked, or a nominal clock as virtual machines tell it"
+            verdict = "the same in every sample: locked, or the nominal clock that virtual machines report"
         rows.append((f"{name}, {sensor}", clock.first, clock.last, clock.ratio, verdict))
-    rows.append(("slowed by, as the machine says", None, None, None, _slowed_by(record.samples) or "nothing was said"))
+    rows.append(
+        ("slowed by, as reported by the machine", None, None, None, _slowed_by(record.samples) or "no reason reported")
+    )
     columns = ("figure", "first quarter", "last quarter", "ratio", "verdict")
     return Table(title="Did it slow down?", columns=columns, rows=tuple(rows))
 
 
-def _verdict_text(ratio: float | None, fell: str, held: str) -> str:
-    return "not known: nothing in a quarter" if ratio is None else fell if ratio < SLOWER_BELOW else held
+def _verdict_text(ratio: float | None, fell: str, steady: str) -> str:
+    return "unknown: no values in a quarter" if ratio is None else fell if ratio < SLOWER_BELOW else steady
 
 
 def _quarter(begin: float, end: float) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -234,12 +239,12 @@ def _reading_quarters(record: Record, sensor: str, name: str, begin: float, end:
 
 
 def _clocks(record: Record) -> list[tuple[str, str]]:
-    """Sensor and reading."""
+    """Return sensor and reading of all clocks."""
     return sorted({(s.sensor, name) for s in record.samples for name in s.state.values if name.endswith("clock_mhz")})
 
 
 def _power(record: Record) -> list[tuple[str, str]]:
-    """Sensor and reading, of one at most."""
+    """Return sensor and reading of the first available power in POWERS; an empty list if there is none."""
     known = {name: s.sensor for s in record.samples for name in s.state.values}
     return [(known[name], name) for name in POWERS if name in known][:1]
 

@@ -1,8 +1,8 @@
-"""How near does preprocessing come to the GPU's memory bandwidth? Images on the device, beside copies of as many bytes.
+"""Bandwidth of preprocessing on a GPU, compared with copies of images on the device.
 
-In: a device and sets of preprocessing; out: an `Answer` with gigabytes a second. A round goes through so many images
-that they do not fit the device's cache, as one graph, and is timed by events; a copy counts its bytes twice, since it
-reads and writes them.
+Takes a device and sets of preprocessing specs; returns a `Section` with gigabytes per second. A round processes so many
+images that they exceed the device's cache, as one graph, and is timed by events; a copy counts its bytes twice, because
+it reads and writes them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["MIN_SHARE", "SIDES", "DeviceCopy", "cache_bytes", "device_copy", "me
 SIDES = (3000, 4096)
 MIN_SHARE = 0.7  # of the copy's gigabytes a second
 
-_UNKNOWN_CACHE = 128 << 20  # the largest that GPUs have had so far, about
+_UNKNOWN_CACHE = 128 << 20  # about the largest of any GPU so far
 _TIMES_THE_CACHE = 2
-_MOVED = 173  # rows by which the images of a round differ
+_ROLL_ROWS = 173  # rows by which the images of a round are rolled, so that they differ
 
-COLUMNS = ("image", "work", "images a round", "MB counted", "p50 us", "p90 us", "GB/s", "of the copy", "n", "note")
+COLUMNS = ("image", "work", "images per round", "MB counted", "p50 us", "p90 us", "GB/s", "of the copy", "n", "note")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCopy:
-    """A way to copy on the device: run(to, source, bytes, stream) enqueues. run None: there is none, name says why."""
+    """Function that copies on the device."""
 
-    name: str
-    run: Callable[[int, int, int, Stream], object] | None
+    name: str  # for the table; the reason if there is no such function
+    run: Callable[[int, int, int, Stream], object] | None  # enqueues run(destination, source, bytes, stream)
 
 
 def measure(
@@ -55,30 +55,32 @@ def measure(
     warmup: int,
     sides: Sequence[int] = SIDES,
 ) -> Section:
-    """Question 2: gigabytes a second of each set on square 16-bit images, whole frame.
+    """Return section 2: gigabytes per second of each set on square 16-bit images, whole frame.
 
-    sets: the specs that one pass serves, by what the table calls them. cache: bytes of the device's last cache.
+    sets: specs that one pass computes, by name in the table.
+    copy: the copy to compare with.
+    cache: bytes of the device's last-level cache.
     """
     rows: list[tuple[Cell, ...]] = []
     targets: list[Target] = []
     with device.current():
         for side in sides:
-            found = _side(device, side, sets, copy, cache, rounds, warmup)
-            rows += [m.row(found[-1]) for m in found]
-            targets += [_target(m, found[-1]) for m in found[:-1]]
+            *transfers, copied = _measure_side(device, side, sets, copy, cache, rounds, warmup)
+            rows += [t.row(copied) for t in (*transfers, copied)]
+            targets += [_target(t, copied) for t in transfers]
     table = Table(title="2. Bandwidth of preprocessing, images on the device", columns=COLUMNS, rows=tuple(rows))
     return Section(tables=(table,), targets=tuple(targets))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Moved:
-    """Rounds of one piece of work on one size of image. n_bytes: counted an image. timed None: not measured."""
+class _Transfer:
+    """Measurement of one kind of work on images of one size."""
 
     image: str
     work: str
-    images: int
-    n_bytes: int
-    timed: Timed | None
+    images: int  # per round
+    n_bytes: int  # counted per image
+    timed: Timed | None  # None: not measured
     note: str
 
     @property
@@ -87,12 +89,12 @@ class _Moved:
             return None
         return self.n_bytes * self.images / float(np.median(self.timed.milliseconds)) / 1e6
 
-    def share_of(self, copy: _Moved) -> float | None:
-        """Its gigabytes a second over the copy's, if both were measured."""
-        ours, theirs = self.gb_per_s, copy.gb_per_s
-        return None if ours is None or theirs is None else ours / theirs
+    def share_of(self, copy: _Transfer) -> float | None:
+        """Return the ratio of the gigabytes per second to the copy's; None if either was not measured."""
+        own, copied = self.gb_per_s, copy.gb_per_s
+        return None if own is None or copied is None else own / copied
 
-    def row(self, copy: _Moved) -> tuple[Cell, ...]:
+    def row(self, copy: _Transfer) -> tuple[Cell, ...]:
         times: tuple[Cell, ...] = (None, None)
         if self.timed is not None:
             times = tuple(1e3 * ms / self.images for ms in percentiles(self.timed.milliseconds, (50, 90)))
@@ -101,12 +103,12 @@ class _Moved:
         return (self.image, self.work, self.images, self.n_bytes / 1e6, *times, *rest)
 
 
-def _target(moved: _Moved, copy: _Moved) -> Target:
-    text = f"preprocessing's GB/s over the copy's, {moved.image}, {moved.work}"
-    return Target(text=text, wanted=MIN_SHARE, at_least=True, measured=moved.share_of(copy))
+def _target(transfer: _Transfer, copy: _Transfer) -> Target:
+    text = f"preprocessing's GB/s over the copy's, {transfer.image}, {transfer.work}"
+    return Target(text=text, required=MIN_SHARE, at_least=True, measured=transfer.share_of(copy))
 
 
-def _side(
+def _measure_side(
     device: Device,
     side: int,
     sets: Mapping[str, Sequence[PreprocessSpec]],
@@ -114,25 +116,25 @@ def _side(
     cache: int,
     rounds: int,
     warmup: int,
-) -> list[_Moved]:
-    """Every set's rounds, then the copy's."""
+) -> list[_Transfer]:
+    """Return the transfers of every set, then the copy's."""
     pixels = speckled_image(side, np.uint16, seed=side)
     images = 1 + max(1, -(-_TIMES_THE_CACHE * cache // pixels.nbytes))
-    frames = [upload_frame(device, np.roll(pixels, _MOVED * i, axis=0)) for i in range(images)]
+    frames = [upload_frame(device, np.roll(pixels, _ROLL_ROWS * i, axis=0)) for i in range(images)]
     name = f"{side}x{side}, 16 bit"
-    found = []
+    transfers = []
     for work, specs in sets.items():
-        t = _preprocessing(device, frames, specs, rounds, warmup)
+        timing = _time_preprocessing(device, frames, specs, rounds, warmup)
         canvases = len({(s.region, s.canvas_px, s.crop_px) for s in specs})
-        note = f"canvases: {canvases}; what they need of the image counts once. {t.note}".strip()
+        note = f"canvases: {canvases}; bytes of the image that they need count once. {timing.note}".strip()
         n_bytes = int(pixels.nbytes * max((s.crop_px / s.canvas_px) ** 2 for s in specs))
-        found.append(_Moved(image=name, work=work, images=images, n_bytes=n_bytes, timed=t, note=note))
-    copied, note = _copying(device, frames, copy, rounds, warmup)
-    counted = 2 * frames[0].n_bytes  # read and written
-    return [*found, _Moved(image=name, work="copy", images=images, n_bytes=counted, timed=copied, note=note)]
+        transfers.append(_Transfer(image=name, work=work, images=images, n_bytes=n_bytes, timed=timing, note=note))
+    copied, note = _time_copies(device, frames, copy, rounds, warmup)
+    n_copied = 2 * frames[0].n_bytes  # read and written
+    return [*transfers, _Transfer(image=name, work="copy", images=images, n_bytes=n_copied, timed=copied, note=note)]
 
 
-def _preprocessing(
+def _time_preprocessing(
     device: Device, frames: Sequence[Buffer], specs: Sequence[PreprocessSpec], rounds: int, warmup: int
 ) -> Timed:
     planned = _core.DevicePreprocessor([core_spec(s) for s in specs])
@@ -147,24 +149,26 @@ def _preprocessing(
     return time_work(device, stream, all_images, rounds=rounds, warmup=warmup)
 
 
-def _copying(
+def _time_copies(
     device: Device, frames: Sequence[Buffer], copy: DeviceCopy, rounds: int, warmup: int
 ) -> tuple[Timed | None, str]:
-    """Copies of the same images to as many other places; and by what, or why not."""
+    """Time copies of the same images to separate buffers. Return the timing, None if it failed, and a note."""
     run = copy.run
     if run is None:
         return None, copy.name
-    places, stream = [device.allocate(f.n_bytes) for f in frames], device.stream()
+    destinations, stream = [device.allocate(f.n_bytes) for f in frames], device.stream()
 
     def all_images() -> None:
-        for to, source in zip(places, frames, strict=True):
+        for to, source in zip(destinations, frames, strict=True):
             run(to.address, source.address, source.n_bytes, stream)
 
     try:
-        t = time_work(device, stream, all_images, rounds=rounds, warmup=warmup)
-    except Exception as error:  # torch, pycuda: each raises its own, and without the copy the rest still stands
+        timing = time_work(device, stream, all_images, rounds=rounds, warmup=warmup)
+    except (
+        Exception
+    ) as error:  # torch and pycuda raise errors of their own; the other results stay valid without the copy
         return None, f"not measured: {copy.name} failed: {_first_line(error)}"
-    return t, f"{copy.name}; bytes read and bytes written count. {t.note}".strip()
+    return timing, f"{copy.name}; bytes read and bytes written count. {timing.note}".strip()
 
 
 def _first_line(error: Exception) -> str:
@@ -172,9 +176,11 @@ def _first_line(error: Exception) -> str:
 
 
 def device_copy(device: Device) -> DeviceCopy:
-    """torch's copy if torch sees a GPU, else the driver's through pycuda."""
+    """Return torch's copy if torch sees a GPU, else the driver's through pycuda."""
     if not isinstance(device, CudaDevice):
-        return DeviceCopy(name=f"not measured: {device.name} is no CUDA device, nothing here can copy on it", run=None)
+        return DeviceCopy(
+            name=f"not measured: {device.name} is not a CUDA device, no copy function is available for it", run=None
+        )
     if unavailable_reason("torch") is None:
         import torch
 
@@ -189,7 +195,7 @@ def device_copy(device: Device) -> DeviceCopy:
 
 
 def _torch_copy(torch: Any) -> Callable[[int, int, int, Stream], object]:
-    @functools.cache  # made in the plain run, so that a capture finds them
+    @functools.cache  # created in the run without a graph, so that a capture finds them
     def view(address: int, n_bytes: int) -> Any:
         return torch.as_tensor(_Bytes(address, n_bytes), device="cuda")
 
@@ -201,14 +207,14 @@ def _torch_copy(torch: Any) -> Callable[[int, int, int, Stream], object]:
 
 
 class _Bytes:
-    """Device memory as torch takes it in without a copy."""
+    """Device memory with the interface that torch reads without a copy."""
 
     def __init__(self, address: int, n_bytes: int) -> None:
         self.__cuda_array_interface__ = {"shape": (n_bytes,), "typestr": "|u1", "data": (address, False), "version": 3}
 
 
 def cache_bytes(device: Device) -> int:
-    """Bytes of the GPU's last cache; more than any has if the driver does not tell."""
+    """Return the bytes of the GPU's last-level cache; an upper limit if the driver does not report it."""
     if not isinstance(device, CudaDevice):
         return _UNKNOWN_CACHE
     import pycuda.driver as driver

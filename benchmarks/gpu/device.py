@@ -1,8 +1,8 @@
-"""What the questions of the GPU benchmark have in common: arrays and images on a device, and work timed by its clock.
+"""Functions that the sections of the GPU benchmark share: arrays and images on a device, work timed by its clock.
 
-In: a `Device`, arrays of the host, functions that enqueue; out: buffers, arrays, milliseconds, and the `Answer` that
-every question gives. Two stand-ins for a device are here as well: one that captures no graph, one that counts what it
-is given.
+Takes a `Device`, arrays of the host, functions that enqueue work; returns buffers, arrays, milliseconds, and the
+`Section` that every part of the benchmark returns. Also two wrappers of a device: one without graph capture, one that
+counts copies, kernels and launches.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """What one question found. failures: what is wrong, not merely slow; one of them makes the exit status 1."""
+    """Results of one part of the benchmark."""
 
     tables: tuple[Table, ...]
     targets: tuple[Target, ...] = ()
-    failures: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()  # errors, not slowness; any of them makes the exit status 1
 
 
 def join_sections(sections: Sequence[Section]) -> Section:
-    """All of them as one."""
+    """Join sections into one."""
     return Section(
-        tables=tuple(t for a in sections for t in a.tables),
-        targets=tuple(t for a in sections for t in a.targets),
-        failures=tuple(f for a in sections for f in a.failures),
+        tables=tuple(t for s in sections for t in s.tables),
+        targets=tuple(t for s in sections for t in s.targets),
+        failures=tuple(f for s in sections for f in s.failures),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """Milliseconds of the device's clock, one a round. note: what else is in them; empty if nothing is."""
+    """Durations by the device's clock."""
 
-    milliseconds: npt.NDArray[np.float64] = field(repr=False)
-    note: str = ""
+    milliseconds: npt.NDArray[np.float64] = field(repr=False)  # one per round
+    note: str = ""  # what else the durations include; empty if nothing
 
 
 def to_device(device: Device, array: npt.NDArray[Any]) -> Buffer:
-    """A buffer of the device that holds the array's bytes."""
+    """Copy an array to a new buffer of the device."""
     buffer, stream = device.allocate(array.nbytes), device.stream()
     device.upload(buffer.address, np.ascontiguousarray(array), stream)
     device.synchronize(stream)
@@ -69,7 +69,7 @@ def to_device(device: Device, array: npt.NDArray[Any]) -> Buffer:
 
 
 def from_device(device: Device, buffer: Buffer, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """The array that lies at the beginning of a buffer."""
+    """Copy the array at the start of a buffer to the host."""
     array, stream = np.zeros(shape, dtype), device.stream()
     device.download(array, buffer.address, stream)
     device.synchronize(stream)
@@ -77,12 +77,12 @@ def from_device(device: Device, buffer: Buffer, shape: tuple[int, ...], dtype: n
 
 
 def nan_buffer(device: Device, n_bytes: int) -> Buffer:
-    """A buffer of NaNs, for results: what a kernel leaves unwritten must not be the right answer of an earlier one."""
+    """Return a buffer of NaNs for results, so that values a kernel does not write are not correct results of an earlier one."""
     return to_device(device, np.full(n_bytes, 0xFF, np.uint8))
 
 
 def upload_frame(device: Device, pixels: GrayPixels) -> Buffer:
-    """An image (height, width) on the device, as the kernels want it."""
+    """Copy an image (height, width) to the device, in the layout that the kernels expect."""
     frame = np.zeros(frame_bytes(pixels), np.uint8)
     put_frame(pixels, frame)
     return to_device(device, frame)
@@ -91,8 +91,8 @@ def upload_frame(device: Device, pixels: GrayPixels) -> Buffer:
 def time_work(device: Device, stream: Stream, work: Callable[[], None], *, rounds: int, warmup: int) -> Timed:
     """Time `work`, which enqueues on `stream`, between two events.
 
-    It is captured as a graph, so that what the host needs to enqueue it is not in the interval; where the runtime
-    refuses that, it is enqueued each time, and the note says so.
+    It is captured as a graph, so that the interval excludes the host's time to enqueue it; where the runtime refuses the
+    capture, it is enqueued each time, and the note has the reason.
     """
     start, end = device.event(), device.event()
 
@@ -101,16 +101,16 @@ def time_work(device: Device, stream: Stream, work: Callable[[], None], *, round
         work()
         device.record(end, stream, in_graph=in_graph)
 
-    enqueue(in_graph=False)  # what is loaded at its first use cannot be loaded in a capture
+    enqueue(in_graph=False)  # modules that are loaded at first use cannot be loaded during a capture
     device.synchronize(stream)
     run, note = _launcher(device, stream, enqueue)
-    found = []
+    milliseconds = []
     for number in range(-warmup, rounds):
         run()
         device.synchronize(stream)
         if number >= 0:
-            found.append(device.elapsed_ms(start, end))
-    return Timed(milliseconds=np.asarray(found), note=note)
+            milliseconds.append(device.elapsed_ms(start, end))
+    return Timed(milliseconds=np.asarray(milliseconds), note=note)
 
 
 def _launcher(device: Device, stream: Stream, enqueue: Callable[..., None]) -> tuple[Callable[[], None], str]:
@@ -122,7 +122,7 @@ def _launcher(device: Device, stream: Stream, enqueue: Callable[..., None]) -> t
 
 
 class GraphlessDevice:
-    """A device that captures no graph, so that a pipeline stays on plain streams; all else is the device's own."""
+    """Wrapper of a device that refuses graph capture, so that a pipeline uses plain streams."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -131,13 +131,13 @@ class GraphlessDevice:
         return getattr(self._device, name)
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        raise BackendError("the benchmark asked for plain streams")
+        raise BackendError("the benchmark disables capture")
 
 
 class CountingDevice:
-    """A device that counts what the host hands to it: launches of graphs; pieces: copies and kernels one by one.
+    """Wrapper of a device that counts graph launches (`launches`) and single copies and kernels (`pieces`).
 
-    What an engine enqueues without a graph is not counted, but then the copies are.
+    Work that an engine enqueues without a graph is not counted, but its copies are.
     """
 
     def __init__(self, device: Device) -> None:

@@ -1,8 +1,8 @@
-"""Do the GPU's kernels give what their CPU twins give? Preprocessing, lung box and combination, with a verdict each.
+"""Comparison of the GPU kernels with their CPU versions: preprocessing, lung box and combination.
 
-In: a device and a bundle, whose networks' preprocessing is tried besides the presets'; out: an `Answer` with one table
-and a failure for every kernel that differs. Results are poisoned before each run, so that a kernel which does nothing
-fails.
+Takes a device and a bundle, whose networks' preprocessing is tested in addition to the presets; returns a `Section` with
+one table and a failure for every kernel that differs. Result buffers are filled with NaN before each run, so that a
+kernel which does nothing fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 
 __all__ = ["SIZES", "Check", "combinations", "compare_kernels", "lung_boxes", "masks", "preprocessing"]
 
-# (height, width) of the images: tiny ones, odd ones, several chunks of columns wide, and what a detector gives.
+# (height, width) of the images: tiny ones, odd ones, several chunks of columns wide, and the size of a detector.
 SIZES = ((1, 1), (61, 97), (523, 611), (2048, 3), (300, 4500), (2500, 2048), (3000, 3000))
 MASK_SIDES = (31, 64, 256, 1100)
 
@@ -40,15 +40,15 @@ FP32_LIMIT = 1e-5
 MEMBERS = (3, 5)
 
 Floats = npt.NDArray[np.float64]
-Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # the kernel's values, the CPU's
+Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # values of the kernel, of the CPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """How much two values may differ. allowed: at each of the CPU's values."""
+    """Maximum difference of two values."""
 
     text: str
-    allowed: Callable[[npt.NDArray[Any]], Floats]
+    allowed: Callable[[npt.NDArray[Any]], Floats]  # maximum at each of the CPU's values
 
 
 FP32 = Limit(text=f"{FP32_LIMIT:.0e}", allowed=lambda y: np.full(y.shape, FP32_LIMIT))
@@ -62,23 +62,19 @@ EQUAL = Limit(text="equal", allowed=lambda y: np.full(y.shape, 0.5))  # whole nu
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A kernel's outputs in one case, beside its CPU twin's.
-
-    values: how many were compared. largest: difference. share: the largest of a difference over what is allowed there;
-    not a number if the kernel gave one.
-    """
+    """Comparison of a kernel's outputs with its CPU version's in one case."""
 
     kernel: str
     case: str
-    values: int
-    largest: float
-    share: float
+    values: int  # number of compared values; 0 if the kernel did not run
+    largest: float  # largest difference
+    share: float  # largest ratio of a difference to its limit; NaN if the kernel returned NaN
     limit: str
 
     @classmethod
     def of(cls, kernel: str, case: str, limit: Limit, pairs: Sequence[Pair]) -> Check:
         """Compare all pairs of arrays."""
-        with np.errstate(invalid="ignore"):  # infinity less infinity: no number, and so no verdict `equal`
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, and thus not `equal`
             gaps = [np.abs(a.astype(np.float64) - b.astype(np.float64)) for a, b in pairs]
             shares = [float((gap / limit.allowed(b)).max()) for gap, (_, b) in zip(gaps, pairs, strict=True)]
         return cls(
@@ -96,17 +92,17 @@ class Check:
 
     @property
     def failure(self) -> str:
-        """Of one that is not equal."""
-        came = (
+        """Return the message of a check that is not equal."""
+        result = (
             f"differs from the CPU by up to {self.largest:.3g}, allowed: {self.limit}" if self.values else "did not run"
         )
         return (
-            f"{self.kernel} ({self.case}) {came}: do not screen with this build on this GPU; "
+            f"{self.kernel} ({self.case}) {result}: do not screen with this build on this GPU; "
             "tests/ops/test_gpu_kernels.py narrows it down"
         )
 
     def row(self) -> tuple[Cell, ...]:
-        figures = [v if np.isfinite(v) else "no number" for v in (self.largest, self.share)]
+        figures = [v if np.isfinite(v) else "NaN" for v in (self.largest, self.share)]
         verdict = "equal" if self.equal else "differs" if self.values else "did not run"
         return (self.kernel, self.case, self.values, figures[0], self.limit, figures[1], verdict)
 
@@ -114,21 +110,23 @@ class Check:
 def compare_kernels(
     device: Device, bundle: Bundle, *, sizes: Sequence[tuple[int, int]] = SIZES, mask_sides: Sequence[int] = MASK_SIDES
 ) -> Section:
-    """Question 1: the largest difference of every kernel from the CPU."""
+    """Return section 1: the largest difference of every kernel from the CPU."""
     specs = _specs(bundle)
     with device.current():
         checks = [
-            *_tried("preprocessing", lambda: preprocessing(device, specs, sizes)),
-            *_tried("lung box", lambda: lung_boxes(device, mask_sides)),
-            *_tried("combination", lambda: combinations(device)),
+            *_try("preprocessing", lambda: preprocessing(device, specs, sizes)),
+            *_try("lung box", lambda: lung_boxes(device, mask_sides)),
+            *_try("combination", lambda: combinations(device)),
         ]
     columns = ("kernel", "case", "values", "largest difference", "limit", "share of the limit", "verdict")
-    table = Table(title="1. Kernels beside their CPU twins", columns=columns, rows=tuple(c.row() for c in checks))
+    table = Table(
+        title="1. Kernels compared with their CPU versions", columns=columns, rows=tuple(c.row() for c in checks)
+    )
     return Section(tables=(table,), failures=tuple(c.failure for c in checks if not c.equal))
 
 
-def _tried(kernel: str, run: Callable[[], list[Check]]) -> list[Check]:
-    """Its checks, or one that says why it could not run: that the others can be seen all the same."""
+def _try(kernel: str, run: Callable[[], list[Check]]) -> list[Check]:
+    """Return a kernel's checks, or one with the reason why it could not run, so that the others are still reported."""
     try:
         return run()
     except BackendError as error:
@@ -136,31 +134,31 @@ def _tried(kernel: str, run: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _specs(bundle: Bundle) -> dict[str, PreprocessSpec]:
-    """Presets and the bundle's own, each as fp32 and as fp16, by what the table calls them."""
-    named = {**PRESETS, **{f"{part.name} of {bundle.manifest.name}": part.preprocess for part in parts(bundle)}}
-    kinds = {"fp32": "float32", "fp16": "float16"}
+    """Return the specs of all presets and of the bundle, each as fp32 and as fp16, by name in the table."""
+    specs = {**PRESETS, **{f"{part.name} of {bundle.manifest.name}": part.preprocess for part in parts(bundle)}}
+    dtypes = {"fp32": "float32", "fp16": "float16"}
     return {
-        f"{name}, {short}": replace(spec, dtype=kind)  # type: ignore[arg-type]
-        for name, spec in named.items()
-        for short, kind in kinds.items()
+        f"{name}, {short}": replace(spec, dtype=dtype)  # type: ignore[arg-type]
+        for name, spec in specs.items()
+        for short, dtype in dtypes.items()
     }
 
 
 def preprocessing(device: Device, specs: Mapping[str, PreprocessSpec], sizes: Sequence[tuple[int, int]]) -> list[Check]:
-    """One check a spec and bit depth, over images of all sizes. All specs go through in one pass, as members do."""
+    """Return one check per spec and bit depth, over images of all sizes. One pass computes all specs, as for members."""
     return [c for dtype in (np.uint8, np.uint16) for c in _preprocessing(device, specs, sizes, dtype)]
 
 
 def _preprocessing(
     device: Device, specs: Mapping[str, PreprocessSpec], sizes: Sequence[tuple[int, int]], dtype: type
 ) -> Iterator[Check]:
-    twin = Preprocessor(list(specs.values()))
+    cpu = Preprocessor(list(specs.values()))
     pairs: dict[str, list[Pair]] = {name: [] for name in specs}
     for seed, (height, width) in enumerate(sizes):
         pixels: GrayPixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width), dtype)
         roi = _off_centre(width, height)
-        ours, theirs = _tensors(device, twin.specs, pixels, roi), twin.run([pixels], [roi])
-        for name, a, b in zip(specs, ours, theirs, strict=True):
+        gpu_tensors, cpu_tensors = _gpu_tensors(device, cpu.specs, pixels, roi), cpu.run([pixels], [roi])
+        for name, a, b in zip(specs, gpu_tensors, cpu_tensors, strict=True):
             pairs[name].append((a, b[0]))
     for name, spec in specs.items():
         limit = FP16 if spec.dtype == "float16" else FP32
@@ -168,12 +166,14 @@ def _preprocessing(
 
 
 def _off_centre(width: int, height: int) -> Roi:
-    """A box whose edges are all inside the image, unless that is too small."""
+    """Return a box whose edges are all inside the image, unless the image is too small."""
     return Roi(x0=width // 7, y0=height // 9, x1=width - width // 5, y1=height - height // 11)
 
 
-def _tensors(device: Device, specs: Sequence[PreprocessSpec], pixels: GrayPixels, roi: Roi) -> list[npt.NDArray[Any]]:
-    """What the kernels make of one image: an array (channels, side, side) a spec."""
+def _gpu_tensors(
+    device: Device, specs: Sequence[PreprocessSpec], pixels: GrayPixels, roi: Roi
+) -> list[npt.NDArray[Any]]:
+    """Preprocess one image by the kernels; return one array (channels, side, side) per spec."""
     planned = _core.DevicePreprocessor([core_spec(s) for s in specs])
     frame, lungs = upload_frame(device, pixels), to_device(device, np.array(roi.as_tuple(), np.int32))
     scratch, stream = device.allocate(planned.scratch_bytes), device.stream()
@@ -190,7 +190,7 @@ def _tensors(device: Device, specs: Sequence[PreprocessSpec], pixels: GrayPixels
 
 
 def lung_boxes(device: Device, sides: Sequence[int]) -> list[Check]:
-    """One check a size of mask: box seen, box found and verdict are nine whole numbers."""
+    """Return one check per mask size: crop, detected box and status are nine integers."""
     return [
         Check.of("lung box", f"masks {side}x{side}", EQUAL, [_boxes(device, mask) for mask in masks(side)])
         for side in sides
@@ -198,12 +198,12 @@ def lung_boxes(device: Device, sides: Sequence[int]) -> list[Check]:
 
 
 def masks(side: int) -> list[npt.NDArray[np.float32]]:
-    """Two lungs, no lung, a narrow band, a speck, noise: between them every verdict comes about."""
+    """Return masks of two lungs, no lung, a narrow band, a speck, noise: together they cause every status."""
     y, x = (np.mgrid[0:side, 0:side] + 0.5) / side
     lungs = np.min([((x - c) / 0.15) ** 2 + ((y - 0.5) / 0.3) ** 2 for c in (0.3, 0.7)], axis=0) < 1
     noise = np.random.default_rng(side).random((side, side)) < 0.02
-    found = (lungs, np.zeros_like(lungs), abs(x - 0.5) < 0.1, (x < 0.1) & (y < 0.1), noise)
-    return [np.where(mask, 0.75, 0.25).astype(np.float32) for mask in found]
+    shapes = (lungs, np.zeros_like(lungs), abs(x - 0.5) < 0.1, (x < 0.1) & (y < 0.1), noise)
+    return [np.where(mask, 0.75, 0.25).astype(np.float32) for mask in shapes]
 
 
 def _boxes(device: Device, mask: npt.NDArray[np.float32]) -> Pair:
@@ -217,24 +217,24 @@ def _boxes(device: Device, mask: npt.NDArray[np.float32]) -> Pair:
         record=record.address,
     )  # fmt: skip
     device.synchronize(stream)
-    verdict, box = _core.lung_box(mask, rule, width_px=width_px, height_px=height_px)
-    seen = box if verdict == 0 else (0, 0, width_px, height_px)
-    return from_device(device, record, (9,), np.int32), np.array([*seen, *box, verdict], np.int32)
+    status, detected = _core.lung_box(mask, rule, width_px=width_px, height_px=height_px)
+    crop = detected if status == 0 else (0, 0, width_px, height_px)
+    return from_device(device, record, (9,), np.int32), np.array([*crop, *detected, status], np.int32)
 
 
 def combinations(device: Device) -> list[Check]:
-    """One check a strategy: probabilities and the winner's number, which cannot differ by less than 1."""
+    """Return one check per strategy: probabilities and the winner's index, which cannot differ by less than 1."""
     return [
         Check.of(
-            "combination", strategy, FP32, [_combined(device, strategy, m, seed) for m in MEMBERS for seed in range(8)]
+            "combination", strategy, FP32, [_combine(device, strategy, m, seed) for m in MEMBERS for seed in range(8)]
         )
         for strategy in STRATEGIES
     ]
 
 
-def _combined(device: Device, strategy: str, members: int, seed: int) -> Pair:
-    twin = Combiner(combination(strategy, members=members), labels=LABELS)
-    planned = twin.core
+def _combine(device: Device, strategy: str, members: int, seed: int) -> Pair:
+    cpu = Combiner(combination(strategy, members=members), labels=LABELS)
+    planned = cpu.core
     logits = np.random.default_rng(seed).normal(0, 4, (members, LABELS)).astype(np.float32)
     parameters, source = to_device(device, planned.values()), to_device(device, logits)
     scratch, stream = device.allocate(planned.scratch_bytes), device.stream()
@@ -244,6 +244,6 @@ def _combined(device: Device, strategy: str, members: int, seed: int) -> Pair:
         probabilities=probabilities.address, winner=winner.address,
     )  # fmt: skip
     device.synchronize(stream)
-    ours = (from_device(device, probabilities, (LABELS,), np.float32), from_device(device, winner, (1,), np.int32))
-    wanted, winners = twin.run(logits[None])
-    return np.concatenate(ours).astype(np.float64), np.concatenate([wanted[0], winners]).astype(np.float64)
+    gpu = (from_device(device, probabilities, (LABELS,), np.float32), from_device(device, winner, (1,), np.int32))
+    expected, winners = cpu.run(logits[None])
+    return np.concatenate(gpu).astype(np.float64), np.concatenate([expected[0], winners]).astype(np.float64)

@@ -1,8 +1,8 @@
-"""How much of a screening on a GPU is not the engines themselves, and how much the host hands over for one image.
+"""Overhead of a screening on a GPU outside the engines, and the work that the host submits per image.
 
-In: a workload and its engines on a device; out: an `Answer` with the engines' own times, their sum and their critical
-path (the segmenter, then the slowest member, since members run side by side) beside the screening's stages by the same
-clock.
+Takes a workload and its engines on a device; returns a `Section` with the engines' own times, their sum and their
+critical path (the segmenter, then the slowest member, because members run concurrently), compared with the screening's
+stages by the same clock.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = [
     "run_screenings",
 ]
 
-MAX_RATIO = 1.2  # screening over the engines' own time
-MAX_LAUNCHES = 1  # pieces of work handed over an image: the graph
+MAX_RATIO = 1.2  # of the screening's time to the engines' own time
+MAX_LAUNCHES = 1  # pieces of work submitted per image: the graph
 
-_STAGES = ("lungs_ms", "preprocess_ms", "members_ms", "combine_ms", "download_ms")  # those of the GPU's clock
+_STAGES = ("lungs_ms", "preprocess_ms", "members_ms", "combine_ms", "download_ms")  # measured by the GPU's clock
 
 Milliseconds = npt.NDArray[np.float64]
 Inputs = Sequence[dict[str, npt.NDArray[np.float32]]]
@@ -49,61 +49,61 @@ Inputs = Sequence[dict[str, npt.NDArray[np.float32]]]
 
 @dataclass(frozen=True, kw_only=True)
 class OwnTime:
-    """One engine alone, on tensors of real images. enqueued: one inference after the other. graph: as a graph."""
+    """Times of one engine alone, on tensors of real images."""
 
-    part: str
-    enqueued: Milliseconds = field(repr=False)
+    part: str  # name of the network
+    enqueued: Milliseconds = field(repr=False)  # one inference after the other, without a graph
     graph: Timed = field(repr=False)
 
     @property
     def p50_ms(self) -> float:
-        """Its own time: of the smaller median, so that a host that enqueues slowly does not flatter the screening."""
+        """Return the smaller median, so that slow enqueueing by the host does not make the screening look better."""
         return float(min(np.median(self.enqueued), np.median(self.graph.milliseconds)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScreeningRun:
-    """Counted screenings. launches, pieces: what the host handed over for all of them."""
+    """Counted screenings, and the work that the host submitted for all of them."""
 
     times: tuple[StageTimes, ...] = field(repr=False)
-    execution_mode: str
-    launches: int
-    pieces: int
+    execution_mode: str  # of the pipeline
+    launches: int  # graphs
+    pieces: int  # single copies and kernels
 
     @property
     def gpu_ms(self) -> Milliseconds:
-        """Lungs to download, by the GPU's clock."""
+        """Return the time from lungs to download, by the GPU's clock."""
         return np.asarray([sum(getattr(t, stage) for stage in _STAGES) for t in self.times])
 
     @property
-    def whole_ms(self) -> Milliseconds:
-        """By the host's clock: pixels to probabilities."""
+    def total_ms(self) -> Milliseconds:
+        """Return the time from pixels to probabilities, by the host's clock."""
         return np.asarray([t.total_ms for t in self.times])
 
     @property
-    def handed_over_per_image(self) -> float:
+    def submitted_per_image(self) -> float:
         return (self.launches + self.pieces) / len(self.times)
 
 
 def measure(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> Section:
-    """Question 4, for the engines of one runtime."""
+    """Return section 4, for the engines of one runtime."""
     device = engines.device
     assert device is not None
-    found = [e for e in (engines.segmenter, *engines.members) if e is not None]
-    alone = [
+    loaded = [e for e in (engines.segmenter, *engines.members) if e is not None]
+    own_times = [
         own_time(device, engine, part, workload.images, rounds=rounds, warmup=warmup)
-        for engine, part in zip(found, parts(workload.bundle), strict=True)
+        for engine, part in zip(loaded, parts(workload.bundle), strict=True)
         if isinstance(engine, DeviceEngine)
     ]
     run = run_screenings(workload, engines, rounds=rounds, warmup=warmup)
-    tables = (_times_table(engines.backend, alone, run), _launch_table(engines.backend, run))
-    return Section(tables=tables, targets=_targets(engines.backend, alone, run))
+    tables = (_times_table(engines.backend, own_times, run), _launch_table(engines.backend, run))
+    return Section(tables=tables, targets=_targets(engines.backend, own_times, run))
 
 
 def not_measured(backend: str, reason: str) -> Section:
-    """Question 4 for a runtime that cannot run here."""
+    """Return section 4 for a runtime that cannot run here."""
     table = Table(title=_title(backend), columns=("what", "note"), rows=(("not measured", reason),))
-    return Section(tables=(table,), targets=_three(backend, None, None, None))
+    return Section(tables=(table,), targets=_make_targets(backend, None, None, None))
 
 
 def own_time(
@@ -149,11 +149,11 @@ def _as_graph(
 
 
 def run_screenings(workload: Workload, engines: EngineSet, *, rounds: int, warmup: int) -> ScreeningRun:
-    """Screen decoded images, one after the other, and count what the host hands to the device for them."""
+    """Screen decoded images, one after the other, and count the work that the host submits for them."""
     assert engines.device is not None
     device, images, manifest = CountingDevice(engines.device), workload.images, workload.bundle.manifest
     pipeline = DevicePipeline(manifest, engines.segmenter, engines.members, device)  # type: ignore[arg-type]
-    for i in range(2 * len(images) + warmup):  # every image's size must have been captured before the counting
+    for i in range(2 * len(images) + warmup):  # every image size must have been captured before counting
         pipeline.run(images[i % len(images)])
     device.launches = device.pieces = 0
     times = tuple(pipeline.run(images[i % len(images)]).times for i in range(rounds))
@@ -166,26 +166,30 @@ def _title(backend: str) -> str:
     return f"4. The engines' share of a screening, {backend}"
 
 
-def _sum_and_path(alone: Sequence[OwnTime]) -> tuple[float, float]:
-    """The engines' own times added up, and those that nothing else hides."""
-    segmenter = sum(o.p50_ms for o in alone if o.part == SEGMENTER)
-    members = [o.p50_ms for o in alone if o.part != SEGMENTER]
+def _sum_and_path(own_times: Sequence[OwnTime]) -> tuple[float, float]:
+    """Return the sum of the engines' own times, and the time of their critical path."""
+    segmenter = sum(own.p50_ms for own in own_times if own.part == SEGMENTER)
+    members = [own.p50_ms for own in own_times if own.part != SEGMENTER]
     return segmenter + sum(members), segmenter + max(members)
 
 
-def _times_table(backend: str, alone: Sequence[OwnTime], run: ScreeningRun) -> Table:
-    total, path = _sum_and_path(alone)
+def _times_table(backend: str, own_times: Sequence[OwnTime], run: ScreeningRun) -> Table:
+    total, path = _sum_and_path(own_times)
     rows: list[tuple[Cell, ...]] = []
-    for o in alone:
-        rows.append((f"{o.part} alone, enqueued", *_spread(o.enqueued), None, None, ""))
-        rows.append((f"{o.part} alone, as a graph", *_spread(o.graph.milliseconds), None, None, o.graph.note))
-    nothing: tuple[Cell, ...] = (None,) * 5
-    own = "of each engine the smaller median"
-    rows.append(("sum of the engines' own times", total, *nothing, own))
-    rows.append(("critical path: segmenter, slowest member", path, *nothing, own))
+    for own in own_times:
+        rows.append((f"{own.part} alone, enqueued", *_spread(own.enqueued), None, None, ""))
+        rows.append((f"{own.part} alone, as a graph", *_spread(own.graph.milliseconds), None, None, own.graph.note))
+    empty: tuple[Cell, ...] = (None,) * 5
+    note = "the smaller median of each engine"
+    rows.append(("sum of the engines' own times", total, *empty, note))
+    rows.append(("critical path: segmenter, slowest member", path, *empty, note))
     for name, values, note in (
         ("screening, lungs to download, GPU's clock", run.gpu_ms, run.execution_mode),
-        ("screening, pixels to probabilities, host's clock", run.whole_ms, "with the image's way to the GPU"),
+        (
+            "screening, pixels to probabilities, host's clock",
+            run.total_ms,
+            "including the transfer of the image to the GPU",
+        ),
     ):
         p50 = float(np.median(values))
         rows.append((name, *_spread(values), p50 / total, p50 / path, note))
@@ -204,21 +208,21 @@ def _launch_table(backend: str, run: ScreeningRun) -> Table:
         ("copies and kernels one by one", run.pieces, run.pieces / n),
     )
     return Table(
-        title=f"4. What the host hands over, {backend}", columns=("what", f"{n} images", "an image"), rows=rows
+        title=f"4. Work submitted by the host, {backend}", columns=("what", f"{n} images", "per image"), rows=rows
     )
 
 
-def _targets(backend: str, alone: Sequence[OwnTime], run: ScreeningRun) -> tuple[Target, ...]:
-    total, path = _sum_and_path(alone)
+def _targets(backend: str, own_times: Sequence[OwnTime], run: ScreeningRun) -> tuple[Target, ...]:
+    total, path = _sum_and_path(own_times)
     p50 = float(np.median(run.gpu_ms))
-    return _three(backend, p50 / total, p50 / path, run.handed_over_per_image)
+    return _make_targets(backend, p50 / total, p50 / path, run.submitted_per_image)
 
 
-def _three(backend: str, total: float | None, path: float | None, handed: float | None) -> tuple[Target, ...]:
+def _make_targets(backend: str, total: float | None, path: float | None, submitted: float | None) -> tuple[Target, ...]:
     return (
-        Target(text=f"screening's GPU stages over the sum of the engines' own times, {backend}", wanted=MAX_RATIO,
+        Target(text=f"screening's GPU stages over the sum of the engines' own times, {backend}", required=MAX_RATIO,
                at_least=False, measured=total),
-        Target(text=f"the same over their critical path, {backend}", wanted=MAX_RATIO, at_least=False, measured=path),
-        Target(text=f"pieces of work that the host hands over an image, {backend}", wanted=MAX_LAUNCHES, at_least=False,
-               measured=handed),
+        Target(text=f"the same over their critical path, {backend}", required=MAX_RATIO, at_least=False, measured=path),
+        Target(text=f"pieces of work that the host submits per image, {backend}", required=MAX_LAUNCHES, at_least=False,
+               measured=submitted),
     )  # fmt: skip

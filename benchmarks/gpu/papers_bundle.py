@@ -1,8 +1,7 @@
-"""The papers' unpruned ensemble as a bundle, so that cxr-edge and PyTorch run the very same networks on a GPU.
+"""The papers' unpruned ensemble as a bundle, so that cxr-edge and PyTorch run the same networks on a GPU.
 
-Networks of `papers` with random weights come in, a bundle and engines of each GPU runtime come out, all fp32. The
-weights are for time, not for answers: every mask is lung throughout, so that all contenders' members see the whole
-image.
+Takes networks of `papers` with random weights; returns a bundle and engines of each GPU runtime, all fp32. The weights
+are for timing, not for predictions: every mask covers the whole image, so that all implementations' members see it all.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _CARD = "model-card.md"
 
 
 def write_papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
-    """Export the segmenter and the members (as `papers.modules` makes them) and write a bundle of them.
+    """Export the segmenter and the members (as `papers.modules` returns them) and write a bundle of them.
 
-    Raises ContractError if an export does not compute what torch does.
+    Raises ContractError if the outputs of an export differ from torch's.
     """
     from benchmarks.peers.papers import LABELS, SPEC
     from training.models.onnx_export import export
@@ -41,7 +40,7 @@ def write_papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
     specs, names = (SPEC.segmenter, *SPEC.members), ("segmenter", *MEMBERS)
     for module, spec, name in zip(modules, specs, names, strict=True):
         export(module, spec, ("mask",) if name == "segmenter" else ("logits",), folder / f"{name}.onnx")
-    (folder / _CARD).write_text("# The papers' networks\n\nRandom weights, for measuring time.\n", encoding="utf-8")
+    (folder / _CARD).write_text("# The papers' networks\n\nRandom weights, for timing.\n", encoding="utf-8")
     manifest = Manifest(
         name="papers-unpruned",
         version="1",
@@ -56,7 +55,7 @@ def write_papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
         decision=Decision(thresholds={}, uncertain_below=0.0),
         known_answers=(),
         model_card=file_ref(folder, _CARD),
-        intended_use="Measuring time. Its answers mean nothing.",
+        intended_use="Timing. Its predictions mean nothing.",
         provenance={"made_by": "benchmarks/gpu/papers_bundle.py"},
         metrics={},
     )
@@ -66,17 +65,20 @@ def write_papers_bundle(modules: Sequence[Any], folder: Path) -> Bundle:
 def compile_engines(
     bundle: Bundle, names: Sequence[str], folder: Path, *, threads: int, say: Callable[[str], None]
 ) -> dict[str, EngineSet | str]:
-    """fp32 engines of every runtime named, or why it has none. folder: for their files. say: takes lines of progress.
+    """Compile fp32 engines for each runtime; return them, or the reason for failure, by name of the runtime.
 
-    Without build-engine's gate, which asks for known answers that random weights do not have.
+    Without build-engine's parity check, which needs known answers that random weights do not have.
+
+    folder: for the engine files.
+    say: called with lines of progress.
     """
-    found: dict[str, EngineSet | str] = {}
+    compiled: dict[str, EngineSet | str] = {}
     for name in names:
         try:
-            found[name] = _engines(bundle, name, folder, threads, say)
+            compiled[name] = _engines(bundle, name, folder, threads, say)
         except CxrEdgeError as error:
-            found[name] = " ".join(str(error).split())
-    return found
+            compiled[name] = " ".join(str(error).split())
+    return compiled
 
 
 def _engines(bundle: Bundle, name: str, folder: Path, threads: int, say: Callable[[str], None]) -> EngineSet:

@@ -1,8 +1,8 @@
-"""A screening on a GPU as it is usually put together: OpenCV and NumPy, the networks in PyTorch or ONNX Runtime.
+"""Baseline screening on a GPU: OpenCV and NumPy, with the networks in PyTorch or ONNX Runtime.
 
-In: pixels, a recipe, networks; out: the ensemble's probabilities. PyTorch comes twice, eager and as CUDA graphs; ONNX
-Runtime takes plain arrays of the host. With OpenCV on the host the lung mask has to come back before the members can
-start.
+Takes pixels, an ensemble specification and networks; returns the ensemble's probabilities. PyTorch is measured eager and
+as CUDA graphs; ONNX Runtime takes arrays in host memory. Because OpenCV runs on the host, the lung mask must be
+downloaded before the members can start.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float32]
-Module = Callable[[Any], Any]  # of torch: image (N, C, H, W) -> mask or logits
+Module = Callable[[Any], Any]  # torch module: image (N, C, H, W) -> mask or logits
 
 _CUDA = "CUDAExecutionProvider"
-_WARM_UP_RUNS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
+_WARM_UP_RUNS = 3  # before a capture, as PyTorch's notes on CUDA graphs require
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuNetworks:
-    """segmenter: image (1, C, H, W) -> mask. members: their images, in order -> logits (members, labels)."""
+    """Networks of one ensemble, loaded onto a GPU."""
 
-    segmenter: Callable[[Floats], Floats] | None
-    members: Callable[[Sequence[Floats]], Floats]
+    segmenter: Callable[[Floats], Floats] | None  # image (1, C, H, W) -> mask
+    members: Callable[[Sequence[Floats]], Floats]  # one image per member -> logits (members, labels)
 
 
 def screen(pixels: GrayPixels, ensemble: EnsembleSpec, networks: GpuNetworks) -> npt.NDArray[np.float64]:
-    """Probabilities (labels) for one decoded image."""
+    """Return probabilities (labels) for one decoded image."""
     height, width = pixels.shape
-    frame = found = Roi.full(width, height)
+    frame = lung_box = Roi.full(width, height)
     if ensemble.segmenter is not None and networks.segmenter is not None:
         mask = networks.segmenter(_tensors(pixels, [frame], [ensemble.segmenter])[0])[0, 0]
-        found = opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=ensemble.lung_box)
-    rois = [frame if spec.region == "frame" else found for spec in ensemble.members]
+        lung_box = opencv_numpy.lung_roi(mask, width_px=width, height_px=height, rule=ensemble.lung_box)
+    rois = [frame if spec.region == "frame" else lung_box for spec in ensemble.members]
     logits = networks.members(_tensors(pixels, rois, ensemble.members))
     return np.asarray(opencv_numpy.combine(logits[None], ensemble.combination)[0])
 
 
 def _tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[PreprocessSpec]) -> list[Floats]:
-    found = opencv_numpy.opencv_tensors(pixels, rois, specs)
-    return [tensor.astype(spec.dtype, copy=False) for tensor, spec in zip(found, specs, strict=True)]
+    tensors = opencv_numpy.opencv_tensors(pixels, rois, specs)
+    return [tensor.astype(spec.dtype, copy=False) for tensor, spec in zip(tensors, specs, strict=True)]
 
 
 def torch_unavailable_reason() -> str | None:
-    """Why PyTorch cannot use the GPU here; None if it can."""
+    """Return why PyTorch cannot use the GPU here; None if it can."""
     reason = unavailable_reason("torch")
     if reason is not None:
         return reason
@@ -73,25 +73,25 @@ def torch_unavailable_reason() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no GPU: pip install a torch built for this driver's CUDA"
 
 
-def convert_networks(found: Sequence[NetworkFile]) -> list[Module]:
-    """The parts' ONNX files as torch modules that give the first output a part must have. Needs onnx2torch."""
+def convert_networks(networks: Sequence[NetworkFile]) -> list[Module]:
+    """Convert ONNX files to torch modules that return the first required output. Needs onnx2torch."""
     import onnx
     from onnx2torch import convert
 
     modules: list[Module] = []
-    for part in found:
-        names = [o.name for o in onnx.load(str(part.onnx), load_external_data=False).graph.output]
-        modules.append(_Chosen(convert(str(part.onnx)), names.index(part.outputs[0])))
+    for network in networks:
+        names = [o.name for o in onnx.load(str(network.onnx), load_external_data=False).graph.output]
+        modules.append(_SingleOutput(convert(str(network.onnx)), names.index(network.outputs[0])))
     return modules
 
 
-class _Chosen:
-    """One output of a module that may have several."""
+class _SingleOutput:
+    """Wrapper of a module with several outputs that returns one of them."""
 
     def __init__(self, module: Any, index: int) -> None:
         self._module, self._index = module, index
 
-    def to(self, device: str) -> _Chosen:
+    def to(self, device: str) -> _SingleOutput:
         self._module = self._module.eval().to(device)
         return self
 
@@ -101,25 +101,25 @@ class _Chosen:
 
 
 def eager(modules: Sequence[Any], *, segmenter: bool, device: str = "cuda") -> GpuNetworks:
-    """Eager PyTorch in inference mode; the members' logits come back in one copy. cuDNN may try its algorithms."""
+    """Return eager PyTorch in inference mode; one copy downloads all members' logits. cuDNN may benchmark algorithms."""
     import torch
 
     torch.backends.cudnn.benchmark = True
-    able = [m.to(device) for m in modules]
+    on_device = [m.to(device) for m in modules]
 
-    def run(some: Sequence[Any], images: Sequence[Floats]) -> npt.NDArray[np.float32]:
+    def run(subset: Sequence[Any], images: Sequence[Floats]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            outputs = [m(torch.from_numpy(x).to(device)) for m, x in zip(some, images, strict=True)]
+            outputs = [m(torch.from_numpy(x).to(device)) for m, x in zip(subset, images, strict=True)]
             return np.asarray(torch.cat(outputs).float().cpu().numpy())
 
-    return _networks(run, able, segmenter)
+    return _networks(run, on_device, segmenter)
 
 
 def _networks(
-    run: Callable[[Sequence[Any], Sequence[Floats]], Floats], found: list[Any], segmenter: bool
+    run: Callable[[Sequence[Any], Sequence[Floats]], Floats], loaded: list[Any], segmenter: bool
 ) -> GpuNetworks:
-    """run: what does the work with some of the networks, on as many images: outputs one after the other."""
-    first, rest = found[:1], found[1 if segmenter else 0 :]
+    """Split networks into segmenter and members. run: runs networks on one image each, returns outputs concatenated."""
+    first, rest = loaded[:1], loaded[1 if segmenter else 0 :]
     return GpuNetworks(
         segmenter=(lambda image: run(first, [image])) if segmenter else None,
         members=lambda images: run(rest, images),
@@ -127,15 +127,15 @@ def _networks(
 
 
 def cuda_graphs(modules: Sequence[Any], specs: Sequence[PreprocessSpec], *, segmenter: bool) -> GpuNetworks:
-    """Two CUDA graphs on static inputs: the segmenter, and all members. specs: one a module. Needs a GPU."""
-    able = [m.to("cuda") for m in modules]
-    first = _TorchGraph(able[:1], specs[:1]) if segmenter else None
-    rest = _TorchGraph(able[1 if segmenter else 0 :], specs[1 if segmenter else 0 :])
+    """Capture two CUDA graphs on static inputs: the segmenter, and all members. specs: one per module. Needs a GPU."""
+    on_device = [m.to("cuda") for m in modules]
+    first = _TorchGraph(on_device[:1], specs[:1]) if segmenter else None
+    rest = _TorchGraph(on_device[1 if segmenter else 0 :], specs[1 if segmenter else 0 :])
     return GpuNetworks(segmenter=None if first is None else lambda image: first([image]), members=rest)
 
 
 class _TorchGraph:
-    """Modules captured together; a call copies the images in, replays, copies the outputs out."""
+    """Modules captured together; a call copies the images to the inputs, replays, and copies the outputs to the host."""
 
     def __init__(self, modules: Sequence[Module], specs: Sequence[PreprocessSpec]) -> None:
         import torch
@@ -149,7 +149,7 @@ class _TorchGraph:
             ]
             self._warm_up(modules)
             self._graph = torch.cuda.CUDAGraph()
-            # thread_local: other runtimes' threads are none of this capture's business.
+            # thread_local: threads of other runtimes do not affect this capture.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._output = self._run(modules)
 
@@ -174,18 +174,18 @@ class _TorchGraph:
             return np.asarray(self._output.cpu().numpy())
 
 
-def onnxruntime_sessions(found: Sequence[NetworkFile], *, segmenter: bool, provider: str = _CUDA) -> GpuNetworks:
-    """Plain sessions that take and give arrays of the host. Raises RuntimeError if the provider does not work here."""
+def onnxruntime_sessions(networks: Sequence[NetworkFile], *, segmenter: bool, provider: str = _CUDA) -> GpuNetworks:
+    """Load sessions that take and return arrays in host memory. Raises RuntimeError if the provider does not work."""
     import onnxruntime
 
-    have = onnxruntime.get_available_providers()
-    if provider not in have:
-        raise RuntimeError(f"ONNX Runtime has {', '.join(have)} here: pip install onnxruntime-gpu in its place")
-    sessions = [(onnxruntime.InferenceSession(str(p.onnx), providers=[provider]), p.outputs[0]) for p in found]
-    if any(provider not in s.get_providers() for s, _ in sessions):  # it steps back to the CPU without an error
-        raise RuntimeError(f"{provider} does not start here: look at the versions of CUDA's and cuDNN's libraries")
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise RuntimeError(f"ONNX Runtime has {', '.join(available)} here: pip install onnxruntime-gpu in its place")
+    sessions = [(onnxruntime.InferenceSession(str(p.onnx), providers=[provider]), p.outputs[0]) for p in networks]
+    if any(provider not in s.get_providers() for s, _ in sessions):  # it falls back to the CPU without an error
+        raise RuntimeError(f"{provider} does not start here: check the versions of CUDA's and cuDNN's libraries")
 
-    def run(some: Sequence[Any], images: Sequence[Floats]) -> Floats:
-        return np.concatenate([s.run([name], {"image": x})[0] for (s, name), x in zip(some, images, strict=True)])
+    def run(subset: Sequence[Any], images: Sequence[Floats]) -> Floats:
+        return np.concatenate([s.run([name], {"image": x})[0] for (s, name), x in zip(subset, images, strict=True)])
 
     return _networks(run, sessions, segmenter)

@@ -1,7 +1,7 @@
-"""Four questions to a GPU in one run: are the kernels right, how fast are preprocessing and screening, what is lost?
+"""GPU benchmark in four sections: correctness of kernels, bandwidth, screening beside baselines, and overhead.
 
     python3 -m venv .venv && . .venv/bin/activate
-    pip install --editable '.[gpu,bench]' onnx2torch      # with nvcc at hand, for the kernels and for pycuda
+    pip install --editable '.[gpu,bench]' onnx2torch      # with nvcc on the PATH, for the kernels and for pycuda
     pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'
     export LD_LIBRARY_PATH=$(echo $VIRTUAL_ENV/lib/python3*/site-packages/nvidia/*/lib | tr ' ' ':'):$LD_LIBRARY_PATH
     cxr-edge build-engine starter --backend onnxruntime-cuda
@@ -9,9 +9,9 @@
     cxr-edge build-engine starter --backend tensorrt      # where TensorRT is: JetPack, or pip install '.[tensorrt]'
     python -m benchmarks.gpu --out docs/results/gpu-NAME.json
 
-So in a checkout on a fresh machine with an NVIDIA driver and the CUDA toolkit. What is missing among peers and
-runtimes stays in the tables with the reason; without a GPU the exit status is 3, with a kernel that differs from its
-CPU twin, or a question that stopped in the middle, it is 1.
+These are the commands in a checkout on a new machine with an NVIDIA driver and the CUDA toolkit. Missing baselines and
+runtimes are listed in the tables with the reason. Without a GPU the exit status is 3; it is 1 if a kernel differs from
+its CPU version or a section stopped with an error.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 __all__ = ["Extent", "Setup", "gpu_backends", "main", "measure_all", "unusable_reason"]
 
 HOST = "onnxruntime"  # cxr-edge's CPU backend
-PAPERS_ROUNDS = 5  # of the others' rounds, one in so many: these networks are large
+PAPERS_ROUNDS_DIVISOR = 5  # fewer rounds for the papers' networks, which are large
 
 NOTES = (
-    "1: random images and masks; every value of the kernel beside the CPU's. `share of the limit`: the largest of a "
-    "difference over what is allowed at that value.",
-    "2: a round is one graph that goes through images of more than twice the GPU's last cache; preprocessing counts "
-    "what it needs of an image once, the copy counts its bytes twice, since it reads and writes them.",
-    "3: every run directly after an uncounted one of the same contender; `max difference`: of the probabilities, from "
-    "fp32 on the CPU, over all images; PyTorch, ONNX Runtime and TensorRT use TF32 where it is their default. Usual "
+    "1: random images and masks; every value of the kernel is compared with the CPU's. `share of the limit`: the "
+    "largest ratio of a difference to its limit at that value.",
+    "2: a round is one graph over images of more than twice the GPU's last-level cache; preprocessing counts the bytes "
+    "that it needs of an image once, the copy counts its bytes twice, because it reads and writes them.",
+    "3: every run follows an uncounted one of the same implementation; `max difference`: of the probabilities, from "
+    "fp32 on the CPU, over all images; PyTorch, ONNX Runtime and TensorRT use TF32 where it is their default. Baseline "
     "pipelines wait for the mask, so PyTorch's CUDA graphs are two: the segmenter, and all members.",
     "4: an engine's own time is the smaller median of enqueued and captured runs on real tensors; the screening is "
-    "timed by event nodes inside its graph, the image's way to the GPU (copy into pinned memory, launch, upload) left "
-    "out but for the row by the host's clock.",
+    "timed by event nodes inside its graph, the image's transfer to the GPU (copy into pinned memory, launch, upload) "
+    "excluded except in the row by the host's clock.",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """Sizes of what is tried; the defaults are for a GPU, tests take small ones."""
+    """Sizes of the test data; the defaults are for a GPU, tests use small ones."""
 
     sizes: Sequence[tuple[int, int]] = kernels.SIZES
     mask_sides: Sequence[int] = kernels.MASK_SIDES
@@ -74,19 +74,19 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What is measured. loaded: the bundle's engines by GPU backend, or why there are none; cpu: likewise."""
+    """Device, images, engines and settings of one run."""
 
     device: Device
     workload: Workload
     loaded: Loaded
-    cpu: EngineSet | str
+    cpu: EngineSet | str  # engines of the CPU backend, or why there are none
     threads: int
     pace: Pace
     extent: Extent = Extent()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write JSON; 3 without a GPU or a usable bundle and images, 1 if a question found a failure."""
+    """Measure, print, write JSON. Return 3 without a GPU or valid bundle and images, 1 if a section has a failure."""
     args = _parser().parse_args(argv)
     reason = unusable_reason()
     if reason is not None:
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def unusable_reason() -> str | None:
-    """Why this machine or this build cannot be measured; None if it can."""
+    """Return why this machine or this build cannot be measured; None if it can."""
     reason = cuda.gpu_unavailable_reason()
     if reason is None and not _core.cuda_architectures():
         reason = "cxr-edge was built without CUDA: put nvcc on the PATH and pip install --editable . again"
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add_workload(parser, BENCHMARK.name)
     add_rounds(parser, rounds=100, warmup=10)
     parser.add_argument("--settle-ms", type=int, default=20, metavar="N", help="rest between two runs (%(default)s)")
-    parser.add_argument("--no-papers", action="store_true", help="leave the papers' large networks out")
+    parser.add_argument("--no-papers", action="store_true", help="exclude the papers' large networks")
     return parser
 
 
@@ -145,31 +145,31 @@ def _setup(args: argparse.Namespace) -> Setup:
 
 
 def gpu_backends() -> tuple[str, ...]:
-    """The runtimes whose engines are device engines, in the order in which `auto` tries them."""
+    """Return the runtimes whose engines run on device memory, in the order of `--backend auto`."""
     return tuple(name for name in backends.BACKENDS if isinstance(backends.get(name), DeviceBackend))
 
 
 def measure_all(setup: Setup, *, papers: bool) -> Section:
-    """All four questions, one after the other. papers: also question 3 on the papers' networks."""
-    asked: list[tuple[str, Callable[[Setup], Section]]] = [
-        ("kernels", _kernels), ("bandwidth", _bandwidth), ("screening", _screening), ("shares", _shares),
+    """Measure all four sections. papers: repeat section 3 with the papers' networks."""
+    parts_to_measure: list[tuple[str, Callable[[Setup], Section]]] = [
+        ("kernels", _kernels), ("bandwidth", _bandwidth), ("screening", _screening), ("overhead", _overheads),
         *([("the papers' ensemble", _papers)] if papers else []),
     ]  # fmt: skip
     sections = []
-    for name, ask in asked:
+    for name, measure in parts_to_measure:
         _say(f"{name} ...")
-        sections.append(_tried(name, ask, setup))
+        sections.append(_try(name, measure, setup))
     return join_sections(sections)
 
 
-def _tried(name: str, ask: Callable[[Setup], Section], setup: Setup) -> Section:
-    """The answer, or the failure in its place: what the other questions found shall not be lost."""
+def _try(name: str, measure: Callable[[Setup], Section], setup: Setup) -> Section:
+    """Return the section, or one with the failure, so that the results of the other sections are not lost."""
     try:
-        return ask(setup)
-    except Exception as error:  # of our own, torch's, the driver's
+        return measure(setup)
+    except Exception as error:  # errors of cxr-edge, torch, the driver
         if not isinstance(error, CxrEdgeError):
             traceback.print_exc()
-        return Section(tables=(), failures=(f"{name}: stopped in the middle: {one_line(error)}",))
+        return Section(tables=(), failures=(f"{name}: stopped with an error: {one_line(error)}",))
 
 
 def _say(line: str) -> None:
@@ -202,13 +202,15 @@ def _bandwidth(setup: Setup) -> Section:
 
 def _screening(setup: Setup) -> Section:
     workload = setup.workload
-    peers = screening.make_peers(workload, lambda: _converted(workload))
-    ways = screening.all_pipelines(workload, setup.loaded, setup.cpu, peers, setup.threads)
+    peers = screening.make_peers(workload, lambda: _convert(workload))
+    pipelines = screening.all_pipelines(workload, setup.loaded, setup.cpu, peers, setup.threads)
     title = f"3. Screening, {workload.bundle.manifest.name}"
-    return screening.measure_pipelines(title, workload, ways, setup.pace, reference=_reference(workload, setup.threads))
+    return screening.measure_pipelines(
+        title, workload, pipelines, setup.pace, reference=_reference(workload, setup.threads)
+    )
 
 
-def _converted(workload: Workload) -> Sequence[object]:
+def _convert(workload: Workload) -> Sequence[object]:
     reason = unavailable_reason("onnx2torch")
     if reason is not None:
         raise RuntimeError(f"the bundle's networks need onnx2torch, {reason}; see the papers' ensemble instead")
@@ -219,18 +221,18 @@ def _reference(workload: Workload, threads: int) -> Screener:
     return Screener(workload.bundle, engines.reference(workload.bundle, threads=threads), threads=threads)
 
 
-def _shares(setup: Setup) -> Section:
-    return join_sections([_share(setup, name, found) for name, found in setup.loaded.items()])
+def _overheads(setup: Setup) -> Section:
+    return join_sections([_overhead(setup, name, loaded) for name, loaded in setup.loaded.items()])
 
 
-def _share(setup: Setup, name: str, found: EngineSet | str) -> Section:
-    if isinstance(found, str):
-        return overhead.not_measured(name, found)
-    return overhead.measure(setup.workload, found, rounds=setup.pace.rounds, warmup=setup.pace.warmup)
+def _overhead(setup: Setup, name: str, loaded: EngineSet | str) -> Section:
+    if isinstance(loaded, str):
+        return overhead.not_measured(name, loaded)
+    return overhead.measure(setup.workload, loaded, rounds=setup.pace.rounds, warmup=setup.pace.warmup)
 
 
 def _papers(setup: Setup) -> Section:
-    """Question 3 once more, on networks that PyTorch and cxr-edge certainly share, all fp32."""
+    """Return section 3 for the papers' networks, which are the same in PyTorch and cxr-edge, all fp32."""
     title = "3. Screening, the papers' ensemble (random weights, fp32)"
     reason = unavailable_reason("torch") or (unavailable_reason("torchvision") and unavailable_reason("timm"))
     if reason is not None:
@@ -244,28 +246,30 @@ def _papers(setup: Setup) -> Section:
         loaded = papers_bundle.compile_engines(
             bundle, tuple(setup.loaded), Path(folder), threads=setup.threads, say=_say
         )
-        ways = [
-            w
-            for name, found in loaded.items()
-            for w in screening.cxr_edge_pipelines(name, found, workload, setup.threads)
+        pipelines = [
+            pipeline
+            for name, engine_set in loaded.items()
+            for pipeline in screening.cxr_edge_pipelines(name, engine_set, workload, setup.threads)
         ]
-        ways += screening.baselines(workload, screening.make_peers(workload, lambda: modules))
-        pace = replace(setup.pace, rounds=max(1, setup.pace.rounds // PAPERS_ROUNDS))
-        return screening.measure_pipelines(title, workload, ways, pace, reference=_reference(workload, setup.threads))
+        pipelines += screening.baselines(workload, screening.make_peers(workload, lambda: modules))
+        pace = replace(setup.pace, rounds=max(1, setup.pace.rounds // PAPERS_ROUNDS_DIVISOR))
+        return screening.measure_pipelines(
+            title, workload, pipelines, pace, reference=_reference(workload, setup.threads)
+        )
 
 
 def _publish(setup: Setup, section: Section, out: Path) -> None:
     manifest, pace, gpu = setup.workload.bundle.manifest, setup.pace, setup.device.gpu  # type: ignore[attr-defined]
     publish(
         name=BENCHMARK.name,
-        question="Is the GPU's answer the CPU's, how fast is it beside its peers, and what is lost on the way?",
+        question="Are the GPU's results the CPU's, how fast is it compared with baselines, and how large is the overhead?",
         interval="; ".join(f"screening from {name}: {text}" for name, text in SOURCES.items())
-        + "; questions 1, 2 and 4: see the notes; loading of networks left out",
+        + "; sections 1, 2 and 4: see the notes; loading of networks excluded",
         settings={
             "GPU": f"{gpu.name}, compute capability {gpu.compute_capability}, driver for CUDA {gpu.driver}",
             "kernels for": " ".join(str(a) for a in _core.cuda_architectures()) or "none",
             "bundle": f"{manifest.name} {manifest.version}",
-            **{name: _described(found) for name, found in setup.loaded.items()},
+            **{name: _describe(loaded) for name, loaded in setup.loaded.items()},
             "batch": 1, "threads": setup.threads, "images": setup.workload.description, "rounds": pace.rounds,
             "warm-up": pace.warmup, "rest between runs in ms": pace.settle_ms,
         },
@@ -276,10 +280,10 @@ def _publish(setup: Setup, section: Section, out: Path) -> None:
     )  # fmt: skip
 
 
-def _described(found: EngineSet | str) -> str:
-    if isinstance(found, str):
+def _describe(loaded: EngineSet | str) -> str:
+    if isinstance(loaded, str):
         return "no engines"
-    return f"{found.describe()} ({', '.join(f'{k} {v}' for k, v in found.versions.items())})"
+    return f"{loaded.describe()} ({', '.join(f'{k} {v}' for k, v in loaded.versions.items())})"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The whole screening on a GPU beside its peers: same images, same run, from decoded pixels and from the files' bytes.
+"""Whole screening on a GPU beside baseline pipelines: same images, same run, from decoded pixels and from file bytes.
 
-In: a `Workload`, the engines of every GPU runtime or the reason why it has none, and the peers' networks; out: an
-`Answer` with a table for each beginning. Who cannot run here stays in the table; the answers' difference is from fp32
-on the CPU.
+Takes a `Workload`, the engines of every GPU runtime or the reason why it has none, and the baselines' networks; returns a
+`Section` with one table per source. Pipelines that cannot run here stay in the tables; differences of the probabilities
+are from fp32 on the CPU.
 """
 
 from __future__ import annotations
@@ -55,30 +55,30 @@ __all__ = [
 
 CPU = "cxr-edge on the CPU, built engines"
 REFERENCE = "cxr-edge on the CPU, fp32 ONNX"
-EAGER = "usual, PyTorch eager"
-GRAPHS = "usual, PyTorch with CUDA graphs"
-HOST_ARRAYS = "usual, ONNX Runtime CUDA, arrays of the host"
+EAGER = "OpenCV/NumPy + PyTorch eager"
+GRAPHS = "OpenCV/NumPy + PyTorch with CUDA graphs"
+HOST_ARRAYS = "OpenCV/NumPy + ONNX Runtime CUDA, arrays in host memory"
 
-Loaded = Mapping[str, EngineSet | str]  # by backend: its engines, or why it has none
+Loaded = Mapping[str, EngineSet | str]  # engines by backend, or the reason why it has none
 Probabilities = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How contenders take turns. settle_ms: rest between two of them."""
+    """Rounds and rests of a measurement."""
 
     rounds: int
-    warmup: int
-    settle_ms: int = 0
+    warmup: int  # uncounted rounds before
+    settle_ms: int = 0  # rest between two implementations
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """One way to screen image i, by what it starts from. runs None: it cannot run here, the note says why."""
+    """One implementation of the whole screening."""
 
     name: str
-    runs: Mapping[str, Callable[[int], Probabilities]] | None
-    note: str
+    runs: Mapping[str, Callable[[int], Probabilities]] | None  # screen image i, by source; None: cannot run here
+    note: str  # description, or the reason why it cannot run
 
     def implementation(self, source: str) -> Implementation:
         return Implementation(name=self.name, run=None if self.runs is None else self.runs[source], note=self.note)
@@ -86,7 +86,7 @@ class Pipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Peers:
-    """What makes the networks of the usual pipelines; each may raise, and then its message is the reason."""
+    """Functions that load the networks of the baselines; an error's message becomes the reason in the table."""
 
     eager: Callable[[], GpuNetworks]
     cuda_graphs: Callable[[], GpuNetworks]
@@ -94,27 +94,33 @@ class Peers:
 
 
 def measure_pipelines(
-    title: str, workload: Workload, ways: Sequence[Pipeline], pace: Pace, *, reference: Screener
+    title: str, workload: Workload, pipelines: Sequence[Pipeline], pace: Pace, *, reference: Screener
 ) -> Section:
-    """Question 3. title: what the tables are called, before what they start from. ways: the first that runs is the
-    baseline of the ratios.
+    """Return section 3.
+
+    title: of the tables; the source is appended.
+    pipelines: the first one that runs is the baseline of the ratios.
     """
-    tables = tuple(_table(f"{title}, from {source}", workload, source, ways, pace, reference) for source in SOURCES)
+    tables = tuple(
+        _table(f"{title}, from {source}", workload, source, pipelines, pace, reference) for source in SOURCES
+    )
     return Section(tables=tables)
 
 
 def not_measured(title: str, reason: str) -> Section:
-    """Question 3 where it cannot be asked at all."""
+    """Return section 3 where nothing can be measured."""
     return Section(tables=(Table(title=title, columns=("what", "note"), rows=(("not measured", reason),)),))
 
 
 def _table(
-    title: str, workload: Workload, source: str, ways: Sequence[Pipeline], pace: Pace, reference: Screener
+    title: str, workload: Workload, source: str, pipelines: Sequence[Pipeline], pace: Pace, reference: Screener
 ) -> Table:
-    entrants = [w.implementation(source) for w in ways]
-    differences = _differences(entrants, _answers(make_screen(reference, workload, source)), len(workload.images))
+    implementations = [p.implementation(source) for p in pipelines]
+    differences = _differences(
+        implementations, _probabilities(make_screen(reference, workload, source)), len(workload.images)
+    )
     measured = measure(
-        entrants,
+        implementations,
         rounds=pace.rounds,
         warmup=pace.warmup,
         items=len(workload.images),
@@ -125,73 +131,77 @@ def _table(
 
 
 def _baseline(measured: Sequence[Measured]) -> str:
-    """The first that ran, or the first at all if none did."""
+    """Return the name of the first implementation that ran, or of the first if none did."""
     return next((m for m in measured if m.milliseconds.size), measured[0]).implementation.name
 
 
 def _differences(
-    entrants: Sequence[Implementation], judge: Callable[[int], Probabilities], images: int
+    implementations: Sequence[Implementation], reference: Callable[[int], Probabilities], images: int
 ) -> dict[str, Cell]:
-    """Largest difference of the probabilities over all images, after each has seen all of them once.
+    """Return the largest difference of the probabilities over all images, in a second pass over them.
 
-    That first time is also the warm-up of every image's size: a GPU pipeline captures a graph a class of sizes.
+    The first pass is the warm-up for every image size: a GPU pipeline captures one graph per class of sizes.
     """
-    expected = [judge(i) for i in range(images)]
-    found: dict[str, Cell] = {}
-    for entrant in entrants:
-        if entrant.run is not None:
+    expected = [reference(i) for i in range(images)]
+    differences: dict[str, Cell] = {}
+    for implementation in implementations:
+        if implementation.run is not None:
             for _ in range(2):
-                found[entrant.name] = max(max_difference(e, entrant.run(i)) for i, e in enumerate(expected))
-    return found
+                differences[implementation.name] = max(
+                    max_difference(e, implementation.run(i)) for i, e in enumerate(expected)
+                )
+    return differences
 
 
 def all_pipelines(
     workload: Workload, loaded: Loaded, cpu: EngineSet | str, peers: Peers, threads: int
 ) -> list[Pipeline]:
-    """Everyone on the networks of the workload's bundle: cxr-edge's ways, then the usual ones."""
+    """Return all pipelines on the networks of the workload's bundle: cxr-edge's, then the baselines."""
     plain = engines.reference(workload.bundle, threads=threads)
-    ways = [way for name, found in loaded.items() for way in cxr_edge_pipelines(name, found, workload, threads)]
-    ways += [_screener(CPU, cpu, workload, threads), _screener(REFERENCE, plain, workload, threads)]
-    return [*ways, *baselines(workload, peers)]
+    pipelines = [
+        p for name, engine_set in loaded.items() for p in cxr_edge_pipelines(name, engine_set, workload, threads)
+    ]
+    pipelines += [_screener(CPU, cpu, workload, threads), _screener(REFERENCE, plain, workload, threads)]
+    return [*pipelines, *baselines(workload, peers)]
 
 
-def cxr_edge_pipelines(backend: str, found: EngineSet | str, workload: Workload, threads: int) -> list[Pipeline]:
-    """cxr-edge on one GPU runtime, as a graph and forced to plain streams."""
+def cxr_edge_pipelines(backend: str, loaded: EngineSet | str, workload: Workload, threads: int) -> list[Pipeline]:
+    """Return cxr-edge on one GPU runtime, as a graph and with plain streams."""
     names = [f"cxr-edge, {backend}, one graph", f"cxr-edge, {backend}, plain streams"]
-    if isinstance(found, str):
-        return [Pipeline(name=name, runs=None, note=found) for name in names]
-    assert found.device is not None
-    plain = replace(found, device=GraphlessDevice(found.device))
-    return [_screener(name, e, workload, threads) for name, e in zip(names, (found, plain), strict=True)]
+    if isinstance(loaded, str):
+        return [Pipeline(name=name, runs=None, note=loaded) for name in names]
+    assert loaded.device is not None
+    plain = replace(loaded, device=GraphlessDevice(loaded.device))
+    return [_screener(name, e, workload, threads) for name, e in zip(names, (loaded, plain), strict=True)]
 
 
-def _screener(name: str, found: EngineSet | str, workload: Workload, threads: int) -> Pipeline:
-    if isinstance(found, str):
-        return Pipeline(name=name, runs=None, note=found)
+def _screener(name: str, loaded: EngineSet | str, workload: Workload, threads: int) -> Pipeline:
+    if isinstance(loaded, str):
+        return Pipeline(name=name, runs=None, note=loaded)
     try:
-        screener = Screener(workload.bundle, found, threads=threads)
+        screener = Screener(workload.bundle, loaded, threads=threads)
     except CxrEdgeError as error:
         return Pipeline(name=name, runs=None, note=one_line(error))
-    runs = {source: _answers(make_screen(screener, workload, source)) for source in SOURCES}
+    runs = {source: _probabilities(make_screen(screener, workload, source)) for source in SOURCES}
     return Pipeline(name=name, runs=runs, note=screener.describe())
 
 
-def _answers(screen: Callable[[int], Screening]) -> Callable[[int], Probabilities]:
+def _probabilities(screen: Callable[[int], Screening]) -> Callable[[int], Probabilities]:
     return lambda i: np.asarray(screen(i).probabilities)
 
 
 def baselines(workload: Workload, peers: Peers) -> list[Pipeline]:
-    """The usual pipelines."""
-    made = {EAGER: peers.eager, GRAPHS: peers.cuda_graphs, HOST_ARRAYS: peers.host_arrays}
-    return [_peer(name, workload, make) for name, make in made.items()]
+    """Return the baseline pipelines."""
+    loaders = {EAGER: peers.eager, GRAPHS: peers.cuda_graphs, HOST_ARRAYS: peers.host_arrays}
+    return [_baseline_pipeline(name, workload, load) for name, load in loaders.items()]
 
 
-def _peer(name: str, workload: Workload, make: Callable[[], GpuNetworks]) -> Pipeline:
-    ensemble = EnsembleSpec.of(workload.bundle.manifest)
+def _baseline_pipeline(name: str, workload: Workload, load: Callable[[], GpuNetworks]) -> Pipeline:
+    ensemble = EnsembleSpec.from_manifest(workload.bundle.manifest)
     try:
-        networks = make()
+        networks = load()
         peers.screen(workload.images[0].pixels, ensemble, networks)
-    except Exception as error:  # a peer's libraries raise anything; without it the other rows still stand
+    except Exception as error:  # a baseline's libraries may raise anything; the other rows stay valid without it
         return Pipeline(name=name, runs=None, note=one_line(error))
     pixels = [image.pixels for image in workload.images]
     return Pipeline(
@@ -205,25 +215,25 @@ def _peer(name: str, workload: Workload, make: Callable[[], GpuNetworks]) -> Pip
 
 
 def make_peers(workload: Workload, modules: Callable[[], Sequence[object]]) -> Peers:
-    """The usual pipelines on the bundle's networks. modules: makes them for torch, or raises; asked once."""
-    found, segmenter = parts(workload.bundle), workload.bundle.manifest.segmenter is not None
-    specs = [p.preprocess for p in found]
-    kept: list[Sequence[object]] = []
+    """Return the loaders of the baselines for the bundle's networks. modules: makes torch modules or raises; called once."""
+    networks, segmenter = parts(workload.bundle), workload.bundle.manifest.segmenter is not None
+    specs = [p.preprocess for p in networks]
+    cached: list[Sequence[object]] = []
 
-    def once() -> Sequence[object]:
+    def modules_once() -> Sequence[object]:
         reason = peers.torch_unavailable_reason()
         if reason is not None:
             raise RuntimeError(reason)
-        kept[:] = kept or [modules()]
-        return kept[0]
+        cached[:] = cached or [modules()]
+        return cached[0]
 
     return Peers(
-        eager=lambda: peers.eager(once(), segmenter=segmenter),
-        cuda_graphs=lambda: peers.cuda_graphs(once(), specs, segmenter=segmenter),
-        host_arrays=lambda: peers.onnxruntime_sessions(found, segmenter=segmenter),
+        eager=lambda: peers.eager(modules_once(), segmenter=segmenter),
+        cuda_graphs=lambda: peers.cuda_graphs(modules_once(), specs, segmenter=segmenter),
+        host_arrays=lambda: peers.onnxruntime_sessions(networks, segmenter=segmenter),
     )
 
 
 def one_line(error: Exception) -> str:
-    """An error's words as a table's cell can hold them."""
+    """Return an error's message on one line of at most 300 characters, for a table cell."""
     return " ".join(str(error).split())[:300] or type(error).__name__

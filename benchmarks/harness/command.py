@@ -1,6 +1,7 @@
 """Subprocess runs of the `cxr-edge` command.
 
-Takes parsed options and files; returns the completed process's output, or its duration and peak memory."""
+Takes parsed options and files; returns the completed process's output, or its duration and peak memory.
+"""
 
 from __future__ import annotations
 

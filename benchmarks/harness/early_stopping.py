@@ -3,7 +3,8 @@
 Takes the latencies of a run; returns a latency that the required share of all queries meets with 99 % confidence, or
 None if the run was too short. It is above the measured percentile, and the fewer the queries, the further above. Sources:
 the appendix `Early Stopping Criterion` of github.com/mlcommons/inference_policies, inference_rules.adoc, and LoadGen's
-loadgen/early_stopping.cc and results.cc in github.com/mlcommons/inference."""
+loadgen/early_stopping.cc and results.cc in github.com/mlcommons/inference.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Synthetic images for the benchmarks: pixels of any size, and the bytes of X-ray files.
 
-They have the size and noise of X-rays, because both affect decoding and caches, but no medical content."""
+They have the size and noise of X-rays, because both affect decoding and caches, but no medical content.
+"""
 
 from __future__ import annotations
 

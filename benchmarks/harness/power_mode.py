@@ -1,7 +1,8 @@
 """Power mode and clock governors of the machine, without which latencies cannot be compared.
 
 Reads the machine's own files, and `nvpmodel -q` on a Jetson; returns a `PowerMode` with a one-line description. Changes
-nothing; values that cannot be read are None."""
+nothing; values that cannot be read are None.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +58,8 @@ def _nvpmodel() -> str | None:
         output = subprocess.run([tool, "-q"], capture_output=True, text=True, check=False, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"NV Power Mode:\s*(\S+)(?:\s+(\d+))?", output)
-    return None if found is None else found[1] + (f" (mode {found[2]})" if found[2] else "")
+    match = re.search(r"NV Power Mode:\s*(\S+)(?:\s+(\d+))?", output)
+    return None if match is None else match[1] + (f" (mode {match[2]})" if match[2] else "")
 
 
 def _scaling(folders: list[Path], governor: str, lowest: str, highest: str, *, per_mhz: float) -> str | None:

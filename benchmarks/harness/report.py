@@ -1,6 +1,7 @@
 """Benchmark reports: tables, targets and environment of one run, printed as Markdown and written as JSON.
 
-Takes tables from `side_by_side` and the script's settings; `page` generates the page of results from the JSON files."""
+Takes tables from `side_by_side` and the script's settings; `page` generates the page of results from the JSON files.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class Target:
     """Limit for a measured value (design: performance targets)."""
 
     text: str
-    wanted: float  # the limit; the name is a key of the JSON reports
+    required: float  # the limit
     measured: float | None  # None: not measured in this run
     at_least: bool  # the limit is a minimum, otherwise a maximum
 
@@ -36,7 +37,19 @@ class Target:
         """Return `met`, `missed` or `not measured`."""
         if self.measured is None:
             return "not measured"
-        return "met" if (self.measured >= self.wanted if self.at_least else self.measured <= self.wanted) else "missed"
+        return (
+            "met" if (self.measured >= self.required if self.at_least else self.measured <= self.required) else "missed"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this target; the key of `required` is `wanted`."""
+        return {
+            "text": self.text,
+            "wanted": self.required,
+            "measured": self.measured,
+            "at_least": self.at_least,
+            "verdict": self.verdict,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +67,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this report; `markdown` reads it."""
-        return {**asdict(self), "targets": [{**asdict(t), "verdict": t.verdict} for t in self.targets]}
+        return {**asdict(self), "targets": [t.as_json() for t in self.targets]}
 
 
 def installed_versions() -> dict[str, str]:

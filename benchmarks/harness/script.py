@@ -23,7 +23,7 @@ __all__ = ["Benchmark", "add_out", "add_rounds", "discover", "exit_status", "mak
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What `python -m benchmarks` and the page of results need to know about one script."""
+    """Declaration of one script, read by `python -m benchmarks` and the page of results."""
 
     name: str  # module below `benchmarks`, and name of the report
     position: int  # on the page of results and in the order of execution, ascending

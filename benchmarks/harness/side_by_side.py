@@ -3,7 +3,8 @@
 Takes implementations, each a function of an item number; returns their durations. Every round runs all implementations
 in a new shuffled order (fixed seed), so that changing clocks and other work on the machine affect all alike. A ratio is
 the median over the rounds of two implementations' times in the same round. An implementation that cannot run here stays
-in the table with the reason."""
+in the table with the reason.
+"""
 
 from __future__ import annotations
 

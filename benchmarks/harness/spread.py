@@ -1,7 +1,8 @@
 """Summary statistics of durations in the form of `trtexec`: min, max, mean, median and percentiles.
 
 Takes milliseconds, one per run; returns table cells and a line of text that are the same in all scripts. Percentiles are
-interpolated between neighbours, where `trtexec` takes the nearest run: with few runs the two differ a little."""
+interpolated between neighbours, where `trtexec` takes the nearest run: with few runs the two differ a little.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Images to screen, and options, settings and output header that the latency scripts share.
 
 Takes parsed options; returns a `Workload` with the bundle and its images, both as file bytes and as decoded pixels, and
-functions that screen image number i. The header of every script has machine, power mode, engines and images."""
+functions that screen image number i. The header of every script has machine, power mode, engines and images.
+"""
 
 from __future__ import annotations
 

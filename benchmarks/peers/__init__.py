@@ -1,1 +1,1 @@
-"""Other implementations of the same work, to compare with."""
+"""Baseline implementations that cxr-edge is compared with."""

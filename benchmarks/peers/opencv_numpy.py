@@ -1,7 +1,7 @@
-"""Preprocessing, lung box and combination as they are usually written with OpenCV, Pillow, torchvision and NumPy.
+"""Baseline implementations of preprocessing, lung box and combination with OpenCV, Pillow, torchvision and NumPy.
 
-The peers of the native core in every benchmark: pixels, mask or logits in, the same numbers out (apart from resize
-filters, where the docstring says so). Plain code as one finds it in notebooks, not slowed down and not tuned.
+Compared with the native core in every benchmark: pixels, mask or logits in, the same numbers out (except for resize
+filters, where the docstring has the difference). Plain code as found in notebooks, not slowed down and not tuned.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ Floats = npt.NDArray[np.float32]
 
 
 def opencv_tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[PreprocessSpec]) -> list[Floats]:
-    """A tensor (1, channels, crop_px, crop_px) a member, from its roi and by its spec: crop, INTER_AREA resize, centre
-    crop, float32 over the maximum, mean and std. Members that ask for the same share it, as a sensible person would.
+    """Return one tensor (1, channels, crop_px, crop_px) per member, from its roi and by its spec.
+
+    Crop, INTER_AREA resize, centre crop, float32 divided by the maximum, mean and std. Members with the same roi and spec
+    share the tensor, as in any reasonable implementation.
     """
     canvases: dict[tuple[Roi, int], GrayPixels] = {}
     tensors: dict[tuple[Roi, PreprocessSpec], Floats] = {}
@@ -38,8 +40,8 @@ def opencv_tensors(pixels: GrayPixels, rois: Sequence[Roi], specs: Sequence[Prep
 
 
 def _opencv_canvas(pixels: GrayPixels, roi: Roi, canvas_px: int) -> GrayPixels:
-    cut = pixels[roi.y0 : roi.y1, roi.x0 : roi.x1]
-    resized: GrayPixels = cv2.resize(cut, (canvas_px, canvas_px), interpolation=cv2.INTER_AREA)
+    cropped = pixels[roi.y0 : roi.y1, roi.x0 : roi.x1]
+    resized: GrayPixels = cv2.resize(cropped, (canvas_px, canvas_px), interpolation=cv2.INTER_AREA)
     return resized
 
 
@@ -48,22 +50,22 @@ def _opencv_tensor(canvas: GrayPixels, spec: PreprocessSpec) -> Floats:
     canvas = canvas[first : first + spec.crop_px, first : first + spec.crop_px]
     if spec.median:
         canvas = cv2.medianBlur(np.ascontiguousarray(canvas), 3)
-    return _standardized(canvas.astype(np.float32) / np.float32(np.iinfo(canvas.dtype).max), spec)
+    return _standardize(canvas.astype(np.float32) / np.float32(np.iinfo(canvas.dtype).max), spec)
 
 
 def pillow_tensor(pixels: GrayPixels, roi: Roi, spec: PreprocessSpec) -> Floats:
-    """What torchvision does on a PIL picture, without torchvision: antialiased bilinear resize, scaling, mean and std.
+    """Compute torchvision's transforms of a PIL image without torchvision: antialiased bilinear resize, mean and std.
 
-    Pillow's bilinear filter is a triangle, not an area: results differ a little from INTER_AREA by design.
+    Pillow's bilinear filter is a triangle, not an area average: results differ a little from INTER_AREA by design.
     """
-    picture, top = _pillow_picture(pixels, roi)
-    return _standardized(np.asarray(_pillow_resized(picture, spec), dtype=np.float32) / top, spec)
+    picture, maximum = _pillow_crop(pixels, roi)
+    return _standardize(np.asarray(_pillow_resize(picture, spec), dtype=np.float32) / maximum, spec)
 
 
 def torchvision_tensor(spec: PreprocessSpec) -> Callable[[GrayPixels, Roi], Any]:
-    """Transforms of torchvision on a PIL picture: Resize, CenterCrop, ToTensor, then mean and std. Needs torchvision.
+    """Return torchvision's transforms of a PIL image: Resize, CenterCrop, ToTensor, mean and std. Needs torchvision.
 
-    8-bit pictures have mode L. 16-bit ones have mode F: ToTensor takes Pillow's 16-bit mode for signed numbers.
+    8-bit images have mode L. 16-bit ones have mode F, because ToTensor reads Pillow's 16-bit mode as signed numbers.
     """
     from torchvision import transforms
 
@@ -77,9 +79,9 @@ def torchvision_tensor(spec: PreprocessSpec) -> Callable[[GrayPixels, Roi], Any]
     fixed = transforms.Normalize(spec.mean, spec.std) if spec.standardize == "fixed" else None
 
     def run(pixels: GrayPixels, roi: Roi) -> Any:
-        picture, top = _pillow_picture(pixels, roi)
+        picture, maximum = _pillow_crop(pixels, roi)
         tensor = to_tensor(picture)
-        tensor = tensor if picture.mode == "L" else tensor / top
+        tensor = tensor if picture.mode == "L" else tensor / maximum
         if spec.standardize == "image":
             tensor = (tensor - tensor.mean()) / tensor.std().clamp(min=0.001)
         tensor = tensor.expand(spec.channels, -1, -1)
@@ -88,14 +90,14 @@ def torchvision_tensor(spec: PreprocessSpec) -> Callable[[GrayPixels, Roi], Any]
     return run
 
 
-def _pillow_picture(pixels: GrayPixels, roi: Roi) -> tuple[Any, float]:
+def _pillow_crop(pixels: GrayPixels, roi: Roi) -> tuple[Any, float]:
     from PIL import Image
 
-    whole = Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
-    return whole.crop(roi.as_tuple()), float(np.iinfo(pixels.dtype).max)
+    image = Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
+    return image.crop(roi.as_tuple()), float(np.iinfo(pixels.dtype).max)
 
 
-def _pillow_resized(picture: Any, spec: PreprocessSpec) -> Any:
+def _pillow_resize(picture: Any, spec: PreprocessSpec) -> Any:
     from PIL import Image
 
     first = (spec.canvas_px - spec.crop_px) // 2
@@ -103,8 +105,8 @@ def _pillow_resized(picture: Any, spec: PreprocessSpec) -> Any:
     return small.crop((first, first, first + spec.crop_px, first + spec.crop_px))
 
 
-def _standardized(values: Floats, spec: PreprocessSpec) -> Floats:
-    """values: (crop_px, crop_px) in 0..1."""
+def _standardize(values: Floats, spec: PreprocessSpec) -> Floats:
+    """Standardize values (crop_px, crop_px) in 0..1 to (1, channels, crop_px, crop_px)."""
     if spec.standardize == "image":
         values = (values - values.mean()) / max(float(values.std()), 0.001)
     channels = np.stack([values] * spec.channels)
@@ -115,17 +117,17 @@ def _standardized(values: Floats, spec: PreprocessSpec) -> Floats:
 
 
 def lung_roi(mask: Floats, *, width_px: int, height_px: int, rule: LungBoxRule) -> Roi:
-    """The lung box by NumPy projections; the whole frame where there is none. mask: (rows, columns)."""
+    """Return the lung box by NumPy projections; the whole frame if there is none. mask: (rows, columns)."""
     lung = mask >= rule.threshold
     rows, columns = (np.flatnonzero(lung.sum(axis=a) >= rule.min_pixels) for a in (1, 0))
     if not rows.size or not columns.size:
         return Roi.full(width_px, height_px)
-    y0, y1 = _widened(rows, mask.shape[0], height_px, rule.margin)
-    x0, x1 = _widened(columns, mask.shape[1], width_px, rule.margin)
+    y0, y1 = _widen(rows, mask.shape[0], height_px, rule.margin)
+    x0, x1 = _widen(columns, mask.shape[1], width_px, rule.margin)
     return Roi(x0=x0, y0=y0, x1=x1, y1=y1)
 
 
-def _widened(occupied: npt.NDArray[np.intp], cells: int, length_px: int, margin: float) -> tuple[int, int]:
+def _widen(occupied: npt.NDArray[np.intp], cells: int, length_px: int, margin: float) -> tuple[int, int]:
     first, last = float(occupied[0]), float(occupied[-1] + 1)
     extra = (last - first) * margin
     scale = length_px / cells
@@ -133,16 +135,16 @@ def _widened(occupied: npt.NDArray[np.intp], cells: int, length_px: int, margin:
 
 
 def combine(logits: Floats, combination: Combination) -> npt.NDArray[np.float64]:
-    """Probabilities (images, labels) from logits (images, members, labels), for any strategy."""
+    """Return probabilities (images, labels) from logits (images, members, labels), for any strategy."""
     scores = _softmax(logits / np.asarray(combination.member_temperatures)[:, None])
     if combination.strategy == "voting":
         votes = scores.argmax(axis=2)
         return np.asarray((votes[:, :, None] == np.arange(logits.shape[2])).mean(axis=1))
-    return _softmax(np.log(_mixed(scores, combination)) / combination.temperature)
+    return _softmax(np.log(_mix(scores, combination)) / combination.temperature)
 
 
-def _mixed(scores: npt.NDArray[np.float64], combination: Combination) -> npt.NDArray[np.float64]:
-    """Everything but voting. scores: (images, members, labels) probabilities."""
+def _mix(scores: npt.NDArray[np.float64], combination: Combination) -> npt.NDArray[np.float64]:
+    """Combine by any strategy except voting. scores: probabilities (images, members, labels)."""
     p = {name: np.asarray(values) for name, values in combination.parameters.items()}
     flat = scores.reshape(len(scores), -1)
     if combination.strategy == "average":

@@ -1,4 +1,4 @@
-"""The ensemble of Rajaraman et al. 2020 before pruning, in PyTorch, with random weights: for time, not for answers.
+"""Unpruned ensemble of Rajaraman et al. 2020 in PyTorch, with random weights: for timing, not for predictions.
 
 U-Net with 64 base channels for the lungs; VGG-16, VGG-19 and Inception-V3 trunks with the head that reproduces the
 paper's parameter counts (convolution 3x3 to 1024 maps, ReLU, global mean, dense). Needs torch; Inception-V3 also needs
@@ -41,7 +41,9 @@ _VGG16 = (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, _POOL, 512, 512, 512, _
 _VGG19 = (64, 64, _POOL, 128, 128, _POOL, *(256,) * 4, _POOL, *(512,) * 4, _POOL, *(512,) * 4, _POOL)
 
 
-class _Masking(nn.Module):
+class _WithSigmoid(nn.Module):
+    """U-Net whose output is a mask in 0..1 instead of logits."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -51,15 +53,15 @@ class _Masking(nn.Module):
 
 
 def modules() -> list[nn.Module]:
-    """U-Net (1, 256, 256) -> mask, then VGG-16, VGG-19 and Inception-V3 (3, 256, 256) -> logits (3)."""
+    """Return U-Net (1, 256, 256) -> mask, then VGG-16, VGG-19 and Inception-V3 (3, 256, 256) -> logits (3)."""
     torch.manual_seed(0)
-    unet = _Masking(LungUNet(widths=(64, 128, 256, 512, 1024), dropout=0.2))
+    unet = _WithSigmoid(LungUNet(widths=(64, 128, 256, 512, 1024), dropout=0.2))
     members = [with_head(trunk(name), maps) for name, maps in (("vgg16", 512), ("vgg19", 512), ("inception", 2048))]
     return [m.eval() for m in (unet, *members)]
 
 
 def trunk(name: str) -> nn.Module:
-    """`vgg16`, `vgg19` or `inception`, up to the last feature maps."""
+    """Return `vgg16`, `vgg19` or `inception`, up to the last feature maps."""
     if name == "inception":
         return _inception()
     return _vgg({"vgg16": _VGG16, "vgg19": _VGG19}[name])
@@ -67,13 +69,13 @@ def trunk(name: str) -> nn.Module:
 
 def _vgg(plan: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    ins = 3
-    for outs in plan:
-        if outs == _POOL:
+    in_channels = 3
+    for out_channels in plan:
+        if out_channels == _POOL:
             layers.append(nn.MaxPool2d(2))
         else:
-            layers += [nn.Conv2d(ins, outs, 3, padding=1), nn.ReLU(inplace=True)]
-            ins = outs
+            layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True)]
+            in_channels = out_channels
     return nn.Sequential(*layers)
 
 
@@ -81,8 +83,8 @@ def _inception() -> nn.Module:
     if unavailable_reason("torchvision") is None:
         from torchvision.models import inception_v3
 
-        whole = inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
-        return nn.Sequential(*(m for n, m in whole.named_children() if n not in ("avgpool", "dropout", "fc")))
+        network = inception_v3(weights=None, aux_logits=False, transform_input=False, init_weights=False)
+        return nn.Sequential(*(m for n, m in network.named_children() if n not in ("avgpool", "dropout", "fc")))
     import timm
 
     trunk: nn.Module = timm.create_model("inception_v3", pretrained=False, num_classes=0, global_pool="")
@@ -90,13 +92,13 @@ def _inception() -> nn.Module:
 
 
 def with_head(features: nn.Module, maps: int) -> nn.Module:
-    """A trunk that ends in `maps` feature maps, with the head: (N, 3, S, S) -> logits (N, LABELS)."""
+    """Append the head to a trunk with `maps` output channels: (N, 3, S, S) -> logits (N, LABELS)."""
     head = [nn.Conv2d(maps, 1024, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(features, *head, nn.Dropout(0.5), nn.Linear(1024, LABELS))
 
 
 def export(networks: Sequence[nn.Module], folder: Path) -> list[Path]:
-    """Write each network as ONNX (fp32, dynamic batch) into `folder`; the files in the same order."""
+    """Write each network to `folder` as ONNX (fp32, dynamic batch); return the files in the same order."""
     files = []
     specs = [s for s in (SPEC.segmenter, *SPEC.members) if s is not None]
     for i, (network, spec) in enumerate(zip(networks, specs, strict=True)):
@@ -106,8 +108,8 @@ def export(networks: Sequence[nn.Module], folder: Path) -> list[Path]:
             (torch.zeros(1, *spec.tensor_shape),),
             str(file),
             input_names=["image"],
-            output_names=["answer"],
-            dynamic_axes={"image": {0: "N"}, "answer": {0: "N"}},
+            output_names=["output"],
+            dynamic_axes={"image": {0: "N"}, "output": {0: "N"}},
             opset_version=17,
             dynamo=False,
         )

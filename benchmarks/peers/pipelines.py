@@ -1,7 +1,7 @@
-"""A screening as it is usually put together: OpenCV, NumPy and one runtime, step after step.
+"""Baseline screening pipelines: OpenCV, NumPy and one runtime, step after step.
 
-In: a file's bytes, a recipe (what is computed) and networks (what computes it); out: the ensemble's probabilities. The
-peers of the end-to-end benchmark are these pipelines, each with another runtime behind it.
+Takes a file's bytes, an ensemble specification and loaded networks; returns the ensemble's probabilities. The end-to-end
+benchmark compares these pipelines, each with another runtime, with cxr-edge.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ Network = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]  # image 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleSpec:
-    """What a screening computes, whatever computes it. segmenter None: the members see the whole frame."""
+    """Specification of a screening, independent of the implementation."""
 
-    segmenter: PreprocessSpec | None
+    segmenter: PreprocessSpec | None  # None: the members see the whole frame
     lung_box: LungBoxRule
     members: tuple[PreprocessSpec, ...]
     combination: Combination
 
     @classmethod
-    def of(cls, manifest: Manifest) -> EnsembleSpec:
-        """The recipe of a bundle."""
+    def from_manifest(cls, manifest: Manifest) -> EnsembleSpec:
+        """Return the specification of a bundle's ensemble."""
         s = manifest.segmenter
         return cls(
             segmenter=s.preprocess if s else None,
@@ -59,7 +59,7 @@ class EnsembleSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """The networks of one recipe, loaded into one runtime."""
+    """Networks of one ensemble, loaded into one runtime."""
 
     segmenter: Network | None
     members: tuple[Network, ...]
@@ -68,20 +68,21 @@ class Networks:
 def screen(
     data: bytes, ensemble: EnsembleSpec, networks: Networks, *, box: Roi | None = None
 ) -> npt.NDArray[np.float64]:
-    """Probabilities (labels) for one file. box: crop to it, whatever the mask says, because the weights are random and
-    so is the mask; the lung box is computed all the same.
+    """Return probabilities (labels) for one file.
+
+    box: crop to use instead of the lung box, for random weights, whose mask is random; the lung box is still computed.
     """
     pixels = decode(data)
-    found = _lungs(pixels, ensemble, networks)
+    lung_box = _lung_box(pixels, ensemble, networks)
     frame = Roi.full(pixels.shape[1], pixels.shape[0])
-    rois = [frame if spec.region == "frame" else box or found for spec in ensemble.members]
+    rois = [frame if spec.region == "frame" else box or lung_box for spec in ensemble.members]
     tensors = opencv_numpy.opencv_tensors(pixels, rois, ensemble.members)
     logits = [network(tensor)[0] for network, tensor in zip(networks.members, tensors, strict=True)]
     return np.asarray(opencv_numpy.combine(np.stack(logits)[None], ensemble.combination)[0])
 
 
 def decode(data: bytes) -> GrayPixels:
-    """Gray pixels of a file with OpenCV, or pydicom if it is DICOM (12 bits shifted up to 16, no window, no LUT)."""
+    """Decode gray pixels with OpenCV, or pydicom if it is DICOM (12 bits shifted to 16, no window, no LUT)."""
     if data[128:132] != b"DICM":
         return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE))
     import pydicom
@@ -93,7 +94,7 @@ def decode(data: bytes) -> GrayPixels:
     return np.asarray(pixels << (16 - image.BitsStored) if pixels.dtype == np.uint16 else pixels)
 
 
-def _lungs(pixels: GrayPixels, ensemble: EnsembleSpec, networks: Networks) -> Roi:
+def _lung_box(pixels: GrayPixels, ensemble: EnsembleSpec, networks: Networks) -> Roi:
     height, width = pixels.shape
     frame = Roi.full(width, height)
     if ensemble.segmenter is None or networks.segmenter is None:
@@ -104,8 +105,10 @@ def _lungs(pixels: GrayPixels, ensemble: EnsembleSpec, networks: Networks) -> Ro
 
 
 def onnxruntime_networks(files: Sequence[Path], *, segmenter: bool, threads: int, spinning: bool) -> Networks:
-    """Plain sessions with all graph optimisations, which is the default. spinning: also the default; several sessions
-    whose idle threads spin take the cores from each other, so without it they are often faster.
+    """Load sessions with all graph optimizations, which is the default.
+
+    spinning: idle threads spin, which is the default, too; with several sessions these threads take the cores from each
+        other, so that sessions without spinning are often faster.
     """
     import onnxruntime
 
@@ -124,7 +127,7 @@ def onnxruntime_networks(files: Sequence[Path], *, segmenter: bool, threads: int
 
 
 def openvino_networks(files: Sequence[Path], *, segmenter: bool, threads: int, precision: str | None) -> Networks:
-    """Models compiled for latency on the CPU. precision: `f32`, or None for what OpenVINO likes best here."""
+    """Compile models for latency on the CPU. precision: `f32`, or None for OpenVINO's own choice on this machine."""
     import openvino
 
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
@@ -140,7 +143,7 @@ def openvino_networks(files: Sequence[Path], *, segmenter: bool, threads: int, p
 
 
 def torch_networks(modules: Sequence[Any], *, segmenter: bool, threads: int) -> Networks:
-    """Eager PyTorch in inference mode; sets the process's number of torch threads."""
+    """Return eager PyTorch modules in inference mode; sets the process's number of torch threads."""
     import torch
 
     torch.set_num_threads(threads)
@@ -158,5 +161,5 @@ def torch_networks(modules: Sequence[Any], *, segmenter: bool, threads: int) -> 
     return _networks([network(m) for m in modules], segmenter)
 
 
-def _networks(found: Sequence[Network], segmenter: bool) -> Networks:
-    return Networks(segmenter=found[0] if segmenter else None, members=tuple(found[1 if segmenter else 0 :]))
+def _networks(loaded: Sequence[Network], segmenter: bool) -> Networks:
+    return Networks(segmenter=loaded[0] if segmenter else None, members=tuple(loaded[1 if segmenter else 0 :]))

@@ -1,7 +1,7 @@
-"""Clocks, temperatures, power and throttling of the machine while something is measured on it.
+"""Clocks, temperatures, power and throttling of the machine during a measurement.
 
-`python -m benchmarks.sensors` shows what can be read here, and why the rest cannot. Sources: NVML for an NVIDIA GPU,
-`tegrastats` for a Jetson, and Linux's own files; each is a file beside this one that meets the protocol `Sensor`.
+`python -m benchmarks.sensors` prints the readings available here, and the reasons for missing ones. Sources: NVML for an
+NVIDIA GPU, `tegrastats` for a Jetson, and Linux's own files; each is a module of this package with the protocol `Sensor`.
 """
 
 from benchmarks.sensors.linux import CpuClocks, Hwmon, Rapl, Thermal

@@ -1,4 +1,4 @@
-"""What can be read of this machine right now: `python -m benchmarks.sensors`."""
+"""Print the sensor readings that are available on this machine: `python -m benchmarks.sensors`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from benchmarks.sensors.sampler import Record, Sampler, all_sensors
 
 __all__ = ["main"]
 
-LOOK_S = 1.5  # long enough for two samples: power from energy counters needs them, tegrastats its first line
+SAMPLING_S = 1.5  # enough for two samples (power from energy counters) and tegrastats' first line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look for a moment, print all sensors with their last readings or the reason why there are none."""
+    """Sample briefly; print all sensors with their last readings, or the reason why there are none."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sensors", description=(__doc__ or "").strip())
     parser.add_argument("--gpu", type=int, default=0, metavar="N", help="number of the NVIDIA GPU (%(default)s)")
     args = parser.parse_args(argv)
     with Sampler(all_sensors(gpu=args.gpu), interval_s=0.5) as sampler:
-        sleep(LOOK_S)
+        sleep(SAMPLING_S)
     print(f"Power mode: {power_mode().describe()}")
     print(_lines(sampler.record()))
     return 0
 
 
 def _lines(record: Record) -> str:
-    last: dict[str, State] = {sample.sensor: sample.state for sample in record.samples}
+    last_states: dict[str, State] = {sample.sensor: sample.state for sample in record.samples}
     lines = []
-    for sensor, state in last.items():
+    for sensor, state in last_states.items():
         lines.append(f"{sensor}:")
         lines += [f"  {name} {value:.6g}" for name, value in state.values.items()]
         lines += [f"  slowed by {reason}" for reason in state.slowed_by]
-    lines += [f"{sensor}: not used: {reason}" for sensor, reason in record.absent]
+    lines += [f"{sensor}: not available: {reason}" for sensor, reason in record.absent]
     return "\n".join([*lines, f"Sampling twice a second took {record.cpu_share:.2%} of one core."])
 
 

@@ -1,7 +1,7 @@
-"""Clocks, temperatures, power and throttling as Linux itself tells them, in files below /sys and /proc.
+"""Clocks, temperatures, power and throttling from Linux's own files below /sys and /proc.
 
-No package and mostly no permission is needed, on x86 as on Arm. In containers and virtual machines much is missing:
-each sensor then says what it looked for. `root` is the folder that these files lie below; tests give one of their own.
+No package and mostly no permission is needed, on x86 and Arm. In containers and virtual machines many files are missing:
+each sensor then reports which files it searched. `root` is the folder that contains sys and proc; tests pass their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CPUS = "sys/devices/system/cpu"
 
 
 class _Files:
-    """What the sensors here have in common: nothing is held open between two reads."""
+    """Base of the sensors here: no file stays open between two reads."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
@@ -54,12 +54,12 @@ class CpuClocks(_Files):
         clocks = [khz / 1e3 for file in files if (khz := read_number(file)) is not None]
         if clocks:
             return clocks
-        found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", read_text(self._root / "proc/cpuinfo") or "", re.MULTILINE)
-        return [float(mhz) for mhz in found]
+        clocks_mhz = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", read_text(self._root / "proc/cpuinfo") or "", re.MULTILINE)
+        return [float(mhz) for mhz in clocks_mhz]
 
 
 class Thermal(_Files):
-    """Thermal zones, and what the kernel says of throttling: alerts of a Jetson, throttle counters of x86 cores."""
+    """Thermal zones and throttling from the kernel: alerts of a Jetson, throttle counters of x86 cores."""
 
     name = "thermal zones"
 
@@ -78,16 +78,16 @@ class Thermal(_Files):
         return State(values=self._temperatures(), slowed_by=tuple(dict.fromkeys(slowed_by)))
 
     def _temperatures(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for zone in _numbered(self._root / "sys/class/thermal", "thermal_zone*"):
-            millidegrees = read_number(zone / "temp")  # a zone of a part that is switched off cannot be read
+        temperatures: dict[str, float] = {}
+        for zone in _sorted_by_number(self._root / "sys/class/thermal", "thermal_zone*"):
+            millidegrees = read_number(zone / "temp")  # the zone of a unit that is powered off cannot be read
             if millidegrees is not None:
                 kind = re.sub("_therm(al)?$", "", slug(read_text(zone / "type") or zone.name))
-                found[_unused(f"{kind}_temperature", found)] = millidegrees / 1e3
-        return found
+                temperatures[_unused_name(f"{kind}_temperature", temperatures)] = millidegrees / 1e3
+        return temperatures
 
     def _alerts(self) -> list[tuple[Path, str]]:
-        devices = _numbered(self._root / "sys/class/thermal", "cooling_device*")
+        devices = _sorted_by_number(self._root / "sys/class/thermal", "cooling_device*")
         kinds = [(device / "cur_state", read_text(device / "type") or "") for device in devices]
         return [(file, kind) for file, kind in kinds if kind.endswith("-throttle-alert")]
 
@@ -102,7 +102,7 @@ class Thermal(_Files):
 
 
 class Rapl(_Files):
-    """Power of an x86 processor, from its energy counters: the mean since the read before, none at the first."""
+    """Power of an x86 processor, from its energy counters: the mean since the previous read, none at the first."""
 
     name = "RAPL"
 
@@ -116,7 +116,7 @@ class Rapl(_Files):
             return "no energy counters in /sys/class/powercap: an x86 processor's only, hidden from virtual machines"
         if not any(read_number(zone / "energy_uj") is not None for zone in zones):
             return (
-                f"{zones[0].name}/energy_uj cannot be read: Linux lets root alone since CVE-2020-8694; run as root, or "
+                f"{zones[0].name}/energy_uj cannot be read: only root may read it since CVE-2020-8694; run as root, or "
                 "make it readable with `sudo chmod o+r`"
             )
         return None
@@ -130,7 +130,7 @@ class Rapl(_Files):
         return State(values=values)
 
     def _zones(self) -> list[Path]:
-        # intel-rapl:0 is a package, intel-rapl:0:0 a part of it; intel-rapl-mmio repeats the package.
+        # intel-rapl:0 is a package, intel-rapl:0:0 a domain of it; intel-rapl-mmio repeats the package.
         return sorted((self._root / "sys/class/powercap").glob("intel-rapl:*"))
 
     def _label(self, zone: Path) -> str:
@@ -145,14 +145,14 @@ class Rapl(_Files):
         before, self._before[zone.name] = self._before.get(zone.name), (microjoules, now)
         if before is None or now <= before[1]:
             return None
-        spent = microjoules - before[0]
-        if spent < 0:  # the counter began anew
-            spent += read_number(zone / "max_energy_range_uj") or 0.0
-        return max(0.0, spent) / 1e6 / (now - before[1])
+        used_uj = microjoules - before[0]
+        if used_uj < 0:  # the counter wrapped around
+            used_uj += read_number(zone / "max_energy_range_uj") or 0.0
+        return max(0.0, used_uj) / 1e6 / (now - before[1])
 
 
 class Hwmon(_Files):
-    """Monitoring chips: the hottest place and the power of each; on a Jetson the rails of its INA3221."""
+    """Monitoring chips: highest temperature and power of each; on a Jetson the rails of its INA3221."""
 
     name = "hwmon"
 
@@ -163,11 +163,11 @@ class Hwmon(_Files):
 
     def read(self) -> State:
         values: dict[str, float] = {}
-        for chip in _numbered(self._root / "sys/class/hwmon", "hwmon*"):
+        for chip in _sorted_by_number(self._root / "sys/class/hwmon", "hwmon*"):
             kind = slug(read_text(chip / "name") or chip.name)
-            hottest = _known(chip.glob("temp*_input"))
-            if hottest:
-                values[_unused(f"{kind}_temperature", values)] = max(hottest) / 1e3
+            millidegrees = _numbers(chip.glob("temp*_input"))
+            if millidegrees:
+                values[_unused_name(f"{kind}_temperature", values)] = max(millidegrees) / 1e3
             values |= self._powers(chip, kind)
         return State(values=values)
 
@@ -190,17 +190,17 @@ def _label(file: Path) -> str:
     return slug(read_text(file.with_name(f"{stem}_label")) or stem)
 
 
-def _known(files: Iterable[Path]) -> list[float]:
+def _numbers(files: Iterable[Path]) -> list[float]:
     return [value for file in files if (value := read_number(file)) is not None]
 
 
-def _numbered(folder: Path, pattern: str) -> list[Path]:
-    """In the order of the numbers that their names end with."""
+def _sorted_by_number(folder: Path, pattern: str) -> list[Path]:
+    """Return the matching paths, sorted by the number at the end of their names."""
     return sorted(folder.glob(pattern), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
 
 
-def _unused(stem: str, taken: dict[str, float]) -> str:
-    """`stem_c`, or `stem_2_c` and so on where two have one name."""
+def _unused_name(stem: str, taken: dict[str, float]) -> str:
+    """Return `stem_c`, or `stem_2_c` and so on if the name is taken."""
     count = 1
     while (name := f"{stem}_c" if count == 1 else f"{stem}_{count}_c") in taken:
         count += 1

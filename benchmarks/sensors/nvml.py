@@ -1,7 +1,7 @@
-"""An NVIDIA GPU by NVML, the library of its driver, through the package `nvidia-ml-py` (module `pynvml`).
+"""Readings of an NVIDIA GPU by NVML, the library of its driver, through the package `nvidia-ml-py` (module `pynvml`).
 
-Clocks, temperature, power, utilisation and what holds the clocks back. A Jetson's NVML knows few of them: what it does
-not know is left out, and `tegrastats` tells the rest.
+Clocks, temperature, power, utilization and the reasons for reduced clocks. A Jetson's NVML supports few of them; the
+others are left out and `tegrastats` reads the rest.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from benchmarks.sensors.reading import SensorError, State
 
 __all__ = ["REASONS", "Nvml"]
 
-# Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h, NvmlClocksEventReasons) that hold clocks back while there is
-# work; idling (bit 0) is none of them.
+# Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h, NvmlClocksEventReasons) that reduce clocks under load;
+# idling (bit 0) is not one of them.
 REASONS = {
     0x0002: "application clocks setting",
     0x0004: "software power cap",
@@ -33,7 +33,11 @@ REASONS = {
 
 
 class Nvml:
-    """One GPU. index: its number by NVML, which counts in the order of the PCI bus. nvml: the module; None imports."""
+    """One GPU.
+
+    index: its number by NVML, in the order of the PCI bus.
+    nvml: the module `pynvml`; None imports it.
+    """
 
     def __init__(self, index: int = 0, nvml: Any = None) -> None:
         self.name = f"NVML GPU {index}"
@@ -65,12 +69,12 @@ class Nvml:
         if self._handle is None:
             return
         self._handle = None
-        with suppress(self._nvml.NVMLError):  # the driver is gone, and with it what was to be let go
+        with suppress(self._nvml.NVMLError):  # the driver is gone, and its resources with it
             self._nvml.nvmlShutdown()
 
     def read(self) -> State:
         n, gpu = self._nvml, self._handle
-        asked: dict[str, Callable[[], float]] = {
+        readers: dict[str, Callable[[], float]] = {
             "sm_clock_mhz": lambda: n.nvmlDeviceGetClockInfo(gpu, n.NVML_CLOCK_SM),
             "memory_clock_mhz": lambda: n.nvmlDeviceGetClockInfo(gpu, n.NVML_CLOCK_MEM),
             "gpu_temperature_c": self._temperature_c,
@@ -78,29 +82,29 @@ class Nvml:
             "gpu_utilisation_percent": lambda: n.nvmlDeviceGetUtilizationRates(gpu).gpu,
             "memory_utilisation_percent": lambda: n.nvmlDeviceGetUtilizationRates(gpu).memory,
         }
-        values = {name: value for name, ask in asked.items() if (value := self._known(ask)) is not None}
+        values = {name: value for name, read in readers.items() if (value := self._read_or_none(read)) is not None}
         return State(values=values, slowed_by=self._reasons())
 
     def _temperature_c(self) -> float:
         n = self._nvml
         if hasattr(n, "nvmlDeviceGetTemperatureV"):  # since driver 570; the older call ends with CUDA 14
-            value = self._known(lambda: n.nvmlDeviceGetTemperatureV(self._handle, n.NVML_TEMPERATURE_GPU))
+            value = self._read_or_none(lambda: n.nvmlDeviceGetTemperatureV(self._handle, n.NVML_TEMPERATURE_GPU))
             if value is not None:
                 return value
         return float(n.nvmlDeviceGetTemperature(self._handle, n.NVML_TEMPERATURE_GPU))
 
     def _reasons(self) -> tuple[str, ...]:
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
-            ask = getattr(self._nvml, name, None)  # the second is the older name; a driver may know it alone
-            bits = None if ask is None else self._known(partial(ask, self._handle))
+            read = getattr(self._nvml, name, None)  # the second is the older name; a driver may have only that one
+            bits = None if read is None else self._read_or_none(partial(read, self._handle))
             if bits is not None:
                 return tuple(reason for bit, reason in REASONS.items() if int(bits) & bit)
         return ()
 
-    def _known(self, ask: Callable[[], float]) -> float | None:
-        """None if this GPU or this driver does not know it."""
+    def _read_or_none(self, read: Callable[[], float]) -> float | None:
+        """Return a reading; None if this GPU or this driver does not support it."""
         try:
-            return float(ask())
+            return float(read())
         except self._nvml.NVMLError as error:
             if getattr(error, "value", None) == getattr(self._nvml, "NVML_ERROR_GPU_IS_LOST", -1):
                 raise SensorError(f"NVML has lost GPU {self._index}: {error}") from None

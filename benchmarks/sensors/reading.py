@@ -1,7 +1,7 @@
-"""The protocol that every sensor meets, and what a sensor says at one moment.
+"""Protocol of all sensors, and the state that a sensor reads at one moment.
 
-A new source of readings is one new file beside this one: it says why it cannot be used here, opens, reads, closes.
-Names of readings end with their unit, so that a table needs no legend.
+A new source of readings is one new module in this package: a class that reports why it is unavailable here, opens, reads
+and closes. Names of readings end with their unit, so that a table needs no legend.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from typing import Protocol
 
 __all__ = ["UNITS", "Sensor", "SensorError", "State", "read_number", "read_text", "slug"]
 
-# Of the readings' names: megahertz, degrees Celsius, watts, percent, megabytes, a plain number of things.
+# Endings of the readings' names: megahertz, degrees Celsius, watts, percent, megabytes, a count.
 UNITS = ("_mhz", "_c", "_w", "_percent", "_mb", "_count")
 
 
 class SensorError(RuntimeError):
-    """A sensor that cannot be read any more; the message says why."""
+    """A sensor cannot be read any more; the message has the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What one sensor says. values: by names that end with a unit of UNITS. slowed_by: what holds clocks back now."""
+    """Readings of one sensor at one moment."""
 
-    values: Mapping[str, float] = field(default_factory=dict)
-    slowed_by: tuple[str, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)  # by names that end with one of UNITS
+    slowed_by: tuple[str, ...] = ()  # current reasons for reduced clocks
 
     def __post_init__(self) -> None:
         for name in self.values:
             if not name.endswith(UNITS):
-                raise ValueError(f"a reading's name ends with a unit out of {', '.join(UNITS)}, got {name!r}")
+                raise ValueError(f"a reading's name must end with one of the units {', '.join(UNITS)}, got {name!r}")
 
 
 class Sensor(Protocol):
-    """Something that can be read again and again. All calls come from one thread."""
+    """Source of readings that can be read repeatedly. All calls are from one thread."""
 
     name: str
 
     def unavailable_because(self) -> str | None:
-        """None if it can be read here, else why not and what would help. Cheap, changes nothing."""
+        """Return why it cannot be read here and what would help; None if it can. Cheap, changes nothing."""
         ...
 
     def open(self) -> None:
-        """Get ready. Raises SensorError."""
+        """Acquire resources. Raises SensorError."""
         ...
 
     def read(self) -> State:
-        """What it says now, without what cannot be had this time. Raises SensorError if nothing more will come."""
+        """Return the current state, without readings that are not available now. Raises SensorError on permanent failure."""
         ...
 
     def close(self) -> None:
-        """Let go of what `open` took. May be called without it."""
+        """Release the resources of `open`. May be called without it."""
         ...
 
 
 def read_text(file: Path) -> str | None:
-    """A small file's content without the space around it; None if it cannot be read."""
+    """Return a small file's content without surrounding whitespace; None if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -66,7 +66,7 @@ def read_text(file: Path) -> str | None:
 
 
 def read_number(file: Path) -> float | None:
-    """The number that a small file holds; None if it cannot be read or holds none."""
+    """Return the number in a small file; None if it cannot be read or has no number."""
     try:
         return float(read_text(file) or "")
     except ValueError:
@@ -74,5 +74,5 @@ def read_number(file: Path) -> float | None:
 
 
 def slug(name: str) -> str:
-    """A name as readings spell it: lower case, one `_` for everything else."""
+    """Return a name in the form of readings: lower case, with one `_` for all other characters."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -1,7 +1,7 @@
-"""Reads sensors in a thread of its own, once an interval, beside what is being measured.
+"""Sampling of sensors in a separate thread, once per interval, during a measurement.
 
-In: sensors; out: a `Record` of their samples, with the reasons of those that cannot be used here and what the sampling
-itself cost. A sensor that fails later is dropped with its reason; it never ends a measurement.
+Takes sensors; returns a `Record` of their samples, with the reasons for unavailable ones and the cost of sampling itself.
+A sensor that fails later is dropped with its reason; it never aborts a measurement.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ __all__ = ["Record", "Sample", "Sampler", "all_sensors"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """at_s: by `time.perf_counter`, when the reading began."""
+    """One reading of one sensor."""
 
-    at_s: float
+    at_s: float  # start of the reading, by `time.perf_counter`
     sensor: str
     state: State
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Samples in the order of time. absent: sensor and reason. cpu_share: of one core that the sampling took."""
+    """All samples of a measurement."""
 
-    samples: tuple[Sample, ...]
-    absent: tuple[tuple[str, str], ...]
-    cpu_share: float
+    samples: tuple[Sample, ...]  # in order of time
+    absent: tuple[tuple[str, str], ...]  # name of each unavailable sensor, and the reason
+    cpu_share: float  # of one core, used by the sampling
 
 
 def all_sensors(root: Path = Path("/"), *, gpu: int = 0) -> list[Sensor]:
-    """Every sensor that is known, whether it can be used here or not. gpu: number of the NVIDIA GPU."""
+    """Return all sensors, available here or not. gpu: number of the NVIDIA GPU."""
     return [Nvml(gpu), Tegrastats(), CpuClocks(root), Thermal(root), Rapl(root), Hwmon(root)]
 
 
 class Sampler:
-    """Samples while its `with` block runs; `record` tells afterwards."""
+    """Context manager that samples while its block runs; `record` returns the samples afterwards."""
 
     def __init__(self, sensors: Sequence[Sensor], *, interval_s: float = 1.0) -> None:
         if interval_s <= 0:
@@ -58,7 +58,7 @@ class Sampler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
         self._cpu_s = 0.0
-        self._lasted_s = 0.0
+        self._duration_s = 0.0
 
     def __enter__(self) -> Sampler:
         self._thread.start()
@@ -71,29 +71,29 @@ class Sampler:
         self._thread.join()
 
     def record(self) -> Record:
-        """All samples. To be called after the `with` block."""
-        share = self._cpu_s / self._lasted_s if self._lasted_s else 0.0
+        """Return all samples. Call it after the `with` block."""
+        share = self._cpu_s / self._duration_s if self._duration_s else 0.0
         return Record(samples=tuple(self._samples), absent=tuple(self._absent.items()), cpu_share=share)
 
     def _run(self) -> None:
         begin, begin_cpu = perf_counter(), thread_time()
         try:
-            opened = [s for s in self._sensors if self._tried(s, s.open)]
+            opened = [s for s in self._sensors if self._try(s, s.open)]
             while opened:
-                opened = [s for s in opened if self._tried(s, partial(self._sample, s))]
+                opened = [s for s in opened if self._try(s, partial(self._sample, s))]
                 if self._stop.wait(self._interval_s):
                     break
         finally:
             for sensor in self._sensors:
                 sensor.close()
-        self._lasted_s, self._cpu_s = perf_counter() - begin, thread_time() - begin_cpu
+        self._duration_s, self._cpu_s = perf_counter() - begin, thread_time() - begin_cpu
 
     def _sample(self, sensor: Sensor) -> None:
         at_s, state = perf_counter(), sensor.read()
         if state.values or state.slowed_by:
             self._samples.append(Sample(at_s=at_s, sensor=sensor.name, state=state))
 
-    def _tried(self, sensor: Sensor, action: Callable[[], None]) -> bool:
+    def _try(self, sensor: Sensor, action: Callable[[], None]) -> bool:
         try:
             action()
         except SensorError as error:

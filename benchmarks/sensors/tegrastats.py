@@ -1,7 +1,7 @@
-"""A Jetson by `tegrastats`, which prints a line of statistics each interval; formats of JetPack 4 to 7.
+"""Readings of a Jetson by `tegrastats`, which prints a line of statistics per interval; formats of JetPack 4 to 7.
 
-In: its lines; out: memory, clocks, loads, temperatures and power. Fields and spelling differ by module and release (see
-NVIDIA's Jetson Linux Developer Guide, `tegrastats Utility`): what a line lacks is left out, what is unknown is skipped.
+Takes its lines; returns memory, clocks, loads, temperatures and power. Fields and spelling differ by module and release
+(see NVIDIA's Jetson Linux Developer Guide, `tegrastats Utility`): missing fields are left out, unknown ones skipped.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TEMPERATURE = re.compile(r"\b([A-Za-z]\w*)@(-?[\d.]+)C\b")
 _POWER = re.compile(r"\b([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/\d+(?:mW)?(?:/\d+mW)?(?=\s|$)")
 
 _ENGINES = {"GR3D": "gpu", "EMC": "memory"}
-_SWITCHED_OFF_C = -200  # tegrastats prints -256C for a part without power
+_SWITCHED_OFF_C = -200  # tegrastats prints -256C for a unit without power
 _SECONDS_TO_END = 2
 
 
 def parse(line: str) -> State:
-    """What one line says; empty for a line of something else."""
+    """Parse one line; return an empty state for a line of another kind."""
     values = {f"{name.lower()}_used_mb": float(used) for name, used in _MEMORY.findall(line)}
     values |= _cpus(line)
     for engine, percent, clocks in _ENGINE.findall(line):
@@ -41,9 +41,9 @@ def parse(line: str) -> State:
             values[f"{_ENGINES[engine]}_clock_mhz"] = max(float(mhz) for mhz in clocks.split(","))
         if percent:
             values[f"{_ENGINES[engine]}_utilisation_percent"] = float(percent)
-    for place, degrees in _TEMPERATURE.findall(line):
+    for zone, degrees in _TEMPERATURE.findall(line):
         if float(degrees) > _SWITCHED_OFF_C:
-            values[f"{slug(place)}_temperature_c"] = float(degrees)
+            values[f"{slug(zone)}_temperature_c"] = float(degrees)
     for rail, milliwatts in _POWER.findall(line):
         if rail != "NC":  # not connected
             values[f"{slug(rail)}_power_w"] = float(milliwatts) / 1e3
@@ -51,24 +51,26 @@ def parse(line: str) -> State:
 
 
 def _cpus(line: str) -> dict[str, float]:
-    found = _CPUS.search(line)
-    if found is None:
+    match = _CPUS.search(line)
+    if match is None:
         return {}
-    cores = [core.partition("%")[::2] for core in found[1].split(",") if "%" in core]  # the others are off
+    cores = [core.partition("%")[::2] for core in match[1].split(",") if "%" in core]  # the others are off
     if not cores:
         return {}
     values = {
         "cores_online_count": float(len(cores)),
         "cpu_utilisation_percent": sum(float(load) for load, _ in cores) / len(cores),
     }
-    clocks = [float(found[2])] if found[2] else [float(mhz[1:]) for _, mhz in cores if mhz.startswith("@")]
+    clocks = [float(match[2])] if match[2] else [float(mhz[1:]) for _, mhz in cores if mhz.startswith("@")]
     return values | ({"cpu_clock_mhz": sum(clocks) / len(clocks)} if clocks else {})
 
 
 class Tegrastats:
-    """The tool as a child process; a thread keeps its last line. command: the tool and arguments before the interval.
+    """The tool as a child process; a thread stores its last line.
 
-    Without root it leaves some fields out; run the whole script as root for them.
+    Without root it omits some fields; run the whole script as root for them.
+
+    command: the tool and its arguments before the interval.
     """
 
     name = "tegrastats"
@@ -101,13 +103,13 @@ class Tegrastats:
             self._line = line
 
     def read(self) -> State:
-        """The last line that came since the read before; empty if none did."""
+        """Return the last line since the previous read; empty if there was none."""
         if self._child is None:
             raise SensorError("tegrastats is not running: open it first")
         line, self._line = self._line, ""
         status = self._child.poll()
         if status is not None and not parse(line).values:
-            raise SensorError(f"tegrastats ended with status {status}: {line.strip() or 'no word why'}")
+            raise SensorError(f"tegrastats exited with status {status}: {line.strip() or 'no message'}")
         return parse(line)
 
     def close(self) -> None:

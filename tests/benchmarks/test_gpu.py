@@ -129,7 +129,7 @@ class TestKernels:
             BrokenKernels("lung_box", refuse), workload.bundle, sizes=((61, 97),), mask_sides=(31,)
         )
         assert [row[1:] for row in section.tables[0].rows if row[0] == "lung box"] == [
-            ("no kernel image is available", 0, "no number", "to run", "no number", "did not run")
+            ("no kernel image is available", 0, "NaN", "to run", "NaN", "did not run")
         ]
         assert len(section.failures) == 1
         assert "lung box (no kernel image is available) did not run" in section.failures[0]
@@ -194,7 +194,7 @@ class TestBandwidth:
         assert one["of the copy"] == pytest.approx(one["GB/s"] / copies["GB/s"])
         assert one["GB/s"] == pytest.approx(one["MB counted"] / one["p50 us"] * 1e3)
         assert [t.measured for t in section.targets] == [r["of the copy"] for r in rows if r["work"] != "copy"]
-        assert {t.wanted for t in section.targets} == {0.7}
+        assert {t.required for t in section.targets} == {0.7}
         assert copies["note"] == "a test's copy; bytes read and bytes written count."
         assert len(copied) == 2 * 2 * 2, "two sizes; enqueued once plainly, once in the capture; two images each"
         assert {to for to, _ in copied}.isdisjoint(source for _, source in copied)
@@ -208,7 +208,7 @@ class TestBandwidth:
     def test_without_a_copy_the_ratio_is_not_measured(self) -> None:
         section = self.ask(bandwidth.device_copy(EmulatedDevice()))
         rows = section.tables[0].rows
-        assert rows[2][-1] == "not measured: emulated GPU is no CUDA device, nothing here can copy on it"
+        assert rows[2][-1] == "not measured: emulated GPU is not a CUDA device, no copy function is available for it"
         assert [t.verdict for t in section.targets] == ["not measured"] * 4
         assert rows[0][6] is not None, "the kernel's own figure stands"
 
@@ -327,7 +327,7 @@ class TestScreening:
             graph, streams = (rows[f"cxr-edge, onnxruntime-cuda, {how}"] for how in ("one graph", "plain streams"))
             assert graph["ratio"] == 1, "the first that runs is the baseline"
             assert "one CUDA graph per image" in graph["note"]
-            assert "plain CUDA streams (no graph: the benchmark asked for plain streams)" in streams["note"]
+            assert "plain CUDA streams (no graph: the benchmark disables capture)" in streams["note"]
             assert rows["cxr-edge, tensorrt, one graph"]["note"] == "not installed: x"
             assert rows[GRAPHS]["note"] == "capture needs a GPU, there is none"
             assert rows[GRAPHS]["n"] == 0
@@ -370,7 +370,7 @@ class TestScreening:
         networks = peers.cuda_graphs(modules_of_the_host(bundle), specs, segmenter=True)
         judge = Screener(bundle, engines.reference(bundle))
         for image in workload.images:
-            section = peers.screen(image.pixels, EnsembleSpec.of(bundle.manifest), networks)
+            section = peers.screen(image.pixels, EnsembleSpec.from_manifest(bundle.manifest), networks)
             assert max_difference(section, judge.screen(image).probabilities) < USUAL
         assert modes == ["thread_local"] * 2, "one graph of the segmenter, one of all members"
 
@@ -395,7 +395,7 @@ class TestScreening:
     ) -> None:
         monkeypatch.setattr(gpu, "unavailable_reason", lambda name: f"not installed: pip install {name}")
         with pytest.raises(RuntimeError, match="pip install onnx2torch; see the papers' ensemble instead"):
-            gpu._converted(workload)
+            gpu._convert(workload)
 
     def test_onnxruntime_without_the_provider_says_what_to_install(self, workload: Workload) -> None:
         with pytest.raises(RuntimeError, match="pip install onnxruntime-gpu in its place"):
@@ -406,7 +406,7 @@ class TestScreening:
         networks = peers.eager(peers.convert_networks(parts(workload.bundle)), segmenter=True, device="cpu")
         judge = Screener(workload.bundle, engines.reference(workload.bundle))
         for image in workload.images:
-            baselines = peers.screen(image.pixels, EnsembleSpec.of(workload.bundle.manifest), networks)
+            baselines = peers.screen(image.pixels, EnsembleSpec.from_manifest(workload.bundle.manifest), networks)
             assert max_difference(baselines, judge.screen(image).probabilities) < USUAL
 
 
@@ -463,9 +463,9 @@ class TestShares:
         found = on_device(workload.bundle, EmulatedDevice(refuses_capture=True))
         section = overhead.measure(workload, found, rounds=2, warmup=1)
         times, launches = (rows_of(t) for t in section.tables)
-        assert launches["graphs launched"]["an image"] == 0
+        assert launches["graphs launched"]["per image"] == 0
         # Upload and download; preprocessing, twice; lung box; combination.
-        assert launches["copies and kernels one by one"]["an image"] == 6
+        assert launches["copies and kernels one by one"]["per image"] == 6
         assert section.targets[2].verdict == "missed"
         assert "no graph: the capture failed" in times["plain alone, as a graph"]["note"]
 
@@ -571,8 +571,8 @@ class TestCommand:
         assert report["settings"]["GPU"] == "emulated GPU, compute capability 0.0, driver for CUDA 0.0"
         assert [t["title"][:2] for t in report["tables"]] == ["1.", "2.", "3.", "3.", "4.", "4.", "4."]
         texts = {t["text"]: t["verdict"] for t in report["targets"]}
-        assert texts["pieces of work that the host hands over an image, onnxruntime-cuda"] == "met"
-        assert texts["pieces of work that the host hands over an image, tensorrt"] == "not measured"
+        assert texts["pieces of work that the host submits per image, onnxruntime-cuda"] == "met"
+        assert texts["pieces of work that the host submits per image, tensorrt"] == "not measured"
         rows = {row[0]: row[-1] for row in report["tables"][2]["rows"]}
         assert set(rows) == {
             "cxr-edge, tensorrt, one graph", "cxr-edge, tensorrt, plain streams",
@@ -605,7 +605,7 @@ class TestCommand:
         monkeypatch.setattr(bandwidth, "measure", stop)
         out = tmp_path / "gpu.json"
         assert gpu.main([*self.options(toy_bundle), "--out", str(out)]) == 1
-        assert "gpu: bandwidth: stopped in the middle: an illegal address" in capsys.readouterr().err
+        assert "gpu: bandwidth: stopped with an error: an illegal address" in capsys.readouterr().err
         titles = [t["title"][:2] for t in json.loads(out.read_text(encoding="utf-8"))["tables"]]
         assert titles == ["1.", "3.", "3.", "4.", "4.", "4."]
 

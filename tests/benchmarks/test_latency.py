@@ -122,8 +122,8 @@ def test_an_engine_on_device_memory_gives_what_it_gives_on_the_host(toy_bundle: 
     bound = EngineOnDevice(EmulatedEngine(host, device), device, [{"image": x} for x in images])
     for i, x in enumerate(images):
         bound.run(i)
-        for name, wanted in host.run({"image": x}).items():
-            np.testing.assert_array_equal(bound.outputs()[name], wanted)
+        for name, expected in host.run({"image": x}).items():
+            np.testing.assert_array_equal(bound.outputs()[name], expected)
 
 
 def test_latency_runs(built_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,19 +101,19 @@ def test_a_machine_that_slows_down_is_seen() -> None:
     }  # fmt: skip
     assert rows["p50 ms"]["ratio"] == pytest.approx(1.25)
     assert rows["sm_clock_mhz, GPU"]["verdict"] == "the clock fell"
-    assert rows["slowed by, as the machine says"]["verdict"] == "software power cap"
+    assert rows["slowed by, as reported by the machine"]["verdict"] == "software power cap"
 
 
 def test_a_steady_machine_is_seen() -> None:
     rows = _rows(sustained._verdict(_steady([10] * 8), _recorded([1000.0, 1001.0] * 4), 0.0, 8.0))
     assert rows["images/s"]["verdict"] == "did not slow down"
     assert rows["sm_clock_mhz, GPU"]["verdict"] == "the clock did not fall"
-    assert rows["slowed by, as the machine says"]["verdict"] == "nothing was said"
+    assert rows["slowed by, as reported by the machine"]["verdict"] == "no reason reported"
 
 
 def test_a_clock_that_never_moves_proves_nothing() -> None:
     rows = _rows(sustained._verdict(_steady([10] * 8), _recorded([2596.0] * 8), 0.0, 8.0))
-    assert rows["sm_clock_mhz, GPU"]["verdict"].startswith("the same in every sample: locked, or a nominal clock")
+    assert rows["sm_clock_mhz, GPU"]["verdict"].startswith("the same in every sample: locked, or the nominal clock")
 
 
 def test_windows_have_what_was_recorded_beside_them() -> None:
@@ -136,7 +136,7 @@ def test_readings_are_told_by_quarter() -> None:
 def test_quarters_without_a_figure_have_no_ratio() -> None:
     assert Quarters(first=None, last=1.0).ratio is None
     assert Quarters(first=0.0, last=1.0).ratio is None
-    assert sustained._verdict_text(None, "fell", "held").startswith("not known")
+    assert sustained._verdict_text(None, "fell", "steady").startswith("unknown")
 
 
 def test_zero_minutes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

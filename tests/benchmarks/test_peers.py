@@ -116,7 +116,7 @@ def test_a_missing_package_is_named_with_the_command() -> None:
     [(5.0, True, "met"), (4.9, True, "missed"), (5.1, False, "missed"), (None, True, "not measured")],
 )
 def test_verdicts(measured: float | None, at_least: bool, verdict: str) -> None:
-    assert Target(text="t", wanted=5, measured=measured, at_least=at_least).verdict == verdict
+    assert Target(text="t", required=5, measured=measured, at_least=at_least).verdict == verdict
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -178,7 +178,7 @@ def test_pictures_decode_and_the_usual_pipeline_answers_like_the_screener(
     networks = pipelines.onnxruntime_networks(
         [p.onnx for p in parts(bundle)], segmenter=True, threads=1, spinning=False
     )
-    usually = pipelines.screen(data, pipelines.EnsembleSpec.of(bundle.manifest), networks)
+    usually = pipelines.screen(data, pipelines.EnsembleSpec.from_manifest(bundle.manifest), networks)
     expected = Screener(bundle, reference(bundle)).screen(image)
     assert "lung_box_failed" not in {flag.code for flag in expected.flags}
     assert max_difference(usually, expected.probabilities) < 0.02

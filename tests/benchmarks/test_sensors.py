@@ -157,7 +157,7 @@ def test_tegrastats_that_ends_says_its_last_word(tmp_path: Path) -> None:
     sensor.open()
     try:
         _until(lambda: sensor._child is not None and sensor._child.poll() is not None and sensor._line)
-        with pytest.raises(SensorError, match="tegrastats ended with status 3: cannot open the sensors"):
+        with pytest.raises(SensorError, match="tegrastats exited with status 3: cannot open the sensors"):
             sensor.read()
     finally:
         sensor.close()
@@ -364,7 +364,7 @@ def test_rapl_tells_the_mean_power_since_the_read_before(tmp_path: Path, monkeyp
     _rapl(tmp_path, 999_000_000, 30_000_000)
     assert sensor.read().values == {"package_0_power_w": 4.5, "package_0_core_power_w": 15.0}
     _rapl(tmp_path, 5_000_000, 60_000_000)
-    assert sensor.read().values["package_0_power_w"] == 3.0, "the counter began anew at 1000 J"
+    assert sensor.read().values["package_0_power_w"] == 3.0, "the counter wrapped around at 1000 J"
 
 
 def test_rapl_that_only_root_may_read_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +377,7 @@ def test_rapl_that_only_root_may_read_says_what_would_help(tmp_path: Path, monke
     reason = Rapl(root).unavailable_because()
     assert reason is not None
     assert reason.startswith(
-        "intel-rapl:0/energy_uj cannot be read: Linux lets root alone since CVE-2020-8694; run as root"
+        "intel-rapl:0/energy_uj cannot be read: only root may read it since CVE-2020-8694; run as root"
     )
 
 
@@ -409,7 +409,7 @@ def test_a_machine_without_these_files_says_what_was_looked_for(sensor: Any, tmp
 
 
 def test_a_reading_without_a_unit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ends with a unit out of _mhz, .*, got 'clock'"):
+    with pytest.raises(ValueError, match=r"must end with one of the units _mhz, .*, got 'clock'"):
         State(values={"clock": 1.0})
 
 
