@@ -1,4 +1,4 @@
-"""Runs a benchmark script in this process and gives its report."""
+"""Run a benchmark script in this process and read its report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Script(Protocol):
 
 
 def report_of(script: Script, folder: Path, *options: str) -> dict[str, Any]:
-    """The JSON report of a run that succeeds."""
+    """Run a script that must succeed; return its JSON report."""
     out = folder / "report.json"
     assert script.main(["--out", str(out), *options]) == 0
     report: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
@@ -25,6 +25,6 @@ def report_of(script: Script, folder: Path, *options: str) -> dict[str, Any]:
 
 
 def table_of(report: dict[str, Any], title: str) -> dict[Any, dict[str, Any]]:
-    """Rows of the table whose title begins so, by their first cell, each by its columns."""
+    """Return the rows of the table whose title starts with `title`, by first cell; each row by column."""
     table = next(t for t in report["tables"] if t["title"].startswith(title))
     return {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}

@@ -1,4 +1,4 @@
-"""All four questions to a GPU, asked of an emulated one: verdicts, counts and reasons; never how fast anything was."""
+"""All sections of the GPU benchmark on an emulated GPU: verdicts, counts and reasons; no test looks at a duration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.doubles.pycuda import FakeDriver
 
 SMALL = gpu.Extent(sizes=((1, 1), (61, 97), (150, 90)), mask_sides=(31, 40), sides=(160,), cache=1)
 QUICK = Pace(rounds=2, warmup=1)
-USUAL = 0.02  # of probabilities: OpenCV does not round as exactly, and the toy's stripes make much of it
+BASELINE_TOLERANCE = 0.02  # of probabilities: OpenCV does not round as exactly, and the toy's stripes make much of it
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ class BrokenKernels:
 
     def kernels(self, stream: Any) -> Any:
         kernels = self._device.kernels(stream)
-        kept = {n: getattr(kernels, n) for n in ("preprocess", "lung_box", "combine")}
-        return SimpleNamespace(**{**kept, self._name: self._instead})
+        unchanged = {n: getattr(kernels, n) for n in ("preprocess", "lung_box", "combine")}
+        return SimpleNamespace(**{**unchanged, self._name: self._instead})
 
 
 class TestKernels:
@@ -112,7 +112,7 @@ class TestKernels:
     @pytest.mark.parametrize(
         ("name", "kernel"), [("preprocess", "preprocessing"), ("lung_box", "lung box"), ("combine", "combination")]
     )
-    def test_one_that_does_nothing_differs(self, workload: Workload, name: str, kernel: str) -> None:
+    def test_a_kernel_that_does_nothing_differs(self, workload: Workload, name: str, kernel: str) -> None:
         device = BrokenKernels(name, lambda *_, **__: None)
         section = kernels.compare_kernels(device, workload.bundle, sizes=((61, 97),), mask_sides=(31,))
         verdicts = {(row[0], row[-1]) for row in section.tables[0].rows}
@@ -121,7 +121,7 @@ class TestKernels:
         assert section.failures
         json.dumps([row for row in section.tables[0].rows], allow_nan=False)
 
-    def test_one_that_cannot_be_launched_is_named_and_the_others_are_tried(self, workload: Workload) -> None:
+    def test_a_kernel_that_cannot_be_launched_is_reported_and_the_others_still_run(self, workload: Workload) -> None:
         def refuse(*_: Any, **__: Any) -> None:
             raise BackendError("no kernel image is available")
 
@@ -157,7 +157,7 @@ class TestKernels:
         assert (check.equal, check.values) == (equal, 4)
         assert check.row()[-1] == ("equal" if equal else "differs")
 
-    def test_the_masks_bring_about_every_verdict(self) -> None:
+    def test_masks_cover_every_lung_box_status(self) -> None:
         device = EmulatedDevice()
         verdicts = {int(kernels._boxes(device, mask)[1][-1]) for mask in kernels.masks(64)}
         assert verdicts == {v.value for v in LungBoxStatus}
@@ -169,11 +169,11 @@ class TestBandwidth:
         "cropped": (PreprocessSpec(canvas_px=32, crop_px=16), PreprocessSpec(canvas_px=20, crop_px=10)),
     }
 
-    def ask(self, copy: DeviceCopy, device: EmulatedDevice | None = None, cache: int = 1) -> Section:
+    def measure(self, copy: DeviceCopy, device: EmulatedDevice | None = None, cache: int = 1) -> Section:
         device = device or EmulatedDevice()
         return bandwidth.measure(device, self.SETS, copy=copy, cache=cache, rounds=3, warmup=1, sides=(64, 96))
 
-    def test_bytes_count_once_and_those_of_a_copy_twice(self) -> None:
+    def test_image_bytes_count_once_and_copied_bytes_twice(self) -> None:
         device, copied = EmulatedDevice(), []
 
         def copy(to: int, source: int, n_bytes: int, stream: Any) -> None:
@@ -181,7 +181,7 @@ class TestBandwidth:
             move = lambda: ctypes.memmove(to, source, n_bytes)  # noqa: E731
             device.do(move, stream, reads=[(source, n_bytes)], writes=[(to, n_bytes)])
 
-        section = self.ask(DeviceCopy(name="a test's copy", run=copy), device)
+        section = self.measure(DeviceCopy(name="a test's copy", run=copy), device)
         rows = [dict(zip(section.tables[0].columns, row, strict=True)) for row in section.tables[0].rows]
         assert [(r["image"], r["work"]) for r in rows] == [
             (image, work) for image in ("64x64, 16 bit", "96x96, 16 bit") for work in ("one", "cropped", "copy")
@@ -196,31 +196,33 @@ class TestBandwidth:
         assert [t.measured for t in section.targets] == [r["of the copy"] for r in rows if r["work"] != "copy"]
         assert {t.required for t in section.targets} == {0.7}
         assert copies["note"] == "a test's copy; bytes read and bytes written count."
-        assert len(copied) == 2 * 2 * 2, "two sizes; enqueued once plainly, once in the capture; two images each"
+        assert len(copied) == 2 * 2 * 2, (
+            "two sizes; enqueued once without a graph, once in the capture; two images each"
+        )
         assert {to for to, _ in copied}.isdisjoint(source for _, source in copied)
 
     @pytest.mark.parametrize(("cache", "images"), [(1, 2), (8192, 3), (100_000, 26)])
-    def test_a_rounds_images_exceed_the_cache(self, cache: int, images: int) -> None:
-        section = self.ask(DeviceCopy(name="none", run=None), cache=cache)
+    def test_images_of_one_round_exceed_the_cache(self, cache: int, images: int) -> None:
+        section = self.measure(DeviceCopy(name="none", run=None), cache=cache)
         assert section.tables[0].rows[0][2] == images
         assert images * 64 * 64 * 2 > 2 * cache
 
     def test_without_a_copy_the_ratio_is_not_measured(self) -> None:
-        section = self.ask(bandwidth.device_copy(EmulatedDevice()))
+        section = self.measure(bandwidth.device_copy(EmulatedDevice()))
         rows = section.tables[0].rows
         assert rows[2][-1] == "not measured: emulated GPU is not a CUDA device, no copy function is available for it"
         assert [t.verdict for t in section.targets] == ["not measured"] * 4
         assert rows[0][6] is not None, "the kernel's own figure stands"
 
-    def test_a_copy_that_fails_is_named(self) -> None:
+    def test_a_failed_copy_is_reported(self) -> None:
         def fail(*_: Any) -> None:
             raise RuntimeError("an illegal address\nand much more")
 
-        rows = self.ask(DeviceCopy(name="torch", run=fail)).tables[0].rows
+        rows = self.measure(DeviceCopy(name="torch", run=fail)).tables[0].rows
         assert rows[2][-1] == "not measured: torch failed: an illegal address"
 
-    def test_a_device_that_captures_nothing_is_timed_all_the_same(self) -> None:
-        section = self.ask(DeviceCopy(name="none", run=None), EmulatedDevice(refuses_capture=True))
+    def test_a_device_without_graph_capture_is_still_timed(self) -> None:
+        section = self.measure(DeviceCopy(name="none", run=None), EmulatedDevice(refuses_capture=True))
         note = section.tables[0].rows[0][-1]
         assert "canvases: 1" in note
         assert "enqueued one by one, the host's gaps included (no graph: the capture failed" in note
@@ -248,12 +250,12 @@ class TestBandwidth:
         monkeypatch.setattr(bandwidth, "unavailable_reason", lambda _: "not installed")
         assert bandwidth.device_copy(device).run is None
 
-    def test_a_cache_that_is_not_told_is_thought_large(self) -> None:
+    def test_an_unknown_cache_size_has_a_large_default(self) -> None:
         assert bandwidth.cache_bytes(EmulatedDevice()) >= 1 << 27
 
 
 class TestDevice:
-    def test_arrays_go_there_and_back(self) -> None:
+    def test_arrays_are_copied_to_the_device_and_back(self) -> None:
         device, array = EmulatedDevice(), np.arange(12, dtype=np.int32).reshape(3, 4)
         np.testing.assert_array_equal(from_device(device, to_device(device, array), (3, 4), np.int32), array)
         assert from_device(device, upload_frame(device, np.ones((2, 3), np.uint8)), (4,), np.int32).tolist() == [
@@ -263,15 +265,15 @@ class TestDevice:
             1,
         ]
 
-    def test_work_is_timed_as_a_graph_once_it_has_run_plainly(self) -> None:
-        device, ran = EmulatedDevice(), []
+    def test_work_is_timed_as_a_graph_after_one_run_without_it(self) -> None:
+        device, commands = EmulatedDevice(), []
         stream = device.stream()
-        work = lambda: device.do(lambda: ran.append(1), stream, reads=[], writes=[])  # noqa: E731
+        work = lambda: device.do(lambda: commands.append(1), stream, reads=[], writes=[])  # noqa: E731
         found = time_work(device, stream, work, rounds=4, warmup=2)
-        assert (found.milliseconds.size, len(ran), device.graphs[0].launches) == (4, 1 + 2 + 4, 6)
+        assert (found.milliseconds.size, len(commands), device.graphs[0].launches) == (4, 1 + 2 + 4, 6)
         assert (found.milliseconds > 0).all()
 
-    def test_what_is_handed_over_is_counted(self) -> None:
+    def test_submitted_work_is_counted(self) -> None:
         device = CountingDevice(EmulatedDevice())
         stream, memory = device.stream(), device.allocate(64)
         graph = device.capture(stream, lambda: device.upload(memory.address, np.zeros(64, np.uint8), stream))
@@ -303,24 +305,26 @@ def modules_of_the_host(bundle: Bundle) -> list[_TorchOnTheHost]:
 
 
 class TestScreening:
-    def test_everybody_is_in_the_table_and_gives_the_same_answer(self, workload: Workload) -> None:
+    def test_all_pipelines_are_in_the_table_with_the_same_probabilities(self, workload: Workload) -> None:
         pytest.importorskip("torch")
         found, device = parts(workload.bundle), EmulatedDevice()
 
-        def no_graphs() -> peers.GpuNetworks:
+        def raise_no_gpu() -> peers.GpuNetworks:
             raise RuntimeError("capture needs a GPU,\nthere is none")
 
-        offered = Peers(
+        loaders = Peers(
             eager=lambda: peers.eager(modules_of_the_host(workload.bundle), segmenter=True, device="cpu"),
-            cuda_graphs=no_graphs,
+            cuda_graphs=raise_no_gpu,
             host_arrays=lambda: peers.onnxruntime_sessions(
                 found, segmenter=True, provider="CPUExecutionProvider"
             ),
         )  # fmt: skip
         loaded = {"tensorrt": "not installed: x", "onnxruntime-cuda": on_device(workload.bundle, device)}
         plain = engines.reference(workload.bundle)
-        ways = screening.all_pipelines(workload, loaded, plain, offered, 1)
-        section = screening.measure_pipelines("t", workload, ways, QUICK, reference=Screener(workload.bundle, plain))
+        pipelines = screening.all_pipelines(workload, loaded, plain, loaders, 1)
+        section = screening.measure_pipelines(
+            "t", workload, pipelines, QUICK, reference=Screener(workload.bundle, plain)
+        )
         assert [t.title for t in section.tables] == ["t, from pixels", "t, from bytes"]
         for table in section.tables:
             rows = rows_of(table)
@@ -334,18 +338,18 @@ class TestScreening:
             assert rows[GRAPHS]["p50 ms"] is rows[GRAPHS]["ratio"] is rows[GRAPHS]["max difference"] is None
             assert {rows[name]["n"] for name in (CPU, REFERENCE, EAGER, HOST_ARRAYS)} == {QUICK.rounds}
             assert max(r["max difference"] for r in (graph, streams, rows[CPU], rows[REFERENCE])) < 1e-6
-            assert max(rows[name]["max difference"] for name in (EAGER, HOST_ARRAYS)) < USUAL
+            assert max(rows[name]["max difference"] for name in (EAGER, HOST_ARRAYS)) < BASELINE_TOLERANCE
 
-    def test_the_graph_is_what_is_timed_from_the_first_round_on(self, workload: Workload) -> None:
+    def test_the_graph_is_timed_from_the_first_round_on(self, workload: Workload) -> None:
         device = EmulatedDevice()
         (graph, _) = screening.cxr_edge_pipelines("x", on_device(workload.bundle, device), workload, 1)
-        judge = Screener(workload.bundle, engines.reference(workload.bundle))
-        screening.measure_pipelines("t", workload, [graph], Pace(rounds=1, warmup=1), reference=judge)
+        reference = Screener(workload.bundle, engines.reference(workload.bundle))
+        screening.measure_pipelines("t", workload, [graph], Pace(rounds=1, warmup=1), reference=reference)
         # Two tables; in each all images twice, then two rounds of a lead-in and a run. One more when the pipeline was
         # made: these images are small, so that the blank one's graph serves them.
         assert sum(g.launches for g in device.graphs) == 2 * (2 * len(workload.images) + 4) + 1
 
-    def test_a_pipeline_that_cannot_be_made_leaves_its_reason(self, workload: Workload) -> None:
+    def test_a_pipeline_that_cannot_be_built_has_a_reason(self, workload: Workload) -> None:
         class Odd(EmulatedEngine):
             def bind(self, *_: Any, **__: Any) -> Any:
                 raise BackendError("no memory left\nat all")
@@ -355,59 +359,59 @@ class TestScreening:
         broken = dataclasses.replace(found, segmenter=Odd(found.segmenter.host, device))  # type: ignore[union-attr]
         assert {w.note for w in screening.cxr_edge_pipelines("x", broken, workload, 1)} == {"no memory left at all"}
 
-    def test_where_nobody_can_run_the_table_is_all_reasons(self, workload: Workload) -> None:
-        ways = screening.cxr_edge_pipelines("x", "not here", workload, 1)
-        judge = Screener(workload.bundle, engines.reference(workload.bundle))
-        section = screening.measure_pipelines("t", workload, ways, QUICK, reference=judge)
+    def test_if_no_pipeline_can_run_the_table_has_all_reasons(self, workload: Workload) -> None:
+        pipelines = screening.cxr_edge_pipelines("x", "not here", workload, 1)
+        reference = Screener(workload.bundle, engines.reference(workload.bundle))
+        section = screening.measure_pipelines("t", workload, pipelines, QUICK, reference=reference)
         assert [row[-1] for row in section.tables[0].rows] == ["not here", "not here"]
 
-    def test_torch_graphs_get_their_images_through_static_inputs(
+    def test_torch_graphs_read_images_from_static_inputs(
         self, workload: Workload, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         modes = _torch_graphs_on_the_host(pytest.importorskip("torch"), monkeypatch)
         bundle = workload.bundle
         specs = [p.preprocess for p in parts(bundle)]
         networks = peers.cuda_graphs(modules_of_the_host(bundle), specs, segmenter=True)
-        judge = Screener(bundle, engines.reference(bundle))
+        reference = Screener(bundle, engines.reference(bundle))
         for image in workload.images:
             section = peers.screen(image.pixels, EnsembleSpec.from_manifest(bundle.manifest), networks)
-            assert max_difference(section, judge.screen(image).probabilities) < USUAL
+            assert max_difference(section, reference.screen(image).probabilities) < BASELINE_TOLERANCE
         assert modes == ["thread_local"] * 2, "one graph of the segmenter, one of all members"
 
-    def test_torch_without_a_gpu_is_a_reason(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_torch_without_a_gpu_has_a_reason(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(peers, "torch_unavailable_reason", lambda: "torch sees no GPU")
-        asked: list[int] = []
-        offered = screening.make_peers(workload, lambda: asked.append(1) or [])
-        assert [w.note for w in screening.baselines(workload, offered)][:2] == ["torch sees no GPU"] * 2
-        assert not asked
+        calls: list[int] = []
+        loaders = screening.make_peers(workload, lambda: calls.append(1) or [])
+        assert [w.note for w in screening.baselines(workload, loaders)][:2] == ["torch sees no GPU"] * 2
+        assert not calls
 
     def test_the_networks_are_converted_once(self, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(peers, "torch_unavailable_reason", lambda: None)
         monkeypatch.setattr(peers, "eager", lambda modules, **_: modules)
         monkeypatch.setattr(peers, "cuda_graphs", lambda modules, *_, **__: modules)
-        asked: list[int] = []
-        offered = screening.make_peers(workload, lambda: asked.append(1) or ["a module"])
-        assert offered.eager() == offered.cuda_graphs() == ["a module"]
-        assert asked == [1]
+        calls: list[int] = []
+        loaders = screening.make_peers(workload, lambda: calls.append(1) or ["a module"])
+        assert loaders.eager() == loaders.cuda_graphs() == ["a module"]
+        assert calls == [1]
 
-    def test_without_onnx2torch_the_papers_table_is_pointed_to(
+    def test_without_onnx2torch_the_message_names_the_papers_ensemble(
         self, workload: Workload, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(gpu, "unavailable_reason", lambda name: f"not installed: pip install {name}")
         with pytest.raises(RuntimeError, match="pip install onnx2torch; see the papers' ensemble instead"):
             gpu._convert(workload)
 
-    def test_onnxruntime_without_the_provider_says_what_to_install(self, workload: Workload) -> None:
+    def test_onnxruntime_without_the_provider_names_the_package_to_install(self, workload: Workload) -> None:
         with pytest.raises(RuntimeError, match="pip install onnxruntime-gpu in its place"):
             peers.onnxruntime_sessions(parts(workload.bundle), segmenter=True, provider="NoSuchProvider")
 
     @pytest.mark.skipif(unavailable_reason("onnx2torch") is not None, reason="onnx2torch is not installed")
-    def test_converted_networks_answer_as_the_bundle_does(self, workload: Workload) -> None:
+    def test_converted_networks_match_the_bundle(self, workload: Workload) -> None:
         networks = peers.eager(peers.convert_networks(parts(workload.bundle)), segmenter=True, device="cpu")
-        judge = Screener(workload.bundle, engines.reference(workload.bundle))
+        reference = Screener(workload.bundle, engines.reference(workload.bundle))
         for image in workload.images:
             baselines = peers.screen(image.pixels, EnsembleSpec.from_manifest(workload.bundle.manifest), networks)
-            assert max_difference(baselines, judge.screen(image).probabilities) < USUAL
+            assert max_difference(baselines, reference.screen(image).probabilities) < BASELINE_TOLERANCE
 
 
 def _torch_graphs_on_the_host(torch: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -441,8 +445,8 @@ def _torch_graphs_on_the_host(torch: Any, monkeypatch: pytest.MonkeyPatch) -> li
     return modes
 
 
-class TestShares:
-    def test_own_times_add_up_and_one_graph_is_launched_an_image(self, workload: Workload) -> None:
+class TestOverhead:
+    def test_own_times_are_summed_and_one_graph_is_launched_per_image(self, workload: Workload) -> None:
         found = on_device(workload.bundle, EmulatedDevice())
         section = overhead.measure(workload, found, rounds=5, warmup=1)
         times, launches = (rows_of(t) for t in section.tables)
@@ -459,7 +463,7 @@ class TestShares:
         assert [t.measured for t in section.targets] == [whole["over the sum"], whole["over the path"], 1]
         assert section.targets[2].verdict == "met"
 
-    def test_plain_streams_miss_the_one_launch(self, workload: Workload) -> None:
+    def test_plain_streams_miss_the_target_of_one_launch(self, workload: Workload) -> None:
         found = on_device(workload.bundle, EmulatedDevice(refuses_capture=True))
         section = overhead.measure(workload, found, rounds=2, warmup=1)
         times, launches = (rows_of(t) for t in section.tables)
@@ -469,7 +473,7 @@ class TestShares:
         assert section.targets[2].verdict == "missed"
         assert "no graph: the capture failed" in times["plain alone, as a graph"]["note"]
 
-    def test_the_smaller_median_is_an_engines_own_time(self) -> None:
+    def test_own_time_is_the_smaller_median(self) -> None:
         own = overhead.OwnTime(
             part="x", enqueued=np.array([3.0, 9.0, 3.0]), graph=overhead.Timed(milliseconds=np.array([2.0, 8.0, 1.0]))
         )
@@ -482,7 +486,7 @@ class TestShares:
 
 
 class TestPapers:
-    def test_torch_and_cxr_edge_run_the_very_same_networks(
+    def test_torch_and_cxr_edge_run_the_same_networks(
         self, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         torch = pytest.importorskip("torch")
@@ -502,7 +506,7 @@ class TestPapers:
         rows = rows_of(section.tables[0])
         assert section.tables[0].title == "3. Screening, the papers' ensemble (random weights, fp32), from pixels"
         assert rows["cxr-edge, onnxruntime-cuda, one graph"]["max difference"] < 1e-6
-        assert rows[EAGER]["max difference"] < USUAL
+        assert rows[EAGER]["max difference"] < BASELINE_TOLERANCE
         assert rows[EAGER]["n"] == 1, "a fifth of the rounds"
         assert rows[GRAPHS]["n"] == 0
         assert rows[GRAPHS]["note"]
@@ -515,14 +519,14 @@ class TestPapers:
         assert not screened.flags
 
     def test_a_runtime_that_does_not_work_here_has_a_reason(self, workload: Workload, tmp_path: Path) -> None:
-        said: list[str] = []
+        output: list[str] = []
         names = ("no-such-runtime", "onnxruntime")
-        found = papers_bundle.compile_engines(workload.bundle, names, tmp_path, threads=1, say=said.append)
+        found = papers_bundle.compile_engines(workload.bundle, names, tmp_path, threads=1, say=output.append)
         assert "no backend is called 'no-such-runtime'" in str(found["no-such-runtime"])
         built = found["onnxruntime"]
         assert isinstance(built, EngineSet)
         assert built.precisions == ("fp32",) * 4
-        assert said[0] == "onnxruntime: compiling segmenter of the papers' ensemble"
+        assert output[0] == "onnxruntime: compiling segmenter of the papers' ensemble"
 
 
 def _tiny(torch: Any) -> list[Any]:
@@ -536,16 +540,16 @@ def _tiny(torch: Any) -> list[Any]:
 
 
 class TestCommand:
-    def test_without_a_gpu_it_says_so(
+    def test_without_a_gpu_it_reports_the_reason(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(cuda, "gpu_unavailable_reason", lambda: "the driver sees no GPU: look at nvidia-smi")
         assert gpu.main([]) == 3
-        said = capsys.readouterr()
-        assert said.err == "gpu: nothing can be measured here: the driver sees no GPU: look at nvidia-smi\n"
-        assert not said.out
+        output = capsys.readouterr()
+        assert output.err == "gpu: nothing can be measured here: the driver sees no GPU: look at nvidia-smi\n"
+        assert not output.out
 
-    def test_a_build_without_kernels_says_so(
+    def test_a_build_without_kernels_is_reported(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(cuda, "gpu_unavailable_reason", lambda: None)
@@ -553,7 +557,7 @@ class TestCommand:
         assert gpu.main([]) == 3
         assert "cxr-edge was built without CUDA: put nvcc on the PATH" in capsys.readouterr().err
 
-    def test_it_names_a_bundle_and_a_backend_that_cannot_be_used(
+    def test_an_invalid_bundle_and_an_invalid_backend_are_named(
         self, emulated: Any, toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert gpu.main(["--bundle", str(tmp_path / "none")]) == 3
@@ -582,7 +586,7 @@ class TestCommand:
         assert "cxr-edge build-engine" in rows["cxr-edge, tensorrt, one graph"]
         assert "cxr-edge build-engine" in rows[CPU], "no engines were built, and the row says how"
 
-    def test_a_kernel_that_differs_makes_it_fail_and_is_written(
+    def test_a_kernel_that_differs_fails_the_run_and_is_in_the_report(
         self, emulated: Any, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
@@ -590,12 +594,14 @@ class TestCommand:
         monkeypatch.setattr(kernels, "combinations", lambda _: [wrong])
         out = tmp_path / "gpu.json"
         assert gpu.main([*self.options(toy_bundle), "--out", str(out)]) == 1
-        said = "combination (flannel) differs from the CPU by up to 0.2, allowed: 1e-05: do not screen with this build"
-        assert f"gpu: {said}" in capsys.readouterr().err
-        assert json.loads(out.read_text(encoding="utf-8"))["notes"][0].startswith(f"Failed: {said}")
+        output = (
+            "combination (flannel) differs from the CPU by up to 0.2, allowed: 1e-05: do not screen with this build"
+        )
+        assert f"gpu: {output}" in capsys.readouterr().err
+        assert json.loads(out.read_text(encoding="utf-8"))["notes"][0].startswith(f"Failed: {output}")
 
     @pytest.mark.parametrize("kind", [BackendError, RuntimeError])
-    def test_a_question_that_stops_does_not_lose_the_others(
+    def test_an_error_in_one_section_keeps_the_others(
         self, emulated: Any, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str], kind: type[Exception],
     ) -> None:  # fmt: skip
@@ -609,7 +615,7 @@ class TestCommand:
         titles = [t["title"][:2] for t in json.loads(out.read_text(encoding="utf-8"))["tables"]]
         assert titles == ["1.", "3.", "3.", "4.", "4.", "4."]
 
-    def test_the_runtimes_of_a_gpu_are_known(self) -> None:
+    def test_gpu_backends_are_found(self) -> None:
         assert gpu.gpu_backends() == ("tensorrt", "onnxruntime-cuda")
 
     @staticmethod
@@ -637,18 +643,18 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> EmulatedDevice:
     return device
 
 
-def test_all_scripts_know_gpu_and_leave_it_out_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[list[str]] = []
+def test_gpu_runs_only_if_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        ran.append(command)
+        commands.append(command)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(run_all.subprocess, "run", run)
     assert run_all.main([]) == 0
-    assert "benchmarks.latency" in [c[2] for c in ran]
-    assert "benchmarks.gpu" not in [c[2] for c in ran]
-    ran.clear()
+    assert "benchmarks.latency" in [c[2] for c in commands]
+    assert "benchmarks.gpu" not in [c[2] for c in commands]
+    commands.clear()
     assert run_all.main(["--only", "gpu", "--rounds", "3"]) == 0
-    assert [c[2] for c in ran] == ["benchmarks.gpu"]
-    assert ran[0][-4:] == ["--rounds", "3", "--bundle", "starter"]
+    assert [c[2] for c in commands] == ["benchmarks.gpu"]
+    assert commands[0][-4:] == ["--rounds", "3", "--bundle", "starter"]

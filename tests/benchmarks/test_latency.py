@@ -1,4 +1,4 @@
-"""The latency summary counts what it was told to count and shows a GPU's copies only where there are some."""
+"""Latency summary: counts of runs, statistics, and GPU copies only where there are some."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.doubles.emulated_device import TICK_MS, EmulatedDevice, EmulatedEngin
 SMALL = ("--image-px", "96", "--threads", "1", "--duration", "0", "--warm-up", "0", "--iterations", "3")
 
 
-def test_a_spread_names_what_it_saw() -> None:
+def test_spread_statistics() -> None:
     found = spread([4.0, 1.0, 3.0, 2.0], (50, 90))
     assert (found.n, found.min_ms, found.mean_ms, found.median_ms, found.max_ms) == (4, 1, 2.5, 2.5, 4)
     assert found.percentiles_ms == pytest.approx((2.5, 3.7))
@@ -39,7 +39,7 @@ def test_a_spread_names_what_it_saw() -> None:
     assert len(found.cells()) == len(columns((50, 90)))
 
 
-def test_a_spread_of_nothing_is_refused() -> None:
+def test_a_spread_without_runs_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least one run, got none"):
         spread([])
     with pytest.raises(ValueError, match="a value for each of 2 percentiles, got 1 runs and 1 values"):
@@ -49,19 +49,19 @@ def test_a_spread_of_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "90,x", "101", "-1", "90;95"])
-def test_percentiles_that_are_none_are_refused(text: str) -> None:
+def test_invalid_percentiles_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"from 0 to 100, such as 90,95,99, got"):
         parse_percentiles(text)
     assert parse_percentiles("50,99.9") == (50, 99.9)
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
-def test_durations_that_are_none_are_refused(text: str) -> None:
+def test_invalid_durations_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="a number of at least 0, got"):
         at_least_zero(text)
 
 
-def test_runs_are_counted_until_both_bounds_are_met(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_counted_until_both_minimums_are_met(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     ticks = count()
     monkeypatch.setattr(latency, "perf_counter", lambda: next(ticks) / 1e3)  # each look at the clock takes 1 ms
@@ -86,7 +86,7 @@ def test_steps_of_a_host_are_decode_and_compute() -> None:
     assert latency._steps(SimpleNamespace(times=times)) == Steps(compute_ms=10.0)  # type: ignore[arg-type]
 
 
-def test_steps_of_a_gpu_hold_the_copies_apart() -> None:
+def test_steps_of_a_gpu_separate_the_copies() -> None:
     times = StageTimes(
         decode_ms=7.0, lungs_ms=1.0, preprocess_ms=2.0, members_ms=3.0, combine_ms=4.0, upload_ms=5.0, download_ms=6.0
     )
@@ -104,18 +104,18 @@ def test_steps_of_a_gpu_hold_the_copies_apart() -> None:
     assert "Enqueue: -" in text
 
 
-def test_a_gpu_engine_alone_tells_its_steps(toy_bundle: Path) -> None:
+def test_a_single_gpu_engine_measures_its_steps(toy_bundle: Path) -> None:
     bundle, device = Bundle.open(toy_bundle), EmulatedDevice()
     image = decode(bundle.file(bundle.manifest.known_answers[0].file))
     part = parts(bundle)[1]
     host = OnnxRuntimeBackend().load_reference(part.onnx, CompileOptions())
-    told = latency._engine_run(EmulatedEngine(host, device), part, [image], 1, device)(0)
-    assert (told.upload_ms, told.compute_ms, told.download_ms) == pytest.approx((TICK_MS,) * 3)
-    assert told.decode_ms is None
-    assert told.enqueue_ms is not None
+    steps = latency._engine_run(EmulatedEngine(host, device), part, [image], 1, device)(0)
+    assert (steps.upload_ms, steps.compute_ms, steps.download_ms) == pytest.approx((TICK_MS,) * 3)
+    assert steps.decode_ms is None
+    assert steps.enqueue_ms is not None
 
 
-def test_an_engine_on_device_memory_gives_what_it_gives_on_the_host(toy_bundle: Path) -> None:
+def test_an_engine_on_device_memory_matches_the_host(toy_bundle: Path) -> None:
     part, device = parts(Bundle.open(toy_bundle))[1], EmulatedDevice()
     host = OnnxRuntimeBackend().load_reference(part.onnx, CompileOptions())
     images = np.random.default_rng(0).standard_normal((3, 1, *part.preprocess.tensor_shape)).astype(np.float32)
@@ -155,7 +155,7 @@ def test_latency_runs(built_bundle: Path, tmp_path: Path, capsys: pytest.Capture
     assert "| step |" not in text, "the summary is printed in place of the Markdown"
 
 
-def test_latency_takes_given_files_and_names_the_one_that_it_cannot_use(
+def test_latency_reads_given_files_and_names_an_invalid_one(
     built_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Bundle.open(built_bundle)
@@ -166,6 +166,6 @@ def test_latency_takes_given_files_and_names_the_one_that_it_cannot_use(
     assert "none.png cannot be read (No such file or directory): give X-ray files" in capsys.readouterr().err
 
 
-def test_latency_without_engines_says_how_to_build_them(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latency_without_engines_names_the_build_command(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert latency.main(["--bundle", str(toy_bundle), *SMALL]) == 3
     assert "cxr-edge build-engine" in capsys.readouterr().err

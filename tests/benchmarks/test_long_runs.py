@@ -1,4 +1,4 @@
-"""The scripts that wait or run for minutes do so as asked, and the verdict follows from what was recorded."""
+"""Scripts that rest or run for minutes: durations as requested, verdicts from the recorded samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_idle_runs(built_bundle: Path, tmp_path: Path) -> None:
     assert all(row["n"] == 3 and 0 < row["median ms"] <= row["worst ms"] for row in rows.values())
 
 
-def test_a_rest_comes_after_screenings_and_before_the_one_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rest_is_between_warm_up_and_timed_screening(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(idle, "sleep", lambda seconds: calls.append(f"rest {seconds}"))
     implementation = idle._after_rest(0.5, calls.append, 2)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def _rows(table: Any) -> dict[Any, dict[str, Any]]:
     return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
-def test_a_machine_that_slows_down_is_seen() -> None:
+def test_a_machine_that_slows_down_is_detected() -> None:
     record = _recorded([1000.0] * 4 + [800.0] * 4, reason_at=5)
     rows = _rows(sustained._verdict(_steady([10, 10, 10, 10, 8, 8, 8, 8]), record, 0.0, 8.0))
     assert rows["images/s"] == {
@@ -104,19 +104,19 @@ def test_a_machine_that_slows_down_is_seen() -> None:
     assert rows["slowed by, as reported by the machine"]["verdict"] == "software power cap"
 
 
-def test_a_steady_machine_is_seen() -> None:
+def test_a_steady_machine_is_reported_as_such() -> None:
     rows = _rows(sustained._verdict(_steady([10] * 8), _recorded([1000.0, 1001.0] * 4), 0.0, 8.0))
     assert rows["images/s"]["verdict"] == "did not slow down"
     assert rows["sm_clock_mhz, GPU"]["verdict"] == "the clock did not fall"
     assert rows["slowed by, as reported by the machine"]["verdict"] == "no reason reported"
 
 
-def test_a_clock_that_never_moves_proves_nothing() -> None:
+def test_a_constant_clock_is_reported_as_locked_or_nominal() -> None:
     rows = _rows(sustained._verdict(_steady([10] * 8), _recorded([2596.0] * 8), 0.0, 8.0))
     assert rows["sm_clock_mhz, GPU"]["verdict"].startswith("the same in every sample: locked, or the nominal clock")
 
 
-def test_windows_have_what_was_recorded_beside_them() -> None:
+def test_windows_include_sensor_readings() -> None:
     record = _recorded([1000.0, 900.0, 800.0, 700.0], reason_at=3)
     rows = _rows(sustained._windows(_steady([10, 10, 5, 5]), record, 0.0, 2.0))
     assert list(rows) == [0, 2]
@@ -128,7 +128,7 @@ def test_windows_have_what_was_recorded_beside_them() -> None:
     assert (first["slowed by"], second["slowed by"]) == ("", "software power cap")
 
 
-def test_readings_are_told_by_quarter() -> None:
+def test_readings_are_summarised_per_quarter() -> None:
     rows = sustained._readings(_recorded([1000.0, 900.0, 800.0, 700.0]), 0.0, 4.0).rows
     assert rows[0] == ("GPU", "sm_clock_mhz", 1000.0, 700.0, 700.0, 850.0, 1000.0, 4)
 
@@ -139,13 +139,13 @@ def test_quarters_without_a_figure_have_no_ratio() -> None:
     assert sustained._verdict_text(None, "fell", "steady").startswith("unknown")
 
 
-def test_zero_minutes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_minutes_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         sustained.main(["--minutes", "0"])
     assert "expected a number above 0, got '0'" in capsys.readouterr().err
 
 
-def test_the_long_scripts_run_only_when_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_long_scripts_run_only_if_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     commands: list[list[str]] = []
 
     def run(command: list[str], *, check: bool) -> Any:

@@ -1,4 +1,4 @@
-"""The benchmark scripts run, their contenders compute the same, and their reports say what was measured.
+"""Benchmark scripts run, their implementations compute the same, and their reports have the measured values.
 
 Nothing here looks at a duration: a timed test fails on a busy machine.
 """
@@ -6,9 +6,9 @@ Nothing here looks at a duration: a timed test fails on a busy machine.
 from __future__ import annotations
 
 import dataclasses
-import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,16 +40,17 @@ from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.combination import STRATEGIES
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
+from tests.benchmarks.scripts import Script, report_of
 from tests.builders.toy_bundle import build_toy_bundle
 
 ROI = Roi(x0=11, y0=7, x1=291, y1=263)
 
-# A gray level of 8 bits (1/255), or of 16, over the deviation of the test picture: what another rounding may shift.
+# A gray level of 8 bits (1/255), or of 16, over the deviation of the test image: the effect of another rounding.
 ONE_LEVEL = {np.uint8: 0.03, np.uint16: 2e-4}
-OTHER_FILTER = 0.1  # a triangle filter against an area average, in deviations, on a soft picture
+OTHER_FILTER = 0.1  # a triangle filter against an area average, in deviations, on a soft image
 
 
-def test_every_round_runs_every_contender_once_on_the_same_item() -> None:
+def test_every_round_runs_every_implementation_once_on_the_same_item() -> None:
     calls: list[tuple[str, int]] = []
 
     def implementation(name: str) -> Implementation:
@@ -63,7 +64,7 @@ def test_every_round_runs_every_contender_once_on_the_same_item() -> None:
     assert [len(m.milliseconds) for m in measured] == [4, 4, 4]
 
 
-def test_what_surrounds_a_run_happens_in_order() -> None:
+def test_untimed_calls_around_a_run_are_in_order() -> None:
     calls: list[str] = []
     one = Implementation(name="a", run=lambda _: calls.append("run"), prepare=lambda: calls.append("prepare"))
     (measured,) = measure([one], rounds=1, warmup=1, between=lambda: calls.append("between"), lead_in=1)
@@ -71,18 +72,18 @@ def test_what_surrounds_a_run_happens_in_order() -> None:
     assert len(measured.milliseconds) == 1
 
 
-def test_contenders_with_one_name_are_refused() -> None:
+def test_implementations_with_the_same_name_are_rejected() -> None:
     twice = [Implementation(name="a", run=str), Implementation(name="a", run=str)]
     with pytest.raises(ValueError, match="names must differ"):
         measure(twice, rounds=1, warmup=0)
 
 
-def test_an_absent_contender_needs_a_reason() -> None:
+def test_an_unavailable_implementation_needs_a_reason() -> None:
     with pytest.raises(ValueError, match="no note with the reason"):
         Implementation(name="a", run=None)
 
 
-def test_ratios_are_medians_over_the_rounds_and_absent_contenders_stay_in_the_table() -> None:
+def test_ratios_are_medians_over_the_rounds_and_unavailable_implementations_stay_in_the_table() -> None:
     base = _measured("base", [1.0, 10.0, 2.0])
     other = _measured("other", [3.0, 20.0, 10.0])  # ratios 3, 2, 5; the ratio of the medians would be 5
     absent = Measured(
@@ -101,12 +102,12 @@ def test_ratios_are_medians_over_the_rounds_and_absent_contenders_stay_in_the_ta
     }  # fmt: skip
 
 
-def test_a_ragged_table_is_refused() -> None:
+def test_a_ragged_table_is_rejected() -> None:
     with pytest.raises(ValueError, match="2 columns, got a row of 1"):
         Table(title="t", columns=("a", "b"), rows=((1,),))
 
 
-def test_a_missing_package_is_named_with_the_command() -> None:
+def test_a_missing_package_has_an_install_command() -> None:
     assert unavailable_reason("no_such_package_here") == "not installed: pip install no_such_package_here"
     assert unavailable_reason("numpy") is None
 
@@ -121,7 +122,7 @@ def test_verdicts(measured: float | None, at_least: bool, verdict: str) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("name", ["sane", "rajaraman-code", "rajaraman-paper", "flannel-paper"])
-def test_usual_preprocessing_agrees_with_the_fused_one(name: str, dtype: type) -> None:
+def test_opencv_preprocessing_matches_the_fused_one(name: str, dtype: type) -> None:
     pixels, spec = speckled_image(300, dtype, seed=3), PRESETS[name]
     roi = Roi.full(300, 300) if spec.region == "frame" else ROI
     (fused,) = Preprocessor([spec]).run([pixels], [ROI])
@@ -132,7 +133,7 @@ def test_usual_preprocessing_agrees_with_the_fused_one(name: str, dtype: type) -
 
 @pytest.mark.skipif(find_spec("PIL") is None, reason="Pillow is not installed")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pillow_does_what_torchvision_does_and_nearly_what_the_fused_code_does(dtype: type) -> None:
+def test_pillow_matches_torchvision_and_nearly_the_fused_preprocessing(dtype: type) -> None:
     pixels, spec = speckled_image(900, dtype, seed=4), PreprocessSpec()
     roi = Roi.full(900, 900)
     (fused,) = Preprocessor([spec]).run([pixels], [roi])
@@ -144,30 +145,31 @@ def test_pillow_does_what_torchvision_does_and_nearly_what_the_fused_code_does(d
 
 @pytest.mark.parametrize("members", combine.MEMBERS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_usual_combination_agrees_with_the_native_one(strategy: str, members: int) -> None:
+def test_numpy_combination_matches_the_native_one(strategy: str, members: int) -> None:
     combination = combine.combination(strategy, members=members)
     logits = np.random.default_rng(5).normal(0, 2, (50, members, combine.LABELS)).astype(np.float32)
     native, _ = Combiner(combination, labels=combine.LABELS).run(logits)
     for implementation in combine.implementations(combination, logits):
         assert implementation.run is not None
-        answer = implementation.run(0)
-        first = [a[0] if isinstance(a, tuple) else a for a in (answer if isinstance(answer, list) else [answer])]
-        assert max_difference(np.concatenate(first), native) < 1e-6, implementation.name
+        result = implementation.run(0)
+        batches = result if isinstance(result, list) else [result]
+        probabilities = [b[0] if isinstance(b, tuple) else b for b in batches]
+        assert max_difference(np.concatenate(probabilities), native) < 1e-6, implementation.name
 
 
-def test_usual_lung_box_agrees_with_the_native_one() -> None:
+def test_numpy_lung_box_matches_the_native_one() -> None:
     mask = np.zeros((64, 64), dtype=np.float32)
     mask[13:50, 9:57] = 0.9
     rule = LungBoxRule(min_pixels=2)
     expected, flag = lung_box(mask, width_px=1000, height_px=700, rule=rule)
-    came = opencv_numpy.lung_roi(mask, width_px=1000, height_px=700, rule=rule)
+    actual = opencv_numpy.lung_roi(mask, width_px=1000, height_px=700, rule=rule)
     assert flag is None
-    assert np.abs(np.subtract(expected.as_tuple(), came.as_tuple())).max() <= 1
+    assert np.abs(np.subtract(expected.as_tuple(), actual.as_tuple())).max() <= 1
     assert opencv_numpy.lung_roi(mask * 0, width_px=1000, height_px=700, rule=rule) == Roi.full(1000, 700)
 
 
 @pytest.mark.parametrize(("encode", "stored_bits"), [(jpeg_bytes, 8), (png_bytes, 16), (dicom_bytes, 12)])
-def test_pictures_decode_and_the_usual_pipeline_answers_like_the_screener(
+def test_encoded_images_decode_and_the_baseline_pipeline_matches_the_screener(
     toy_bundle: Path, encode, stored_bits
 ) -> None:
     bundle = Bundle.open(toy_bundle)
@@ -178,10 +180,10 @@ def test_pictures_decode_and_the_usual_pipeline_answers_like_the_screener(
     networks = pipelines.onnxruntime_networks(
         [p.onnx for p in parts(bundle)], segmenter=True, threads=1, spinning=False
     )
-    usually = pipelines.screen(data, pipelines.EnsembleSpec.from_manifest(bundle.manifest), networks)
+    baseline = pipelines.screen(data, pipelines.EnsembleSpec.from_manifest(bundle.manifest), networks)
     expected = Screener(bundle, reference(bundle)).screen(image)
     assert "lung_box_failed" not in {flag.code for flag in expected.flags}
-    assert max_difference(usually, expected.probabilities) < 0.02
+    assert max_difference(baseline, expected.probabilities) < 0.02
 
 
 def test_preprocess_runs(tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_combine_runs(tmp_path: Path) -> None:
     assert [t["wanted"] for t in report["targets"]] == [5] * 10
 
 
-def test_end_to_end_runs_and_shows_who_is_missing(built_bundle: Path, tmp_path: Path) -> None:
+def test_end_to_end_runs_and_lists_missing_implementations(built_bundle: Path, tmp_path: Path) -> None:
     small = ("--side-px", "200", "--settle-ms", "0", "--no-papers", "--threads", "1")
     report = _run(end_to_end, tmp_path, "--bundle", str(built_bundle), *small)
     assert len(report["tables"]) == 4
@@ -239,7 +241,7 @@ def test_end_to_end_runs_eager_pytorch_where_the_architectures_are_known(tmp_pat
     assert eager["max difference"] is None
 
 
-def test_end_to_end_without_engines_says_how_to_build_them(
+def test_end_to_end_without_engines_names_the_build_command(
     toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "x.json"
@@ -248,7 +250,7 @@ def test_end_to_end_without_engines_says_how_to_build_them(
     assert not out.exists()
 
 
-def test_end_to_end_names_an_image_that_cannot_be_used(
+def test_end_to_end_names_an_invalid_image(
     built_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = ("--bundle", str(built_bundle), "--no-papers")
@@ -282,7 +284,7 @@ def test_cold_start_runs_without_torch(built_bundle: Path, tmp_path: Path) -> No
     ]
 
 
-def test_imported_packages_are_those_that_python_imports() -> None:
+def test_imported_packages_are_read_from_importtime() -> None:
     packages = cold_start.imported_packages(["-c", "import csv, json.decoder"])
     assert {"csv", "json"} <= set(packages)
     assert "numpy" not in packages
@@ -301,7 +303,7 @@ def test_throughput_runs(built_bundle: Path, tmp_path: Path) -> None:
     assert memory["rows"][0][1] > 10, "a process with NumPy in it holds more than 10 MiB"
 
 
-def test_the_page_of_results_is_made_from_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_of_results_is_generated_from_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, file = tmp_path / "results", tmp_path / "docs" / "page.md"
     assert page.main([str(results), str(file)]) == 2
     assert "run the scripts of benchmarks/ first" in capsys.readouterr().err
@@ -338,10 +340,8 @@ def test_markdown_escapes_and_shows_absent_values() -> None:
     assert "| a    |       b |\n| ---- | ------: |\n| x\\|y |       - |\n| z    | 1.2e-04 |" in markdown(report)
 
 
-def _run(script, folder: Path, *options: str) -> dict:
-    out = folder / "report.json"
-    assert script.main(["--rounds", "2", "--warmup", "1", "--out", str(out), *options]) == 0
-    return json.loads(out.read_text(encoding="utf-8"))
+def _run(script: Script, folder: Path, *options: str) -> dict[str, Any]:
+    return report_of(script, folder, "--rounds", "2", "--warmup", "1", *options)
 
 
 def _measured(name: str, milliseconds: list[float]) -> Measured:

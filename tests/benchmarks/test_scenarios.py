@@ -1,4 +1,4 @@
-"""The scenarios follow the rules' definitions, and a run that is shorter than the rules ask for says so."""
+"""Scenarios follow the definitions of the rules; a run shorter than the rules require is marked as such."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = ("--image-px", "96", "--duration", "0", "--samples", "4")
 
 
 @pytest.mark.parametrize(("percentile", "queries"), [(0.90, 64), (0.99, 662)])
-def test_an_estimate_needs_as_many_queries_as_loadgen_says(percentile: float, queries: int) -> None:
+def test_an_estimate_needs_as_many_queries_as_in_loadgen(percentile: float, queries: int) -> None:
     # loadgen/mlperf.conf: 662 for multi-stream; LoadGen prints 64 for single-stream (mlcommons/inference, issue 1630).
     assert min_queries(percentile) == queries
     assert estimate_ms([1.0] * (queries - 1), percentile) is None
@@ -40,7 +40,7 @@ def test_a_run_of_100_discards_as_many_as_loadgen_printed() -> None:
 
 @pytest.mark.parametrize("queries", [64, 65, 100, 333, 1000])
 @pytest.mark.parametrize("percent", [90, 99])
-def test_as_many_may_be_late_as_the_binomial_distribution_allows(queries: int, percent: int) -> None:
+def test_allowed_slow_queries_follow_the_binomial_distribution(queries: int, percent: int) -> None:
     share = Fraction(100 - percent, 100)
 
     def chance(most: int) -> Fraction:
@@ -99,7 +99,7 @@ def test_offline_is_throughput_of_one_query() -> None:
     assert (cells["metric"], cells["measured"], cells["early-stopping estimate"]) == ("samples/s", 80.0, None)
 
 
-def test_an_official_offline_query_lasts_as_long_as_the_rules_ask() -> None:
+def test_an_official_offline_query_lasts_as_long_as_the_rules_require() -> None:
     official, short = argparse.Namespace(official=True), argparse.Namespace(official=False, samples=7)
     rule = RULES["offline"]
     assert scenarios._offline_samples(rule, 1.0, official) == 24_576
@@ -121,14 +121,14 @@ def test_a_multi_stream_query_has_eight_samples_and_the_next_waits_for_it() -> N
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_query_ends_when_all_its_samples_are_answered(workers: int) -> None:
+def test_a_query_ends_when_all_its_samples_are_complete(workers: int) -> None:
     done: list[int] = []
     with scenarios._query(done.append, workers) as query:
         query([4, 5, 6, 7])
         assert sorted(done) == [4, 5, 6, 7]
 
 
-def test_a_failing_sample_is_not_lost() -> None:
+def test_an_error_of_a_sample_is_raised() -> None:
     def screen(sample: int) -> None:
         raise RuntimeError(f"sample {sample}")
 

@@ -1,4 +1,4 @@
-"""Sensors read what machines print, say why they cannot be used, and never end a measurement.
+"""Sensors parse what machines print, report why they are unavailable, and never abort a measurement.
 
 The lines of tegrastats have the fields and the spelling of real ones from public logs of each release; the numbers are
 taken from them or changed.
@@ -107,7 +107,7 @@ EXPECTED = {
 @pytest.mark.parametrize(
     "line", EXPECTED, ids=["nano-4", "agx-orin-5", "xavier-nx-5", "orin-nano-6", "thor-7.0", "thor-7.2"]
 )
-def test_tegrastats_is_understood_in_the_formats_of_its_releases(line: str) -> None:
+def test_tegrastats_lines_of_all_releases_are_parsed(line: str) -> None:
     values = parse(line).values
     assert {name: values.get(name) for name in EXPECTED[line]} == EXPECTED[line]
 
@@ -129,10 +129,10 @@ def _until(condition: Any) -> None:
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it did not come to that within 5 s")
+    raise AssertionError("the condition was not met within 5 s")
 
 
-def test_tegrastats_is_run_and_ended(tmp_path: Path) -> None:
+def test_tegrastats_is_started_and_terminated(tmp_path: Path) -> None:
     tool = _script(
         tmp_path, "tegrastats", f'echo "$@" > {tmp_path}/arguments\necho "{ORIN_NANO_JETPACK_6}"\nexec sleep 60'
     )
@@ -144,15 +144,15 @@ def test_tegrastats_is_run_and_ended(tmp_path: Path) -> None:
     try:
         _until(lambda: sensor._line)
         assert sensor.read().values["gpu_clock_mhz"] == 612
-        assert sensor.read() == State(), "no line came since"
+        assert sensor.read() == State(), "no new line since"
         assert (tmp_path / "arguments").read_text().strip() == "--interval 200"
     finally:
         sensor.close()
     assert child.poll() is not None
-    sensor.close()  # a second time does no harm
+    sensor.close()  # a second call has no effect
 
 
-def test_tegrastats_that_ends_says_its_last_word(tmp_path: Path) -> None:
+def test_tegrastats_that_exits_reports_its_last_line(tmp_path: Path) -> None:
     sensor = Tegrastats([_script(tmp_path, "tegrastats", 'echo "cannot open the sensors"; exit 3')])
     sensor.open()
     try:
@@ -163,7 +163,7 @@ def test_tegrastats_that_ends_says_its_last_word(tmp_path: Path) -> None:
         sensor.close()
 
 
-def test_tegrastats_is_not_here() -> None:
+def test_missing_tegrastats_is_reported() -> None:
     sensor = Tegrastats(["no-such-tegrastats"])
     assert sensor.unavailable_because() == (
         "no-such-tegrastats is not installed: it comes with JetPack and runs on a Jetson only"
@@ -207,7 +207,7 @@ def _nvml(**changes: Any) -> Any:
     return SimpleNamespace(**(functions | changes))
 
 
-def test_nvml_reads_clocks_temperature_power_and_what_slows_the_gpu() -> None:
+def test_nvml_reads_clocks_temperature_power_and_slowdown_reasons() -> None:
     nvml = _nvml()
     sensor = Nvml(1, nvml)
     assert sensor.name == "NVML GPU 1"
@@ -225,7 +225,7 @@ def test_nvml_reads_clocks_temperature_power_and_what_slows_the_gpu() -> None:
     assert nvml.calls == ["init", "shutdown"] * 2
 
 
-def test_nvml_takes_the_newer_temperature_and_the_older_reasons_where_they_are() -> None:
+def test_nvml_uses_the_newer_temperature_and_the_older_reasons_if_available() -> None:
     nvml = _nvml(
         nvmlDeviceGetTemperatureV=lambda gpu, sensor: 61,
         nvmlDeviceGetCurrentClocksThrottleReasons=lambda gpu: 0x0040,
@@ -249,7 +249,7 @@ def test_nvml_leaves_out_what_a_jetson_does_not_support() -> None:
     assert sensor.read().slowed_by == ()
 
 
-def test_nvml_without_gpu_or_with_a_lost_one_says_so() -> None:
+def test_nvml_without_gpu_or_with_a_lost_one_is_reported() -> None:
     def none_here(index: int) -> Any:
         raise _NvmlError(6, "Not Found")
 
@@ -266,11 +266,11 @@ def test_nvml_without_gpu_or_with_a_lost_one_says_so() -> None:
 
 
 @pytest.mark.skipif(find_spec("pynvml") is not None, reason="nvidia-ml-py is installed")
-def test_nvml_without_its_package_says_how_to_get_it() -> None:
+def test_nvml_without_its_package_names_the_install_command() -> None:
     assert Nvml().unavailable_because() == "the package nvidia-ml-py is not installed: pip install nvidia-ml-py"
 
 
-def test_the_real_pynvml_has_what_the_fake_one_has() -> None:
+def test_the_real_pynvml_has_all_names_of_the_stub() -> None:
     pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     fake = {name for name in vars(_nvml()) if name.startswith(("nvml", "NVML"))}
     assert not {name for name in fake if not hasattr(pynvml, name)}
@@ -291,7 +291,7 @@ CPU = "sys/devices/system/cpu"
 THERMAL = "sys/class/thermal"
 
 
-def test_cpu_clocks_come_from_cpufreq(tmp_path: Path) -> None:
+def test_cpu_clocks_are_read_from_cpufreq(tmp_path: Path) -> None:
     root = _files(
         tmp_path,
         {f"{CPU}/cpu{i}/cpufreq/scaling_cur_freq": khz for i, khz in enumerate((800_000, 1_600_000, 3_000_000))}
@@ -302,7 +302,7 @@ def test_cpu_clocks_come_from_cpufreq(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_cpu_clocks_come_from_cpuinfo_else(tmp_path: Path) -> None:
+def test_cpu_clocks_fall_back_to_cpuinfo(tmp_path: Path) -> None:
     root = _files(
         tmp_path, {"proc/cpuinfo": "processor : 0\ncpu MHz\t\t: 2000.5\n\nprocessor : 1\ncpu MHz\t\t: 3000.5"}
     )
@@ -310,7 +310,7 @@ def test_cpu_clocks_come_from_cpuinfo_else(tmp_path: Path) -> None:
     assert CpuClocks(root).read().values["cpu_clock_mhz"] == 2500.5
 
 
-def test_thermal_zones_are_named_by_their_kind(tmp_path: Path) -> None:
+def test_thermal_zones_are_named_by_their_type(tmp_path: Path) -> None:
     root = _files(
         tmp_path,
         {
@@ -329,7 +329,7 @@ def test_thermal_zones_are_named_by_their_kind(tmp_path: Path) -> None:
     assert state.slowed_by == ()
 
 
-def test_throttling_is_seen_in_alerts_and_in_counters_that_grow(tmp_path: Path) -> None:
+def test_throttling_is_detected_from_alerts_and_growing_counters(tmp_path: Path) -> None:
     alert, fan = f"{THERMAL}/cooling_device8", f"{THERMAL}/cooling_device7"
     counter = f"{CPU}/cpu0/thermal_throttle/core_throttle_count"
     root = _files(
@@ -356,7 +356,7 @@ def _rapl(root: Path, package_uj: int, core_uj: int) -> Path:
     return root
 
 
-def test_rapl_tells_the_mean_power_since_the_read_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rapl_reads_the_mean_power_since_the_previous_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 0.0, 2.0, 2.0, 4.0, 4.0])
     monkeypatch.setattr(linux_files, "monotonic", lambda: next(now))
     sensor = Rapl(_rapl(tmp_path, 990_000_000, 0))
@@ -367,7 +367,7 @@ def test_rapl_tells_the_mean_power_since_the_read_before(tmp_path: Path, monkeyp
     assert sensor.read().values["package_0_power_w"] == 3.0, "the counter wrapped around at 1000 J"
 
 
-def test_rapl_that_only_root_may_read_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rapl_that_only_root_may_read_names_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = _rapl(tmp_path, 1, 1)
 
     def denied(self: Path, **_: Any) -> str:
@@ -381,7 +381,7 @@ def test_rapl_that_only_root_may_read_says_what_would_help(tmp_path: Path, monke
     )
 
 
-def test_hwmon_tells_the_hottest_place_and_the_power_of_each_chip(tmp_path: Path) -> None:
+def test_hwmon_reads_highest_temperature_and_power_of_each_chip(tmp_path: Path) -> None:
     chip, ina, nvme = (f"sys/class/hwmon/hwmon{i}" for i in range(3))
     root = _files(
         tmp_path,
@@ -400,7 +400,7 @@ def test_hwmon_tells_the_hottest_place_and_the_power_of_each_chip(tmp_path: Path
 
 
 @pytest.mark.parametrize("sensor", [CpuClocks, Thermal, Rapl, Hwmon])
-def test_a_machine_without_these_files_says_what_was_looked_for(sensor: Any, tmp_path: Path) -> None:
+def test_a_machine_without_these_files_has_a_reason(sensor: Any, tmp_path: Path) -> None:
     empty = sensor(tmp_path)
     reason = empty.unavailable_because()
     assert reason is not None
@@ -408,7 +408,7 @@ def test_a_machine_without_these_files_says_what_was_looked_for(sensor: Any, tmp
     assert empty.read() == State()
 
 
-def test_a_reading_without_a_unit_is_refused() -> None:
+def test_a_reading_without_a_unit_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"must end with one of the units _mhz, .*, got 'clock'"):
         State(values={"clock": 1.0})
 
@@ -439,7 +439,7 @@ class _Counting:
         self.closed += 1
 
 
-def test_sampling_goes_on_beside_the_work_and_drops_what_fails() -> None:
+def test_sampling_continues_during_the_work_and_drops_failing_sensors() -> None:
     good, gone, failing = _Counting("good"), _Counting("gone", absent="not here"), _Counting("failing", fails_at=2)
     sensors: list[Sensor] = [good, gone, failing]
     with Sampler(sensors, interval_s=0.001) as sampler:
@@ -455,19 +455,19 @@ def test_sampling_goes_on_beside_the_work_and_drops_what_fails() -> None:
     assert 0 <= record.cpu_share <= 1
 
 
-def test_an_interval_of_nothing_is_refused() -> None:
+def test_an_interval_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"must be above 0 s, got 0"):
         Sampler([], interval_s=0)
 
 
-def test_every_sensor_can_be_asked_on_any_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_sensor_is_listed_on_any_machine(capsys: pytest.CaptureFixture[str]) -> None:
     names = [sensor.name for sensor in all_sensors()]
     assert names == ["NVML GPU 0", "tegrastats", "CPU clocks", "thermal zones", "RAPL", "hwmon"]
     assert look.main([]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Power mode: ")
+    output = capsys.readouterr().out
+    assert output.startswith("Power mode: ")
     for name in names:
-        assert f"\n{name}:" in said, "each is read, or says why not"
+        assert f"\n{name}:" in output, "each is read, or says why not"
 
 
 def test_the_power_mode_of_a_jetson_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,7 +502,7 @@ def test_the_power_mode_of_a_desktop_is_read(tmp_path: Path, monkeypatch: pytest
     assert power_mode(root).boost is True
 
 
-def test_a_power_mode_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_power_mode_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _script(tmp_path, "nvpmodel", "echo NVPM ERROR: cannot open; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert power_mode(tmp_path).describe().startswith("not readable here (no nvpmodel, no cpufreq in /sys")
