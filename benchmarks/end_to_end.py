@@ -138,26 +138,14 @@ def _measure(
     args: argparse.Namespace,
     folder: Path,
 ) -> None:
-    screener = Screener(setup.bundle, built, threads=setup.threads)
     fp32 = Screener(setup.bundle, plain, threads=setup.threads)
-    makers = [_onnxruntime(setup), _openvino(setup), _eager(setup, fp32)]
+    makers = [_cxr_edge(BUILT, Screener(setup.bundle, built, threads=setup.threads), built.describe())]
+    makers += [_cxr_edge(REFERENCE, fp32), _onnxruntime(setup), _openvino(setup), _eager(setup, fp32)]
     papers = [] if args.no_papers else _papers(setup, fp32, folder)
-    tables: list[Table] = []
-    first: list[Measured] = []
-    for number, (kind, files) in enumerate(inputs.items()):
-        print(f"{kind} ...", file=sys.stderr)
-        compared = [_cxr_edge(BUILT, screener, files, built.describe()), _cxr_edge(REFERENCE, fp32, files, "")]
-        compared += [c for make in (*makers, *(papers if number == 0 else [])) for c in make(files)]
-        measured = measure(
-            compared,
-            rounds=args.rounds,
-            warmup=args.warmup,
-            items=len(files),
-            between=WaitForIdle(args.settle_ms / 1e3),
-            lead_in=1,
-        )
-        first = first or measured
-        tables.append(latency_table(kind, measured, baseline=BUILT, extra=_agreement(compared, files)))
+    compared = [
+        _compare(kind, files, [*makers, *(papers if number == 0 else [])], args)
+        for number, (kind, files) in enumerate(inputs.items())
+    ]
     stages, shares = _stages(setup, built, next(iter(inputs.values())), args)
     publish(
         name=BENCHMARK.name,
@@ -167,8 +155,8 @@ def _measure(
         settings={"bundle": f"{setup.bundle.manifest.name} {setup.bundle.manifest.version}", "batch": 1,
                   "threads": setup.threads, "rounds": args.rounds, "warm-up": args.warmup,
                   "rest between runs in ms": args.settle_ms},
-        tables=[*tables, stages],
-        targets=_targets(first, shares),
+        tables=[*(table for _, table in compared), stages],
+        targets=_targets(compared[0][0], shares),
         notes=(
             f"Engines: {built.describe()}.",
             "`max difference`: of the probabilities, from cxr-edge with the plain fp32 ONNX files, over the images; "
@@ -183,15 +171,33 @@ def _measure(
     )  # fmt: skip
 
 
-def _cxr_edge(name: str, screener: Screener, files: Sequence[bytes], note: str) -> Implementation:
-    def run(i: int) -> npt.NDArray[np.float64]:
-        return np.asarray(screen_bytes(screener, files[i]).probabilities)
-
-    return Implementation(name=name, run=run, note=note)
-
-
-# Given the files, makes the implementations to compare.
+# Makes implementations that screen the given files.
 Maker = Callable[[Sequence[bytes]], list[Implementation]]
+
+
+def _compare(
+    kind: str, files: Sequence[bytes], makers: Sequence[Maker], args: argparse.Namespace
+) -> tuple[list[Measured], Table]:
+    """Measure all implementations on files of one kind."""
+    print(f"{kind} ...", file=sys.stderr)
+    implementations = [implementation for make in makers for implementation in make(files)]
+    measured = measure(
+        implementations,
+        rounds=args.rounds,
+        warmup=args.warmup,
+        items=len(files),
+        between=WaitForIdle(args.settle_ms / 1e3),
+        lead_in=1,
+    )
+    extra = _agreement(implementations, files)
+    return measured, latency_table(kind, measured, baseline=BUILT, extra=extra)
+
+
+def _cxr_edge(name: str, screener: Screener, note: str = "") -> Maker:
+    def probabilities(data: bytes) -> npt.NDArray[np.float64]:
+        return np.asarray(screen_bytes(screener, data).probabilities)
+
+    return lambda files: [Implementation(name=name, run=lambda i: probabilities(files[i]), note=note)]
 
 
 def _opencv_numpy(name: str, ensemble: EnsembleSpec, networks: pipelines.Networks, note: str = "") -> Maker:

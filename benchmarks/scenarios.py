@@ -200,13 +200,17 @@ def _measure(args: argparse.Namespace, workload: Workload) -> None:
             screen = make_screen(single_screener if single else batch_screener, workload, source)
             with _query(screen, 1 if single else workers) as query:
                 runs.append(_run(rule, source, query, len(workload.images), args))
+    _publish(args, facts, runs)
+
+
+def _publish(args: argparse.Namespace, facts: dict[str, str | int | float], runs: Sequence[ScenarioRun]) -> None:
     publish(
         name=BENCHMARK.name,
         question="How quick is it in the scenarios of the MLPerf\N{TRADE MARK SIGN} Inference rules for edge systems?",
         interval="; ".join(f"a sample from {name}: {SOURCES[name]}" for name in args.sources)
         + "; a query's latency: from its issue to the result of its last sample",
         settings=facts,
-        tables=[Table(title="Scenarios", columns=COLUMNS, rows=tuple(o.cells() for o in runs))],
+        tables=[Table(title="Scenarios", columns=COLUMNS, rows=tuple(run.cells() for run in runs))],
         targets=(),
         notes=(
             NOTICE,
