@@ -28,13 +28,14 @@ from training.loop.plan import Plan
 from training.loop.settings import check_same_settings
 from training.models import NetworkSpec, build, load_network, save_network
 from training.models.imagenet import load_imagenet
+from training.models.networks import Network
 from training.parallel import barrier, world
 from training.recipes.config import RunConfig
 from training.shared_files import atomic_write, exclusive_lock
 from training.tasks.classify import ClassifyTask
 from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
-from training.tasks.segment import SegmentTask, frames_with_masks
+from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
 
 __all__ = ["PREDICTIONS", "Run", "SampleLogits"]
 
@@ -158,7 +159,7 @@ class Run:
         return self.samples
 
     @cached_property
-    def _frames(self) -> dict[Side, list]:
+    def _frames(self) -> dict[Side, list[FrameWithMask]]:
         masked = [s for s in self.segmenter_samples if s.record.mask is not None]
         side = self.config.segmenter_px
         return {
@@ -206,10 +207,17 @@ class Run:
         )
 
     def init_network(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
-        """Return a network with initial weights: random ones from `seed`, or ImageNet's (`hub`, or a file)."""
+        """Return a network with initial weights: random ones from `seed`, or ImageNet's (`hub`, or a file).
+
+        Raises InputError for a network without ImageNet weights.
+        """
         torch.manual_seed(seed)
         network = build(spec)
         if imagenet is not None:
+            if not isinstance(network, Network):  # gray networks, and COVID-Net with its own dense layers
+                raise InputError(
+                    f"{spec.architecture} has no ImageNet weights: train it from scratch, or from another X-ray task"
+                )
             load_imagenet(network, spec, None if imagenet == "hub" else Path(imagenet))
         return network
 

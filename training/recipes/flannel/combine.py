@@ -179,8 +179,9 @@ def _save(run: FlannelRun, fold: int, predictions: FoldPredictions) -> None:
     probabilities, predicted = (
         np.stack([by_method[m] for m in methods]) for by_method in (predictions.probabilities, predictions.predicted)
     )
+    arrays: dict[str, Any] = {"probabilities": probabilities, _PREDICTED: predicted, "raw": predictions.raw}
     with atomic_write(file) as beside:
-        np.savez(beside, **{"probabilities": probabilities, _PREDICTED: predicted, "raw": predictions.raw})
+        np.savez(beside, **arrays)
     combinations = {k: c.as_json() for k, c in predictions.combinations.items()}
     content = {"plan": _plan(run, fold), "methods": methods, "combinations": combinations}
     write_text(file.with_suffix(".json"), json.dumps(content) + "\n")
@@ -280,4 +281,5 @@ def _with_argmax(probabilities: Floats) -> tuple[Floats, LabelIndices]:
 
 def _softmax(logits: Logits) -> Floats:
     """Softmax over the labels, in float64."""
-    return softmax(logits.astype(np.float64), axis=-1)
+    probabilities: Floats = softmax(logits.astype(np.float64), axis=-1)
+    return probabilities

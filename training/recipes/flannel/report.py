@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,10 @@ _CAPTIONS = {
     "precision-recall": "Precision and recall for COVID-19 against the rest (Figure 3)",
     "confusion": "Confusion matrix of FLANNEL (Figure 4)",
 }
+_CURVES: tuple[tuple[Literal["roc", "precision-recall"], str], ...] = (
+    ("roc", "ROC"),
+    ("precision-recall", "Precision and recall"),
+)
 _CAM_CAPTION = (
     "Where each learner looks: its class activation map for COVID-19, mean over all COVID-19 test images, with its mean "
     "probability and the mean weight that the module gave it, over a synthetic X-ray. Single cases (Figure 6) are in the run "
@@ -83,7 +87,7 @@ def _pictures(run: FlannelRun, found: Json, folder: Path) -> list[str]:
     _bars(methods, caption(found, "F1 for COVID-19"), folder / "f1-covid-19.png")
     scores = {in_words(m): table.averaged(m).probabilities[:, labels.index(COVID)] for m in methods}
     positive = averaged.true == labels.index(COVID)
-    for kind, name in (("roc", "ROC"), ("precision-recall", "Precision and recall")):
+    for kind, name in _CURVES:
         title = caption(found, f"{name}, COVID-19 against the rest, all folds' models together")
         compared_picture(scores, positive, title, folder / f"{kind}.png", kind=kind)
     title = caption(found, "Confusion, FLANNEL, all folds' models together")

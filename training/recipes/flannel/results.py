@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +60,8 @@ class Table3Predictions:
 
     def _learners_mean(self, rows: npt.NDArray[np.int64]) -> Floats:
         learners = self.run.config.learners
-        return np.mean([fold.probabilities[name][rows] for fold in self.folds for name in learners], axis=0)
+        mean: Floats = np.mean([fold.probabilities[name][rows] for fold in self.folds for name in learners], axis=0)
+        return mean
 
     def uncalibrated(self, fold: int) -> Predictions:
         """Return FLANNEL's predictions on test images before the temperature."""
@@ -78,7 +79,8 @@ class Table3Predictions:
     def ap_rows(self) -> npt.NDArray[np.int64]:
         """Rows of test images with an AP view."""
         views = np.array([projection(s.record.view) == "AP" for s in self.run.samples])
-        return self.run.test_rows[views[self.run.test_rows]]
+        rows: npt.NDArray[np.int64] = self.run.test_rows[views[self.run.test_rows]]
+        return rows
 
     @cached_property
     def validation_f(self) -> dict[str, list[float]]:
@@ -299,7 +301,10 @@ def _temperature(table: Table3Predictions) -> Json:
     """Return the calibration with and without temperature: means over the folds on test images."""
     c = table.run.config
     found: Json = {"most": highest_probability(len(c.learners), len(c.labels))}
-    kinds = {"raw": table.uncalibrated, "scaled": lambda fold: table.predictions(FLANNEL, fold)}
+    kinds: dict[str, Callable[[int], Predictions]] = {
+        "raw": table.uncalibrated,
+        "scaled": lambda fold: table.predictions(FLANNEL, fold),
+    }
     for name, predictions_of in kinds.items():
         folds = [figures(predictions_of(k), c.labels, seed=c.seed, resamples=1) for k in range(c.folds)]
         top = [float(predictions_of(k).probabilities.max()) for k in range(c.folds)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,9 +133,7 @@ def prune_learners(run: FlannelRun, folds: Iterable[int]) -> None:
         for name in c.learners:
             retrain = _network_plan(run, fold, name, c.prune.retrain)
             prune(
-                lambda network, retrain=retrain, samples=samples: run.task(
-                    network, c.target, retrain, run.sources, samples
-                ),
+                partial(run.task, target=c.target, plan=retrain, sources=run.sources, samples=samples),
                 run.folder(fold, name),
                 replace(c.prune, retrain=retrain),
                 run.folder(fold, name, pruned=True),

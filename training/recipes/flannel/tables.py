@@ -92,7 +92,7 @@ _FINDING_TABLES = {
 def _ccx_labels(found: Json) -> str:
     """Return the text that lists CCX's findings per label, and the table that maps them."""
     table = _FINDING_TABLES[found.get("finding_table", "full")]
-    by_label = {label: [] for label in (*found["labels"], "other")}
+    by_label: dict[str, list[str]] = {label: [] for label in (*found["labels"], "other")}
     for f in found["findings"]:
         if f["source"] == "ccx":
             by_label.setdefault(f["label"], []).append(f"{f['finding']} {f['images']}")
@@ -258,7 +258,8 @@ def _ap(found: Json) -> Table:
 
 
 def _covid_f(part: Json) -> Json:
-    return part["together"]["labels"]["covid-19"]["f1"]
+    f: Json = part["together"]["labels"]["covid-19"]["f1"]
+    return f
 
 
 def _comparisons(found: Json) -> Table:

@@ -48,8 +48,16 @@ def measure(spec: NetworkSpec, side_px: int, *, threads: int, steps: int = _STEP
             if step:
                 shares = zero_shares(network, images(preprocess, 8))
                 units = prunable(network, example)
-                limits = {"fraction": _FRACTION, "multiple_of": multiple, "ahead": 2.0}
-                remove(network, example, select_channels(units, shares, step=step, original=original, **limits))
+                chosen = select_channels(
+                    units,
+                    shares,
+                    step=step,
+                    original=original,
+                    fraction=_FRACTION,
+                    multiple_of=multiple,
+                    ahead=2.0,
+                )
+                remove(network, example, chosen)
             with tempfile.TemporaryDirectory() as folder:
                 export_network(network, spec, preprocess, Path(folder) / "network.onnx")
                 ms = cost.latency_ms(Path(folder) / "network.onnx", threads=threads, repeats=100)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,9 +33,12 @@ __all__ = ["PRINTED", "curve", "images", "main"]
 PRINTED = {"vgg16": 46.03, "vgg19": 16.13, "inception-v3": 36.10}
 _STEPS = 25
 
+Scope = Literal["global", "layer"]
+_SCOPES: tuple[Scope, ...] = ("global", "layer")
 
-def curve(architecture: str, scope: str, *, side_px: int = 96, count: int = 8, steps: int = _STEPS) -> list[float]:
-    """Return % fewer parameters after each step, starting with 0 for no step. scope: `global` or `layer`."""
+
+def curve(architecture: str, scope: Scope, *, side_px: int = 96, count: int = 8, steps: int = _STEPS) -> list[float]:
+    """Return % fewer parameters after each step, starting with 0 for no step."""
     spec = PreprocessSpec(canvas_px=side_px, crop_px=side_px, channels=3)
     torch.manual_seed(0)
     network = build(NetworkSpec(architecture=architecture, labels=3, channels=3)).eval()
@@ -64,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    found = {name: {scope: curve(name, scope) for scope in ("global", "layer")} for name in PRINTED}
+    found = {name: {scope: curve(name, scope) for scope in _SCOPES} for name in PRINTED}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
     write_text(args.out.with_suffix(".md"), _page(found))
     return 0
 
 
-def _page(found: dict[str, dict[str, list[float]]]) -> str:
+def _page(found: Mapping[str, Mapping[Scope, list[float]]]) -> str:
     head = [
         "network, scope",
         "Table 6 (%)",

@@ -252,7 +252,7 @@ def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
     return rows
 
 
-def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float]]:
+def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, str | float]]:
     """Return member -> mean agreement of its gradient-free class activation map with Grad-CAM.
 
     On test images of the guarded label; without one, of the last label.
@@ -260,7 +260,8 @@ def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, float
     pruned, config = Ensembles.load(run, "pruned"), run.config
     label = config.guard or config.labels[-1]
     test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == label][:images]
-    found, k = {}, config.labels.index(label)
+    found: dict[str, dict[str, str | float]] = {}
+    k = config.labels.index(label)
     for member in pruned.members:
         network, _ = load_network(chosen_step(run, member))
         agreed = []

@@ -71,7 +71,9 @@ class Ensembles:
         config, mask = self.run.config, self.side_mask("validation")
         truth, logits = self.run.truth(self.rows[mask], config.target), self.logits[mask]
         calibrate = config.preset == "sane"
-        combinations = {s: fit(s, logits, truth, seed=config.fit_seed, calibrate=calibrate) for s in STRATEGIES}
+        combinations: dict[str, Combination] = {
+            s: fit(s, logits, truth, seed=config.fit_seed, calibrate=calibrate) for s in STRATEGIES
+        }
         if len(config.paper_weights) == len(self.members):
             weights = self._paper_weights(logits, truth)
             combinations[PAPER_WEIGHTED] = fit(
@@ -147,7 +149,7 @@ def split_in_words(config: R20Config) -> str:
 
 
 def _sides(run: R20Run) -> dict[str, dict[str, Any]]:
-    sides = {}
+    sides: dict[str, dict[str, Any]] = {}
     for side in SIDES:
         here = [s for s in run.samples if s.side == side]
         counts = {label: sum(s.record.label == label for s in here) for label in run.config.labels}

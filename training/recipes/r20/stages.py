@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,7 +52,7 @@ def search_plans(run: R20Run) -> None:
         file = run.out / "search" / f"{member}.json"
         if not file.exists():
             found = search(
-                lambda trial, member=member: _trial_score(run, member, trial),
+                partial(_trial_score, run, member, c.search.epochs),
                 c.search,
                 "custom" if m.architecture == "custom" else "pretrained",
                 study=f"{c.name}-{member}",
@@ -62,8 +63,8 @@ def search_plans(run: R20Run) -> None:
             write_text(file, json.dumps(found.as_json(), indent=1) + "\n")
 
 
-def _trial_score(run: R20Run, member: str, trial: Trial) -> float:
-    plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=run.config.search.epochs))
+def _trial_score(run: R20Run, member: str, epochs: int, trial: Trial) -> float:
+    plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=epochs))
     network, _ = run.init_member(member, 2, plan.seed, trial)
     task = run.task(network, modality(), plan, run.config.modality_sources)
     # A separate folder: a process with a stale heartbeat may still run this trial when another process repeats it.
@@ -161,7 +162,7 @@ def prune_members(run: R20Run) -> None:
     for member in top_members(run):
         folder, retrain = run.out / "pruned" / member, member_plan(run, member, c.prune.retrain)
         prune(
-            lambda network, retrain=retrain: run.task(network, c.target, retrain, c.task_sources),
+            partial(run.task, target=c.target, plan=retrain, sources=c.task_sources),
             member_folder(run, "multiclass", member),
             replace(c.prune, retrain=retrain),
             folder,
