@@ -144,7 +144,9 @@ def _unseen(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> lis
 
 def _specificity(figure: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the guarded label's specificity; files of version 0.1 have it under the second key."""
-    return figure["guard_specificity"] if "guard_specificity" in figure else figure["not_called_covid"]
+    key = "guard_specificity" if "guard_specificity" in figure else "not_called_covid"
+    found: Mapping[str, Any] = figure[key]
+    return found
 
 
 def _limits(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> str:

@@ -7,6 +7,7 @@ All changes act on 8-bit canvases, before the deployed `normalize`, so that the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -28,7 +29,9 @@ class Warp:
     def apply(self, image: Gray, *, interpolation: int = cv2.INTER_LINEAR, border: int = cv2.BORDER_CONSTANT) -> Gray:
         """Return the warped image (out_px, out_px)."""
         flags = interpolation | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(image, self.matrix, (self.out_px, self.out_px), flags=flags, borderMode=border)
+        size = (self.out_px, self.out_px)
+        warped: Gray = cv2.warpAffine(image, self.matrix, size, flags=flags, borderMode=border)
+        return warped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,35 +112,42 @@ def _swap_histogram(canvas: Gray, other: Cdf) -> Gray:
 def _curve(canvas: Gray, rng: np.random.Generator) -> Gray:
     gamma, gain, shift = np.exp(rng.uniform(-0.4, 0.4)), rng.uniform(0.75, 1.25), rng.uniform(-0.1, 0.1)
     ramp = np.linspace(0, 1, 256) ** gamma
-    return ((ramp - 0.5) * gain + 0.5 + shift).clip(0, 1).__mul__(255).astype(np.uint8)[canvas]
+    curved: Gray = ((ramp - 0.5) * gain + 0.5 + shift).clip(0, 1).__mul__(255).astype(np.uint8)[canvas]
+    return curved
 
 
 def _shade(canvas: Gray, rng: np.random.Generator) -> Gray:
     field = cv2.resize(
         rng.uniform(0.75, 1.25, (3, 3)).astype(np.float32), canvas.shape[::-1], interpolation=cv2.INTER_CUBIC
     )
-    return cv2.multiply(canvas, field, dtype=cv2.CV_8U)
+    shaded: Gray = cv2.multiply(canvas, field, dtype=cv2.CV_8U)
+    return shaded
 
 
 def _resample(canvas: Gray, rng: np.random.Generator) -> Gray:
     side = int(canvas.shape[0] * rng.uniform(0.45, 0.9))
     small = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
     back = cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_LINEAR
-    return cv2.resize(small, canvas.shape[::-1], interpolation=back)
+    resampled: Gray = cv2.resize(small, canvas.shape[::-1], interpolation=back)
+    return resampled
 
 
 def _blur(canvas: Gray, rng: np.random.Generator) -> Gray:
-    return cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.2))
+    blurred: Gray = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.2))
+    return blurred
 
 
 def _sharpen(canvas: Gray, rng: np.random.Generator) -> Gray:
     amount = rng.uniform(0.3, 1.5)
-    return cv2.addWeighted(canvas, 1 + amount, cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.7, 2.0)), -amount, 0)
+    blurred = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.7, 2.0))
+    sharpened: Gray = cv2.addWeighted(canvas, 1 + amount, blurred, -amount, 0)
+    return sharpened
 
 
 def _noise(canvas: Gray, rng: np.random.Generator) -> Gray:
     noise = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(1, 10))
-    return (canvas + noise).clip(0, 255).astype(np.uint8)
+    noisy: Gray = (canvas + noise).clip(0, 255).astype(np.uint8)
+    return noisy
 
 
 def _letters(canvas: Gray, rng: np.random.Generator) -> Gray:
@@ -148,12 +158,13 @@ def _letters(canvas: Gray, rng: np.random.Generator) -> Gray:
         int(rng.choice([rng.uniform(0.04, 0.2), rng.uniform(0.85, 1.0)]) * side),
     )
     value, size = int(rng.choice([0, 255, 200])), rng.uniform(0.3, 0.8) * side / 160
-    return cv2.putText(canvas.copy(), text, position, cv2.FONT_HERSHEY_SIMPLEX, size, value, 1, cv2.LINE_AA)
+    written: Gray = cv2.putText(canvas.copy(), text, position, cv2.FONT_HERSHEY_SIMPLEX, size, value, 1, cv2.LINE_AA)
+    return written
 
 
 def _jpeg(canvas: Gray, rng: np.random.Generator) -> Gray:
     _, coded = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(25, 90))])
-    return cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+    return cast(Gray, cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE))  # None only for bytes that are no image
 
 
 def _erase(canvas: Gray, rng: np.random.Generator) -> Gray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +120,7 @@ def cut_frames(samples: Sequence[Sample], spec: PreprocessSpec, *, threads: int)
     return Canvases(
         lungs=canvases,
         wide=canvases,
-        boxes=np.tile(np.float32([0, 0, spec.canvas_px, spec.canvas_px]), (len(samples), 1)),
+        boxes=np.tile(np.array([0, 0, spec.canvas_px, spec.canvas_px], np.float32), (len(samples), 1)),
         rois=np.asarray(rois, dtype=np.int32),
         failed=np.zeros(len(samples), dtype=bool),
     )
@@ -138,4 +139,4 @@ def wide_roi(roi: Roi, *, width_px: int, height_px: int) -> Roi:
 
 def as_8_bit(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Gray:
     """Return the upper 8 bits: augmentation works in 8 bits, and nearly all collections are published in 8 bits."""
-    return (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    return (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else cast(Gray, image)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -40,7 +41,8 @@ class Counts:
     @property
     def images(self) -> int:
         """Number of images that a run reads."""
-        return sum(getattr(self, f.name) for f in fields(self)) + self.rsna
+        counts: list[int] = [getattr(self, f.name) for f in fields(self)]
+        return sum(counts) + self.rsna
 
 
 def draw(data: Path, counts: Counts, *, size_px: int = 512) -> Path:
@@ -63,7 +65,7 @@ def _framed(label: str, seed: int, size_px: int, *, bits: int = 8) -> Phantom:
     y, x = np.random.default_rng(seed).integers(0, size_px // 4, 2)
     window = np.s_[y : y + size_px, x : x + size_px]
     return Phantom(
-        pixels=np.ascontiguousarray(phantom.pixels[window]),
+        pixels=cast(Pixels, np.ascontiguousarray(phantom.pixels[window])),
         lung_mask=phantom.lung_mask[window],
         label=label,
         seed=seed,

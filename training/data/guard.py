@@ -61,7 +61,8 @@ class Guard:
 
     def negatives(self, group: Subgroup, records: Sequence[Record]) -> Mask:
         """Return the records of a subgroup that do not have the guarded label (N,)."""
-        return group.mask(records) & np.array([r.label != self.label for r in records], dtype=bool)
+        others: Mask = np.array([r.label != self.label for r in records], dtype=bool)
+        return group.mask(records) & others
 
     def group_masks(self, records: Sequence[Record]) -> dict[str, Mask]:
         """Return the records of each subgroup that limits false alarms (N,), by name."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -234,13 +234,14 @@ def _stacking(logits: Logits, true: Labels, temperatures: tuple[float, ...], see
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         width = members * labels
-        network = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, labels))
+        first, last = nn.Linear(width, width), nn.Linear(width, labels)
+    network = nn.Sequential(first, nn.ReLU(), last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=0.01)
     for _ in range(400):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(inputs), targets).backward()
+        loss = nn.functional.cross_entropy(network(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         optimizer.step()
-    first, last = network[0], network[2]
     return {
         "hidden_weight": first.weight.tolist(),
         "hidden_bias": first.bias.tolist(),
@@ -287,7 +288,8 @@ def choose_decision(
         return ChosenDecision(decision=decision, f1=float(f1.mean()))
     k = labels.index(guard)
     tried = [_guarded(*decided({guard: float(t)}), true, k, groups or {}) for t in _THRESHOLDS]
-    accepted = [c for c in tried if min(c.specificity, c.lowest_specificity) >= least_specificity]
+    # `_guarded` always sets the specificity.
+    accepted = [c for c in tried if min(cast(float, c.specificity), c.lowest_specificity) >= least_specificity]
     pool = accepted or [max(tried, key=lambda c: (c.lowest_specificity, c.specificity))]
     return [c for c in pool if c.f1 >= max(c.f1 for c in pool) - _F1_PLATEAU][-1]
 

@@ -8,8 +8,9 @@ sharpen the output before it is used as a probability.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ __all__ = [
     "fit_module",
     "highest_probability",
 ]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +135,15 @@ def fit_dense(
 
 
 def _train(
-    network: Any,
-    logits_of: Any,
+    network: Network,
+    logits_of: Callable[[Tensor], Tensor],
     probabilities: npt.NDArray[np.float64],
     true: npt.NDArray[np.int64],
     plan: FitPlan,
     *,
     seed: int,
     oversample: bool,
-) -> Any:
+) -> Network:
     labels = probabilities.shape[2]
     x, y = torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(true)
     alpha = torch.from_numpy(alpha_of(true, labels, plan.alpha))
@@ -155,7 +158,7 @@ def _train(
             rows = torch.from_numpy(order[start : start + plan.batch])
             loss = focal_loss(logits_of(x[rows]), y[rows], alpha=alpha, gamma=plan.gamma, reduction=plan.reduction)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
             optimizer.step()
     return network.eval()
 

@@ -311,9 +311,10 @@ def _shortcuts(
         flags=screened.flags,
     )
     found["lungs_painted_over"] = _ensemble(blind, manifest, config)
-    for name, group in list(guard.auc_groups.items())[:1] if guard else ():
-        area = _guard_auc(blind, manifest.labels, guard, group, config)
-        found[f"lungs_painted_over_auc_among_{name}"] = area.as_json()
+    if guard is not None:
+        for name, group in list(guard.auc_groups.items())[:1]:
+            area = _guard_auc(blind, manifest.labels, guard, group, config)
+            found[f"lungs_painted_over_auc_among_{name}"] = area.as_json()
     return found
 
 

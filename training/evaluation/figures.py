@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure as Drawing
+from matplotlib.gridspec import SubplotSpec
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
 from training.evaluation.metrics import Figure, Predictions, auc
@@ -274,7 +275,7 @@ def _curves(
     one_hot = p.true[:, None] == np.arange(len(labels))
     curves = {"micro": curve(p.probabilities.ravel(), one_hot.ravel())}
     drawable = one_hot.any(axis=0) & ~one_hot.all(axis=0)
-    curves |= {labels[k]: curve(p.probabilities[:, k], one_hot[:, k]) for k in np.flatnonzero(drawable)}
+    curves |= {labels[k]: curve(p.probabilities[:, k], one_hot[:, k]) for k in np.flatnonzero(drawable).tolist()}
     if not drawable.any():
         raise ValueError("a curve needs images of two classes")
     return curves, [label for label, one in zip(labels, drawable, strict=True) if not one]
@@ -344,9 +345,10 @@ def _draw_pruning(
         axes.set_ylim(bottom=0)
     axes.grid(color="#E5E5E5")
     axes.set(ylabel=name)
-    if axes.get_subplotspec().is_last_row():
+    place = cast(SubplotSpec, axes.get_subplotspec())
+    if place.is_last_row():
         axes.set(xlabel="channels left, %")
-    if axes.get_subplotspec().is_first_row() and axes.get_subplotspec().is_first_col():
+    if place.is_first_row() and place.is_first_col():
         axes.invert_xaxis()  # pruning proceeds to the right; the panels share this axis
 
 
@@ -363,7 +365,7 @@ def _as_shares(map_: npt.NDArray[np.floating], shape: tuple[int, int]) -> Floats
     values = np.nan_to_num(np.asarray(map_, np.float64)).clip(0)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"a map is (h, w), not {values.shape}")
-    smooth = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_CUBIC).clip(0)
+    smooth: Floats = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_CUBIC).clip(0)
     return smooth / smooth.max() if smooth.max() > 0 else smooth
 
 

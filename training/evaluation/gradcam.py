@@ -80,7 +80,7 @@ def _forward(network: nn.Module, image: Tensor, layer: nn.Module | None) -> tupl
         return value.clone()
 
     if layer is None:
-        hook = network.head.map.register_forward_pre_hook(lambda _, values: record(values[0]))
+        hook = network.get_submodule("head.map").register_forward_pre_hook(lambda _, values: record(values[0]))
     else:
         hook = layer.register_forward_hook(lambda _, __, value: record(value))
     try:
@@ -109,4 +109,5 @@ def _top_overlap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> floa
 def _hottest(evidence: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Return the top decile, with all cells that tie at its edge; a cell at 0 is never hot."""
     count = int(np.ceil(TOP_SHARE * evidence.size))
-    return (evidence >= np.sort(evidence, axis=None)[-count]) & (evidence > 0)
+    hot: npt.NDArray[np.bool_] = (evidence >= np.sort(evidence, axis=None)[-count]) & (evidence > 0)
+    return hot

@@ -37,7 +37,8 @@ def mean_map(maps: Iterable[Map]) -> Map:
         shares.append(clipped / clipped.max() if clipped.max() > 0 else clipped)
     if not shares:
         raise ValueError("a mean map needs at least one map")
-    return np.mean(shares, axis=0, dtype=np.float32)
+    mean: Map = np.mean(shares, axis=0, dtype=np.float32)
+    return mean
 
 
 def drawn_chest(label: str, spec: PreprocessSpec) -> npt.NDArray[np.uint8]:

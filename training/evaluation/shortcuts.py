@@ -33,8 +33,12 @@ Group = Callable[[Record], bool]
 
 def _groups(labels: Sequence[str]) -> Mapping[str, Group]:
     """Return the groups of images by name: within one label, only the image itself can reveal the source."""
-    by_label: dict[str, Group] = {f"{name} only": lambda r, name=name: r.label == name for name in labels}
+    by_label = {f"{name} only": _labelled(name) for name in labels}
     return {"all images": lambda r: True, **by_label, "adults only": lambda r: r.adult}
+
+
+def _labelled(label: str) -> Group:
+    return lambda r: r.label == label
 
 
 def source_classifier_accuracy(
@@ -110,7 +114,8 @@ def lungs_painted_over(
     def mask(record: Record, image: GrayPixels) -> npt.NDArray[np.bool_]:
         lung = cv2.resize(find_lungs.mask(image), image.shape[::-1], interpolation=cv2.INTER_LINEAR) >= _LUNG
         on_canvas = canvas(lung.astype(np.uint8) * 255, boxes[record.key], spec) >= 64
-        return cv2.dilate(on_canvas.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+        dilated: npt.NDArray[np.bool_] = cv2.dilate(on_canvas.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+        return dilated
 
     painted = []
     masks = read_all([samples[i].record for i in rows], threads, mask)

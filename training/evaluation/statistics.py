@@ -239,7 +239,7 @@ def compare(
 def _area_difference(first: Predictions, second: Predictions, label: int) -> dict[str, float | None]:
     """Return the difference in AUC of one label against the rest, and DeLong's p; null where they cannot be computed."""
     positive = first.true == label
-    scores = [p.probabilities[:, label] for p in (first, second)]
+    scores = (first.probabilities[:, label], second.probabilities[:, label])
     ranked = [auc_of_ranks(_ranks(s), positive) for s in scores]
     found = {"difference": ranked[0] - ranked[1], "p": delong_test(*scores, positive)}
     return {k: None if np.isnan(v) else v for k, v in found.items()}

@@ -13,7 +13,11 @@ def read_twitter(folder: Path, selection: Selection | None = None) -> CollectedR
     """Read the JFIF files of `folder`. There is no table, so every file counts as its own patient."""
     paths = image_paths(folder.glob("*"))
     require_images(paths, folder, "*.jfif")
-    facts = {"source": "twitter", "view": "unknown", "finding": "COVID-19"}
     return CollectedRecords(
-        records=[make_record(p, f"twitter/{p.stem}", "covid-19", **facts, adult=True) for p in paths]
+        records=[
+            make_record(
+                p, f"twitter/{p.stem}", "covid-19", source="twitter", view="unknown", finding="COVID-19", adult=True
+            )
+            for p in paths
+        ]
     )
