@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cxr_edge.errors import InputError
 from training.models import NetworkSpec, build
 from training.recipes.run import Run, SampleLogits
 
@@ -20,3 +21,11 @@ def test_a_checkpoint_is_deleted_after_the_barrier(tmp_path: Path, monkeypatch: 
     Run.save(Run.__new__(Run), build(spec), spec, tmp_path, logits.rows)
     assert seen == [True]
     assert not checkpoint.exists()
+
+
+def test_a_network_without_trunk_takes_no_imagenet_weights() -> None:
+    """COVID-Net with the dense layers of its paper has none."""
+    spec = NetworkSpec(architecture="narrow-covid-net", labels=3, head_maps=0)
+    run = Run.__new__(Run)
+    with pytest.raises(InputError, match="narrow-covid-net"):
+        run.init_network(spec, "hub", 1)
