@@ -90,8 +90,8 @@ def shortened(config: PaperConfig, weights: Mapping[str, str]) -> dict[str, dict
     top = {"range_images": 4, "known_answers": 2, "resamples": 50, "cam_cases": 2}
     own = {f"{kind}.{name}": {"imagenet": weights[name]} for kind, name in _from_imagenet(config) if name in weights}
     if isinstance(config, R20Config):
-        pruned = {"prune": {"until": _STEPS * config.prune.step}, "prune.retrain": one}
-        stages = {
+        pruned: dict[str, dict[str, Any]] = {"prune": {"until": _STEPS * config.prune.step}, "prune.retrain": one}
+        stages: dict[str, dict[str, Any]] = {
             "segmenter": one,
             "search": {"trials": 1, "epochs": 1},
             "modality": one,

@@ -62,7 +62,8 @@ def world() -> World:
 def computes_bfloat16(device: torch.device) -> bool:
     """Return whether the device has instructions for bfloat16; without them a CPU takes several times as long as for float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        supported: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return supported
     flags = Path("/proc/cpuinfo")  # of x86 and of Arm
     return flags.exists() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags.read_text()) is not None
 
@@ -74,8 +75,9 @@ def wrap_ddp(model: nn.Module, process: World) -> nn.Module:
     """
     if process.size == 1:
         return model
-    wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(model) if process.device.type == "cuda" else model
-    return nn.parallel.DistributedDataParallel(wrapped)
+    if process.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch has no types here
+    return nn.parallel.DistributedDataParallel(model)
 
 
 def broadcast(values: Mapping[str, float], process: World) -> dict[str, float]:

@@ -67,7 +67,7 @@ def make_phantom(label: str, *, size_px: int | tuple[int, int] = 512, seed: int 
 
 
 def _chest(rng: np.random.Generator) -> _Chest:
-    along = np.arange(_GRID, dtype=np.float32) / _GRID
+    along = np.arange(_GRID, dtype=np.float32) / np.float32(_GRID)
     return _Chest(
         x=along[None],
         y=along[:, None],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from cxr_edge.errors import CxrEdgeError, InputError
@@ -92,8 +93,8 @@ def _run(config: RunConfig, args: argparse.Namespace, out: Path, results: Path) 
 
 
 def _r20(run: R20Run, args: argparse.Namespace, results: Path) -> None:
-    training_stages = {name: lambda stage=stage: stage(run) for name, stage in r20_stages.STAGES.items()}
-    report_stages = {name: lambda stage=stage: stage(run, results) for name, stage in r20_finish.STAGES.items()}
+    training_stages: dict[str, Stage] = {name: partial(stage, run) for name, stage in r20_stages.STAGES.items()}
+    report_stages: dict[str, Stage] = {name: partial(stage, run, results) for name, stage in r20_finish.STAGES.items()}
     _run_stages(run, args, training_stages, report_stages)
 
 
@@ -102,10 +103,12 @@ def _flannel(run: FlannelRun, args: argparse.Namespace, results: Path) -> None:
     if args.fold is not None and not 0 <= args.fold < folds:
         raise InputError(f"--fold is 0 to {folds - 1}, got {args.fold}")
     folds_to_run = range(folds) if args.fold is None else (args.fold,)
-    training_stages = {
-        name: lambda stage=stage: stage(run, folds_to_run) for name, stage in flannel_stages.STAGES.items()
+    training_stages: dict[str, Stage] = {
+        name: partial(stage, run, folds_to_run) for name, stage in flannel_stages.STAGES.items()
     }
-    report_stages = {name: lambda stage=stage: stage(run, results) for name, stage in flannel_finish.STAGES.items()}
+    report_stages: dict[str, Stage] = {
+        name: partial(stage, run, results) for name, stage in flannel_finish.STAGES.items()
+    }
     _run_stages(run, args, training_stages, report_stages if args.fold is None or args.stage else {})
 
 

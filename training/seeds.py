@@ -127,7 +127,8 @@ def _keyed(table: Table, width: int) -> dict[tuple[str | int, ...], dict[str, st
     by_key: dict[tuple[str | int, ...], dict[str, str]] = {}
     for row in table.rows:
         key = _key(row, width)
-        by_key[(*key, seen[key])] = dict(zip(table.head, row, strict=True))
+        numbered: tuple[str | int, ...] = (*key, seen[key])
+        by_key[numbered] = dict(zip(table.head, row, strict=True))
         seen[key] += 1
     return by_key
 

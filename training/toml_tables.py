@@ -40,9 +40,10 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 def _parse(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        values: dict[str, Any] = tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the configuration {file} cannot be read: {error}") from error
+    return values
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +79,6 @@ def construct(make: Callable[[], Kind], where: str) -> Kind:
 
 def check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
     """Raise InputError for keys that are not fields of the dataclass `kind`."""
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    known = [f.name for f in fields(kind)]
     if set(values) - set(known):
         raise InputError(f"{where}: unknown keys {sorted(set(values) - set(known))}; known are {sorted(known)}")

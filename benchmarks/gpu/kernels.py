@@ -150,7 +150,10 @@ def preprocessing(device: Device, specs: Mapping[str, PreprocessSpec], sizes: Se
 
 
 def _preprocessing(
-    device: Device, specs: Mapping[str, PreprocessSpec], sizes: Sequence[tuple[int, int]], dtype: type
+    device: Device,
+    specs: Mapping[str, PreprocessSpec],
+    sizes: Sequence[tuple[int, int]],
+    dtype: type[np.uint8] | type[np.uint16],
 ) -> Iterator[Check]:
     cpu = Preprocessor(list(specs.values()))
     pairs: dict[str, list[Pair]] = {name: [] for name in specs}

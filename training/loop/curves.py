@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,7 +89,7 @@ class _MLflow:
 
     def add(self, epoch: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            self._send(lambda name=name, value=value: self._client.log_metric(self._run, name, value, step=epoch))
+            self._send(partial(self._client.log_metric, self._run, name, value, step=epoch))
 
     def end(self) -> None:
         self._send(lambda: self._client.set_terminated(self._run))
@@ -105,11 +106,12 @@ class _MLflow:
 def _run(client: Any, file: Path, name: str, plan: Plan) -> str:
     """Return the id of the run that `file` names, or of a new one with the plan's settings."""
     if file.exists():
-        return client.get_run(file.read_text(encoding="utf-8").strip()).info.run_id
+        existing_run: str = client.get_run(file.read_text(encoding="utf-8").strip()).info.run_id
+        return existing_run
     experiment_name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _EXPERIMENT)
     existing = client.get_experiment_by_name(experiment_name)
     experiment = client.create_experiment(experiment_name) if existing is None else existing.experiment_id
-    run = client.create_run(experiment, run_name=name).info.run_id
+    run: str = client.create_run(experiment, run_name=name).info.run_id
     for key, value in asdict(plan).items():
         client.log_param(run, key, value)
     write_text(file, run + "\n")

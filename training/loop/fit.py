@@ -215,7 +215,7 @@ def _accumulate_gradients(
         with context:
             with _autocast(plan, process):
                 loss = task.loss(trained, tuple(t.to(process.device, non_blocking=True) for t in batch))
-            state.scaler.scale(loss / len(group)).backward()
+            state.scaler.scale(loss / len(group)).backward()  # type: ignore[no-untyped-call]  # torch has no types here
         total += loss.item()
     return total
 
@@ -244,7 +244,7 @@ def _evaluate(task: Task, plan: Plan, state: _State, process: World) -> dict[str
 
 
 def _start_or_resume(task: Task, plan: Plan, file: Path, process: World) -> _State:
-    model = task.model.to(process.device, memory_format=torch.channels_last)
+    model = task.model.to(process.device).to(memory_format=torch.channels_last)
     state = _State(
         model=model,
         average=ModelEmaV3(model, decay=plan.ema, **_WARM_UP),

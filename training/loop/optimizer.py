@@ -74,7 +74,8 @@ class RateSchedule:
     @property
     def factor(self) -> float:
         """Factor of the learning rate, from 0 to 1."""
-        return self._dummy.param_groups[0]["lr"]
+        factor: float = self._dummy.param_groups[0]["lr"]
+        return factor
 
     @property
     def is_active(self) -> bool:

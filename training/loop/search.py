@@ -88,7 +88,8 @@ class Trial:
         """Return `base` with the trial's values; momentum selects SGD."""
         names = ("momentum", "learning_rate", "weight_decay", "optimizer")
         values: dict[str, Any] = {n: v for n in names if (v := getattr(self, n)) is not None}
-        return replace(base, **({"optimizer": "sgd"} if self.momentum is not None else {}), **values)
+        sgd: dict[str, Any] = {"optimizer": "sgd"} if self.momentum is not None else {}
+        return replace(base, **sgd, **values)
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
         """Return `spec` with the trial's values."""

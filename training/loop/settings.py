@@ -50,4 +50,5 @@ def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
     network = {**NetworkSpec(architecture="", labels=0).as_json(), **settings["network"]}
     parts = {"plan": _plan(settings["plan"]), "network": network}
     named = {f"{part} {k}": v for part, values in parts.items() for k, v in values.items()}
-    return json.loads(json.dumps({**named, **{k: v for k, v in settings.items() if k not in parts}}))
+    as_json: dict[str, Any] = json.loads(json.dumps({**named, **{k: v for k, v in settings.items() if k not in parts}}))
+    return as_json

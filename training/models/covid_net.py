@@ -47,7 +47,8 @@ class Pepx(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        maps: Tensor = self.layers(x)
+        return maps
 
 
 class _Stage(nn.Module):
@@ -63,7 +64,8 @@ class _Stage(nn.Module):
         total = self.beside(x)
         for k, block in enumerate(self.blocks):
             total = total + block(x if k == 0 else self.relu(total))
-        return self.relu(total)
+        maps: Tensor = self.relu(total)
+        return maps
 
 
 class CovidTrunk(nn.Module):
@@ -84,7 +86,7 @@ class CovidTrunk(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
+        x: Tensor = self.stem(image)
         for stage in self.stages:
             x = stage(self.pool(x))
         return x
@@ -110,5 +112,6 @@ class CovidNet(CovidTrunk):
             nn.Linear(second, labels),
         )
 
-    def forward(self, image: Tensor) -> MemberOutput:
+    # A trunk by inheritance, so that its weights keep their names.
+    def forward(self, image: Tensor) -> MemberOutput:  # type: ignore[override]
         return MemberOutput(self.dense(torch.flatten(self.to_grid(super().forward(image)), 1)), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class TaskHead(CamHead):
         super().__init__(maps, labels, dropout)
         head = _head_convolution(kind)
         self.kernel = head.kernel
-        layout = {"kernel_size": head.kernel, "stride": head.stride, "padding": _PADDING}
+        layout: dict[str, Any] = {"kernel_size": head.kernel, "stride": head.stride, "padding": _PADDING}
         if head.separable:
             self.depth = nn.Conv2d(channels, channels, groups=channels, bias=False, **layout)
             self.conv = nn.Conv2d(channels, maps, 1)
@@ -85,7 +85,8 @@ class TaskHead(CamHead):
         return {name: m for name in ("depth", "conv") if (m := getattr(self, name, None)) is not None}
 
     def forward(self, features: Tensor) -> MemberOutput:
-        if not torch.jit.is_tracing() and min(features.shape[2:]) + 2 * _PADDING < self.kernel:
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch has no types here
+        if not traced and min(features.shape[2:]) + 2 * _PADDING < self.kernel:
             raise InputError(
                 f"the head's {self.kernel}x{self.kernel} convolution needs maps of {self.kernel - 2 * _PADDING} cells per "
                 f"side or more, got {tuple(features.shape[2:])}: give larger images (canvas_px) or another head"

@@ -10,6 +10,7 @@ import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import timm.models
 import torch
@@ -57,7 +58,7 @@ def load_imagenet(network: Network, spec: NetworkSpec, file: Path | None) -> Non
     trunk.load_state_dict({**trunk.state_dict(), **weights})
 
 
-def _timm_network(network: Network, spec: NetworkSpec) -> tuple[nn.Module, Mapping[str, object]]:
+def _timm_network(network: Network, spec: NetworkSpec) -> tuple[nn.Module, Mapping[str, Any]]:
     """Return timm's network in the trunk and timm's configuration of its published weights. Raises InputError without them."""
     trunk = getattr(network.trunk, "network", None)
     config = getattr(trunk, "pretrained_cfg", None)
@@ -72,7 +73,7 @@ def _read(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise InputError(f"there is no file {file}: give a state dict of timm's, .safetensors or .pth")
     try:
-        given = timm.models.load_state_dict(str(file))  # unpickles tensors only
+        given: Mapping[str, Tensor] = timm.models.load_state_dict(str(file))  # unpickles tensors only
     except _UNREADABLE as error:
         raise InputError(f"{file} is no state dict (.safetensors or .pth): {error}") from error
     if not all(isinstance(v, Tensor) for v in given.values()):
@@ -87,13 +88,17 @@ def _download(spec: NetworkSpec, config: Mapping[str, object]) -> Mapping[str, T
         raise InputError(f"timm publishes no weights of {spec.architecture}: give a file or train from scratch")
     try:
         if hub:
-            return timm.models.load_state_dict_from_hf(str(hub))
-        return torch.hub.load_state_dict_from_url(str(address), map_location="cpu", weights_only=True, progress=False)
+            given: Mapping[str, Tensor] = timm.models.load_state_dict_from_hf(str(hub))
+        else:
+            given = torch.hub.load_state_dict_from_url(
+                str(address), map_location="cpu", weights_only=True, progress=False
+            )
     except _UNREADABLE as error:
         raise InputError(
             f"ImageNet weights of {spec.architecture} could not be downloaded from {hub or address}: {error}. "
             "Give them as a file (.safetensors or .pth), or train from scratch"
         ) from error
+    return given
 
 
 def _for_trunk(given: Mapping[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
@@ -103,7 +108,7 @@ def _for_trunk(given: Mapping[str, Tensor], trunk: nn.Module) -> dict[str, Tenso
     return {k: v for k, v in renamed.items() if k in expected or k.split(".")[0] not in _CLASSIFIERS}
 
 
-def _fold_to_gray(given: dict[str, Tensor], first_conv: object) -> dict[str, Tensor]:
+def _fold_to_gray(given: dict[str, Tensor], first_conv: str | Collection[str] | None) -> dict[str, Tensor]:
     """Sum the first convolution (several in some designs) over its three input channels."""
     names = {f"{name}.weight" for name in ([first_conv] if isinstance(first_conv, str) else first_conv or ())}
     gray = {k: v.double().sum(dim=1, keepdim=True) for k, v in given.items() if k in names and v.ndim == 4}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
@@ -23,7 +24,7 @@ def layer_numbers(network: nn.Module) -> dict[str, int]:
     trunk = getattr(network, "trunk", None)
     if not isinstance(trunk, nn.Module):
         return _by_child(network)
-    inner = getattr(trunk, "network", None)
+    inner: Any = getattr(trunk, "network", None)
     if hasattr(inner, "group_matcher"):
         layers = {f"trunk.network.{k}": n for k, n in _by_timm(inner).items()}
     else:
@@ -57,9 +58,9 @@ def evaluation_mode(network: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
-def _by_timm(network: nn.Module) -> dict[str, int]:
+def _by_timm(network: Any) -> dict[str, int]:
     """Return timm's numbers without gaps: timm counts the classifier, which was removed."""
-    numbers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+    numbers: dict[str, int] = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
     order = {n: i for i, n in enumerate(sorted(set(numbers.values())))}
     return {name: order[n] for name, n in numbers.items()}
 

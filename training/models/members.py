@@ -28,7 +28,8 @@ class _Member(nn.Module):
         self.head = CamHead(channels, labels, _HEAD_DROPOUT)
 
     def forward(self, image: Tensor) -> MemberOutput:
-        return self.head(self.trunk(image))
+        output: MemberOutput = self.head(self.trunk(image))
+        return output
 
 
 def build_member(architecture: str, labels: int) -> nn.Module:
@@ -81,7 +82,8 @@ class _InvertedResidual(nn.Module):
         self.skips = stride == 1 and ins == outs
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.block(x) if self.skips else self.block(x)
+        maps: Tensor = x + self.block(x) if self.skips else self.block(x)
+        return maps
 
 
 def _inverted(labels: int) -> _Member:
@@ -109,7 +111,8 @@ class _Inception(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(x + self.join(torch.cat([self.one(x), self.three(x), self.five(x)], dim=1)))
+        maps: Tensor = self.relu(x + self.join(torch.cat([self.one(x), self.three(x), self.five(x)], dim=1)))
+        return maps
 
 
 def _inception(labels: int) -> _Member:

@@ -42,8 +42,9 @@ class NasNetTrunk(nn.Module):
         before = x = _Map(maps=STEM, halvings=0)
         cells: list[nn.Module] = []
         for kind, filters in _plan():
-            cells.append(kind(x, None if not cells else before, filters))
-            before, x = x, cells[-1].output
+            cell = kind(x, None if not cells else before, filters)
+            cells.append(cell)
+            before, x = x, cell.output
         self.cells = nn.ModuleList(cells)
         self.relu = nn.ReLU()
         self.maps = x.maps
@@ -52,7 +53,8 @@ class NasNetTrunk(nn.Module):
         before = x = self.stem(image)
         for cell in self.cells:
             before, x = x, cell(x, before)
-        return self.relu(x)
+        maps: Tensor = self.relu(x)
+        return maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,8 @@ class _Halve(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(x)
         shifted = functional.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))
-        return self.norm(torch.cat((self.even(x), self.odd(shifted)), dim=1))
+        halved: Tensor = self.norm(torch.cat((self.even(x), self.odd(shifted)), dim=1))
+        return halved
 
 
 class _HalvingPad(nn.Module):

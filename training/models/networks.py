@@ -114,13 +114,14 @@ class Network(nn.Module):
         self.trunk, self.head = trunk, head
 
     def forward(self, image: Tensor) -> MemberOutput:
-        return self.head(self.trunk(image))
+        output: MemberOutput = self.head(self.trunk(image))
+        return output
 
 
 class TimmTrunk(nn.Module):
     """A network of timm without its classifier; returns the feature map (N, C, h, w)."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:  # timm's modules have no types
         super().__init__()
         for name in ("pre_logits", "head", "global_pool", "fc", "last_linear", "classifier", "classif", "head_drop"):
             if isinstance(getattr(network, name, None), nn.Module):
@@ -129,7 +130,8 @@ class TimmTrunk(nn.Module):
         self.maps = int(network.num_features)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network.forward_features(image)
+        maps: Tensor = self.network.forward_features(image)
+        return maps
 
 
 def names() -> tuple[str, ...]:

@@ -36,7 +36,8 @@ class SegmenterForExport(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(image).sigmoid()
+        mask: Tensor = self.network(image).sigmoid()
+        return mask
 
 
 def export(network: nn.Module, spec: PreprocessSpec, outputs: Sequence[str], file: Path) -> float:

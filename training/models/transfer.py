@@ -31,10 +31,12 @@ def transfer_trunk(source: nn.Module, spec: NetworkSpec) -> nn.Module:
     if not (isinstance(getattr(source, "trunk", None), nn.Module) and hasattr(getattr(source, "head", None), "map")):
         raise InputError(f"a {type(source).__name__} has no trunk and head to transfer: give a network of this toolkit")
     network = build(replace(spec, shapes={}))
-    _check_same_architecture(source.trunk, network.trunk, spec)
-    resize(network.trunk, _changed(source.trunk, network.trunk))
-    network.trunk.load_state_dict(source.trunk.state_dict())
-    _narrow_head(network.head, next(iter(_trunk_convolutions(source.head).values())).in_channels)
+    old, new = source.get_submodule("trunk"), network.get_submodule("trunk")
+    _check_same_architecture(old, new, spec)
+    resize(new, _changed(old, new))
+    new.load_state_dict(old.state_dict())
+    maps = next(iter(_trunk_convolutions(source.get_submodule("head")).values())).in_channels
+    _narrow_head(network.get_submodule("head"), maps)
     return network
 
 

@@ -28,7 +28,8 @@ class GaussianDropout(nn.Module):
             return x
         # randn_like draws one number at a time on channels-last tensors; a flat draw is ten times faster.
         noise = torch.randn(x.numel(), device=x.device).to(x.dtype).as_strided(x.size(), x.stride())
-        return x * (1 + self.deviation * noise)
+        noisy: Tensor = x * (1 + self.deviation * noise)
+        return noisy
 
 
 class LungUNet(nn.Module):
@@ -52,7 +53,8 @@ class LungUNet(nn.Module):
             skips.append(x)
         for level, skip in zip(self.decoder, skips[-2::-1], strict=True):
             x = level(torch.cat([self.up(x), skip], dim=1))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 def _level(ins: int, outs: int) -> nn.Sequential:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from training.loop.plan import Plan
 from training.papers.speed import MODULE, PaperConfig, Speed
+from training.recipes.flannel.config import FlannelConfig
 from training.recipes.r20.config import R20Config
 from training.recipes.segmenter import SEGMENTER
 
@@ -87,14 +88,15 @@ def _r20(c: R20Config) -> Iterator[Work]:
     for m in c.members:
         yield Work(stage="modality", network=m, epochs=_epochs(c.modality), **sides["modality"])
     for stage, plan in (("binary", c.binary), ("multiclass", c.multiclass)):
-        for m in TOP if plan is not None else ():
-            yield Work(stage="task", network=m, epochs=_epochs(plan), **sides[stage])
+        if plan is not None:
+            for m in TOP:
+                yield Work(stage="task", network=m, epochs=_epochs(plan), **sides[stage])
     steps = round(c.prune.until / c.prune.step)
     for m in TOP:
         yield Work(stage="prune", network=m, epochs=_epochs(c.prune.retrain), **sides["multiclass"], times=steps)
 
 
-def _flannel(c: PaperConfig) -> Iterator[Work]:
+def _flannel(c: FlannelConfig) -> Iterator[Work]:
     trained = FLANNEL_TRAINING * (c.folds - 1) // c.folds
     predicted = FLANNEL_TRAINING - trained
     for name in c.networks:

@@ -110,7 +110,7 @@ def _network(config: PaperConfig, name: str) -> tuple[NetworkSpec, Plan, tuple[i
 def _save_trunk(network: nn.Module, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as beside:
-        save_file({k: v.contiguous() for k, v in network.trunk.network.state_dict().items()}, beside)
+        save_file({k: v.contiguous() for k, v in network.get_submodule("trunk.network").state_dict().items()}, beside)
 
 
 def _macs(spec: NetworkSpec, shape: tuple[int, ...]) -> int:
@@ -134,7 +134,7 @@ def _step(network: nn.Module, spec: NetworkSpec, plan: Plan, shape: tuple[int, .
         optimizer.zero_grad(set_to_none=True)
         with _autocast():
             found = loss()
-        found.backward()
+        found.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         optimizer.step()
 
     return step

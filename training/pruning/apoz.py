@@ -161,7 +161,8 @@ def _union(args: Sequence[Any]) -> Tensor | None:
     if len(known) < 2:
         return known[0] if known else None
     widest = max(o.shape[1] for o in known)
-    return torch.unique(torch.cat([o for o in known if o.shape[1] == widest]), dim=0)
+    union: Tensor = torch.unique(torch.cat([o for o in known if o.shape[1] == widest]), dim=0)
+    return union
 
 
 def _concatenated(args: Sequence[Any], kwargs: Mapping[str, Any], no_origin: int) -> Tensor | None:

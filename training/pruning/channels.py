@@ -256,7 +256,9 @@ def _scores(group: ChannelGroup, shares: Mapping[str, Floats], ms_per_channel: M
 def _blocks(group: ChannelGroup, scores: Floats, multiple_of: int, keep_at_least: int) -> list[_Block]:
     """Return the group's channels by falling score, in blocks that each leave a multiple of `multiple_of` channels."""
     ranked = sorted(group.ties, key=lambda tie: -scores[list(tie)].mean())
-    blocks, block, left = [], [], group.channels
+    blocks: list[_Block] = []
+    block: list[int] = []
+    left = group.channels
     for tie in ranked:
         block.extend(tie)
         left -= len(tie)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -47,7 +47,8 @@ def macs(network: nn.Module, example: Tensor) -> int:
     """
     with FlopCounterMode(display=False) as counter:
         _run(network, example, ())
-    return counter.get_total_flops() // 2 // example.shape[0]
+    flops: int = counter.get_total_flops()
+    return flops // 2 // example.shape[0]
 
 
 def latency_ms(onnx_file: Path, *, threads: int = 1, repeats: int = 30) -> float:
@@ -91,7 +92,7 @@ def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, rep
 
 def ms_per_channel(network: nn.Module, times_ms: Mapping[str, float]) -> dict[str, float]:
     """Return each convolution's milliseconds per output channel, for `training.pruning.channels.select_channels`."""
-    return {name: ms / network.get_submodule(name).out_channels for name, ms in times_ms.items()}
+    return {name: ms / cast(nn.Conv2d, network.get_submodule(name)).out_channels for name, ms in times_ms.items()}
 
 
 def _check(threads: int, repeats: int) -> None:
@@ -120,7 +121,8 @@ def _calls(network: nn.Module, example: Tensor) -> list[str]:
 def _exported(network: nn.Module, example: Tensor) -> onnx.ModelProto:
     """Export without `training.models.onnx_export`: a slimmed file's nodes are no longer in the order of the calls."""
     file = io.BytesIO()
-    torch.onnx.export(network, (example,), file, input_names=["image"], opset_version=_OPSET, dynamo=False)
+    # torch's types lack the file objects that its exporter without dynamo takes.
+    torch.onnx.export(network, (example,), file, input_names=["image"], opset_version=_OPSET, dynamo=False)  # type: ignore[arg-type]
     return onnx.load_from_string(file.getvalue())
 
 

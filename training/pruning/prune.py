@@ -375,7 +375,9 @@ def _check_same_plan(plan: PrunePlan, folder: Path) -> None:
 def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return setting name -> value, the retraining's settings each by its own name."""
     retrain = {f"retrain {k}": v for k, v in plan_settings(settings["retrain"]).items()}
-    return json.loads(json.dumps({**{k: v for k, v in settings.items() if k != "retrain"}, **retrain}))
+    named = {**{k: v for k, v in settings.items() if k != "retrain"}, **retrain}
+    as_json: dict[str, Any] = json.loads(json.dumps(named))
+    return as_json
 
 
 def _step_folder(folder: Path, number: int) -> Path:

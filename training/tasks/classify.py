@@ -45,13 +45,15 @@ def sampling_probabilities(samples: Sequence[Sample]) -> npt.NDArray[np.float64]
     pairs = [(s.record.label, s.record.source) for s in samples]
     counts = Counter(pairs)
     weights = np.array([counts[p] ** -0.5 for p in pairs])
-    return weights / weights.sum()
+    probabilities: npt.NDArray[np.float64] = weights / weights.sum()
+    return probabilities
 
 
 def class_weights(label_indices: npt.NDArray[np.int64], labels: int) -> npt.NDArray[np.float32]:
     """Return the weight of each label in the loss: images / (labels x images of the label), scikit-learn's `balanced`."""
     counts = np.bincount(label_indices[label_indices >= 0], minlength=labels)
-    return (counts.sum() / (labels * np.maximum(counts, 1))).astype(np.float32)
+    weights: npt.NDArray[np.float32] = (counts.sum() / (labels * np.maximum(counts, 1))).astype(np.float32)
+    return weights
 
 
 class ClassifyTask:
@@ -139,7 +141,8 @@ class ClassifyTask:
 
     def _augment(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         if self.augmentation is None:
-            return self.canvases.lungs[i]
+            canvas: npt.NDArray[np.uint8] = self.canvases.lungs[i]
+            return canvas
         warp = self.augmentation.warp(tuple(self.canvases.boxes[i]), self.spec.canvas_px, rng)
         border = (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)[rng.integers(3)]
         other = self._cdfs[int(rng.choice(self._train, p=self._probabilities))]

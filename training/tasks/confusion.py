@@ -24,4 +24,5 @@ def confusion(
 def f1_scores(table: Floats) -> Floats:
     """Return the F1 of each label against the rest; 0 for a label that neither occurs nor is predicted."""
     both = table.sum(axis=0) + table.sum(axis=1)
-    return np.divide(2 * np.diag(table), both, out=np.zeros(len(table)), where=both > 0)
+    scores: Floats = np.divide(2 * np.diag(table), both, out=np.zeros(len(table)), where=both > 0)
+    return scores

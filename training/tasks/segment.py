@@ -64,7 +64,7 @@ def read_mask(record: Record, size: tuple[int, int]) -> Gray:
 def decode_mask(record: Record) -> Gray:
     """Decode the mask of a record to its gray values."""
     # Not by the deployed decoder: it stretches bit depths and rejects constant images, and a mask holds labels, not gray values.
-    mask = cv2.imread(str(record.mask), cv2.IMREAD_GRAYSCALE)
+    mask: Gray | None = cv2.imread(str(record.mask), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise InputError(f"the lung mask of {record.key} cannot be read: is it a PNG?")
     return mask
