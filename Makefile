@@ -6,6 +6,7 @@ PYTHON_LOWEST ?= python3.10
 TORCH ?= torch torchvision
 CONSTRAINTS ?= constraints.txt
 UPGRADE ?=
+PYTEST ?=
 IMAGES ?=
 FUZZ ?=
 SMOKE ?=
@@ -77,16 +78,16 @@ test-fast: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest --fast
 
 test: $(VENV)/.dev $(VENV)/.bindings
-	$(ONE_THREAD) $(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST)
 
 # The whole suite on the newest of everything that pyproject.toml allows.
 test-newest:
-	$(MAKE) test VENV=build/newest PYTHON=$(PYTHON_NEWEST) CONSTRAINTS=
+	$(MAKE) test VENV=build/newest PYTHON=$(PYTHON_NEWEST) CONSTRAINTS= PYTEST="-W default"
 
 # The runtime's tests on the lowest version of each of its dependencies, without torch: what tests training is left out.
 test-lowest:
 	$(MAKE) build/lowest/.lowest VENV=build/lowest PYTHON=$(PYTHON_LOWEST)
-	$(ONE_THREAD) build/lowest/bin/python -m pytest tests --ignore=tests/training --ignore=tests/journey --ignore=tests/benchmarks
+	$(ONE_THREAD) build/lowest/bin/python -m pytest tests -W default --ignore=tests/training --ignore=tests/journey --ignore=tests/benchmarks
 
 $(VENV)/.lowest: $(VENV)/.made $(CORE)
 	$(INSTALL) uv

@@ -123,7 +123,7 @@ def test_two_processes_in_one_trial_have_separate_folders(tmp_path: Path, monkey
         folder.mkdir(exist_ok=True)
         (folder / "last.pt").touch()
         if len(inside) == 1:
-            assert stages._trial_score(run, "vgg16", Trial(number=0)) == 0.5  # type: ignore[arg-type]
+            assert stages._trial_score(run, "vgg16", 1, Trial(number=0)) == 0.5  # type: ignore[arg-type]
         assert (folder / "last.pt").exists()
         return folder / "weights.pt"
 
@@ -132,6 +132,6 @@ def test_two_processes_in_one_trial_have_separate_folders(tmp_path: Path, monkey
     monkeypatch.setattr(stages, "_own_plan", lambda *_: SimpleNamespace(seed=1))
     monkeypatch.setattr(stages, "replace", lambda plan, **_: plan)
     monkeypatch.setattr(Trial, "plan", lambda trial, base: base)
-    assert stages._trial_score(run, "vgg16", Trial(number=0)) == 0.5  # type: ignore[arg-type]
+    assert stages._trial_score(run, "vgg16", 1, Trial(number=0)) == 0.5  # type: ignore[arg-type]
     assert len(set(inside)) == 2
     assert not any(folder.exists() for folder in inside)
