@@ -91,7 +91,8 @@ def round_to_half(values: npt.NDArray[np.float32], dtype: HalfName) -> npt.NDArr
     if dtype == "fp16":
         with np.errstate(over="ignore"):
             return values.astype(np.float16).astype(np.float32)
-    return (_bf16_bits(values).astype(np.uint32) << 16).view(np.float32)
+    rounded: npt.NDArray[np.float32] = (_bf16_bits(values).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return rounded
 
 
 def _check(model: onnx.ModelProto) -> None:
@@ -281,6 +282,8 @@ def _half_tensor(name: str, values: npt.NDArray[np.float32], dtype: HalfName) ->
 
 def _bf16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Return the upper halves of float32 values, rounded to nearest even; NumPy has no bfloat16."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)
-    rounded = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape).astype(np.uint64)
+    # Of NumPy's own type: NumPy 1 makes float64 of an unsigned scalar and a Python int.
+    half, shift, one = (np.uint64(n) for n in (0x7FFF, 16, 1))
+    rounded = (bits + half + ((bits >> shift) & one)) >> shift
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
