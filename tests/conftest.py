@@ -15,14 +15,19 @@ settings.register_profile("cxr-edge", deadline=None, derandomize=True, max_examp
 settings.load_profile("cxr-edge")
 
 
-# What `make test-fast` leaves out: trainings, many processes, files of gigabytes, measurements.
+# What `make test-fast` leaves out: trainings, builds, many processes, files of gigabytes, measurements.
 SLOW = (
     "tests/benchmarks",
+    "tests/cli/test_build_engine.py",
+    "tests/cli/test_unwritable.py",
+    "tests/compiler/test_build_bundle.py",
     "tests/corpora",
     "tests/decoding/test_memory.py",
     "tests/fuzz",
     "tests/journey",
     "tests/native",
+    "tests/screening/test_build_and_screen.py",
+    "tests/test_moved.py",
     "tests/test_privacy.py",
     "tests/training",
 )
