@@ -1,7 +1,8 @@
 """Self-test of a backend: run a two-element network and compare its output with the expected one.
 
-An installed runtime may still fail on this driver or processor. Where compiling even that network takes seconds, a build
-saves the compiled test engine beside its own engines, and later self-tests only load and run it.
+An installed runtime may still fail on this driver or processor. A build saves the compiled test engine beside its own
+engines, and later self-tests only load and run it: compiling takes seconds on some backends, and a device may have no folder
+for temporary files (a read-only root file system).
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import base64
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from cxr_edge.backends.base import Backend, CompileOptions
-from cxr_edge.errors import CxrEdgeError
+from cxr_edge.errors import BackendError, CxrEdgeError
 
 __all__ = ["SELF_TEST_STEM", "run_self_test", "save_self_test_engine"]
 
@@ -33,19 +36,33 @@ def run_self_test(backend: Backend, saved: Path | None = None) -> str | None:
     built with the current versions.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="cxr-edge-") as folder:
-            engine = _saved_engine(backend, saved) or _compile(backend, Path(folder))
+        if (engine := _saved_engine(backend, saved)) is not None:
             return _output_error(backend, engine)
+        with _scratch_folder() as folder:
+            return _output_error(backend, _compile(backend, folder))
     except (CxrEdgeError, OSError) as error:
         return str(error)
 
 
 def save_self_test_engine(backend: Backend, folder: Path) -> None:
     """Compile the test engine into `folder`, for `run_self_test`. Raises BackendError if the backend cannot compile it."""
-    with tempfile.TemporaryDirectory(prefix="cxr-edge-") as scratch:
-        shutil.copyfile(_compile(backend, Path(scratch)), folder / f"{SELF_TEST_STEM}{backend.suffix}")
+    with _scratch_folder() as scratch:
+        shutil.copyfile(_compile(backend, scratch), folder / f"{SELF_TEST_STEM}{backend.suffix}")
     versions = json.dumps(backend.versions(), indent=1)
     (folder / f"{SELF_TEST_STEM}.json").write_text(versions + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="cxr-edge-")
+    except OSError as error:
+        raise BackendError(
+            f"its self-test needs a folder for temporary files ({error.strerror}): set TMPDIR to one that can be written, or "
+            f"build the engines with `cxr-edge build-engine`, which saves the test engine beside them"
+        ) from None
+    with folder as name:
+        yield Path(name)
 
 
 def _compile(backend: Backend, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cxr_edge import backends, engines
 from cxr_edge.backends import self_test
-from cxr_edge.backends.base import Backend, CompileOptions, DeviceBackend, Engine, GpuOptions
+from cxr_edge.backends.base import Backend, CompileOptions, Engine, GpuOptions
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.compiler import samples, store
@@ -209,7 +209,7 @@ class _BundleBuild:
             settings=self.settings,
             report=report.as_json(),
         )
-        if report.complete and isinstance(backend, DeviceBackend):  # whose compilers take seconds even for that network
+        if report.complete:
             self_test.save_self_test_engine(backend, folder)
         store.write_build_record(folder, self.context.scratch, record)
 

@@ -84,6 +84,28 @@ def test_the_self_test_passes(backend):
     assert self_test.run_self_test(backend) is None
 
 
+@pytest.fixture
+def no_temporary_folder(monkeypatch):
+    """A device with a read-only root file system."""
+
+    def refuse(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(self_test.tempfile, "TemporaryDirectory", refuse)
+
+
+def test_a_saved_self_test_needs_no_temporary_folder(backend, tmp_path, request):
+    self_test.save_self_test_engine(backend, tmp_path)
+    request.getfixturevalue("no_temporary_folder")
+    assert self_test.run_self_test(backend, tmp_path) is None
+
+
+def test_a_self_test_without_a_temporary_folder_names_the_remedy(backend, tmp_path, no_temporary_folder):
+    reason = self_test.run_self_test(backend, tmp_path)
+    assert reason is not None
+    assert "set TMPDIR to one that can be written, or build the engines with `cxr-edge build-engine`" in reason
+
+
 def test_versions_are_text_and_stable(backend):
     versions = backend.versions()
     assert versions == backend.versions()
