@@ -27,7 +27,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "training": (
         "parallel phantoms toml_tables",
         "shared_files",
-        "markdown models",
+        "json_records markdown models",
         "data",
         "loop",
         "tasks",
