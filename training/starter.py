@@ -23,6 +23,7 @@ from training.bundles.assemble import assemble
 from training.data.augment import Augmentation
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut
 from training.data.dataset import Sample, data_folder, prepare
+from training.data.leakage import SplitSettings
 from training.data.records import Record
 from training.data.targets import check_labels
 from training.loop.fit import fit, load_weights
@@ -30,7 +31,7 @@ from training.models import ARCHITECTURES, LungUNet, NetworkSpec, build_member, 
 from training.models.onnx_export import SegmenterForExport, export
 from training.recipes.config import Config, load_config
 from training.shared_files import atomic_write, exclusive_lock, write_text
-from training.tasks.classify import ClassifyTask
+from training.tasks.classify import ClassifyTask, MemberData, Sampling
 from training.tasks.mixing import mixing_from_plan
 from training.tasks.segment import SegmentTask, frames_with_masks
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data = data_folder(args.data)
         config = load_config(args.config)
-        samples = prepare(data, args.out, seed=config.seed, threads=config.threads)
+        samples = prepare(data, args.out, SplitSettings(seed=config.seed), threads=config.threads)
         check_labels(config.target, _training_records(samples, config), min_images=config.least_images)
         for stage in STAGES if args.stage is None else (args.stage,):
             print(f"stage {stage}", file=sys.stderr, flush=True)
@@ -118,21 +119,18 @@ def train_member(
     """Train the member `name` in `out`/NAME. Returns the task and the file of the selected weights."""
     plan = config.members[name]
     torch.manual_seed(plan.seed)
-    task = ClassifyTask(
-        build_member(name, len(config.labels)),
-        samples,
-        canvases,
-        config.member_spec,
-        config.target,
+    data = MemberData(
+        samples=samples, canvases=canvases, spec=config.member_spec, target=config.target, left_out=config.left_out
+    )
+    sampling = Sampling(
         batch=plan.batch,
         seed=plan.seed,
         epoch_images=config.epoch_images,
-        smoothing=config.label_smoothing,
-        left_out=config.left_out,
         augmentation=Augmentation(),
-        min_images=config.least_images,
         mixing=mixing_from_plan(plan),
+        min_images=config.least_images,
     )
+    task = ClassifyTask(build_member(name, len(config.labels)), data, sampling, smoothing=config.label_smoothing)
     return task, fit(task, plan, out / name)
 
 

@@ -31,7 +31,7 @@ from training.models.head import CamHead
 from training.models.networks import Network
 from training.parallel import World, barrier, broadcast, world
 from training.pruning.prune import prune
-from training.tasks.classify import ClassifyTask
+from training.tasks.classify import ClassifyTask, MemberData, Sampling
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -72,18 +72,9 @@ def classify_task(balance: str) -> ClassifyTask:
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
     spec = PreprocessSpec(canvas_px=SIDE_PX, crop_px=SIDE_PX)
-    return ClassifyTask(
-        Network(trunk, CamHead(16, 3, 0.0)),
-        samples,
-        canvases,
-        spec,
-        TARGET,
-        batch=8,
-        seed=5,
-        smoothing=0.1,
-        epoch_images=24,
-        balance=balance,  # type: ignore[arg-type]
-    )
+    data = MemberData(samples=samples, canvases=canvases, spec=spec, target=TARGET)
+    sampling = Sampling(batch=8, seed=5, epoch_images=24, balance=balance)  # type: ignore[arg-type]
+    return ClassifyTask(Network(trunk, CamHead(16, 3, 0.0)), data, sampling, smoothing=0.1)
 
 
 def cases(out: Path) -> dict[str, object]:

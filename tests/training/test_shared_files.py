@@ -21,6 +21,7 @@ from tests.training.data.test_splits import record
 from training.data import dataset
 from training.data.canvases import Canvases
 from training.data.dataset import Sample
+from training.data.leakage import SplitSettings
 from training.recipes import run as run_module
 from training.recipes.config import MemberPlan
 from training.recipes.flannel.config import FlannelConfig
@@ -229,7 +230,7 @@ def _share_a_table(start: Barrier, k: int, data: Path, out: Path) -> None:
 
     dataset.check_leakage = checked  # type: ignore[assignment]
     start.wait(60)
-    samples = dataset.prepare(data, out, seed=1, threads=1)
+    samples = dataset.prepare(data, out, SplitSettings(seed=1), threads=1)
     write_text(out / f"table-{k}", repr([(s.record.key, s.side) for s in samples]))
 
 

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Collection as NameSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_edge.errors import InputError
-from training.data.findings import FindingTable
 from training.data.readers.covid import read_covid
 from training.data.readers.kermany import read_kermany
 from training.data.readers.rsna import read_rsna
 from training.data.readers.tuberculosis import read_tuberculosis
 from training.data.readers.twitter import read_twitter
-from training.data.records import CollectedRecords, Record, Selection
+from training.data.records import CollectedRecords, Selection
 
 __all__ = [
     "COLLECTIONS",
@@ -30,7 +28,6 @@ __all__ = [
     "Collection",
     "collection_names",
     "read_collections",
-    "read_records",
     "source_descriptions",
 ]
 
@@ -100,47 +97,25 @@ COLLECTIONS: Mapping[str, Collection] = {
 DEFAULT_COLLECTIONS = tuple(c.name for c in COLLECTIONS.values() if c.is_default)
 
 
-def read_records(
-    data: Path,
-    *,
-    collections: Sequence[str] | None = None,
-    views: NameSet[str] | None = None,
-    modalities: NameSet[str] = ("X-ray",),
-    findings: FindingTable = "full",
-    require_all: bool = True,
-) -> list[Record]:
-    """Return the records of `read_collections`, which takes the same arguments."""
-    return read_collections(
-        data,
-        collections=collections,
-        views=views,
-        modalities=modalities,
-        findings=findings,
-        require_all=require_all,
-    ).records
-
-
 def read_collections(
     data: Path,
+    selection: Selection | None = None,
     *,
-    collections: Sequence[str] | None = None,
-    views: NameSet[str] | None = None,
-    modalities: NameSet[str] = ("X-ray",),
-    findings: FindingTable = "full",
+    collections: Sequence[str] = DEFAULT_COLLECTIONS,
     require_all: bool = True,
 ) -> CollectedRecords:
     """Read collections below `data`: records sorted by key, and counts of what was dropped.
 
-    collections: names from COLLECTIONS; default: DEFAULT_COLLECTIONS.
-    views, modalities, findings: as in `Selection`.
+    selection: of images; None for frontal X-rays.
+    collections: names from COLLECTIONS.
     require_all: False reads those of the named collections that are present.
 
     Raises InputError if a collection is missing or not in its published layout, or if no record is left.
     """
     if not data.is_dir():
         raise InputError(f"the data folder {data} does not exist: give it with --data or in CXR_EDGE_DATA")
-    selection = Selection(views=views, modalities=modalities, findings=findings)
-    names = _present(data, DEFAULT_COLLECTIONS if collections is None else collections, require_all)
+    selection = selection or Selection()
+    names = _present(data, collections, require_all)
     records, dropped = [], Counter[str]()
     for name in names:
         collected = COLLECTIONS[name].read(_folder(data, name), selection)
@@ -152,7 +127,9 @@ def read_collections(
             else:
                 dropped[f"{r.source}: {reason}"] += 1
     if not records:
-        raise InputError(f"no image in {', '.join(names)} has a view of {views} and a modality of {modalities}")
+        raise InputError(
+            f"no image in {', '.join(names)} has a view of {selection.views} and a modality of {selection.modalities}"
+        )
     return CollectedRecords(records=sorted(records, key=lambda r: r.key), dropped=dict(sorted(dropped.items())))
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,12 +21,11 @@ from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import InputError
 from cxr_edge.records import GrayPixels
 from training.data import leakage
-from training.data.collections import DEFAULT_COLLECTIONS, collection_names, read_collections, read_records
+from training.data.collections import DEFAULT_COLLECTIONS, collection_names, read_collections
 from training.data.duplicates import fingerprint, patient_groups, same_image_pairs
-from training.data.findings import FindingTable
 from training.data.leakage import SplitSettings
-from training.data.records import Record
-from training.data.splits import SHARES, SIDES, Preset, Side, Unit, check_leakage, split
+from training.data.records import Record, Selection
+from training.data.splits import SIDES, Side, check_leakage, split
 from training.shared_files import atomic_write, exclusive_lock, require_same_settings
 
 __all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all"]
@@ -67,48 +66,24 @@ def read_all(
         yield from tqdm(results, title, len(records), leave=False, disable=not sys.stderr.isatty())
 
 
-def prepare(
-    data: Path,
-    out: Path,
-    *,
-    seed: int,
-    threads: int,
-    shares: Mapping[Side, float] = SHARES,
-    unit: Unit = "group",
-    preset: Preset = "sane",
-    collections: Sequence[str] | None = None,
-    views: Sequence[str] | None = None,
-    findings: FindingTable = "full",
-) -> list[Sample]:
+def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int) -> list[Sample]:
     """Find duplicates, split, check for leaks; write table.csv, leakage.json and leakage.md to `out`.
 
-    An existing table is read instead.
-
-    shares, unit: as in `split`; unit "image" needs preset `code`, which reports leaks instead of raising an error.
-    collections, views, findings: as in `read_collections`.
-
-    Raises InputError for invalid data, a split that leaks, and an existing table of other settings.
+    An existing table is read instead. Raises InputError for invalid data, a split that leaks, and an existing table of other
+    settings.
     """
-    settings = SplitSettings(
-        seed=seed,
-        shares=dict(shares),
-        unit=unit,
-        preset=preset,
-        collections=tuple(sorted(DEFAULT_COLLECTIONS if collections is None else set(collections))),
-        views=None if views is None else tuple(sorted(set(views))),
-        findings=findings,
-    )
     table = out / "table.csv"
     with exclusive_lock(table):
         if table.exists():
             _check_settings(settings, out)
             return load(data, table)
-        collected = read_collections(data, collections=collections, views=views, findings=findings)
+        selection = Selection(views=settings.views, findings=settings.findings)
+        collected = read_collections(data, selection, collections=settings.collections)
         records = collected.records
         pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), title="duplicates")))
         names = patient_groups(records, pairs)
-        sides = split(records, names, seed=seed, shares=shares, unit=unit)
-        report = check_leakage(records, names, sides, pairs, preset=preset)
+        sides = split(records, names, seed=settings.seed, shares=settings.shares, unit=settings.unit)
+        report = check_leakage(records, names, sides, pairs, preset=settings.preset)
         samples = [Sample(record=r, group=g, side=s) for r, g, s in zip(records, names, sides, strict=True)]
         leakage.write(report, settings, out, dropped=collected.dropped)
         _write(samples, table)
@@ -117,16 +92,8 @@ def prepare(
 
 def _check_settings(settings: SplitSettings, out: Path) -> None:
     before = leakage.read_settings(out / "leakage.json")
-    if before is None:  # written before settings were recorded: the seed is unknown, the others were fixed
-        before = SplitSettings(
-            seed=None,
-            shares=dict(SHARES),
-            unit="group",
-            preset="sane",
-            collections=tuple(sorted(DEFAULT_COLLECTIONS)),
-        )
-    if before.seed is None:
-        before = replace(before, seed=settings.seed)
+    if before is None:  # written before settings were recorded: the seed is unknown, the others had the default
+        before = SplitSettings(seed=settings.seed)
     subject, remedy = f"{out / 'table.csv'} was made for", "give another run folder, or delete this one"
     require_same_settings(asdict(before), asdict(settings), subject, remedy)
 
@@ -149,8 +116,9 @@ def load(data: Path, table: Path) -> list[Sample]:
     # Only the collections of the table's sources are read, so a data folder may hold more of them.
     sources = [row["source"] for row in rows.values() if "source" in row]
     settings = leakage.read_settings(table.with_name("leakage.json"))
-    views, findings = (None, "full") if settings is None else (settings.views, settings.findings)
-    records = read_records(data, collections=collection_names(sources) or None, views=views, findings=findings)
+    selection = Selection() if settings is None else Selection(views=settings.views, findings=settings.findings)
+    collections = collection_names(sources) or DEFAULT_COLLECTIONS
+    records = read_collections(data, selection, collections=collections).records
     if {r.key for r in records} != set(rows):
         raise InputError(
             f"{table} was made from other images than {data} holds: delete the run folder or give its data"

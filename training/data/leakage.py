@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from cxr_edge.errors import InputError
+from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.findings import FindingTable
-from training.data.splits import SIDES, LeakageReport, Preset, Side, Unit, check_plan
+from training.data.splits import SHARES, SIDES, LeakageReport, Preset, Side, Unit, check_plan
 from training.shared_files import write_text
 
 __all__ = ["SplitSettings", "as_markdown", "read_settings", "write"]
@@ -21,17 +22,19 @@ __all__ = ["SplitSettings", "as_markdown", "read_settings", "write"]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings:
-    """Settings that determine the split of a run folder."""
+    """Settings that determine the split of a run folder. Collections and views are a set: any order, each once."""
 
-    seed: int | None  # None if a run of an old version did not record it
-    shares: dict[Side, float]  # side -> share of the images
-    unit: Unit  # unit that stays on one side
-    preset: Preset
-    collections: tuple[str, ...]  # names, sorted
-    views: tuple[str, ...] | None = None  # names, sorted; None for all frontal views
+    seed: int
+    shares: Mapping[Side, float] = field(default_factory=lambda: dict(SHARES))  # side -> share of the images
+    unit: Unit = "group"  # what stays on one side; "image" leaks, and needs preset `code`
+    preset: Preset = "sane"  # `code` reports leaks, the others raise an error
+    collections: tuple[str, ...] = DEFAULT_COLLECTIONS
+    views: tuple[str, ...] | None = None  # None for all frontal views
     findings: FindingTable = "full"  # table of CCX's labels
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "collections", tuple(sorted(set(self.collections))))
+        object.__setattr__(self, "views", None if self.views is None else tuple(sorted(set(self.views))))
         check_plan(self.shares, self.unit)
         if self.preset not in get_args(Preset):
             raise InputError(f"the preset {self.preset!r}: expected one of {', '.join(get_args(Preset))}")
@@ -59,8 +62,7 @@ def read_settings(file: Path) -> SplitSettings | None:
         values: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")).get("asked")
         if values is None:
             return None
-        names = {k: tuple(values[k]) for k in ("collections", "views") if values.get(k) is not None}
-        return SplitSettings(**{**values, **names})
+        return SplitSettings(**values)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{file} is not a leakage report as written by `prepare`: delete the run folder") from None
 

@@ -19,7 +19,9 @@ from torch import nn
 
 from cxr_edge.errors import InputError
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
+from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.dataset import Sample, load, prepare
+from training.data.leakage import SplitSettings
 from training.data.records import Record
 from training.data.splits import Side
 from training.data.targets import Target, check_labels
@@ -32,7 +34,7 @@ from training.models.networks import Network
 from training.parallel import barrier, world
 from training.recipes.config import RunConfig
 from training.shared_files import atomic_write, exclusive_lock
-from training.tasks.classify import ClassifyTask
+from training.tasks.classify import ClassifyTask, MemberData, Sampling
 from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
 from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
@@ -81,18 +83,17 @@ class Run:
         if not here.is_main:
             barrier(here)
             return load(self.data, self.out / "table.csv")
-        samples = prepare(
-            self.data,
-            self.out,
+        collections = DEFAULT_COLLECTIONS if c.read_collections is None else c.read_collections
+        settings = SplitSettings(
             seed=c.seed,
-            threads=c.threads,
             shares=c.side_shares,
             unit=c.unit,
             preset=c.preset,
-            collections=c.read_collections,
+            collections=collections,
             views=c.views,
             findings=c.findings,
         )
+        samples = prepare(self.data, self.out, settings, threads=c.threads)
         barrier(here)
         return samples
 
@@ -187,24 +188,25 @@ class Run:
         samples: the run's samples with other sides; None for the run's own sides.
         """
         c, known = self.config, self._check_sources(sources)
-        return ClassifyTask(
-            network,
-            self.samples if samples is None else samples,
-            self.canvases,
-            c.member_spec,
-            target,
+        data = MemberData(
+            samples=self.samples if samples is None else samples,
+            canvases=self.canvases,
+            spec=c.member_spec,
+            target=target,
+            left_out=sorted(known - set(sources)) if sources else (),
+        )
+        sampling = Sampling(
             batch=plan.batch,
             seed=plan.seed,
-            smoothing=c.label_smoothing if c.preset == "sane" else 0.0,
-            epoch_images=c.epoch_images,
             balance=c.balance,
-            left_out=sorted(known - set(sources)) if sources else (),
+            epoch_images=c.epoch_images,
             augmentation=c.augmentation,
-            by_loss=c.by_loss,
             turn_pa=c.turn_pa,
-            min_images=c.least_images,
             mixing=mixing_from_plan(plan),
+            min_images=c.least_images,
         )
+        smoothing = c.label_smoothing if c.preset == "sane" else 0.0
+        return ClassifyTask(network, data, sampling, smoothing=smoothing, by_loss=c.by_loss)
 
     def init_network(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
         """Return a network with initial weights: random ones from `seed`, or ImageNet's (`hub`, or a file).

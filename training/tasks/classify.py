@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import cv2
@@ -27,6 +28,7 @@ from training.data.augment import Augmentation, histogram_cdf, pa_as_ap
 from training.data.canvases import Canvases
 from training.data.dataset import Sample
 from training.data.findings import projection
+from training.data.splits import Side
 from training.data.targets import Target, check_labels
 from training.loop.batches import Batch, Batches
 from training.parallel import World
@@ -35,7 +37,15 @@ from training.tasks.losses import partial_label_loss
 from training.tasks.mixing import Mixing
 from training.tasks.predict import input_batches, predict_logits
 
-__all__ = ["Balance", "ClassifyTask", "class_weights", "sampling_probabilities", "validation_figures"]
+__all__ = [
+    "Balance",
+    "ClassifyTask",
+    "MemberData",
+    "Sampling",
+    "class_weights",
+    "sampling_probabilities",
+    "validation_figures",
+]
 
 Balance = Literal["draw", "weigh", "none"]
 
@@ -56,97 +66,107 @@ def class_weights(label_indices: npt.NDArray[np.int64], labels: int) -> npt.NDAr
     return weights
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemberData:
+    """Images of a classifier's training; the samples' side determines which of them train and validate."""
+
+    samples: Sequence[Sample]
+    canvases: Canvases  # a row per sample, in the same order
+    spec: PreprocessSpec
+    target: Target
+    left_out: Sequence[str] = ()  # sources that are not used, to measure generalisation to an unseen site
+
+    def rows(self, side: Side) -> npt.NDArray[np.int64]:
+        """Return the rows of a side with a label of the target; a partial label counts on the side `train` only."""
+        return np.array([i for i, s in enumerate(self.samples) if s.side == side and self._is_used(s)], dtype=np.int64)
+
+    def _is_used(self, sample: Sample) -> bool:
+        label = sample.record.label
+        known = self.target.target_mask(label).any() if sample.side == "train" else self.target.label_index(label) >= 0
+        return bool(known) and sample.record.source not in self.left_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the batches of a training are drawn and altered."""
+
+    batch: int
+    seed: int
+    balance: Balance = "draw"
+    # Images per epoch with balance `draw`; else an epoch is every training image once (without the last, partial batch).
+    epoch_images: int | None = None
+    augmentation: Augmentation | None = None
+    turn_pa: bool = False  # make PA images look like AP ones in training (FLANNEL's text)
+    mixing: Mixing | None = None  # of the images of a batch
+    min_images: int = 1  # training images that each label must have
+
+
 class ClassifyTask:
     """Training of a classifier.
 
-    samples, canvases: in the same order; the samples' side determines which of them train and validate.
-    left_out: sources that are not used, to measure generalisation to an unseen site.
-    epoch_images: images per epoch with balance `draw`; else an epoch is every training image once (without the last, partial
-    batch).
-    augmentation: None for none.
+    smoothing: of the labels, in the loss.
     by_loss: select the epoch by validation loss, as R20, not by score.
-    turn_pa: make PA images look like AP ones in training (FLANNEL's text).
-    min_images: training images that each label must have.
-    mixing: mix the images of a batch; None for none.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        samples: Sequence[Sample],
-        canvases: Canvases,
-        spec: PreprocessSpec,
-        target: Target,
-        *,
-        batch: int,
-        seed: int,
-        smoothing: float,
-        epoch_images: int | None = None,
-        balance: Balance = "draw",
-        left_out: Sequence[str] = (),
-        augmentation: Augmentation | None = None,
-        by_loss: bool = False,
-        turn_pa: bool = False,
-        min_images: int = 1,
-        mixing: Mixing | None = None,
+        self, model: nn.Module, data: MemberData, sampling: Sampling, *, smoothing: float, by_loss: bool = False
     ) -> None:
-        self.model, self.samples, self.canvases, self.spec, self.target = model, samples, canvases, spec, target
-        self.batch, self.seed, self.smoothing, self.balance, self.by_loss = batch, seed, smoothing, balance, by_loss
-        self.augmentation, self.turn_pa, self.mixing = augmentation, turn_pa, mixing
-        self._target_masks = np.stack([target.target_mask(s.record.label) for s in samples])
-        self._label_indices = np.array([target.label_index(s.record.label) for s in samples])
-        used = [i for i, s in enumerate(samples) if self._target_masks[i].any() and s.record.source not in left_out]
-        self._train = np.array([i for i in used if samples[i].side == "train"])
-        self._validation = [i for i in used if samples[i].side == "validation" and self._label_indices[i] >= 0]
-        check_labels(target, [samples[i].record for i in self._train], min_images=min_images)
-        if not self._validation:
-            raise InputError(f"no images to validate {target.labels}: which collections were read?")
-        self._probabilities = sampling_probabilities([samples[i] for i in self._train])
-        weights = class_weights(self._label_indices[self._train], len(target.labels))
-        self._weights = torch.from_numpy(weights if balance == "weigh" else np.ones_like(weights))
-        self._cdfs = {int(i): histogram_cdf(canvases.lungs[i]) for i in self._train}
-        images = len(self._train) if balance != "draw" or epoch_images is None else epoch_images
-        if balance != "draw" and images < batch:
-            raise InputError(f"{images} training images do not fill a batch of {batch}: choose a smaller batch")
-        self.batches_per_epoch = max(1, images // batch)
+        self.model, self.data, self.sampling, self.smoothing, self.by_loss = model, data, sampling, smoothing, by_loss
+        labels = [s.record.label for s in data.samples]
+        self._target_masks = np.stack([data.target.target_mask(label) for label in labels])
+        self._label_indices = np.array([data.target.label_index(label) for label in labels])
+        self._train, self._validation = data.rows("train"), data.rows("validation")
+        trained = [data.samples[i] for i in self._train]
+        check_labels(data.target, [s.record for s in trained], min_images=sampling.min_images)
+        if not len(self._validation):
+            raise InputError(f"no images to validate {data.target.labels}: which collections were read?")
+        self._probabilities = sampling_probabilities(trained)
+        weights = class_weights(self._label_indices[self._train], len(data.target.labels))
+        self._weights = torch.from_numpy(weights if sampling.balance == "weigh" else np.ones_like(weights))
+        self._cdfs = {int(i): histogram_cdf(data.canvases.lungs[i]) for i in self._train}
+        self.batches_per_epoch = _batches_per_epoch(sampling, len(trained))
 
     def batches(self, epoch: int, process: World) -> Batches:
-        order = list(self._order(np.random.default_rng([self.seed, epoch])))
-        share = process.share(self.batch)
+        seed, mixing, spec = self.sampling.seed, self.sampling.mixing, self.data.spec
+        order = list(self._order(np.random.default_rng([seed, epoch])))
+        share = process.share(self.sampling.batch)
 
         def make(b: int) -> Batch:
             # Each image has its own random numbers, so that a process need not draw those of other processes' images.
-            rngs = [np.random.default_rng([self.seed, epoch, b, r]) for r in range(share.start, share.stop)]
+            rngs = [np.random.default_rng([seed, epoch, b, r]) for r in range(share.start, share.stop)]
             rows = order[b][share]
-            images = [normalize(self.augmented(int(i), rng), self.spec) for i, rng in zip(rows, rngs, strict=True)]
+            images = [normalize(self.augmented(int(i), rng), spec) for i, rng in zip(rows, rngs, strict=True)]
             batch = torch.from_numpy(np.stack(images)), torch.from_numpy(self._target_masks[rows])
-            return self.mixing.mix(*batch, np.random.default_rng([self.seed, epoch, b])) if self.mixing else batch
+            return mixing.mix(*batch, np.random.default_rng([seed, epoch, b])) if mixing else batch
 
         return Batches(len(order), make)
 
     def _order(self, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the row indices of each batch of an epoch."""
-        if self.balance == "draw":
+        batch = self.sampling.batch
+        if self.sampling.balance == "draw":
             for _ in range(self.batches_per_epoch):
-                yield rng.choice(self._train, self.batch, p=self._probabilities)
+                yield rng.choice(self._train, batch, p=self._probabilities)
             return
         order = rng.permutation(self._train)
         for b in range(self.batches_per_epoch):
-            yield order[b * self.batch : (b + 1) * self.batch]
+            yield order[b * batch : (b + 1) * batch]
 
     def augmented(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """Return an image's canvas (S, S) with random augmentation."""
         canvas = self._augment(i, rng)
-        return pa_as_ap(canvas, rng) if self.turn_pa and projection(self.samples[i].record.view) == "PA" else canvas
+        turns = self.sampling.turn_pa and projection(self.data.samples[i].record.view) == "PA"
+        return pa_as_ap(canvas, rng) if turns else canvas
 
     def _augment(self, i: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        if self.augmentation is None:
-            canvas: npt.NDArray[np.uint8] = self.canvases.lungs[i]
+        canvases, augmentation = self.data.canvases, self.sampling.augmentation
+        if augmentation is None:
+            canvas: npt.NDArray[np.uint8] = canvases.lungs[i]
             return canvas
-        warp = self.augmentation.warp(tuple(self.canvases.boxes[i]), self.spec.canvas_px, rng)
+        warp = augmentation.warp(tuple(canvases.boxes[i]), self.data.spec.canvas_px, rng)
         border = (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)[rng.integers(3)]
         other = self._cdfs[int(rng.choice(self._train, p=self._probabilities))]
-        return self.augmentation.gray(warp.apply(self.canvases.wide[i], border=border), rng, other=other)
+        return augmentation.gray(warp.apply(canvases.wide[i], border=border), rng, other=other)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         images, target_masks, *mixed = batch
@@ -162,9 +182,9 @@ class ClassifyTask:
         return partial_label_loss(logits, target_masks, smoothing=self.smoothing, weights=weights)
 
     def score(self, model: nn.Module) -> dict[str, float]:
-        logits = predict_logits(model, self.canvases.lungs[self._validation], self.spec)
-        samples = [self.samples[i] for i in self._validation]
-        figures = validation_figures(logits, samples, self.target)
+        logits = predict_logits(model, self.data.canvases.lungs[self._validation], self.data.spec)
+        samples = [self.data.samples[i] for i in self._validation]
+        figures = validation_figures(logits, samples, self.data.target)
         if not self.by_loss:
             return figures
         loss = partial_label_loss(
@@ -178,11 +198,18 @@ class ClassifyTask:
         With balance `draw` all labels have the same number of images, those of rarer labels repeated: a channel that is active
         for one label only is zero for all others, and would seem the less useful the rarer its label.
         """
-        rows = np.array(self._validation)
-        if self.balance == "draw":
+        rows = self._validation
+        if self.sampling.balance == "draw":
             by_label = [rows[self._label_indices[rows] == k] for k in np.unique(self._label_indices[rows])]
             rows = np.concatenate([np.resize(r, max(map(len, by_label))) for r in by_label])
-        return input_batches(self.canvases.lungs[rows], self.spec)
+        return input_batches(self.data.canvases.lungs[rows], self.data.spec)
+
+
+def _batches_per_epoch(sampling: Sampling, train: int) -> int:
+    images = train if sampling.balance != "draw" or sampling.epoch_images is None else sampling.epoch_images
+    if sampling.balance != "draw" and images < sampling.batch:
+        raise InputError(f"{images} training images do not fill a batch of {sampling.batch}: choose a smaller batch")
+    return max(1, images // sampling.batch)
 
 
 def validation_figures(logits: npt.NDArray[np.float32], samples: Sequence[Sample], target: Target) -> dict[str, float]:

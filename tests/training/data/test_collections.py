@@ -11,7 +11,7 @@ import pytest
 
 from cxr_edge.errors import InputError
 from tests.builders.image_collections import METADATA_HEAD, write_collections, write_rsna
-from training.data.collections import COLLECTIONS, collection_names, read_records, source_descriptions
+from training.data.collections import COLLECTIONS, collection_names, read_collections, source_descriptions
 from training.data.findings import label_of_finding
 from training.data.readers.covid import read_covid
 from training.data.readers.kermany import read_kermany
@@ -33,7 +33,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_layouts_together(collections: Path) -> None:
-    records = read_records(collections)
+    records = read_collections(collections).records
     assert [(r.key, r.patient, r.label, r.adult, r.mask is not None) for r in records] == [
         ("chest_xray/train/NORMAL/IM-0000-0001.jpeg", "kcx/IM-0000", "normal", False, False),
         ("chest_xray/train/PNEUMONIA/person0_bacteria_0.jpeg", "kcx/person0", "bacterial", False, False),
@@ -120,10 +120,10 @@ def test_views_and_modalities_are_selected_by_name(tmp_path: Path) -> None:
     folder = _new_layout(tmp_path / "covid-chestxray-dataset")
     assert [(r.patient, r.view) for r in read_covid(folder, Selection(views=("L",))).records] == [("ccx/2", "L")]
     assert [r.modality for r in read_covid(folder, Selection(views=("Axial",), modalities=("CT",))).records] == ["CT"]
-    selected = {"collections": ("ccx",), "views": ("AP", "L")}
-    assert {r.patient for r in read_records(tmp_path, **selected)} == {"ccx/2", "ccx/324a", "ccx/325", "ccx/326"}
+    found = read_collections(tmp_path, Selection(views=("AP", "L")), collections=("ccx",))
+    assert {r.patient for r in found.records} == {"ccx/2", "ccx/324a", "ccx/325", "ccx/326"}
     with pytest.raises(InputError, match=r"no images in .*views \('LL',\)"):
-        read_records(tmp_path, collections=("ccx",), views=("LL",))
+        read_collections(tmp_path, Selection(views=("LL",)), collections=("ccx",))
 
 
 def test_a_repeated_row_counts_once_and_a_contradicting_row_raises(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_the_error_for_another_folder_names_the_expected_layout(tmp_path: Path) 
     with pytest.raises(InputError, match="CHNCXR"):
         read_tuberculosis(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
-        read_records(tmp_path / "nowhere")
+        read_collections(tmp_path / "nowhere")
 
 
 RSNA_EXPECTED = [
@@ -222,9 +222,12 @@ def test_rsna_reads_packed_tables_and_headers_from_a_table(tmp_path: Path) -> No
 
 def test_rsna_is_read_only_if_named(tmp_path: Path) -> None:
     write_rsna(tmp_path / "rsna", patients=1)
-    records = read_records(tmp_path, collections=("rsna",))
+    records = read_collections(tmp_path, collections=("rsna",)).records
     assert [r.key for r in records] == [f"rsna/stage_2_train_images/{n}.dcm" for n in ("p0", "p2")]
-    assert [r.patient for r in read_records(tmp_path, collections=("rsna",), views=("AP",))] == ["rsna/p0", "rsna/p2"]
+    assert [r.patient for r in read_collections(tmp_path, Selection(views=("AP",)), collections=("rsna",)).records] == [
+        "rsna/p0",
+        "rsna/p2",
+    ]
 
 
 def _remove_rows(folder: Path) -> None:
@@ -266,16 +269,16 @@ def test_missing_collections_raise_unless_the_present_ones_are_named(collections
     for name in ("lung-masks", "twitter-covid"):
         (tmp_path / name).rename(tmp_path / f"not-{name}")
     with pytest.raises(InputError, match=r"twitter in .*twitter-covid, tuberculosis in .*lung-masks.*\('kcx', 'ccx'\)"):
-        read_records(tmp_path)
-    records = read_records(tmp_path, collections=("ccx", "kcx"))
+        read_collections(tmp_path)
+    records = read_collections(tmp_path, collections=("ccx", "kcx")).records
     assert collection_names(r.source for r in records) == ("kcx", "ccx")
-    assert read_records(tmp_path, require_all=False) == records
+    assert read_collections(tmp_path, require_all=False).records == records
     with pytest.raises(InputError, match="no collection kxc: known are kcx"):
-        read_records(tmp_path, collections=("kxc",))
+        read_collections(tmp_path, collections=("kxc",))
     with pytest.raises(InputError, match="no collection was named"):
-        read_records(tmp_path, collections=())
+        read_collections(tmp_path, collections=())
     with pytest.raises(InputError, match=r"twitter in .*twitter-covid"):
-        read_records(tmp_path, collections=("twitter",), require_all=False)
+        read_collections(tmp_path, collections=("twitter",), require_all=False)
 
 
 def test_collection_names_of_sources() -> None:
@@ -285,7 +288,7 @@ def test_collection_names_of_sources() -> None:
 def test_a_collections_records_have_the_sources_of_its_row(collections: Path) -> None:
     for name, collection in COLLECTIONS.items():
         if collection.is_default:
-            records = read_records(collections, collections=(name,))
+            records = read_collections(collections, collections=(name,)).records
             assert {r.source for r in records} == set(collection.sources)
 
 

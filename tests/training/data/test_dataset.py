@@ -12,6 +12,7 @@ from cxr_edge.errors import InputError
 from tests.builders.image_collections import write_collections, write_rsna
 from training.bundles.write import spread_over_strata
 from training.data.dataset import data_folder, load, prepare
+from training.data.leakage import SplitSettings
 from training.data.splits import R20_SHARES
 
 
@@ -25,15 +26,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_table_is_reloaded_and_rejects_other_data(tmp_path: Path) -> None:
     data = write_collections(tmp_path / "data", patients=2, size_px=48)
-    first = prepare(data, tmp_path / "run", seed=1, threads=1)
-    assert prepare(data, tmp_path / "run", seed=1, threads=1) == first
+    first = prepare(data, tmp_path / "run", SplitSettings(seed=1), threads=1)
+    assert prepare(data, tmp_path / "run", SplitSettings(seed=1), threads=1) == first
     next((data / "twitter-covid").iterdir()).unlink()
     with pytest.raises(InputError, match="other images"):
-        prepare(data, tmp_path / "run", seed=1, threads=1)
+        prepare(data, tmp_path / "run", SplitSettings(seed=1), threads=1)
 
 
 def test_written_files(data: Path, tmp_path: Path) -> None:
-    samples = prepare(data, tmp_path, seed=1, threads=1)
+    samples = prepare(data, tmp_path, SplitSettings(seed=1), threads=1)
     with (tmp_path / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["path", "patient", "label", "source", "view", "group", "side"]
@@ -58,27 +59,27 @@ def test_written_files(data: Path, tmp_path: Path) -> None:
 )
 def test_a_table_of_other_settings_raises(data: Path, tmp_path: Path, changed: dict, message: str) -> None:
     collections = ("twitter", "ccx")
-    first = prepare(data, tmp_path, seed=1, threads=1, collections=collections)
-    assert prepare(data, tmp_path, seed=1, threads=2, collections=collections[::-1]) == first
+    first = prepare(data, tmp_path, SplitSettings(seed=1, collections=collections), threads=1)
+    assert prepare(data, tmp_path, SplitSettings(seed=1, collections=collections[::-1]), threads=2) == first
     with pytest.raises(InputError, match=message):
-        prepare(data, tmp_path, **{"seed": 1, "threads": 1, "collections": collections, **changed})
+        prepare(data, tmp_path, SplitSettings(**{"seed": 1, "collections": collections, **changed}), threads=1)
 
 
 def test_a_run_of_an_old_version_resumes(data: Path, tmp_path: Path) -> None:
     """Its table has a key and no patients, and its leakage.json has no settings: any seed is accepted."""
-    first = prepare(data, tmp_path, seed=1, threads=1)
+    first = prepare(data, tmp_path, SplitSettings(seed=1), threads=1)
     lines = ["key,group,side,label,source"]
     lines += [f"{s.record.key},{s.group},{s.side},{s.record.label},{s.record.source}" for s in first]
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "leakage.json").write_text('{"patients": 18}')
     assert load(data, tmp_path / "table.csv") == first
-    assert prepare(data, tmp_path, seed=1, threads=1) == first
+    assert prepare(data, tmp_path, SplitSettings(seed=1), threads=1) == first
     with pytest.raises(InputError, match="give another run folder"):
-        prepare(data, tmp_path, seed=1, threads=1, shares=R20_SHARES)
+        prepare(data, tmp_path, SplitSettings(seed=1, shares=R20_SHARES), threads=1)
 
 
 def test_load_reads_the_collections_of_the_table(data: Path, tmp_path: Path) -> None:
-    samples = prepare(data, tmp_path, seed=1, threads=1, collections=("rsna", "ccx"))
+    samples = prepare(data, tmp_path, SplitSettings(seed=1, collections=("rsna", "ccx")), threads=1)
     assert {s.record.source for s in samples} == {"rsna", "ccx"}
     assert load(data, tmp_path / "table.csv") == samples
 
@@ -92,7 +93,7 @@ def test_load_reads_the_collections_of_the_table(data: Path, tmp_path: Path) -> 
     ],
 )
 def test_an_edited_table_raises(data: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
-    prepare(data, tmp_path, seed=1, threads=1, collections=("twitter",))
+    prepare(data, tmp_path, SplitSettings(seed=1, collections=("twitter",)), threads=1)
     table = tmp_path / "table.csv"
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(InputError, match=message):
@@ -102,21 +103,21 @@ def test_an_edited_table_raises(data: Path, tmp_path: Path, old: str, new: str, 
 def test_missing_table_and_invalid_report(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no .*table\.csv: run"):
         load(data, tmp_path / "table.csv")
-    prepare(data, tmp_path, seed=1, threads=1, collections=("twitter",))
+    prepare(data, tmp_path, SplitSettings(seed=1, collections=("twitter",)), threads=1)
     (tmp_path / "leakage.json").write_text("[]")
     with pytest.raises(InputError, match="not a leakage report"):
-        prepare(data, tmp_path, seed=1, threads=1, collections=("twitter",))
+        prepare(data, tmp_path, SplitSettings(seed=1, collections=("twitter",)), threads=1)
 
 
 def test_invalid_split_settings_raise_before_images_are_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="preset 'sane' does not allow: split by group"):
-        prepare(tmp_path, tmp_path, seed=1, threads=1, unit="image")
+        prepare(tmp_path, tmp_path, SplitSettings(seed=1, unit="image"), threads=1)
     with pytest.raises(InputError, match="expected one of sane, paper, code"):
-        prepare(tmp_path, tmp_path, seed=1, threads=1, preset="flannel")
+        prepare(tmp_path, tmp_path, SplitSettings(seed=1, preset="flannel"), threads=1)
 
 
 def test_samples_are_spread_over_strata(data: Path, tmp_path: Path) -> None:
-    samples = prepare(data, tmp_path, seed=1, threads=1)
+    samples = prepare(data, tmp_path, SplitSettings(seed=1), threads=1)
     selected = spread_over_strata(samples, 8, seed=0)
     assert len({(samples[i].record.label, samples[i].record.source) for i in selected}) == 8
     assert sorted(spread_over_strata(samples, 1000, seed=0)) == list(range(len(samples)))
@@ -133,8 +134,10 @@ def test_data_folder_from_argument_or_environment(monkeypatch: pytest.MonkeyPatc
 
 def test_views_restrict_the_table_and_are_recorded(tmp_path: Path) -> None:
     write_collections(tmp_path / "data", patients=6, size_px=96)
-    samples = prepare(tmp_path / "data", tmp_path / "run", seed=1, threads=1, collections=("kcx", "ccx"), views=("PA",))
+    samples = prepare(
+        tmp_path / "data", tmp_path / "run", SplitSettings(seed=1, collections=("kcx", "ccx"), views=("PA",)), threads=1
+    )
     assert {s.record.view for s in samples} == {"PA"}
     assert load(tmp_path / "data", tmp_path / "run" / "table.csv") == samples
     with pytest.raises(InputError, match="another run folder"):
-        prepare(tmp_path / "data", tmp_path / "run", seed=1, threads=1, collections=("kcx", "ccx"))
+        prepare(tmp_path / "data", tmp_path / "run", SplitSettings(seed=1, collections=("kcx", "ccx")), threads=1)

@@ -12,7 +12,7 @@ import pytest
 from tests.builders.image_collections import METADATA_HEAD, write_collections
 from tests.training.data.test_splits import record
 from training.data import duplicates
-from training.data.collections import read_records
+from training.data.collections import read_collections
 from training.data.dataset import Sample, prepare
 from training.data.duplicates import Fingerprint, fingerprint, patient_groups, same_image_pairs
 from training.data.leakage import SplitSettings, as_markdown, read_settings
@@ -78,7 +78,7 @@ def _ninety_seven_and_178(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def grouped(difficult: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return prepare(difficult, tmp_path_factory.mktemp("grouped"), seed=1, threads=1)
+    return prepare(difficult, tmp_path_factory.mktemp("grouped"), SplitSettings(seed=1), threads=1)
 
 
 def test_97_and_178_are_one_group_on_one_side(grouped: list[Sample]) -> None:
@@ -97,7 +97,7 @@ def test_twins_are_one_group_on_one_side(grouped: list[Sample], patients: tuple[
 
 
 def test_other_patients_are_not_merged(difficult: Path, grouped: list[Sample]) -> None:
-    assert len({s.group for s in grouped}) == len({r.patient for r in read_records(difficult)}) - 3
+    assert len({s.group for s in grouped}) == len({r.patient for r in read_collections(difficult).records}) - 3
 
 
 def test_the_published_folders_as_a_split_leak(difficult: Path, grouped: list[Sample]) -> None:
@@ -113,7 +113,7 @@ def test_the_published_folders_as_a_split_leak(difficult: Path, grouped: list[Sa
 
 
 def test_a_split_by_image_lists_its_leaks_on_the_page(difficult: Path, tmp_path: Path) -> None:
-    prepare(difficult, tmp_path, seed=1, threads=1, unit="image", preset="code")
+    prepare(difficult, tmp_path, SplitSettings(seed=1, unit="image", preset="code"), threads=1)
     page = (tmp_path / "leakage.md").read_text()
     assert "Preset `code`; split by image, seed 1" in page
     assert "**The split leaks**" in page

@@ -15,11 +15,11 @@ from cxr_edge.errors import InputError
 from tests.builders.image_collections import METADATA_HEAD, write_collections, write_rsna
 from training import reproduce
 from training.data.canvases import Canvases
-from training.data.collections import COLLECTIONS, read_records
+from training.data.collections import COLLECTIONS, DEFAULT_COLLECTIONS, read_collections
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS, LABELS
 from training.data.readers.rsna import read_rsna
-from training.data.records import Record
+from training.data.records import Record, Selection
 from training.data.splits import SHARES, split
 from training.data.targets import Target, check_labels
 from training.recipes.config import load_config
@@ -59,7 +59,9 @@ def _run(name: str, data: Path, out: Path) -> Run:
     flannel = name.startswith("flannel")
     config = (load_flannel if flannel else load_r20)(CONFIGS / f"{name}.toml")
     run = (FlannelRun if flannel else R20Run)(config, data, out)  # type: ignore[arg-type]
-    records = read_records(data, collections=config.read_collections, views=config.views)
+    records = read_collections(
+        data, Selection(views=config.views), collections=config.read_collections or DEFAULT_COLLECTIONS
+    ).records
     run.__dict__["samples"] = _samples(records, run)
     return run
 
@@ -67,14 +69,14 @@ def _run(name: str, data: Path, out: Path) -> Run:
 @pytest.mark.parametrize("name", COLLECTIONS)
 def test_every_image_of_a_collection_is_normal_or_abnormal(data: Path, name: str) -> None:
     """The modality stage uses every image of every collection."""
-    target, records = modality(), read_records(data, collections=(name,))
+    target, records = modality(), read_collections(data, collections=(name,)).records
     for r in records:
         assert target.label_index(r.label) == (r.label != "normal"), r.label
         assert target.target_mask(r.label).sum() == 1, r.label
 
 
 def test_the_drawn_collections_have_every_label(data: Path) -> None:
-    assert {r.label for r in read_records(data, collections=tuple(COLLECTIONS))} == LABELS
+    assert {r.label for r in read_collections(data, collections=tuple(COLLECTIONS)).records} == LABELS
     assert {r.label for r in read_rsna(data / "rsna", not_normal=True).records} == {"normal", "pneumonia", "other"}
 
 
@@ -106,7 +108,9 @@ def test_every_stage_of_a_shipped_configuration_has_images_of_every_label(
 def test_the_starter_configurations_have_images_of_every_label(name: str, data: Path) -> None:
     config = load_config(CONFIGS / f"{name}.toml")
     train = [
-        s.record for s in _samples(read_records(data)) if s.side == "train" and s.record.source not in config.left_out
+        s.record
+        for s in _samples(read_collections(data).records)
+        if s.side == "train" and s.record.source not in config.left_out
     ]
     check_labels(config.target, train, min_images=3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,11 @@ from cxr_edge.errors import InputError
 from tests.builders.flannel_run import flannel_run
 from tests.builders.image_collections import METADATA_HEAD, write_rsna
 from tests.training.recipes.flannel.test_results import finished_run, results_of
-from training.data.collections import read_collections, read_records
+from training.data.collections import read_collections
 from training.data.dataset import load, prepare
 from training.data.findings import FINDINGS, FLANNEL_FINDINGS, label_of_finding, projection
+from training.data.leakage import SplitSettings
+from training.data.records import Selection
 from training.recipes.flannel.tables import tables
 
 # Findings of X-rays with a frontal view in the collection of April 2020, as `metadata.csv` words them, and their images.
@@ -101,14 +104,18 @@ def test_frontal_views_are_read_and_others_counted_by_reason(data: Path) -> None
 
 
 def test_views_by_projection_or_by_exact_name(data: Path) -> None:
-    assert {r.view for r in read_records(data, collections=("ccx",), views=("AP",))} == set(VIEWS) - {"PA"}
-    assert {r.view for r in read_records(data, collections=("ccx",), views=("AP Supine",))} == {"AP Supine"}
+    assert {r.view for r in read_collections(data, Selection(views=("AP",)), collections=("ccx",)).records} == set(
+        VIEWS
+    ) - {"PA"}
+    assert {r.view for r in read_collections(data, Selection(views=("AP Supine",)), collections=("ccx",)).records} == {
+        "AP Supine"
+    }
 
 
 def test_dropped_rsna_images_are_counted(tmp_path: Path) -> None:
     write_rsna(tmp_path / "rsna", patients=3)
     assert read_collections(tmp_path, collections=("rsna",)).dropped == {"rsna: class No Lung Opacity / Not Normal": 3}
-    assert read_collections(tmp_path, collections=("rsna",), views=("PA",)).dropped["rsna: view AP"] > 0
+    assert read_collections(tmp_path, Selection(views=("PA",)), collections=("rsna",)).dropped["rsna: view AP"] > 0
 
 
 @pytest.mark.parametrize(("preset", "bacterial", "covid"), [("code", 7, 12), ("sane", 14, 14), ("paper", 14, 14)])
@@ -126,10 +133,10 @@ def test_the_preset_determines_the_table_of_a_run(
 
 
 def test_a_table_with_other_findings_raises(data: Path, tmp_path: Path) -> None:
-    given = {"seed": 1, "threads": 1, "collections": ("ccx",)}
-    prepare(data, tmp_path, **given)  # type: ignore[arg-type]
+    given = SplitSettings(seed=1, collections=("ccx",))
+    prepare(data, tmp_path, given, threads=1)
     with pytest.raises(InputError, match="for findings full, not flannel-code"):
-        prepare(data, tmp_path, **given, findings="flannel-code")  # type: ignore[arg-type]
+        prepare(data, tmp_path, replace(given, findings="flannel-code"), threads=1)
 
 
 def test_table_1_lists_findings_per_label_and_dropped_images(tmp_path: Path) -> None:

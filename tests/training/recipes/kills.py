@@ -32,6 +32,7 @@ from tests.builders.image_collections import write_collections
 from training import reproduce, starter
 from training.bundles import write
 from training.data.dataset import prepare
+from training.data.leakage import SplitSettings
 from training.recipes.config import load_config
 from training.recipes.flannel.config import load_flannel
 from training.recipes.flannel.run import FlannelRun
@@ -306,7 +307,7 @@ def _copy_learners(folder: Path, out: str) -> None:
 def _starter(folder: Path, out: str, stage: str) -> None:
     if stage == "data":
         config = load_config(folder / "starter.toml")
-        prepare(folder / "data", folder / out, seed=config.seed, threads=config.threads)
+        prepare(folder / "data", folder / out, SplitSettings(seed=config.seed), threads=config.threads)
     elif stage == "install":
         starter._install(folder / out / "bundle", folder / out / "package" / "starter")
     else:

@@ -16,6 +16,7 @@ from cxr_edge.errors import InputError
 from tests.builders.image_collections import write_collections
 from training import reproduce, seeds
 from training.data.dataset import prepare
+from training.data.leakage import SplitSettings
 from training.markdown import Table
 from training.recipes.config import RunConfig
 from training.recipes.flannel.config import FlannelConfig, load_flannel
@@ -127,7 +128,7 @@ def test_figures_are_mean_and_deviation_of_the_seeds_own_tables(root: Path) -> N
 
 def test_all_seeds_have_the_split_of_the_configuration(root: Path, tmp_path: Path) -> None:
     config = load_r20(root / "tiny.toml")
-    prepare(root / "data", tmp_path, seed=config.seed, threads=1, shares=config.side_shares)
+    prepare(root / "data", tmp_path, SplitSettings(seed=config.seed, shares=config.side_shares), threads=1)
     expected = (tmp_path / "table.csv").read_bytes()
     assert [(root / f"run/seed-{s}/table.csv").read_bytes() for s in (1, 2)] == [expected, expected]
     one, other = (json.loads((root / f"results/seed-{s}/results.json").read_text()) for s in (1, 2))

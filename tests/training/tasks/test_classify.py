@@ -21,7 +21,7 @@ from training.data.targets import Target
 from training.models import build_member
 from training.parallel import World
 from training.recipes.r20.tasks import binary, modality
-from training.tasks.classify import ClassifyTask, class_weights, validation_figures
+from training.tasks.classify import ClassifyTask, MemberData, Sampling, class_weights, validation_figures
 from training.tasks.predict import predict_logits
 
 SPEC = PreprocessSpec(canvas_px=32, crop_px=32)
@@ -33,9 +33,13 @@ TARGET = Target(labels=("normal", "bacterial"))
 
 def _task(target: Target = TARGET, **changes: Any) -> ClassifyTask:
     samples, canvases = make_canvases(LABELS, validates_every=5)
-    values = {"batch": 8, "seed": 1, "smoothing": 0.0, **changes}
+    data = MemberData(
+        samples=samples, canvases=canvases, spec=SPEC, target=target, left_out=changes.pop("left_out", ())
+    )
+    by_loss = changes.pop("by_loss", False)
     torch.manual_seed(0)
-    return ClassifyTask(build_member("plain", len(target.labels)), samples, canvases, SPEC, target, **values)
+    sampling = Sampling(**{"batch": 8, "seed": 1, **changes})
+    return ClassifyTask(build_member("plain", len(target.labels)), data, sampling, smoothing=0.0, by_loss=by_loss)
 
 
 def test_class_weights_equal_sklearns_balanced() -> None:
@@ -145,10 +149,9 @@ def test_without_balance_every_image_is_used_once_per_epoch(augmentation: Augmen
     labels = ["normal"] * 20 + ["bacterial"] * 10
     samples, canvases = make_canvases(labels, validates_every=5)
     model = build_member("plain", 2)
-    task = ClassifyTask(
-        model, samples, canvases, SPEC, TARGET, batch=8, seed=1, smoothing=0.0, balance="none", augmentation=augmentation,
-        epoch_images=8,
-    )  # fmt: skip
+    data = MemberData(samples=samples, canvases=canvases, spec=SPEC, target=TARGET)
+    sampling = Sampling(batch=8, seed=1, balance="none", augmentation=augmentation, epoch_images=8)
+    task = ClassifyTask(model, data, sampling, smoothing=0.0)
     assert task.batches_per_epoch == 3, "24 images train; epoch_images is for drawing"
     orders = []
     for epoch in (0, 1):
@@ -182,10 +185,9 @@ def test_pa_images_are_mirrored_in_training_and_not_in_validation(turn_pa: bool)
     # Every third would be of one label: all three validate, and train.
     samples = [replace(s, side="validation" if i >= 18 else "train") for i, s in enumerate(samples)]
     canvases.lungs[..., :16] = 200
-    task = ClassifyTask(
-        build_member("plain", 3), samples, canvases, SPEC, target, batch=6, seed=1, smoothing=0.0, balance="none",
-        turn_pa=turn_pa,
-    )  # fmt: skip
+    data = MemberData(samples=samples, canvases=canvases, spec=SPEC, target=target)
+    sampling = Sampling(batch=6, seed=1, balance="none", turn_pa=turn_pa)
+    task = ClassifyTask(build_member("plain", 3), data, sampling, smoothing=0.0)
     images, allowed = (torch.cat(parts) for parts in zip(*task.batches(0, ALONE), strict=True))
     right = images[:, 0, :, 16:].mean((1, 2)) > images[:, 0, :, :16].mean((1, 2))
     assert len(images) == 18
