@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from cxr_edge.backends.cpu_info import platform_name, processor_name
-from cxr_edge.screening.folder import cores
+from cxr_edge.backends.cpu_quota import available_cores
 
 __all__ = ["Environment", "environment"]
 
@@ -21,7 +21,7 @@ class Environment:
     """Machine and versions of a measurement."""
 
     processor: str
-    cores: int  # that this process may use
+    cores: int  # that this process may use, by affinity and CPU quota
     platform: str
     python: str
     load_average: float | None  # over one minute; None on systems without it
@@ -32,7 +32,7 @@ def environment(versions: Mapping[str, str]) -> Environment:
     """Describe this machine. versions: of the runtimes that are measured."""
     return Environment(
         processor=processor_name(),
-        cores=cores(),
+        cores=available_cores(),
         platform=platform_name(),
         python=platform.python_version(),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,

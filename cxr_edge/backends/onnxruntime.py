@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.backends import cpu_info
+from cxr_edge.backends import cpu_info, cpu_quota
 from cxr_edge.backends.base import CompileOptions, TensorInfo, check_inputs
 from cxr_edge.errors import BackendError
 
@@ -108,7 +108,10 @@ def quiet_session_options() -> Any:
 
 def _settings(options: CompileOptions) -> Any:
     settings = quiet_session_options()
-    settings.intra_op_num_threads = options.threads
+    # A pool of the session's own: threads - 1, and the caller. The networks of an ensemble run one after the other, so that
+    # the pools of the others sleep. A pool for all sessions (onnxruntime.set_global_thread_pool_sizes) would be the same for
+    # every session of the process, the embedding program's too, and would keep spinning after each run.
+    settings.intra_op_num_threads = min(options.threads, cpu_quota.thread_limit())
     settings.inter_op_num_threads = 1
     # Threads that spin between operators start the next one quickly. If they keep spinning after a run, they take the cores
     # from the next session of the ensemble, which then runs several times slower. So spinning stops when the run ends.

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from cxr_edge.backends import BACKENDS
 from cxr_edge.backends.base import HARDWARE_COMPATIBILITY, GpuOptions
+from cxr_edge.backends.cpu_quota import available_cores, thread_limit
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.output import print_message
 from cxr_edge.engines import EngineSet, last_build_settings, load
 from cxr_edge.errors import EngineError
-from cxr_edge.screening.folder import cores
 
 __all__ = [
     "add_bundle",
@@ -54,6 +54,14 @@ def path_argument(text: str) -> Path:
     return Path(not_empty(text))
 
 
+def _threads(text: str) -> int:
+    """Parse a number of threads and reduce it to what this machine can use, so that one script fits many machines."""
+    threads, limit = at_least_one(text), thread_limit()
+    if threads > limit:
+        print_message(f"--threads {threads}: using {limit}, four for each of the cores that this process may use")
+    return min(threads, limit)
+
+
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """Add --bundle."""
     parser.add_argument(
@@ -79,10 +87,10 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--threads",
-        type=at_least_one,
-        default=cores(),
+        type=_threads,
+        default=available_cores(),
         metavar="N",
-        help="threads to use (default: all cores, %(default)s)",
+        help="threads to use (default: the cores that this process may use, %(default)s; at most four for each)",
     )
 
 

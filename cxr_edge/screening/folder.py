@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from cxr_edge.backends.cpu_quota import thread_limit
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
 from cxr_edge.screening.screener import FileResult, Screener
 
-__all__ = ["cores", "screen_files"]
+__all__ = ["screen_files"]
 
 
 def screen_files(
@@ -28,6 +28,7 @@ def screen_files(
     Memory is bounded: at most workers + 1 results are pending. Load the engines with one thread each if workers is above
     1, so that the workers do not compete for cores.
     """
+    workers = min(workers, thread_limit())
     limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
 
     def screen(path: Path) -> FileResult:
@@ -45,8 +46,3 @@ def _in_order(screen: Callable[[Path], FileResult], paths: Iterable[Path], worke
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-
-
-def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

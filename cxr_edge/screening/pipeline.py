@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.backends.cpu_quota import thread_limit
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.engines import EngineSet
 from cxr_edge.ops.combine import Combiner
@@ -61,6 +62,7 @@ class HostPipeline:
     def __init__(self, manifest: Manifest, engines: EngineSet, *, threads: int, execution_mode: str = "") -> None:
         self.execution_mode = execution_mode
         self._manifest, self._engines = manifest, engines
+        threads = min(threads, thread_limit())
         self._preprocessor = Preprocessor([m.preprocess for m in manifest.members], threads=threads)
         self._lung_preprocessor = (
             Preprocessor([manifest.segmenter.preprocess], threads=threads) if manifest.segmenter else None

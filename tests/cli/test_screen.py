@@ -109,3 +109,11 @@ def test_a_progress_bar_is_shown_only_on_a_terminal(built, images, capsys, monke
     captured = capsys.readouterr()
     assert "/10 [" in captured.err
     assert "10 screened, 0 failed" in captured.out
+
+
+def test_more_threads_than_the_machine_can_use_are_reduced(built, images, capsys, monkeypatch):
+    monkeypatch.setattr("cxr_edge.cli.arguments.thread_limit", lambda: 4)
+    assert main(["screen", str(images), "--threads", "20000", "--json", *built]) == 0
+    captured = capsys.readouterr()
+    assert "--threads 20000: using 4, four for each of the cores that this process may use" in captured.err
+    assert ", 4 threads" in json.loads(captured.out)["run"]["machine"]
