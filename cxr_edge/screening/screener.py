@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cxr_edge import defects
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.manifest import Manifest
-from cxr_edge.decoding.decode import decode
+from cxr_edge.decoding.decode import decode, decode_bytes
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
 from cxr_edge.engines import EngineSet
 from cxr_edge.errors import ContractError, CxrEdgeError
@@ -25,6 +25,7 @@ from cxr_edge.ops import heatmap as heatmaps
 from cxr_edge.ops.combine import decide, member_probabilities
 from cxr_edge.records import Failure, Image, MemberScore, Roi, Screening
 from cxr_edge.screening.pipeline import HostPipeline, Pipeline
+from cxr_edge.screening.resolution import resolution_flags
 
 __all__ = ["FileResult", "Screener", "internal_error"]
 
@@ -92,7 +93,7 @@ class Screener:
             decision=decision,
             members=self._member_scores(outputs.logits),
             roi=outputs.roi,
-            flags=(*image.flags, *outputs.flags, *flags),
+            flags=(*image.flags, *outputs.flags, *resolution_flags(self._specs, outputs.roi, image), *flags),
             times=replace(outputs.times, decode_ms=decode_ms, combine_ms=combine_ms),
             heatmap=self._heatmap(outputs.cams, decision, outputs.roi, image) if heatmap else None,
         )
@@ -104,14 +105,20 @@ class Screener:
         limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
         return self.decode_and_screen(path, limits, heatmap=heatmap)
 
-    def decode_and_screen(self, path: str | Path, limits: Limits, *, heatmap: bool = False) -> FileResult:
+    def decode_and_screen(
+        self, path: str | Path, limits: Limits, *, heatmap: bool = False, data: bytes | None = None
+    ) -> FileResult:
         """Decode and screen one file. Any error, expected or not, becomes a Failure, because the next file may succeed.
 
-        This includes running out of GPU memory: a smaller image may fit.
+        This includes running out of GPU memory: a smaller image may fit. data: the file's bytes where they are already
+        in memory; `path` is then only their name.
         """
         start = perf_counter()
         try:
-            image = decode(path, limits=limits)
+            if data is None:
+                image = decode(path, limits=limits)
+            else:
+                image = decode_bytes(data, source=str(path), limits=limits)
             decode_ms = 1e3 * (perf_counter() - start)
             return FileResult(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
         except CxrEdgeError as error:
