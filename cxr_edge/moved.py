@@ -62,8 +62,8 @@ CXR_EDGE: Mapping[str, str] = {
     "screener": "screening.screener",
 }
 
-# Modules of which a part went elsewhere: module -> the modules that have the other names.
-_PARTS: Mapping[str, tuple[str, ...]] = {
+# Modules of which a part went elsewhere: module -> the modules that have the other names. `install` adds other packages'.
+_PARTS: dict[str, tuple[str, ...]] = {
     "cxr_edge.backends": ("cxr_edge.backends.self_test",),
     "cxr_edge.bench": ("cxr_edge.environment",),
     "cxr_edge.bundle": ("cxr_edge.bundle.onnx_check",),
@@ -77,7 +77,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 }
 
 # Renamed public names: module of today -> old name -> new name in that module.
-_RENAMED: Mapping[str, Mapping[str, str]] = {
+_RENAMED: dict[str, Mapping[str, str]] = {
     "cxr_edge.backends.onnxruntime": {
         "quiet_settings": "quiet_session_options",
         "short": "first_line",
@@ -169,8 +169,20 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def install(package: str, moved: Mapping[str, str]) -> None:
-    """Make the old names of `package` importable. moved: old module -> new module, both below the package."""
+def install(
+    package: str,
+    moved: Mapping[str, str],
+    parts: Mapping[str, tuple[str, ...]] | None = None,
+    renamed: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Make the old names of `package` importable.
+
+    moved: old module -> new module, both below the package.
+    parts: module of today -> modules that have other names of its predecessor, all with full names.
+    renamed: module of today -> old name -> new name in that module.
+    """
+    _PARTS.update(parts or {})
+    _RENAMED.update(renamed or {})
     modules = {f"{package}.{old}": f"{package}.{new}" for old, new in moved.items()}
     sys.meta_path.append(_OldModules(modules))  # last, so that existing modules have priority
     sys.meta_path.insert(0, _OldAttributes(package))

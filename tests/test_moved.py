@@ -10,6 +10,14 @@ from pathlib import Path
 import pytest
 
 from cxr_edge import moved
+from training.moved import MODULES
+
+# Old module -> module of today, with full names.
+MOVED = {
+    f"{package}.{old}": f"{package}.{new}"
+    for package, table in (("cxr_edge", moved.CXR_EDGE), ("training", MODULES))
+    for old, new in table.items()
+}
 
 # Module of 0.1 -> its `__all__`, from the sources of 0.1: never regenerate it. Not in it: `cxr_edge` itself, which did not
 # change, and the parts of `cxr_edge.decoding`, which were internal (`decode` is the interface).
@@ -19,6 +27,7 @@ PUBLIC: dict[str, list[str]] = json.loads((Path(__file__).parent / "data" / "pub
 REMOVED: dict[str, set[str]] = {
     "cxr_edge.build.candidates": {"PRECISION_CHOICES"},
     "cxr_edge.build.store": {"remove_stale"},
+    "training.card": {"SOURCES"},  # `source_descriptions()` of training.data.collections
 }
 
 # Imports every module and reads its names; prints the missing names and the warnings of each module as JSON.
@@ -50,12 +59,12 @@ def test_a_module_of_0_1_has_its_public_names(imported, module):
     assert missing == REMOVED.get(module, set())
 
 
-@pytest.mark.parametrize("old", moved.CXR_EDGE)
+@pytest.mark.parametrize("old", MOVED)
 def test_a_moved_module_warns_with_its_new_name(imported, old):
-    _, warnings = imported.get(f"cxr_edge.{old}", (set(), None))
+    _, warnings = imported.get(old, (set(), None))
     if warnings is None:
         pytest.skip("not part of the public interface of 0.1")
-    assert f"cxr_edge.{old} is cxr_edge.{moved.CXR_EDGE[old]} now; the old name goes with version 0.3" in warnings
+    assert f"{old} is {MOVED[old]} now; the old name goes with version 0.3" in warnings
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,7 @@ def test_a_moved_module_warns_with_its_new_name(imported, old):
         ("cxr_edge.bench", "environment", "cxr_edge.environment.environment"),
         ("cxr_edge.backends", "keep_proof", "cxr_edge.backends.self_test.save_self_test_engine"),
         ("cxr_edge.report", "writing", "cxr_edge.report.output_errors"),
+        ("training.parallel", "wait", "training.parallel.barrier"),
     ],
 )
 def test_a_renamed_attribute_warns_with_its_new_name(imported, module, old, new):
@@ -78,6 +88,16 @@ def test_a_moved_module_has_the_same_objects():
         "from cxr_edge.device.arena import Arena as old\n"
         "from cxr_edge.gpu.arena import Arena as new\n"
         "assert old is new\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_plan_of_0_1_has_bfloat16():
+    program = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from training.engine import Plan, fit\n"
+        "from training.loop.plan import Plan as today\n"
+        "assert Plan(epochs=2, bfloat16=False) == today(epochs=2, precision='fp32')\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
