@@ -2,7 +2,7 @@
 
 The task provides data, loss and score. The loop applies the plan: optimizer, schedule, precision, moving average of the
 weights (which is evaluated and saved) and checkpoints. Random numbers are drawn from (seed, epoch), so that an epoch is the
-same whether or not the run was killed before it. Checkpoints are state dicts, loaded with weights_only.
+same whether or not the run was killed before it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from tqdm import tqdm
 
 from cxr_edge.errors import InputError
 from training.loop.batches import Batch, Batches, chunks, prefetch
+from training.loop.checkpoints import LAST, PREVIOUS, load_checkpoint, save_checkpoint
 from training.loop.curves import curves
 from training.loop.optimizer import RateSchedule, build_optimizer, learning_rate_at, set_learning_rate
 from training.loop.plan import Plan
 from training.models.layers import freeze_trunk
 from training.parallel import World, barrier, broadcast, computes_bfloat16, world, wrap_ddp
-from training.shared_files import atomic_write
+from training.shared_files import reading
 
 __all__ = ["WEIGHTS", "Plan", "Task", "fit", "load_weights"]
 
@@ -102,7 +103,7 @@ def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Pat
 
 
 def _fit(task: Task, plan: Plan, folder: Path, name: str, process: World) -> None:
-    state = _start_or_resume(task, plan, folder / "last.pt", process)
+    state = _start_or_resume(task, plan, folder, process)
     writers = curves(plan, folder, name) if process.is_main else []
     trained: nn.Module | None = None  # the network, wrapped and compiled
     while not state.finished(plan):
@@ -119,10 +120,10 @@ def _fit(task: Task, plan: Plan, folder: Path, name: str, process: World) -> Non
         if better:
             state.best, state.best_epoch = figures["score"], state.epoch
         if better or plan.keep == "last":
-            _save({"model": state.average.module.state_dict()}, folder / WEIGHTS, process)
+            _save_weights(state, folder, process)
         state.schedule.after_epoch(figures["score"])
         state.seconds = broadcast({"seconds": state.seconds + time.monotonic() - begin}, process)["seconds"]
-        _save_state(state, folder / "last.pt", process)
+        _save_state(state, folder, process)
         if process.is_main:
             _log(folder / "log.txt", name, _line(plan, state, loss, figures))
             for writer in writers:
@@ -132,8 +133,13 @@ def _fit(task: Task, plan: Plan, folder: Path, name: str, process: World) -> Non
 
 
 def load_weights(model: nn.Module, file: Path) -> nn.Module:
-    """Load the weights of a file that `fit` returned into `model` and set it to evaluation mode."""
-    model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu")["model"])
+    """Load the weights of a file that `fit` returned into `model` and set it to evaluation mode.
+
+    Raises InputError if the file is damaged, or of another network.
+    """
+    values = load_checkpoint(file)
+    with reading(file):
+        model.load_state_dict(values["model"])
     return model.eval()
 
 
@@ -243,7 +249,7 @@ def _evaluate(task: Task, plan: Plan, state: _State, process: World) -> dict[str
         return broadcast(task.score(state.average.module), process)
 
 
-def _start_or_resume(task: Task, plan: Plan, file: Path, process: World) -> _State:
+def _start_or_resume(task: Task, plan: Plan, folder: Path, process: World) -> _State:
     model = task.model.to(process.device).to(memory_format=torch.channels_last)
     state = _State(
         model=model,
@@ -254,28 +260,71 @@ def _start_or_resume(task: Task, plan: Plan, file: Path, process: World) -> _Sta
         steps_per_epoch=math.ceil(task.batches_per_epoch / plan.accumulate),
     )
     barrier(process)
-    if file.exists():
-        _load_state(state, torch.load(file, weights_only=True, map_location=process.device), file)
+    # A kill between the two renames of a save, or a person who deleted a damaged file, leaves the previous one only.
+    file = next((f for f in (folder / LAST, folder / PREVIOUS) if f.exists()), None)
+    if file is not None:
+        remedy = _remedy(file)
+        saved = load_checkpoint(file, device=process.device, remedy=remedy)
+        if _has_weights(saved, plan, folder, process):
+            _load_state(state, saved, file, remedy)
+        elif process.is_main:
+            (folder / LAST).unlink(missing_ok=True)
+            (folder / PREVIOUS).unlink(missing_ok=True)
     return state
 
 
-def _load_state(state: _State, saved: dict[str, Any], file: Path) -> None:
-    state.model.load_state_dict(saved["model"])
-    state.average.module.load_state_dict(saved["average"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.scaler.load_state_dict(saved.get("scaler", {}))
-    for name in _NUMBERS:
-        setattr(state, name, saved.get(name, getattr(state, name)))
+def _remedy(file: Path) -> str:
+    """Return what to do about a damaged checkpoint: go on from the one before it if that is whole."""
+    again = f"delete the checkpoints of {file.parent} (*.pt) and start the same command again, which trains it again"
+    previous = file.with_name(PREVIOUS)
+    if file == previous or not previous.exists():
+        return again
+    try:
+        epoch = load_checkpoint(previous)["epoch"]
+    except (InputError, KeyError):
+        return again
+    return f"delete it and start the same command again, which goes on from {PREVIOUS}, of epoch {epoch}"
+
+
+def _has_weights(saved: dict[str, Any], plan: Plan, folder: Path, process: World) -> bool:
+    """Return whether the selected weights of a checkpoint exist; write them if the checkpoint holds them itself.
+
+    Else the training begins again, as if there was no checkpoint. Raises InputError if they are damaged.
+    """
+    file = _weights_file(folder)
+    if file.exists():
+        load_checkpoint(file)
+    elif "average" in saved and (plan.keep == "last" or saved.get("best_epoch") == saved.get("epoch")):
+        _save({"model": saved["average"]}, folder / WEIGHTS, process)
+    elif process.is_main:
+        print(f"{file} is missing: trained again from the first epoch", file=sys.stderr, flush=True)
+    has_weights = file.exists() if process.is_main else False
+    return broadcast({"has weights": float(has_weights)}, process)["has weights"] == 1
+
+
+def _load_state(state: _State, saved: dict[str, Any], file: Path, remedy: str) -> None:
+    with reading(file, remedy):
+        state.model.load_state_dict(saved["model"])
+        state.average.module.load_state_dict(saved["average"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.scaler.load_state_dict(saved.get("scaler", {}))
+        for name in _NUMBERS:
+            setattr(state, name, saved.get(name, getattr(state, name)))
     if state.schedule.is_active:
         if "schedule" not in saved:
             raise InputError(
                 f"{file} does not hold the state of the learning-rate schedule: expected a checkpoint of this version, got "
                 f"one of an earlier version; delete {file.parent} to train it again"
             )
-        state.schedule.load(saved["schedule"], saved["rate"])
+        with reading(file, remedy):
+            state.schedule.load(saved["schedule"], saved["rate"])
 
 
-def _save_state(state: _State, file: Path, process: World) -> None:
+def _save_weights(state: _State, folder: Path, process: World) -> None:
+    _save({"model": state.average.module.state_dict()}, folder / WEIGHTS, process)
+
+
+def _save_state(state: _State, folder: Path, process: World) -> None:
     values = {
         "model": state.model.state_dict(),
         "average": state.average.module.state_dict(),
@@ -284,14 +333,14 @@ def _save_state(state: _State, file: Path, process: World) -> None:
         "schedule": state.schedule.state(),
         "rate": state.schedule.factor,
     }
-    _save({**values, **{name: getattr(state, name) for name in _NUMBERS}}, file, process)
+    numbers = {name: getattr(state, name) for name in _NUMBERS}
+    _save({**values, **numbers}, folder / LAST, process, keep_as=folder / PREVIOUS)
 
 
-def _save(values: dict[str, Any], file: Path, process: World) -> None:
+def _save(values: dict[str, Any], file: Path, process: World, *, keep_as: Path | None = None) -> None:
     """Write a checkpoint, from the main process only."""
     if process.is_main:
-        with atomic_write(file) as beside:
-            torch.save(values, beside)
+        save_checkpoint(values, file, keep_as=keep_as)
 
 
 def _line(plan: Plan, state: _State, loss: float, figures: dict[str, float]) -> str:
