@@ -1,8 +1,9 @@
 """Expand the PATH arguments of `screen` to the files to screen, in a stable order.
 
-Takes files, folders and glob patterns as the user typed them; returns a `Selection` of files and skipped entries. A named
-file is always selected, so that it is screened or reported as failed. In a folder, entries without an image file name or
-that are not regular files are skipped and listed; links to folders are followed, each folder once.
+Takes files, folders, glob patterns and `-` as the user typed them, and the list of `--files-from`; returns a `Selection` of
+files and skipped entries. A named file is always selected, so that it is screened or reported as failed; so is a folder or
+pattern without a file, unless nothing else is given. In a folder, entries without an image file name or that are not regular
+files are skipped and listed; links to folders are followed, each folder once.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ import glob
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
+from cxr_edge.cli import standard_input
+from cxr_edge.cli.file_list import listed_files
+from cxr_edge.cli.standard_input import StandardInput
+from cxr_edge.decoding.limits import DEFAULT_LIMITS, Limits
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
+from cxr_edge.records import Failure
 from cxr_edge.report import Skipped
+from cxr_edge.screening.folder import Item
 
 __all__ = ["Selection", "select"]
 
@@ -37,47 +45,88 @@ _KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Expanded PATH arguments."""
+    """Expanded PATH arguments, and the list."""
 
-    files: tuple[Path, ...]  # to screen, each once
+    files: tuple[
+        Path | StandardInput | Failure, ...
+    ]  # to screen, each once; a failure stands for an argument without a file
     skipped: tuple[Skipped, ...]  # entries of folders that are not screened
     hidden: int = 0  # number of hidden files and folders, skipped as well
+    listed: Iterator[Path | Failure] | None = None  # files of --files-from, after the others, as they arrive
+
+    @property
+    def count(self) -> int | None:
+        """Number of files; None where a list does not say it in advance."""
+        return len(self.files) if self.listed is None else None
+
+    def items(self) -> Iterator[Item]:
+        """Yield what is to be screened; standard input is read when its turn comes. To be called once."""
+        for file in chain(self.files, self.listed or ()):
+            yield file.read() if isinstance(file, StandardInput) else file
 
 
-def select(arguments: Sequence[str]) -> Selection:
-    """Expand the arguments. A path that does not exist or cannot be read is selected too, and fails as its own row.
+def select(arguments: Sequence[str], files_from: str | None = None, *, limits: Limits = DEFAULT_LIMITS) -> Selection:
+    """Expand the arguments and open the list. A path that does not exist or cannot be read is selected, and fails as a row.
 
-    Raises InputError if an argument is empty, a folder has no file to screen, or a pattern matches nothing.
+    files_from: the list of further files, `-` for standard input. limits: of the image on standard input.
+
+    Raises InputError if an argument is empty, the list cannot be used, standard input is named twice, or there is nothing to
+    screen: no file in any folder, for any pattern or in the list.
     """
-    files: dict[Path, None] = {}
+    _check_standard_input(arguments, files_from)
+    found = _join(part for argument in arguments for part in _expand(argument, limits))
+    if files_from is not None:
+        return replace(found, listed=listed_files(files_from, alone=not found.files))
+    if all(isinstance(file, Failure) for file in found.files):
+        raise InputError("; ".join(f"{printable(f.source)}: {f.reason}" for f in found.files if isinstance(f, Failure)))
+    return found
+
+
+def _check_standard_input(arguments: Sequence[str], files_from: str | None) -> None:
+    readers = [*arguments, files_from].count(standard_input.NAME)
+    if readers > 1:
+        raise InputError("standard input can be read once: give one `-`, as PATH or to --files-from")
+    if readers:
+        standard_input.reject_terminal()
+
+
+def _join(parts: Iterable[Selection]) -> Selection:
+    """Return all parts in order, each file and each skipped entry once."""
+    files: dict[Path | StandardInput | Failure, None] = {}
     skipped: dict[Path, Skipped] = {}
     hidden = 0
-    for argument in arguments:
-        for path in _expand(argument):
-            if os.path.isdir(path):
-                found = _walk(path)
-                files.update(dict.fromkeys(found.files))
-                skipped.update({s.path: s for s in found.skipped})
-                hidden += found.hidden
-            else:
-                files[path] = None
+    for part in parts:
+        files.update(dict.fromkeys(part.files))
+        skipped.update({s.path: s for s in part.skipped})
+        hidden += part.hidden
     return Selection(files=tuple(files), skipped=tuple(skipped.values()), hidden=hidden)
 
 
-def _expand(argument: str) -> Iterable[Path]:
+def _expand(argument: str, limits: Limits) -> Iterator[Selection]:
+    """Yield the files of one argument, or one failure if it has none."""
     if not argument:
         raise InputError("an empty PATH: expected a file, a folder or a pattern; is a shell variable unset?")
-    if os.path.exists(argument) or not glob.has_magic(argument) or "\0" in argument:
-        return [Path(argument)]
+    if argument == standard_input.NAME:
+        yield Selection(files=(StandardInput(limits=limits),), skipped=())
+    elif os.path.exists(argument) or not glob.has_magic(argument) or "\0" in argument:
+        yield _file_or_folder(Path(argument))
+    else:
+        yield from map(_file_or_folder, paths := _matches(argument))
+        if not paths:
+            reason = "the pattern matches no file: correct it, or quote it so that the shell does not expand it"
+            yield Selection(files=(Failure(source=argument, reason=reason),), skipped=())
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Return what the pattern matches, each file once, although `**` follows loops of links."""
     found: dict[tuple[str, str], str] = {}
-    for name in sorted(glob.glob(argument, recursive=True), key=lambda name: (name.count(os.sep), name)):
-        found.setdefault((os.path.realpath(os.path.dirname(name)), os.path.basename(name)), name)  # `**` follows loops
-    if not found:
-        raise InputError(
-            f"the pattern '{printable(argument)}' matches no file: correct it, or quote it so that the shell does not "
-            "expand it"
-        )
+    for name in sorted(glob.glob(pattern, recursive=True), key=lambda name: (name.count(os.sep), name)):
+        found.setdefault((os.path.realpath(os.path.dirname(name)), os.path.basename(name)), name)
     return [Path(name) for name in sorted(found.values())]
+
+
+def _file_or_folder(path: Path) -> Selection:
+    return _walk(path) if os.path.isdir(path) else Selection(files=(path,), skipped=())
 
 
 @dataclass(kw_only=True)
@@ -120,9 +169,8 @@ def _walk(root: Path) -> Selection:
     if not walk.files:
         example = "".join(f"; skipped: {printable(s.path)} ({s.reason})" for s in skipped[:1])
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
-        raise InputError(
-            f"the folder {printable(root)} has no image to screen{example}{more}: give a folder with X-ray files"
-        )
+        reason = f"the folder has no image to screen{example}{more}: give a folder with X-ray files"
+        return Selection(files=(Failure(source=str(root), reason=reason),), skipped=skipped, hidden=walk.hidden)
     return Selection(files=tuple(sorted(walk.files)), skipped=skipped, hidden=walk.hidden)
 
 

@@ -1,4 +1,4 @@
-"""`cxr-edge screen PATH...`: screen X-ray files; output as text, JSON or CSV, optionally an HTML report and overlays.
+"""`cxr-edge screen PATH...`: screen X-ray files; output as text, JSON, JSON lines or CSV, also HTML and overlays.
 
 A file that fails is reported with its reason and makes the exit status 1; the other files are still screened.
 """
@@ -13,12 +13,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
+from cxr_edge.cli.arguments import (
+    add_bundle,
+    add_engines,
+    add_rebuild,
+    at_least_one,
+    load_engines,
+    not_empty,
+    path_argument,
+)
 from cxr_edge.cli.files import Selection, select
 from cxr_edge.cli.output import Results, print_message
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.formats import FORMAT_LIST
-from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX
+from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure
@@ -44,13 +52,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="screen X-ray files",
         description=f"Screen chest X-rays ({FORMAT_LIST}; recognised by content). Research use only.",
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders or glob patterns")
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help="files, folders or glob patterns; `-`: one image from standard input"
+    )
+    parser.add_argument(
+        "--files-from",
+        type=not_empty,
+        metavar="FILE",
+        help="further files, listed in FILE (`-`: standard input), one in each line or, as from find -print0, each with a "
+        "zero byte at its end",
+    )
     add_bundle(parser)
     add_engines(parser)
     add_rebuild(parser)
     output = parser.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
+    form.add_argument(
+        "--jsonl", action="store_true", help="print one JSON object per file and line, as soon as it is known"
+    )
     form.add_argument("--csv", action="store_true", help="print CSV, one row per file")
     output.add_argument("--html", type=path_argument, metavar="FILE", help="write a report with images, one file")
     output.add_argument(
@@ -65,30 +85,35 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="reject images with a side shorter than this, in pixels (%(default)s)",
     )  # fmt: skip
     add_traceback_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
     """Screen, print, return the exit status."""
-    selection = select(args.paths)
+    if not args.paths and args.files_from is None:
+        args.usage_error("expected at least one PATH, or --files-from FILE")
+    limits = Limits(max_pixels=args.max_pixels, min_side_px=args.min_side)
+    selection = select(args.paths, args.files_from, limits=limits)
     _check_outputs(args)
     tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
-    workers = min(args.threads, len(selection.files))
-    threads = max(1, args.threads // workers)
+    workers = args.threads if selection.count is None else min(args.threads, selection.count)
+    threads = args.threads // workers
     engines = load_engines(args, bundle, threads=threads)
     screener = Screener(bundle, engines, threads=threads)
     results = screen_files(
         screener,
-        selection.files,
+        selection.items(),
         workers=workers,
         heatmap=args.html is not None or args.heatmap is not None,
         max_pixels=args.max_pixels,
         min_side_px=args.min_side,
     )
     with ExitStack() as stack:
-        writers = _writers(args, screener, selection, stack)
-        failed = _write(_progress(results, len(selection.files)), writers, tracebacks)
+        output = Results(utf8=args.json or args.jsonl)
+        info = _run_info(args, screener, f"images at a time: {workers}, threads for each: {threads}")
+        writers = _writers(args, output, info, selection, stack)
+        failed = _write(_progress(results, selection.count), writers, output, tracebacks)
     if not args.json:
         _report_skipped(selection)
     for output in (args.html, args.heatmap):
@@ -109,12 +134,15 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_folder(args.heatmap)
 
 
-def _write(results: Iterable[FileResult], writers: list[ReportWriter], tracebacks: TracebackLog) -> int:
-    """Pass every result to every writer. Returns the number of failed files."""
+def _write(
+    results: Iterable[FileResult], writers: list[ReportWriter], output: Results, tracebacks: TracebackLog
+) -> int:
+    """Pass every result to every writer, and what is printed on at once. Returns the number of failed files."""
     failed = 0
     for result in results:
         for writer in writers:
             result = _add(writer, result)
+        output.flush()
         tracebacks.add(result)
         failed += isinstance(result.outcome, Failure)
     for writer in writers:
@@ -135,13 +163,12 @@ def _add(writer: ReportWriter, result: FileResult) -> FileResult:
 
 
 def _writers(
-    args: argparse.Namespace, screener: Screener, selection: Selection, stack: ExitStack
+    args: argparse.Namespace, output: Results, info: RunInfo, selection: Selection, stack: ExitStack
 ) -> list[ReportWriter]:
     """Return the requested writers. Those with images come first, so that a rendering error is a failure in all of them."""
-    from cxr_edge.report.structured import CsvWriter, JsonWriter
+    from cxr_edge.report.structured import CsvWriter, JsonLinesWriter, JsonWriter
     from cxr_edge.report.text import TextWriter
 
-    info = _run_info(args, screener)
     writers: list[ReportWriter] = []
     if args.heatmap is not None:
         from cxr_edge.report.overlay import OverlayWriter
@@ -151,13 +178,15 @@ def _writers(
         from cxr_edge.report.html import HtmlWriter
 
         writers.append(stack.enter_context(HtmlWriter(args.html, info, selection.skipped, hidden=selection.hidden)))
-    results = Results(utf8=args.json)
     if args.json:
-        writers.append(JsonWriter(results, info, selection.skipped, hidden=selection.hidden))
+        writers.append(JsonWriter(output, info, selection.skipped, hidden=selection.hidden))
+    elif args.jsonl:
+        writers.append(JsonLinesWriter(output, info))
     elif args.csv:
-        writers.append(CsvWriter(results, info))
+        writers.append(CsvWriter(output, info))
     else:
-        writers.append(TextWriter(results, info, compact=len(selection.files) > _MAX_BLOCKS))
+        compact = selection.count is None or selection.count > _MAX_BLOCKS
+        writers.append(TextWriter(output, info, compact=compact))
     return writers
 
 
@@ -174,7 +203,7 @@ def _report_skipped(selection: Selection) -> None:
         print_message(f"{selection.hidden} hidden files or folders skipped (names that begin with a dot)")
 
 
-def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
+def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str) -> RunInfo:
     from cxr_edge.backends.cpu_info import processor_name
     from cxr_edge.report import RunInfo
 
@@ -186,16 +215,16 @@ def _run_info(args: argparse.Namespace, screener: Screener) -> RunInfo:
         labels=manifest.labels,
         intended_use=manifest.intended_use,
         engines=screener.describe(),
-        machine=f"{processor_name()}, {args.threads} threads",
+        machine=f"{processor_name()}, {args.threads} threads ({use_of_threads})",
         cxr_edge=__version__,
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         note=printable_lines(args.note),
     )
 
 
-def _progress(results: Iterator[FileResult], total: int) -> Iterator[FileResult]:
-    """Yield the results, with a progress bar if there are many and stderr is a terminal."""
-    if total < _MIN_PROGRESS or not sys.stderr.isatty():
+def _progress(results: Iterator[FileResult], total: int | None) -> Iterator[FileResult]:
+    """Yield the results, with a progress bar if there are many and stderr is a terminal. total: None if it is not known."""
+    if (total is not None and total < _MIN_PROGRESS) or not sys.stderr.isatty():
         yield from results
         return
     from tqdm import tqdm

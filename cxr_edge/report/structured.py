@@ -1,12 +1,13 @@
-"""Reports for programs: one JSON document, or a CSV table with one row per file.
+"""Reports for programs: one JSON document, JSON lines, or a CSV table with one row per file.
 
-Both writers take a text stream and results one by one, and write each result immediately. The JSON keys are those of
+The writers take a text stream and results one by one, and write each result immediately. The JSON keys are those of
 `Screening.as_json`; CSV columns never change their order or meaning.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,19 @@ from cxr_edge.records import Failure
 from cxr_edge.report import RunInfo, Skipped, TextStream
 from cxr_edge.screening.screener import FileResult
 
-__all__ = ["CsvWriter", "JsonWriter"]
+__all__ = ["CsvWriter", "JsonLinesWriter", "JsonWriter", "spreadsheet_text"]
+
+# What spreadsheets take for the start of a formula, in their wide forms too (OWASP, CSV injection), and the mark itself.
+_FORMULA_START = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|'")
+_TEXT_MARK = "'"
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return the text with a leading apostrophe if a spreadsheet might take it for a formula, or if it begins with one.
+
+    Removing one leading apostrophe from any cell restores the text.
+    """
+    return _TEXT_MARK + text if _FORMULA_START.match(text) else text
 
 
 class JsonWriter:
@@ -42,6 +55,24 @@ class JsonWriter:
         self._stream.write("\n]}\n")
 
 
+class JsonLinesWriter:
+    """Writer of one JSON object per line and result: an entry of `JsonWriter`'s `results` with the key `run`.
+
+    Each line has the whole head of the run, so that the lines of several runs may be joined, filtered and sorted.
+    """
+
+    def __init__(self, stream: TextStream, run: RunInfo) -> None:
+        self._stream = stream
+        self._run = run.as_json()
+
+    def add(self, result: FileResult) -> None:
+        """Write one line."""
+        self._stream.write(json_text({**result.outcome.as_json(), "run": self._run}) + "\n")
+
+    def close(self) -> None:
+        """Do nothing: every line is already written."""
+
+
 def _skipped_json(skipped: Sequence[Skipped]) -> dict[str, Any]:
     names = [json_name(s.path) for s in skipped]
     keys: dict[str, Any] = {"skipped": [shown for shown, _ in names], "skipped_reasons": [s.reason for s in skipped]}
@@ -54,7 +85,7 @@ class CsvWriter:
     """CSV writer.
 
     Columns: source, status (ok or failed), reason, decision, p_<label> for each label, roi_x0, roi_y0, roi_x1, roi_y1,
-    flags (codes, joined by a space), total_ms, sha256.
+    flags (codes, joined by a space), total_ms, sha256. Cells of text are written by `spreadsheet_text`.
     """
 
     def __init__(self, stream: TextStream, run: RunInfo) -> None:
@@ -67,13 +98,15 @@ class CsvWriter:
     def add(self, result: FileResult) -> None:
         """Write one row."""
         s = result.outcome
-        name = printable(s.source)
+        name = spreadsheet_text(printable(s.source))
         if isinstance(s, Failure):
-            self._rows.writerow([name, "failed", printable(s.reason), "", *[""] * (len(self._labels) + 4), "", "", ""])
+            reason = spreadsheet_text(printable(s.reason))
+            self._rows.writerow([name, "failed", reason, "", *[""] * (len(self._labels) + 4), "", "", ""])
             return
         scores = [f"{p:.6f}" for p in s.probabilities]
         codes = " ".join(f.code for f in s.flags)
-        row = [name, "ok", "", s.decision, *scores, *s.roi.as_tuple(), codes, f"{s.times.total_ms:.3f}", s.sha256]
+        decision = spreadsheet_text(s.decision)
+        row = [name, "ok", "", decision, *scores, *s.roi.as_tuple(), codes, f"{s.times.total_ms:.3f}", s.sha256]
         self._rows.writerow(row)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ class TextWriter:
         self._screened = 0
         self._failures: list[Failure] = []
         print(f"{run.bundle} {run.version} ({run.digest[:12]}), {run.engines}", file=stream)
+        print(run.machine, file=stream)
         for text in (run.note, "Research use only: not a medical device."):
             if text:
                 print(printable_lines(text), file=stream)

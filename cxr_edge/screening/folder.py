@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from cxr_edge.backends.cpu_quota import thread_limit
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
+from cxr_edge.records import Failure
 from cxr_edge.screening.screener import FileResult, Screener
 
-__all__ = ["screen_files"]
+__all__ = ["EncodedFile", "Item", "screen_files"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedFile:
+    """A file whose bytes are already in memory."""
+
+    source: str  # its name in results
+    data: bytes
+
+
+# What `screen_files` takes: a path, a file in memory, or a failure that is passed on in its place.
+Item = str | Path | EncodedFile | Failure
 
 
 def screen_files(
     screener: Screener,
-    paths: Iterable[Path],
+    paths: Iterable[Item],
     *,
     workers: int,
     heatmap: bool = False,
@@ -25,24 +40,49 @@ def screen_files(
 ) -> Iterator[FileResult]:
     """Screen files in order, `workers` at a time (1: in the caller's thread).
 
-    Memory is bounded: at most workers + 1 results are pending. Load the engines with one thread each if workers is above
-    1, so that the workers do not compete for cores.
+    Every result is returned as soon as it and those before it are there, even if the next path is still being waited for:
+    with several workers, `paths` is read in a thread of its own. Memory is bounded: at most workers + 1 results are
+    pending. Load the engines with one thread each if workers is above 1, so that the workers do not compete for cores.
     """
     workers = min(workers, thread_limit())
     limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
 
-    def screen(path: Path) -> FileResult:
-        return screener.decode_and_screen(path, limits, heatmap=heatmap)
+    def screen(item: Item) -> FileResult:
+        if isinstance(item, Failure):
+            return FileResult(outcome=item)
+        if isinstance(item, EncodedFile):
+            return screener.decode_and_screen(item.source, limits, heatmap=heatmap, data=item.data)
+        return screener.decode_and_screen(item, limits, heatmap=heatmap)
 
     return map(screen, paths) if workers == 1 else _in_order(screen, paths, workers)
 
 
-def _in_order(screen: Callable[[Path], FileResult], paths: Iterable[Path], workers: int) -> Iterator[FileResult]:
-    pending: deque[Future[FileResult]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="screen") as pool:
-        for path in paths:
-            pending.append(pool.submit(screen, path))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+def _in_order(screen: Callable[[Item], FileResult], items: Iterable[Item], workers: int) -> Iterator[FileResult]:
+    pending: SimpleQueue[Future[FileResult] | None] = SimpleQueue()
+    free = threading.Semaphore(workers + 1)
+    stopped = threading.Event()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="screen")
+
+    def submit() -> None:
+        try:
+            for item in items:
+                free.acquire()
+                if stopped.is_set():
+                    return
+                pending.put(pool.submit(screen, item))
+        except BaseException as error:  # raised to the caller, in its place in the order
+            failed: Future[FileResult] = Future()
+            failed.set_exception(error)
+            pending.put(failed)
+        pending.put(None)
+
+    # A daemon, because it may wait for a path that never comes.
+    threading.Thread(target=submit, name="paths", daemon=True).start()
+    try:
+        while (future := pending.get()) is not None:
+            yield future.result()
+            free.release()
+    finally:
+        stopped.set()
+        free.release()
+        pool.shutdown(cancel_futures=True)

@@ -115,10 +115,7 @@ class Screener:
         """
         start = perf_counter()
         try:
-            if data is None:
-                image = decode(path, limits=limits)
-            else:
-                image = decode_bytes(data, source=str(path), limits=limits)
+            image = decode_bytes(data, source=str(path), limits=limits) if data is not None else decode(path, limits=limits)
             decode_ms = 1e3 * (perf_counter() - start)
             return FileResult(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
         except CxrEdgeError as error:

@@ -74,6 +74,21 @@ def test_the_error_for_an_empty_folder_names_a_skipped_file(tmp_path):
         select([str(tmp_path)])
 
 
+def test_one_empty_folder_or_pattern_among_several_arguments_is_a_failure(folder, tmp_path_factory):
+    empty = tmp_path_factory.mktemp("empty")
+    (empty / "notes.txt").write_text("")
+    selection = select([str(empty), str(folder / "a.dcm"), "nothing*.png", str(folder / "b.png")])
+    first, file, second, last = selection.files
+    assert (first.source, second.source, file, last) == (str(empty), "nothing*.png", folder / "a.dcm", folder / "b.png")
+    assert first.reason.startswith("the folder has no image to screen; skipped: ")
+    assert second.reason.startswith("the pattern matches no file: ")
+    assert [s.path for s in selection.skipped] == [empty / "notes.txt"]
+    with pytest.raises(
+        InputError, match=r"empty\d: the folder has no image.*; nothing\*\.png: the pattern matches no file"
+    ):
+        select([str(empty), "nothing*.png"])
+
+
 def test_an_empty_argument_is_rejected_and_not_the_current_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(InputError, match="an empty PATH"):

@@ -130,7 +130,7 @@ def test_a_named_file_that_cannot_be_read_is_a_failed_row(built, images, capsys)
 def test_an_empty_path_is_rejected(images, built, capsys):
     assert main(["screen", "", *built]) == 2
     assert "an empty PATH" in capsys.readouterr().err
-    for option in ("--html", "--heatmap", "--log", "--bundle", "--engines"):
+    for option in ("--html", "--heatmap", "--log", "--bundle", "--engines", "--files-from"):
         with pytest.raises(SystemExit) as stop:
             main(["screen", str(images), option, ""])
         assert stop.value.code == 2

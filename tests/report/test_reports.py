@@ -20,7 +20,7 @@ from cxr_edge.records import STAGES, Failure, Flag, Image, MemberScore, Roi, Scr
 from cxr_edge.report import RunInfo, Skipped
 from cxr_edge.report.html import HtmlWriter, page_target
 from cxr_edge.report.overlay import OverlayWriter, render_image, render_overlay
-from cxr_edge.report.structured import CsvWriter, JsonWriter
+from cxr_edge.report.structured import CsvWriter, JsonLinesWriter, JsonWriter, spreadsheet_text
 from cxr_edge.report.text import TextWriter
 from cxr_edge.screening.screener import FileResult
 
@@ -69,6 +69,7 @@ def test_text_shows_a_block_per_image():
     text = text_of(lambda s: TextWriter(s, RUN, compact=False))
     assert text == (
         "toy 1 (abababababab), onnxruntime: a int8\n"
+        "a machine\n"
         "synthetic\n"
         "Research use only: not a medical device.\n"
         "\n"
@@ -117,6 +118,37 @@ def test_json_without_results_is_valid():
     stream = io.StringIO()
     JsonWriter(stream, RUN).close()
     assert json.loads(stream.getvalue())["results"] == []
+
+
+def test_json_lines_are_results_with_their_run():
+    first, second = (json.loads(line) for line in text_of(lambda s: JsonLinesWriter(s, RUN)).splitlines())
+    assert first == json.loads(json.dumps(SCREENING.as_json())) | {"run": json.loads(json.dumps(RUN.as_json()))}
+    assert second["error"] == "the file is <empty>"
+    assert second["run"] == first["run"]
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@SUM(1)", "'a", "''=", " =1", "\uff1d1", "\uff20x", "a", "a=1", "", "1", r"\x09=1"]
+)
+def test_text_for_spreadsheets(text):
+    cell = spreadsheet_text(text)
+    assert cell[:1] not in tuple("=+-@\uff1d\uff20") or not text
+    assert (cell.startswith("'")) == (text.lstrip()[:1] in tuple("=+-@'\uff1d\uff20") and text != "")
+    assert cell.removeprefix("'") == text
+
+
+def test_csv_cells_of_text_are_safe_for_spreadsheets():
+    run = replace(RUN, labels=("=a", "b"))
+    screening = replace(SCREENING, source="=HYPERLINK(1).png", labels=("=a", "b"), decision="=a")
+    stream = io.StringIO()
+    writer = CsvWriter(stream, run)
+    writer.add(FileResult(outcome=screening, image=IMAGE))
+    writer.add(FileResult(outcome=Failure(source="@a", reason="-1")))
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
+    assert [(r["source"], r["decision"], r["reason"]) for r in rows] == [
+        ("'=HYPERLINK(1).png", "'=a", ""),
+        ("'@a", "", "'-1"),
+    ]
 
 
 def test_csv_round_trip():
