@@ -77,18 +77,49 @@ class Image:
     # (height, width), uint8 or uint16, C-contiguous, using the full range of its type (0..255 or 0..65535).
     pixels: GrayPixels
     source: str  # name to show in results, as the user gave it
-    format: str  # `jpeg`, `png`, `tiff`, `webp`, `bmp`, `dicom`
-    stored_bits: int  # significant bits per pixel in the file
-    sha256: str  # of the file's bytes, hexadecimal
+    format: str  # `jpeg`, `png`, `tiff`, `webp`, `bmp`, `dicom`, `array`
+    stored_bits: int  # significant bits per pixel in the file or array
+    sha256: str  # hexadecimal: of the file's bytes, of a data set's pixel data, of an array's bytes (`tobytes()`)
     flags: tuple[Flag, ...] = ()
 
     def __post_init__(self) -> None:
         p = self.pixels
+        if not isinstance(p, np.ndarray):
+            raise ValueError(f"an image holds a NumPy array, got {type(p).__name__}: use Image.from_array")
         if p.ndim != 2 or p.dtype not in (np.uint8, np.uint16) or not p.flags.c_contiguous or p.size == 0:
             raise ValueError(
                 "an image holds a C-contiguous (height, width) array of uint8 or uint16, "
                 f"got shape {p.shape}, dtype {p.dtype}"
             )
+
+    @classmethod
+    def from_array(
+        cls,
+        pixels: object,
+        *,
+        range: tuple[float, float] | None = None,
+        inverted: bool = False,
+        source: str | None = None,
+        max_pixels: int | None = None,
+        min_side_px: int | None = None,
+    ) -> Image:
+        """Return the image of pixels in memory, which are copied; everything that `cxr_edge.load_image` reads, and as it does.
+
+        pixels: (height, width), or (height, width, 3 or 4) with red first; black is low. uint8 and uint16 use the full range of
+        their type; other real types need `range`.
+        range: lowest and highest possible value. inverted: the lowest value is white. source: name for results.
+        max_pixels, min_side_px: limits of the size. Raises InputError.
+        """
+        import cxr_edge  # whose `load_image` is on a higher floor, and imports OpenCV
+
+        return cxr_edge.load_image(
+            pixels,
+            source=source,
+            range=range,
+            inverted=inverted,
+            max_pixels=max_pixels,
+            min_side_px=min_side_px,
+        )
 
     @property
     def width_px(self) -> int:
@@ -151,8 +182,8 @@ class MemberScore:
 class Screening:
     """The result for one image."""
 
-    source: str  # name of the file, as the user gave it
-    sha256: str  # of the file's bytes, hexadecimal
+    source: str  # name of the image, as the user gave it
+    sha256: str  # of the image, hexadecimal
     width_px: int
     height_px: int
     labels: tuple[str, ...]

@@ -1,4 +1,5 @@
-"""DICOM decoder: the bytes of a file in, an upright gray image out; InputError unless it is one projection X-ray.
+"""DICOM decoder: the bytes of a file, or a data set, in, an upright gray image out; InputError unless it is one
+projection X-ray.
 
 It exists because a DICOM file defines the display of its values, and all its steps must be applied in order: stored values,
 modality LUT or rescale, VOI LUT or window, MONOCHROME1 inverted last (PS3.3 C.7.6.3.1.2, C.11.1, C.11.2), then square pixels
@@ -18,10 +19,12 @@ import warnings
 import cv2
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataset import Dataset
 
 from cxr_edge.decoding.decoded_image import GrayImage
+from cxr_edge.decoding.dicom_dataset import dataset_elements
 from cxr_edge.decoding.dicom_display import Display, read_display
-from cxr_edge.decoding.dicom_elements import HEADER_TRUNCATED, read_elements
+from cxr_edge.decoding.dicom_elements import HEADER_TRUNCATED, Elements, read_elements
 from cxr_edge.decoding.dicom_geometry import lateral_view_flags, resample_square, rotate_upright
 from cxr_edge.decoding.dicom_header import Header
 from cxr_edge.decoding.dicom_pixels import PixelLayout, StoredValues, read_pixel_layout, read_stored_values
@@ -30,7 +33,7 @@ from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
 from cxr_edge.records import Flag, GrayPixels
 
-__all__ = ["decode"]
+__all__ = ["decode", "decode_dataset"]
 
 _PROJECTION = ("CR", "DX", "DR", "RG")
 _UNSPECIFIC = ("OT", "")
@@ -70,7 +73,21 @@ def decode(data: bytes, limits: Limits) -> GrayImage:
     limits: checked against the header before any pixel is decoded.
     """
     _silence_pydicom()
-    header = Header(read_elements(data))
+    return _decode_elements(read_elements(data), limits)
+
+
+def decode_dataset(dataset: Dataset, limits: Limits) -> tuple[GrayImage, bytes]:
+    """Decode a data set as its file; also return the bytes of its pixel data, for the digest. Raises InputError.
+
+    The values of `dataset` stay as they are; pydicom may convert some from bytes, as it does when they are read.
+    """
+    _silence_pydicom()
+    elements = dataset_elements(dataset)
+    return _decode_elements(elements, limits), elements.file
+
+
+def _decode_elements(elements: Elements, limits: Limits) -> GrayImage:
+    header = Header(elements)
     kind = _kind_flags(header)
     layout = read_pixel_layout(header, limits)
     stored = read_stored_values(header, layout)

@@ -20,19 +20,22 @@ from cxr_edge.decoding.dicom_syntaxes import BIG_ENDIAN, DEFLATED
 from cxr_edge.decoding.limits import FILE_OVERHEAD_BYTES
 from cxr_edge.errors import InputError
 
-__all__ = ["HEADER_TRUNCATED", "KEYWORDS", "Elements", "PixelElement", "element_name", "inflate", "read_elements"]
+__all__ = [
+    "DIRECTORY_CLASS", "DIRECTORY_RECORDS", "HEADER_TRUNCATED", "KEYWORDS", "OVERLAY_BIT_POSITION", "PIXELS", "TAGS",
+    "Elements", "PixelElement", "directory_error", "element_name", "inflate", "read_elements",
+]  # fmt: skip
 
 HEADER_TRUNCATED = (
     "the file ends before the end of its pixel data (truncated copy or transfer), or is damaged: "
     "copy or export it again"
 )
 
-_DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _UNDEFINED = 0xFFFFFFFF
-_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
+PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # float, double, integers
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_OVERLAY_BIT_POSITION, _DIRECTORY_RECORDS = 0x60000102, 0x00041220
+OVERLAY_BIT_POSITION, DIRECTORY_RECORDS = 0x60000102, 0x00041220
 _MAX_ELEMENTS, _MAX_DEPTH = 500_000, 64
 _MAX_VALUE_BYTES = 1 << 20  # a lookup table of 65,536 entries takes an eighth of it
 _INFLATED_STARTS = (1 << 20, FILE_OVERHEAD_BYTES)
@@ -45,7 +48,7 @@ KEYWORDS = (
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction"),
     *("WindowCenter", "WindowWidth"),
 )
-_TAGS = frozenset(int(tag_for_keyword(k) or 0) for k in KEYWORDS)
+TAGS = frozenset(int(tag_for_keyword(k) or 0) for k in KEYWORDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class PixelElement:
 class Elements:
     """Elements of a DICOM file."""
 
-    file: bytes
+    file: bytes  # its bytes; of a data set in memory: those of its pixel data
     data: bytes  # bytes that `pixels` refers to: the file, or the inflated start of a deflated data set
     dataset: Dataset  # the elements of `KEYWORDS`, not yet converted
     syntax: str  # transfer syntax UID, "" if the file has none
@@ -95,8 +98,8 @@ def read_elements(data: bytes) -> Elements:
     try:
         offset = 132 if data[128:132] == b"DICM" else 0
         syntax, sop_class, offset = _read_meta(data, offset)
-        if sop_class == _DICOMDIR_CLASS:
-            raise _directory_error()
+        if sop_class == DIRECTORY_CLASS:
+            raise directory_error()
         if syntax == DEFLATED:
             return _read_deflated(data, offset)
         return _Parser(data, _encoding(data, offset, syntax)).elements(offset, syntax)
@@ -104,7 +107,8 @@ def read_elements(data: bytes) -> Elements:
         raise InputError(f"the DICOM elements cannot be read: {HEADER_TRUNCATED}") from None
 
 
-def _directory_error() -> InputError:
+def directory_error() -> InputError:
+    """Return the error for a DICOMDIR."""
     return InputError(
         "this is a DICOMDIR, the table of contents of a disc, without images: screen the files that it lists, or their folder"
     )
@@ -180,16 +184,16 @@ class _Parser:
         pixels, overlay_bits = None, False
         while offset + 8 <= len(self._data):
             tag, vr, start, length = self.head(offset, implicit=self._implicit)
-            if tag in _PIXELS:
+            if tag in PIXELS:
                 pixels = PixelElement(tag=tag, vr=vr, start=start, length=None if length == _UNDEFINED else length)
                 break
             end = self._sequence_end(start, vr) if length == _UNDEFINED else start + length
             if end > len(self._data):
                 break  # the file is truncated here; a missing element is an error when it is used
-            if tag == _DIRECTORY_RECORDS:
-                raise _directory_error()
-            overlay_bits |= tag & 0xFF00FFFF == _OVERLAY_BIT_POSITION
-            if tag in _TAGS:
+            if tag == DIRECTORY_RECORDS:
+                raise directory_error()
+            overlay_bits |= tag & 0xFF00FFFF == OVERLAY_BIT_POSITION
+            if tag in TAGS:
                 _check_element(tag, end - offset, seen)
                 selected.append(self._data[offset:end])
             offset = end

@@ -54,7 +54,7 @@ class Header:
         """Return the values of a coded element in capitals, each at most 32 letters, digits and spaces; empty if missing."""
         value = self._value(keyword)
         values = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
-        return [_code(v) for v in values if v not in (None, "")]
+        return [_code(v) for v in values if not _is_empty(v)]
 
     def code(self, keyword: str) -> str:
         """Return the first coded value, "" if there is none."""
@@ -63,7 +63,7 @@ class Header:
     def integer(self, keyword: str, default: int | None = None) -> int:
         """Return an integer, or `default` if it is missing or empty. Raises InputError naming the element."""
         value = self._value(keyword)
-        if value is None or value == "" or value == []:
+        if _is_empty(value):
             if default is None:
                 raise InputError(f"{self.name(keyword)} is missing from the DICOM header: export the file again")
             return default
@@ -77,7 +77,7 @@ class Header:
         value = self._value(keyword)
         if isinstance(value, bytes) and len(value) == 2:  # an element of unknown value representation
             return int.from_bytes(value, "little" if self.elements.little_endian else "big")
-        return None if value in (None, "", b"") else self.integer(keyword)
+        return None if _is_empty(value) else self.integer(keyword)
 
     def numbers(self, keyword: str) -> list[float]:
         """Return the values of a decimal or integer string (PS3.5 6.2: DS, IS). Accept and note brackets and decimal commas."""
@@ -114,7 +114,7 @@ class Header:
             value = item.get(keyword)
         except Exception:  # as in `_value`
             raise self._invalid(sequence, f"its {keyword} cannot be read") from None
-        return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
+        return None if _is_empty(value) else value
 
     @staticmethod
     def name(keyword: str) -> str:
@@ -137,7 +137,7 @@ class Header:
             item: Any = self._dataset.get_item(tag_for_keyword(keyword))
         except Exception:  # as in `_value`
             raise self._invalid(keyword, "it cannot be read") from None
-        if item is None or item.value in (None, b"", ""):
+        if item is None or _is_empty(item.value):
             return None
         if getattr(item, "is_raw", False) and item.VR in _TEXT_VRS:
             return item.value
@@ -154,6 +154,10 @@ class Header:
         shown = "".join(c if c in _NUMBER_CHARACTERS else "?" for c in raw[:24].decode("latin-1")).strip()
         got = f", got {shown!r}" if shown else ""
         return InputError(f"{self.name(keyword)} of the DICOM header is invalid ({reason}{got}): export the file again")
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (hasattr(value, "__len__") and len(value) == 0)
 
 
 def _code(value: object) -> str:

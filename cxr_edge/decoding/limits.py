@@ -51,12 +51,12 @@ class Limits:
         if width_px * height_px > self.max_pixels:
             raise InputError(
                 f"{width_px}x{height_px} px exceed the limit of {self.max_pixels:,} pixels: "
-                "check that this is one X-ray, shrink it, or raise the limit (--max-pixels)"
+                "check that this is one X-ray, shrink it, or raise the limit (--max-pixels, in Python max_pixels)"
             )
         if min(width_px, height_px) < self.min_side_px:
             raise InputError(
                 f"{width_px}x{height_px} px are too small: each side must have at least {self.min_side_px} px to show the "
-                "lungs. Use the X-ray itself, not a preview, or lower the limit (--min-side)"
+                "lungs. Use the X-ray itself, not a preview, or lower the limit (--min-side, in Python min_side_px)"
             )
 
     def check_memory(self, width_px: int, height_px: int, bytes_per_pixel: float) -> None:
@@ -66,7 +66,8 @@ class Limits:
             fitting = int(budget / bytes_per_pixel)
             raise InputError(
                 f"{width_px}x{height_px} px need {bytes_per_pixel:g} bytes per pixel to decode in this layout, for which the "
-                f"limit is {fitting:,} pixels: export it as 8 or 16-bit gray, shrink it, or raise the limit (--max-pixels)"
+                f"limit is {fitting:,} pixels: export it as 8 or 16-bit gray, shrink it, or raise the limit (--max-pixels, in "
+                "Python max_pixels)"
             )
 
 

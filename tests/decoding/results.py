@@ -1,7 +1,10 @@
-"""Helpers of the decoding tests: file bytes in; the decoded image, the codes of its flags, or the error message out."""
+"""Helpers of the decoding tests: an image in; the decoded image, the codes of its flags, or the error message out."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
@@ -11,7 +14,7 @@ from cxr_edge.errors import InputError
 from cxr_edge.records import Image
 from tests.builders.dicom_files import PATIENT, file_bytes
 
-__all__ = ["error_message", "flag_codes", "read"]
+__all__ = ["assert_same", "error_message", "flag_codes", "read", "refusal"]
 
 _SOURCE = "film.png"
 
@@ -35,3 +38,18 @@ def error_message(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> str:
     assert not any(name in message for name in PATIENT.split("^"))
     assert raised.value.__cause__ is None
     return message
+
+
+def assert_same(image: Image, of_file: Image) -> None:
+    """Check everything that a screening depends on; name, format and digest differ by the kind of input."""
+    assert image.pixels.dtype == of_file.pixels.dtype
+    np.testing.assert_array_equal(image.pixels, of_file.pixels)
+    assert (image.stored_bits, image.flags) == (of_file.stored_bits, of_file.flags)
+
+
+def refusal(pixels: object, **options: Any) -> str:
+    """Return the message of the InputError that an image in memory must raise."""
+    with pytest.raises(InputError) as raised:
+        Image.from_array(pixels, **options)
+    assert raised.value.__cause__ is None
+    return str(raised.value)

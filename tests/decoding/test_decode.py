@@ -279,7 +279,7 @@ def test_the_pixel_limit_is_checked_before_decoding() -> None:
     png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
     message = error_message(png)
     assert "60000x60000 px exceed the limit of 100,000,000 pixels" in message
-    assert "raise the limit (--max-pixels)" in message
+    assert "raise the limit (--max-pixels, in Python max_pixels)" in message
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp"])
