@@ -1,22 +1,17 @@
-"""Tests of the fake TensorRT: it computes like ONNX Runtime and rejects the same inputs as NVIDIA's."""
+"""Tests of the fake TensorRT: it rejects the same inputs as NVIDIA's. tests/backends compare what it computes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from cxr_edge.backends.base import CompileOptions
-from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from tests.builders.toy_bundle import MEMBER_SPECS, member_model
 from tests.doubles import tensorrt as fake_tensorrt
-from tests.tolerances import assert_close
 
 SPEC = MEMBER_SPECS["plain"]
+MODEL = member_model("plain", SPEC).SerializeToString()
 VERSIONS = ["10.3.0", "10.16.1.11", "11.4.0.106"]
 
 
@@ -53,12 +48,11 @@ def monitor_of(trt, steps):
     return Monitor()
 
 
-def parse(trt, model, logger, *, typed=True):
+def parse(trt, content, logger):
     builder = trt.Builder(logger)
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typed else 0
-    network = builder.create_network(flags)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    return builder, network, parser, parser.parse(model.SerializeToString())
+    return builder, network, parser, parser.parse(content)
 
 
 def configure(builder, batch=4):
@@ -69,7 +63,7 @@ def configure(builder, batch=4):
 
 
 def build(trt, logger, **settings):
-    builder, network, _, _ = parse(trt, member_model("plain", SPEC), logger)
+    builder, network, _, _ = parse(trt, MODEL, logger)
     config = configure(builder)
     for name, value in settings.items():
         setattr(config, name, value)
@@ -88,33 +82,11 @@ def trt(request):
     return fake_tensorrt.make(request.param)
 
 
-def test_outputs_are_those_of_onnx_runtime(trt, tmp_path):
-    logger = quiet_logger(trt)
-    plan = build(trt, logger)
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    modes = {n: engine.get_tensor_mode(n).name for n in map(engine.get_tensor_name, range(engine.num_io_tensors))}
-    assert modes == {"image": "INPUT", "logits": "OUTPUT", "cam": "OUTPUT"}
-    assert engine.get_tensor_shape("image") == (-1, *SPEC.tensor_shape)
-    assert engine.get_tensor_profile_shape("image", 0)[2] == (4, *SPEC.tensor_shape)
-    context = engine.create_execution_context()
-    image = np.random.default_rng(0).standard_normal((3, *SPEC.tensor_shape)).astype(np.float32)
-    assert context.infer_shapes() == ["image"]
-    assert context.set_input_shape("image", image.shape)
-    arrays = {n: np.zeros(context.get_tensor_shape(n), np.float32) for n in ("logits", "cam")}
-    assert execute(context, image, **arrays)
-    onnx.save(member_model("plain", SPEC), tmp_path / "plain.onnx")
-    expected = OnnxRuntimeBackend().load_reference(tmp_path / "plain.onnx", CompileOptions()).run({"image": image})
-    for name, values in arrays.items():
-        assert_close(values, expected[name])
-    assert logger.lines == []
-
-
 def test_a_plan_has_the_buffer_protocol_and_no_length(trt, tmp_path):
     plan = build(trt, quiet_logger(trt))
     (tmp_path / "engine").write_bytes(plan)
     content = (tmp_path / "engine").read_bytes()
     assert content == bytes(plan)
-    assert plan.nbytes == len(content)
     assert hashlib.sha256(plan).digest() == hashlib.sha256(content).digest()
     with pytest.raises(TypeError):
         len(plan)
@@ -163,29 +135,15 @@ def test_builder_and_runtime_need_a_device(trt):
     without = fake_tensorrt.make(trt.__version__, gpu=False)
     for kind in (without.Builder, without.Runtime):
         with pytest.raises(TypeError, match="factory function returned nullptr"):
-            kind(without.Logger())
+            kind(quiet_logger(without))
 
 
 def test_an_invalid_network_is_rejected(trt):
     logger = quiet_logger(trt)
-    network = trt.Builder(logger).create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    assert not parser.parse(b"no network" * 40)
-    assert parser.num_errors == 1
-    assert parser.get_error(0).code() == trt.ErrorCode.MODEL_DESERIALIZE_FAILED
-    assert "Failed to parse" in parser.get_error(0).desc()
-
-
-def test_asymmetric_quantization_is_rejected(trt):
-    x, y = (helper.make_tensor_value_info(n, t, [2]) for n, t in (("x", TensorProto.FLOAT), ("y", TensorProto.UINT8)))
-    constants = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.uint8(128), "zero")]
-    node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"], name="quantize")
-    graph = helper.make_graph([node], "q", [x], [y], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    _, _, parser, parsed = parse(trt, model, quiet_logger(trt))
+    _, _, parser, parsed = parse(trt, b"no network" * 40, logger)
     assert not parsed
-    assert (parser.get_error(0).node(), parser.get_error(0).node_name()) == (0, "quantize")
-    assert "Non-zero zero point" in parser.get_error(0).desc()
+    assert parser.num_errors == 1
+    assert "Failed to parse" in parser.get_error(0).desc()
 
 
 def test_a_monitor_gets_the_phases_and_can_cancel(trt):
@@ -200,7 +158,7 @@ def test_a_monitor_gets_the_phases_and_can_cancel(trt):
 
 def test_a_dynamic_network_needs_a_profile(trt):
     logger = quiet_logger(trt)
-    builder, network, _, _ = parse(trt, member_model("plain", SPEC), logger)
+    builder, network, _, _ = parse(trt, MODEL, logger)
     assert builder.build_serialized_network(network, builder.create_builder_config()) is None
     assert "no optimization profile has been defined" in logger.lines[-1]
 
@@ -236,7 +194,7 @@ def _cam_side(context, image):
 
 def test_a_timing_cache_is_filled_and_checked(trt):
     logger = quiet_logger(trt)
-    builder, network, _, _ = parse(trt, member_model("plain", SPEC), logger)
+    builder, network, _, _ = parse(trt, MODEL, logger)
     config = configure(builder)
     timing_cache = config.create_timing_cache(b"")
     assert config.set_timing_cache(timing_cache, ignore_mismatch=False)
@@ -250,27 +208,9 @@ def test_a_timing_cache_is_filled_and_checked(trt):
     assert "cannot be read" in logger.lines[-1]
 
 
-def test_members_that_a_version_lacks_are_absent():
-    old, new = fake_tensorrt.make(VERSIONS[0]), fake_tensorrt.make(VERSIONS[2])
-    assert old.BuilderFlag.FP16.name == "FP16"
-    assert not hasattr(new.BuilderFlag, "FP16")
-    assert hasattr(old.ICudaEngine, "device_memory_size")
-    assert not hasattr(new.ICudaEngine, "device_memory_size")
-    assert not hasattr(old.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY")
-
-
-def test_precision_flags_are_rejected_for_strongly_typed_networks():
-    trt = fake_tensorrt.make(VERSIONS[0])
+def test_objects_behave_like_those_of_the_bindings(trt):
     logger = quiet_logger(trt)
-    for typed in (True, False):
-        builder, network, _, _ = parse(trt, member_model("plain", SPEC), logger, typed=typed)
-        config = configure(builder)
-        config.set_flag(trt.BuilderFlag.FP16)
-        assert (builder.build_serialized_network(network, config) is None) == typed
-
-
-def test_objects_behave_like_those_of_the_bindings(trt, capsys):
-    builder = trt.Builder(trt.Logger())
+    builder = trt.Builder(logger)
     config = builder.create_builder_config()
     with pytest.raises(AttributeError):
         config.max_workspace_size = 1
@@ -280,28 +220,14 @@ def test_objects_behave_like_those_of_the_bindings(trt, capsys):
         1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     with pytest.raises(TypeError, match="No constructor defined"):
         trt.IBuilderConfig()
-    assert isinstance(trt.Logger(), trt.ILogger)
-    assert builder.build_serialized_network(builder.create_network(0), config) is None
-    assert "[E] Network must have at least one output" in capsys.readouterr().out
+    with pytest.raises(TypeError, match="must be called when overriding"):
+        type("Log", (trt.ILogger,), {"__init__": lambda self: None})()
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert builder.build_serialized_network(network, config) is None
+    assert logger.lines == ["ERROR: Network must have at least one output"]
 
 
-def test_layers_can_be_inspected_and_timed(trt):
-    class Times(trt.IProfiler):
-        def __init__(self):
-            super().__init__()
-            self.ms = {}
-
-        def report_layer_time(self, layer_name, ms):
-            self.ms[layer_name] = ms
-
-    logger = quiet_logger(trt)
-    plan = build(trt, logger, profiling_verbosity=trt.ProfilingVerbosity.DETAILED)
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    information = json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
-    assert information["Layers"][0]["LayerType"] == "Conv"
-    context = engine.create_execution_context()
-    context.profiler = Times()
-    image = np.ones((1, *SPEC.tensor_shape), np.float32)
-    outputs = {"logits": np.zeros((1, 4), np.float32), "cam": np.zeros((1, 4, *_cam_side(context, image)), np.float32)}
-    assert execute(context, image, **outputs)
-    assert set(context.profiler.ms) == {layer["Name"] for layer in information["Layers"]}
+def test_a_weakly_typed_network_is_not_computed():
+    trt = fake_tensorrt.make(VERSIONS[0])
+    with pytest.raises(AssertionError, match="not strongly typed"):
+        trt.Builder(quiet_logger(trt)).create_network(0)

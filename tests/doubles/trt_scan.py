@@ -1,9 +1,8 @@
 """Static scan of a Python source file for the names of TensorRT that it uses, returned as `Use` records.
 
 The scan relies on conventions that the backend follows: the module is called `trt` (or `self._trt`); its objects have the
-names of `KINDS`, with or without leading underscores, and are annotated as Any or not at all; functions that only some
-versions run are listed in the file's `ONLY_BEFORE_11` or `ONLY_FROM_11`; a name that may be missing is accessed through
-`hasattr` or `getattr` with a default. A variable of those names with another annotation, or from `except`, is ignored.
+names of `KINDS`, with or without leading underscores, and are annotated as Any or not at all. A variable of those names with
+another annotation, or from `except`, is ignored. Names in texts, for `hasattr` and `getattr`, are not seen.
 """
 
 from __future__ import annotations
@@ -23,10 +22,8 @@ KINDS = {
     "plan": "IHostMemory",
     "runtime": "Runtime",
     "engine": "ICudaEngine",
-    "inspector": "EngineInspector",
     "context": "IExecutionContext",
     "tensor": "ITensor",
-    "layer": "ILayer",
 }
 # Return types of methods, for results that are used directly: `config.get_timing_cache().serialize()`.
 RETURNS = {
@@ -35,16 +32,13 @@ RETURNS = {
     "Builder.create_network": "INetworkDefinition",
     "Builder.create_optimization_profile": "IOptimizationProfile",
     "INetworkDefinition.get_input": "ITensor",
-    "INetworkDefinition.get_output": "ITensor",
     "OnnxParser.get_error": "ParserError",
     "IBuilderConfig.create_timing_cache": "ITimingCache",
     "IBuilderConfig.get_timing_cache": "ITimingCache",
     "ITimingCache.serialize": "IHostMemory",
     "Runtime.deserialize_cuda_engine": "ICudaEngine",
     "ICudaEngine.create_execution_context": "IExecutionContext",
-    "ICudaEngine.create_engine_inspector": "EngineInspector",
 }
-VERSION_TABLES = ("ONLY_BEFORE_11", "ONLY_FROM_11")
 _MODULE = "trt"
 
 
@@ -58,8 +52,6 @@ class Use:
     positional: int = 0
     keywords: tuple[str, ...] = ()
     unpacks: bool = False  # the call has arguments by * or **, which cannot be counted
-    guarded: bool = False  # by hasattr or getattr
-    only: str | None = None  # the version table that lists the enclosing function or class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +71,6 @@ class Scan:
     of_module: list[Use] = field(default_factory=list)  # that begin with `trt`
     of_objects: list[Use] = field(default_factory=list)  # that begin with a variable named in KINDS
     subclasses: list[Subclass] = field(default_factory=list)
-    tables: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    functions: set[str] = field(default_factory=set)
 
 
 def scan_file(path: Path) -> Scan:
@@ -92,10 +82,6 @@ def scan_source(source: str, name: str) -> Scan:
     """Scan a source text. name: file name for the reported positions."""
     tree = ast.parse(source)
     scan = Scan()
-    for statement in tree.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        if isinstance(target, ast.Name) and target.id in VERSION_TABLES:
-            scan.tables[target.id] = tuple(ast.literal_eval(statement.value))
     _Scanner(scan, name).visit(tree)
     return scan
 
@@ -104,8 +90,6 @@ class _Scanner(ast.NodeVisitor):
     def __init__(self, scan: Scan, name: str) -> None:
         self._scan = scan
         self._file = name
-        self._scopes: list[str] = []
-        self._guards: list[str] = []
         self._others: list[set[str]] = [set()]  # per scope, names of KINDS that are annotated as something else
         self._calls: dict[int, ast.Call] = {}
 
@@ -113,7 +97,6 @@ class _Scanner(ast.NodeVisitor):
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         others = {a.arg for a in arguments if a.annotation and not _is_any(a.annotation)}
         others |= {n for n in _annotated(node) if n in KINDS}
-        self._scan.functions.add(node.name)
         self._within(node, others - {_MODULE})
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
@@ -121,7 +104,6 @@ class _Scanner(ast.NodeVisitor):
             dotted = self._dotted(base)
             if dotted is not None:
                 self._scan.subclasses.append(_subclass(node, f"{self._file}:{node.lineno}", dotted[1]))
-        self._scan.functions.add(node.name)
         self._within(node, {f"self.{n}" for n in _annotated(node) | _given(node)})
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
@@ -129,34 +111,18 @@ class _Scanner(ast.NodeVisitor):
         self.generic_visit(node)
         self._others.pop()
 
-    def visit_If(self, node: ast.If | ast.IfExp) -> None:
-        guards = [c.args[1].value for c in ast.walk(node.test) if _is_lookup(c, "hasattr", 2)]
-        self.visit(node.test)
-        self._guards += guards
-        for child in node.body if isinstance(node.body, list) else [node.body]:
-            self.visit(child)
-        del self._guards[len(self._guards) - len(guards) :]
-        for child in node.orelse if isinstance(node.orelse, list) else [node.orelse]:
-            self.visit(child)
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        self.visit_If(node)
-
     def visit_Call(self, node: ast.Call) -> None:
         self._calls[id(node.func)] = node
-        if _is_lookup(node, "hasattr", 2) or _is_lookup(node, "getattr", 2) or _is_lookup(node, "getattr", 3):
-            attribute = ast.Attribute(value=node.args[0], attr=node.args[1].value, ctx=ast.Load(), lineno=node.lineno)
-            self._record(attribute, guarded=node.func.id == "hasattr" or len(node.args) == 3)
         self.generic_visit(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        self._record(node, guarded=node.attr in self._guards)
+        self._record(node)
         inner: ast.expr = node
         while isinstance(inner, ast.Attribute):  # the full chain is one use; its first expression may contain others
             inner = inner.value
         self.visit(inner)
 
-    def _record(self, node: ast.Attribute, *, guarded: bool) -> None:
+    def _record(self, node: ast.Attribute) -> None:
         found = self._dotted(node)
         if found is None:
             return
@@ -170,8 +136,6 @@ class _Scanner(ast.NodeVisitor):
             positional=len(call.args) if call else 0,
             keywords=tuple(k.arg for k in call.keywords if k.arg) if call else (),
             unpacks=call is not None and _unpacks(call),
-            guarded=guarded,
-            only=self._only(),
         )
         (self._scan.of_module if rooted_at_module else self._scan.of_objects).append(use)
 
@@ -204,17 +168,9 @@ class _Scanner(ast.NodeVisitor):
         return None if any(key in o for o in self._others) else KINDS.get(name.lstrip("_"))
 
     def _within(self, node: ast.FunctionDef | ast.ClassDef, others: set[str]) -> None:
-        self._scopes.append(node.name)
         self._others.append(others)
-        guards, self._guards = self._guards, []
         self.generic_visit(node)
-        self._guards = guards
         self._others.pop()
-        self._scopes.pop()
-
-    def _only(self) -> str | None:
-        tables = [t for t, names in self._scan.tables.items() if set(names) & set(self._scopes)]
-        return tables[0] if tables else None
 
 
 def _is_module(node: ast.expr) -> bool:
@@ -251,17 +207,6 @@ def _given(node: ast.ClassDef) -> set[str]:
             pairs = zip(target.elts, value.elts, strict=True) if both else [(target, value)]
             found |= {t.attr for t, v in pairs if isinstance(t, ast.Attribute) and getattr(v, "id", None) in others}
     return found
-
-
-def _is_lookup(node: ast.AST, function: str, arguments: int) -> bool:
-    """Return whether this is a call like hasattr(x, "name")."""
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == function
-        and len(node.args) == arguments
-        and isinstance(node.args[1], ast.Constant)
-    )
 
 
 def _subclass(node: ast.ClassDef, where: str, base: str) -> Subclass:

@@ -1,8 +1,8 @@
 """Fake of NVIDIA's module `tensorrt` that runs networks on the CPU: `make("11.4.0")` returns the module.
 
-For tests of the TensorRT backend without a GPU. Addresses are host addresses, and ONNX Runtime computes. A plan contains the
-ONNX file and the builder's settings, and is rejected by another version or device, like NVIDIA's plans. Members that a version
-lacks are absent from its module; tests/backends/test_tensorrt_api_only.py compares every name and argument with NVIDIA's
+For tests of the TensorRT backend without a GPU; it has the members that the backend uses, and no others. Addresses are host
+addresses, and ONNX Runtime computes. A plan contains the ONNX file and the builder's settings, and is rejected by another
+version or device, like NVIDIA's plans. tests/backends/test_tensorrt_api_only.py compares every name and argument with NVIDIA's
 bindings. The fake tests how the backend calls TensorRT, not TensorRT itself: not its speed, its rounding or all its errors.
 """
 
@@ -17,30 +17,11 @@ from tests.doubles.tensorrt.foundation import Flavour
 
 __all__ = ["make"]
 
-# Every class of the module with its base classes, in order of creation; a string is the name of an earlier class.
-_CLASSES: dict[str, tuple[type | str, ...]] = {
-    "ILogger": (foundation.ILogger,),
-    "Logger": (foundation.Logger, "ILogger"),
-    "IProgressMonitor": (foundation.IProgressMonitor,),
-    "IProfiler": (foundation.IProfiler,),
-    "IHostMemory": (foundation.IHostMemory,),
-    "Builder": (building.Builder, building.BuilderBefore11),
-    "INetworkDefinition": (building.INetworkDefinition,),
-    "ITensor": (building.ITensor,),
-    "ILayer": (building.ILayer,),
-    "OnnxParser": (building.OnnxParser, building.OnnxParserFrom1016),
-    "ParserError": (building.ParserError,),
-    "IBuilderConfig": (configuring.IBuilderConfig, configuring.IBuilderConfigFrom1016),
-    "IOptimizationProfile": (configuring.IOptimizationProfile,),
-    "ITimingCache": (configuring.ITimingCache,),
-    "Runtime": (running.Runtime,),
-    "ICudaEngine": (running.ICudaEngine, running.ICudaEngineBefore11),
-    "IExecutionContext": (running.IExecutionContext,),
-    "EngineInspector": (running.EngineInspector,),
-}
-_TYPE_NAMES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"} | {
-    n: n.upper() for n in ("int8", "int32", "int64", "uint8", "bool", "fp8")
-}
+_CLASSES = (
+    foundation.ILogger, foundation.IProgressMonitor, foundation.IHostMemory, building.Builder, building.INetworkDefinition,
+    building.ITensor, building.OnnxParser, building.ParserError, configuring.IBuilderConfig, configuring.IOptimizationProfile,
+    configuring.ITimingCache, running.Runtime, running.ICudaEngine, running.IExecutionContext,
+)  # fmt: skip
 
 
 def _run_immediately(stream: int, work: Callable[[], None]) -> None:
@@ -67,14 +48,8 @@ def make(
     )
     trt = flavour.trt
     trt.__version__, trt.__spec__ = version, importlib.machinery.ModuleSpec("tensorrt", None)
-    foundation.add_enumerations(flavour)
-    for name, parts in _CLASSES.items():
-        bases = [getattr(trt, part) if isinstance(part, str) else part for part in parts]
-        bases = [b for b in bases if flavour.column in getattr(b, "_columns", (0, 1, 2))]
-        setattr(trt, name, type(bases[0])(name, tuple(bases), {"__slots__": (), "_flavour": flavour}))
-    foundation.name_severities(trt)
-    for alias, name in _TYPE_NAMES.items():
-        setattr(trt, alias, getattr(trt.DataType, name))
-    trt.nptype, trt.volume = foundation.nptype, foundation.volume
-    trt.init_libnvinfer_plugins = foundation.init_libnvinfer_plugins
+    for name, numbers in foundation.ENUMERATIONS.items():
+        setattr(trt, name, foundation.enumeration(name, numbers, flavour.column))
+    for kind in _CLASSES:
+        setattr(trt, kind.__name__, type(kind)(kind.__name__, (kind,), {"__slots__": (), "_flavour": flavour}))
     return trt

@@ -26,8 +26,8 @@ class Plan:
     version: str
     compute_capability: str
     profiles: list[dict[str, list[list[int]]]]  # minimum, optimum and maximum shape by input
-    settings: dict[str, int]  # by name of the configuration's property
-    flags: list[str]
+    hardware_compatibility: str  # name of a HardwareCompatibilityLevel
+    version_compatible: bool
 
     def to_bytes(self) -> bytes:
         """Return the content of the plan file."""
@@ -67,7 +67,7 @@ def session(model: bytes) -> Any:
 
 
 def _version_objection(plan: Plan, flavour: Flavour, host_code_allowed: bool) -> str | None:
-    if "VERSION_COMPATIBLE" in plan.flags:
+    if plan.version_compatible:
         if not host_code_allowed:
             return "Error Code 4: a version compatible plan holds host code: set IRuntime::setEngineHostCodeAllowed"
         if plan.version.split(".")[0] == flavour.version.split(".")[0]:
@@ -82,7 +82,7 @@ def _version_objection(plan: Plan, flavour: Flavour, host_code_allowed: bool) ->
 
 def _device_objection(plan: Plan, flavour: Flavour) -> str | None:
     built, here = plan.compute_capability, flavour.compute_capability
-    ampere_plus = plan.settings["hardware_compatibility_level"] == 1 and float(here) >= 8
+    ampere_plus = plan.hardware_compatibility == "AMPERE_PLUS" and float(here) >= 8
     if built == here or ampere_plus:
         return None
     return (
