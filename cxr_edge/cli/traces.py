@@ -7,12 +7,13 @@ per failure; the traceback is needed to report a defect.
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import datetime
 from pathlib import Path
 
 from cxr_edge.cli.arguments import path_argument
 from cxr_edge.cli.output import print_message
-from cxr_edge.errors import InputError
+from cxr_edge.errors import OutputError
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.report import output_errors
 from cxr_edge.screening.screener import FileResult
@@ -33,7 +34,7 @@ class TracebackLog:
     """Writes tracebacks.
 
     verbose: print them to stderr.
-    log: append them to this file, which is created; None: no file. Raises InputError if it cannot be created.
+    log: append them to this file, which is created; None: no file. Raises OutputError if it cannot be written.
     """
 
     def __init__(self, *, verbose: bool, log: Path | None) -> None:
@@ -57,8 +58,9 @@ class TracebackLog:
     @staticmethod
     def _open(log: Path) -> None:
         try:
-            log.open("a").close()
+            # Not to wait for a reader if the log is a FIFO.
+            os.close(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666))
         except OSError as error:
-            raise InputError(
+            raise OutputError(
                 f"the log {printable(log)} cannot be written ({error.strerror}): give another file"
             ) from None

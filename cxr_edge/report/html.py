@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
-import secrets
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +20,7 @@ from cxr_edge.names import printable
 from cxr_edge.records import Failure, Image, Screening
 from cxr_edge.report import RunInfo, Skipped, output_errors
 from cxr_edge.report.overlay import BgrImage, render_image, render_overlay
+from cxr_edge.report.unfinished import UnfinishedFile, clear_unfinished
 from cxr_edge.screening.screener import FileResult
 
 __all__ = ["HtmlWriter", "page_target"]
@@ -80,22 +78,22 @@ class HtmlWriter:
     skipped: files and folders to list at the end.
     hidden: number of hidden files and folders that were skipped as well.
 
-    Raises InputError if the page cannot be created, OutputError if it cannot be completed.
+    Raises InputError if the path is that of something else than a file, OutputError if the page cannot be written.
     """
 
     def __init__(self, path: Path, run: RunInfo, skipped: Sequence[Skipped] = (), *, hidden: int = 0) -> None:
         self._path = path
-        self._target = page_target(path)
-        self._unfinished = self._target.with_name(f".cxr-edge-{secrets.token_hex(6)}.unfinished")
+        target = page_target(path)
         self._skipped = skipped
         self._hidden = hidden
         self._screened = 0
         self._failed = 0
         try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._unfinished.open("x", encoding="utf-8", errors="backslashreplace")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            clear_unfinished(target.parent)
+            self._file = UnfinishedFile(target)
         except OSError as error:
-            raise InputError(
+            raise OutputError(
                 f"the report {printable(path)} cannot be written ({error.strerror}): give a file in a folder that can be "
                 "written to"
             ) from None
@@ -107,7 +105,7 @@ class HtmlWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._discard()
+        self._file.discard()
 
     def add(self, result: FileResult) -> None:
         """Write one card."""
@@ -129,28 +127,18 @@ class HtmlWriter:
         self._write(f"<p>{self._screened} screened, {self._failed} failed.</p>\n</body>\n</html>\n")
         try:
             with output_errors(self._path):
-                self._file.close()
-                with suppress(FileNotFoundError):
-                    shutil.copymode(self._target, self._unfinished)
-                self._unfinished.replace(self._target)
+                self._file.finish()
         except OutputError:
-            self._discard()
+            self._file.discard()
             raise
 
     def _write(self, text: str) -> None:
         try:
             with output_errors(self._path):
-                self._file.write(text)
+                self._file.write(text.encode("utf-8", "backslashreplace"))
         except OutputError:
-            self._discard()
+            self._file.discard()
             raise
-
-    def _discard(self) -> None:
-        """Remove the unfinished page; after `close` there is none."""
-        with suppress(OSError):
-            self._file.close()
-        with suppress(OSError):
-            self._unfinished.unlink(missing_ok=True)
 
 
 def _head(run: RunInfo) -> str:

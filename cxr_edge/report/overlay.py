@@ -7,7 +7,6 @@ the original image.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from cxr_edge.errors import InputError, OutputError
 from cxr_edge.names import printable, shorten_name
 from cxr_edge.records import Image, Screening
 from cxr_edge.report import output_errors
+from cxr_edge.report.unfinished import UnfinishedFile, clear_unfinished
 from cxr_edge.screening.screener import FileResult
 
 __all__ = ["BgrImage", "OverlayWriter", "check_folder", "render_image", "render_overlay"]
@@ -71,7 +71,7 @@ class OverlayWriter:
 
     The number distinguishes files of the same name in different folders; a name that gets too long is truncated.
 
-    Raises InputError if the folder cannot be created, OutputError if an image cannot be written.
+    Raises InputError if the path is that of something else than a folder, OutputError if an image cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,11 +80,12 @@ class OverlayWriter:
             folder.mkdir(parents=True, exist_ok=True)
             self._name_bytes = os.pathconf(folder, "PC_NAME_MAX")
         except OSError as error:
-            raise InputError(
+            raise OutputError(
                 f"the folder {printable(folder)} cannot be created ({error.strerror}): give another one"
             ) from None
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise InputError(f"no permission to write to the folder {printable(folder)}: give another one")
+            raise OutputError(f"no permission to write to the folder {printable(folder)}: give another one")
+        clear_unfinished(folder)
         self._folder = folder
         self._count = 0
 
@@ -100,10 +101,10 @@ class OverlayWriter:
         """Do nothing: every image is already written."""
 
     def _write(self, path: Path, png: bytes) -> None:
-        try:
-            with output_errors(path):
-                path.write_bytes(png)
-        except OutputError:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-            raise
+        with output_errors(path):
+            file = UnfinishedFile(path)
+            try:
+                file.write(png)
+                file.finish()
+            finally:
+                file.discard()

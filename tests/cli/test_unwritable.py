@@ -148,8 +148,19 @@ def test_report_paths_of_the_wrong_kind_are_rejected_before_the_work_starts(imag
     for option, target in targets:
         assert main(["screen", str(images), option, str(target), "--bundle", "nowhere"]) == 2
         assert f"{target}" in capsys.readouterr().err
-    assert main(["screen", str(images), "--log", str(tmp_path), "--bundle", "nowhere"]) == 2
-    assert "the log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--html", "--heatmap", "--log"])
+def test_report_paths_that_cannot_be_written_give_4_before_any_result(built, images, tmp_path, capsys, option):
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "fifo")
+    bad = [tmp_path / "file" / "inside", Path("/proc/none/inside"), *([tmp_path / "fifo"] if option == "--log" else [])]
+    for path in bad:
+        assert main(["screen", str(images), option, str(path), *built]) == 4
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("cxr-edge: ")
+        assert str(path) in captured.err
 
 
 def test_a_page_is_written_through_a_link(built, images, tmp_path, capsys):

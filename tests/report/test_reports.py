@@ -22,6 +22,7 @@ from cxr_edge.report.html import HtmlWriter, page_target
 from cxr_edge.report.overlay import OverlayWriter, render_image, render_overlay
 from cxr_edge.report.structured import CsvWriter, JsonLinesWriter, JsonWriter, spreadsheet_text
 from cxr_edge.report.text import TextWriter
+from cxr_edge.report.unfinished import UnfinishedFile
 from cxr_edge.screening.screener import FileResult
 
 UNSAFE = 'x<script>alert(1)</script>"&,\n\x1b]0;\u202e\udcfc.png'
@@ -57,6 +58,10 @@ def write_both(writer):
     for result in (SCREENED, FAILED):
         writer.add(result)
     writer.close()
+
+
+def full_disk(file, data):
+    raise OSError(28, "No space left on device")
 
 
 def text_of(make):
@@ -200,7 +205,8 @@ def test_html_is_self_contained_and_escapes_its_content(tmp_path):
 def test_an_html_report_that_is_not_closed_replaces_nothing(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("the old one")
-    HtmlWriter(path, RUN).add(SCREENED)
+    with HtmlWriter(path, RUN) as writer:
+        writer.add(SCREENED)
     assert path.read_text() == "the old one"
 
 
@@ -210,9 +216,9 @@ def test_an_unfinished_html_report_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_html_path_that_cannot_be_written_is_an_input_error(tmp_path):
+def test_an_html_path_that_cannot_be_written_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         HtmlWriter(tmp_path / "file" / "report.html", RUN)
 
 
@@ -250,11 +256,7 @@ def test_a_full_disk_is_an_output_error_and_the_old_page_stays(tmp_path, monkeyp
     path.write_text("the old one")
     writer = HtmlWriter(path, RUN)
 
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(writer, "_file", Full())
+    monkeypatch.setattr(UnfinishedFile, "write", full_disk)
     with pytest.raises(OutputError, match=r"could not be written to .*report\.html: No space left on device"):
         writer.add(SCREENED)
     assert [p.read_text() for p in tmp_path.iterdir()] == ["the old one"]
@@ -300,23 +302,18 @@ def test_a_file_in_place_of_the_overlay_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is not a folder"):
         OverlayWriter(tmp_path / "file")
-    with pytest.raises(InputError, match="cannot be created"):
+    with pytest.raises(OutputError, match="cannot be created"):
         OverlayWriter(tmp_path / "file" / "maps")
 
 
 def test_a_read_only_overlay_folder_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write to every folder
-    with pytest.raises(InputError, match="no permission to write to the folder"):
+    with pytest.raises(OutputError, match="no permission to write to the folder"):
         OverlayWriter(tmp_path)
 
 
 def test_an_overlay_that_cannot_be_written_leaves_no_partial_file(tmp_path, monkeypatch):
-    def full(path, data):
-        with path.open("wb") as file:
-            file.write(data[:10])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(UnfinishedFile, "write", full_disk)
     with pytest.raises(OutputError, match="No space left on device"):
         OverlayWriter(tmp_path).add(SCREENED)
     assert list(tmp_path.iterdir()) == []
