@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cxr_edge
+from cxr_edge.bundle.foreign_files import describe_foreign
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.networks import FileRef
 from cxr_edge.digests import sha256_file
@@ -105,7 +106,10 @@ def _root(path: str | os.PathLike[str]) -> Path:
         return root.resolve()
     root = Path(path)
     if root.is_file():
-        raise BundleError(f"a bundle is a folder with {MANIFEST_NAME} in it, {root} is a file: give its folder")
+        if root.name == MANIFEST_NAME:
+            raise BundleError(f"a bundle is a folder with {MANIFEST_NAME} in it, {root} is a file: give its folder")
+        what = describe_foreign(root) or "a file, which cxr-edge build-engine takes alone if it is an .onnx file"
+        raise BundleError(f"a bundle is a folder with {MANIFEST_NAME} in it, {root} is {what}")
     if not root.is_dir():
         raise BundleError(
             f"there is no folder {root}: give the folder of a bundle, or the word {STARTER} for the packaged one"
@@ -116,9 +120,8 @@ def _root(path: str | os.PathLike[str]) -> Path:
 def _manifest_bytes(root: Path) -> bytes:
     path = root / MANIFEST_NAME
     if not path.is_file():
-        raise BundleError(
-            f"{root} has no {MANIFEST_NAME}, so it is no bundle: give the folder that holds it, or {_COPY_AGAIN}"
-        )
+        what = describe_foreign(root) or f"no bundle: give the folder that holds it, or {_COPY_AGAIN}"
+        raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is {what}")
     size = path.stat().st_size
     if size > _MAX_MANIFEST_BYTES:
         raise BundleError(

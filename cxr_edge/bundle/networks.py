@@ -18,10 +18,12 @@ from cxr_edge.specs.json_fields import (
     read_field,
     require,
     require_keys,
+    require_object,
     require_text,
     show,
 )
 from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.outputs import COMBINED_KIND, OUTPUT_KINDS, OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = ["FileRef", "Member", "Segmenter"]
@@ -111,6 +113,7 @@ class Member:
     # is the logit.
     has_cam: bool
     activation_ranges: FileRef | None = None  # as for the segmenter
+    output: OutputKind = COMBINED_KIND  # what `logits` holds; the only kind that combinations take
 
     def __post_init__(self) -> None:
         valid = isinstance(self.name, str) and _MEMBER_NAME.fullmatch(self.name) is not None
@@ -118,6 +121,9 @@ class Member:
         require(self.name.lower() != _RESERVED_NAME, "name", f"different from {_RESERVED_NAME!r}", self.name)
         require_text(self.architecture, "architecture")
         require(isinstance(self.has_cam, bool), "has_cam", "true or false", self.has_cam)
+        require(self.output in OUTPUT_KINDS, "output", f"one of {', '.join(OUTPUT_KINDS)}", self.output)
+        if self.output != COMBINED_KIND:
+            raise FieldError("output", _not_combined(self.output))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -131,7 +137,8 @@ class Member:
 
     @classmethod
     def from_json(cls, value: object) -> Member:
-        found = require_keys(value, [*field_names(cls), "preprocess_digest"])
+        found = {"output": COMBINED_KIND, **require_object(value, "")}  # the one key that may be absent
+        found = require_keys(found, [*field_names(cls), "preprocess_digest"])
         return cls(
             name=found["name"],
             architecture=found["architecture"],
@@ -139,7 +146,20 @@ class Member:
             preprocess=_read_preprocess(found),
             has_cam=found["has_cam"],
             activation_ranges=read_field(found, "activation_ranges", _optional_file),
+            output=found["output"],
         )
+
+
+def _not_combined(kind: str) -> str:
+    """Return what to do about a kind that no combination takes: the member's softmax comes first in all of them."""
+    remedy = {
+        "softmax-probabilities": "export the network without its softmax",
+        "multi-label-probabilities": "findings that do not exclude each other cannot be combined by this cxr-edge",
+        "multi-label-logits": "findings that do not exclude each other cannot be combined by this cxr-edge",
+        "logit": "export two columns, (-z/2, z/2) for one logit z, whose softmax is z's sigmoid",
+        "mask": "a network that gives a mask is the segmenter of a bundle",
+    }[kind]
+    return f"must be {show(COMBINED_KIND)} in a bundle, whose combinations begin with a softmax, got {show(kind)}: {remedy}"
 
 
 _PREPROCESS_TYPES: dict[str, tuple[type, str]] = {

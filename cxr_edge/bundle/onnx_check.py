@@ -13,13 +13,16 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_edge.bundle.foreign_files import describe_foreign, export_call
+from cxr_edge.bundle.onnx_activation import Activation, last_activation
+from cxr_edge.bundle.onnx_signature import Shape, check_input, check_outputs, quoted, tensor_shape
 from cxr_edge.errors import BackendError, BundleError, ContractError
 
 if TYPE_CHECKING:
     from cxr_edge.bundle import Bundle
     from cxr_edge.specs.preprocess import PreprocessSpec
 
-__all__ = ["DIGEST_KEY", "NEWEST_OPSET", "OLDEST_OPSET", "Network", "check_network", "check_networks"]
+__all__ = ["DIGEST_KEY", "NEWEST_OPSET", "OLDEST_OPSET", "Network", "check_network", "check_networks", "read_model"]
 
 DIGEST_KEY = "cxr_edge.preprocess_digest"  # in the ONNX metadata_props
 
@@ -27,9 +30,6 @@ OLDEST_OPSET = 13  # the first with a per-channel QuantizeLinear
 NEWEST_OPSET = 23  # raise it together with a test on every backend
 
 _MAX_ONNX_BYTES = 1024**3  # protobuf's own limit is 2 GiB
-_MAX_TEXT = 200
-
-Shape = tuple["int | str | None", ...]  # a string (its symbol) or None is a dynamic dimension
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class Network:
     opset: int
     parameters: int
     macs: int  # multiply-accumulates per image, in convolutions and matrix products
+    activation: Activation | None  # that the first output ends in
 
 
 def check_networks(bundle: Bundle) -> tuple[Network, ...]:
@@ -60,16 +61,17 @@ def check_networks(bundle: Bundle) -> tuple[Network, ...]:
         outputs: dict[str, Shape] = {"logits": ("N", labels)}
         if member.has_cam:
             outputs["cam"] = ("N", labels, None, None)
-        networks.append(check_network(member.name, bundle.file(member.file), member.preprocess, outputs))
+        network = check_network(member.name, bundle.file(member.file), member.preprocess, outputs)
+        _check_logits(network)
+        networks.append(network)
     return tuple(networks)
 
 
-def check_network(name: str, path: Path, spec: PreprocessSpec, outputs: dict[str, Shape]) -> Network:
-    """Check one ONNX file: input `image` of the spec's shape, these outputs, the spec's digest in its metadata.
+def read_model(path: Path) -> Any:
+    """Return the onnx.ModelProto in `path`, checked for everything that needs no expectation.
 
-    outputs: expected shape by name; a string is the dynamic batch size, None is any fixed length.
-
-    Raises the errors of `check_networks`.
+    Raises BundleError for a file that is none, is malformed, has external data or an unsupported opset, BackendError if the
+    installed onnx is too old for it.
     """
     model = _parse(path)
     _check_texts(model, path)
@@ -77,27 +79,56 @@ def check_network(name: str, path: Path, spec: PreprocessSpec, outputs: dict[str
     opset = _check_opset(model, path)
     _check_installed_onnx(model, opset, path)
     _check_well_formed(model, path)
+    return model
+
+
+def check_network(
+    name: str, path: Path, spec: PreprocessSpec, outputs: dict[str, Shape], *, digest_required: bool = True
+) -> Network:
+    """Check one ONNX file: input `image` of the spec's shape, these outputs, the spec's digest in its metadata.
+
+    outputs: expected shape by name, the first is the one that is decided by; a string is the dynamic batch size, None is
+    any fixed length. digest_required: False for a file outside a bundle, which may lack the digest.
+
+    Raises the errors of `check_networks`.
+    """
+    model = read_model(path)
     where = f"{path.name} ({name})"
     initialized = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in initialized]
-    _check_tensors(where, "input", inputs, {"image": ("N", *spec.tensor_shape)}, spec.dtype)
-    _check_tensors(where, "output", list(model.graph.output), outputs, "float32")
-    _check_digest(where, model, spec)
+    check_input(where, inputs, spec)
+    check_outputs(where, list(model.graph.output), outputs)
+    _check_digest(where, model, spec, required=digest_required)
     shapes = _infer_shapes(where, model)
     return Network(
         name=name,
         path=path,
         size_bytes=path.stat().st_size,
-        opset=opset,
+        opset=_opset(model),
         parameters=sum(prod(t.dims) for t in model.graph.initializer if _is_float(t)),
         macs=sum(_node_macs(node, shapes) for node in model.graph.node) // 2,
+        activation=last_activation(model, next(iter(outputs))),
     )
+
+
+def _check_logits(network: Network) -> None:
+    """Reject a member that ends in a softmax or a sigmoid: the combination would take the softmax of probabilities."""
+    if (last := network.activation) is not None:
+        raise ContractError(
+            f"{network.path.name} ({network.name}): its output logits ends in a {last.operator}, so it holds probabilities, "
+            f"and the bundle's combination would take their softmax: export the network without its {last.operator} "
+            f"(whose input {quoted(last.tensor)} has the logits)"
+        )
 
 
 def _parse(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    if (other := describe_foreign(path)) is not None:
+        raise BundleError(f"{path} is no ONNX file but {other}")
+    if not path.is_file():
+        raise BundleError(f"there is no file {path}: give the path of an ONNX file")
     size = path.stat().st_size
     if not 0 < size <= _MAX_ONNX_BYTES:
         raise BundleError(
@@ -106,9 +137,7 @@ def _parse(path: Path) -> Any:
     try:
         return onnx.ModelProto.FromString(path.read_bytes())
     except (DecodeError, ValueError):
-        raise BundleError(
-            f"{path} is not an ONNX file, or is truncated: copy the bundle again, or export it again"
-        ) from None
+        raise BundleError(f"{path} is not an ONNX file, or is truncated: copy it again, or export it again") from None
 
 
 def _check_texts(model: Any, path: Path) -> None:
@@ -129,8 +158,10 @@ def _check_external_data(model: Any, path: Path) -> None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0:
             location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             raise BundleError(
-                f"{path}: tensor {_quote(tensor.name)} has its data outside the file, at {_quote(location)}; "
-                "a bundle's networks must be self-contained: export again without external data"
+                f"{path}: tensor {quoted(tensor.name)} has its data outside the file, at {quoted(location)}; "
+                "a network must be one file: export again without external data, in PyTorch by "
+                "torch.onnx.export(..., external_data=False), or join the two by "
+                f'onnx.save(onnx.load({path.name!r}), "joined.onnx")'
             )
 
 
@@ -156,15 +187,19 @@ def _check_opset(model: Any, path: Path) -> int:
     foreign = sorted(set(versions) - {"ai.onnx"})
     if foreign:
         raise BundleError(
-            f"{path} uses operators of the domain {_quote(foreign[0])}; only the standard ones (ai.onnx) run on every "
+            f"{path} uses operators of the domain {quoted(foreign[0])}; only the standard ones (ai.onnx) run on every "
             "backend: export again without custom operators or functions"
         )
-    opset = int(versions.get("ai.onnx", 0))
+    opset = _opset(model)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise BundleError(
             f"{path} has opset {opset}, supported are {OLDEST_OPSET} to {NEWEST_OPSET}: export again with one of these"
         )
     return opset
+
+
+def _opset(model: Any) -> int:
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def _check_installed_onnx(model: Any, opset: int, path: Path) -> None:
@@ -190,63 +225,14 @@ def _check_well_formed(model: Any, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     # onnx's errors have different base classes in different releases, and this is where untrusted files enter.
     except Exception as error:
-        reason = _quote(str(error).strip().split("\n")[0])
+        reason = quoted(str(error).strip().split("\n")[0])
         raise BundleError(f"{path} is not a valid ONNX model: {reason}; export it again") from None
 
 
-def _check_tensors(where: str, kind: str, infos: list[Any], expected: dict[str, Shape], dtype: str) -> None:
-    names = [i.name for i in infos]
-    if sorted(names) != sorted(expected):
-        raise ContractError(
-            f"{where} must have the {kind}s {', '.join(expected)}, it has {_quote(', '.join(names))}: "
-            "export it with these names, or correct the manifest (has_cam)"
-        )
-    for info in infos:
-        shape, actual_dtype = _shape(info), _dtype(info)
-        if actual_dtype != dtype or not _fits(shape, expected[info.name]):
-            raise ContractError(
-                f"{where}: {kind} {info.name} must be {dtype} {_shape_text(expected[info.name])}, N varying, "
-                f"it is {actual_dtype} {_shape_text(shape)}: the network was exported for other preprocessing or labels "
-                "than the manifest has; export it again"
-            )
-
-
-def _fits(shape: Shape, expected: Shape) -> bool:
-    return len(shape) == len(expected) and all(_length_fits(n, e) for n, e in zip(shape, expected, strict=True))
-
-
-def _length_fits(length: int | str | None, expected: int | str | None) -> bool:
-    if isinstance(expected, str):
-        return not isinstance(length, int)
-    return isinstance(length, int) and length > 0 and expected in (None, length)
-
-
-def _shape(info: Any) -> Shape:
-    if not info.type.tensor_type.HasField("shape"):
-        return ()
-    return tuple(
-        int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None) for d in info.type.tensor_type.shape.dim
-    )
-
-
-def _shape_text(shape: Shape) -> str:
-    return f"({', '.join('?' if n is None else str(n) for n in shape)})"
-
-
-def _dtype(info: Any) -> str:
-    import onnx
-
-    element = info.type.tensor_type.elem_type  # 0 if it is not a tensor
-    try:
-        return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
-    except KeyError:
-        return f"of type {element}"
-
-
-def _check_digest(where: str, model: Any, spec: PreprocessSpec) -> None:
+def _check_digest(where: str, model: Any, spec: PreprocessSpec, *, required: bool) -> None:
     digests = [p.value for p in model.metadata_props if p.key == DIGEST_KEY]
-    if digests != [spec.digest()]:
-        actual = _quote(", ".join(digests)) if digests else "none"
+    if (digests or required) and digests != [spec.digest()]:
+        actual = quoted(", ".join(digests)) if digests else "none"
         raise ContractError(
             f"{where} must have the digest of its preprocessing, {spec.digest()}, in its metadata ({DIGEST_KEY}), it has "
             f"{actual}: it was trained with other preprocessing than the manifest has; export it again with its own spec"
@@ -269,12 +255,15 @@ def _infer_shapes(where: str, model: Any) -> dict[str, Shape]:
     next(i for i in batch_2.graph.input if i.name == "image").type.tensor_type.shape.dim[0].dim_value = 2
     try:
         graph = onnx.shape_inference.infer_shapes(batch_2, strict_mode=True, data_prop=True).graph
-        fixed = any(isinstance(n, int) and n != 2 for n in (_shape(o)[0] for o in graph.output))
+        fixed = any(isinstance(n, int) and n != 2 for n in (tensor_shape(o)[0] for o in graph.output))
     except Exception:  # any error: with a dynamic batch the same model passed _check_well_formed
         fixed = True
     if fixed:
-        raise ContractError(f"{where} must take any number of images at once: export it again with a dynamic batch")
-    shapes: dict[str, Shape] = {i.name: _shape(i) for i in [*graph.input, *graph.value_info, *graph.output]}
+        raise ContractError(
+            f"{where} must take any number of images at once, and its graph has a fixed batch size: export it again with a "
+            f"dynamic batch, in PyTorch by {export_call()}"
+        )
+    shapes: dict[str, Shape] = {i.name: tensor_shape(i) for i in [*graph.input, *graph.value_info, *graph.output]}
     return shapes | {t.name: tuple(t.dims) for t in graph.initializer}
 
 
@@ -291,8 +280,3 @@ def _node_macs(node: Any, shapes: dict[str, Shape]) -> int:
         factors = (*out, *left[-2 if transposed else -1 :][:1])
     lengths = [n for n in factors if isinstance(n, int)]
     return prod(lengths) if len(lengths) == len(factors) > 0 else 0
-
-
-def _quote(text: str) -> str:
-    """Return text from an untrusted file in a form that is safe in messages: quoted, escaped, truncated."""
-    return ascii(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...")

@@ -12,11 +12,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from cxr_edge.bundle import STARTER, Bundle
+from cxr_edge.bundle import MANIFEST_NAME, STARTER, Bundle
 from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options, not_empty, path_argument
 from cxr_edge.cli.output import print_message, print_results
 from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import InputError
+from cxr_edge.specs.outputs import OUTPUT_CHOICES
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec, preset
 
 if TYPE_CHECKING:
@@ -52,15 +53,27 @@ def add_parser(subparsers: Any) -> None:
     single.add_argument(
         "--out", type=path_argument, metavar="DIR", help="folder of its engine (default: engines, beside it)"
     )
+    single.add_argument(
+        "--output",
+        choices=OUTPUT_CHOICES,
+        default="auto",
+        help="what its output holds; auto (default) recognises it, and judges engines by every kind that fits",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Build, print the report, return the exit status."""
-    report = _build_network(args) if args.model.lower().endswith(".onnx") else _build_bundle(args)
+    report = _build_network(args) if _is_network(args.model) else _build_bundle(args)
     print_results(json.dumps(report.as_json(), indent=1) if args.json else "\n".join(report.lines()))
     return 0 if report.complete else INCOMPLETE
+
+
+def _is_network(model: str) -> bool:
+    """Return True for a single network: any file but a manifest, so that one in a foreign format is named as that."""
+    path = Path(model)
+    return model.lower().endswith(".onnx") or (path.is_file() and path.name != MANIFEST_NAME)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +99,11 @@ def _settings(args: argparse.Namespace) -> BuildSettings:
 
 
 def _build_bundle(args: argparse.Namespace) -> BuildReport:
-    if args.spec or args.preset or args.out:
-        raise InputError("--spec, --preset and --out go with a single .onnx file; a bundle has its own preprocessing")
+    if args.spec or args.preset or args.out or args.output != "auto":
+        raise InputError(
+            "--spec, --preset, --out and --output go with a single .onnx file; a bundle's manifest has its preprocessing and "
+            "outputs"
+        )
     from cxr_edge.compiler.build_bundle import build  # imports onnx
 
     bundle = Bundle.open(args.model)
@@ -105,6 +121,7 @@ def _build_network(args: argparse.Namespace) -> BuildReport:
         _spec(args),
         _settings(args),
         out=args.out or path.parent / "engines",
+        output=args.output,
         backend=args.backend,
         threads=args.threads,
         say=print_message,

@@ -20,6 +20,7 @@ from cxr_edge.cli.output import print_results
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.names import printable
 from cxr_edge.specs.combination import Combination
+from cxr_edge.specs.outputs import OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = ["add_parser", "run"]
@@ -67,11 +68,19 @@ def _as_json(bundle: Bundle, networks: tuple[Network, ...]) -> dict[str, Any]:
         "usable": True,
         "root": str(bundle.root),
         "digest": bundle.digest,
-        "networks": [{**asdict(n), "path": n.path.relative_to(bundle.root).as_posix()} for n in networks],
+        "networks": _network_facts(bundle, networks),
         "engines": _engines(bundle),
         "unlisted_files": list(bundle.unlisted_files()),
         "manifest": bundle.manifest.as_json(),
     }
+
+
+def _network_facts(bundle: Bundle, networks: tuple[Network, ...]) -> list[dict[str, Any]]:
+    facts = [{**asdict(n), "path": n.path.relative_to(bundle.root).as_posix()} for n in networks]
+    for fact, kind in zip(facts, _output_kinds(bundle.manifest), strict=True):
+        del fact["activation"]  # which decides whether the bundle is usable
+        fact["output"] = kind
+    return facts
 
 
 def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
@@ -101,7 +110,18 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
 
 
 def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator[tuple[str, ...]]:
-    yield ("Network", "Architecture", "Parameters", "MACs", "Size", "CAM", "int8 ranges", "Preprocessing", "Digest")
+    yield (
+        "Network",
+        "Architecture",
+        "Parameters",
+        "MACs",
+        "Size",
+        "Output",
+        "CAM",
+        "int8 ranges",
+        "Preprocessing",
+        "Digest",
+    )
     entries: list[tuple[str, str, bool, PreprocessSpec]] = []  # architecture, CAM, activation ranges, preprocessing
     if (s := manifest.segmenter) is not None:
         entries.append(("lung segmenter", "", s.activation_ranges is not None, s.preprocess))
@@ -109,18 +129,26 @@ def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator
         (m.architecture, "yes" if m.has_cam else "no", m.activation_ranges is not None, m.preprocess)
         for m in manifest.members
     ]
-    for network, (architecture, cam, ranges, spec) in zip(networks, entries, strict=True):
+    kinds = _output_kinds(manifest)
+    for network, kind, (architecture, cam, ranges, spec) in zip(networks, kinds, entries, strict=True):
         yield (
             network.name,
             architecture,
             _short(network.parameters),
             _short(network.macs),
             f"{_short(network.size_bytes)}B",
+            kind,
             cam,
             "yes" if ranges else "no",
             _preprocessing(spec),
             spec.digest()[:_DIGEST_SHOWN],
         )
+
+
+def _output_kinds(manifest: Manifest) -> list[OutputKind]:
+    """Return the kind of each network's output, in the order of `check_networks`."""
+    segmenter: list[OutputKind] = [] if manifest.segmenter is None else ["mask"]
+    return [*segmenter, *(m.output for m in manifest.members)]
 
 
 def _preprocessing(spec: PreprocessSpec) -> str:

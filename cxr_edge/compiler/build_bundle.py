@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,22 +19,17 @@ from cxr_edge.backends.base import Backend, CompileOptions, Engine, GpuOptions
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.compiler import samples, store
+from cxr_edge.compiler.build_lock import build_lock
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
 from cxr_edge.compiler.candidates import Candidate, choose_recipes
+from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.graph.simplify import simplify
+from cxr_edge.compiler.output_kinds import JudgedOutput, judged_output
 from cxr_edge.compiler.parity import Limits, ParityResult, compare_ensemble
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import Samples
 from cxr_edge.compiler.selection import EngineSelection, select_engines
-from cxr_edge.compiler.trial import (
-    BuildContext,
-    Comparison,
-    Trial,
-    TrialResult,
-    member_comparison,
-    run_trial,
-    segmenter_comparison,
-)
+from cxr_edge.compiler.trial import BuildContext, Reference, Trial, TrialResult, run_trial
 from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import SEGMENTER, BuildRecord, BuildSettings, EngineSet, NetworkFile
 from cxr_edge.errors import BundleError
@@ -56,10 +52,12 @@ def build(
     backend: str = "auto",
     threads: int = 1,
     say: Callable[[str], None] = no_progress,
+    locked: bool = False,
 ) -> BuildReport:
-    """Build the engines of a bundle.
+    """Build the engines of a bundle, after any other build in the same folder.
 
     settings: None for the defaults. engines_dir, backend, threads: as in `engines.load`. say: takes lines of progress.
+    locked: the caller has the `build_lock` of the engines folder.
     Raises BackendError if nothing can run or be written here, ContractError if this machine does not reproduce the known
     answers, BundleError or InputError for unusable input. A network that ends without an engine raises nothing:
     `BuildReport.complete` is false and its rows have the reasons.
@@ -69,7 +67,8 @@ def build(
     runtime = backends.choose(backend)
     recipes = choose_recipes(settings.precision, runtime)
     root = engines.engines_root(bundle, engines_dir)
-    with store.scratch_folder(root / runtime.name) as scratch:
+    lock = nullcontext() if locked else build_lock(root, say)
+    with lock, store.scratch_folder(root / runtime.name) as scratch:
         reference = engines.reference(bundle, threads=threads)
         options = CompileOptions(threads=threads, gpu=settings.gpu, progress=say)
         bundle_build = _BundleBuild(
@@ -94,6 +93,7 @@ class _BundleBuild:
     images: Samples
     context: BuildContext
     notes: list[str] = field(default_factory=list)  # for the report
+    judged: list[JudgedOutput] = field(default_factory=list)  # likewise
 
     def run(self) -> BuildReport:
         results = {n.name: self._trial_result(n) for n in engines.parts(self.bundle)}
@@ -114,13 +114,13 @@ class _BundleBuild:
         simplified = simplify(network.onnx)
         self._note(simplified.notes[0])
         needs_ranges = any(r.scheme for r in self.context.recipes)
+        reference = Reference.run(self._reference(network), network, self.images.inputs(network.name))
         trial = Trial(
             network=network,
             simplified=simplified,
-            reference=self._reference(network),
+            reference=reference,
             ranges=self._ranges(network) if needs_ranges else None,
-            inputs=self.images.inputs(network.name),
-            compare=self._comparison(network),
+            compare=self._comparison(network, reference),
         )
         return run_trial(trial, self.context)
 
@@ -132,14 +132,18 @@ class _BundleBuild:
         loaded = (*([self.reference.segmenter] if self.reference.segmenter else []), *self.reference.members)
         return loaded[self.reference.parts.index(network.name)]
 
-    def _comparison(self, network: NetworkFile) -> Comparison:
-        manifest, limits = self.bundle.manifest, self._limits
+    def _comparison(self, network: NetworkFile, reference: Reference) -> Comparison:
+        """Return the comparison of a network's outputs, which are of the kind that the manifest declares."""
+        manifest, limits, raw = self.bundle.manifest, self._limits, reference.stacked()
         if network.name == SEGMENTER and manifest.segmenter is not None:
-            rule = manifest.segmenter.lung_box
+            self.judged.append(judged_output(SEGMENTER, "mask", raw, declared_by="segmenter of the bundle"))
             sizes = [(s.screening.width_px, s.screening.height_px) for s in self.images.items]
-            return segmenter_comparison(sizes, rule, limits)
+            return segmenter_comparison(sizes, manifest.segmenter.lung_box, limits)
         index = [m.name for m in manifest.members].index(network.name)
-        return member_comparison(manifest.combination.member_temperatures[index], self.images.truth(), limits)
+        kind, temperature = manifest.members[index].output, manifest.combination.member_temperatures[index]
+        judged = judged_output(network.name, kind, raw, declared_by="declared by the bundle")
+        self.judged.append(judged)
+        return output_comparison(judged.kinds, limits, truth=self.images.truth(), temperature=temperature)
 
     def _ranges(self, network: NetworkFile) -> Ranges | None:
         """Return activation ranges measured on the user's images, or the bundle's, or None if it has none."""
@@ -181,12 +185,14 @@ class _BundleBuild:
             engines=str(self._folder),
             rows=tuple(selection.final_row(row, r) for r in results.values() for row in r.rows),
             ensemble=selection.ensemble,
+            outputs=tuple(self.judged),
             notes=(*self.notes, *skipped, *ignored_options_note(backend, self.settings.gpu)),
         )
 
     def _write(self, selection: EngineSelection, report: BuildReport) -> None:
         """Store the selected engines and build.json; remove engines of earlier builds."""
-        backend, folder = self.context.backend, self._folder
+        backend = self.context.backend
+        files = store.PendingFiles(folder=self._folder, scratch=self.context.scratch)
         rows = {(r.part, r.precision): r for r in report.rows}
         for network in engines.parts(self.bundle):
             candidate = selection.candidates.get(network.name)
@@ -196,12 +202,12 @@ class _BundleBuild:
                     candidate,
                     rows[network.name, candidate.recipe.name],
                     network,
-                    folder,
+                    files,
                     backend=backend,
                     bundle_sha256=self.bundle.digest,
                     options=self.context.options,
                 )
-            store.remove_other_engines(folder, network.name, selected=precision, suffix=backend.suffix)
+            store.remove_other_engines(files, network.name, selected=precision, suffix=backend.suffix)
         record = BuildRecord(
             backend=backend.name,
             bundle_sha256=self.bundle.digest,
@@ -210,8 +216,10 @@ class _BundleBuild:
             report=report.as_json(),
         )
         if report.complete:
-            self_test.save_self_test_engine(backend, folder)
-        store.write_build_record(folder, self.context.scratch, record)
+            saved = self_test.save_self_test_engine(backend, self.context.scratch)
+            files.moved.update({file.name: file for file in saved})
+        store.write_build_record(files, record)
+        files.place()
 
 
 def ignored_options_note(backend: Backend, gpu: GpuOptions) -> list[str]:

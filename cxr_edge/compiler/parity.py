@@ -18,7 +18,16 @@ from cxr_edge.ops.lung_box import lung_box
 from cxr_edge.records import Roi, Screening
 from cxr_edge.specs.lung_box import LungBoxRule
 
-__all__ = ["Limits", "ParityResult", "compare_ensemble", "compare_member", "compare_segmenter", "macro_auc"]
+__all__ = [
+    "PER_OUTPUT",
+    "Limits",
+    "ParityResult",
+    "compare_ensemble",
+    "compare_findings",
+    "compare_member",
+    "compare_segmenter",
+    "macro_auc",
+]
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -28,6 +37,7 @@ TIE = 0.02
 SAME_BOX_IOU = 0.95
 # With fewer images one swapped pair changes the AUC more than any sensible limit: it is reported but decides nothing.
 MIN_IMAGES_FOR_AUC = 50
+PER_OUTPUT = "the reference's decisions of that output"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +46,8 @@ class Limits:
 
     The ensemble must keep the decision on 1 - X of the images. A member or the segmenter, whose errors the others even
     out, must agree on 1 - 3X; so with few images no change at all is allowed. AUC may fall by X, from 50 images on.
-    Probabilities may change by 2X in the mean and by 20X in any one image. A mask may lose 3X of its mean overlap.
+    Probabilities may change by 2X in the mean and by 20X in any one image. A mask may lose 3X of its mean overlap. Raw
+    outputs may be off by half of their variation over the images, with a large X by more, but never as much as a constant.
     """
 
     max_loss: float = 0.01
@@ -62,6 +73,11 @@ class Limits:
         return 20.0 * self.max_loss
 
     @property
+    def output_change(self) -> float:
+        # A constant output has 1. The starter bundle's int8 engines that the other limits pass have up to 0.19.
+        return min(0.9, max(0.5, 2.0 * self.max_loss))
+
+    @property
     def mask_iou(self) -> float:
         return 1.0 - 3.0 * self.max_loss
 
@@ -75,7 +91,9 @@ class ParityResult:
     max_shift: float | None = None  # largest absolute change of a probability
     mean_shift: float | None = None  # mean over images of each image's largest change
     auc_change: float | None = None  # candidate minus reference, macro one-vs-rest; None if it is undefined
-    auc_against: str | None = None  # `true labels` or `the reference's labels`
+    # `true labels` or `the reference's labels`; PER_OUTPUT for independent findings, of which this is the worst.
+    auc_against: str | None = None
+    output_change: float | None = None  # largest RMS error of a raw output over its variation (`variation`)
     mask_iou: float | None = None  # mean over images; segmenters only
     reasons: tuple[str, ...] = ()  # empty if it passed
 
@@ -90,6 +108,34 @@ def compare_member(
     """Compare probabilities (images, labels) of one member. truth: (images) label indices, or None."""
     same = reference.argmax(1) == candidate.argmax(1)
     return _compare(reference, candidate, same, truth, limits, limits.network_agreement, "top label")
+
+
+def compare_findings(reference: FloatArray, candidate: FloatArray, limits: Limits) -> ParityResult:
+    """Compare probabilities (images, findings) that are decided one by one at 0.5; the worst finding counts."""
+    if not np.isfinite(candidate).all():
+        return _not_finite(len(reference))
+    shift = np.abs(candidate - reference)
+    agreement = (((reference >= 0.5) == (candidate >= 0.5)) | (shift <= TIE)).mean(axis=0)
+    losses = _finding_auc_losses(reference, candidate, limits)
+    least, most = int(agreement.argmin()), int(shift.mean(axis=0).argmax())
+    largest = int(shift.max(axis=0).argmax())
+    reasons = [
+        *_too_low(f"agreement on output {least}", float(agreement[least]), limits.network_agreement),
+        *_too_high(f"mean probability shift of output {most}", float(shift[:, most].mean()), limits.mean_shift),
+        *_too_high(f"largest probability shift (output {largest})", float(shift[:, largest].max()), limits.max_shift),
+    ]
+    worst = max(losses, key=lambda output: losses[output], default=None)
+    if worst is not None and len(reference) >= MIN_IMAGES_FOR_AUC:
+        reasons += _too_high(f"AUC loss of output {worst}", losses[worst], limits.max_loss)
+    return ParityResult(
+        images=len(reference),
+        agreement=float(agreement[least]),
+        max_shift=float(shift.max()),
+        mean_shift=float(shift[:, most].mean()),
+        auc_change=None if worst is None else -losses[worst],
+        auc_against=None if worst is None else PER_OUTPUT,
+        reasons=tuple(reasons),
+    )
 
 
 def compare_ensemble(
@@ -143,9 +189,7 @@ def _compare(
     subject: str,
 ) -> ParityResult:
     if not np.isfinite(candidate).all():
-        return ParityResult(
-            images=len(reference), agreement=0.0, reasons=("it gives probabilities that are not finite",)
-        )
+        return _not_finite(len(reference))
     shift = np.abs(candidate - reference).max(axis=1)
     agreement = float((same | (shift <= TIE)).mean())
     change, against = _auc_change(reference, candidate, truth)
@@ -175,6 +219,26 @@ def _auc_change(
     labels = truth if truth is not None else reference.argmax(axis=1)
     before, after = macro_auc(reference, labels), macro_auc(candidate, labels)
     return (None, None) if before is None or after is None else (after - before, against)
+
+
+def _finding_auc_losses(reference: FloatArray, candidate: FloatArray, limits: Limits) -> dict[int, float]:
+    """Return the loss of AUC per output, where one swapped pair of images is less than the limit.
+
+    Positive is what the reference decides so. Where that leaves too few on one side, as for a rare finding, it is the
+    reference's upper half: the order of the images is what such an output is used for.
+    """
+    losses = {}
+    for output in range(reference.shape[1]):
+        before, after = reference[:, output], candidate[:, output]
+        for positive in (before >= 0.5, before > np.median(before)):
+            if int(positive.sum()) * int((~positive).sum()) * limits.max_loss >= 1:
+                losses[output] = auc(before, positive) - auc(after, positive)
+                break
+    return losses
+
+
+def _not_finite(images: int) -> ParityResult:
+    return ParityResult(images=images, agreement=0.0, reasons=("it gives probabilities that are not finite",))
 
 
 def _mask_iou(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:

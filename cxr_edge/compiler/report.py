@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from cxr_edge.compiler.parity import ParityResult
+from cxr_edge.compiler.output_kinds import JudgedOutput
+from cxr_edge.compiler.parity import PER_OUTPUT, ParityResult
 from cxr_edge.compiler.sensitivity import LayerSensitivity
 from cxr_edge.compiler.timing import Timing
 
@@ -68,6 +69,7 @@ class BuildReport:
     rows: tuple[Row, ...]
     ensemble: ParityResult | None  # of the selected engines together; None if some network has none
     notes: tuple[str, ...]
+    outputs: tuple[JudgedOutput, ...] = ()  # what each network's outputs were taken for
 
     @property
     def precisions(self) -> dict[str, str]:
@@ -91,7 +93,10 @@ class BuildReport:
         lines += [] if self.ensemble is None else [_ensemble_line(self.ensemble)]
         parity = [(r.precision, r.parity) for r in self.rows if r.parity]
         against = sorted({p.auc_against for _, p in parity if p.auc_against})
-        lines += [f"dAUC is macro one-vs-rest against {', '.join(against)}."] if against else []
+        lines += [f"Outputs: {', '.join(map(str, self.outputs))}."] if self.outputs else []
+        of = ["the worst output's" if a == PER_OUTPUT else "macro one-vs-rest" for a in against]
+        aucs = [f"{what} against {labels}" for what, labels in zip(of, against, strict=True)]
+        lines += [f"dAUC is {', or '.join(aucs)}."] if aucs else []
         lines.append(f"Times: one image, {self.threads} threads, {self.backend} on {self._processor()}.")
         lines += [f"Note: {note}" for note in self.notes]
         overlaps = [f"{precision} {p.mask_iou:.4f}" for precision, p in parity if p.mask_iou is not None]

@@ -1,7 +1,8 @@
 """Output of a build on disk: a scratch folder inside the engines folder, selected engines, side-cars and build.json.
 
-Finished files are moved into place in one step each, and engines of earlier builds are removed. An interrupted build
-leaves either the old engines or ones that `engines.load` refuses with the command to build again.
+All files are written to the scratch folder, moved into place together at the very end, and only then are the engines of
+earlier builds removed. A build that ends early leaves the old engines; only a kill or a power cut between two moves may leave
+a mixture, which `engines.load` refuses with the command to build again.
 """
 
 from __future__ import annotations
@@ -11,20 +12,40 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from cxr_edge.backends.base import Backend, CompileOptions, DeviceBackend
+from cxr_edge.compiler.build_lock import SCRATCH_PREFIX, mark_owner, uninterrupted, unwritable
 from cxr_edge.compiler.candidates import PRECISION_NAMES, Candidate
 from cxr_edge.compiler.report import Row
 from cxr_edge.digests import sha256_file
 from cxr_edge.engines import BUILD_FILE, BuildRecord, NetworkFile, SideCar
-from cxr_edge.errors import BackendError
 from cxr_edge.version import __version__
 
-__all__ = ["remove_other_engines", "save_engine", "scratch_folder", "write_build_record"]
+__all__ = ["PendingFiles", "remove_other_engines", "save_engine", "scratch_folder", "write_build_record"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingFiles:
+    """Finished files of a build in its scratch folder, and what becomes of them at its end."""
+
+    folder: Path  # of the engines
+    scratch: Path
+    moved: dict[str, Path] = field(default_factory=dict)  # from the scratch folder, by the name in the engines folder
+    removed: list[str] = field(default_factory=list)
+
+    def place(self) -> None:
+        """Move the files into place, in the order in which they were added, and remove the others."""
+        for file in self.moved.values():
+            _sync(file)
+        with uninterrupted():
+            for name, file in self.moved.items():
+                os.replace(file, self.folder / name)
+            for name in self.removed:
+                (self.folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -35,13 +56,11 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".building-", dir=folder)
+        scratch = tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=folder)
     except OSError as error:
-        raise BackendError(
-            f"engines cannot be written into {folder} ({error.strerror}): give a folder that can be written with "
-            f"--engines DIR, to build-engine and to screen alike"
-        ) from None
+        raise unwritable(folder, error) from None
     with scratch as name:
+        mark_owner(Path(name))
         yield Path(name)
 
 
@@ -49,13 +68,13 @@ def save_engine(
     candidate: Candidate,
     row: Row,
     network: NetworkFile,
-    folder: Path,
+    files: PendingFiles,
     *,
     backend: Backend,
     bundle_sha256: str | None,
     options: CompileOptions,
 ) -> None:
-    """Move the selected engine to `folder` as `<network>.<precision><suffix>` and write its side-car beside it."""
+    """Add the selected engine as `<network>.<precision><suffix>`, and its side-car."""
     stem = f"{network.name}.{candidate.recipe.name}"
     car = SideCar(
         part=network.name,
@@ -74,23 +93,26 @@ def save_engine(
     )
     written = candidate.file.with_suffix(".json")
     car.write(written)
-    os.replace(candidate.file, folder / f"{stem}{backend.suffix}")
-    os.replace(written, folder / f"{stem}.json")
+    files.moved[f"{stem}{backend.suffix}"] = candidate.file
+    files.moved[f"{stem}.json"] = written
 
 
-def remove_other_engines(folder: Path, name: str, *, selected: str | None, suffix: str) -> None:
-    """Remove a network's engines of other precisions than `selected` (None: all) that earlier builds have left."""
-    for precision in PRECISION_NAMES:
-        if precision != selected:
-            for ending in (suffix, ".json"):
-                (folder / f"{name}.{precision}{ending}").unlink(missing_ok=True)
+def remove_other_engines(files: PendingFiles, name: str, *, selected: str | None, suffix: str) -> None:
+    """Let a network's engines of other precisions than `selected` (None: all), which earlier builds have left, be removed."""
+    others = [precision for precision in PRECISION_NAMES if precision != selected]
+    files.removed.extend(f"{name}.{precision}{ending}" for precision in others for ending in (suffix, ".json"))
 
 
-def write_build_record(folder: Path, scratch: Path, record: BuildRecord) -> None:
-    """Write build.json in one step."""
-    written = scratch / BUILD_FILE
-    written.write_text(json.dumps(record.as_json(), indent=1) + "\n", encoding="utf-8")
-    os.replace(written, folder / BUILD_FILE)
+def write_build_record(files: PendingFiles, record: BuildRecord) -> None:
+    """Add build.json."""
+    files.moved[BUILD_FILE] = files.scratch / BUILD_FILE
+    files.moved[BUILD_FILE].write_text(json.dumps(record.as_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def _sync(file: Path) -> None:
+    """Wait until the file is on the disk, so that a power cut after the move finds it whole."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def _gate(row: Row) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +18,21 @@ from cxr_edge.backends.base import Backend, CompileOptions, Engine
 from cxr_edge.compiler import candidates
 from cxr_edge.compiler.calibrate import Ranges
 from cxr_edge.compiler.candidates import Candidate, Recipe
+from cxr_edge.compiler.comparison import Comparison
 from cxr_edge.compiler.fp32_fallback import Attempt, FallbackSearch
 from cxr_edge.compiler.graph.simplify import Simplified
-from cxr_edge.compiler.parity import Limits, ParityResult, compare_member, compare_segmenter
 from cxr_edge.compiler.report import Row, Status
 from cxr_edge.compiler.sensitivity import Study, layer_outputs, rank_layers
 from cxr_edge.compiler.timing import Timing, time_engines
 from cxr_edge.engines import NetworkFile
 from cxr_edge.errors import CxrEdgeError
-from cxr_edge.ops.combine import softmax
-from cxr_edge.specs.lung_box import LungBoxRule
 
-__all__ = [
-    "BuildContext",
-    "Comparison",
-    "Trial",
-    "TrialResult",
-    "member_comparison",
-    "run_trial",
-    "segmenter_comparison",
-]
+__all__ = ["BuildContext", "Reference", "Trial", "TrialResult", "run_trial"]
 
 _LISTED_LAYERS = 3  # most sensitive layers in a rejected candidate's row
 _NO_RANGES = "int8 needs activation ranges, and there are none here: give X-rays with --calibration DIR"
 
 Tensor = npt.NDArray[np.float32]
-Comparison = Callable[[Sequence[Tensor], Sequence[Tensor]], ParityResult]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +47,37 @@ class BuildContext:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The fp32 network, and what it gives on the images of the build."""
+
+    engine: Engine
+    output: str  # name of the compared output: the logits or the mask
+    inputs: Sequence[Tensor] = field(repr=False)  # one (1, C, H, W) per image
+    outputs: Sequence[Tensor] = field(repr=False)  # the compared output per image, without the batch axis
+    run_s: float  # duration of one inference
+
+    @classmethod
+    def run(cls, engine: Engine, network: NetworkFile, inputs: Sequence[Tensor]) -> Reference:
+        """Run the fp32 network on `inputs`."""
+        output, start = network.outputs[0], time.perf_counter()
+        outputs = _outputs(engine, output, inputs)
+        run_s = (time.perf_counter() - start) / len(inputs)
+        return cls(engine=engine, output=output, inputs=inputs, outputs=outputs, run_s=run_s)
+
+    def stacked(self) -> Tensor:
+        """Return the outputs as one array, images first."""
+        return np.stack(list(self.outputs))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One network, and the reference that its candidates are compared with."""
 
     network: NetworkFile
     simplified: Simplified
-    reference: Engine
+    reference: Reference
     ranges: Ranges | None
-    inputs: Sequence[Tensor]  # one (1, C, H, W) per image
     compare: Comparison  # of the network's first output by reference and candidate, image by image
-
-    @property
-    def output(self) -> str:
-        """Name of the compared output: the logits or the mask."""
-        return self.network.outputs[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,25 +88,6 @@ class TrialResult:
     passed: tuple[Candidate, ...]  # fastest first
 
 
-def member_comparison(temperature: float, truth: npt.NDArray[np.int64] | None, limits: Limits) -> Comparison:
-    """Return the comparison of a member's logits (labels) per image. truth: (images) label indices, or None."""
-
-    def compare(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> ParityResult:
-        before, after = (softmax(np.stack(logits), temperature) for logits in (reference, candidate))
-        return compare_member(before, after, truth, limits)
-
-    return compare
-
-
-def segmenter_comparison(sizes_px: Sequence[tuple[int, int]], rule: LungBoxRule, limits: Limits) -> Comparison:
-    """Return the comparison of a segmenter's masks (1, side, side) per image. sizes_px: (width, height) of each image."""
-
-    def compare(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> ParityResult:
-        return compare_segmenter([m[0] for m in reference], [m[0] for m in candidate], sizes_px, rule, limits)
-
-    return compare
-
-
 def run_trial(trial: Trial, context: BuildContext) -> TrialResult:
     """Build, compare and time all candidates of one network; a rejected one is tried again in mixed precision."""
     loop = _CandidateLoop(trial, context)
@@ -109,8 +96,8 @@ def run_trial(trial: Trial, context: BuildContext) -> TrialResult:
         context.say(f"{trial.network.name}: {recipe.name}")
         attempts |= {a.row.precision: a for a in loop.attempts(recipe)}
     passed = {name: a.candidate for name, a in attempts.items() if a.candidate is not None}
-    engines = {"reference": trial.reference, **{name: c.engine for name, c in passed.items()}}
-    timings = time_engines(engines, {"image": trial.inputs[0]})
+    engines = {"reference": trial.reference.engine, **{name: c.engine for name, c in passed.items()}}
+    timings = time_engines(engines, {"image": trial.reference.inputs[0]})
     rows = (_timed(a.row, timings.get(name), timings["reference"]) for name, a in attempts.items())
     order = sorted(passed, key=lambda name: timings[name].p50_ms)
     return TrialResult(rows=tuple(rows), passed=tuple(passed[name] for name in order))
@@ -125,9 +112,6 @@ class _CandidateLoop:
 
     def __init__(self, trial: Trial, context: BuildContext) -> None:
         self._trial, self._context = trial, context
-        start = time.perf_counter()
-        self._expected = self._outputs(trial.reference)
-        self._run_s = (time.perf_counter() - start) / len(trial.inputs)
 
     def attempts(self, recipe: Recipe) -> list[Attempt]:
         """Try `recipe`, and its mixed variant if it is rejected."""
@@ -148,7 +132,9 @@ class _CandidateLoop:
             candidate = candidates.make_candidate(
                 recipe, trial.network, trial.simplified, trial.ranges, context.backend, context.options, context.scratch
             )
-            parity = trial.compare(self._expected, self._outputs(candidate.engine))
+            reference = trial.reference
+            actual = _outputs(candidate.engine, reference.output, reference.inputs)
+            parity = trial.compare(reference.outputs, actual)
         except CxrEdgeError as error:
             return Attempt(row=self._row(recipe, "failed", str(error)))
         row = self._row(recipe, "passed" if parity.passed else "rejected", "; ".join(parity.reasons) or None)
@@ -178,22 +164,22 @@ class _CandidateLoop:
         return [rejected, search.run()]
 
     def _study(self, recipe: Recipe, outputs: dict[str, frozenset[str]]) -> Study:
-        trial, model = self._trial, self._trial.simplified.model
+        trial, model, reference = self._trial, self._trial.simplified.model, self._trial.reference
         return Study(
             model=model,
             layer_outputs=outputs,
             reduced=lambda keep: candidates.rewrite_for_cpu(recipe.mixed(keep), model, trial.ranges),
-            output=trial.output,
-            inputs=trial.inputs,
-            expected=self._expected,
-            run_s=self._run_s,
+            output=reference.output,
+            inputs=reference.inputs,
+            expected=reference.outputs,
+            run_s=reference.run_s,
             threads=self._context.options.threads,
         )
 
-    def _outputs(self, engine: Engine) -> list[Tensor]:
-        """Return the compared output for every image, without the batch axis."""
-        name = self._trial.output
-        return [np.asarray(engine.run({"image": x})[name][0], np.float32) for x in self._trial.inputs]
-
     def _row(self, recipe: Recipe, status: Status, reason: str | None) -> Row:
         return Row(part=self._trial.network.name, precision=recipe.name, status=status, reason=reason)
+
+
+def _outputs(engine: Engine, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the output `name` for every image, without the batch axis."""
+    return [np.asarray(engine.run({"image": x})[name][0], np.float32) for x in inputs]

@@ -88,7 +88,9 @@ def test_a_cam_output_without_has_cam_is_rejected(toy_bundle_copy: Path) -> None
     bundle = Bundle.open(toy_bundle_copy)
     members = (dataclasses.replace(bundle.manifest.members[0], has_cam=False), *bundle.manifest.members[1:])
     bundle = write_bundle(toy_bundle_copy, dataclasses.replace(bundle.manifest, members=members))
-    with pytest.raises(ContractError, match=r"must have the outputs logits, it has 'logits, cam'.*has_cam"):
+    with pytest.raises(
+        ContractError, match=r"must have the outputs logits, it has 'logits float32 \(N, 4\), cam .*has_cam"
+    ):
         check_networks(bundle)
 
 
@@ -303,7 +305,9 @@ def test_an_input_that_does_not_match_the_preprocessing_is_rejected(
 def test_an_input_with_another_name_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.graph.input[0].name = "x"
     model.graph.node[0].input[0] = "x"
-    with pytest.raises(ContractError, match="must have the inputs image, it has 'x'"):
+    with pytest.raises(
+        ContractError, match=r"must have the input image, it has 'x float32 \(N, 1, 48, 48\)': give it this name"
+    ):
         check(model, tmp_path)
 
 
@@ -320,7 +324,8 @@ def test_a_batch_fixed_inside_the_graph_is_rejected(tmp_path: Path) -> None:
     pooled = g.op("GlobalAveragePool", g.conv("image", 1, len(LABELS), 3))
     g.op("Reshape", pooled, g.constant([1, len(LABELS)], np.int64), name="logits")
     with pytest.raises(
-        ContractError, match="must take any number of images at once: export it again with a dynamic batch"
+        ContractError,
+        match=r"must take any number of images at once, and its graph has a fixed batch .* export it again with a dynamic batch",
     ):
         check(g.model(SPEC, {"logits": ("N", 4)}), tmp_path, outputs={"logits": ("N", 4)})
 
@@ -335,5 +340,7 @@ def test_a_cam_of_dynamic_size_is_rejected(tmp_path: Path, model: onnx.ModelProt
 
 def test_an_input_that_is_not_a_tensor_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_sequence_value_info("more", TensorProto.FLOAT, None))
-    with pytest.raises(ContractError, match="must have the inputs image, it has 'image, more'"):
+    with pytest.raises(
+        ContractError, match=r"must have the input image, it has 'image .*, more of type 0 .*other inputs as constants"
+    ):
         check(model, tmp_path)

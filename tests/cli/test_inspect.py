@@ -40,9 +40,12 @@ def test_each_network_has_a_row(toy_bundle: Path, capsys: pytest.CaptureFixture[
     main(["inspect", str(toy_bundle)])
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert list(rows["Network"].split()) == [
-        "Network", "Architecture", "Parameters", "MACs", "Size", "CAM", "int8", "ranges", "Preprocessing", "Digest",
+        "Network", "Architecture", "Parameters", "MACs", "Size", "Output", "CAM", "int8", "ranges", "Preprocessing",
+        "Digest",
     ]  # fmt: skip
     assert "lung segmenter" in rows["segmenter"]
+    assert " mask " in rows["segmenter"]
+    assert " softmax-logits " in rows["plain"]
     assert "frame 64 px, 0..1, 1 channel, float32" in rows["segmenter"]
     assert rows["plain"].split()[:5] == ["plain", "toy", "plain", "1.32", "k"]
     assert "lungs 40 px crop 32, fixed mean/std, 3 channels, float32" in rows["depthwise"]
@@ -75,6 +78,7 @@ def test_json_contains_the_manifest_and_the_network_facts(toy_bundle: Path, caps
         "opset": 17,
         "parameters": 1316,
         "macs": 216576,
+        "output": "softmax-logits",
     }
     assert found["engines"] == {}
     assert found["unlisted_files"] == []

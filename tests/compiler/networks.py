@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -14,7 +15,7 @@ from cxr_edge.compiler.graph.half_emulation import emulate_half
 from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.builders.toy_bundle import Graph
 
-__all__ = ["SPEC", "HalfOnCpu", "chain", "compiled", "deep", "engine_of", "images", "op_types", "saved"]
+__all__ = ["SPEC", "HalfOnCpu", "chain", "compiled", "deep", "engine_of", "images", "op_types", "saved", "textures"]
 
 SPEC = PreprocessSpec(canvas_px=16, crop_px=16)
 
@@ -31,6 +32,16 @@ def images(count: int, spec: PreprocessSpec = SPEC, seed: int = 0) -> list[np.nd
     """Standard normal inputs (1, C, H, W)."""
     rng = np.random.default_rng(seed)
     return [rng.standard_normal((1, *spec.tensor_shape)).astype(np.float32) for _ in range(count)]
+
+
+def textures(folder: Path, count: int = 8, side: int = 64) -> Path:
+    """Write images of random texture, from fine to coarse, on which the outputs of untrained networks vary."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    for i in range(count):
+        cells = rng.integers(0, 256, (side >> i % 5, side >> i % 5), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(cells, (side, side), interpolation=cv2.INTER_NEAREST))
+    return folder
 
 
 def saved(model: onnx.ModelProto, folder: Path, name: str = "network.onnx") -> Path:

@@ -14,7 +14,7 @@ import pytest
 from cxr_edge import backends, engines
 from cxr_edge.backends.self_test import SELF_TEST_STEM
 from cxr_edge.bundle import Bundle, write_bundle
-from cxr_edge.compiler import build_bundle, candidates, trial
+from cxr_edge.compiler import build_bundle, candidates, comparison, trial
 from cxr_edge.compiler.build_bundle import build
 from cxr_edge.compiler.parity import ParityResult
 from cxr_edge.compiler.sensitivity import rank_layers
@@ -137,7 +137,7 @@ def test_a_broken_candidate_is_rejected_and_an_old_engine_of_its_name_removed(ra
 def test_without_any_good_candidate_there_is_no_engine(ranged, tmp_path, monkeypatch):
     build(ranged, engines_dir=tmp_path)
     monkeypatch.setattr(
-        trial, "compare_member", lambda *_: ParityResult(images=1, agreement=0.0, reasons=("it is bad",))
+        comparison, "compare_member", lambda *_: ParityResult(images=1, agreement=0.0, reasons=("it is bad",))
     )
     report = build(ranged, engines_dir=tmp_path)
     assert not report.complete

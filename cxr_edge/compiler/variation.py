@@ -1,0 +1,54 @@
+"""Variation of raw outputs over images: whether a candidate still follows the image, whatever its decisions are.
+
+Raw outputs of the reference and of a candidate come in, one figure comes out: the candidate's error over the reference's
+spread. Decisions and probabilities say nothing where the reference decides all images alike or is saturated; an output
+that has become constant has an error of at least its spread there, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["OutputChange", "output_change"]
+
+FloatArray = npt.NDArray[np.floating]
+
+# An output that varies less than this share of the typical one counts with the share: reduced precision rounds by the
+# typical one's size, and what it loses of the small one is not seen beside the others.
+_SMALL_SPREAD = 0.1
+# Rounding of half precision and TF32, relative to the output: what varies less is constant.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputChange:
+    """The output with the largest change."""
+
+    output: int  # its column
+    change: float  # RMS error over images, relative to the reference's standard deviation
+    constant: bool  # the reference itself hardly varies over these images
+
+    def reason(self, limit: float) -> str | None:
+        """Return the reason for rejection, or None. limit: `parity.Limits.output_change`."""
+        if self.change <= limit:  # NaN is not
+            return None
+        more = ", which is next to nothing in the reference: give more and other images" if self.constant else ""
+        return (
+            f"raw output {self.output} is off by {self.change:.2f} of its variation over the images{more}; at most "
+            f"{limit:.2f} is allowed"
+        )
+
+
+def output_change(reference: FloatArray, candidate: FloatArray) -> OutputChange:
+    """Return the largest change over the columns of (images, columns), all finite."""
+    before, after = reference.astype(np.float64), candidate.astype(np.float64)
+    spread = before.std(axis=0)
+    rounding = _ROUNDING * np.sqrt((before**2).mean(axis=0))
+    typical = np.sqrt((spread**2).mean())
+    scale = np.maximum(np.maximum(spread, _SMALL_SPREAD * typical), np.maximum(rounding, np.finfo(np.float32).tiny))
+    change = np.sqrt(((after - before) ** 2).mean(axis=0)) / scale
+    worst = int(change.argmax())
+    return OutputChange(output=worst, change=float(change[worst]), constant=bool(spread[worst] <= rounding[worst]))
