@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from cxr_edge.errors import InputError, OutputError
 from training.parallel import World, broadcast
@@ -123,6 +124,7 @@ _UNREADABLE = (
     csv.Error,
     zipfile.BadZipFile,
     zlib.error,
+    SafetensorError,
 )
 _ZEROS = 64  # so many at the end are no content: a power cut left a length without its blocks
 

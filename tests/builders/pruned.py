@@ -22,7 +22,7 @@ from training.loop.plan import Plan
 from training.models import NetworkSpec, build, save_network
 from training.parallel import World
 from training.pruning.prune import PrunePlan, prune
-from training.tasks.classify import ClassifyTask
+from training.tasks.classify import ClassifyTask, MemberData, Sampling
 from training.tasks.segment import FrameWithMask, SegmentTask
 
 SIDE_PX = 32
@@ -45,7 +45,8 @@ class DyingTask(ClassifyTask):
 def classify_task(network: nn.Module, kind: type[ClassifyTask] = ClassifyTask) -> ClassifyTask:
     """Return a member's training task; every fourth canvas is for validation."""
     samples, canvases = make_canvases([TARGET.labels[i % 3] for i in range(24)], validates_every=4)
-    return kind(network, samples, canvases, CANVAS, TARGET, batch=8, seed=5, smoothing=0.0, epoch_images=16)
+    data = MemberData(samples=samples, canvases=canvases, spec=CANVAS, target=TARGET)
+    return kind(network, data, Sampling(batch=8, seed=5, epoch_images=16), smoothing=0.0)
 
 
 def segment_task(network: nn.Module) -> SegmentTask:

@@ -23,7 +23,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.augment import Gray
 from training.data.dataset import Sample, read_all
 from training.data.records import Record
-from training.shared_files import atomic_write
+from training.shared_files import atomic_write, reading
 
 __all__ = ["LUNG_BOX", "MARGIN", "Canvases", "LungFinder", "cut", "cut_frames", "wide_roi"]
 
@@ -54,8 +54,8 @@ class Canvases:
 
     @classmethod
     def load(cls, file: Path) -> Canvases:
-        """Read a file that `save` wrote."""
-        with np.load(file, allow_pickle=False) as arrays:
+        """Read a file that `save` wrote. Raises InputError if it is missing or damaged."""
+        with reading(file), np.load(file, allow_pickle=False) as arrays:
             return cls(**{f.name: arrays[f.name] for f in fields(cls)})
 
 
@@ -65,7 +65,8 @@ class LungFinder:
     def __init__(self, onnx: Path, spec: PreprocessSpec, rule: LungBoxRule) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+        with reading(onnx):
+            self._session = _session(onnx.read_bytes(), options)
         self._preprocessor = Preprocessor([spec])
         self._rule = rule
 
@@ -79,6 +80,13 @@ class LungFinder:
         """Return the lung box and whether it failed (then it is the full frame)."""
         roi, flag = lung_box(self.mask(image), width_px=image.shape[1], height_px=image.shape[0], rule=self._rule)
         return roi, flag is not None
+
+
+def _session(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen types without a common base
+        raise ValueError(f"no ONNX network: {error}") from error
 
 
 def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec, *, threads: int) -> Canvases:

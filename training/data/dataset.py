@@ -7,6 +7,7 @@ later stages read that table. `pixels` is the only function with which training 
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +27,9 @@ from training.data.duplicates import fingerprint, patient_groups, same_image_pai
 from training.data.leakage import SplitSettings
 from training.data.records import Record, Selection
 from training.data.splits import SIDES, Side, check_leakage, split
-from training.shared_files import atomic_write, exclusive_lock, require_same_settings
+from training.shared_files import atomic_write, exclusive_lock, reading, require_same_settings
 
-__all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all"]
+__all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all", "read_table"]
 
 Result = TypeVar("Result")
 
@@ -110,19 +111,16 @@ def _write(samples: Sequence[Sample], table: Path) -> None:
 def load(data: Path, table: Path) -> list[Sample]:
     """Load the samples of a table that `prepare` wrote, also of an old version with fewer columns.
 
-    Raises InputError if the table is missing or does not match the data folder: other images, other labels.
+    Raises InputError if the table is missing, damaged or does not match the data folder: other images, other labels.
     """
-    rows = _read_table(table)
+    rows = read_table(table)
     # Only the collections of the table's sources are read, so a data folder may hold more of them.
     sources = [row["source"] for row in rows.values() if "source" in row]
     settings = leakage.read_settings(table.with_name("leakage.json"))
     selection = Selection() if settings is None else Selection(views=settings.views, findings=settings.findings)
     collections = collection_names(sources) or DEFAULT_COLLECTIONS
     records = read_collections(data, selection, collections=collections).records
-    if {r.key for r in records} != set(rows):
-        raise InputError(
-            f"{table} was made from other images than {data} holds: delete the run folder or give its data"
-        )
+    _check_images({r.key for r in records}, set(rows), data, table)
     for r in records:
         if rows[r.key].get("label", r.label) != r.label:
             raise InputError(
@@ -131,16 +129,32 @@ def load(data: Path, table: Path) -> list[Sample]:
     return [Sample(record=r, group=rows[r.key]["group"], side=_side(rows[r.key]["side"], table)) for r in records]
 
 
-def _read_table(table: Path) -> dict[str, dict[str, str]]:
-    """Return rows by the path of the image, a column that old tables name `key`."""
+def _check_images(found: set[str], listed: set[str], data: Path, table: Path) -> None:
+    differences = (("only in the folder", found - listed), ("only in the table", listed - found))
+    named = [f"{len(keys)} {where} (such as {min(keys)})" for where, keys in differences if keys]
+    if named:
+        raise InputError(
+            f"{table} lists other images than {data} holds: {', '.join(named)}. Give the data of this run; or, if they have "
+            "changed or the table was cut, delete the run folder"
+        )
+
+
+def read_table(table: Path) -> dict[str, dict[str, str]]:
+    """Return rows by the path of the image, a column that old tables name `key`. Raises InputError if it is damaged."""
     if not table.is_file():
         raise InputError(f"there is no {table}: run `python -m training.starter`, or name the folder of its run")
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    with reading(table, _REMAKE):
+        text = table.read_text(encoding="utf-8")
+        if not text.endswith("\n") or "\0" in text:
+            raise ValueError("cut, or filled with zeros")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     name = "path" if rows and "path" in rows[0] else "key"
     if not rows or not {name, "group", "side"} <= set(rows[0]):
-        raise InputError(f"{table} lacks rows or one of the columns path, group, side: delete the run folder")
+        raise InputError(f"{table} lacks rows or one of the columns path, group, side: {_REMAKE}")
     return {row[name]: row for row in rows}
+
+
+_REMAKE = "delete it and start the same command again, which makes it again, the same from the same images"
 
 
 def _side(text: str, table: Path) -> Side:

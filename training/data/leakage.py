@@ -9,13 +9,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from cxr_edge.errors import InputError
 from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.findings import FindingTable
 from training.data.splits import SHARES, SIDES, LeakageReport, Preset, Side, Unit, check_plan
-from training.shared_files import write_text
+from training.shared_files import read_json, reading, write_text
 
 __all__ = ["SplitSettings", "as_markdown", "read_settings", "write"]
 
@@ -58,13 +58,11 @@ def read_settings(file: Path) -> SplitSettings | None:
     """
     if not file.exists():
         return None
-    try:
-        values: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")).get("asked")
-        if values is None:
-            return None
-        return SplitSettings(**values)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(f"{file} is not a leakage report as written by `prepare`: delete the run folder") from None
+    remedy = f"delete it and {file.with_name('table.csv')}, which are made again, the same from the same images"
+    report = read_json(file, remedy)
+    with reading(file, remedy):
+        values = report.get("asked")
+        return None if values is None else SplitSettings(**values)
 
 
 def as_markdown(report: LeakageReport, settings: SplitSettings, dropped: Mapping[str, int] | None = None) -> str:

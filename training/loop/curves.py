@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from cxr_edge.errors import InputError
 from training.loop.plan import Plan
-from training.shared_files import write_text
+from training.shared_files import reading, write_text
 
 __all__ = ["Curves", "curves"]
 
@@ -82,6 +82,8 @@ class _MLflow:
         try:
             self._client = MlflowClient()
             self._run = _run(self._client, folder / _RUN, name, plan)
+        except InputError:
+            raise
         except Exception as error:  # of a server, a file system or a database: the types differ by store
             raise InputError(
                 f"mlflow = true, and MLflow cannot start a run: {error}. Check MLFLOW_TRACKING_URI, or set it to false"
@@ -106,7 +108,11 @@ class _MLflow:
 def _run(client: Any, file: Path, name: str, plan: Plan) -> str:
     """Return the id of the run that `file` names, or of a new one with the plan's settings."""
     if file.exists():
-        existing_run: str = client.get_run(file.read_text(encoding="utf-8").strip()).info.run_id
+        with reading(file):
+            recorded = file.read_text(encoding="utf-8").strip()
+            if not (recorded and recorded.isprintable()):
+                raise ValueError("no id of a run")
+        existing_run: str = client.get_run(recorded).info.run_id
         return existing_run
     experiment_name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _EXPERIMENT)
     existing = client.get_experiment_by_name(experiment_name)

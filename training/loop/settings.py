@@ -15,7 +15,7 @@ from typing import Any
 from training.loop.plan import Plan, plan_settings
 from training.models import NetworkSpec
 from training.parallel import barrier, world
-from training.shared_files import require_same_settings, write_text
+from training.shared_files import read_json, reading, require_same_settings, write_text
 
 __all__ = ["TRAINING", "check_same_settings"]
 
@@ -33,7 +33,9 @@ def check_same_settings(folder: Path, plan: Plan, spec: NetworkSpec, others: Map
     file = folder / TRAINING
     settings = {"plan": _plan(asdict(plan)), "network": spec.as_json(), **others}
     if file.exists():
-        before = _named(json.loads(file.read_text(encoding="utf-8")))
+        recorded = read_json(file)
+        with reading(file):
+            before = _named(recorded)
         require_same_settings(before, _named(settings), f"{folder} was trained with", "delete it to train it again")
     elif world().is_main and not done:
         folder.mkdir(parents=True, exist_ok=True)

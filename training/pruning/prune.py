@@ -34,7 +34,7 @@ from training.parallel import barrier, broadcast, world
 from training.pruning import cost
 from training.pruning.apoz import zero_shares
 from training.pruning.channels import ChannelGroup, prunable, remove, select_channels
-from training.shared_files import exclusive_lock, require_same_settings, write_text
+from training.shared_files import exclusive_lock, read_json, reading, require_same_settings, write_text
 
 __all__ = [
     "PrunableTask",
@@ -366,7 +366,9 @@ def _check_same_plan(plan: PrunePlan, folder: Path) -> None:
     file, settings = folder / PLAN, {k: v for k, v in asdict(plan).items() if k not in _ENDS}
     if world().is_main:
         if file.exists():
-            before = _named(json.loads(file.read_text(encoding="utf-8")))
+            recorded = read_json(file)
+            with reading(file):
+                before = _named(recorded)
             require_same_settings(before, _named(settings), f"the steps in {folder} were pruned with", "delete them")
         folder.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(settings, indent=1) + "\n")
@@ -385,9 +387,12 @@ def _step_folder(folder: Path, number: int) -> Path:
 
 
 def _read(path: Path) -> Step:
+    remedy = f"delete {path} and start the same command again, which makes the step again"
     try:
-        return Step(**json.loads((path / STEP).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        values = read_json(path / STEP, remedy)
+        with reading(path / STEP, remedy):
+            return Step(**values)
+    except InputError as error:
         raise BundleError(f"{path} holds no finished pruning step: {error}") from error
 
 

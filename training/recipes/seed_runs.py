@@ -17,7 +17,7 @@ from cxr_edge.errors import InputError
 from training.loop.plan import Plan
 from training.pruning.prune import PrunePlan
 from training.recipes.config import MemberPlan, RunConfig
-from training.shared_files import atomic_write, exclusive_lock, write_text
+from training.shared_files import atomic_write, exclusive_lock, read_json, reading, write_text
 
 __all__ = ["SEEDS_BELOW", "is_finished", "networks_of", "seed_folder", "share_split", "with_seed", "write_finished"]
 
@@ -99,8 +99,9 @@ def is_finished(config: RunConfig, out: Path, results: Path) -> bool:
     file = out / FINISHED
     if not file.exists() or not (results / "results.json").exists():
         return False
-    record = json.loads(file.read_text(encoding="utf-8"))
-    return record["config"] == _as_json(config) and all((out / name).exists() for name in record["files"])
+    record = read_json(file)
+    with reading(file):
+        return record["config"] == _as_json(config) and all((out / name).exists() for name in record["files"])
 
 
 def write_finished(config: RunConfig, out: Path) -> None:

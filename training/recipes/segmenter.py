@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cxr_edge.errors import InputError
+from training.data.dataset import read_table
 from training.loop.fit import fit, load_weights
 from training.loop.settings import TRAINING, check_same_settings
 from training.models import NetworkSpec, build, load_network, save_network
@@ -50,8 +50,7 @@ def check_same_split(run: Run, other: Path) -> None:
 def _sides(table: Path) -> dict[str, str]:
     if not table.exists():
         raise InputError(f"{table} is missing: is it a run folder?")
-    with table.open(newline="") as file:
-        return {row.get("path") or row["key"]: row["side"] for row in csv.DictReader(file)}
+    return {path: row["side"] for path, row in read_table(table).items()}
 
 
 def segment(run: Run) -> None:

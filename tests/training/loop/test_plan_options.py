@@ -261,7 +261,7 @@ def test_with_mixup_and_cutmix_half_of_the_batches_are_cut() -> None:
 def test_the_loss_of_a_mixed_batch_is_the_weighted_mean_of_both_targets() -> None:
     task = pruned.classify_task(build(NetworkSpec(architecture="plain", labels=3)))
     assert isinstance(task, ClassifyTask)
-    task.mixing = Mixing(mixup=1.0)
+    task.sampling = replace(task.sampling, mixing=Mixing(mixup=1.0))
     images, own, others, share = next(iter(task.batches(0, World(rank=0, size=1, device=torch.device("cpu")))))
     task.model.eval()
     with torch.no_grad():
@@ -277,7 +277,7 @@ def test_the_loss_of_a_mixed_batch_is_the_weighted_mean_of_both_targets() -> Non
 def test_processes_that_share_a_mixed_batch_equal_one_process(size: int) -> None:
     task = pruned.classify_task(build(NetworkSpec(architecture="plain", labels=3)))
     assert isinstance(task, ClassifyTask)
-    task.mixing = Mixing(mixup=1.0, cutmix=1.0)
+    task.sampling = replace(task.sampling, mixing=Mixing(mixup=1.0, cutmix=1.0))
     alone, *parts = (
         task.batches(1, World(rank=r, size=n, device=torch.device("cpu")))
         for n, ranks in ((1, (0,)), (size, range(size)))
