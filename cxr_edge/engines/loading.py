@@ -7,9 +7,11 @@ command that builds the engines again. Nothing here imports onnx, since screenin
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from cxr_edge.bundle import ENGINES_DIR, PACKAGED, STARTER, Bundle
 from cxr_edge.digests import sha256_file
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord, BuildSettings, SideCar
 from cxr_edge.errors import ContractError, EngineError
+from cxr_edge.forks import keep_in_children
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -54,6 +57,11 @@ class EngineSet:
     precisions: tuple[str, ...]  # one per network
     versions: Mapping[str, str]  # of the backend
     device: Device | None = None  # whose memory the engines can use; None if they take arrays of the host only
+    # Loads the same engines again, in another process; can be pickled. None if they were not loaded from a bundle.
+    reload: Callable[[Bundle], EngineSet] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        keep_in_children(self)
 
     def describe(self) -> str:
         """Return one line: `onnxruntime: segmenter uint8, a fp32`."""
@@ -89,12 +97,15 @@ def engines_root(bundle: Bundle, engines_dir: Path | None) -> Path:
     return engines_dir if engines_dir is not None else bundle.root / ENGINES_DIR
 
 
-def load(bundle: Bundle, engines_dir: Path | None = None, *, backend: str = "auto", threads: int = 1) -> EngineSet:
+def load(
+    bundle: Bundle, engines_dir: str | os.PathLike[str] | None = None, *, backend: str = "auto", threads: int = 1
+) -> EngineSet:
     """Load the engines that build-engine selected for `bundle`.
 
     engines_dir: as in `engines_root`. backend: `auto` takes the first runtime that works here and has engines. Raises
     EngineError, with the command to run, if there are none, or they are outdated, altered or from another machine.
     """
+    engines_dir = None if engines_dir is None else Path(engines_dir)
     root = engines_root(bundle, engines_dir)
     rebuild_hint = "build them with\n  " + rebuild_command(bundle, engines_dir, backend)
     built = [name for name in backends.BACKENDS if (root / name / BUILD_FILE).is_file()]
@@ -106,7 +117,8 @@ def load(bundle: Bundle, engines_dir: Path | None = None, *, backend: str = "aut
     record = _read_record(folder, bundle, rebuild_hint)
     options = CompileOptions(threads=threads, gpu=record.settings.gpu)
     loaded = [_load_engine(folder, n, record, runtime, options, rebuild_hint) for n in networks]
-    return engine_set(bundle, runtime, loaded, tuple(record.precisions[n.name] for n in networks))
+    again = partial(load, engines_dir=engines_dir and root.resolve(), backend=runtime.name, threads=threads)
+    return engine_set(bundle, runtime, loaded, tuple(record.precisions[n.name] for n in networks), reload=again)
 
 
 def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
@@ -117,10 +129,16 @@ def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
         engine = runtime.load_reference(network.onnx, options)
         check_signature(engine, network)
         loaded.append(engine)
-    return engine_set(bundle, runtime, loaded, ("fp32",) * len(loaded))
+    return engine_set(bundle, runtime, loaded, ("fp32",) * len(loaded), reload=partial(reference, threads=threads))
 
 
-def engine_set(bundle: Bundle, backend: Backend, loaded: Sequence[Engine], precisions: tuple[str, ...]) -> EngineSet:
+def engine_set(
+    bundle: Bundle,
+    backend: Backend,
+    loaded: Sequence[Engine],
+    precisions: tuple[str, ...],
+    reload: Callable[[Bundle], EngineSet] | None = None,
+) -> EngineSet:
     """Return the set of `loaded` engines, one per network of `bundle` in its order."""
     first = 0 if bundle.manifest.segmenter is None else 1
     return EngineSet(
@@ -131,6 +149,7 @@ def engine_set(bundle: Bundle, backend: Backend, loaded: Sequence[Engine], preci
         precisions=precisions,
         versions=backend.versions(),
         device=backend.device() if isinstance(backend, DeviceBackend) else None,
+        reload=reload,
     )
 
 

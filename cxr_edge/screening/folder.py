@@ -1,4 +1,4 @@
-"""Screen many files: takes paths, returns results in the same order, with several workers and bounded memory."""
+"""Screen many files: takes paths or images, returns results in the same order, with several workers and bounded memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Item = str | Path | EncodedFile | Failure
 
 def screen_files(
     screener: Screener,
-    paths: Iterable[Item],
+    paths: Iterable[object],
     *,
     workers: int,
     heatmap: bool = False,
@@ -40,6 +40,8 @@ def screen_files(
 ) -> Iterator[FileResult]:
     """Screen files in order, `workers` at a time (1: in the caller's thread).
 
+    paths: of files; also each `Item`, each `Image`, and anything else that `load_image` takes.
+
     Every result is returned as soon as it and those before it are there, even if the next path is still being waited for:
     with several workers, `paths` is read in a thread of its own. Memory is bounded: at most workers + 1 results are
     pending. Load the engines with one thread each if workers is above 1, so that the workers do not compete for cores.
@@ -47,17 +49,17 @@ def screen_files(
     workers = min(workers, thread_limit())
     limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
 
-    def screen(item: Item) -> FileResult:
+    def screen(item: object) -> FileResult:
         if isinstance(item, Failure):
             return FileResult(outcome=item)
         if isinstance(item, EncodedFile):
-            return screener.decode_and_screen(item.source, limits, heatmap=heatmap, data=item.data)
+            return screener.decode_and_screen(item.data, limits, heatmap=heatmap, source=item.source)
         return screener.decode_and_screen(item, limits, heatmap=heatmap)
 
     return map(screen, paths) if workers == 1 else _in_order(screen, paths, workers)
 
 
-def _in_order(screen: Callable[[Item], FileResult], items: Iterable[Item], workers: int) -> Iterator[FileResult]:
+def _in_order(screen: Callable[[object], FileResult], items: Iterable[object], workers: int) -> Iterator[FileResult]:
     pending: SimpleQueue[Future[FileResult] | None] = SimpleQueue()
     free = threading.Semaphore(workers + 1)
     stopped = threading.Event()

@@ -1,14 +1,16 @@
 """Screen images: run the pipeline, decide, and optionally compute the heat map.
 
 A `Screener` holds one bundle and its loaded engines. It keeps no state between images, so several threads may share one;
-`folder.screen_files` does that for many files.
+`folder.screen_files` does that for many files. Other processes load their own: it pickles as the instructions to do so.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +18,11 @@ import numpy.typing as npt
 from cxr_edge import defects
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.manifest import Manifest
-from cxr_edge.decoding.decode import decode, decode_bytes
+from cxr_edge.decoding.decode import decode, name_of
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
 from cxr_edge.engines import EngineSet
-from cxr_edge.errors import ContractError, CxrEdgeError
+from cxr_edge.errors import BackendError, BundleError, ContractError, CxrEdgeError, EngineError, InputError
+from cxr_edge.forks import keep_in_children
 from cxr_edge.names import printable
 from cxr_edge.ops import heatmap as heatmaps
 from cxr_edge.ops.combine import decide, member_probabilities
@@ -52,6 +55,10 @@ class Screener:
 
     threads: number of threads for preprocessing one image on the host; the engines were loaded with their own number.
 
+    It works in the process that made it. In a child that inherited it by fork, `screen` raises BackendError. Pickled, for
+    another process, it is the bundle's path and digest and how the engines were loaded; unpickling opens and loads them there
+    and raises BundleError or EngineError if they have changed.
+
     Raises ContractError if the number of engines does not match the bundle.
     """
 
@@ -66,18 +73,36 @@ class Screener:
         self.manifest = manifest
         self._specs = tuple(m.preprocess for m in manifest.members)
         self._engines = engines
+        self._threads = threads
         self._pipeline = _pipeline(manifest, engines, threads)
+        self._process = os.getpid()
+        keep_in_children(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._engines.reload is None:
+            raise EngineError(
+                "this Screener cannot be pickled, since its engines were not loaded by load_engines: make it where it is used"
+            )
+        recipe = _Recipe(
+            root=str(self.bundle.root),
+            digest=self.bundle.digest,
+            reload=self._engines.reload,
+            engines=self._engines.describe(),
+            threads=self._threads,
+        )
+        return _screener, (type(self), recipe)
 
     def describe(self) -> str:
         """Return one line for reports: backend, precisions, and the execution mode."""
         return "; ".join(part for part in (self._engines.describe(), self._pipeline.execution_mode) if part)
 
     def screen(self, image: Image, *, heatmap: bool = False, decode_ms: float = 0.0) -> Screening:
-        """Screen one image.
+        """Screen one image. Raises InputError for anything else than an `Image`: `load_image` makes one.
 
         heatmap: also compute the class activation map of the decided label. Its time is not part of any stage.
         decode_ms: duration of decoding, for the stage times. The decision rule is part of the stage `combine`.
         """
+        self._check(image)
         outputs = self._pipeline.run(image)
         start = perf_counter()
         labels = self.manifest.labels
@@ -99,30 +124,40 @@ class Screener:
         )
 
     def screen_file(
-        self, path: str | Path, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
+        self, path: object, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
     ) -> FileResult:
         """Decode and screen one file, as `decode_and_screen` with these size limits."""
         limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
         return self.decode_and_screen(path, limits, heatmap=heatmap)
 
     def decode_and_screen(
-        self, path: str | Path, limits: Limits, *, heatmap: bool = False, data: bytes | None = None
+        self, image: object, limits: Limits, *, heatmap: bool = False, source: str | None = None
     ) -> FileResult:
         """Decode and screen one file. Any error, expected or not, becomes a Failure, because the next file may succeed.
 
-        This includes running out of GPU memory: a smaller image may fit. data: the file's bytes where they are already
-        in memory; `path` is then only their name.
+        This includes running out of GPU memory: a smaller image may fit. image: a path, or anything else that `load_image`
+        takes. source: its name in the result, as of `load_image`.
         """
-        start = perf_counter()
+        start, name = perf_counter(), name_of(image) if source is None else source
         try:
-            image = decode_bytes(data, source=str(path), limits=limits) if data is not None else decode(path, limits=limits)
+            decoded = decode(image, source=source, limits=limits)
             decode_ms = 1e3 * (perf_counter() - start)
-            return FileResult(outcome=self.screen(image, heatmap=heatmap, decode_ms=decode_ms), image=image)
+            return FileResult(outcome=self.screen(decoded, heatmap=heatmap, decode_ms=decode_ms), image=decoded)
         except CxrEdgeError as error:
-            reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{printable(path)}: ")
-            return FileResult(outcome=Failure(source=str(path), reason=reason))
+            return FileResult(outcome=Failure(source=name, reason=str(error).removeprefix(f"{printable(name)}: ")))
         except Exception as error:
-            return internal_error(str(path), error)
+            return internal_error(name, error)
+
+    def _check(self, image: object) -> None:
+        if not isinstance(image, Image):
+            raise InputError(
+                f"screen takes an Image, found {type(image).__name__}: call screen(load_image(...)) with what was given here"
+            )
+        if self._process != os.getpid():
+            raise BackendError(
+                f"this Screener was made in process {self._process}, and fork does not copy its threads: make one in this "
+                "process, or start processes by spawn or forkserver and pass them the Screener, which can be pickled"
+            )
 
     def _member_scores(self, logits: npt.NDArray[np.float32]) -> tuple[MemberScore, ...]:
         probabilities = member_probabilities(logits[None], self.manifest.combination)[0]
@@ -138,6 +173,34 @@ class Screener:
             return None
         weights = self.manifest.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
         return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(decision), self._specs, roi, image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """How to make the same screener in another process."""
+
+    root: str
+    digest: str
+    reload: Callable[[Bundle], EngineSet]
+    engines: str  # their description
+    threads: int
+
+
+def _screener(kind: type[Screener], recipe: _Recipe) -> Screener:
+    """Make the screener again. Raises BundleError or EngineError if bundle or engines are not those of the recipe."""
+    bundle = Bundle.open(recipe.root)
+    if bundle.digest != recipe.digest:
+        raise BundleError(
+            f"the bundle in {recipe.root} has changed since the Screener was pickled: expected digest {recipe.digest[:12]}..., "
+            f"it has {bundle.digest[:12]}...; make the Screener again"
+        )
+    engines = recipe.reload(bundle)
+    if engines.describe() != recipe.engines:
+        raise EngineError(
+            f"the engines have changed since the Screener was pickled: expected {recipe.engines}, found "
+            f"{engines.describe()}; make the Screener again"
+        )
+    return kind(bundle, engines, threads=recipe.threads)
 
 
 def _pipeline(manifest: Manifest, engines: EngineSet, threads: int) -> Pipeline:

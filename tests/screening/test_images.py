@@ -1,0 +1,77 @@
+"""Images in memory: the same pixels give the same screening, to the last bit, whether from a file, an array or a data set."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from cxr_edge import Bundle, Image, InputError, Screener, Screening, load_image, screen_files
+from cxr_edge.engines import reference
+from cxr_edge.records import Failure
+from tests.builders.dicom_files import dataset, file_bytes
+from tests.builders.toy_bundle import toy_images
+
+FILMS = toy_images()
+GRAY, DEEP = FILMS["known-smooth.png"], FILMS["known-coarse.png"]
+
+
+@pytest.fixture(scope="module")
+def screener(toy_bundle):
+    bundle = Bundle.open(toy_bundle)
+    return Screener(bundle, reference(bundle))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def answer(screening: Screening) -> dict[str, Any]:
+    """Return everything but the digest, which is of the input's bytes, and the times."""
+    return {k: v for k, v in screening.as_json().items() if k not in ("sha256", "times_ms")}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "file"),
+    [
+        (GRAY, png(GRAY)),
+        (DEEP, png(DEEP)),
+        (DEEP >> 4, png(DEEP >> 4)),
+        (np.dstack([GRAY] * 3), png(np.dstack([GRAY] * 3))),
+        (pydicom.dcmread(io.BytesIO(file_bytes(dataset(DEEP >> 4)))), file_bytes(dataset(DEEP >> 4))),
+    ],
+    ids=["8 bit", "16 bit", "12 in 16 bit", "colour", "DICOM"],
+)
+def test_the_same_pixels_are_screened_alike(screener, pixels, file) -> None:
+    of_file = screener.screen(load_image(file, source="film"), heatmap=True)
+    in_memory = screener.screen(Image.from_array(pixels, source="film"), heatmap=True)
+    assert answer(in_memory) == answer(of_file)
+    np.testing.assert_array_equal(in_memory.heatmap, of_file.heatmap)
+
+
+@pytest.mark.parametrize("given", ["film.png", b"", None, GRAY, io.BytesIO(png(GRAY))])
+def test_screen_names_the_type_and_the_call_to_use(screener, given) -> None:
+    expected = rf"screen takes an Image, found {type(given).__name__}: call screen\(load_image\(...\)\)"
+    with pytest.raises(InputError, match=expected):
+        screener.screen(given)
+
+
+def test_files_and_images_in_memory_are_screened_in_order(screener, tmp_path) -> None:
+    (tmp_path / "film.png").write_bytes(png(GRAY))
+    inputs = [
+        tmp_path / "film.png", Image.from_array(GRAY, source="bed 4"), DEEP, png(GRAY), dataset(DEEP >> 4),
+        GRAY / 255, None, [GRAY],
+    ]  # fmt: skip
+    for workers in (1, 3):
+        results = list(screen_files(screener, inputs, workers=workers))
+        assert [type(r.outcome) for r in results] == [Screening] * 5 + [Failure] * 3
+        assert [r.outcome.source for r in results[1:]] == [
+            "bed 4", "ndarray", "bytes", "Dataset", "ndarray", "NoneType", "list",
+        ]  # fmt: skip
+        assert results[5].outcome.reason.startswith("the pixels are float64 from ")
+    assert screener.screen_file(GRAY).outcome.probabilities == results[0].outcome.probabilities
+    assert screener.screen_file(GRAY, max_pixels=100).outcome.reason.startswith("220x200 px exceed the limit")
