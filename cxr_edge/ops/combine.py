@@ -76,16 +76,18 @@ def decide(
 
     probabilities: (labels).
     winner: index of the combination's winning label; it breaks ties between equal probabilities.
+
+    Limits are compared as float32, like the probabilities: 0.7 reaches a threshold of 0.7 with NumPy 1 and 2 alike.
     """
     order = sorted(range(len(labels)), key=lambda k: (-probabilities[k], k != winner, k))
-    reached = [k for k in order if probabilities[k] >= decision.thresholds.get(labels[k], 0.0)]
+    reached = [k for k in order if probabilities[k] >= np.float32(decision.thresholds.get(labels[k], 0.0))]
     chosen = reached[0] if reached else order[0]
     flags = []
     if not reached:
         flags.append(
             Flag(code="below_threshold", message="No label reached its threshold; the most probable one is shown.")
         )
-    if probabilities[chosen] < decision.uncertain_below:
+    if probabilities[chosen] < np.float32(decision.uncertain_below):
         flags.append(
             Flag(
                 code="uncertain",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import cxr_edge._core as _core
 from cxr_edge.errors import BundleError
-from cxr_edge.ops.combine import Combiner, decide
+from cxr_edge.ops.combine import Combiner, decide, member_probabilities, softmax
 from cxr_edge.specs.combination import STRATEGIES, Combination, Decision, parameter_shapes
 from tests.ops import reference
 from tests.tolerances import PROBABILITY
@@ -119,10 +119,31 @@ def test_parameters_of_a_wrong_size_are_rejected():
         )  # fmt: skip
 
 
+def test_parameters_that_are_not_finite_are_named():
+    c = combination("weighted-average")
+    c.parameters["weights"][1] = float("nan")
+    with pytest.raises(BundleError, match=r"^combination\.parameters\.weights holds numbers that are not finite$"):
+        Combiner(c, labels=4)
+
+
+def test_the_probabilities_of_members_are_the_references():
+    """As in reports: softmax of each member's logits divided by its own temperature, however large they are."""
+    c = combination("average", members=3, labels=4, member_temperatures=(0.5, 1.0, 3.0))
+    logits = (np.random.default_rng(0).normal(size=(5, 3, 4)) * 300).astype(np.float32)
+    logits[0, 0] = 3e38, -3e38, 0, 0  # its quotient by 0.5 fits float64 only
+    expected = reference.softmax(logits.astype(np.float64) / np.array([[0.5], [1.0], [3.0]]))
+    np.testing.assert_allclose(member_probabilities(logits, c), expected, atol=PROBABILITY)
+    np.testing.assert_allclose(softmax(logits[:, 1]), expected[:, 1], atol=PROBABILITY)
+
+
 @pytest.mark.parametrize(
     ("probabilities", "thresholds", "decision", "codes"),
     [
         ((0.1, 0.2, 0.7), {}, "c", ()),
+        ((0.5, 0.25, 0.25), {"a": 0.5}, "a", ()),  # a threshold is reached by its own value, as is `uncertain_below`
+        ((0.25, 0.25, 0.5), {"c": 0.75, "b": 0.25, "a": 0.5}, "b", ("uncertain",)),
+        ((0.0, 0.0, 1.0), {"c": 1.0, "b": 1.0}, "c", ()),
+        ((0.45, 0.25, 0.3), {"a": 0.45}, "a", ()),
         ((0.1, 0.4, 0.5), {"c": 0.6}, "b", ("uncertain",)),
         ((0.3, 0.3, 0.4), {"a": 0.5, "b": 0.5, "c": 0.5}, "c", ("below_threshold", "uncertain")),
     ],
@@ -132,3 +153,19 @@ def test_decision_rule(probabilities, thresholds, decision, codes):
     actual, flags = decide(p, int(p.argmax()), ("a", "b", "c"), Decision(thresholds=thresholds, uncertain_below=0.45))
     assert actual == decision
     assert tuple(f.code for f in flags) == codes
+
+
+def test_flags_say_what_was_found_and_what_to_do():
+    p = np.array([0.3, 0.25, 0.45], np.float32)
+    decision = Decision(thresholds={"a": 0.5, "b": 0.5, "c": 0.5}, uncertain_below=0.6)
+    _, flags = decide(p, 2, ("a", "b", "c"), decision)
+    assert [f.message for f in flags] == [
+        "No label reached its threshold; the most probable one is shown.",
+        "The decided label has a probability of only 0.45 (below 0.60); have the image read by a person.",
+    ]
+
+
+def test_equal_probabilities_without_a_winner_among_them_go_by_order():
+    p = np.array([0.2, 0.4, 0.4], np.float32)
+    assert decide(p, 0, ("a", "b", "c"), Decision(thresholds={}, uncertain_below=0.0))[0] == "b"
+    assert decide(p, 2, ("a", "b", "c"), Decision(thresholds={}, uncertain_below=0.0))[0] == "c"
