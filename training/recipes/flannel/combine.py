@@ -31,7 +31,7 @@ from training.ensembles.neural_weights import as_combination, fit_dense, fit_mod
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import AUGMENTED, network_folder
 from training.recipes.run import PREDICTIONS, SampleLogits
-from training.shared_files import atomic_write, exclusive_lock, write_text
+from training.shared_files import atomic_write, exclusive_lock, read_json, reading, write_text
 
 __all__ = ["ENSEMBLES", "FLANNEL", "FoldPredictions", "combine", "load_fold_predictions", "unpruned_name"]
 
@@ -131,15 +131,17 @@ def load_fold_predictions(run: FlannelRun, fold: int) -> FoldPredictions:
     """Load the output of `combine` for a fold. Raises InputError if it is missing or has another `[fit]`."""
     if not _is_done(run, fold):
         raise InputError(f"{_file(run, fold)} is missing or of another [fit]: run the stages in order, or all of them")
-    content = json.loads(_file(run, fold).with_suffix(".json").read_text(encoding="utf-8"))
-    with np.load(_file(run, fold), allow_pickle=False) as stored:
+    file = _file(run, fold)
+    content = read_json(file.with_suffix(".json"))
+    with reading(file), np.load(file, allow_pickle=False) as stored:
         probabilities, predicted, raw = (stored[k] for k in ("probabilities", _PREDICTED, "raw"))
-    return FoldPredictions(
-        probabilities=dict(zip(content["methods"], probabilities, strict=True)),
-        predicted=dict(zip(content["methods"], predicted, strict=True)),
-        combinations={name: Combination.from_json(v) for name, v in content["combinations"].items()},
-        raw=raw,
-    )
+    with reading(file.with_suffix(".json")):
+        return FoldPredictions(
+            probabilities=dict(zip(content["methods"], probabilities, strict=True)),
+            predicted=dict(zip(content["methods"], predicted, strict=True)),
+            combinations={name: Combination.from_json(v) for name, v in content["combinations"].items()},
+            raw=raw,
+        )
 
 
 def _file(run: FlannelRun, fold: int) -> Path:
@@ -168,8 +170,10 @@ def _digest(file: Path) -> str:
 
 
 def _is_done(run: FlannelRun, fold: int) -> bool:
-    file = _file(run, fold).with_suffix(".json")
-    return file.exists() and json.loads(file.read_text(encoding="utf-8"))["plan"] == _plan(run, fold)
+    file = _file(run, fold)
+    if not (file.exists() and file.with_suffix(".json").exists()):
+        return False
+    return read_json(file.with_suffix(".json")).get("plan") == _plan(run, fold)
 
 
 def _save(run: FlannelRun, fold: int, predictions: FoldPredictions) -> None:

@@ -29,7 +29,7 @@ from training.recipes.r20.run import R20Run
 from training.recipes.r20.tasks import modality
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import check_same_split, segment
-from training.shared_files import write_text
+from training.shared_files import read_json, reading, write_text
 from training.tasks.classify import validation_figures
 
 __all__ = [
@@ -85,7 +85,11 @@ def _trials_folder(run: R20Run, member: str) -> Path:
 def best_trial(run: R20Run, member: str) -> Trial:
     """Load the best trial of a member's search; a trial without changes if there was no search."""
     file = run.out / "search" / f"{member}.json"
-    return Trial(**json.loads(file.read_text(encoding="utf-8"))["best"]) if file.exists() else Trial(number=0)
+    if not file.exists():
+        return Trial(number=0)
+    found = read_json(file)
+    with reading(file):
+        return Trial(**found["best"])
 
 
 def member_plan(run: R20Run, member: str, plan: Plan) -> Plan:
