@@ -9,6 +9,7 @@ UPGRADE ?=
 PYTEST ?=
 IMAGES ?=
 FUZZ ?=
+MUTATE ?=
 SMOKE ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,13 +20,15 @@ INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint 
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 BUILD_CONSTRAINT := $(if $(CONSTRAINTS),--build-constraint $(CONSTRAINTS))
 
-.PHONY: help setup demo test test-fast wheel-test test-newest test-lowest test-aarch64 fuzz papers-smoke lock sanitize lint fmt bench wheel clean
+.PHONY: help setup demo test test-fast wheel-test test-newest test-lowest test-aarch64 coverage mutate fuzz papers-smoke lock sanitize lint fmt bench wheel clean
 
 help:
 	@echo "make demo    build the starter bundle's engines and screen synthetic X-rays (IMAGES=folder: yours)"
 	@echo "make test    run the tests            make lint    ruff, mypy, clang-format, stub, words"
 	@echo "make test-fast    the quick ones      make wheel-test    build the wheel, install it elsewhere, screen with it"
 	@echo "make bench   measure against peers    make fmt     format    make wheel    build a wheel"
+	@echo "make coverage    the tests with coverage by branch: a table by package, and build/coverage/html"
+	@echo "make mutate      change the code, one place at a time: some test must fail (MUTATE=names; an hour and more)"
 	@echo "make fuzz    mutate files for the header parsers and decoders (FUZZ=arguments)"
 	@echo "make papers-smoke   both papers' full-size recipes for a few steps each, on drawn X-rays (half an hour on two cores)"
 	@echo "make lock    write constraints.txt again (UPGRADE=--upgrade: newest versions)"
@@ -94,6 +97,17 @@ $(VENV)/.lowest: $(VENV)/.made $(CORE)
 	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --resolution lowest-direct --no-annotate pyproject.toml --output-file $(VENV)/lowest.txt
 	$(BIN)/python -m pip install --quiet $(BUILD_CONSTRAINT) --constraint $(VENV)/lowest.txt --editable '.[dev]'
 	touch $@
+
+# The interpreter counts in Python only: csrc's tests are measured by `make mutate`.
+coverage: $(VENV)/.dev
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(ONE_THREAD) $(BIN)/python -m coverage run -m pytest $(PYTEST)
+	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage html --quiet && $(BIN)/python -m coverage json --quiet
+	$(BIN)/python -m tests.coverage_table build/coverage/report.json
+
+mutate: $(VENV)/.dev
+	$(INSTALL) mutmut
+	$(ONE_THREAD) $(BIN)/python -m tests.mutate $(MUTATE)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(FUZZ)
