@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,8 @@ from queue import SimpleQueue
 
 from cxr_edge.backends.cpu_quota import thread_limit
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
-from cxr_edge.records import Failure
+from cxr_edge.errors import InputError
+from cxr_edge.records import Failure, Image
 from cxr_edge.screening.screener import FileResult, Screener
 
 __all__ = ["EncodedFile", "Item", "screen_files"]
@@ -40,12 +42,17 @@ def screen_files(
 ) -> Iterator[FileResult]:
     """Screen files in order, `workers` at a time (1: in the caller's thread).
 
-    paths: of files; also each `Item`, each `Image`, and anything else that `load_image` takes.
+    paths: of files; also each `Item`, each `Image`, and anything else that `load_image` takes. Raises
+    InputError for one instead of several.
 
     Every result is returned as soon as it and those before it are there, even if the next path is still being waited for:
     with several workers, `paths` is read in a thread of its own. Memory is bounded: at most workers + 1 results are
     pending. Load the engines with one thread each if workers is above 1, so that the workers do not compete for cores.
     """
+    if workers < 1:
+        raise InputError(f"workers is a whole number of 1 or more, got {workers}")
+    if isinstance(paths, str | bytes | os.PathLike | Image):
+        raise InputError(f"screen_files takes several images, found one {type(paths).__name__}: put it in a list")
     workers = min(workers, thread_limit())
     limits = Limits(max_pixels=max_pixels, min_side_px=min_side_px)
 

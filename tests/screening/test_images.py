@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -75,3 +76,11 @@ def test_files_and_images_in_memory_are_screened_in_order(screener, tmp_path) ->
         assert results[5].outcome.reason.startswith("the pixels are float64 from ")
     assert screener.screen_file(GRAY).outcome.probabilities == results[0].outcome.probabilities
     assert screener.screen_file(GRAY, max_pixels=100).outcome.reason.startswith("220x200 px exceed the limit")
+
+
+@pytest.mark.parametrize("one", ["film.png", Path("film.png"), png(GRAY), Image.from_array(GRAY)])
+def test_one_image_instead_of_several_is_refused(screener, one) -> None:
+    with pytest.raises(InputError, match=f"found one {type(one).__name__}: put it in a list"):
+        screen_files(screener, one, workers=1)
+    with pytest.raises(InputError, match="workers is a whole number of 1 or more, got 0"):
+        screen_files(screener, [one], workers=0)
