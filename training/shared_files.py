@@ -22,11 +22,13 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 
@@ -37,6 +39,7 @@ __all__ = [
     "REPEAT",
     "atomic_write",
     "exclusive_lock",
+    "read_arrays",
     "read_json",
     "reading",
     "require_same_settings",
@@ -154,6 +157,12 @@ def read_json(file: Path, remedy: str = REPEAT) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("not an object")
         return values
+
+
+def read_arrays(file: Path, names: Iterable[str], remedy: str = REPEAT) -> dict[str, npt.NDArray[Any]]:
+    """Return the named arrays of an .npz file. Raises InputError with the file and `remedy` for any other content."""
+    with reading(file, remedy), file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in names}
 
 
 def _damage(file: Path) -> str:

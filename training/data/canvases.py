@@ -23,7 +23,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.augment import Gray
 from training.data.dataset import Sample, read_all
 from training.data.records import Record
-from training.shared_files import atomic_write, reading
+from training.shared_files import atomic_write, read_arrays, reading
 
 __all__ = ["LUNG_BOX", "MARGIN", "Canvases", "LungFinder", "cut", "cut_frames", "wide_roi"]
 
@@ -55,8 +55,7 @@ class Canvases:
     @classmethod
     def load(cls, file: Path) -> Canvases:
         """Read a file that `save` wrote. Raises InputError if it is missing or damaged."""
-        with reading(file), np.load(file, allow_pickle=False) as arrays:
-            return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+        return cls(**read_arrays(file, [f.name for f in fields(cls)]))
 
 
 class LungFinder:

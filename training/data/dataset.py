@@ -25,7 +25,7 @@ from training.data import leakage
 from training.data.collections import DEFAULT_COLLECTIONS, collection_names, read_collections
 from training.data.duplicates import fingerprint, patient_groups, same_image_pairs
 from training.data.leakage import SplitSettings
-from training.data.records import Record, Selection
+from training.data.records import CollectedRecords, Record, Selection
 from training.data.splits import SIDES, Side, check_leakage, split
 from training.shared_files import atomic_write, exclusive_lock, reading, require_same_settings
 
@@ -78,8 +78,7 @@ def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int) -> 
         if table.exists():
             _check_settings(settings, out)
             return load(data, table)
-        selection = Selection(views=settings.views, findings=settings.findings)
-        collected = read_collections(data, selection, collections=settings.collections)
+        collected = _read(data, settings)
         records = collected.records
         pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), title="duplicates")))
         names = patient_groups(records, pairs)
@@ -89,6 +88,11 @@ def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int) -> 
         leakage.write(report, settings, out, dropped=collected.dropped)
         _write(samples, table)
         return samples
+
+
+def _read(data: Path, settings: SplitSettings) -> CollectedRecords:
+    selection = Selection(views=settings.views, findings=settings.findings)
+    return read_collections(data, selection, collections=settings.collections)
 
 
 def _check_settings(settings: SplitSettings, out: Path) -> None:
@@ -114,12 +118,11 @@ def load(data: Path, table: Path) -> list[Sample]:
     Raises InputError if the table is missing, damaged or does not match the data folder: other images, other labels.
     """
     rows = read_table(table)
-    # Only the collections of the table's sources are read, so a data folder may hold more of them.
-    sources = [row["source"] for row in rows.values() if "source" in row]
     settings = leakage.read_settings(table.with_name("leakage.json"))
-    selection = Selection() if settings is None else Selection(views=settings.views, findings=settings.findings)
-    collections = collection_names(sources) or DEFAULT_COLLECTIONS
-    records = read_collections(data, selection, collections=collections).records
+    if settings is None:  # of version 0.1: the table's sources tell its collections
+        sources = [row["source"] for row in rows.values() if "source" in row]
+        settings = SplitSettings(seed=0, collections=collection_names(sources) or DEFAULT_COLLECTIONS)
+    records = _read(data, settings).records
     _check_images({r.key for r in records}, set(rows), data, table)
     for r in records:
         if rows[r.key].get("label", r.label) != r.label:

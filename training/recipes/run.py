@@ -33,7 +33,7 @@ from training.models.imagenet import load_imagenet
 from training.models.networks import Network
 from training.parallel import barrier, world
 from training.recipes.config import RunConfig
-from training.shared_files import atomic_write, exclusive_lock, reading
+from training.shared_files import atomic_write, exclusive_lock, read_arrays
 from training.tasks.classify import ClassifyTask, MemberData, Sampling
 from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
@@ -59,8 +59,7 @@ class SampleLogits:
     @classmethod
     def load(cls, file: Path) -> SampleLogits:
         """Load from `file`. Raises InputError if it is missing or damaged."""
-        with reading(file), np.load(file, allow_pickle=False) as arrays:
-            return cls(rows=arrays["rows"], logits=arrays["logits"])
+        return cls(**read_arrays(file, ("rows", "logits")))
 
 
 class Run:

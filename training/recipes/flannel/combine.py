@@ -31,7 +31,7 @@ from training.ensembles.neural_weights import as_combination, fit_dense, fit_mod
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import AUGMENTED, network_folder
 from training.recipes.run import PREDICTIONS, SampleLogits
-from training.shared_files import atomic_write, exclusive_lock, read_json, reading, write_text
+from training.shared_files import atomic_write, exclusive_lock, read_arrays, read_json, reading, write_text
 
 __all__ = ["ENSEMBLES", "FLANNEL", "FoldPredictions", "combine", "load_fold_predictions", "unpruned_name"]
 
@@ -133,14 +133,13 @@ def load_fold_predictions(run: FlannelRun, fold: int) -> FoldPredictions:
         raise InputError(f"{_file(run, fold)} is missing or of another [fit]: run the stages in order, or all of them")
     file = _file(run, fold)
     content = read_json(file.with_suffix(".json"))
-    with reading(file), np.load(file, allow_pickle=False) as stored:
-        probabilities, predicted, raw = (stored[k] for k in ("probabilities", _PREDICTED, "raw"))
+    arrays = read_arrays(file, ("probabilities", _PREDICTED, "raw"))
     with reading(file.with_suffix(".json")):
         return FoldPredictions(
-            probabilities=dict(zip(content["methods"], probabilities, strict=True)),
-            predicted=dict(zip(content["methods"], predicted, strict=True)),
+            probabilities=dict(zip(content["methods"], arrays["probabilities"], strict=True)),
+            predicted=dict(zip(content["methods"], arrays[_PREDICTED], strict=True)),
             combinations={name: Combination.from_json(v) for name, v in content["combinations"].items()},
-            raw=raw,
+            raw=arrays["raw"],
         )
 
 
