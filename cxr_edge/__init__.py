@@ -9,6 +9,8 @@ switches ONNX Runtime's telemetry off for this process and its child processes.
     bundle = Bundle.open("starter")
     screener = Screener(bundle, load_engines(bundle, threads=2), threads=2)
     print(screener.screen(load_image("chest.dcm")).decision)
+
+docs/python.md has the rest: pixels in memory, many files, threads, processes, errors.
 """
 
 from __future__ import annotations
