@@ -16,7 +16,7 @@ from torch import nn
 
 from cxr_edge.errors import InputError
 
-__all__ = ["evaluation_mode", "freeze_trunk", "layer_numbers"]
+__all__ = ["evaluation_mode", "freeze_trunk", "layer_numbers", "without_compilation"]
 
 
 def layer_numbers(network: nn.Module) -> dict[str, int]:
@@ -56,6 +56,13 @@ def evaluation_mode(network: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def without_compilation(network: nn.Module) -> nn.Module:
+    """Return the network that `torch.compile` wrapped, or the network itself; both have the same weights."""
+    inner = getattr(network, "_orig_mod", network)
+    assert isinstance(inner, nn.Module)
+    return inner
 
 
 def _by_timm(network: Any) -> dict[str, int]:

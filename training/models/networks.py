@@ -7,7 +7,7 @@ pickled. Trunks are timm's where timm has the design.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import timm
@@ -22,7 +22,7 @@ from training.models.custom import FILTERS, custom_trunk
 from training.models.head import HEADS, CamHead, MemberOutput, TaskHead
 from training.models.members import ARCHITECTURES, build_member
 from training.models.nasnet import nasnet_mobile_trunk
-from training.models.shapes import Shapes, resize
+from training.models.shapes import Shapes, resize, shapes_of
 from training.models.unet import LungUNet
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "build",
     "is_known",
     "names",
+    "rebuilt",
     "takes_head",
 ]
 
@@ -154,6 +155,18 @@ def build(spec: NetworkSpec) -> nn.Module:
     network = _create(spec)
     resize(network, spec.shapes)
     return network
+
+
+def rebuilt(network: nn.Module, spec: NetworkSpec) -> nn.Module:
+    """Return the network as it comes back from its files: built anew, resized, with the same weights.
+
+    Raises BundleError or RuntimeError if it does not fit: a layer became smaller in a way that shapes do not tell.
+    """
+    fresh = build(replace(spec, shapes={}))
+    before = shapes_of(fresh)
+    resize(fresh, {name: shape for name, shape in shapes_of(network).items() if shape != before.get(name)})
+    fresh.load_state_dict(network.state_dict())
+    return fresh.eval()
 
 
 def _create(spec: NetworkSpec) -> nn.Module:
