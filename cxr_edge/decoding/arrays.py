@@ -20,11 +20,13 @@ from cxr_edge.decoding.decoded_image import DecodedImage
 from cxr_edge.decoding.gray import row_bands
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
+from cxr_edge.names import printable
 
 __all__ = ["Scale", "as_array", "decode_array", "sha256_of"]
 
 _LAYOUTS = "(height, width), or (height, width, 3 or 4) with red first and alpha last"
 _CHANNELS = (1, 2, 3, 4)
+_INVERTED = ". For low values that are white use inverted=True"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,8 @@ class Scale:
             raise InputError(f"inverted is True or False, got {self.inverted!r}")
         if self.range is not None and not _is_range(self.range):
             raise InputError(
-                f"range is two finite numbers, the lowest and the highest possible value, as in range=(0.0, 1.0); got "
-                f"{self.range!r}"
-                + (". For low values that are white use inverted=True" if _is_descending(self.range) else "")
+                "range is two finite numbers, the lowest and the highest possible value, as in range=(0.0, 1.0); got "
+                f"{printable(repr(self.range)[:60])}{_INVERTED if _is_descending(self.range) else ''}"
             )
 
     @property

@@ -32,9 +32,9 @@ _SEQUENCE_END, _UNDEFINED = b"\xfe\xff\xdd\xe0\0\0\0\0", 0xFFFFFFFF
 def dataset_elements(dataset: Dataset) -> Elements:
     """Return the elements that decoding needs. Raises InputError for a data set without an image."""
     meta = getattr(dataset, "file_meta", None) or Dataset()
-    if DIRECTORY_RECORDS in dataset or meta.get("MediaStorageSOPClassUID") == DIRECTORY_CLASS:
+    if DIRECTORY_RECORDS in dataset or _uid(meta, "MediaStorageSOPClassUID") == DIRECTORY_CLASS:
         raise directory_error()
-    syntax = str(meta.get("TransferSyntaxUID") or "")
+    syntax = _uid(meta, "TransferSyntaxUID")
     implicit, little = dataset.original_encoding
     little = syntax != BIG_ENDIAN if syntax or little is None else little
     value, pixels = _pixels(dataset, syntax)
@@ -49,6 +49,13 @@ def dataset_elements(dataset: Dataset) -> Elements:
         pixels=pixels,
         overlay_bits=any(tag & 0xFF00FFFF == OVERLAY_BIT_POSITION for tag in dataset.keys()),  # noqa: SIM118
     )
+
+
+def _uid(meta: Dataset, keyword: str) -> str:
+    try:
+        return str(meta.get(keyword) or "")
+    except Exception:  # pydicom converts on access, and raises many types for a damaged element
+        raise InputError(f"{keyword} of the data set's file_meta cannot be read: set it again") from None
 
 
 def _selected(dataset: Dataset) -> Dataset:

@@ -6,7 +6,9 @@ import hashlib
 import io
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import cv2
@@ -22,6 +24,9 @@ from cxr_edge import Image, InputError, load_image
 from tests.builders.dicom_files import PATIENT, compressed_file, dataset, file_bytes, xray_pixels
 from tests.decoding.image_files import pillow_file
 from tests.decoding.results import assert_same, refusal
+from tests.fuzz.dicom_seeds import dicom_seeds
+from tests.fuzz.image_seeds import Seed, bmp_seeds, jpeg_seeds, png_seeds
+from tests.fuzz.mutate import make_source, mutate
 
 GRAY = xray_pixels(8).astype(np.uint8)
 DEEP = xray_pixels(16)
@@ -297,3 +302,34 @@ def test_no_library_is_imported_that_the_caller_has_not_imported() -> None:
     )
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def mutants(seeds: Iterable[Seed], count: int) -> Iterator[bytes]:
+    random, sources = Random(0), tuple(map(make_source, seeds))
+    for _ in range(count):
+        yield mutate(random.choice(sources), sources, random)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom and Pillow, while they open a damaged file
+@pytest.mark.parametrize(
+    "opened", [lambda d: pydicom.dcmread(io.BytesIO(d), force=True), lambda d: Pillow.open(io.BytesIO(d))]
+)
+def test_damaged_objects_raise_only_input_errors(opened) -> None:
+    outcomes = set()
+    for data in mutants([*dicom_seeds(), *jpeg_seeds(), *png_seeds(), *bmp_seeds()], 500):
+        try:
+            given = opened(data)
+        except Exception:
+            continue
+        try:
+            outcomes.add(type(load_image(given, max_pixels=1_000_000)))
+        except InputError as error:
+            outcomes.add(type(error))
+    assert outcomes == {Image, InputError}
+
+
+def test_a_data_set_whose_meta_information_is_damaged_is_refused() -> None:
+    data = file_bytes(dataset(DEEP_12))
+    at = data.index(b"UI", data.index(b"\2\0\2\0"))
+    damaged = pydicom.dcmread(io.BytesIO(data[:at] + b"VI" + data[at + 2 :]))
+    assert "MediaStorageSOPClassUID of the data set's file_meta cannot be read" in refusal(damaged)
