@@ -32,6 +32,7 @@ __all__ = [
     "HardwareCompatibility",
     "TensorInfo",
     "check_inputs",
+    "option",
 ]
 
 HardwareCompatibility = Literal["none", "same-compute-capability", "ampere-plus"]
@@ -47,24 +48,44 @@ class TensorInfo:
     shape: tuple[int | None, ...]  # None: the batch size
 
 
+def option(description: str, metavar: str | None = None) -> dict[str, str | None]:
+    """Return the metadata of a field that is also a command-line option; the description is its help."""
+    return {"help": description, "metavar": metavar}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GpuOptions:
-    """Settings of a GPU compiler, ignored by runtimes that have no such setting. None: the compiler's own default."""
+    """Settings of a GPU compiler, ignored by runtimes that have no such setting. None: the compiler's own default.
 
-    # From 0 (fast build) to 5 (tries the most kernels).
-    optimization_level: int | None = None
-    # Memory that one layer may use.
-    workspace_mib: int | None = None
-    # File of measured kernel times, created or extended; it makes the next build fast.
-    timing_cache: Path | None = None
-    # Other GPUs on which the engine must be valid, at a cost in speed.
-    hardware_compatibility: HardwareCompatibility = "none"
-    # Whether later minor versions of the runtime may load the engine, at a cost in speed.
-    version_compatible: bool = False
-    # Largest batch; the engine is tuned for batch 1.
-    max_batch: int = 1
-    # Build for this DLA of a Jetson, which computes in fp16 and int8; layers that it cannot run go to the GPU.
-    dla_core: int | None = None
+    Each field is the `build-engine` option of the same name. Raises InputError for a value out of range.
+    """
+
+    optimization_level: int | None = field(
+        default=None,
+        metadata=option("0 builds fastest, 5 tries the most kernels (default: TensorRT's own)", "0..5"),
+    )
+    workspace_mib: int | None = field(default=None, metadata=option("memory that one layer may use", "N"))
+    timing_cache: Path | None = field(
+        default=None,
+        metadata=option("file of measured kernel times, created or extended; it makes the next build fast", "FILE"),
+    )
+    hardware_compatibility: HardwareCompatibility = field(
+        default="none",
+        metadata=option("other GPUs on which the engines must be valid, at a cost in speed (default: none)"),
+    )
+    version_compatible: bool = field(
+        default=False,
+        metadata=option("allow later minor versions of TensorRT to load the engines, at a cost in speed"),
+    )
+    max_batch: int = field(
+        default=1, metadata=option("largest batch of an engine, which is tuned for batch 1 (%(default)s)", "N")
+    )
+    dla_core: int | None = field(
+        default=None,
+        metadata=option(
+            "build for this DLA of a Jetson, in fp16 and int8; layers that it cannot run go to the GPU", "N"
+        ),
+    )
 
     def __post_init__(self) -> None:
         _check_integer("optimization_level", self.optimization_level, 0, 5)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from cxr_edge.backends.base import GpuOptions
+from cxr_edge.backends.base import GpuOptions, option
 from cxr_edge.errors import InputError
 
 __all__ = ["BUILD_FILE", "PRECISION_CHOICES", "BuildRecord", "BuildSettings", "PrecisionChoice", "SideCar"]
@@ -57,11 +57,6 @@ class SideCar:
         return cls(**_read_json(path, _ENGINE_SCHEMA, _names(cls)))
 
 
-def _option(description: str, metavar: str | None = None) -> dict[str, str | None]:
-    """Return the metadata of a field that is also a command-line option; the description is its help."""
-    return {"help": description, "metavar": metavar}
-
-
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings:
     """Build settings that determine the engines; stored in build.json so that a rebuild repeats them.
@@ -71,23 +66,23 @@ class BuildSettings:
 
     precision: PrecisionChoice = field(
         default="auto",
-        metadata=_option(
+        metadata=option(
             "auto (default) tries every precision of the backend; one of less than 32 bits that the gate rejects is "
             "tried again with its most sensitive layers in fp32"
         ),
     )
     calibration: Path | None = field(
         default=None,
-        metadata=_option(
+        metadata=option(
             "X-rays to measure int8 ranges and compare engines on (default: the ranges and synthetic images of the "
             "bundle); files in sub-folders named like the labels count as labelled",
             "DIR",
         ),
     )
-    images: int = field(default=200, metadata=_option("use at most N files of --calibration (%(default)s)", "N"))
+    images: int = field(default=200, metadata=option("use at most N files of --calibration (%(default)s)", "N"))
     max_loss: float = field(
         default=0.01,
-        metadata=_option("share of decisions, and of AUC, that may be lost against fp32 (%(default)s)", "X"),
+        metadata=option("share of decisions, and of AUC, that may be lost against fp32 (%(default)s)", "X"),
     )
     gpu: GpuOptions = field(default_factory=GpuOptions)
 
@@ -103,10 +98,10 @@ class BuildSettings:
         """Return the command-line options that give these settings; none for the defaults."""
         words: list[str] = []
         for options in (self, self.gpu):
-            for option in fields(options):
-                value = getattr(options, option.name)
-                if option.name != "gpu" and value != option.default:
-                    words += [f"--{option.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            for setting in fields(options):
+                value = getattr(options, setting.name)
+                if setting.name != "gpu" and value != setting.default:
+                    words += [f"--{setting.name.replace('_', '-')}", *([] if value is True else [str(value)])]
         return words
 
     def as_json(self) -> dict[str, Any]:
