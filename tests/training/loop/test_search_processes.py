@@ -12,17 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from optuna.storages.journal import JournalFileSymlinkLock
 
-from training.loop import search as searching
 from training.loop.search import SearchPlan, SearchResult, Trial, search
 from training.recipes.r20 import stages
 
-PLAN = SearchPlan(trials=4, stale_s=1.5)
+PLAN = SearchPlan(trials=4)
 
 
 def _search(folder: Path, *, study: str = "s", **changes: object) -> SearchResult:
-    plan = SearchPlan(**{"trials": 4, "stale_s": 1.5, **changes})  # type: ignore[arg-type]
+    plan = SearchPlan(**{"trials": 4, **changes})  # type: ignore[arg-type]
     return search(lambda t: t.momentum or 0.0, plan, "pretrained", study=study, folder=folder, seed=1)
 
 
@@ -60,14 +58,12 @@ def _wait_until(what: object) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("storage", [None, "sqlite:///{}/search.db"])
-def test_a_dead_processs_trial_is_run_by_one_of_two_others(storage: str | None, tmp_path: Path) -> None:
-    plan = SearchPlan(trials=4, stale_s=1.5, storage=storage and storage.format(tmp_path))
-    dying, _ = _start(tmp_path, "dead", plan, 3600.0)
+def test_a_dead_processs_trial_is_run_by_one_of_two_others(tmp_path: Path) -> None:
+    dying, _ = _start(tmp_path, "dead", PLAN, 3600.0)
     _wait_until(lambda: _tried(tmp_path))
     os.kill(dying.pid, signal.SIGKILL)  # type: ignore[arg-type]
     dying.join(30)
-    others = [_start(tmp_path, name, plan, 0.2) for name in "ab"]
+    others = [_start(tmp_path, name, PLAN, 0.2) for name in "ab"]
     found = [answer.recv() if answer.poll(60) else None for _, answer in others]
     assert found[0] == found[1] == _search(tmp_path / "alone")
     tried = _tried(tmp_path)
@@ -75,26 +71,6 @@ def test_a_dead_processs_trial_is_run_by_one_of_two_others(storage: str | None, 
     assert sorted(int(number) for _, number in tried[1:]) == [0, 1, 2, 3], "each once, the dead process's too"
     for process, _ in others:
         process.join(30)
-
-
-def test_a_process_that_died_with_the_journal_lock_blocks_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(searching, "_LOCK_S", 3)
-
-    def die(lock: JournalFileSymlinkLock) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    _search(tmp_path, trials=1)
-    with monkeypatch.context() as patched:
-        patched.setattr(JournalFileSymlinkLock, "release", die)
-        dying, _ = _start(tmp_path, "dead", PLAN, 0.0)
-        dying.join(30)
-    assert dying.exitcode == -signal.SIGKILL
-    assert (tmp_path / "search.journal.lock").is_symlink()
-    begin = time.monotonic()
-    assert _search(tmp_path) == _search(tmp_path / "alone")
-    assert time.monotonic() - begin < 20
 
 
 def test_networks_sample_different_points(tmp_path: Path) -> None:
@@ -108,7 +84,7 @@ def test_networks_sample_different_points(tmp_path: Path) -> None:
 
 
 def test_two_processes_in_one_trial_have_separate_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without heartbeats continues while another runs its trial: the first to end deletes only its own files."""
+    """On a file system without locks: the first to end deletes only its own files."""
     task = SimpleNamespace(score=lambda network: {"score": 0.5})
     run = SimpleNamespace(
         out=tmp_path,

@@ -80,7 +80,6 @@ head_maps = 8
 [search]
 trials = 2
 epochs = 1
-stale_s = 0.3
 
 [modality]
 epochs = 2
@@ -180,7 +179,7 @@ def kill_and_finish(folder: Path, recipe: str, out: str, kills: Sequence[Kill], 
 def differences(one: Path, other: Path) -> list[str]:
     """Return the different files of two run folders: arrays by value, checkpoints without their seconds, others by bytes.
 
-    Locks, logs, journals and unfinished files of killed processes are ignored; checkpoints in only one folder are not.
+    Locks, logs and unfinished files of killed processes are ignored; checkpoints in only one folder are not.
     """
     first, second = _files(one), _files(other)
     missing = [f"only in one: {name}" for name in sorted(first ^ second)]
@@ -190,7 +189,7 @@ def differences(one: Path, other: Path) -> list[str]:
 def _files(folder: Path) -> set[str]:
     found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     seen = (p for p in found if not any(part.startswith(".") for part in p.parts))
-    return {p.as_posix() for p in seen if p.name != "log.txt" and not p.name.startswith("search.journal")}
+    return {p.as_posix() for p in seen if p.name != "log.txt"}
 
 
 def _content(file: Path) -> object:
@@ -241,8 +240,7 @@ class _Watch:
         if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
             return False
         path = os.fspath(args[0]) if isinstance(args[0], str | os.PathLike) else ""
-        # The search's journal is written by the clock, so that no operation would have a number of its own.
-        return path.startswith(self.root) and "search.journal" not in path
+        return path.startswith(self.root)
 
 
 class _ConstantClock(datetime):

@@ -67,7 +67,7 @@ def _trial_score(run: R20Run, member: str, epochs: int, trial: Trial) -> float:
     plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=epochs))
     network, _ = run.init_member(member, 2, plan.seed, trial)
     task = run.task(network, modality(), plan, run.config.modality_sources)
-    # A separate folder: a process with a stale heartbeat may still run this trial when another process repeats it.
+    # A separate folder: on a file system without locks two processes may run this trial.
     with TemporaryDirectory(
         dir=_trials_folder(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True
     ) as folder:
