@@ -70,7 +70,7 @@ class Roi:
         return (self.x0, self.y0, self.x1, self.y1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Image:
     """A decoded chest X-ray: upright, gray, black is low."""
 
@@ -120,6 +120,16 @@ class Image:
             max_pixels=max_pixels,
             min_side_px=min_side_px,
         )
+
+    def __eq__(self, other: object) -> bool:
+        """Compare pixels too; the equality of a dataclass cannot, since arrays compare pixel by pixel."""
+        if not isinstance(other, Image):
+            return NotImplemented
+        same = all(getattr(self, f.name) == getattr(other, f.name) for f in fields(self) if f.name != "pixels")
+        return same and self.pixels.dtype == other.pixels.dtype and np.array_equal(self.pixels, other.pixels)
+
+    def __hash__(self) -> int:
+        return hash((self.source, self.sha256))
 
     @property
     def width_px(self) -> int:

@@ -6,6 +6,7 @@ Input: width, height and the memory that the decoder needs per pixel. Output: no
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from cxr_edge.errors import InputError
 
@@ -29,8 +30,10 @@ class Limits:
     min_side_px: int = MIN_SIDE_PX  # shortest accepted side
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1 or self.min_side_px < 1:
-            raise ValueError(f"max_pixels and min_side_px are at least 1, got {self.max_pixels} and {self.min_side_px}")
+        if not all(isinstance(limit, Real) and limit >= 1 for limit in (self.max_pixels, self.min_side_px)):
+            raise InputError(
+                f"max_pixels and min_side_px are numbers of 1 or more, got {self.max_pixels!r} and {self.min_side_px!r}"
+            )
 
     def replaced(self, *, max_pixels: int | None, min_side_px: int | None) -> Limits:
         """Return these limits with those that are not None in place of its own."""

@@ -21,7 +21,7 @@ from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, STARTER, Bundle
 from cxr_edge.digests import sha256_file
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord, BuildSettings, SideCar
-from cxr_edge.errors import ContractError, EngineError
+from cxr_edge.errors import ContractError, EngineError, InputError
 from cxr_edge.forks import keep_in_children
 from cxr_edge.specs.preprocess import PreprocessSpec
 
@@ -105,6 +105,8 @@ def load(
     engines_dir: as in `engines_root`. backend: `auto` takes the first runtime that works here and has engines. Raises
     EngineError, with the command to run, if there are none, or they are outdated, altered or from another machine.
     """
+    if not isinstance(bundle, Bundle):
+        raise InputError(f"load_engines takes an opened bundle, found {type(bundle).__name__}: pass Bundle.open(...)")
     engines_dir = None if engines_dir is None else Path(engines_dir)
     root = engines_root(bundle, engines_dir)
     rebuild_hint = "build them with\n  " + rebuild_command(bundle, engines_dir, backend)

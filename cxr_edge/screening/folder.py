@@ -49,8 +49,10 @@ def screen_files(
     with several workers, `paths` is read in a thread of its own. Memory is bounded: at most workers + 1 results are
     pending. Load the engines with one thread each if workers is above 1, so that the workers do not compete for cores.
     """
-    if workers < 1:
-        raise InputError(f"workers is a whole number of 1 or more, got {workers}")
+    if not isinstance(screener, Screener):
+        raise InputError(f"screen_files takes a Screener first, found {type(screener).__name__}")
+    if not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers is a whole number of 1 or more, got {workers!r}")
     if isinstance(paths, str | bytes | os.PathLike | Image):
         raise InputError(f"screen_files takes several images, found one {type(paths).__name__}: put it in a list")
     workers = min(workers, thread_limit())

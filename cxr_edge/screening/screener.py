@@ -59,10 +59,11 @@ class Screener:
     another process, it is the bundle's path and digest and how the engines were loaded; unpickling opens and loads them there
     and raises BundleError or EngineError if they have changed.
 
-    Raises ContractError if the number of engines does not match the bundle.
+    Raises ContractError if the number of engines does not match the bundle, InputError for arguments of other types.
     """
 
     def __init__(self, bundle: Bundle, engines: EngineSet, *, threads: int = 1) -> None:
+        _check_arguments(bundle, engines, threads)
         manifest = bundle.manifest
         if len(engines.members) != len(manifest.members) or (engines.segmenter is None) != (manifest.segmenter is None):
             raise ContractError(
@@ -173,6 +174,15 @@ class Screener:
             return None
         weights = self.manifest.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
         return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(decision), self._specs, roi, image)
+
+
+def _check_arguments(bundle: object, engines: object, threads: object) -> None:
+    if not isinstance(bundle, Bundle):
+        raise InputError(f"Screener takes an opened bundle, found {type(bundle).__name__}: pass Bundle.open(...)")
+    if not isinstance(engines, EngineSet):
+        raise InputError(f"Screener takes loaded engines, found {type(engines).__name__}: pass load_engines(bundle)")
+    if not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads is a whole number of 1 or more, got {threads!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

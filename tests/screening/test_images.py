@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from cxr_edge import Bundle, Image, InputError, Screener, Screening, load_image, screen_files
+from cxr_edge import Bundle, Image, InputError, Screener, Screening, load_engines, load_image, screen_files
 from cxr_edge.engines import reference
 from cxr_edge.records import Failure
 from tests.builders.dicom_files import dataset, file_bytes
@@ -22,8 +23,12 @@ GRAY, DEEP = FILMS["known-smooth.png"], FILMS["known-coarse.png"]
 
 
 @pytest.fixture(scope="module")
-def screener(toy_bundle):
-    bundle = Bundle.open(toy_bundle)
+def bundle(toy_bundle):
+    return Bundle.open(toy_bundle)
+
+
+@pytest.fixture(scope="module")
+def screener(bundle):
     return Screener(bundle, reference(bundle))
 
 
@@ -84,3 +89,35 @@ def test_one_image_instead_of_several_is_refused(screener, one) -> None:
         screen_files(screener, one, workers=1)
     with pytest.raises(InputError, match="workers is a whole number of 1 or more, got 0"):
         screen_files(screener, [one], workers=0)
+
+
+def test_arguments_of_other_types_are_refused_with_the_call_to_use(screener, bundle) -> None:
+    engines = reference(bundle)
+    for refused, expected in [
+        (lambda: Screener("starter", engines), r"found str: pass Bundle.open\(...\)"),
+        (lambda: Screener(engines, bundle), r"found EngineSet: pass Bundle.open\(...\)"),
+        (lambda: Screener(bundle, "engines"), r"found str: pass load_engines\(bundle\)"),
+        (lambda: Screener(bundle, engines, threads="2"), "threads is a whole number of 1 or more, got '2'"),
+        (lambda: Screener(bundle, engines, threads=2.0), "threads is a whole number of 1 or more, got 2.0"),
+        (lambda: load_engines("starter"), r"load_engines takes an opened bundle, found str: pass Bundle.open\(...\)"),
+        (lambda: screen_files(bundle, [GRAY], workers=1), "takes a Screener first, found Bundle"),
+        (lambda: screen_files(screener, [GRAY], workers="1"), "workers is a whole number of 1 or more, got '1'"),
+        (
+            lambda: load_image(GRAY, max_pixels="9"),
+            "max_pixels and min_side_px are numbers of 1 or more, got '9' and 32",
+        ),
+        (lambda: load_image(GRAY, min_side_px=0), "got 100000000 and 0"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            refused()
+
+
+def test_images_are_compared_by_their_pixels() -> None:
+    image = Image.from_array(GRAY)
+    changed = image.pixels.copy()
+    changed[0, 0] ^= 1
+    assert image == Image.from_array(GRAY)
+    assert image != replace(image, pixels=changed)
+    assert image != Image.from_array(GRAY, source="other")
+    assert image != 3
+    assert len({image, Image.from_array(GRAY)}) == 1
