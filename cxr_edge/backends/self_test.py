@@ -44,12 +44,16 @@ def run_self_test(backend: Backend, saved: Path | None = None) -> str | None:
         return str(error)
 
 
-def save_self_test_engine(backend: Backend, folder: Path) -> None:
-    """Compile the test engine into `folder`, for `run_self_test`. Raises BackendError if the backend cannot compile it."""
+def save_self_test_engine(backend: Backend, folder: Path) -> tuple[Path, Path]:
+    """Compile the test engine into `folder`, for `run_self_test`, and return its two files.
+
+    Raises BackendError if the backend cannot compile it.
+    """
     with _scratch_folder() as scratch:
-        shutil.copyfile(_compile(backend, scratch), folder / f"{SELF_TEST_STEM}{backend.suffix}")
-    versions = json.dumps(backend.versions(), indent=1)
-    (folder / f"{SELF_TEST_STEM}.json").write_text(versions + "\n", encoding="utf-8")
+        engine = Path(shutil.copy(_compile(backend, scratch), folder))
+    versions = folder / f"{SELF_TEST_STEM}.json"
+    versions.write_text(json.dumps(backend.versions(), indent=1) + "\n", encoding="utf-8")
+    return engine, versions
 
 
 @contextmanager

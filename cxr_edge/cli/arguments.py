@@ -15,7 +15,7 @@ from cxr_edge.backends.base import HARDWARE_COMPATIBILITY, GpuOptions
 from cxr_edge.backends.cpu_quota import available_cores, thread_limit
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.output import print_message
-from cxr_edge.engines import EngineSet, last_build_settings, load
+from cxr_edge.engines import EngineSet, engines_root, last_build_settings, load
 from cxr_edge.errors import EngineError
 
 __all__ = [
@@ -149,13 +149,21 @@ def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> E
             raise
         reason = re.sub(r"[:;] build them with$", "", str(error).splitlines()[0])
         print_message(f"{reason}; building, because of --rebuild")
-    _build(args, bundle, threads)
-    return load(bundle, args.engines, backend=args.backend, threads=threads)
+    return _rebuilt(args, bundle, threads)
 
 
-def _build(args: argparse.Namespace, bundle: Bundle, threads: int) -> None:
-    """Build as `cxr-edge build-engine` does, with the settings of the last build if there was one."""
+def _rebuilt(args: argparse.Namespace, bundle: Bundle, threads: int) -> EngineSet:
+    """Build as `cxr-edge build-engine` does, with the settings of the last build if there was one, and load the engines.
+
+    Of several processes that need the same engines, one builds and the others wait for it.
+    """
     from cxr_edge.compiler.build_bundle import build  # imports onnx
+    from cxr_edge.compiler.build_lock import build_lock
 
-    settings = last_build_settings(bundle, args.engines, args.backend)
-    build(bundle, settings, args.engines, backend=args.backend, threads=threads, say=print_message)
+    with build_lock(engines_root(bundle, args.engines), print_message):
+        try:
+            return load(bundle, args.engines, backend=args.backend, threads=threads)  # another process has built them
+        except EngineError:
+            settings = last_build_settings(bundle, args.engines, args.backend)
+            build(bundle, settings, args.engines, backend=args.backend, threads=threads, say=print_message, locked=True)
+    return load(bundle, args.engines, backend=args.backend, threads=threads)

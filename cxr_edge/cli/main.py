@@ -7,19 +7,22 @@ defect and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cxr_edge.cli import bench, build_engine, inspect, screen
 from cxr_edge.cli.output import Results, discard_results, prepare_streams, print_message
+from cxr_edge.cli.signals import ending_signals, exit_status
 from cxr_edge.errors import CxrEdgeError, InputError, OutputError
-from cxr_edge.names import printable_lines
+from cxr_edge.names import printable, printable_lines
 from cxr_edge.version import __version__
 
 __all__ = ["main"]
 
-USAGE_ERROR, UNUSABLE, NOT_WRITTEN, INTERRUPTED = 2, 3, 4, 130
+USAGE_ERROR, UNUSABLE, NOT_WRITTEN = 2, 3, 4
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_streams()
     try:
         try:
-            return _run(argv)
+            with ending_signals():
+                return _run(argv)
         finally:  # also after --help and --version, which raise SystemExit
             if sys.stdout is not None:
                 Results().flush()
@@ -37,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         Results()  # detects a closed standard output before the work starts
         return int(args.run(args))
     except OutputError:
@@ -48,14 +52,20 @@ def _run(argv: Sequence[str] | None) -> int:
     except CxrEdgeError as error:
         return _fail(error, UNUSABLE)
     except OSError as error:
+        if error.errno in _NOT_WRITABLE:
+            name = printable(error.filename or "a temporary file")
+            raise OutputError(
+                f"{name} could not be written ({error.strerror}): free space, or give other folders"
+            ) from None
         if error.filename is None:
             raise
         return _fail(
             f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions", UNUSABLE
         )
-    except KeyboardInterrupt:
-        print_message("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        status, message = exit_status(error)
+        print_message(f"cxr-edge: {message}")
+        return status
 
 
 def _fail(error: CxrEdgeError | str, status: int) -> int:

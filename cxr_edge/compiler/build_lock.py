@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from cxr_edge.engines import BUILD_FILE
 from cxr_edge.errors import BackendError, OutputError
 from cxr_edge.names import printable
 
@@ -142,17 +143,13 @@ def _owner(folder: Path) -> str:
 
 
 def _state(folder: Path) -> State:
-    """Return size and time of every finished file."""
-    files = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return {p: (s.st_size, s.st_mtime_ns) for p in files if p.is_file() for s in [p.stat()]}
+    """Return size and time of the files that end a build: build.json of each backend, side-cars of a single network."""
+    found = [*folder.glob(f"*/{BUILD_FILE}"), *folder.glob("*.json")]
+    return {p: (s.st_size, s.st_mtime_ns) for p in found for s in [p.stat()]}
 
 
 def _left(folder: Path, before: State) -> str:
-    after = _state(folder)
+    after, name = _state(folder), printable(folder)
     if after != before:
-        return f"its engines are already in {printable(folder)}, complete"
-    return (
-        f"the engines in {printable(folder)} are those of before"
-        if before
-        else f"nothing is left in {printable(folder)}"
-    )
+        return f"the engines in {name} are those of this build, complete"
+    return f"the engines in {name} are those of before" if before else f"{name} has no engines yet"
