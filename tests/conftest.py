@@ -19,6 +19,8 @@ settings.load_profile("cxr-edge")
 SLOW = (
     "tests/benchmarks",
     "tests/cli/test_build_engine.py",
+    "tests/cli/test_ended.py",
+    "tests/cli/test_pipes.py",
     "tests/cli/test_unwritable.py",
     "tests/compiler/test_build_bundle.py",
     "tests/corpora",
