@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from training.recipes.r20.config import load_r20
 from training.recipes.r20.run import R20Run
 from training.recipes.run import Run
 
-__all__ = ["RECIPES", "Kill", "Recipe", "differences", "kill_and_finish", "make_data", "run_to_end"]
+__all__ = ["RECIPES", "Kill", "Recipe", "differences", "kill_and_finish", "make_data", "run_to_end", "start"]
 
 _COMMON = """
 name = "kills"
@@ -201,9 +202,15 @@ def _content(file: Path) -> object:
     return file.read_bytes()
 
 
-def _run(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Kill | None) -> int | None:
+def start(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Kill | None = None) -> BaseProcess:
+    """Start a process that runs the stages, or goes on with them."""
     process = _processes.Process(target=_child, args=(folder, recipe, out, stages, kill), daemon=True)
     process.start()
+    return process
+
+
+def _run(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Kill | None) -> int | None:
+    process = start(folder, recipe, out, stages, kill)
     process.join(300)
     return process.exitcode
 
