@@ -27,6 +27,8 @@ PUBLIC: dict[str, list[str]] = json.loads((Path(__file__).parent / "data" / "pub
 REMOVED: dict[str, set[str]] = {
     "cxr_edge.build.candidates": {"PRECISION_CHOICES"},
     "cxr_edge.build.store": {"remove_stale"},
+    "training.flannel.stages": {"chosen_step", "network_folder"},  # methods of training.recipes.flannel.run.FoldRun
+    "training.starter": {"train_member"},  # `StarterRun.train_member`
     "training.card": {"SOURCES"},  # `source_descriptions()` of training.data.collections
 }
 

@@ -8,7 +8,6 @@ lungs painted over, and the accuracy of a source classifier.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,12 @@ from training.data.canvases import Canvases
 from training.data.dataset import data_folder, load
 from training.evaluation.bundle import evaluate
 from training.evaluation.pages import results_as_markdown
+from training.json_records import write_json
+from training.recipes.arguments import add_out_argument, add_run_arguments
 from training.recipes.config import load_config
 from training.shared_files import write_text
 
-__all__ = ["add_run_arguments", "main"]
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,26 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CxrEdgeError as error:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 2
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    write_json(args.out.with_suffix(".json"), results)
     write_text(args.out.with_suffix(".md"), results_as_markdown(results))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
-    add_run_arguments(parser, config="training/configs/starter.toml", out="docs/results/starter")
+    add_run_arguments(parser, config="training/configs/starter.toml")
+    add_out_argument(parser, "docs/results/starter")
     parser.add_argument("--bundle", default="starter", help="folder of the bundle, or the word starter (%(default)s)")
     parser.add_argument("--engines", type=Path, help="engines built from it, to evaluate beside the fp32 reference")
     return parser
-
-
-def add_run_arguments(parser: argparse.ArgumentParser, *, config: str, out: str) -> None:
-    """Add --data, --run, --config and --out. config, out: the defaults."""
-    parser.add_argument("--data", type=Path, help="folder of the collections; default: CXR_EDGE_DATA")
-    parser.add_argument("--run", type=Path, default=Path("runs/starter"), help="run folder (%(default)s)")
-    parser.add_argument("--config", type=Path, default=Path(config), help="TOML (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(out), help="without suffix (%(default)s)")
 
 
 if __name__ == "__main__":

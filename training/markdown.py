@@ -1,21 +1,16 @@
-"""Markdown and CSV tables of reports, and result files: JSON and tables in a folder."""
+"""Markdown and CSV tables of reports, and a report's folder of tables and page."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from training.shared_files import write_text
 
-__all__ = ["Json", "Table", "interval", "table", "write_results"]
-
-
-Json = Mapping[str, Any]
+__all__ = ["Table", "picture_links", "table", "write_results"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,27 +39,26 @@ class Table:
         return out.getvalue()
 
 
-def write_results(results: Json, tables: Mapping[str, Table], folder: Path) -> None:
-    """Write results.json and every table as NAME.csv to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+def write_results(
+    tables: Mapping[str, Table], folder: Path, *, opening: Sequence[str], rest: Sequence[str] = ()
+) -> Path:
+    """Write every table as NAME.csv, and index.md, to `folder`. Returns the page.
+
+    opening, rest: sections of the page before and after the tables.
+    """
     for name, t in tables.items():
         write_text(folder / f"{name}.csv", t.as_csv())
+    sections = [*opening, *(t.as_markdown() for t in tables.values()), *rest]
+    write_text(folder / "index.md", "\n\n".join(sections) + "\n")
+    return folder / "index.md"
+
+
+def picture_links(captions: Mapping[str, str]) -> list[str]:
+    """Return the Markdown of pictures, NAME.png -> caption, with the captions below."""
+    return [f"![{text}]({name}.png)\n\n{text}." for name, text in captions.items()]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; columns after the first are right-aligned."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(str(c) for c in row) + " |" for row in rows)])
-
-
-def interval(figure: Json | None) -> str:
-    """Format a figure with its interval, `0.953 [0.921, 0.975]`; a share is followed by its counts.
-
-    A dash stands for a value, or bounds, that cannot be computed.
-    """
-    if figure is None or figure["value"] is None:
-        return "-"
-    counts = "" if figure["hits"] is None else f" ({figure['hits']}/{figure['n']})"
-    bounds = "-" if figure["low"] is None else f"{figure['low']:.3f}, {figure['high']:.3f}"
-    return f"{figure['value']:.3f} [{bounds}]{counts}"

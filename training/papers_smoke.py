@@ -27,8 +27,10 @@ import torch
 
 from cxr_edge.errors import CxrEdgeError, InputError
 from training.data.drawn_collections import Counts, draw
+from training.json_records import from_json, read_json, write_json
 from training.papers import page
 from training.papers.hours import hours, total, work_of
+from training.papers.records import Done, Engine, Machine, MeasuredNetwork, PaperSmoke, Smoke
 from training.papers.speed import CONFIGS, PAPERS, PaperConfig, Speed, networks_of, published
 from training.parallel import computes_bfloat16
 from training.recipes.r20.config import R20Config
@@ -72,7 +74,7 @@ class _Smoke:
     threads: int
     precision: str
     hub: bool
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: dict[str, Done] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -184,16 +186,19 @@ def _run(smoke: _Smoke, command: Command) -> None:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
         raise InputError(f"{command.name} ended with status {used['rc']}; the end of {log}:\n{tail}")
     text = out.read_text()
-    smoke.done[command.name] = {
-        "seconds": time.monotonic() - begin,
-        "cpu_s": used["cpu_s"],
-        "peak_mib": used["peak_kib"] / 1024,
-        "resumed": again,  # by this process after a kill: its seconds are of the rest
-        "output": json.loads(text) if text.startswith("{") else None,
-    }
+    smoke.done[command.name] = Done(
+        seconds=time.monotonic() - begin,
+        cpu_s=used["cpu_s"],
+        peak_mib=used["peak_kib"] / 1024,
+        resumed=again,
+        output=json.loads(text) if text.startswith("{") else None,
+    )
     paper = command.name.split()[0]
-    mine = {name: d for name, d in smoke.done.items() if name.startswith(f"{paper} ")}
-    write_text(_state(smoke, paper), json.dumps(mine))
+    write_json(_state(smoke, paper), _done(smoke, paper))
+
+
+def _done(smoke: _Smoke, paper: str) -> dict[str, Done]:
+    return {name: d for name, d in smoke.done.items() if name.startswith(f"{paper} ")}
 
 
 def _state(smoke: _Smoke, paper: str) -> Path:
@@ -202,7 +207,7 @@ def _state(smoke: _Smoke, paper: str) -> Path:
 
 def _load(smoke: _Smoke, paper: str) -> None:
     if _state(smoke, paper).exists():
-        smoke.done |= json.loads(_state(smoke, paper).read_text())
+        smoke.done |= {name: from_json(Done, d) for name, d in read_json(dict, _state(smoke, paper)).items()}
 
 
 def _check(smoke: _Smoke, paper: str) -> None:
@@ -212,66 +217,55 @@ def _check(smoke: _Smoke, paper: str) -> None:
         raise InputError(
             f"{paper}: {results} holds no {', '.join(missing)}: the stage tables wrote less than the paper's"
         )
-    built = smoke.done[f"{paper} build-engine"]["output"]
+    built = smoke.done[f"{paper} build-engine"].output
     if not built["complete"]:
         raise InputError(f"{paper}: a part of the bundle has no engine: {json.dumps(built['rows'])}")
-    for answer in smoke.done[f"{paper} screen"]["output"]["results"]:
+    for answer in smoke.done[f"{paper} screen"].output["results"]:
         odds = answer.get("probabilities", {}).values()
         if not (odds and all(map(math.isfinite, odds)) and math.isclose(sum(odds), 1, abs_tol=1e-3)):
             raise InputError(f"{paper}: {answer.get('source')} was not answered: {json.dumps(answer)}")
 
 
-def _found(smoke: _Smoke) -> dict[str, Any]:
-    """All results, as JSON."""
-    papers = {}
-    for paper in PAPERS:
-        config = published(paper)
-        took = {name: d for name, d in smoke.done.items() if name.startswith(f"{paper} ")}
-        networks = {n: took[f"{paper} network {n}"] for n in networks_of(config)}
-        speeds = {n: Speed(**{**d["output"], "input": tuple(d["output"]["input"])}) for n, d in networks.items()}
-        rows = hours(work_of(config), speeds)
-        built = took[f"{paper} build-engine"]["output"]
-        papers[paper] = {
-            "changed": _changed(smoke, paper),
-            "networks": {n: {**asdict(speeds[n]), **_costs(d)} for n, d in networks.items()},
-            "stages": {n.removeprefix(f"{paper} "): _costs(d) for n, d in took.items() if " network " not in n},
-            "engines": [{k: row[k] for k in ("part", "precision", "status", "reason")} for row in built["rows"]],
-            "screened": len(took[f"{paper} screen"]["output"]["results"]),
-            "hours": [asdict(h) for h in (*rows, total(rows))],
-        }
-    return {
-        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": _machine(smoke),
-        "images": asdict(Counts()) | {"all": Counts().images},
-        "imagenet": "timm's hub" if smoke.hub else "random weights in files of timm's layout",
-        "papers": papers,
-    }
+def _found(smoke: _Smoke) -> Smoke:
+    return Smoke(
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=_machine(smoke),
+        images={**asdict(Counts()), "all": Counts().images},
+        imagenet="timm's hub" if smoke.hub else "random weights in files of timm's layout",
+        papers={paper: _paper(smoke, paper) for paper in PAPERS},
+    )
 
 
-def _costs(done: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: done[k] for k in ("seconds", "cpu_s", "peak_mib", "resumed")}
+def _paper(smoke: _Smoke, paper: str) -> PaperSmoke:
+    config, took = published(paper), _done(smoke, paper)
+    networks = {n: took[f"{paper} network {n}"] for n in networks_of(config)}
+    speeds = {n: from_json(Speed, d.output) for n, d in networks.items()}
+    rows = hours(work_of(config), speeds)
+    return PaperSmoke(
+        changed={name or "(top)": values for name, values in shortened(config, {}).items()},
+        networks={n: MeasuredNetwork(**vars(speeds[n]), **vars(d.costs)) for n, d in networks.items()},
+        stages={n.removeprefix(f"{paper} "): d.costs for n, d in took.items() if " network " not in n},
+        engines=tuple(from_json(Engine, row) for row in took[f"{paper} build-engine"].output["rows"]),
+        screened=len(took[f"{paper} screen"].output["results"]),
+        hours=(*rows, total(rows)),
+    )
 
 
-def _changed(smoke: _Smoke, paper: str) -> dict[str, Any]:
-    tables = shortened(published(paper), {})
-    return {name or "(top)": values for name, values in tables.items()}
-
-
-def _machine(smoke: _Smoke) -> dict[str, Any]:
+def _machine(smoke: _Smoke) -> Machine:
     cpus = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "processor": cpus[0] if cpus else platform.processor(),
-        "precision": "bf16" if computes_bfloat16(torch.device("cpu")) else "fp32",
-        "vectors": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory, 1),
-        "threads": smoke.threads,
-        "load": round(os.getloadavg()[2], 1),
-        "torch": torch.__version__,
-    }
+    return Machine(
+        processor=cpus[0] if cpus else platform.processor(),
+        precision="bf16" if computes_bfloat16(torch.device("cpu")) else "fp32",
+        vectors=torch.backends.cpu.get_cpu_capability(),
+        cores=os.cpu_count(),
+        memory_gib=round(memory, 1),
+        threads=smoke.threads,
+        load=round(os.getloadavg()[2], 1),
+        torch=torch.__version__,
+    )
 
 
 def _smoke(args: argparse.Namespace) -> None:
@@ -286,8 +280,7 @@ def _smoke(args: argparse.Namespace) -> None:
             _run(smoke, command)
         _check(smoke, paper)
     if args.paper is None:
-        args.results.parent.mkdir(parents=True, exist_ok=True)
-        write_text(args.results.with_suffix(".json"), json.dumps(_found(smoke), indent=1) + "\n")
+        write_json(args.results.with_suffix(".json"), _found(smoke))
         (args.out / _FINISHED).touch()
 
 
@@ -319,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _smoke(args)
         if args.paper is not None:
             return 0
-        found = json.loads(args.results.with_suffix(".json").read_text(encoding="utf-8"))
+        found = read_json(Smoke, args.results.with_suffix(".json"))
     except (CxrEdgeError, OSError) as error:
         print(f"training.papers_smoke: {error}", file=sys.stderr)
         return 1

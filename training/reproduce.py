@@ -15,12 +15,15 @@ from pathlib import Path
 from cxr_edge.errors import CxrEdgeError, InputError
 from training import seeds
 from training.data.dataset import data_folder
+from training.json_records import write_json
 from training.parallel import barrier, broadcast, world
+from training.recipes.arguments import add_run_arguments
 from training.recipes.config import RunConfig
 from training.recipes.flannel import finish as flannel_finish
 from training.recipes.flannel import stages as flannel_stages
 from training.recipes.flannel.config import FlannelConfig, load_flannel
 from training.recipes.flannel.run import FlannelRun
+from training.recipes.page import RESULTS
 from training.recipes.r20 import finish as r20_finish
 from training.recipes.r20 import stages as r20_stages
 from training.recipes.r20.config import R20Config, load_r20
@@ -60,8 +63,8 @@ def _reproduce(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         _run_seed(config, args, out, results, seed)
     if world().is_main and (_is_full_run(args) or args.stage == "tables"):
-        page = seeds.write_page(seeds.gather_tables(args.paper, config, args.seeds, out, results), results)
-        print(f"wrote {page}", file=sys.stderr)
+        write_json(results / RESULTS, seeds.gather_tables(args.paper, config, args.seeds, out, results))
+        print(f"wrote {seeds.write_page(results)}", file=sys.stderr)
     barrier(world())
 
 
@@ -102,7 +105,7 @@ def _flannel(run: FlannelRun, args: argparse.Namespace, results: Path) -> None:
     folds = run.config.folds
     if args.fold is not None and not 0 <= args.fold < folds:
         raise InputError(f"--fold is 0 to {folds - 1}, got {args.fold}")
-    folds_to_run = range(folds) if args.fold is None else (args.fold,)
+    folds_to_run = [run.fold(k) for k in (range(folds) if args.fold is None else (args.fold,))]
     training_stages: dict[str, Stage] = {
         name: partial(stage, run, folds_to_run) for name, stage in flannel_stages.STAGES.items()
     }
@@ -153,9 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(paper: argparse.ArgumentParser, stages: Sequence[str]) -> None:
-    paper.add_argument("--config", type=Path, required=True, help="TOML of training/configs, such as r20-cpu.toml")
-    paper.add_argument("--data", type=Path, help="folder of the collections; default: CXR_EDGE_DATA")
-    paper.add_argument("--out", type=Path, help="run folder; default: runs/NAME")
+    add_run_arguments(paper, config=None, run=("--out", None))
     paper.add_argument("--results", type=Path, help="folder of tables and figures; default: docs/results/NAME")
     paper.add_argument("--stage", choices=stages, help="one stage only; default: all, in order")
     paper.add_argument(

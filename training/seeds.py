@@ -13,28 +13,59 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from cxr_edge.errors import InputError
+from training.json_records import read_json
 from training.loop.settings import TRAINING
 from training.markdown import Table, write_results
 from training.recipes.config import RunConfig
+from training.recipes.page import RESULTS
 from training.recipes.seed_runs import networks_of, seed_folder, with_seed
 from training.recipes.segmenter import SEGMENTER
-from training.shared_files import write_text
 
-__all__ = ["align_tables", "check_folder", "gather_tables", "main", "read_table", "summary_table", "write_page"]
+__all__ = [
+    "SeedTable",
+    "SeedTables",
+    "align_tables",
+    "check_folder",
+    "gather_tables",
+    "main",
+    "read_table",
+    "summary_table",
+    "write_page",
+]
 
-Json = Mapping[str, Any]
 # One table cell, with a value per seed; None if a seed's table lacks the row or column.
 Cells = Sequence[str | None]
 Key = TypeVar("Key", bound=Hashable)
 
-RESULTS = "results.json"
+
+@dataclass(frozen=True, kw_only=True)
+class SeedTable:
+    """One table of all seeds."""
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[tuple[str | None, ...], ...], ...]  # row -> column -> seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedTables:
+    """Contents of results.json."""
+
+    command: str  # of `training.reproduce`
+    config: str
+    split_seed: int
+    seeds: tuple[int, ...]
+    networks_of: tuple[str, ...]  # run folders whose trained networks were reused
+    segmenter_taken: bool  # copied from another run
+    tables: Mapping[str, SeedTable]  # file name -> table
 
 
 def check_folder(results: Path) -> None:
@@ -47,8 +78,8 @@ def check_folder(results: Path) -> None:
         )
 
 
-def gather_tables(command: str, config: RunConfig, seeds: Sequence[int], out: Path, results: Path) -> dict[str, Any]:
-    """Read all CSV tables of the seeds' results folders into the JSON object that `write_page` takes.
+def gather_tables(command: str, config: RunConfig, seeds: Sequence[int], out: Path, results: Path) -> SeedTables:
+    """Read all CSV tables of the seeds' results folders.
 
     command: of `training.reproduce`.
     out, results: parents of the seeds' run and results folders.
@@ -59,18 +90,17 @@ def gather_tables(command: str, config: RunConfig, seeds: Sequence[int], out: Pa
             raise InputError(f"{folder / RESULTS} is missing: run all stages with this seed, or leave the seed out")
     tables = [_tables(folder) for folder in folders]
     aligned = {file: align_tables([by_file.get(file) for by_file in tables]) for file in _merge(tables)}
-    for table in aligned.values():
-        table["title"] = re.sub(rf"\b{re.escape(config.name)}-seed-\d+", config.name, table["title"])
+    own_name = re.compile(rf"\b{re.escape(config.name)}-seed-\d+")
     segmenters = [out / seed_folder(seed) / SEGMENTER for seed in seeds]
-    return {
-        "command": command,
-        "config": config.name,
-        "split_seed": config.seed,
-        "seeds": list(seeds),
-        "networks_of": sorted({run for seed in seeds if (run := networks_of(with_seed(config, seed))) is not None}),
-        "segmenter_taken": any(s.exists() and not (s / TRAINING).exists() for s in segmenters),
-        "tables": aligned,
-    }
+    return SeedTables(
+        command=command,
+        config=config.name,
+        split_seed=config.seed,
+        seeds=tuple(seeds),
+        networks_of=tuple(sorted({run for seed in seeds if (run := networks_of(with_seed(config, seed))) is not None})),
+        segmenter_taken=any(s.exists() and not (s / TRAINING).exists() for s in segmenters),
+        tables={file: replace(t, title=own_name.sub(config.name, t.title)) for file, t in aligned.items()},
+    )
 
 
 def _tables(folder: Path) -> dict[str, Table]:
@@ -89,7 +119,7 @@ def read_table(file: Path) -> Table:
     return Table(title=title, head=tuple(head), rows=tuple(tuple(row) for row in rows), note=note)
 
 
-def align_tables(tables: Sequence[Table | None]) -> dict[str, Any]:
+def align_tables(tables: Sequence[Table | None]) -> SeedTable:
     """Align one table of all seeds (None for a seed without it): title, note, head, and rows of cells with a value per seed.
 
     Rows are matched by their first column, and by as many further text columns as are needed to distinguish them; columns by
@@ -99,9 +129,11 @@ def align_tables(tables: Sequence[Table | None]) -> dict[str, Any]:
     width = _key_width(present)
     keyed: list[dict[tuple[str | int, ...], dict[str, str]]] = [{} if t is None else _keyed(t, width) for t in tables]
     head = _merge(t.head for t in present)
-    rows = [[[by_key.get(key, {}).get(column) for by_key in keyed] for column in head] for key in _merge(keyed)]
+    by_row = ([by_key.get(key, {}) for by_key in keyed] for key in _merge(keyed))
+    rows = tuple(tuple(tuple(row.get(column) for row in own) for column in head) for own in by_row)
     notes = {t.note for t in present}
-    return {"title": present[0].title, "note": notes.pop() if len(notes) == 1 else "", "head": head, "rows": rows}
+    note = notes.pop() if len(notes) == 1 else ""
+    return SeedTable(title=present[0].title, note=note, head=tuple(head), rows=rows)
 
 
 # A pruned network is the same row for every selected step.
@@ -145,21 +177,21 @@ def _merge(orders: Iterable[Iterable[Key]]) -> list[Key]:
     return merged
 
 
-def summary_table(aligned: Json, seeds: int) -> Table:
+def summary_table(aligned: SeedTable, seeds: int) -> Table:
     """Return mean and sample standard deviation of every figure, and the number of seeds of every row.
 
-    aligned: as returned by `align_tables`. The paper's rows, and a table that is equal for every seed, are unchanged.
+    The paper's rows, and a table that is equal for every seed, are unchanged.
     """
-    head, rows = aligned["head"], aligned["rows"]
-    title = re.sub(r"\bseed (\d+)\)$", rf"split seed \1; {seeds} seeds)", aligned["title"])
+    head, rows = aligned.head, aligned.rows
+    title = re.sub(r"\bseed (\d+)\)$", rf"split seed \1; {seeds} seeds)", aligned.title)
     if seeds > 1 and all(len({*cells}) == 1 for row in rows for cells in row):
-        same = tuple(tuple(cells[0] for cells in row) for row in rows)
-        return Table(title=title, head=tuple(head), rows=same, note=_join("Equal for every seed.", aligned["note"]))
+        same = tuple(tuple(cells[0] or "" for cells in row) for row in rows)
+        return Table(title=title, head=head, rows=same, note=_join("Equal for every seed.", aligned.note))
     cells = [(*_row(head, row, seeds), _count(row[0], seeds)) for row in rows]
     omitted = [what for what, mark in _OMITTED.items() if any(map(mark.search, _rests(head, rows)))]
     note = _join(
         f"Mean (sd) over the seeds{'; omitted: ' + ', '.join(omitted) if omitted else ''}.",
-        f"Note of the single tables: {aligned['note']}" if aligned["note"] else "",
+        f"Note of the single tables: {aligned.note}" if aligned.note else "",
     )
     return Table(title=title, head=(*head, "seeds"), rows=tuple(cells), note=note)
 
@@ -218,7 +250,7 @@ def _cell(column: str, cells: Cells, of: int, seeds: int, printed: bool) -> str:
 
 
 def _present(cells: Cells) -> list[str]:
-    return [c for c in cells if c not in (None, "", "-", "nan")]
+    return [c for c in cells if c is not None and c not in ("", "-", "nan")]
 
 
 def _list(values: Sequence[str]) -> str:
@@ -265,37 +297,33 @@ def _mean(numbers: Sequence[_Number]) -> str:
     return f"{format(np.mean(values), sign + form)} ({sd})"
 
 
-def write_page(results: Json, folder: Path) -> Path:
-    """Write index.md, results.json and every table as CSV to `folder`. Returns the page."""
-    tables = {file: summary_table(t, len(results["seeds"])) for file, t in results["tables"].items()}
-    write_results(results, tables, folder)
-    page = "\n\n".join([_opening(results), *(t.as_markdown() for t in tables.values())])
-    write_text(folder / "index.md", page + "\n")
-    return folder / "index.md"
+def write_page(folder: Path) -> Path:
+    """Write index.md and every table as CSV from the folder's results.json. Returns the page."""
+    results = read_json(SeedTables, folder / RESULTS)
+    tables = {file: summary_table(t, len(results.seeds)) for file, t in results.tables.items()}
+    return write_results(tables, folder, opening=[_opening(results)])
 
 
-def _opening(results: Json) -> str:
-    seeds = results["seeds"]
+def _opening(results: SeedTables) -> str:
+    seeds = results.seeds
     listed = ", ".join(str(s) for s in seeds)
     pages = ", ".join(f"[seed {s}]({seed_folder(s)}/index.md)" for s in seeds)
     return (
-        f"# {results['config']} with {len(seeds)} seeds\n\nMade by `python -m training.reproduce {results['command']} --seeds "
+        f"# {results.config} with {len(seeds)} seeds\n\nMade by `python -m training.reproduce {results.command} --seeds "
         f"{' '.join(map(str, seeds))}`; every figure comes from `results.json` beside this page, which has each seed's values. "
         f"The pages of the seeds have their own tables and figures: {pages}.\n\nSeeds {listed}. A training seed "
         f"determines initial weights, order and sampling of images, augmentation, the fits of combinations and the "
-        f"search.{_reused(results)} The split (seed {results['split_seed']}) and the folds are the same for all, so every seed "
+        f"search.{_reused(results)} The split (seed {results.split_seed}) and the folds are the same for all, so every seed "
         "is evaluated on the same test images. Cells are the mean over the seeds and, in brackets, the sample standard deviation "
         "(n - 1). This is the variation of the training only, on the same test patients; the intervals on the seeds' pages give "
         "the uncertainty of the sample of test patients."
     )
 
 
-def _reused(results: Json) -> str:
+def _reused(results: SeedTables) -> str:
     """Return sentences on networks of other runs, which are not trained again for a seed."""
-    runs = ", ".join(f"`{run}`" for run in results["networks_of"])
-    segmenter = (
-        " The segmenter was copied from another run and not trained again." if results["segmenter_taken"] else ""
-    )
+    runs = ", ".join(f"`{run}`" for run in results.networks_of)
+    segmenter = " The segmenter was copied from another run and not trained again." if results.segmenter_taken else ""
     return segmenter + (f" Trained networks were reused from {runs} and not trained again." if runs else "")
 
 
@@ -304,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.seeds", description=main.__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="results folders, such as docs/results/r20-cpu-seeds")
     for folder in parser.parse_args(arguments).folders:
-        print(write_page(json.loads((folder / RESULTS).read_text(encoding="utf-8")), folder))
+        print(write_page(folder))
     return 0
 
 

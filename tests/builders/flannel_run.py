@@ -94,7 +94,7 @@ def with_predictions(run: FlannelRun, make_logits: MakeLogits = informative_logi
     for fold in range(run.config.folds):
         rows = np.tile(others_by_hand(run, fold), run.config.copies)
         for name in run.config.networks:
-            folder, logits = run.folder(fold, name), make_logits(run, fold, name)
+            folder, logits = run.fold(fold).folder(name), make_logits(run, fold, name)
             folder.mkdir(parents=True)
             SampleLogits(rows=run.all_rows, logits=logits).save(folder / PREDICTIONS)
             if run.config.preset == "code" and name in run.config.learners:

@@ -101,11 +101,11 @@ def test_the_evaluation_runs_by_itself(run: Path, tmp_path: Path) -> None:
 def test_a_second_run_changes_nothing(run: Path) -> None:
     """Finished networks are not trained again."""
     networks = ("segmenter", "plain", "inverted")
-    before = [(run / name / "last.pt").stat().st_mtime_ns for name in networks]
+    before = [(run / name / "weights.safetensors").stat().st_mtime_ns for name in networks]
     first = Bundle.open(run / "bundle")
     assert starter.main(_arguments(run.parent)) == 0
     again = Bundle.open(run / "bundle")
-    assert [(run / name / "last.pt").stat().st_mtime_ns for name in networks] == before
+    assert [(run / name / "weights.safetensors").stat().st_mtime_ns for name in networks] == before
     assert again.manifest.combination == first.manifest.combination
     assert [a.probabilities for a in again.manifest.known_answers] == [
         a.probabilities for a in first.manifest.known_answers

@@ -14,11 +14,13 @@ from cxr_edge.errors import InputError
 from training import papers_smoke
 from training.data.drawn_collections import Counts, draw
 from training.data.splits import SIDES
+from training.json_records import read_json
 from training.loop.plan import Plan
 from training.papers import hours as hours_module
 from training.papers import speed
 from training.papers.hours import Gpu, Hours, Work, hours, total, work_of
 from training.papers.page import page
+from training.papers.records import Done, Smoke
 from training.papers.speed import PAPERS, Speed, networks_of, published
 from training.papers_smoke import Command, shortened, toml
 from training.recipes.flannel.config import load_flannel
@@ -138,8 +140,8 @@ def test_a_process_is_measured_and_not_run_twice(tmp_path: Path) -> None:
     command = Command(name="r20 stage x", arguments=("-c", text))
     papers_smoke._run(smoke, command)
     taken = smoke.done["r20 stage x"]
-    assert taken["output"] == {"images": 3}
-    assert 150 < taken["peak_mib"] < 250  # the interpreter and the block, and nothing of what this process holds
+    assert taken.output == {"images": 3}
+    assert 150 < taken.peak_mib < 250  # the interpreter and the block, and nothing of what this process holds
     again = _smoke(tmp_path)
     papers_smoke._load(again, "r20")
     papers_smoke._run(again, command)
@@ -153,12 +155,16 @@ def test_a_stage_that_fails_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "r20.json").exists()
 
 
+def _done(output: Any) -> Done:
+    return Done(seconds=1.0, cpu_s=1.0, peak_mib=1.0, resumed=False, output=output)
+
+
 def test_it_fails_without_tables_engines_or_answers(tmp_path: Path) -> None:
     smoke, results = _smoke(tmp_path), tmp_path / "flannel" / "results"
     answer = {"source": "a.png", "probabilities": {"normal": 0.5, "covid-19": 0.5}}
     smoke.done = {
-        "flannel build-engine": {"output": {"complete": True, "rows": []}},
-        "flannel screen": {"output": {"results": [answer]}},
+        "flannel build-engine": _done({"complete": True, "rows": []}),
+        "flannel screen": _done({"results": [answer]}),
     }
     with pytest.raises(InputError, match=r"holds no table-1-data.csv, table-3-methods.csv"):
         papers_smoke._check(smoke, "flannel")
@@ -166,12 +172,12 @@ def test_it_fails_without_tables_engines_or_answers(tmp_path: Path) -> None:
     for name in papers_smoke.TABLES["flannel"]:
         (results / name).touch()
     papers_smoke._check(smoke, "flannel")
-    smoke.done["flannel build-engine"]["output"]["complete"] = False
+    smoke.done["flannel build-engine"].output["complete"] = False
     with pytest.raises(InputError, match="a part of the bundle has no engine"):
         papers_smoke._check(smoke, "flannel")
-    smoke.done["flannel build-engine"]["output"]["complete"] = True
+    smoke.done["flannel build-engine"].output["complete"] = True
     for broken in ({"probabilities": {"normal": float("nan"), "covid-19": 0.5}}, {"error": "not an image"}):
-        smoke.done["flannel screen"]["output"]["results"] = [{"source": "a.png", **broken}]
+        smoke.done["flannel screen"].output["results"] = [{"source": "a.png", **broken}]
         with pytest.raises(InputError, match=r"a\.png was not answered"):
             papers_smoke._check(smoke, "flannel")
 
@@ -206,7 +212,7 @@ def test_the_page_is_made_from_the_json(tmp_path: Path) -> None:
     (tmp_path / "smoke.json").write_text(json.dumps(found))
     assert papers_smoke.main(["--page", "--results", str(tmp_path / "smoke")]) == 0
     text = (tmp_path / "smoke.md").read_text()
-    assert text == page(found)
+    assert text == page(read_json(Smoke, tmp_path / "smoke.json"))
     assert "| vgg16 | vgg16 | 10 | 1 | 3x8x8 | 4 | 0.111 | 0.5 | 4 | 2 | 2048 |" in text
     assert "All rows together: 2 minutes, 3 core minutes." in text
     assert "| modality | 1.5 to 3 | 100 to 200 | 1 to 2.5 |" in text

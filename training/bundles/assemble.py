@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.bundle import Bundle
 from cxr_edge.specs.combination import Combination
 from training.bundles.model_card import key_metrics, model_card
 from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
@@ -27,6 +26,7 @@ from training.data.splits import SIDES
 from training.ensembles.fit import choose_combination, choose_decision
 from training.evaluation.bundle import evaluate
 from training.evaluation.onnx_logits import member_logits
+from training.evaluation.results import Evaluation, UnseenSite
 
 __all__ = ["assemble", "images_by_side"]
 
@@ -42,10 +42,10 @@ def assemble(
     *,
     preset: str = "sane",
     split: str = "by patient, patients that share an image kept together",
-    unseen: Mapping[str, Any] | None = None,
+    unseen: UnseenSite | None = None,
     combination: Combination | None = None,
-) -> tuple[Bundle, dict[str, Any]]:
-    """Write the bundle in `root`. Returns it and the results of `evaluate` on test patients.
+) -> Evaluation:
+    """Write the bundle in `root`. Returns the results of `evaluate` on test patients.
 
     networks: folder of NAME.onnx, and segmenter.onnx if the members' input is the lung box.
     designs: member -> its design in words, in the members' order.
@@ -67,7 +67,7 @@ def assemble(
     bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, unseen))
     size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)
-    return bundle, results
+    return results
 
 
 def _fit(

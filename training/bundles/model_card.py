@@ -7,8 +7,12 @@ from typing import Any
 
 from cxr_edge.bundle.manifest import Manifest
 from training.data.collections import source_descriptions
-from training.evaluation.pages import guard_auc, labels_table, lungs_table, models_table, safety_table
-from training.markdown import interval, table
+from training.data.guard import Guard
+from training.evaluation.metrics import interval
+from training.evaluation.pages import labels_table, lungs_table, models_table, safety_section
+from training.evaluation.results import TOGETHER, Evaluation, Shortcuts, UnseenSite
+from training.json_records import as_json
+from training.markdown import table
 
 __all__ = ["key_metrics", "model_card"]
 
@@ -19,34 +23,35 @@ _LIMITS: Mapping[str, str] = {
 }
 
 
-def key_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
+def key_metrics(results: Evaluation) -> dict[str, Any]:
     """Return the results that the manifest holds and `inspect` prints."""
-    ensemble = results["models"]["ensemble"]
-    return {
+    ensemble, lungs = results.models["ensemble"], results.lungs.get(TOGETHER)
+    metrics = {
         "split": "held-out test patients",
-        "preset": results["preset"],
-        "seed": results["seed"],
-        "images": ensemble["images"],
-        "patients": ensemble["patients"],
-        "macro_f1": ensemble["macro_f1"],
-        "macro_auc": ensemble["macro_auc"],
-        "accuracy": ensemble["accuracy"],
-        "f1": {label: row["f1"] for label, row in ensemble["labels"].items()},
+        "preset": results.preset,
+        "seed": results.seed,
+        "images": ensemble.images,
+        "patients": ensemble.patients,
+        "macro_f1": ensemble.macro_f1,
+        "macro_auc": ensemble.macro_auc,
+        "accuracy": ensemble.accuracy,
+        "f1": {label: row.f1 for label, row in ensemble.labels.items()},
         **_guard_metrics(results),
-        "lung_dice": results["lungs"].get("together", {}).get("dice"),
+        "lung_dice": None if lungs is None else lungs.dice,
     }
+    found: dict[str, Any] = as_json(metrics)
+    return found
 
 
-def _guard_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
-    guard, safety = results["guard"], results["safety"]
-    if guard is None:
+def _guard_metrics(results: Evaluation) -> dict[str, Any]:
+    if results.guard is None:
         return {}
-    groups = {f"specificity_{name}": safety[f"specificity_{name}"]["together"] for name in guard["groups"]}
-    watch = {f"specificity_{name}": safety[f"specificity_{name}"] for name in guard["watch"]}
-    return {"guard": guard["label"], **groups, **watch}
+    groups = {name: by_source[TOGETHER] for name, by_source in results.safety.groups.items()}
+    shares = {f"specificity_{name}": share for name, share in {**groups, **results.safety.watch}.items()}
+    return {"guard": results.guard.label, **shares}
 
 
-def model_card(manifest: Manifest, results: Mapping[str, Any], unseen: Mapping[str, Any] | None = None) -> str:
+def model_card(manifest: Manifest, results: Evaluation, unseen: UnseenSite | None = None) -> str:
     """Return the card as Markdown. unseen: results of `training.unseen`, or None if it was not run."""
     return (
         "\n\n".join(
@@ -61,8 +66,8 @@ def model_card(manifest: Manifest, results: Mapping[str, Any], unseen: Mapping[s
                 "## Results on held-out patients",
                 _how(results),
                 models_table(results),
-                labels_table(results["models"]["ensemble"]),
-                *_safety(results),
+                labels_table(results.models["ensemble"]),
+                *safety_section(results, "Specificity of {} by subgroup:"),
                 "Lung segmenter:",
                 lungs_table(results),
                 "## Limits",
@@ -71,13 +76,6 @@ def model_card(manifest: Manifest, results: Mapping[str, Any], unseen: Mapping[s
         )
         + "\n"
     )
-
-
-def _safety(results: Mapping[str, Any]) -> list[str]:
-    guard = results["guard"]
-    if guard is None:
-        return []
-    return [f"Specificity of {guard['label']} by subgroup:", safety_table(results), guard_auc(results)]
 
 
 def _design(manifest: Manifest) -> str:
@@ -116,41 +114,33 @@ def _data(manifest: Manifest) -> str:
     )
 
 
-def _how(results: Mapping[str, Any]) -> str:
-    test = results["sides"]["test"]
+def _how(results: Evaluation) -> str:
+    test = results.sides["test"]
     return (
-        f"Preset `{results['preset']}`, split seed {results['seed']}, test side: {test['images']} images of "
-        f"{test['patients']} patients, of which those with one of the labels are counted in the tables. fp32 reference "
-        f"through the deployed path. 95 % intervals: exact for shares, {results['resamples']} bootstrap draws of patients "
+        f"Preset `{results.preset}`, split seed {results.seed}, test side: {test.images} images of "
+        f"{test.patients} patients, of which those with one of the labels are counted in the tables. fp32 reference "
+        f"through the deployed path. 95 % intervals: exact for shares, {results.resamples} bootstrap draws of patients "
         f"for F1 and AUC. The positive class of each row is its label."
     )
 
 
-def _unseen(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> list[str]:
-    guard = results["guard"]
+def _unseen(guard: Guard | None, unseen: UnseenSite | None) -> list[str]:
     if guard is None or unseen is None:
         return []
-    labels = {group["label"] for group in guard["groups"].values()}
+    labels = {group.label for group in guard.groups.values()}
     return [
         f"- Expect more false alarms at a hospital that is not in the table above. A member {name!r} trained without a full "
-        f"site ({source}) correctly did not predict {guard['label']} for {interval(_specificity(figure))} of its {label} "
+        f"site ({source}) correctly did not predict {guard.label} for {interval(counts.guard_specificity)} of its {label} "
         f"images. At a new site, choose the threshold on images of that site."
-        for name, kinds in unseen["members"].items()
-        for kind, figure in kinds.items()
+        for name, kinds in unseen.members.items()
+        for kind, counts in kinds.items()
         for source, label in (kind.split("/", 1),)
         if label in labels
     ]
 
 
-def _specificity(figure: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the guarded label's specificity; files of version 0.1 have it under the second key."""
-    key = "guard_specificity" if "guard_specificity" in figure else "not_called_covid"
-    found: Mapping[str, Any] = figure[key]
-    return found
-
-
-def _limits(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> str:
-    sources = {row["source"] for row in results["sources"]}
+def _limits(results: Evaluation, unseen: UnseenSite | None) -> str:
+    sources = {row.source for row in results.sources}
     lines = [
         f"- Label and source are correlated in these collections ({_sources_of_labels(results)}). Figures on other hospitals' "
         "images will be lower; these data cannot show by how much.",
@@ -158,31 +148,30 @@ def _limits(results: Mapping[str, Any], unseen: Mapping[str, Any] | None) -> str
         *(f"- {limit}" for name, limit in _LIMITS.items() if name in sources),
         "- Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
         "- Frontal views only. Fairness across sex, age or origin was not measured: the collections hardly record them.",
-        *_unseen(results, unseen),
-        *_shortcuts(results["shortcuts"]),
+        *_unseen(results.guard, unseen),
+        *_shortcuts(results.shortcuts),
     ]
     return "\n".join(lines)
 
 
-def _sources_of_labels(results: Mapping[str, Any]) -> str:
+def _sources_of_labels(results: Evaluation) -> str:
     by_label = {
-        label: sorted({row["source"] for row in results["sources"] if row["label"] == label})
-        for label in results["labels"]
+        label: sorted({row.source for row in results.sources if row.label == label}) for label in results.labels
     }
     return "; ".join(f"{label}: {', '.join(names) or 'none'}" for label, names in by_label.items())
 
 
-def _shortcuts(shortcuts: Mapping[str, Any]) -> list[str]:
-    lines, sources, blind = [], shortcuts["source_told"].get("all images"), shortcuts.get("lungs_painted_over")
+def _shortcuts(shortcuts: Shortcuts) -> list[str]:
+    lines, sources, blind = [], shortcuts.source_told.get("all images"), shortcuts.lungs_painted_over
     if sources is not None:
         lines.append(
             f"- A linear classifier on 32 px copies of the lung canvases predicts the collection with a balanced accuracy of "
-            f"{sources['balanced_accuracy']['value']:.2f} (chance {sources['chance']:.2f}): even the lungs reveal the source, "
+            f"{sources.balanced_accuracy.value:.2f} (chance {sources.chance:.2f}): even the lungs reveal the source, "
             f"so a member could rely on it."
         )
     if blind is not None:
         lines.append(
-            f"- With the lungs painted over, the ensemble still reaches a macro-AUC of {interval(blind['macro_auc'])}: this "
+            f"- With the lungs painted over, the ensemble still reaches a macro-AUC of {interval(blind.macro_auc)}: this "
             f"part comes from outside the lungs."
         )
     return lines

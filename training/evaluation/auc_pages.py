@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from training.markdown import interval
+import numpy as np
+
+from training.evaluation.metrics import interval
+from training.evaluation.statistics import AreaDifference, Comparison
 
 __all__ = ["AUC_NOTE", "auc_differences"]
-
-Json = Mapping[str, Any]
 
 AUC_NOTE = (
     "AUC, first minus second. Micro: over all pairs of image and label, interval by bootstrap of patients. By label, against the "
@@ -17,19 +17,19 @@ AUC_NOTE = (
 )
 
 
-def auc_differences(comparisons: Sequence[Json], labels: Sequence[str]) -> list[list[str]]:
+def auc_differences(comparisons: Sequence[Comparison], labels: Sequence[str]) -> list[list[str]]:
     """Return a row per comparison: the micro-AUC's difference with its interval, then each label's with DeLong's p.
 
     Empty for results of earlier versions, which have no AUCs of pairs.
     """
     return [
-        [interval(c["micro_auc_difference"]), *(_with_p(c["auc_by_label"][label]) for label in labels)]
+        [interval(c.micro_auc_difference), *(_with_p(c.auc_by_label[label]) for label in labels)]
         for c in comparisons
-        if "auc_by_label" in c
+        if c.auc_by_label is not None
     ]
 
 
-def _with_p(found: Json) -> str:
-    if found["difference"] is None:
+def _with_p(found: AreaDifference) -> str:
+    if np.isnan(found.difference):
         return "-"
-    return f"{found['difference']:+.4f} (p {'-' if found['p'] is None else format(found['p'], '.3g')})"
+    return f"{found.difference:+.4f} (p {'-' if np.isnan(found.p) else format(found.p, '.3g')})"

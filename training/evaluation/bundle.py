@@ -1,14 +1,13 @@
 """Evaluation of a bundle on a split: figures by label, source and subgroup, lung boxes, flags and shortcut checks.
 
-In: a bundle and the samples and canvases of a run. Out: one JSON object, which `training.evaluation.pages` and the model card
+In: a bundle and the samples and canvases of a run. Out: an `Evaluation`, which `training.evaluation.pages` and the model card
 print. Test patients' files go through the deployed path (`Screener`), as a device runs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -28,9 +27,22 @@ from training.data.canvases import Canvases, LungFinder
 from training.data.dataset import Sample, read_all
 from training.data.guard import Guard, Subgroup
 from training.data.records import Record
-from training.evaluation.metrics import Figure, Predictions, auc_figure, figures, proportion
+from training.data.splits import SIDES
+from training.evaluation.metrics import Bootstrap, Figure, ModelFigures, Predictions, auc_figure, figures, proportion
 from training.evaluation.onnx_logits import member_logits
+from training.evaluation.results import (
+    TOGETHER,
+    BundleName,
+    Evaluation,
+    FlagShares,
+    LungFigures,
+    Safety,
+    Shortcuts,
+    Side,
+    SourceCounts,
+)
 from training.evaluation.shortcuts import lungs_painted_over, source_classifier_accuracy
+from training.json_records import as_stored
 from training.tasks.segment import dice, read_mask
 
 __all__ = ["PAPERS_SOURCES", "Screened", "evaluate", "safety", "screen_samples"]
@@ -90,8 +102,8 @@ def evaluate(
     config: BundleConfig,
     *,
     built: EngineSet | None = None,
-) -> dict[str, Any]:
-    """Return all results as one JSON object.
+) -> Evaluation:
+    """Return all results, rounded as in files.
 
     samples, canvases: of the whole run, row by row; only test patients are evaluated.
     built: engines to evaluate beside the fp32 reference, or None.
@@ -102,29 +114,25 @@ def evaluate(
     screened = screen_samples(Screener(bundle, reference), [samples[i] for i in test], threads=config.threads)
     models = _models(screened, manifest, config)
     if built is not None:
-        other = screen_samples(Screener(bundle, built), screened.samples, threads=config.threads)
-        models["ensemble, engines built here"] = {
-            **_ensemble(other, manifest, config),
-            "engines": built.describe(),
-            "same_decision": proportion(int((other.predicted == screened.predicted).sum()), len(test)).as_json(),
-        }
-    return {
-        "bundle": {"name": manifest.name, "version": manifest.version, "manifest_sha256": bundle.digest},
-        "preset": manifest.provenance.get("preset", "sane"),
-        "split": _split(samples),
-        "seed": config.seed,
-        "resamples": config.resamples,
-        "labels": list(manifest.labels),
-        "guard": None if config.guarded is None else asdict(config.guarded),
-        "reference": reference.describe(),
-        "sides": _sides(samples),
-        "models": models,
-        "sources": _sources(screened, manifest.labels),
-        "safety": safety(screened, manifest.labels, config),
-        "flags": _flags(screened, manifest.labels),
-        "lungs": _lungs(bundle, samples, config),
-        "shortcuts": _shortcuts(bundle, samples, canvases, test, screened, config),
-    }
+        models["ensemble, engines built here"] = _built(bundle, built, screened, config)
+    found = Evaluation(
+        bundle=BundleName(name=manifest.name, version=manifest.version, manifest_sha256=bundle.digest),
+        preset=manifest.provenance.get("preset", "sane"),
+        split=_split(samples),
+        seed=config.seed,
+        resamples=config.resamples,
+        labels=manifest.labels,
+        guard=config.guarded,
+        reference=reference.describe(),
+        sides=_sides(samples),
+        models=models,
+        sources=_sources(screened, manifest.labels),
+        safety=safety(screened, manifest.labels, config),
+        flags=_flags(screened, manifest.labels),
+        lungs=_lungs(bundle, samples, config),
+        shortcuts=_shortcuts(bundle, samples, canvases, test, screened, config),
+    )
+    return as_stored(found)
 
 
 def _split(samples: Sequence[Sample]) -> str:
@@ -137,14 +145,9 @@ def _split(samples: Sequence[Sample]) -> str:
     )
 
 
-def _sides(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
-    return {
-        side: {
-            "images": sum(s.side == side for s in samples),
-            "patients": len({s.group for s in samples if s.side == side}),
-        }
-        for side in ("train", "validation", "test")
-    }
+def _sides(samples: Sequence[Sample]) -> dict[str, Side]:
+    by_side = {side: [s.group for s in samples if s.side == side] for side in SIDES}
+    return {side: Side(images=len(groups), patients=len(set(groups))) for side, groups in by_side.items()}
 
 
 def _predictions(
@@ -160,69 +163,73 @@ def _predictions(
     ), known
 
 
-def _ensemble(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, Any]:
+def _ensemble(screened: Screened, manifest: Manifest, config: BundleConfig) -> ModelFigures:
     predictions, _ = _predictions(screened, manifest.labels, screened.predicted, screened.probabilities)
-    return figures(predictions, manifest.labels, seed=config.seed, resamples=config.resamples)
+    return figures(predictions, manifest.labels, Bootstrap.of(config))
 
 
-def _models(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, Any]:
-    labels = manifest.labels
+def _built(bundle: Bundle, built: EngineSet, reference: Screened, config: BundleConfig) -> ModelFigures:
+    """Return the ensemble's figures by other engines, and their agreement with the reference's decisions."""
+    other = screen_samples(Screener(bundle, built), reference.samples, threads=config.threads)
+    same = proportion(int((other.predicted == reference.predicted).sum()), len(reference.samples))
+    return replace(_ensemble(other, bundle.manifest, config), engines=built.describe(), same_decision=same)
+
+
+def _models(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, ModelFigures]:
+    labels, draws = manifest.labels, Bootstrap.of(config)
     predictions, known = _predictions(screened, labels, screened.predicted, screened.probabilities)
     papers = np.array([r.source in PAPERS_SOURCES for r in screened.records])[known]
-    found = {"ensemble": _ensemble(screened, manifest, config)}
+    found = {"ensemble": figures(predictions, labels, draws)}
     if papers.any():
-        found[f"ensemble, {', '.join(PAPERS_SOURCES)} only"] = figures(
-            predictions.only(papers), labels, seed=config.seed, resamples=config.resamples
-        )
+        found[f"ensemble, {', '.join(PAPERS_SOURCES)} only"] = figures(predictions.only(papers), labels, draws)
     for i, member in enumerate(manifest.members):
         own = screened.members[:, i]
         single, _ = _predictions(screened, labels, own.argmax(axis=1), own)
-        found[f"{member.name} alone"] = figures(single, labels, seed=config.seed, resamples=config.resamples)
+        found[f"{member.name} alone"] = figures(single, labels, draws)
     return found
 
 
-def _sources(screened: Screened, labels: Sequence[str]) -> list[dict[str, Any]]:
+def _sources(screened: Screened, labels: Sequence[str]) -> tuple[SourceCounts, ...]:
     """Return the counts of predicted labels, one row per source and true label."""
-    rows = []
-    for source, label in sorted({(r.source, r.label) for r in screened.records}):
-        chosen = screened.where(source=source, label=label)
-        counts = np.bincount(screened.predicted[chosen], minlength=len(labels))
-        right = proportion(int(counts[labels.index(label)]), int(counts.sum())).as_json() if label in labels else None
-        rows.append(
-            {
-                "source": source,
-                "label": label,
-                "patients": len(set(screened.patients[chosen].tolist())),
-                "said": dict(zip(labels, counts.tolist(), strict=True)),
-                "right": right,
-            }
-        )
-    return rows
+    pairs = sorted({(r.source, r.label) for r in screened.records})
+    return tuple(_source_counts(screened, labels, source, label) for source, label in pairs)
 
 
-def safety(screened: Screened, labels: Sequence[str], config: BundleConfig) -> dict[str, Any]:
+def _source_counts(screened: Screened, labels: Sequence[str], source: str, label: str) -> SourceCounts:
+    chosen = screened.where(source=source, label=label)
+    counts = np.bincount(screened.predicted[chosen], minlength=len(labels))
+    return SourceCounts(
+        source=source,
+        label=label,
+        patients=len(set(screened.patients[chosen].tolist())),
+        said=dict(zip(labels, counts.tolist(), strict=True)),
+        right=proportion(int(counts[labels.index(label)]), int(counts.sum())) if label in labels else None,
+    )
+
+
+def safety(screened: Screened, labels: Sequence[str], config: BundleConfig) -> Safety:
     """Return the guarded label's specificity by subgroup and its AUC within subgroups; empty without a guarded label.
 
     The subgroups that limit false alarms are given by source, too.
     """
     guard = config.guarded
     if guard is None:
-        return {}
+        return Safety()
     flagged = screened.predicted == labels.index(guard.label)
 
-    def specificity(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
-        return proportion(int((~flagged)[rows].sum()), int(rows.sum())).as_json()
+    def specificity(rows: npt.NDArray[np.bool_]) -> Figure:
+        return proportion(int((~flagged)[rows].sum()), int(rows.sum()))
 
-    found: dict[str, Any] = {}
+    groups = {}
     for name, rows in guard.group_masks(screened.records).items():
         sources = sorted({r.source for r, row in zip(screened.records, rows, strict=True) if row})
         by_source = {source: specificity(rows & screened.where(source=source)) for source in sources}
-        found[f"specificity_{name}"] = {**by_source, "together": specificity(rows)}
-    for name, group in guard.watch.items():
-        found[f"specificity_{name}"] = specificity(guard.negatives(group, screened.records))
-    for name, group in guard.auc_groups.items():
-        found[f"auc_among_{name}"] = _guard_auc(screened, labels, guard, group, config).as_json()
-    return found
+        groups[name] = {**by_source, TOGETHER: specificity(rows)}
+    return Safety(
+        groups=groups,
+        watch={name: specificity(guard.negatives(g, screened.records)) for name, g in guard.watch.items()},
+        areas={name: _guard_auc(screened, labels, guard, g, config) for name, g in guard.auc_groups.items()},
+    )
 
 
 def _guard_auc(
@@ -233,29 +240,30 @@ def _guard_auc(
         screened.probabilities[rows, labels.index(guard.label)],
         screened.where(label=guard.label)[rows],
         screened.patients[rows],
-        seed=config.seed,
-        resamples=config.resamples,
+        Bootstrap.of(config),
     )
 
 
-def _flags(screened: Screened, labels: Sequence[str]) -> dict[str, Any]:
+def _flags(screened: Screened, labels: Sequence[str]) -> FlagShares:
     predictions, known = _predictions(screened, labels, screened.predicted, screened.probabilities)
     right, uncertain = predictions.predicted == predictions.true, screened.flagged("uncertain")[known]
-    failed = screened.flagged("lung_box_failed")
-    return {
-        "lung_box_failed": proportion(int(failed.sum()), len(failed)).as_json(),
-        "uncertain": proportion(int(uncertain.sum()), len(uncertain)).as_json(),
-        "accuracy_uncertain": proportion(int(right[uncertain].sum()), int(uncertain.sum())).as_json(),
-        "accuracy_others": proportion(int(right[~uncertain].sum()), int((~uncertain).sum())).as_json(),
-    }
+    return FlagShares(
+        lung_box_failed=_share(screened.flagged("lung_box_failed")),
+        uncertain=_share(uncertain),
+        accuracy_uncertain=_share(right[uncertain]),
+        accuracy_others=_share(right[~uncertain]),
+    )
 
 
-def _lungs(bundle: Bundle, samples: Sequence[Sample], config: BundleConfig) -> dict[str, Any]:
+def _share(values: npt.NDArray[np.bool_]) -> Figure:
+    return proportion(int(values.sum()), len(values))
+
+
+def _lungs(bundle: Bundle, samples: Sequence[Sample], config: BundleConfig) -> dict[str, LungFigures]:
     """Return Dice and IoU of the segmenter on test patients with masks, at the masks' own resolution."""
-    segmenter = bundle.manifest.segmenter
-    if segmenter is None:
+    find_lungs = _lung_finder(bundle)
+    if find_lungs is None:
         return {}
-    find_lungs = LungFinder(bundle.file(segmenter.file), segmenter.preprocess, segmenter.lung_box)
     masked = [s.record for s in samples if s.side == "test" and s.record.mask is not None]
 
     def measure(record: Record, image: GrayPixels) -> float:
@@ -265,17 +273,20 @@ def _lungs(bundle: Bundle, samples: Sequence[Sample], config: BundleConfig) -> d
 
     values = np.array(list(read_all(masked, config.threads, measure)), dtype=np.float64)
     source = np.array([r.source for r in masked])
-    groups = {**{s: source == s for s in sorted(set(source.tolist()))}, "together": np.ones(len(values), dtype=bool)}
-    return {
-        name: {
-            "images": int(rows.sum()),
-            "dice": float(values[rows].mean()),
-            "iou": float((values[rows] / (2 - values[rows])).mean()),
-            "worst_dice": float(values[rows].min()),
-        }
-        for name, rows in groups.items()
-        if rows.any()
-    }
+    groups = {**{s: source == s for s in sorted(set(source.tolist()))}, TOGETHER: np.ones(len(values), dtype=bool)}
+    return {name: _lung_figures(values[rows]) for name, rows in groups.items() if rows.any()}
+
+
+def _lung_finder(bundle: Bundle) -> LungFinder | None:
+    segmenter = bundle.manifest.segmenter
+    if segmenter is None:
+        return None
+    return LungFinder(bundle.file(segmenter.file), segmenter.preprocess, segmenter.lung_box)
+
+
+def _lung_figures(dices: npt.NDArray[np.float64]) -> LungFigures:
+    iou = float((dices / (2 - dices)).mean())
+    return LungFigures(images=len(dices), dice=float(dices.mean()), iou=iou, worst_dice=float(dices.min()))
 
 
 def _shortcuts(
@@ -285,37 +296,36 @@ def _shortcuts(
     test: Sequence[int],
     screened: Screened,
     config: BundleConfig,
-) -> dict[str, Any]:
-    manifest, guard = bundle.manifest, config.guarded
-    found: dict[str, Any] = {
-        "source_told": source_classifier_accuracy(
-            samples, canvases, _label_groups(config), seed=config.seed, resamples=config.resamples
-        )
-    }
-    if manifest.segmenter is None:
-        return found
-    find_lungs = LungFinder(
-        bundle.file(manifest.segmenter.file), manifest.segmenter.preprocess, manifest.segmenter.lung_box
-    )
+) -> Shortcuts:
+    manifest, find_lungs = bundle.manifest, _lung_finder(bundle)
+    source_told = source_classifier_accuracy(samples, canvases, _label_groups(config), Bootstrap.of(config))
+    if find_lungs is None:
+        return Shortcuts(source_told=source_told)
     painted = lungs_painted_over(samples, canvases, test, find_lungs, config.member_spec, threads=config.threads)
+    blind = _screen_canvases(bundle, painted, screened, config)
+    return Shortcuts(
+        source_told=source_told,
+        lungs_painted_over=_ensemble(blind, manifest, config),
+        blind_areas=_blind_areas(blind, manifest.labels, config),
+    )
+
+
+def _screen_canvases(bundle: Bundle, canvases: npt.NDArray[np.uint8], like: Screened, config: BundleConfig) -> Screened:
+    """Return the ensemble's predictions on other canvases of the same samples."""
+    manifest = bundle.manifest
     files = [bundle.file(m.file) for m in manifest.members]
-    logits = member_logits(files, painted, config.member_spec, threads=config.threads)
+    logits = member_logits(files, canvases, config.member_spec, threads=config.threads)
     probabilities, winners = Combiner(manifest.combination, labels=len(manifest.labels)).run(logits)
     pairs = zip(probabilities, winners, strict=True)
     predicted = [manifest.labels.index(decide(p, int(w), manifest.labels, manifest.decision)[0]) for p, w in pairs]
-    blind = Screened(
-        samples=screened.samples,
-        probabilities=probabilities.astype(np.float64),
-        predicted=np.array(predicted, dtype=np.int64),
-        members=screened.members,
-        flags=screened.flags,
-    )
-    found["lungs_painted_over"] = _ensemble(blind, manifest, config)
-    if guard is not None:
-        for name, group in list(guard.auc_groups.items())[:1]:
-            area = _guard_auc(blind, manifest.labels, guard, group, config)
-            found[f"lungs_painted_over_auc_among_{name}"] = area.as_json()
-    return found
+    return replace(like, probabilities=probabilities.astype(np.float64), predicted=np.array(predicted, dtype=np.int64))
+
+
+def _blind_areas(blind: Screened, labels: Sequence[str], config: BundleConfig) -> dict[str, Figure]:
+    """Return the guarded label's AUC within the first subgroup."""
+    guard = config.guarded
+    first = [] if guard is None else list(guard.auc_groups.items())[:1]
+    return {name: _guard_auc(blind, labels, guard, group, config) for name, group in first if guard is not None}
 
 
 def _label_groups(config: BundleConfig) -> tuple[str, ...]:

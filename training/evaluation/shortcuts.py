@@ -8,7 +8,6 @@ without lungs; any skill that the ensemble has left on them comes from the rim: 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +20,8 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.canvases import Canvases, LungFinder
 from training.data.dataset import Sample, read_all
 from training.data.records import Record
-from training.evaluation.metrics import Figure, bootstrap
+from training.evaluation.metrics import Bootstrap, Figure, bootstrap
+from training.evaluation.results import SourceClassifier
 
 __all__ = ["lungs_painted_over", "source_classifier_accuracy"]
 
@@ -42,8 +42,8 @@ def _labelled(label: str) -> Group:
 
 
 def source_classifier_accuracy(
-    samples: Sequence[Sample], canvases: Canvases, labels: Sequence[str], *, seed: int, resamples: int
-) -> dict[str, Any]:
+    samples: Sequence[Sample], canvases: Canvases, labels: Sequence[str], draws: Bootstrap
+) -> dict[str, SourceClassifier]:
     """Return the balanced accuracy of a logistic regression that predicts the source, fitted on train patients, by group.
 
     labels: each is a group of its own, beside all images and the adults. A group with fewer than two sources on both sides
@@ -62,8 +62,8 @@ def source_classifier_accuracy(
         known = [i for i in rows if samples[i].record.source in sources]
         train = [i for i in known if samples[i].side == "train"]
         test = [i for i in known if samples[i].side == "test"]
-        figure = _balanced_accuracy(samples, features, train, test, seed=seed, resamples=resamples)
-        found[name] = {"sources": sources, "chance": 1 / len(sources), "balanced_accuracy": figure.as_json()}
+        figure = _balanced_accuracy(samples, features, train, test, draws)
+        found[name] = SourceClassifier(sources=tuple(sources), chance=1 / len(sources), balanced_accuracy=figure)
     return found
 
 
@@ -72,12 +72,10 @@ def _balanced_accuracy(
     features: npt.NDArray[np.float32],
     train: Sequence[int],
     test: Sequence[int],
-    *,
-    seed: int,
-    resamples: int,
+    draws: Bootstrap,
 ) -> Figure:
     source = np.array([s.record.source for s in samples])
-    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200, random_state=seed)
+    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200, random_state=draws.seed)
     predicted = model.fit(features[train], source[train]).predict(features[test])
     true = source[test]
     kinds = np.unique(true)
@@ -88,7 +86,7 @@ def _balanced_accuracy(
         return np.array([np.mean(parts)])
 
     patients = np.array([samples[i].group for i in test])
-    return bootstrap(measure, patients, seed=seed, resamples=resamples)[0]
+    return bootstrap(measure, patients, draws)[0]
 
 
 def _small(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -7,23 +7,37 @@ preset's interval, and tests whether two models differ: DeLong and McNemar by im
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from numbers import Integral
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
-from training.evaluation.metrics import Figure, Predictions, auc_of_ranks, bootstrap, proportion
+from training.evaluation.metrics import (
+    LEVEL,
+    Bootstrap,
+    Figure,
+    Predictions,
+    auc,
+    auc_of_ranks,
+    bootstrap,
+    mcc,
+    proportion,
+    ranks,
+    share,
+    unknown_figure,
+)
+from training.json_records import OPTIONAL
 from training.tasks.confusion import confusion, f1_scores
 
 __all__ = [
     "Area",
+    "AreaDifference",
     "Areas",
     "Averages",
+    "Comparison",
     "McNemar",
     "PaperRow",
     "accuracy",
@@ -43,18 +57,13 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Preset = Literal["paper", "code", "sane"]
 Measure = Callable[[Predictions, "Floats | None"], float]
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Area(Figure):
     """An AUC with DeLong's variance. NaN without positives or negatives; the variance also with only one of either."""
 
-    variance: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object; the variance is not rounded, since it is small."""
-        return {**super().as_json(), "variance": None if np.isnan(self.variance) else self.variance}
+    variance: float  # not rounded in files, since it is small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +74,16 @@ class Averages:
     macro: Figure  # over the labels that occur
     per_class: Mapping[str, Figure]  # each label against the rest
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object; NaN becomes null."""
-        return {"weighted": self.weighted.as_json(), "macro": self.macro.as_json(), "per_class": _each(self.per_class)}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Areas(Averages):
+class Areas:
     """AUC, averaged over labels and over pairs."""
 
     micro: Figure  # R20's column: over all N x K pairs of image and label
+    weighted: Figure
+    macro: Figure
+    per_class: Mapping[str, Figure]
     delong: Mapping[str, Area]  # per class, with DeLong's interval by image
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object; NaN becomes null."""
-        return {"micro": self.micro.as_json(), **super().as_json(), "delong": _each(self.delong)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +100,7 @@ class PaperRow:
     precision: Averages
     f: Averages
     mcc: Figure
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object that `training.recipes.r20.tables` reads."""
-        plain = {k: getattr(self, k) for k in ("preset", "auc_interval", "images", "patients")}
-        figures = ("accuracy", "auc", "sensitivity", "precision", "f", "mcc")
-        return {**plain, **{k: getattr(self, k).as_json() for k in figures}}
+    confusion: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,16 +111,34 @@ class McNemar:
     c: int  # images that only the second model predicted correctly
     p: float  # exact, two-sided
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object."""
-        return asdict(self)
+
+@dataclass(frozen=True, kw_only=True)
+class AreaDifference:
+    """AUCs of one label against the rest, first minus second; NaN where they cannot be computed."""
+
+    difference: float
+    p: float  # of DeLong's test
 
 
-def paper_row(p: Predictions, labels: Sequence[str], *, seed: int, resamples: int, preset: Preset) -> PaperRow:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same images; differences are first minus second."""
+
+    a: str
+    b: str
+    n: int
+    mcnemar: McNemar
+    difference: Figure  # of accuracy
+    macro_f_difference: Figure
+    # Not in files of version 0.1.
+    micro_auc_difference: Figure | None = field(default=None, metadata=OPTIONAL)
+    auc_by_label: Mapping[str, AreaDifference] | None = field(default=None, metadata=OPTIONAL)
+
+
+def paper_row(p: Predictions, labels: Sequence[str], draws: Bootstrap, *, preset: Preset) -> PaperRow:
     """Return the paper's figures of one model on one set.
 
     labels: names of the K columns of `p.probabilities`.
-    resamples: bootstrap draws of patients.
     preset: sets the interval of the AUCs. `paper`: the text's, Clopper-Pearson of a share of n images; `code`: the printed
         one, Wald of the same share; `sane`: the bootstrap by patient, since an AUC is not a share. All other intervals are
         the same.
@@ -135,7 +152,7 @@ def paper_row(p: Predictions, labels: Sequence[str], *, seed: int, resamples: in
     if preset not in _AUC_INTERVALS:
         raise ValueError(f"preset {preset!r} is none of {', '.join(_AUC_INTERVALS)}")
     count, n = len(labels), len(p.true)
-    found = _bootstrap_all(p, count, seed=seed, resamples=resamples)
+    found = _bootstrap_all(p, count, draws)
     auc_interval, share_interval = _AUC_INTERVALS[preset]
     blocks = [found[i * (count + 2) : (i + 1) * (count + 2)] for i in range(4)]
     areas = blocks[3] + [found[-1]]
@@ -156,17 +173,18 @@ def paper_row(p: Predictions, labels: Sequence[str], *, seed: int, resamples: in
         precision=Averages(**_split(blocks[1], labels)),
         f=Averages(**_split(blocks[2], labels)),
         mcc=found[-2],
+        confusion=p.confusion(count),
     )
 
 
 def clopper_pearson(value_or_hits: float, n: int) -> Figure:
     """Return the exact interval of a share. value_or_hits: number of hits (int), or a share of n in [0, 1] (float)."""
-    return _share(value_or_hits, n, "beta")
+    return share(value_or_hits, n)
 
 
 def wald(value_or_hits: float, n: int) -> Figure:
     """Return the normal interval of a share, clipped to [0, 1]: too narrow near 0 and 1, but the one that R20 prints."""
-    return _share(value_or_hits, n, "normal")
+    return share(value_or_hits, n, "normal")
 
 
 def delong(scores: Floats, positive: Flags) -> Area:
@@ -177,7 +195,7 @@ def delong(scores: Floats, positive: Flags) -> Area:
     """
     areas, covariance = _delong(np.asarray(scores, np.float64)[None], positive)
     value, variance = float(areas[0]), float(covariance[0, 0])
-    half = norm.ppf((1 + _LEVEL) / 2) * np.sqrt(variance)
+    half = norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance)
     low, high = np.clip([value - half, value + half], 0, 1)
     return Area(value=value, low=float(low), high=float(high), n=len(scores), variance=variance)
 
@@ -204,7 +222,7 @@ def mcnemar(right_a: Flags, right_b: Flags) -> McNemar:
     return McNemar(b=b, c=c, p=float(_mcnemar([[both, b], [c, neither]], exact=True).pvalue))
 
 
-def paired_difference(a: Predictions, b: Predictions, measure: Measure, *, seed: int, resamples: int) -> Figure:
+def paired_difference(a: Predictions, b: Predictions, measure: Measure, draws: Bootstrap) -> Figure:
     """Return the measure of a minus that of b, with its interval by bootstrap of patients.
 
     measure: `accuracy`, `macro_f`, `micro_auc` or another function of predictions and weights per image (N,) or None.
@@ -216,33 +234,30 @@ def paired_difference(a: Predictions, b: Predictions, measure: Measure, *, seed:
     def difference(weights: Floats | None) -> Floats:
         return np.array([measure(a, weights) - measure(b, weights)])
 
-    return bootstrap(difference, a.patients, seed=seed, resamples=resamples)[0]
+    return bootstrap(difference, a.patients, draws)[0]
 
 
 def compare(
-    a: str, b: str, first: Predictions, second: Predictions, labels: Sequence[str], *, seed: int, resamples: int
-) -> dict[str, Any]:
-    """Compare two models on the same images. Returns a JSON object. a, b: their names. labels: names of the columns."""
-    seeded = {"seed": seed, "resamples": resamples}
-    return {
-        "a": a,
-        "b": b,
-        "n": len(first.true),
-        "mcnemar": mcnemar(first.predicted == first.true, second.predicted == second.true).as_json(),
-        "difference": paired_difference(first, second, accuracy, **seeded).as_json(),
-        "macro_f_difference": paired_difference(first, second, macro_f, **seeded).as_json(),
-        "micro_auc_difference": paired_difference(first, second, micro_auc, **seeded).as_json(),
-        "auc_by_label": {label: _area_difference(first, second, k) for k, label in enumerate(labels)},
-    }
+    a: str, b: str, first: Predictions, second: Predictions, labels: Sequence[str], draws: Bootstrap
+) -> Comparison:
+    """Compare two models on the same images. a, b: their names. labels: names of the columns."""
+    return Comparison(
+        a=a,
+        b=b,
+        n=len(first.true),
+        mcnemar=mcnemar(first.predicted == first.true, second.predicted == second.true),
+        difference=paired_difference(first, second, accuracy, draws),
+        macro_f_difference=paired_difference(first, second, macro_f, draws),
+        micro_auc_difference=paired_difference(first, second, micro_auc, draws),
+        auc_by_label={label: _area_difference(first, second, k) for k, label in enumerate(labels)},
+    )
 
 
-def _area_difference(first: Predictions, second: Predictions, label: int) -> dict[str, float | None]:
-    """Return the difference in AUC of one label against the rest, and DeLong's p; null where they cannot be computed."""
+def _area_difference(first: Predictions, second: Predictions, label: int) -> AreaDifference:
     positive = first.true == label
     scores = (first.probabilities[:, label], second.probabilities[:, label])
-    ranked = [auc_of_ranks(_ranks(s), positive) for s in scores]
-    found = {"difference": ranked[0] - ranked[1], "p": delong_test(*scores, positive)}
-    return {k: None if np.isnan(v) else v for k, v in found.items()}
+    areas = [auc(s, positive) for s in scores]
+    return AreaDifference(difference=areas[0] - areas[1], p=delong_test(*scores, positive))
 
 
 def accuracy(p: Predictions, weights: Floats | None = None) -> float:
@@ -258,19 +273,7 @@ def macro_f(p: Predictions, weights: Floats | None = None) -> float:
 
 def micro_auc(p: Predictions, weights: Floats | None = None) -> float:
     """Return the AUC over all pairs of image and label; for `paired_difference`."""
-    return _micro(_ranks(p.probabilities.ravel()), p, weights)
-
-
-def _share(value_or_hits: float, n: int, method: str) -> Figure:
-    whole = isinstance(value_or_hits, Integral)
-    hits = float(value_or_hits) if whole else float(value_or_hits) * n
-    if n == 0 or np.isnan(hits):
-        return Figure(value=np.nan, low=np.nan, high=np.nan, n=n)
-    hits = min(hits, float(n)) if hits < n * (1 + 1e-12) else hits  # an AUC of 1 + 2e-16 is 1
-    if not 0 <= hits <= n:
-        raise ValueError(f"{value_or_hits} is no share of {n}")
-    low, high = np.clip(proportion_confint(hits, n, alpha=1 - _LEVEL, method=method), 0, 1)
-    return Figure(value=hits / n, low=float(low), high=float(high), n=n, hits=int(hits) if whole else None)
+    return _micro(ranks(p.probabilities.ravel()), p, weights)
 
 
 _AUC_INTERVALS: dict[str, tuple[str, Callable[[float, int], Figure] | None]] = {
@@ -280,21 +283,21 @@ _AUC_INTERVALS: dict[str, tuple[str, Callable[[float, int], Figure] | None]] = {
 }
 
 
-def _bootstrap_all(p: Predictions, count: int, *, seed: int, resamples: int) -> list[Figure]:
+def _bootstrap_all(p: Predictions, count: int, draws: Bootstrap) -> list[Figure]:
     """Return 4 blocks (sensitivity, precision, F, AUC) of K labels, weighted and macro average; then MCC and micro AUC."""
     if not len(p.true):
-        return [Figure(value=np.nan, low=np.nan, high=np.nan, n=0)] * (4 * (count + 2) + 2)
-    ranks = [_ranks(column) for column in p.probabilities.T]
-    all_ranks = _ranks(p.probabilities.ravel())
+        return [unknown_figure(0)] * (4 * (count + 2) + 2)
+    ranked = [ranks(column) for column in p.probabilities.T]
+    all_ranks = ranks(p.probabilities.ravel())
 
     def measure(weights: Floats | None) -> Floats:
         table = confusion(p.true, p.predicted, count, weights)
-        areas = np.array([auc_of_ranks(r, p.true == k, weights) for k, r in enumerate(ranks)])
+        areas = np.array([auc_of_ranks(r, p.true == k, weights) for k, r in enumerate(ranked)])
         shares, support = _by_label(table)
         blocks = _averaged(np.vstack([shares, areas]), support)
-        return np.concatenate([blocks.ravel(), [_mcc(table), _micro(all_ranks, p, weights)]])
+        return np.concatenate([blocks.ravel(), [mcc(table), _micro(all_ranks, p, weights)]])
 
-    return bootstrap(measure, p.patients, seed=seed, resamples=resamples)
+    return bootstrap(measure, p.patients, draws)
 
 
 def _by_label(table: Floats) -> tuple[Floats, Floats]:
@@ -319,21 +322,10 @@ def _averaged(shares: Floats, support: Floats) -> Floats:
     return np.column_stack([shares, weighted, macro])
 
 
-def _mcc(table: Floats) -> float:
-    """Return Matthews' coefficient for K labels (Gorodkin 2004); 0 if only one label occurs or is predicted, as in sklearn."""
-    total, true, predicted = table.sum(), table.sum(axis=1), table.sum(axis=0)
-    spread = (total**2 - predicted @ predicted) * (total**2 - true @ true)
-    return float((np.trace(table) * total - true @ predicted) / np.sqrt(spread)) if spread > 0 else 0.0
-
-
-def _ranks(scores: Floats) -> npt.NDArray[np.int64]:
-    return np.unique(scores, return_inverse=True)[1]
-
-
-def _micro(ranks: npt.NDArray[np.int64], p: Predictions, weights: Floats | None) -> float:
+def _micro(ranked: npt.NDArray[np.int64], p: Predictions, weights: Floats | None) -> float:
     count = p.probabilities.shape[1]
     positive = (p.true[:, None] == np.arange(count)).ravel()
-    return auc_of_ranks(ranks, positive, None if weights is None else np.repeat(weights, count))
+    return auc_of_ranks(ranked, positive, None if weights is None else np.repeat(weights, count))
 
 
 def _delong(scores: Floats, positive: Flags) -> tuple[Floats, Floats]:
@@ -357,7 +349,3 @@ def _split(figures: Sequence[Figure], labels: Sequence[str]) -> dict[str, Any]:
         "weighted": figures[len(labels)],
         "macro": figures[len(labels) + 1],
     }
-
-
-def _each(figures: Mapping[str, Figure]) -> dict[str, Any]:
-    return {label: figure.as_json() for label, figure in figures.items()}

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cxr_edge.errors import InputError
-from training.config import BundleConfig, check_segmenter_plan, plan
+from training.config import BundleConfig, check_segmenter_plan, plan, prune_plan
 from training.data.augment import Augmentation
 from training.data.findings import FindingTable
-from training.data.splits import Preset, Side, Unit
+from training.data.splits import SHARES, Preset, Side, Unit
 from training.loop.plan import Plan
 from training.models import NetworkSpec
 from training.models.head import HEADS
@@ -24,7 +24,7 @@ from training.pruning.prune import PrunePlan
 from training.tasks.classify import Balance
 from training.toml_tables import check_keys, parse_table, read_toml
 
-__all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members"]
+__all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members", "parse_segmenter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class MemberPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(BundleConfig, ABC):
-    """Configuration shared by the papers' recipes."""
+    """Configuration shared by all recipes."""
 
     # `sane` splits by patient and augments against differences between collections, `paper` follows the text, and `code` the
     # published code, which splits by image; the report shows the leak.
@@ -94,6 +94,11 @@ class RunConfig(BundleConfig, ABC):
     def fit_seed(self) -> int:
         """Seed of the search, of fits of combinations, and of plans without their own seed."""
         return self.seed if self.training_seed is None else self.training_seed
+
+    @property
+    def positive(self) -> str:
+        """The label that the paper separates from the rest: the guarded one, else COVID-19, else the last."""
+        return self.guard or ("covid-19" if "covid-19" in self.labels else self.labels[-1])
 
     @property
     @abstractmethod
@@ -142,24 +147,39 @@ class RunConfig(BundleConfig, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(BundleConfig):
+class Config(RunConfig):
     """Configuration of the starter's recipe."""
 
     name: str = "starter"
-    epoch_images: int = 4000  # training images per member and epoch
+    epoch_images: int | None = 4000  # training images per member and epoch
     left_out: tuple[str, ...] = ()  # sources excluded from training, to evaluate members on an unseen site
     members: dict[str, Plan] = field(default_factory=dict)  # architecture -> training plan
+
+    @property
+    def side_shares(self) -> Mapping[Side, float]:
+        return SHARES
+
+    @property
+    def balance(self) -> Balance:
+        return "draw"
 
 
 def load_config(file: Path) -> Config:
     """Load a TOML file. Raises InputError for a missing file and for unknown keys."""
     values = read_toml(file)
-    base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("seed", 1))
-    if "segmenter" in values:
-        values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")
+    base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
+    parse_segmenter(values, base, file)
     members = values.get("members", {})
     values["members"] = {name: plan(v, base, f"{file}: members.{name}") for name, v in members.items()}
     return parse_table(Config, values, str(file))
+
+
+def parse_segmenter(values: dict[str, Any], base: Plan, file: Path) -> None:
+    """Replace the tables of the segmenter, `segmenter` and `prune_segmenter`, by their plans."""
+    if "segmenter" in values:
+        values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")
+    if "prune_segmenter" in values:
+        values["prune_segmenter"] = prune_plan(values["prune_segmenter"], base, f"{file}: prune_segmenter")
 
 
 def parse_members(values: Any, base: Plan, where: str, **defaults: Any) -> dict[str, MemberPlan]:

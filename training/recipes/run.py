@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import nn
 
 from cxr_edge.errors import InputError
@@ -39,7 +40,7 @@ from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
 from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
 
-__all__ = ["PREDICTIONS", "Run", "SampleLogits"]
+__all__ = ["PREDICTIONS", "Run", "SampleLogits", "probabilities_of"]
 
 PREDICTIONS = "predictions.npz"
 
@@ -265,6 +266,23 @@ class Run:
         logits = predict_logits(network, self.canvases.lungs[rows], self.config.member_spec)
         return SampleLogits(rows=rows, logits=logits)
 
+    def evaluated_rows(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+        """Return the rows of validation and test images with a label of `target`. sources: to include; empty for all."""
+        rows = [
+            i
+            for i, s in enumerate(self.samples)
+            if s.side != "train"
+            and target.label_index(s.record.label) >= 0
+            and (not sources or s.record.source in sources)
+        ]
+        return np.array(rows)
+
+    def predict_once(self, folder: Path, rows: npt.NDArray[np.int64]) -> None:
+        """Save the predictions of the network in `folder`, unless they exist."""
+        if world().is_main and not (folder / PREDICTIONS).exists():
+            self.predict(load_network(folder)[0], rows).save(folder / PREDICTIONS)
+        barrier(world())
+
     def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:
         """Return the true label indices (N,) of samples; -1 for a label that is not in `target`."""
         return np.array([target.label_index(self.samples[i].record.label) for i in rows], dtype=np.int64)
@@ -272,6 +290,12 @@ class Run:
     def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
         """Return the group names (N,) of samples; patients that share an image are one group."""
         return np.array([self.samples[i].group for i in rows])
+
+
+def probabilities_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the softmax over the last axis, the labels, in float64."""
+    probabilities: npt.NDArray[np.float64] = softmax(logits.astype(np.float64), axis=-1)
+    return probabilities
 
 
 def _delete_checkpoints(folder: Path) -> None:

@@ -15,12 +15,12 @@ from cxr_edge.errors import InputError
 from tests.builders.flannel_run import flannel_run
 from tests.builders.image_collections import METADATA_HEAD, write_rsna
 from tests.training.recipes.flannel.test_results import finished_run, results_of
+from tests.training.recipes.flannel.test_tables import tables_of
 from training.data.collections import read_collections
 from training.data.dataset import load, prepare
 from training.data.findings import FINDINGS, FLANNEL_FINDINGS, label_of_finding, projection
 from training.data.leakage import SplitSettings
 from training.data.records import Selection
-from training.recipes.flannel.tables import tables
 
 # Findings of X-rays with a frontal view in the collection of April 2020, as `metadata.csv` words them, and their images.
 CCX = {
@@ -147,13 +147,13 @@ def test_table_1_lists_findings_per_label_and_dropped_images(tmp_path: Path) -> 
     )
     found = results_of(run)
     assert found["dropped"] == {"ccx: view L": 23, "ccx: other, which is no label of the task": 4}
-    pages = tables(found)
+    pages = tables_of(found)
     assert pages["dropped"].rows == (("ccx: view L", "23"), ("ccx: other, which is no label of the task", "4"))
     counts = {f["label"]: f["images"] for f in found["findings"] if f["source"] == "ccx"}
     for label, n in counts.items():
         assert f"{label}: {label} {n}" in pages["table-1-data"].note
     assert "FINDINGS)" in pages["table-1-data"].note
-    code = tables({**found, "finding_table": "flannel-code"})["table-1-data"].note
+    code = tables_of({**found, "finding_table": "flannel-code"})["table-1-data"].note
     assert "the published code's exact table" in code
     before = {k: v for k, v in found.items() if k not in ("dropped", "finding_table")}
-    assert tables(before)["dropped"].rows == (), "results of before do not count"
+    assert tables_of(before)["dropped"].rows == (), "results of before do not count"

@@ -14,6 +14,8 @@ from training.data.guard import Guard, Subgroup
 from training.data.records import Record
 from training.ensembles.fit import choose_decision, fit
 from training.evaluation.bundle import Screened, safety
+from training.evaluation.results import Safety
+from training.json_records import as_json
 from training.recipes.config import Config, load_config
 from training.tasks.classify import validation_figures
 
@@ -103,11 +105,12 @@ def test_the_default_safety_figures_are_those_of_version_0_1(example: tuple[list
         flags=(frozenset(),) * n,
     )
     found = safety(screened, LABELS, Config(resamples=50, seed=3))
-    normals = found.pop("specificity_adult_normals")
-    assert {name: (f["hits"], f["n"]) for name, f in normals.items()} == {
+    assert {name: (f.hits, f.n) for name, f in found.groups["adult_normals"].items()} == {
         "ccx": (8, 8), "kcx": (4, 5), "shenzhen": (3, 3), "together": (15, 16),
     }  # fmt: skip
-    assert found == {
+    content = as_json(found)
+    del content["specificity_adult_normals"]
+    assert content == {
         "specificity_children": {"value": 0.87234, "low": 0.742586, "high": 0.951678, "n": 47, "hits": 41},
         "specificity_tuberculosis": {"value": 0.8, "low": 0.614333, "high": 0.922864, "n": 30, "hits": 24},
         "auc_among_adults": {"value": 0.851852, "low": 0.766129, "high": 0.926536, "n": 73, "hits": None},
@@ -115,7 +118,7 @@ def test_the_default_safety_figures_are_those_of_version_0_1(example: tuple[list
             "value": 0.87218, "low": 0.790987, "high": 0.952985, "n": 54, "hits": None,
         },
     }  # fmt: skip
-    assert safety(screened, LABELS, Config(guard=None)) == {}
+    assert safety(screened, LABELS, Config(guard=None)) == Safety()
 
 
 def test_without_a_guard_the_score_is_macro_f1_and_no_threshold_is_set(example: tuple[list[Sample], Any, Any]) -> None:

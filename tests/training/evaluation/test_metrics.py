@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
 from training.evaluation.metrics import (
+    Bootstrap,
     Predictions,
     auc,
     auc_figure,
@@ -21,6 +22,7 @@ from training.evaluation.metrics import (
     figures,
     proportion,
 )
+from training.json_records import as_json
 
 LABELS = ("normal", "viral", "covid-19")
 
@@ -59,7 +61,7 @@ def test_a_share_has_the_exact_interval() -> None:
     everything = proportion(44, 44)
     assert (everything.value, everything.high) == (1.0, 1.0)
     assert everything.low == pytest.approx(0.025 ** (1 / 44))
-    assert proportion(0, 0).as_json() == {"value": None, "low": None, "high": None, "n": 0, "hits": 0}
+    assert as_json(proportion(0, 0)) == {"value": None, "low": None, "high": None, "n": 0, "hits": 0}
 
 
 def test_the_figures_of_a_set_by_hand() -> None:
@@ -71,23 +73,24 @@ def test_the_figures_of_a_set_by_hand() -> None:
         probabilities=np.eye(3)[predicted] * 0.8 + 0.2 / 3,
         patients=np.array(list("aabbcc")),
     )
-    found = figures(predictions, LABELS, seed=0, resamples=50)
-    assert (found["images"], found["patients"]) == (6, 3)
-    assert found["confusion"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
-    normal = found["labels"]["normal"]
-    assert (normal["precision"]["hits"], normal["precision"]["n"]) == (2, 2)
-    assert (normal["recall"]["hits"], normal["recall"]["n"]) == (2, 3)
-    assert (normal["specificity"]["hits"], normal["specificity"]["n"]) == (3, 3)
-    assert normal["f1"]["value"] == pytest.approx(0.8)
-    assert found["accuracy"]["value"] == pytest.approx(4 / 6, abs=1e-4)
-    json.dumps(found, allow_nan=False)
+    found = figures(predictions, LABELS, Bootstrap(seed=0, resamples=50))
+    assert (found.images, found.patients) == (6, 3)
+    assert found.confusion == ((2, 1, 0), (0, 1, 1), (0, 0, 1))
+    normal = found.labels["normal"]
+    assert (normal.precision.hits, normal.precision.n) == (2, 2)
+    assert (normal.recall.hits, normal.recall.n) == (2, 3)
+    assert (normal.specificity.hits, normal.specificity.n) == (3, 3)
+    assert normal.f1.value == pytest.approx(0.8)
+    assert found.accuracy.value == pytest.approx(4 / 6, abs=1e-4)
+    assert found.mcc == pytest.approx(matthews_corrcoef(true_labels, predicted))
+    json.dumps(as_json(found), allow_nan=False)
 
 
 def test_intervals_contain_their_values_and_a_seed_repeats_them() -> None:
-    found, repeated = (figures(_predictions(), LABELS, seed=1, resamples=200) for _ in range(2))
+    found, repeated = (figures(_predictions(), LABELS, Bootstrap(seed=1, resamples=200)) for _ in range(2))
     assert found == repeated
-    for figure in (found["macro_f1"], found["macro_auc"], *(row["auc"] for row in found["labels"].values())):
-        assert figure["low"] < figure["value"] < figure["high"]
+    for figure in (found.macro_f1, found.macro_auc, *(row.auc for row in found.labels.values())):
+        assert figure.low < figure.value < figure.high
 
 
 def test_two_images_of_a_patient_do_not_count_as_independent() -> None:
@@ -95,7 +98,9 @@ def test_two_images_of_a_patient_do_not_count_as_independent() -> None:
     twice = {k: np.concatenate([v, v]) for k, v in vars(predictions).items()}
 
     def width(patients: np.ndarray) -> float:
-        figure = auc_figure(twice["probabilities"][:, 2], twice["true"] == 2, patients, seed=0, resamples=400)
+        figure = auc_figure(
+            twice["probabilities"][:, 2], twice["true"] == 2, patients, Bootstrap(seed=0, resamples=400)
+        )
         return figure.high - figure.low
 
     own = np.array([f"q{i}" for i in range(240)])
@@ -109,7 +114,7 @@ def test_the_bootstrap_finds_the_spread_of_a_mean() -> None:
     def mean(weights: np.ndarray | None) -> np.ndarray:
         return np.array([np.average(values, weights=weights)])
 
-    (figure,) = bootstrap(mean, patients, seed=0, resamples=1000)
+    (figure,) = bootstrap(mean, patients, Bootstrap(seed=0, resamples=1000))
     assert figure.high - figure.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
 
 

@@ -13,6 +13,7 @@ from training.data.canvases import Canvases
 from training.data.dataset import Sample
 from training.data.records import Record
 from training.evaluation.bundle import Screened, safety
+from training.evaluation.metrics import Bootstrap
 from training.evaluation.shortcuts import lungs_painted_over, source_classifier_accuracy
 from training.recipes.config import Config
 
@@ -51,10 +52,12 @@ def test_the_source_classifier_finds_a_planted_mark(planted: bool, low: float, h
     lungs = rng.integers(80, 160, (200, 64, 64), dtype=np.uint8)
     if planted:
         lungs[1::2, :12, :12] = 255
-    found = source_classifier_accuracy(samples, _canvases(lungs), ("normal", "covid-19"), seed=0, resamples=20)
+    found = source_classifier_accuracy(
+        samples, _canvases(lungs), ("normal", "covid-19"), Bootstrap(seed=0, resamples=20)
+    )
     assert set(found) == {"all images", "normal only"}  # neither COVID-19 nor adults are among them
-    assert found["all images"]["chance"] == 0.5
-    assert low <= found["all images"]["balanced_accuracy"]["value"] <= high
+    assert found["all images"].chance == 0.5
+    assert low <= found["all images"].balanced_accuracy.value <= high
 
 
 class _Finder:
@@ -97,8 +100,7 @@ def test_specificity_counts_false_alarms_by_subgroup() -> None:
         flags=(frozenset(),) * 6,
     )
     found = safety(screened, LABELS, Config(resamples=10))
-    counts = {k: (v["hits"], v["n"]) for k, v in found["specificity_adult_normals"].items()}
+    counts = {k: (v.hits, v.n) for k, v in found.groups["adult_normals"].items()}
     assert counts == {"shenzhen": (1, 2), "montgomery": (1, 1), "together": (2, 3)}
-    assert (found["specificity_tuberculosis"]["hits"], found["specificity_tuberculosis"]["n"]) == (0, 1)
-    assert (found["specificity_children"]["hits"], found["specificity_children"]["n"]) == (1, 1)
-    assert found["auc_among_adults"]["value"] == pytest.approx((2 + 0.5 * 2) / 4)
+    assert {k: (v.hits, v.n) for k, v in found.watch.items()} == {"tuberculosis": (0, 1), "children": (1, 1)}
+    assert found.areas["adults"].value == pytest.approx((2 + 0.5 * 2) / 4)

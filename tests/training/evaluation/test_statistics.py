@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import matthews_corrcoef, precision_recall_fscore_support, roc_auc_score
 
-from training.evaluation.metrics import Predictions
+from training.evaluation.metrics import Bootstrap, Predictions
 from training.evaluation.statistics import (
     accuracy,
     clopper_pearson,
@@ -23,6 +23,7 @@ from training.evaluation.statistics import (
     paper_row,
     wald,
 )
+from training.json_records import as_json
 from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
 
 LABELS = ("normal", "bacterial", "covid-19")
@@ -123,10 +124,10 @@ def test_mcnemar_by_hand() -> None:
 def test_a_model_does_not_differ_from_itself() -> None:
     one = _predictions()
     for measure in (accuracy, macro_f):
-        found = paired_difference(one, one, measure, seed=0, resamples=20)
+        found = paired_difference(one, one, measure, Bootstrap(seed=0, resamples=20))
         assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="same images"):
-        paired_difference(one, _predictions(seed=1), accuracy, seed=0, resamples=5)
+        paired_difference(one, _predictions(seed=1), accuracy, Bootstrap(seed=0, resamples=5))
 
 
 @given(seed=st.integers(0, 10_000), labels=st.integers(2, 5))
@@ -134,7 +135,10 @@ def test_a_model_does_not_differ_from_itself() -> None:
 def test_the_columns_are_sklearns_and_weighted_sensitivity_is_accuracy(seed: int, labels: int) -> None:
     a = _predictions(n=60, seed=seed, labels=labels)
     row = paper_row(
-        a, LABELS[:labels] if labels <= 3 else [str(i) for i in range(labels)], seed=0, resamples=2, preset="sane"
+        a,
+        LABELS[:labels] if labels <= 3 else [str(i) for i in range(labels)],
+        Bootstrap(seed=0, resamples=2),
+        preset="sane",
     )
     assert row.sensitivity.weighted.value == pytest.approx(row.accuracy.value)
     assert row.mcc.value == pytest.approx(matthews_corrcoef(a.true, a.predicted))
@@ -150,14 +154,17 @@ def test_a_class_that_does_not_occur_is_null_and_no_crash() -> None:
     only = Predictions(
         true=np.zeros_like(a.true), predicted=a.predicted, probabilities=a.probabilities, patients=a.patients
     )
-    row = paper_row(only, LABELS, seed=0, resamples=5, preset="sane").as_json()
+    row = as_json(paper_row(only, LABELS, Bootstrap(seed=0, resamples=5), preset="sane"))
     assert row["sensitivity"]["per_class"]["covid-19"]["value"] is None
     assert row["auc"]["per_class"]["covid-19"]["value"] is None
     assert row["accuracy"]["value"] is not None
 
 
 def test_each_preset_names_its_interval() -> None:
-    rows = {p: paper_row(_predictions(), LABELS, seed=0, resamples=20, preset=p) for p in ("sane", "paper", "code")}
+    rows = {
+        p: paper_row(_predictions(), LABELS, Bootstrap(seed=0, resamples=20), preset=p)
+        for p in ("sane", "paper", "code")
+    }
     assert "bootstrap" in rows["sane"].auc_interval
     assert "Clopper-Pearson" in rows["paper"].auc_interval
     assert "Wald" in rows["code"].auc_interval
@@ -168,11 +175,11 @@ def test_each_preset_names_its_interval() -> None:
 def test_invalid_predictions_are_refused() -> None:
     a = _predictions()
     with pytest.raises(ValueError, match="2 labels"):
-        paper_row(a, LABELS[:2], seed=0, resamples=2, preset="sane")
+        paper_row(a, LABELS[:2], Bootstrap(seed=0, resamples=2), preset="sane")
     with pytest.raises(ValueError, match="preset"):
-        paper_row(a, LABELS, seed=0, resamples=2, preset="best")
+        paper_row(a, LABELS, Bootstrap(seed=0, resamples=2), preset="best")
     broken = Predictions(
         true=a.true, predicted=a.predicted, probabilities=a.probabilities * np.nan, patients=a.patients
     )
     with pytest.raises(ValueError, match="not finite"):
-        paper_row(broken, LABELS, seed=0, resamples=2, preset="sane")
+        paper_row(broken, LABELS, Bootstrap(seed=0, resamples=2), preset="sane")

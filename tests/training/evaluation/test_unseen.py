@@ -13,7 +13,7 @@ from training.data.dataset import Sample
 from training.data.records import Record
 from training.loop.plan import Plan
 from training.recipes.config import Config
-from training.unseen import evaluate_unseen_site
+from training.unseen import FinishedRun, evaluate_unseen_site
 
 
 def _data(n: int = 24, side_px: int = 32) -> tuple[list[Sample], Canvases]:
@@ -40,25 +40,27 @@ def _data(n: int = 24, side_px: int = 32) -> tuple[list[Sample], Canvases]:
     )
 
 
-def _config(**changes: object) -> Config:
+def _run(out: Path, **changes: object) -> FinishedRun:
     plan = Plan(epochs=1, batch=4, threads=1)
-    return Config(canvas_px=32, epoch_images=8, members={"plain": plan}, threads=1, **changes)  # type: ignore[arg-type]
+    config = Config(canvas_px=32, epoch_images=8, members={"plain": plan}, threads=1, **changes)  # type: ignore[arg-type]
+    run = FinishedRun(config, Path("nowhere"), out)
+    run.__dict__["samples"], run.__dict__["canvases"] = _data()
+    return run
 
 
 def test_all_images_of_the_unseen_site_are_evaluated(tmp_path: Path) -> None:
-    samples, canvases = _data()
-    found = evaluate_unseen_site(samples, canvases, _config(left_out=("away",)), tmp_path)
-    assert {kind: figure["guard_specificity"]["n"] for kind, figure in found["plain"].items()} == {
+    found = evaluate_unseen_site(_run(tmp_path, left_out=("away",))).members
+    assert {kind: figure.guard_specificity.n for kind, figure in found["plain"].items()} == {
         "away/normal": 2,
         "away/bacterial": 2,
         "away/viral": 2,
         "away/covid-19": 2,
     }
     for figure in found["plain"].values():
-        assert sum(figure["said"].values()) == 2
-        assert figure["guard_specificity"]["hits"] == 2 - figure["said"]["covid-19"]
+        assert sum(figure.said.values()) == 2
+        assert figure.guard_specificity.hits == 2 - figure.said["covid-19"]
 
 
 def test_a_configuration_without_an_unseen_site_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="left_out"):
-        evaluate_unseen_site(*_data(), _config(), tmp_path)
+        evaluate_unseen_site(_run(tmp_path))

@@ -379,8 +379,8 @@ def test_a_table_that_is_equal_for_every_seed_does_not_change() -> None:
 
 def test_a_note_that_differs_is_left_to_the_seeds_pages() -> None:
     tables = [replace(_table(("a", "0.1"), head=("m", "F")), note=note) for note in ("T 1.1.", "T 1.2.")]
-    assert seeds.align_tables(tables)["note"] == ""
-    assert seeds.align_tables([tables[0], tables[0]])["note"] == "T 1.1."
+    assert seeds.align_tables(tables).note == ""
+    assert seeds.align_tables([tables[0], tables[0]]).note == "T 1.1."
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:

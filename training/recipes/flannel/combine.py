@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import softmax
 from torch import nn
 
 from cxr_edge.digests import sha256_file
@@ -28,9 +27,10 @@ from cxr_edge.ops.combine import Combiner
 from cxr_edge.specs.combination import Combination
 from training.ensembles.fit import calibrated
 from training.ensembles.neural_weights import as_combination, fit_dense, fit_module
-from training.recipes.flannel.run import FlannelRun
-from training.recipes.flannel.stages import AUGMENTED, network_folder
-from training.recipes.run import PREDICTIONS, SampleLogits
+from training.recipes.flannel.config import FlannelConfig
+from training.recipes.flannel.run import FlannelRun, FoldRun
+from training.recipes.flannel.stages import AUGMENTED
+from training.recipes.run import PREDICTIONS, SampleLogits, probabilities_of
 from training.shared_files import atomic_write, exclusive_lock, read_arrays, read_json, reading, write_text
 
 __all__ = ["ENSEMBLES", "FLANNEL", "FoldPredictions", "combine", "load_fold_predictions", "unpruned_name"]
@@ -58,20 +58,19 @@ class FoldPredictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fold:
+class _Fit:
     """Data that the combinations of one fold are fitted and run on."""
 
-    run: FlannelRun
-    fold: int
+    fold: FoldRun
     unpruned: bool = False  # use the learners before pruning
 
-    def _load_logits(self, fold: int) -> Logits:
+    @property
+    def config(self) -> FlannelConfig:
+        return self.fold.run.config
+
+    def _load_logits(self, fold: FoldRun) -> Logits:
         """Return the learners' logits (N, members, labels) of any fold's networks."""
-        logits = [
-            SampleLogits.load(network_folder(self.run, fold, name, unpruned=self.unpruned) / PREDICTIONS).logits
-            for name in self.run.config.learners
-        ]
-        return np.stack(logits, axis=1)
+        return np.stack([fold.load_logits(name, unpruned=self.unpruned) for name in self.config.learners], axis=1)
 
     @cached_property
     def learners(self) -> Logits:
@@ -79,36 +78,30 @@ class _Fold:
         return self._load_logits(self.fold)
 
     @cached_property
-    def validation(self) -> npt.NDArray[np.int64]:
-        """Rows of the fold's own images."""
-        return np.flatnonzero(self.run.evaluated & (self.run.fold_of == self.fold))
-
-    @cached_property
     def fit_data(self) -> tuple[Logits, npt.NDArray[np.int64]]:
         """Logits (n, members, labels) and true label indices (n,) of the other folds' images."""
-        run, kind = self.run, self.run.config.effective_fit_on
-        others = np.flatnonzero(run.evaluated & (run.fold_of >= 0) & (run.fold_of != self.fold))
+        run, kind, others = self.fold.run, self.config.effective_fit_on, self.fold.other_rows
         truth = run.truth(others, run.config.target)
         if kind == "in-sample":
             return self.learners[others], truth
         if kind == "augmented":
             return self._load_augmented(others, truth)
         logits = np.empty((len(others), *self.learners.shape[1:]), dtype=np.float32)
-        for fold in np.unique(run.fold_of[others]).tolist():
-            own = run.fold_of[others] == fold
-            logits[own] = self._load_logits(fold)[others[own]]
+        for k in np.unique(run.fold_of[others]).tolist():
+            own = run.fold_of[others] == k
+            logits[own] = self._load_logits(run.fold(k))[others[own]]
         return logits, truth
 
     def _load_augmented(
         self, others: npt.NDArray[np.int64], truth: npt.NDArray[np.int64]
     ) -> tuple[Logits, npt.NDArray[np.int64]]:
-        parts, copies = [], self.run.config.copies
-        for name in self.run.config.learners:
-            folder = network_folder(self.run, self.fold, name, unpruned=self.unpruned)
-            augmented = SampleLogits.load(folder / AUGMENTED)
+        parts, copies = [], self.config.copies
+        for name in self.config.learners:
+            augmented = SampleLogits.load(self.fold.network_folder(name, unpruned=self.unpruned) / AUGMENTED)
             if not np.array_equal(augmented.rows, np.tile(others, copies)):
                 raise InputError(
-                    f"{AUGMENTED} of {name}, fold {self.fold}, is of other images or copies: run the stage augmented again"
+                    f"{AUGMENTED} of {name}, fold {self.fold.number}, is of other images or copies: run the stage augmented "
+                    "again"
                 )
             parts.append(augmented.logits)
         return np.stack(parts, axis=1), np.tile(truth, copies)
@@ -122,7 +115,7 @@ def combine(run: FlannelRun, folds: Iterable[int]) -> None:
         with exclusive_lock(run.out / "combined"):
             for fold in folds:
                 if not _is_done(run, fold):
-                    _save(run, fold, _predict_fold(_Fold(run=run, fold=fold)))
+                    _save(run, fold, _predict_fold(_Fit(fold=run.fold(fold))))
     finally:
         torch.set_num_threads(threads)
 
@@ -151,7 +144,7 @@ def _plan(run: FlannelRun, fold: int) -> dict[str, Any]:
     """Inputs of a fold's stage 2: its settings, and the SHA-256 of the predictions of all folds' networks."""
     c = run.config
     networks = [(k, name) for k in range(c.folds) for name in c.learners] + [(fold, name) for name in c.baselines]
-    folders = {network_folder(run, k, name, unpruned=unpruned) for k, name in networks for unpruned in (False, True)}
+    folders = {run.fold(k).network_folder(name, unpruned=u) for k, name in networks for u in (False, True)}
     digests = {f.relative_to(run.out).as_posix(): _digest(f / PREDICTIONS) for f in sorted(folders)}
     return {
         "fit": asdict(c.fit),
@@ -190,22 +183,19 @@ def _save(run: FlannelRun, fold: int, predictions: FoldPredictions) -> None:
     write_text(file.with_suffix(".json"), json.dumps(content) + "\n")
 
 
-def _predict_fold(fold: _Fold) -> FoldPredictions:
+def _predict_fold(fit: _Fit) -> FoldPredictions:
     """Fit all methods of one fold and run them on all samples."""
-    run, labels = fold.run, len(fold.run.config.labels)
-    outputs: dict[str, tuple[Floats, LabelIndices]] = {}
-    for i, name in enumerate(run.config.learners):
-        outputs[name] = _with_argmax(_softmax(fold.learners[:, i]))
-    for name in run.config.baselines:
-        logits = SampleLogits.load(network_folder(run, fold.fold, name) / PREDICTIONS).logits
-        outputs[name] = _with_argmax(_softmax(logits))
-    combinations, mlps = _fit_combinations(fold), _fit_mlps(fold)
+    config, labels = fit.config, len(fit.config.labels)
+    outputs = _single_outputs(fit)
+    for name in config.baselines:
+        outputs[name] = _with_argmax(probabilities_of(fit.fold.load_logits(name)))
+    combinations, mlps = _fit_combinations(fit), _fit_mlps(fit)
     for name in ENSEMBLES:
         model = mlps[name] if name in mlps else _combiner_model(combinations[name], labels)
-        outputs[name] = model(fold.learners)
-    if run.config.prune is not None:
-        outputs |= _predict_unpruned(replace(fold, unpruned=True))
-    raw, _ = _combiner_model(replace(combinations[FLANNEL], temperature=1.0), labels)(fold.learners)
+        outputs[name] = model(fit.learners)
+    if config.prune is not None:
+        outputs |= _predict_unpruned(replace(fit, unpruned=True))
+    raw, _ = _combiner_model(replace(combinations[FLANNEL], temperature=1.0), labels)(fit.learners)
     return FoldPredictions(
         probabilities={name: probabilities for name, (probabilities, _) in outputs.items()},
         predicted={name: predicted for name, (_, predicted) in outputs.items()},
@@ -214,14 +204,17 @@ def _predict_fold(fold: _Fold) -> FoldPredictions:
     )
 
 
-def _predict_unpruned(fold: _Fold) -> dict[str, tuple[Floats, LabelIndices]]:
+def _single_outputs(fit: _Fit) -> dict[str, tuple[Floats, LabelIndices]]:
+    """Return the outputs of each learner alone."""
+    names = fit.config.learners
+    return {name: _with_argmax(probabilities_of(fit.learners[:, i])) for i, name in enumerate(names)}
+
+
+def _predict_unpruned(fit: _Fit) -> dict[str, tuple[Floats, LabelIndices]]:
     """Return the outputs of the learners before pruning, and of FLANNEL fitted on them."""
-    config = fold.run.config
-    outputs = {
-        unpruned_name(name): _with_argmax(_softmax(fold.learners[:, i])) for i, name in enumerate(config.learners)
-    }
-    combination = _fit_combinations(fold)[FLANNEL]
-    return {**outputs, unpruned_name(FLANNEL): _combiner_model(combination, len(config.labels))(fold.learners)}
+    outputs = {unpruned_name(name): output for name, output in _single_outputs(fit).items()}
+    model = _combiner_model(_fit_combinations(fit)[FLANNEL], len(fit.config.labels))
+    return {**outputs, unpruned_name(FLANNEL): model(fit.learners)}
 
 
 def unpruned_name(method: str) -> str:
@@ -229,11 +222,10 @@ def unpruned_name(method: str) -> str:
     return f"{method}, unpruned"
 
 
-def _fit_combinations(fold: _Fold) -> dict[str, Combination]:
+def _fit_combinations(fit: _Fit) -> dict[str, Combination]:
     """Return the methods that the deployed combination can compute; in `sane` with temperatures from the fold's own images."""
-    run, c = fold.run, fold.run.config
-    logits, truth = fold.fit_data
-    p, ones = _softmax(logits), (1.0,) * len(c.learners)
+    c, (logits, truth) = fit.config, fit.fit_data
+    p, ones = probabilities_of(logits), (1.0,) * len(c.learners)
     combinations = {
         "averaging": Combination(strategy="average", member_temperatures=ones, temperature=1.0, parameters={}),
         "voting": Combination(strategy="voting", member_temperatures=ones, temperature=1.0, parameters={}),
@@ -242,8 +234,8 @@ def _fit_combinations(fold: _Fold) -> dict[str, Combination]:
         combinations[name] = as_combination(fit_module(p, truth, c.fit, seed=c.fit_seed, **options))
     if c.preset != "sane":
         return combinations
-    rows = fold.validation
-    own, own_truth = np.ascontiguousarray(fold.learners[rows]), run.truth(rows, c.target)
+    rows = fit.fold.own_rows
+    own, own_truth = np.ascontiguousarray(fit.learners[rows]), fit.fold.run.truth(rows, c.target)
     return {k: v if v.strategy == "voting" else calibrated(v, own, own_truth) for k, v in combinations.items()}
 
 
@@ -264,25 +256,21 @@ def _combiner_model(combination: Combination, labels: int) -> Model:
     return predict
 
 
-def _fit_mlps(fold: _Fold) -> dict[str, Model]:
-    c, (logits, truth) = fold.run.config, fold.fit_data
-    p = _softmax(logits)
+def _fit_mlps(fit: _Fit) -> dict[str, Model]:
+    c, (logits, truth) = fit.config, fit.fit_data
+    p = probabilities_of(logits)
     return {f"mlp-{n}": _mlp_model(fit_dense(p, truth, c.fit, seed=c.fit_seed, layers=n)) for n in (1, 2)}
 
 
 def _mlp_model(network: nn.Module) -> Model:
     def predict(logits: Logits) -> tuple[Floats, LabelIndices]:
         with torch.no_grad():
-            return _with_argmax(network(torch.from_numpy(_softmax(logits)).float()).softmax(dim=1).double().numpy())
+            return _with_argmax(
+                network(torch.from_numpy(probabilities_of(logits)).float()).softmax(dim=1).double().numpy()
+            )
 
     return predict
 
 
 def _with_argmax(probabilities: Floats) -> tuple[Floats, LabelIndices]:
     return probabilities, probabilities.argmax(axis=1).astype(np.int64)
-
-
-def _softmax(logits: Logits) -> Floats:
-    """Softmax over the labels, in float64."""
-    probabilities: Floats = softmax(logits.astype(np.float64), axis=-1)
-    return probabilities

@@ -22,7 +22,7 @@ from training.loop.plan import Plan
 from training.models import NetworkSpec
 from training.models.networks import COVID_NETS, GRAY_ONLY
 from training.pruning.prune import PrunePlan
-from training.recipes.config import MemberPlan, RunConfig, parse_members
+from training.recipes.config import MemberPlan, RunConfig, parse_members, parse_segmenter
 from training.tasks.classify import Balance
 from training.toml_tables import parse_table, read_toml
 
@@ -68,9 +68,9 @@ class FlannelConfig(RunConfig):
     cam_cases: int = 3  # rows of the picture of class activation maps
 
     def __post_init__(self) -> None:
-        if "covid-19" not in self.labels or len(set(self.labels)) < max(2, len(self.labels)):
+        if len(set(self.labels)) < max(2, len(self.labels)):
             raise InputError(
-                f"FLANNEL separates covid-19 from the rest: give it and another label, each once, got {self.labels}"
+                f"FLANNEL separates the guarded label from the rest: give two labels or more, each once, got {self.labels}"
             )
         super().__post_init__()
         if self.view not in ("frontal", "ap"):
@@ -183,11 +183,9 @@ def load_flannel(file: Path) -> FlannelConfig:
     # Selecting the epoch on its fold's images would bias out-of-fold predictions upwards.
     learn = replace(base, keep="last") if values.get("preset", "sane") == "sane" else base
     values["learn"] = plan(values.get("learn", {}), learn, f"{file}: learn")
-    if "segmenter" in values:
-        values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")
-    for stage, retrain in (("prune", learn), ("prune_segmenter", base)):
-        if stage in values:
-            values[stage] = prune_plan(values[stage], retrain, f"{file}: {stage}")
+    parse_segmenter(values, base, file)
+    if "prune" in values:
+        values["prune"] = prune_plan(values["prune"], learn, f"{file}: prune")
     if "fit" in values:
         values["fit"] = parse_table(FitPlan, values["fit"], f"{file}: fit")
     for kind in ("learners", "baselines"):

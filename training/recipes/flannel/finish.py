@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from training.bundles.assemble import assemble
 from training.data.folds import in_fold
-from training.evaluation.pages import results_as_markdown
-from training.models import load_network
-from training.pruning.prune import export_network
 from training.recipes.flannel import report
 from training.recipes.flannel.combine import FLANNEL
 from training.recipes.flannel.combine import combine as combine_folds
 from training.recipes.flannel.results import Table3Predictions, results, split_in_words
-from training.recipes.flannel.run import FlannelRun
-from training.recipes.flannel.stages import network_folder
-from training.shared_files import atomic_write, write_text
+from training.recipes.flannel.run import FlannelRun, FoldRun
+from training.recipes.page import export_bundle
 
 __all__ = ["STAGES"]
 
@@ -36,43 +29,32 @@ def bundle(run: FlannelRun, folder: Path) -> None:
     The decision threshold is selected on the fold's images: those of Table 1, on which the temperature was fitted, and those of
     the outside collections, because a threshold needs their adult normals to be reliable.
     """
-    c, table, networks = run.config, Table3Predictions(run), run.out / "export"
-    fold = table.chosen_fold
-    networks.mkdir(parents=True, exist_ok=True)
-    if c.sees_lungs:
-        with atomic_write(networks / "segmenter.onnx") as beside:
-            shutil.copyfile(run.segmenter_onnx, beside)
-    for name in c.learners:
-        network, spec = load_network(network_folder(run, fold, name))
-        export_network(network, spec, c.member_spec, networks / f"{name}.onnx")
+    c, table = run.config, Table3Predictions(run)
+    fold = run.fold(table.chosen_fold)
     facts = {
         "data": f"Members train on {', '.join(run.sources)} only, validated on one fold in {c.folds} of the training side; "
         "of other collections, masks trained the segmenter and a fold's images help to choose the threshold.",
-        "made_by": f"training/reproduce.py flannel, configuration {c.name}, model of fold {fold} of {c.folds}",
+        "made_by": f"training/reproduce.py flannel, configuration {c.name}, model of fold {fold.number} of {c.folds}",
         "training": {"learn": asdict(c.learn), "fit": asdict(c.fit), "segmenter": asdict(c.segmenter)},
     }
-    _, evaluation = assemble(
-        run.out / "bundle",
-        networks,
-        {name: _design(run, fold, name) for name in c.learners},
-        in_fold(run.samples, run.fold_of, fold),
-        run.canvases,
-        c,
+    export_bundle(
+        run,
+        folder,
+        {name: fold.network_folder(name) for name in c.learners},
+        {name: _design(fold, name) for name in c.learners},
         facts,
-        preset=c.preset,
+        samples=in_fold(run.samples, run.fold_of, fold.number),
         split=split_in_words(run),
-        combination=table.folds[fold].combinations[FLANNEL],
+        combination=table.folds[fold.number].combinations[FLANNEL],
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "bundle.json", json.dumps(evaluation, indent=1) + "\n")
-    write_text(folder / "bundle.md", results_as_markdown(evaluation))
 
 
-def _design(run: FlannelRun, fold: int, name: str) -> str:
-    architecture = run.config.learners[name].architecture
-    if run.config.prune is None:
+def _design(fold: FoldRun, name: str) -> str:
+    config = fold.run.config
+    architecture = config.learners[name].architecture
+    if config.prune is None:
         return f"{architecture}, global pooling and one dense layer"
-    step = network_folder(run, fold, name).name.removeprefix("step-").lstrip("0") or "0"
+    step = fold.network_folder(name).name.removeprefix("step-").lstrip("0") or "0"
     return f"{architecture}, global pooling and one dense layer, pruned by APoZ in {step} steps"
 
 

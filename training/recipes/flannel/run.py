@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,19 +18,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.errors import InputError
 from training.data import folds
 from training.data.collections import collection_names
 from training.data.dataset import Sample
 from training.data.findings import projection
 from training.data.records import Record
 from training.data.targets import Target
+from training.loop.plan import Plan
 from training.parallel import barrier, world
+from training.pruning.prune import best_step, step_folder, steps_of
 from training.recipes.flannel.config import FlannelConfig
-from training.recipes.run import Run
-from training.shared_files import exclusive_lock, write_text
+from training.recipes.run import PREDICTIONS, Run, SampleLogits
+from training.shared_files import exclusive_lock, read_json, require_same_settings, write_text
 
-__all__ = ["FlannelRun"]
+__all__ = ["FlannelRun", "FoldRun"]
 
 PLAN = "run.json"
 
@@ -71,7 +72,7 @@ class FlannelRun(Run):
         return fold_of
 
     def plan(self) -> dict[str, Any]:
-        """Return the settings that must not change while a run folder is used."""
+        """Return the settings that must not change while a run folder is used, as JSON."""
         c = self.config
         assignment = "".join(f"{s.record.key} {fold}\n" for s, fold in zip(self.samples, self._folds, strict=True))
         return {
@@ -82,9 +83,8 @@ class FlannelRun(Run):
             "collections": list(c.collections),
             "view": c.view,
             "preprocess": c.member_spec.digest(),
-            "folds_sha256": sha256(
-                assignment.encode()
-            ).hexdigest(),  # folds are not stored, and their algorithm may change
+            # Folds are not stored, and their algorithm may change.
+            "folds_sha256": sha256(assignment.encode()).hexdigest(),
         }
 
     def check_same_plan(self, file: Path) -> None:
@@ -92,12 +92,14 @@ class FlannelRun(Run):
 
         A missing file is valid.
         """
-        if not file.exists():
-            return
-        stored, plan = json.loads(file.read_text(encoding="utf-8")), self.plan()
-        if changed := [k for k in plan if stored.get(k) != plan[k]]:
-            differences = "; ".join(f"{k} {stored.get(k)}, not {plan[k]}" for k in changed)
-            raise InputError(f"{file.parent} was made with {differences}: give another run folder, or delete this one")
+        if file.exists():
+            stored = read_json(file)
+            remedy = "give another run folder, or delete this one"
+            require_same_settings(stored, self.plan(), f"{file.parent} was made with", remedy)
+
+    def fold(self, number: int) -> FoldRun:
+        """Return one fold of the run."""
+        return FoldRun(run=self, number=number)
 
     def fold_samples(self, fold: int) -> list[Sample]:
         """Return the samples with the sides of one fold's training; images of other views neither train nor validate."""
@@ -132,6 +134,53 @@ class FlannelRun(Run):
         side = np.array([s.side == "test" for s in self.samples])
         return np.flatnonzero(self.evaluated & side)
 
-    def folder(self, fold: int, name: str, *, pruned: bool = False) -> Path:
-        """Return the folder of a network of a fold; of a pruned one, the folder of all pruning steps."""
-        return self.out / ("pruned" if pruned else "networks") / f"fold-{fold}" / name
+
+@dataclass(frozen=True, kw_only=True)
+class FoldRun:
+    """One fold of a run: its images, and the networks that train on those of the other folds."""
+
+    run: FlannelRun
+    number: int
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All samples with the sides of this fold's training."""
+        return self.run.fold_samples(self.number)
+
+    @cached_property
+    def own_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the fold's own images."""
+        return np.flatnonzero(self.run.evaluated & (self.run.fold_of == self.number))
+
+    @cached_property
+    def other_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the other folds' images."""
+        fold_of = self.run.fold_of
+        return np.flatnonzero(self.run.evaluated & (fold_of >= 0) & (fold_of != self.number))
+
+    def plan(self, name: str, plan: Plan) -> Plan:
+        """Return a stage's plan with the network's own settings, and another seed in every fold."""
+        own = replace(plan, **self.run.config.networks[name].plan)
+        return replace(own, seed=own.seed + 1000 * self.number)
+
+    def folder(self, name: str, *, pruned: bool = False) -> Path:
+        """Return the folder of a network; of a pruned one, the folder of all pruning steps."""
+        return self.run.out / ("pruned" if pruned else "networks") / f"fold-{self.number}" / name
+
+    def chosen_step(self, name: str) -> Path:
+        """Return the folder of a pruned learner's chosen step."""
+        folder, plan = self.folder(name, pruned=True), self.run.config.prune
+        return step_folder(folder, best_step(steps_of(folder), tolerance=0.0 if plan is None else plan.tolerance))
+
+    def network_folder(self, name: str, *, unpruned: bool = False) -> Path:
+        """Return the folder of the network that stage 2 reads: the pruned learner if learners are pruned.
+
+        unpruned: return that of the unpruned network in any case.
+        """
+        config = self.run.config
+        pruned = config.prune is not None and name in config.learners and not unpruned
+        return self.chosen_step(name) if pruned else self.folder(name)
+
+    def load_logits(self, name: str, *, unpruned: bool = False) -> npt.NDArray[np.float32]:
+        """Return a network's logits (N, labels) on all samples."""
+        return SampleLogits.load(self.network_folder(name, unpruned=unpruned) / PREDICTIONS).logits

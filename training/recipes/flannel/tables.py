@@ -6,15 +6,19 @@ Columns are the paper's: F1 of each label against the rest, and their mean. Rows
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+import numpy as np
 
 from training.evaluation.auc_pages import AUC_NOTE, auc_differences
-from training.markdown import Table, interval
+from training.evaluation.metrics import Figure, interval
+from training.markdown import Table
 from training.recipes.flannel.published import LABELS, PRINTED_COVID, TABLE_1, TABLE_3
+from training.recipes.flannel.records import NetworkSize, Results, Summary
+from training.recipes.page import caption, label_in_words
 
 __all__ = ["in_words", "tables"]
 
-Json = Mapping[str, Any]
+COVID = "covid-19"  # the label of the printed figures
 
 _WORDS = {
     "averaging": "averaging",
@@ -33,7 +37,7 @@ def in_words(method: str) -> str:
     return _WORDS.get(name, name) + comma + rest
 
 
-def tables(found: Json) -> dict[str, Table]:
+def tables(found: Results) -> dict[str, Table]:
     """Return file name -> table, in the order of the page."""
     made = {
         "table-1-data": _data(found),
@@ -43,44 +47,44 @@ def tables(found: Json) -> dict[str, Table]:
         "table-3-methods": _methods(found),
         "against-the-paper": _against_the_paper(found),
         "together": _together(found),
-        "covid-19": _covid(found),
+        found.positive: _positive(found),
         "comparisons": _comparisons(found),
         **_auc_comparisons(found),
         "weights": _weights(found),
         "temperature": _temperature(found),
         "outside": _outside(found),
     }
-    return made if found["methods"]["flannel"]["ap"] is None else {**made, "ap-view": _ap(found)}
+    ap = {name: m.ap for name, m in found.methods.items() if m.ap is not None}
+    return {**made, "ap-view": _ap(found, ap)} if ap else made
 
 
-def caption(found: Json, what: str, n: int | None = None) -> str:
-    """Return a title with preset, n, split and seed."""
-    images = found["methods"]["flannel"]["together"]["images"] if n is None else n
-    return f"{what} (preset {found['preset']}, {found['config']}, n = {images}, {found['split']}, seed {found['seed']})"
+def _caption(found: Results, what: str, n: int | None = None) -> str:
+    """Return a title with the number of test images, or with `n`."""
+    return caption(found, what, found.flannel.images if n is None else n)
 
 
-def _folds(found: Json) -> int:
-    return len(found["methods"]["flannel"]["folds"])
+def _folds(found: Results) -> int:
+    return len(found.flannel.folds)
 
 
 def _rows(rows: Iterable[Sequence[object]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(str(v) for v in row) for row in rows)
 
 
-def _data(found: Json) -> Table:
-    rows = []
-    for name, counts in found["data"].items():
+def _data(found: Results) -> Table:
+    rows: list[Sequence[object]] = []
+    for name, counts in found.data.items():
         first, second = name.split(", ")
         rows.append([name, *counts])
         paper = TABLE_1.get((first, second))
         if paper is not None:
-            rows.append([f"paper: {name}", paper[0], *_by_label(paper[1:], found["labels"])])
-    title = f"Table 1: data (preset {found['preset']}, {found['config']}, {found['split']}, seed {found['seed']})"
+            rows.append([f"paper: {name}", paper[0], *_by_label(paper[1:], found.labels)])
+    title = f"Table 1: data (preset {found.preset}, {found.config}, {found.split}, seed {found.seed})"
     note = (
         "AP with AP supine, AP semi erect and the like, as the paper counts. The paper's files are those of spring 2020; where "
         f"the public set's other normals went is not known. {_ccx_labels(found)}"
     )
-    return Table(title=title, head=("images", "total", *found["labels"]), rows=_rows(rows), note=note)
+    return Table(title=title, head=("images", "total", *found.labels), rows=_rows(rows), note=note)
 
 
 _FINDING_TABLES = {
@@ -89,13 +93,13 @@ _FINDING_TABLES = {
 }
 
 
-def _ccx_labels(found: Json) -> str:
+def _ccx_labels(found: Results) -> str:
     """Return the text that lists CCX's findings per label, and the table that maps them."""
-    table = _FINDING_TABLES[found.get("finding_table", "full")]
-    by_label: dict[str, list[str]] = {label: [] for label in (*found["labels"], "other")}
-    for f in found["findings"]:
-        if f["source"] == "ccx":
-            by_label.setdefault(f["label"], []).append(f"{f['finding']} {f['images']}")
+    table = _FINDING_TABLES[found.finding_table]
+    by_label: dict[str, list[str]] = {label: [] for label in (*found.labels, "other")}
+    for f in found.findings:
+        if f.source == "ccx":
+            by_label.setdefault(f.label, []).append(f"{f.finding} {f.images}")
     listed = "; ".join(f"{label}: {', '.join(names)}" for label, names in by_label.items() if names)
     return f"CCX's findings by {table}: {listed or 'none'}."
 
@@ -106,236 +110,239 @@ def _by_label(printed: Sequence[object], labels: Sequence[str]) -> list[object]:
     return [known.get(label, "-") for label in labels]
 
 
-def _findings(found: Json) -> Table:
-    rows = [[f["source"], f["finding"], f["label"], f["images"]] for f in found["findings"]]
-    title = f"Findings and labels (preset {found['preset']}, {found['config']}, seed {found['seed']})"
+def _findings(found: Results) -> Table:
+    rows = [[f.source, f.finding, f.label, f.images] for f in found.findings]
+    title = f"Findings and labels (preset {found.preset}, {found.config}, seed {found.seed})"
     note = "`other` is abnormal of a cause that no label holds: it neither trains nor judges. Views as in Table 1."
     return Table(title=title, head=("source", "finding", "label", "images"), rows=_rows(rows), note=note)
 
 
-def _dropped(found: Json) -> Table:
+def _dropped(found: Results) -> Table:
     """Return the reasons why images of the two collections are not in Table 1."""
-    dropped = found.get("dropped", {})
-    title = f"Left out (preset {found['preset']}, {found['config']}, seed {found['seed']})"
+    title = f"Left out (preset {found.preset}, {found.config}, seed {found.seed})"
     note = (
         "Images that Table 1's collections list and that neither train nor judge."
-        if dropped
+        if found.dropped
         else "Not counted, or none."
     )
-    return Table(title=title, head=("reason", "images"), rows=_rows(dropped.items()), note=note)
+    return Table(title=title, head=("reason", "images"), rows=_rows(found.dropped.items()), note=note)
 
 
-def _networks(found: Json) -> Table:
+def _networks(found: Results) -> Table:
     rows = []
-    for name, n in found["networks"].items():
-        rows.append([name, n["architecture"], *_size(n)])
-        if "unpruned" in n:
-            rows.append([f"{name}, unpruned", n["architecture"], *_size(n["unpruned"])])
-    title = f"The networks (preset {found['preset']}, {found['config']}, seed {found['seed']})"
-    pruned = "Learners are pruned; means over the folds." if found["pruned"] else ""
+    for name, n in found.networks.items():
+        rows.append([name, n.architecture, *_size(n.size)])
+        if n.unpruned is not None:
+            rows.append([f"{name}, unpruned", n.architecture, *_size(n.unpruned)])
+    title = f"The networks (preset {found.preset}, {found.config}, seed {found.seed})"
+    pruned = "Learners are pruned; means over the folds." if found.pruned else ""
     return Table(
         title=title, head=("network", "architecture", "parameters", "million MACs"), rows=_rows(rows), note=pruned
     )
 
 
-def _size(network: Json) -> tuple[str, str]:
-    return f"{network['parameters']:,.0f}", f"{network['macs'] / 1e6:.1f}"
+def _size(size: NetworkSize) -> tuple[str, str]:
+    return f"{size.parameters:,.0f}", f"{size.macs / 1e6:.1f}"
 
 
-def _over_folds(method: Json, key: str) -> str:
-    return f"{method['mean'][key]:.4f} ({method['sd'][key]:.2f})"
+def _spread(mean: float, sd: float) -> str:
+    return f"{mean:.4f} ({sd:.2f})"
 
 
-def _methods(found: Json) -> Table:
+def _f1(method: Summary, label: str) -> str:
+    return _spread(method.mean.f1[label], method.sd.f1[label])
+
+
+def _macro(method: Summary) -> str:
+    return _spread(method.mean.macro, method.sd.macro)
+
+
+def _precision_and_recall(method: Summary) -> tuple[str, str]:
+    mean, sd = method.mean, method.sd
+    return _spread(mean.precision, sd.precision), _spread(mean.recall, sd.recall)
+
+
+def _methods(found: Results) -> Table:
     rows = []
-    for name, method in found["methods"].items():
-        rows.append([in_words(name), *(_over_folds(method, k) for k in (*found["labels"], "macro"))])
-        if name in TABLE_3 and set(found["labels"]) == set(LABELS):
+    for name, method in found.methods.items():
+        rows.append([in_words(name), *(_f1(method, label) for label in found.labels), _macro(method)])
+        if name in TABLE_3 and set(found.labels) == set(LABELS):
             row, printed = TABLE_3[name]
-            values = (*_by_label(printed[:-1], found["labels"]), printed[-1])
-            rows.append([f"paper: {row}", *(str(v).replace("(", " (") for v in values)])
+            values = (*_by_label(printed[:-1], found.labels), printed[-1])
+            rows.append([f"paper: {row}", *(_spaced(str(v)) for v in values)])
     note = "F1, one label against the rest: mean (standard deviation) of the folds' models on the same test images."
     return Table(
-        title=caption(found, f"Table 3: F1 over {_folds(found)} folds"),
-        head=("method", *found["labels"], "macro"),
+        title=_caption(found, f"Table 3: F1 over {_folds(found)} folds"),
+        head=("method", *found.labels, "macro"),
         rows=_rows(rows),
         note=note,
     )
 
 
-def _against_the_paper(found: Json) -> Table:
+def _spaced(printed: str) -> str:
+    """Return the paper's `0.8168(0.03)` with a space."""
+    return printed.replace("(", " (")
+
+
+def _against_the_paper(found: Results) -> Table:
     """Return FLANNEL's figures next to the printed ones, and the position of these relative to our interval."""
-    method, (_, printed) = found["methods"]["flannel"], TABLE_3["flannel"]
-    papers = {**dict(zip((*LABELS, "macro"), printed, strict=True)), **PRINTED_COVID}
-    own = {k: method["together"]["labels"][k]["f1"] for k in found["labels"]}
-    covid = method["together"]["labels"]["covid-19"]
-    together = {
-        **own,
-        "macro": method["together"]["macro_f1"],
-        "precision": covid["precision"],
-        "recall": covid["recall"],
-    }
-    rows = []
-    for key, figure in together.items():
-        paper = float(papers[key].split("(")[0]) if key in papers else None
-        words = {"macro": "macro-F1", "precision": "COVID-19 precision", "recall": "COVID-19 recall"}.get(
-            key, f"F1 {key}"
-        )
-        position = "-" if paper is None else _position(figure, paper)
-        rows.append(
-            [words, _over_folds(method, key), interval(figure), papers.get(key, "-").replace("(", " ("), position]
-        )
+    method, (_, values) = found.flannel, TABLE_3["flannel"]
+    own, printed = method.together, dict(zip((*LABELS, "macro"), values, strict=True))
+    word, positive = label_in_words(found.positive), own.labels[found.positive]
+    papers = PRINTED_COVID if found.positive == COVID else {}
+    precision, recall = _precision_and_recall(method)
+    rows = [
+        *(_beside(f"F1 {k}", _f1(method, k), own.labels[k].f1, printed.get(k)) for k in found.labels),
+        _beside("macro-F1", _macro(method), own.macro_f1, printed["macro"]),
+        _beside(f"{word} precision", precision, positive.precision, papers.get("precision")),
+        _beside(f"{word} recall", recall, positive.recall, papers.get("recall")),
+    ]
     note = (
         "Comparable: the two collections, the task, the module, the loss, five folds, the mean over five models. Not comparable: "
         "the images (Table 1; twice the COVID-19, other normals), the test patients, ImageNet's weights and learners' sizes, the "
         "split (the published code splits by image), and what stage 2 is fitted on."
     )
     head = ("FLANNEL", "ours, mean (sd)", "ours, the models together", "the paper", "the printed figure is")
-    return Table(title=caption(found, "Against the paper"), head=head, rows=_rows(rows), note=note)
+    return Table(title=_caption(found, "Against the paper"), head=head, rows=_rows(rows), note=note)
 
 
-def _position(figure: Json, paper: float) -> str:
-    if figure["value"] is None:
+def _beside(words: str, over_folds: str, figure: Figure, printed: str | None) -> list[str]:
+    if printed is None:
+        return [words, over_folds, interval(figure), "-", "-"]
+    return [words, over_folds, interval(figure), _spaced(printed), _position(figure, float(printed.split("(")[0]))]
+
+
+def _position(figure: Figure, paper: float) -> str:
+    if np.isnan(figure.value):
         return "-"
-    if paper < figure["low"]:
+    if paper < figure.low:
         return "below our interval: ours is better"
-    return "above our interval: ours is worse" if paper > figure["high"] else "within our interval"
+    return "above our interval: ours is worse" if paper > figure.high else "within our interval"
 
 
-def _together(found: Json) -> Table:
+def _together(found: Results) -> Table:
     rows = []
-    for name, method in found["methods"].items():
-        t = method["together"]
-        values = [t["labels"][label]["f1"] for label in found["labels"]] + [
-            t["macro_f1"],
-            t["accuracy"],
-            t["macro_auc"],
-        ]
+    for name, method in found.methods.items():
+        t = method.together
+        values = [*(t.labels[label].f1 for label in found.labels), t.macro_f1, t.accuracy, t.macro_auc]
         rows.append([in_words(name), *(interval(v) for v in values)])
     note = (
         "The folds' models together: the mean of their probabilities. Intervals of F1 and AUC by drawing patients anew."
     )
-    head = ("method", *found["labels"], "macro-F1", "accuracy", "macro-AUC")
-    return Table(title=caption(found, f"The {_folds(found)} models together"), head=head, rows=_rows(rows), note=note)
+    head = ("method", *found.labels, "macro-F1", "accuracy", "macro-AUC")
+    return Table(title=_caption(found, f"The {_folds(found)} models together"), head=head, rows=_rows(rows), note=note)
 
 
-def _covid(found: Json) -> Table:
+def _positive(found: Results) -> Table:
     rows = []
-    for name, method in found["methods"].items():
-        own = method["together"]["labels"]["covid-19"]
-        rows.append(
-            [
-                in_words(name),
-                *(_over_folds(method, k) for k in ("precision", "recall")),
-                *(interval(own[k]) for k in ("precision", "recall", "specificity", "auc")),
-            ]
-        )
-    rows.append(
-        ["paper: FLANNEL", *(PRINTED_COVID[k].replace("(", " (") for k in ("precision", "recall")), "", "", "", ""]
-    )
+    for name, method in found.methods.items():
+        own = method.together.labels[found.positive]
+        figures = (own.precision, own.recall, own.specificity, own.auc)
+        rows.append([in_words(name), *_precision_and_recall(method), *map(interval, figures)])
+    if found.positive == COVID:
+        rows.append(["paper: FLANNEL", *(_spaced(PRINTED_COVID[k]) for k in ("precision", "recall")), "", "", "", ""])
     head = ("method", "precision, folds", "recall, folds", "precision", "recall", "specificity", "AUC")
     return Table(
-        title=caption(found, "COVID-19 against the rest"),
+        title=_caption(found, f"{label_in_words(found.positive)} against the rest"),
         head=head,
         rows=_rows(rows),
         note="First over the folds' models, then of all of them together, with exact intervals of shares.",
     )
 
 
-def _ap(found: Json) -> Table:
-    n = found["methods"]["flannel"]["ap"]["images"]
+def _ap(found: Results, methods: Mapping[str, Summary]) -> Table:
+    positive, word = found.positive, label_in_words(found.positive)
     rows = [
-        [in_words(m), _over_folds(v["ap"], "covid-19"), _over_folds(v["ap"], "macro"), interval(_covid_f(v["ap"]))]
-        for m, v in found["methods"].items()
+        [in_words(name), _f1(ap, positive), _macro(ap), interval(ap.together.labels[positive].f1)]
+        for name, ap in methods.items()
     ]
-    covid = found["methods"]["flannel"]["ap"]["together"]["labels"]["covid-19"]["images"]
+    flannel = methods["flannel"]
     note = (
-        f"Test images of AP view only, {covid} of them COVID-19; the same models. The paper shows F1 as bars (Figure 5) and "
-        "prints no numbers."
+        f"Test images of AP view only, {flannel.together.labels[positive].images} of them {word}; the same models. The paper "
+        "shows F1 as bars (Figure 5) and prints no numbers."
     )
-    head = ("method", "COVID-19 F1, folds", "macro-F1, folds", "COVID-19 F1, together")
-    return Table(title=caption(found, "AP view (Figure 5)", n), head=head, rows=_rows(rows), note=note)
+    head = ("method", f"{word} F1, folds", "macro-F1, folds", f"{word} F1, together")
+    return Table(title=_caption(found, "AP view (Figure 5)", flannel.images), head=head, rows=_rows(rows), note=note)
 
 
-def _covid_f(part: Json) -> Json:
-    f: Json = part["together"]["labels"]["covid-19"]["f1"]
-    return f
+def _pairs(found: Results) -> list[str]:
+    return [f"{in_words(c.a)} against {in_words(c.b)}" for c in found.comparisons]
 
 
-def _comparisons(found: Json) -> Table:
-    rows = []
-    for c in found["comparisons"]:
-        by_fold = c["macro_f_by_fold"]
-        rows.append(
-            [
-                f"{in_words(c['a'])} against {in_words(c['b'])}",
-                interval(c["macro_f_difference"]),
-                interval(c["covid_f_difference"]),
-                interval(c["difference"]),
-                c["mcnemar"]["b"],
-                c["mcnemar"]["c"],
-                f"{c['mcnemar']['p']:.3g}",
-                f"{by_fold['mean']:+.4f} ({by_fold['sd']:.4f})",
-                f"{by_fold['wins']}/{_folds(found)}",
-            ]
-        )
+def _comparisons(found: Results) -> Table:
+    rows = [
+        [
+            pair,
+            *(interval(v) for v in (c.macro_f_difference, c.positive_f_difference, c.difference)),
+            c.mcnemar.b,
+            c.mcnemar.c,
+            f"{c.mcnemar.p:.3g}",
+            f"{c.macro_f_by_fold.mean:+.4f} ({c.macro_f_by_fold.sd:.4f})",
+            f"{c.macro_f_by_fold.wins}/{_folds(found)}",
+        ]
+        for pair, c in zip(_pairs(found), found.comparisons, strict=True)
+    ]
     head = (
-        "compared", "macro-F1", "COVID-19 F1", "accuracy", "only first right", "only second right", "p (McNemar)",
-        "macro-F1 by fold", "folds won",
+        "compared", "macro-F1", f"{label_in_words(found.positive)} F1", "accuracy", "only first right", "only second right",
+        "p (McNemar)", "macro-F1 by fold", "folds won",
     )  # fmt: skip
     note = (
         "First minus second on the same test images, the folds' models together; intervals by drawing patients, p exact and "
         "two-sided, not corrected for the number of rows. Then mean (sd) over the folds' models, which share training "
         "images: no test is made of those."
     )
-    return Table(title=caption(found, "Paired comparisons"), head=head, rows=_rows(rows), note=note)
+    return Table(title=_caption(found, "Paired comparisons"), head=head, rows=_rows(rows), note=note)
 
 
-def _auc_comparisons(found: Json) -> dict[str, Table]:
+def _auc_comparisons(found: Results) -> dict[str, Table]:
     """Return the comparison of the same pairs by AUC; nothing for results of earlier versions, which lack it."""
-    rows = auc_differences(found["comparisons"], found["labels"])
+    rows = auc_differences(found.comparisons, found.labels)
     if not rows:
         return {}
-    names = [f"{in_words(c['a'])} against {in_words(c['b'])}" for c in found["comparisons"]]
     table = Table(
-        title=caption(found, "Paired comparisons of AUC"),
-        head=("compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"])),
-        rows=_rows([name, *row] for name, row in zip(names, rows, strict=True)),
+        title=_caption(found, "Paired comparisons of AUC"),
+        head=("compared", "micro-AUC", *(f"AUC {label}" for label in found.labels)),
+        rows=_rows([pair, *row] for pair, row in zip(_pairs(found), rows, strict=True)),
         note=f"{AUC_NOTE} The folds' models together.",
     )
     return {"comparisons-auc": table}
 
 
-def _weights(found: Json) -> Table:
-    rows = [[label, *(f"{w[m]:.3f}" for m in found["learners"])] for label, w in found["weights"].items()]
+def _weights(found: Results) -> Table:
+    rows = [[label, *(f"{w[m]:.3f}" for m in found.learners)] for label, w in found.weights.items()]
     note = "Mean over the folds' modules and the test images of a label; -1 to 1."
     return Table(
-        title=caption(found, "The module's weights"), head=("truth", *found["learners"]), rows=_rows(rows), note=note
+        title=_caption(found, "The module's weights"), head=("truth", *found.learners), rows=_rows(rows), note=note
     )
 
 
-def _temperature(found: Json) -> Table:
-    t = found["temperature"]
+def _temperature(found: Results) -> Table:
+    t = found.temperature
     rows = [
-        [name, f"{t[k]['log_loss']:.4f}", f"{t[k]['calibration_error']:.4f}", f"{t[k]['largest']:.4f}"]
-        for name, k in (("as published", "raw"), ("with temperature", "scaled"))
+        [name, *(f"{v:.4f}" for v in (c.log_loss, c.calibration_error, c.largest))]
+        for name, c in (("as published", t.raw), ("with temperature", t.scaled))
     ]
-    listed = ", ".join(f"{v:g}" for v in t["temperatures"])
-    note = f"No published answer can pass {t['most']:.4f}. Temperatures of the folds: {listed}."
+    listed = ", ".join(f"{v:g}" for v in t.temperatures)
+    note = f"No published answer can pass {t.most:.4f}. Temperatures of the folds: {listed}."
     head = ("FLANNEL's probabilities", "log loss", "calibration error", "largest")
-    return Table(title=caption(found, "Calibration, means over the folds"), head=head, rows=_rows(rows), note=note)
+    return Table(title=_caption(found, "Calibration, means over the folds"), head=head, rows=_rows(rows), note=note)
 
 
-def _outside(found: Json) -> Table:
-    shown = ("flannel", "voting", found["best_learner"])
-    rows = [[name, *(interval(of[m]) for m in shown)] for name, of in found["outside"].items()]
+def _outside(found: Results) -> Table:
+    shown, word = ("flannel", "voting", found.best_learner), label_in_words(found.positive)
+    rows = [[name, *(interval(of[m]) for m in shown)] for name, of in found.outside.items()]
     note = (
-        "Share called COVID-19, the folds' models together. Of normals and tuberculosis it should be 0: these are adults of "
-        "hospitals that no learner saw. The paper's mix has children for normals and adults for COVID-19, and it shows."
+        f"Share called {word}, the folds' models together. Of normals and tuberculosis it should be 0: these are adults of "
+        "hospitals that no learner saw."
     )
-    n = sum(next(iter(of.values()))["n"] for of in found["outside"].values())
+    if found.positive == COVID:
+        note += " The paper's mix has children for normals and adults for COVID-19, and it shows."
     return Table(
-        title=caption(found, "Called COVID-19 outside Table 1's collections", n),
+        title=_caption(
+            found,
+            f"Called {word} outside Table 1's collections",
+            sum(next(iter(of.values())).n for of in found.outside.values()),
+        ),
         head=("source, label", *(in_words(m) for m in shown)),
         rows=_rows(rows),
         note=note,

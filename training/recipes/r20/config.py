@@ -21,7 +21,7 @@ from training.loop.search import SearchPlan
 from training.models import NetworkSpec
 from training.models.networks import COVID_NETS
 from training.pruning.prune import PrunePlan
-from training.recipes.config import MemberPlan, RunConfig, parse_members
+from training.recipes.config import MemberPlan, RunConfig, parse_members, parse_segmenter
 from training.recipes.r20.tasks import binary
 from training.tasks.classify import Balance
 from training.toml_tables import parse_table, read_toml
@@ -103,12 +103,12 @@ def load_r20(file: Path) -> R20Config:
     """Load a TOML file. Raises InputError for a missing file, unknown keys and invalid values."""
     values = read_toml(file)
     base = Plan(epochs=32, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
-    for stage in ("segmenter", "modality", "binary", "multiclass"):
+    parse_segmenter(values, base, file)
+    for stage in ("modality", "binary", "multiclass"):
         if stage in values:
             values[stage] = plan(values[stage], base, f"{file}: {stage}")
-    for stage in ("prune", "prune_segmenter"):
-        if stage in values:
-            values[stage] = prune_plan(values[stage], base, f"{file}: {stage}")
+    if "prune" in values:
+        values["prune"] = prune_plan(values["prune"], base, f"{file}: prune")
     if "search" in values:
         values["search"] = parse_table(SearchPlan, values["search"], f"{file}: search")
     values["members"] = parse_members(values.get("members", {}), base, f"{file}: members")

@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from cxr_edge.ops.preprocess import normalize
 from training.evaluation.auc_pages import AUC_NOTE, auc_differences
@@ -28,17 +27,20 @@ from training.evaluation.figures import (
 )
 from training.evaluation.gradcam import agreement, grad_cam
 from training.evaluation.mean_maps import mean_row
-from training.markdown import interval, table, write_results
+from training.evaluation.metrics import interval
+from training.json_records import read_json, write_json
+from training.markdown import picture_links, table, write_results
 from training.models import load_network
+from training.pruning.prune import Step
+from training.recipes.page import RESULTS, Leakage, caption, leakage_of, share_in_words
+from training.recipes.r20.records import CamAgreement, PrunedMember, Results
 from training.recipes.r20.results import Ensembles
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.stages import chosen_step
 from training.recipes.r20.tables import tables
-from training.shared_files import write_text
 
 __all__ = ["cam_agreement", "main", "write", "write_page"]
 
-Json = Mapping[str, Any]
 _MEAN_OF = 50
 _SHOWN = "weighted average of the pruned members"
 _CAM_CAPTION = (
@@ -48,94 +50,83 @@ _CAM_CAPTION = (
 )
 
 
-def write(run: R20Run, found: Json, folder: Path) -> Path:
+def write(run: R20Run, found: Results, folder: Path) -> Path:
     """Write page, tables, figures and results.json to `folder`. Returns the path of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if "pruned" in found:
+    write_json(folder / RESULTS, found)
+    if found.pruned is not None:
         _draw(run, found, folder)
-    return write_page(found, folder)
+    return write_page(folder)
 
 
-def write_page(found: Json, folder: Path) -> Path:
-    """Write page, tables and results.json; figures need the run and are not written. Returns the path of the page."""
-    by_name = tables(found)
-    write_results(found, by_name, folder)
-    pictures = _pictures(found)
-    page = "\n\n".join(
-        [_opening(found), *(t.as_markdown() for t in by_name.values()), *_pruning(found), *_paired(found), *pictures]
-    )
-    write_text(folder / "index.md", page + "\n")
-    return folder / "index.md"
+def write_page(folder: Path) -> Path:
+    """Write page and tables from the folder's results.json; figures need the run. Returns the path of the page."""
+    found = read_json(Results, folder / RESULTS)
+    rest = [*_pruning(found), *_paired(found), *_pictures(found)]
+    return write_results(tables(found), folder, opening=[_opening(found)], rest=rest)
 
 
-def _title(found: Json, what: str) -> str:
-    n = next(iter(found["multiclass"].values()))["row"]["images"]
-    return f"{what} (preset {found['preset']}, {found['config']}, n = {n}, {found['split']}, seed {found['seed']})"
+def _title(found: Results, what: str) -> str:
+    return caption(found, what, next(iter(found.stage("multiclass").values())).row.images)
 
 
-def _opening(found: Json) -> str:
+def _opening(found: Results) -> str:
     sides = "; ".join(
-        f"{side}: {n['images']} images of {n['patients']} patients ("
-        + ", ".join(f"{label} {count}" for label, count in n["labels"].items())
+        f"{side}: {n.images} images of {n.patients} patients ("
+        + ", ".join(f"{label} {count}" for label, count in n.labels.items())
         + ")"
-        for side, n in found["sides"].items()
+        for side, n in found.sides.items()
     )
-    leak = found["leakage"]
+    leak = leakage_of(found.leakage)
     return (
-        f"# R20 reproduced: {found['config']}\n\nMade by `python -m training.reproduce r20`; every figure comes from "
-        f"`results.json` beside this page. Preset `{found['preset']}`, split {found['split']}, seed {found['seed']}. {sides}. "
+        f"# R20 reproduced: {found.config}\n\nMade by `python -m training.reproduce r20`; every figure comes from "
+        f"`results.json` beside this page. Preset `{found.preset}`, split {found.split}, seed {found.seed}. {sides}. "
         f"Intervals are 95 %. All that is fitted or chosen is so on validation patients; test patients are asked once.\n\n"
-        f"Leakage: {leak['divided_patients']} patients and "
-        f"{leak['divided_pairs']} pairs of equal images on two sides; {leak['same_image_pairs']} pairs of equal "
-        f"images were found. The source alone tells {_share(leak.get('label_by_source'))} of all labels.{_unread(leak)}\n\n"
+        f"Leakage: {leak.divided_patients} patients and "
+        f"{leak.divided_pairs} pairs of equal images on two sides; {leak.same_image_pairs} pairs of equal "
+        f"images were found. The source alone tells {share_in_words(leak.label_by_source)} of all labels.{_unread(leak)}\n\n"
         f"The bundle that these networks make, judged through the deployed path (specificity on adult normals, each source, the "
         f"lungs painted over, what a source classifier can tell): [bundle.md](bundle.md)."
     )
 
 
-def _unread(leak: Json) -> str:
+def _unread(leak: Leakage) -> str:
     """Return the text on listed images that the run did not read; empty for results of earlier versions, without counts."""
-    listed = ", ".join(f"{reason} {n}" for reason, n in leak.get("dropped", {}).items())
+    listed = ", ".join(f"{reason} {n}" for reason, n in (leak.dropped or {}).items())
     return f" Not read: {listed}." if listed else ""
 
 
-def _share(value: float | None) -> str:
-    return "an unknown share" if value is None else f"{100 * value:.0f} %"
-
-
-def _pruning(found: Json) -> list[str]:
+def _pruning(found: Results) -> list[str]:
     """Return the pruning curves of each member, and of the segmenter if it was pruned, as tables."""
     parts = []
-    for member, p in found.get("pruned", {}).items():
+    for member, p in (found.pruned or {}).items():
         text = "The step in bold was chosen, by validation score."
-        parts.append(f"### Pruning {member}\n\n{text}\n\n{_curve(p['steps'], p['step'], 'macro_f1', 'macro-F1')}")
-    if "segmenter_steps" in found:
-        steps = found["segmenter_steps"]
+        parts.append(f"### Pruning {member}\n\n{text}\n\n{_curve(p.steps, p.step, 'macro_f1', 'macro-F1')}")
+    if found.segmenter_steps is not None:
         text = "Its score is the Dice of validation images; the step in bold is deployed, and made all crops."
-        curve = _curve(steps, found["segmenter_step"], "worst", "worst Dice")
+        curve = _curve(found.segmenter_steps, found.segmenter_step, "worst", "worst Dice")
         parts.append(f"### Pruning the segmenter\n\n{text}\n\n{curve}")
     return parts
 
 
-def _curve(steps: Sequence[Json], chosen: int, figure: str, figure_name: str) -> str:
+def _curve(steps: Sequence[Step], chosen: int | None, figure: str, figure_name: str) -> str:
     head = ["step", "channels", "parameters", "million MACs", "ms", "validation score", figure_name]
     rows = [
         [
-            f"**{s['number']}**" if s["number"] == chosen else s["number"],
-            s["channels"],
-            f"{s['parameters']:,}",
-            f"{s['macs'] / 1e6:.1f}",
-            "-" if s["milliseconds"] is None else f"{s['milliseconds']:.2f}",
-            f"{s['figures']['score']:.4f}",
-            f"{s['figures'].get(figure, float('nan')):.4f}",
+            f"**{s.number}**" if s.number == chosen else s.number,
+            s.channels,
+            f"{s.parameters:,}",
+            f"{s.macs / 1e6:.1f}",
+            "-" if s.milliseconds is None else f"{s.milliseconds:.2f}",
+            f"{s.score:.4f}",
+            f"{s.figures.get(figure, float('nan')):.4f}",
         ]
         for s in steps
     ]
     return table(head, rows)
 
 
-def _paired(found: Json) -> list[str]:
-    if not found.get("comparisons"):
+def _paired(found: Results) -> list[str]:
+    if not found.comparisons:
         return []
     head = [
         "compared",
@@ -146,46 +137,45 @@ def _paired(found: Json) -> list[str]:
         "only second right",
         "p (McNemar)",
     ]
-    names = [f"{c['a']} against {c['b']}" for c in found["comparisons"]]
+    names = [f"{c.a} against {c.b}" for c in found.comparisons]
     rows = [
         [
             name,
-            c["n"],
-            interval(c["difference"]),
-            interval(c["macro_f_difference"]),
-            c["mcnemar"]["b"],
-            c["mcnemar"]["c"],
-            f"{c['mcnemar']['p']:.3g}",
+            c.n,
+            interval(c.difference),
+            interval(c.macro_f_difference),
+            c.mcnemar.b,
+            c.mcnemar.c,
+            f"{c.mcnemar.p:.3g}",
         ]
-        for name, c in zip(names, found["comparisons"], strict=True)
+        for name, c in zip(names, found.comparisons, strict=True)
     ]
     parts = [
         "## Paired comparisons\n\nOn the same test images; differences are first minus second, intervals by drawing patients, p "
         f"exact and two-sided, not corrected for the number of rows.\n\n{table(head, rows)}"
     ]
-    if areas := auc_differences(found["comparisons"], found["labels"]):
-        head = ["compared", "micro-AUC", *(f"AUC {label}" for label in found["labels"])]
+    if areas := auc_differences(found.comparisons, found.labels):
+        head = ["compared", "micro-AUC", *(f"AUC {label}" for label in found.labels)]
         parts.append(f"{table(head, ([name, *row] for name, row in zip(names, areas, strict=True)))}\n\n{AUC_NOTE}")
-    return [*parts, *([f"Not compared: {found['not_compared']}."] if "not_compared" in found else [])]
+    return [*parts, *([] if found.not_compared is None else [f"Not compared: {found.not_compared}."])]
 
 
-def _draw(run: R20Run, found: Json, folder: Path) -> None:
+def _draw(run: R20Run, found: Results, folder: Path) -> None:
     labels, pruned = run.config.labels, Ensembles.load(run, "pruned")
     predictions = pruned.predictions("weighted-average")
-    confusion = found["ensembles"]["pruned"]["weighted-average"]["confusion"]
-    what = _SHOWN
-    confusion_picture(confusion, labels, _title(found, f"Confusion, {what}"), folder / "confusion.png")
-    roc_picture(predictions, labels, _title(found, f"ROC, {what}"), folder / "roc.png")
-    points = {m: _points(p) for m, p in found["pruned"].items()}
+    confusion = predictions.confusion(len(labels))
+    confusion_picture(confusion, labels, _title(found, f"Confusion, {_SHOWN}"), folder / "confusion.png")
+    roc_picture(predictions, labels, _title(found, f"ROC, {_SHOWN}"), folder / "roc.png")
+    points = {m: _points(p) for m, p in (found.pruned or {}).items()}
     pruning_picture(points, _title(found, "Iterative pruning"), folder / "pruning.png")
     title = _title(found, "Grad-CAM of the pruned members")
     cam_picture(_cam_rows(run, pruned), title, run.out / "grad-cam-cases.png")  # patients: not for a page
     cam_picture(_mean_rows(run, pruned), _title(found, "Mean Grad-CAM of the pruned members"), folder / "grad-cam.png")
 
 
-def _pictures(found: Json) -> list[str]:
+def _pictures(found: Results) -> list[str]:
     """Return the Markdown of the figures with their captions."""
-    if "pruned" not in found:
+    if found.pruned is None:
         return []
     captions = {
         "confusion": f"Confusion matrix of the {_SHOWN} (the paper's Figure 7)",
@@ -193,23 +183,20 @@ def _pictures(found: Json) -> list[str]:
         "pruning": "Channels, parameters, MACs, milliseconds and validation score over pruning",
         "grad-cam": _CAM_CAPTION,
     }
-    return [
-        f"## Figures\n\n{_agreement_text(found)}",
-        *(f"![{text}]({name}.png)\n\n{text}." for name, text in captions.items()),
-    ]
+    return [f"## Figures\n\n{_agreement_text(found.cam_agreement or {})}", *picture_links(captions)]
 
 
-def _points(pruned: Json) -> list[PruningPoint]:
+def _points(pruned: PrunedMember) -> list[PruningPoint]:
     return [
         PruningPoint(
-            channels=s["channels"],
-            parameters=s["parameters"],
-            macs=s["macs"],
-            milliseconds=float("nan") if s["milliseconds"] is None else s["milliseconds"],
-            score=s["figures"]["score"],
-            chosen=s["number"] == pruned["step"],
+            channels=s.channels,
+            parameters=s.parameters,
+            macs=s.macs,
+            milliseconds=float("nan") if s.milliseconds is None else s.milliseconds,
+            score=s.score,
+            chosen=s.number == pruned.step,
         )
-        for s in pruned["steps"]
+        for s in pruned.steps
     ]
 
 
@@ -252,39 +239,35 @@ def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
     return rows
 
 
-def cam_agreement(run: R20Run, *, images: int = 50) -> dict[str, dict[str, str | float]]:
+def cam_agreement(run: R20Run, *, images: int = _MEAN_OF) -> dict[str, CamAgreement]:
     """Return member -> mean agreement of its gradient-free class activation map with Grad-CAM.
 
-    On test images of the guarded label; without one, of the last label.
+    On up to `images` test images of the guarded label; without one, of `RunConfig.positive`.
     """
     pruned, config = Ensembles.load(run, "pruned"), run.config
-    label = config.guard or config.labels[-1]
-    test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == label][:images]
-    found: dict[str, dict[str, str | float]] = {}
-    k = config.labels.index(label)
-    for member in pruned.members:
-        network, _ = load_network(chosen_step(run, member))
-        agreed = []
-        for i in test:
-            image = torch.from_numpy(normalize(run.canvases.lungs[i], config.member_spec)[None])
-            with torch.no_grad():
-                cam = network(image).cam[0, k].numpy()
-            agreed.append(agreement(grad_cam(network, image, k), cam))
-        found[member] = {
-            "label": label,
-            "images": len(test),
-            "correlation": float(np.mean([a.correlation for a in agreed])),
-            "top_overlap": float(np.mean([a.top_overlap for a in agreed])),
-        }
-    return found
+    test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == config.positive]
+    inputs = [torch.from_numpy(normalize(run.canvases.lungs[i], config.member_spec)[None]) for i in test[:images]]
+    k = config.labels.index(config.positive)
+    return {m: _agreement_of(load_network(chosen_step(run, m))[0], inputs, k, config.positive) for m in pruned.members}
 
 
-def _agreement_text(found: Json) -> str:
-    agreements = found.get("cam_agreement", {})
-    label = next((a["label"] for a in agreements.values() if "label" in a), "COVID-19")  # version 0.1 did not record it
-    rows = [
-        [member, a["images"], f"{a['correlation']:.4f}", f"{a['top_overlap']:.4f}"] for member, a in agreements.items()
-    ]
+def _agreement_of(network: nn.Module, inputs: Sequence[Tensor], k: int, label: str) -> CamAgreement:
+    agreed = []
+    for image in inputs:
+        with torch.no_grad():
+            cam = network(image).cam[0, k].numpy()
+        agreed.append(agreement(grad_cam(network, image, k), cam))
+    return CamAgreement(
+        label=label,
+        images=len(inputs),
+        correlation=float(np.mean([a.correlation for a in agreed])),
+        top_overlap=float(np.mean([a.top_overlap for a in agreed])),
+    )
+
+
+def _agreement_text(agreements: Mapping[str, CamAgreement]) -> str:
+    label = next((a.label for a in agreements.values()), "COVID-19")
+    rows = [[member, a.images, f"{a.correlation:.4f}", f"{a.top_overlap:.4f}"] for member, a in agreements.items()]
     head = ["member", f"{label} images", "correlation", "overlap of the hottest tenth"]
     return f"Grad-CAM against the map that the engine gives without gradients, mean over images:\n\n{table(head, rows)}"
 
@@ -294,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.report", description=main.__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="results folders, such as docs/results/r20-cpu")
     for folder in parser.parse_args(arguments).folders:
-        print(write_page(json.loads((folder / "results.json").read_text(encoding="utf-8")), folder))
+        print(write_page(folder))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Results of an R20 run: stored predictions in, one JSON object for tables and figures out.
+"""Results of an R20 run: stored predictions in, `Results` for tables and figures out.
 
 Temperatures, weights and stacking are fitted on validation patients; every figure is of test patients. Ensembles are computed
 by the deployed C++ combination.
@@ -6,11 +6,9 @@ by the deployed C++ combination.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,26 +19,36 @@ from cxr_edge.ops.combine import Combiner
 from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import images_by_side
-from training.data.splits import SIDES
+from training.data.splits import SIDES, Side
 from training.data.targets import Target
 from training.ensembles.fit import STRATEGIES, fit
 from training.evaluation.bundle import screen_samples
-from training.evaluation.metrics import Predictions
-from training.evaluation.statistics import compare, paper_row
+from training.evaluation.metrics import Bootstrap, Predictions
+from training.evaluation.statistics import Comparison, PaperRow, compare, paper_row
 from training.models import load_network
 from training.pruning import cost
 from training.pruning.prune import best_step, steps_of
+from training.recipes.page import opening_facts, read_leakage, unit_in_words
 from training.recipes.r20.config import R20Config
+from training.recipes.r20.records import (
+    EnsembleRows,
+    FittedCombination,
+    Hyperparameters,
+    PrunedMember,
+    Results,
+    SideCounts,
+    Single,
+)
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.stages import best_trial, chosen_step, is_done, member_folder, member_plan, top_members
 from training.recipes.r20.tasks import modality
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import SEGMENTER
+from training.shared_files import read_json
 from training.tasks.confusion import confusion, f1_scores
 
 __all__ = ["Ensembles", "results", "split_in_words"]
 
-Json = dict[str, Any]
 PAPER_WEIGHTED = "weighted-average, paper's weights"
 
 
@@ -102,126 +110,123 @@ class Ensembles:
         )
 
 
-def results(run: R20Run) -> Json:
-    """Return the results of all finished stages as a JSON object, the input of `training.recipes.r20.tables`."""
+def results(run: R20Run) -> Results:
+    """Return the results of all finished stages, without the agreement of maps."""
     c = run.config
-    content: Json = {
-        "config": c.name,
-        "preset": c.preset,
-        "seed": c.seed,
-        "resamples": c.resamples,
-        "split": split_in_words(c),
-        "labels": list(c.labels),
-        "sides": _sides(run),
-        "leakage": json.loads((run.out / "leakage.json").read_text(encoding="utf-8")),
-        "hyperparameters": {m: _hyperparameters(run, m) for m in c.members},
-    }
-    binary = {} if c.binary is None else {"binary": c.binary_target}
-    kinds: dict[str, Target] = {"modality": modality(), **binary, "multiclass": c.target}
-    for stage, target in kinds.items():
-        members = tuple(c.members) if stage == "modality" else top_members(run)
-        if is_done(run, stage, members):
-            content[stage] = {m: _single(run, stage, m, target) for m in members}
+    found = Results(
+        **opening_facts(c, split_in_words(c)),
+        sides={side: _side(run, side) for side in SIDES},
+        leakage=read_leakage(run),
+        hyperparameters={m: _hyperparameters(run, m) for m in c.members},
+        modality=_stage(run, "modality", modality(), tuple(c.members)),
+        binary=None if c.binary is None else _stage(run, "binary", c.binary_target, top_members(run)),
+        multiclass=_stage(run, "multiclass", c.target, top_members(run)),
+    )
     if c.prune_segmenter is not None and (run.out / "pruned" / SEGMENTER).exists():
-        steps = steps_of(run.out / "pruned" / SEGMENTER)
-        content["segmenter_steps"] = [asdict(s) for s in steps]
-        content["segmenter_step"] = best_step(steps, tolerance=c.prune_segmenter.tolerance).number
-    if "multiclass" in content:
-        unpruned = Ensembles.load(run, "multiclass")
-        content["ensembles"] = {"unpruned": _ensembles(unpruned)}
-        if is_done(run, "pruned", unpruned.members):
-            pruned = Ensembles.load(run, "pruned")
-            content["ensembles"]["pruned"] = _ensembles(pruned)
-            content["combinations"] = {s: _combination(k) for s, k in pruned.combinations.items()}
-            content["pruned"] = {m: _pruned(run, m) for m in pruned.members}
-            reason = _not_compared_reason(run)
-            content["comparisons"] = _comparisons(run, unpruned, pruned, with_bundle=reason is None)
-            if reason is not None:
-                content["not_compared"] = reason
-    return content
+        steps = tuple(steps_of(run.out / "pruned" / SEGMENTER))
+        best = best_step(steps, tolerance=c.prune_segmenter.tolerance).number
+        found = replace(found, segmenter_steps=steps, segmenter_step=best)
+    return found if found.multiclass is None else _with_ensembles(run, found)
+
+
+def _with_ensembles(run: R20Run, found: Results) -> Results:
+    unpruned = Ensembles.load(run, "multiclass")
+    if not is_done(run, "pruned", unpruned.members):
+        return replace(found, ensembles=EnsembleRows(unpruned=_ensembles(unpruned)))
+    pruned, reason = Ensembles.load(run, "pruned"), _not_compared_reason(run)
+    return replace(
+        found,
+        ensembles=EnsembleRows(unpruned=_ensembles(unpruned), pruned=_ensembles(pruned)),
+        combinations={s: _combination(k) for s, k in pruned.combinations.items()},
+        pruned={m: _pruned(run, m) for m in pruned.members},
+        comparisons=_comparisons(run, unpruned, pruned, with_bundle=reason is None),
+        not_compared=reason,
+    )
 
 
 def split_in_words(config: R20Config) -> str:
     """Return a description of the split, for titles."""
-    what = "image by image, as the published code: it leaks" if config.unit == "image" else "by patient"
     shares = "/".join(f"{100 * s:g}" for s in config.side_shares.values())
-    return f"{what}, {shares} % train/validation/test"
+    return f"{unit_in_words(config)}, {shares} % train/validation/test"
 
 
-def _sides(run: R20Run) -> dict[str, dict[str, Any]]:
-    sides: dict[str, dict[str, Any]] = {}
-    for side in SIDES:
-        here = [s for s in run.samples if s.side == side]
-        counts = {label: sum(s.record.label == label for s in here) for label in run.config.labels}
-        sides[side] = {"images": len(here), "patients": len({s.group for s in here}), "labels": counts}
-    return sides
+def _side(run: R20Run, side: Side) -> SideCounts:
+    here = [s for s in run.samples if s.side == side]
+    counts = {label: sum(s.record.label == label for s in here) for label in run.config.labels}
+    return SideCounts(images=len(here), patients=len({s.group for s in here}), labels=counts)
 
 
-def _hyperparameters(run: R20Run, member: str) -> Json:
+def _hyperparameters(run: R20Run, member: str) -> Hyperparameters:
     plan, trial = member_plan(run, member, run.config.modality), best_trial(run, member)
     spec = trial.network(run.config.network(member, 2))
     file = run.out / "search" / f"{member}.json"
-    trials = len(json.loads(file.read_text(encoding="utf-8"))["finished"]) if file.exists() else 0
-    return {
-        "momentum": plan.momentum if plan.optimizer == "sgd" else None,
-        "learning_rate": plan.learning_rate,
-        "weight_decay": plan.weight_decay,
-        "dropout": spec.dropout,
-        "optimizer": plan.optimizer,
-        "activation": spec.activation,
-        "trials": trials,
-    }
-
-
-def _row(predictions: Predictions, labels: Sequence[str], run: R20Run) -> Json:
-    c = run.config
-    row = paper_row(predictions, labels, seed=c.seed, resamples=c.resamples, preset=c.preset).as_json()
-    return {**row, "confusion": confusion(predictions.true, predictions.predicted, len(labels)).astype(int).tolist()}
-
-
-def _single(run: R20Run, stage: str, member: str, target: Target) -> Json:
-    folder = member_folder(run, stage, member)
-    predictions = run.predictions("test", SampleLogits.load(folder / PREDICTIONS), target)
-    network, _ = load_network(folder)
-    return {"row": _row(predictions, target.labels, run), "parameters": cost.parameters(network)}
-
-
-def _ensembles(ensembles: Ensembles) -> Json:
-    return {
-        s: _row(ensembles.predictions(s), ensembles.run.config.labels, ensembles.run) for s in ensembles.combinations
-    }
-
-
-def _combination(combination: Combination) -> Json:
-    """Return the fitted parameters of a combination, except those of stacking, which are in the bundle."""
-    weights = {"weights": list(combination.parameters["weights"])} if "weights" in combination.parameters else {}
-    return {
-        "member_temperatures": list(combination.member_temperatures),
-        "temperature": combination.temperature,
-        **weights,
-    }
-
-
-def _member_predictions(run: R20Run, stage: str, member: str) -> Predictions:
-    """Return a member's predictions on the multi-class task."""
-    return run.predictions(
-        "test", SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS), run.config.target
+    return Hyperparameters(
+        momentum=plan.momentum if plan.optimizer == "sgd" else None,
+        learning_rate=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        dropout=spec.dropout,
+        optimizer=plan.optimizer,
+        activation=spec.activation,
+        trials=len(read_json(file)["finished"]) if file.exists() else 0,
     )
 
 
-def _pruned(run: R20Run, member: str) -> Json:
+def _stage(run: R20Run, stage: str, target: Target, members: Sequence[str]) -> dict[str, Single] | None:
+    """Return the networks of a stage; None if it is not finished."""
+    return {m: _single(run, stage, m, target) for m in members} if is_done(run, stage, members) else None
+
+
+def _single(run: R20Run, stage: str, member: str, target: Target) -> Single:
+    network, _ = load_network(member_folder(run, stage, member))
+    return Single(row=_member_row(run, stage, member, target), parameters=cost.parameters(network))
+
+
+def _member_row(run: R20Run, stage: str, member: str, target: Target) -> PaperRow:
+    return _row(_member_predictions(run, stage, member, target), target.labels, run)
+
+
+def _row(predictions: Predictions, labels: Sequence[str], run: R20Run) -> PaperRow:
+    return paper_row(predictions, labels, Bootstrap.of(run.config), preset=run.config.preset)
+
+
+def _ensembles(ensembles: Ensembles) -> dict[str, PaperRow]:
+    run = ensembles.run
+    return {s: _row(ensembles.predictions(s), run.config.labels, run) for s in ensembles.combinations}
+
+
+def _combination(combination: Combination) -> FittedCombination:
+    weights = combination.parameters.get("weights")
+    return FittedCombination(
+        member_temperatures=tuple(combination.member_temperatures),
+        temperature=combination.temperature,
+        weights=None if weights is None else tuple(weights),
+    )
+
+
+def _member_predictions(run: R20Run, stage: str, member: str, target: Target | None = None) -> Predictions:
+    """Return a member's predictions on test images; target: of the stage, None for all labels."""
+    outputs = SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS)
+    return run.predictions("test", outputs, run.config.target if target is None else target)
+
+
+def _pruned(run: R20Run, member: str) -> PrunedMember:
     config, steps = run.config, steps_of(run.out / "pruned" / member)
     best, original = best_step(steps, tolerance=config.prune.tolerance), steps[0]
-    predictions, unpruned = (_member_predictions(run, stage, member) for stage in ("pruned", "multiclass"))
-    return {
-        "row": _row(predictions, config.labels, run),
-        "unpruned_row": _row(unpruned, config.labels, run),
-        "step": best.number,
-        "folder": chosen_step(run, member).relative_to(run.out).as_posix(),
-        **{k: getattr(best, k) for k in ("channels", "parameters", "macs", "milliseconds")},
-        **{f"unpruned_{k}": getattr(original, k) for k in ("channels", "parameters", "macs", "milliseconds")},
-        "steps": [asdict(s) for s in steps],
-    }
+    return PrunedMember(
+        row=_member_row(run, "pruned", member, config.target),
+        unpruned_row=_member_row(run, "multiclass", member, config.target),
+        step=best.number,
+        folder=chosen_step(run, member).relative_to(run.out).as_posix(),
+        channels=best.channels,
+        parameters=best.parameters,
+        macs=best.macs,
+        milliseconds=best.milliseconds,
+        unpruned_channels=original.channels,
+        unpruned_parameters=original.parameters,
+        unpruned_macs=original.macs,
+        unpruned_milliseconds=original.milliseconds,
+        steps=tuple(steps),
+    )
 
 
 def _not_compared_reason(run: R20Run) -> str | None:
@@ -240,7 +245,7 @@ def _not_compared_reason(run: R20Run) -> str | None:
     )
 
 
-def _comparisons(run: R20Run, unpruned: Ensembles, pruned: Ensembles, *, with_bundle: bool) -> list[Json]:
+def _comparisons(run: R20Run, unpruned: Ensembles, pruned: Ensembles, *, with_bundle: bool) -> tuple[Comparison, ...]:
     """Return paired tests on the same test images: effects of pruning, of combining, and differences from another bundle."""
     predictions: dict[str, Predictions] = {}
     for m in unpruned.members:
@@ -255,10 +260,8 @@ def _comparisons(run: R20Run, unpruned: Ensembles, pruned: Ensembles, *, with_bu
         name = f"bundle {run.config.compare_with}"
         predictions[name] = _other_bundle_predictions(run, pruned)
         pairs += [(f"{s}, pruned", name) for s in ("average", "weighted-average")]
-    c = run.config
-    return [
-        compare(a, b, predictions[a], predictions[b], c.labels, seed=c.seed, resamples=c.resamples) for a, b in pairs
-    ]
+    draws = Bootstrap.of(run.config)
+    return tuple(compare(a, b, predictions[a], predictions[b], run.config.labels, draws) for a, b in pairs)
 
 
 def _other_bundle_predictions(run: R20Run, pruned: Ensembles) -> Predictions:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 from torch import nn
 
 from training.data.records import Record
@@ -22,7 +21,7 @@ from training.loop.search import Trial
 from training.models import NetworkSpec
 from training.recipes.r20.config import R20Config
 from training.recipes.r20.tasks import modality
-from training.recipes.run import Run, SampleLogits
+from training.recipes.run import Run, SampleLogits, probabilities_of
 
 __all__ = ["R20Run"]
 
@@ -48,17 +47,6 @@ class R20Run(Run):
             lambda: self.task(start, target, plan, sources), spec, plan, folder, self.evaluated_rows(target, sources)
         )
 
-    def evaluated_rows(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
-        """Return the rows of validation and test images with a label of `target`. sources: to include; empty for all."""
-        rows = [
-            i
-            for i, s in enumerate(self.samples)
-            if s.side != "train"
-            and target.label_index(s.record.label) >= 0
-            and (not sources or s.record.source in sources)
-        ]
-        return np.array(rows)
-
     def init_member(
         self, member: str, labels: int, seed: int, trial: Trial | None = None
     ) -> tuple[nn.Module, NetworkSpec]:
@@ -77,10 +65,10 @@ class R20Run(Run):
     def predictions(self, side: Side, outputs: SampleLogits, target: Target) -> Predictions:
         """Return a single network's predictions on one side: softmax, and the label with the highest logit."""
         mask = self.side_mask(side, outputs)
-        rows, logits = outputs.rows[mask], outputs.logits[mask].astype(np.float64)
+        rows, logits = outputs.rows[mask], outputs.logits[mask]
         return Predictions(
             true=self.truth(rows, target),
             predicted=logits.argmax(axis=1),
-            probabilities=softmax(logits, axis=1),
+            probabilities=probabilities_of(logits),
             patients=self.patients(rows),
         )

@@ -23,7 +23,6 @@ from training.loop.plan import Plan
 from training.loop.search import Trial, search
 from training.models import load_network
 from training.models.transfer import transfer_trunk
-from training.parallel import barrier, world
 from training.pruning.prune import best_step, prune, step_folder, steps_of
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.tasks import modality
@@ -172,12 +171,7 @@ def prune_members(run: R20Run) -> None:
             folder,
             c.member_spec,
         )
-        chosen = chosen_step(run, member)
-        if world().is_main and not (chosen / PREDICTIONS).exists():
-            run.predict(load_network(chosen)[0], run.evaluated_rows(c.target, c.task_sources)).save(
-                chosen / PREDICTIONS
-            )
-        barrier(world())
+        run.predict_once(chosen_step(run, member), run.evaluated_rows(c.target, c.task_sources))
 
 
 def chosen_step(run: R20Run, member: str) -> Path:

@@ -7,30 +7,33 @@ which matches its rows of voting; the others average over classes weighted by th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from training.markdown import Table, interval
+import numpy as np
+
+from training.evaluation.metrics import Figure, interval
+from training.evaluation.statistics import PaperRow
+from training.markdown import Table
+from training.recipes.page import label_in_words
 from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
+from training.recipes.r20.records import Hyperparameters, PrunedMember, Results
 
 __all__ = ["tables"]
 
-Json = Mapping[str, Any]
 
-
-def tables(found: Json) -> dict[str, Table]:
+def tables(found: Results) -> dict[str, Table]:
     """Return file name -> table, in the paper's order."""
     made = {"table-2-hyperparameters": _hyperparameters(found)}
-    if "modality" in found:
+    if found.modality is not None:
         made["table-3-modality"] = _models(found, "Table 3", "modality-specific learning", ("modality",), MODALITY)
-    if "multiclass" in found:
-        stages = tuple(s for s in ("binary", "multiclass") if s in found)
-        made["table-4-task"] = _models(found, "Table 4", "the target tasks", stages, TASK)
-    if "ensembles" in found:
-        made["table-5-ensembles"] = _ensembles(found, "Table 5", ("unpruned",))
-    if "pruned" in found:
-        made["table-6-pruned"] = _pruned(found)
-        made["table-7-pruned-ensembles"] = _ensembles(found, "Table 7", ("unpruned", "pruned"))
-        made["by-label"] = _by_label(found)
+    if found.multiclass is not None:
+        made["table-4-task"] = _models(found, "Table 4", "the target tasks", ("binary", "multiclass"), TASK)
+    if found.ensembles is not None:
+        made["table-5-ensembles"] = _ensembles(found, "Table 5", {"unpruned": found.ensembles.unpruned})
+    if found.ensembles is not None and found.ensembles.pruned is not None:
+        made["table-6-pruned"] = _pruned(found, found.pruned or {})
+        rows = {"unpruned": found.ensembles.unpruned, "pruned": found.ensembles.pruned}
+        made["table-7-pruned-ensembles"] = _ensembles(found, "Table 7", rows)
+        made["by-label"] = _by_label(found, found.ensembles.pruned)
     return made
 
 
@@ -46,37 +49,36 @@ _AVERAGES = (
 _VOTES = "Our voting is ranked by shares of votes; the paper's majority voting by one-hot votes: (3 Acc. + 1) / 4."
 
 
-def _caption(found: Json, number: str, what: str, n: int | str) -> str:
-    return f"{number}: {what} (preset {found['preset']}, n = {n}, {found['split']}, seed {found['seed']})"
+def _caption(found: Results, number: str, what: str, n: int | str) -> str:
+    return f"{number}: {what} (preset {found.preset}, n = {n}, {found.split}, seed {found.seed})"
 
 
-def _figures(row: Json) -> tuple[str, ...]:
-    short = (row["sensitivity"]["weighted"], row["precision"]["weighted"], row["f"]["weighted"], row["mcc"])
-    long = (row["auc"]["macro"], row["auc"]["weighted"], row["f"]["macro"])
+def _figures(row: PaperRow) -> tuple[str, ...]:
+    short = (row.sensitivity.weighted, row.precision.weighted, row.f.weighted, row.mcc)
+    long = (row.auc.macro, row.auc.weighted, row.f.macro)
     return (
-        interval(row["accuracy"]),
-        interval(row["auc"]["micro"]),
+        interval(row.accuracy),
+        interval(row.auc.micro),
         *(_number(v) for v in short),
         *(interval(v) for v in long),
     )
 
 
-def _number(figure: Json) -> str:
-    return "-" if figure["value"] is None else f"{figure['value']:.4f}"
+def _number(figure: Figure) -> str:
+    return "-" if np.isnan(figure.value) else f"{figure.value:.4f}"
 
 
-def _note(rows: Iterable[Json]) -> str:
-    kinds = sorted({row["auc_interval"] for row in rows})
+def _note(rows: Iterable[PaperRow]) -> str:
+    kinds = sorted({row.auc_interval for row in rows})
     return _AVERAGES.format(auc=" and ".join(kinds))
 
 
-def _hyperparameters(found: Json) -> Table:
-    keys = ("momentum", "learning_rate", "weight_decay", "dropout", "optimizer", "activation", "trials")
+def _hyperparameters(found: Results) -> Table:
     rows = [
-        (member, *("-" if h[k] is None else str(h[k]) for k in keys)) for member, h in found["hyperparameters"].items()
+        (member, *("-" if v is None else str(v) for v in _in_columns(h))) for member, h in found.hyperparameters.items()
     ]
     paper = "The paper: pretrained networks M 0.95, ILR 1e-3, L2 1e-6; custom CNN D 0.5, SGD, ReLU. Trials 0: set, not searched."
-    title = f"Table 2: hyper-parameters (preset {found['preset']}, {found['config']}, seed {found['seed']})"
+    title = f"Table 2: hyper-parameters (preset {found.preset}, {found.config}, seed {found.seed})"
     return Table(
         title=title,
         head=("model", "M", "ILR", "L2", "D", "optimizer", "activation", "trials"),
@@ -85,32 +87,36 @@ def _hyperparameters(found: Json) -> Table:
     )
 
 
+def _in_columns(h: Hyperparameters) -> tuple[object, ...]:
+    return h.momentum, h.learning_rate, h.weight_decay, h.dropout, h.optimizer, h.activation, h.trials
+
+
 def _t(rows: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(row) for row in rows)
 
 
-_TASKS = {
-    "modality": "normal / abnormal",
-    "binary": "normal / COVID-19",
-    "multiclass": "all labels",
-}
+def _task(stage: str, positive: str) -> str:
+    binary = f"normal / {label_in_words(positive)}"
+    return {"modality": "normal / abnormal", "binary": binary, "multiclass": "all labels"}[stage]
 
 
 def _models(
-    found: Json, number: str, what: str, stages: Sequence[str], paper: Mapping[tuple[str, str], Sequence[str]]
+    found: Results, number: str, what: str, stages: Sequence[str], paper: Mapping[tuple[str, str], Sequence[str]]
 ) -> Table:
     rows, printed = [], []
-    for stage in stages:
-        for member, m in found[stage].items():
-            rows.append((f"{_TASKS[stage]}: {member}", *_figures(m["row"]), f"{m['parameters']:,}"))
-        printed += [(f"paper, {_TASKS[s]}: {name}", *_printed(v)) for (s, name), v in paper.items() if s == stage]
-    images = {found[s][m]["row"]["images"] for s in stages for m in found[s]}
+    done = {stage: members for stage in stages if (members := found.stage(stage))}
+    for stage, members in done.items():
+        task = _task(stage, found.positive)
+        rows += [(f"{task}: {name}", *_figures(m.row), f"{m.parameters:,}") for name, m in members.items()]
+        papers = _task(stage, "covid-19")
+        printed += [(f"paper, {papers}: {name}", *_printed(v)) for (s, name), v in paper.items() if s == stage]
+    of_models = [m.row for members in done.values() for m in members.values()]
     positive = "the second class is the positive one of sensitivity by class; averages are over both"
     return Table(
-        title=_caption(found, number, what, " and ".join(map(str, sorted(images)))),
+        title=_caption(found, number, what, " and ".join(map(str, sorted({row.images for row in of_models})))),
         head=("task and model", *_HEAD, "Param."),
         rows=_t([*rows, *printed]),
-        note=f"{_note(found[s][m]['row'] for s in stages for m in found[s])} In two-class rows {positive}.",
+        note=f"{_note(of_models)} In two-class rows {positive}.",
     )
 
 
@@ -119,58 +125,61 @@ def _printed(values: Sequence[str]) -> tuple[str, ...]:
     return (*values[:6], "", "", "", *values[6:])
 
 
-def _ensembles(found: Json, number: str, kinds: Sequence[str]) -> Table:
-    rows, printed = [], []
-    for strategy in found["ensembles"]["unpruned"]:
-        for kind in kinds:
-            if strategy in found["ensembles"].get(kind, {}):
-                rows.append((f"{strategy}, {kind}", *_figures(found["ensembles"][kind][strategy])))
-    for (strategy, kind), values in ENSEMBLES.items():
-        if kind in kinds:
-            printed.append((f"paper: {strategy}, {kind}", *_printed(values)))
-    all_rows = [r for kind in kinds for r in found["ensembles"][kind].values()]
+def _ensembles(found: Results, number: str, rows_of: Mapping[str, Mapping[str, PaperRow]]) -> Table:
+    """rows_of: `unpruned` or `pruned` -> strategy -> row."""
+    rows = [
+        (f"{strategy}, {kind}", *_figures(own[strategy]))
+        for strategy in rows_of["unpruned"]
+        for kind, own in rows_of.items()
+        if strategy in own
+    ]
+    printed = [
+        (f"paper: {strategy}, {kind}", *_printed(v)) for (strategy, kind), v in ENSEMBLES.items() if kind in rows_of
+    ]
+    all_rows = [row for own in rows_of.values() for row in own.values()]
     return Table(
-        title=_caption(found, number, "ensembles", all_rows[0]["images"]),
+        title=_caption(found, number, "ensembles", all_rows[0].images),
         head=("combination", *_HEAD),
         rows=_t([*rows, *printed]),
         note=f"{_note(all_rows)} {_VOTES}",
     )
 
 
-def _pruned(found: Json) -> Table:
+def _pruned(found: Results, members: Mapping[str, PrunedMember]) -> Table:
     rows = []
-    for member, p in found["pruned"].items():
-        rows.append((f"{member}, unpruned", *_figures(p["unpruned_row"]), *_costs(p, "unpruned_"), "", ""))
-        less = [f"{100 * (1 - p[k] / p[f'unpruned_{k}']):.2f}" for k in ("parameters", "macs")]
-        rows.append((f"{member}, pruned (step {p['step']})", *_figures(p["row"]), *_costs(p, ""), *less))
+    for name, p in members.items():
+        costs = _costs(p.unpruned_parameters, p.unpruned_macs, p.unpruned_milliseconds)
+        rows.append((f"{name}, unpruned", *_figures(p.unpruned_row), *costs, "", ""))
+        less = ((p.parameters, p.unpruned_parameters), (p.macs, p.unpruned_macs))
+        reductions = (f"{100 * (1 - now / before):.2f}" for now, before in less)
+        costs = _costs(p.parameters, p.macs, p.milliseconds)
+        rows.append((f"{name}, pruned (step {p.step})", *_figures(p.row), *costs, *reductions))
     printed = [(f"paper: {name}", *_printed(v[:7]), "", "", v[7], "") for name, v in PRUNED.items()]
-    costs = ("Param.", "million MACs", "ms", "% fewer parameters", "% fewer MACs")
-    images = next(iter(found["pruned"].values()))["row"]["images"]
+    columns = ("Param.", "million MACs", "ms", "% fewer parameters", "% fewer MACs")
+    own = [p.row for p in members.values()]
     return Table(
-        title=_caption(found, "Table 6", "pruned against unpruned", images),
-        head=("model", *_HEAD, *costs),
+        title=_caption(found, "Table 6", "pruned against unpruned", own[0].images),
+        head=("model", *_HEAD, *columns),
         rows=_t([*rows, *printed]),
-        note=f"{_note(p['row'] for p in found['pruned'].values())} ms: an image through ONNX Runtime on this machine's CPU.",
+        note=f"{_note(own)} ms: an image through ONNX Runtime on this machine's CPU.",
     )
 
 
-def _costs(pruned: Json, prefix: str) -> tuple[str, str, str]:
-    ms = pruned[f"{prefix}milliseconds"]
-    macs = f"{pruned[f'{prefix}macs'] / 1e6:.1f}"
-    return f"{pruned[f'{prefix}parameters']:,}", macs, "-" if ms is None else f"{ms:.2f}"
+def _costs(parameters: int, macs: int, milliseconds: float | None) -> tuple[str, str, str]:
+    return f"{parameters:,}", f"{macs / 1e6:.1f}", "-" if milliseconds is None else f"{milliseconds:.2f}"
 
 
-def _by_label(found: Json) -> Table:
+def _by_label(found: Results, pruned: Mapping[str, PaperRow]) -> Table:
     """Return one row per pruned ensemble and label, with that label as the positive class."""
-    rows = []
-    for strategy, row in found["ensembles"]["pruned"].items():
-        for label in found["labels"]:
-            own = [row[k]["per_class"][label] for k in ("sensitivity", "precision", "f", "auc")]
-            rows.append((strategy, label, *(interval(v) for v in own)))
-    images = next(iter(found["ensembles"]["pruned"].values()))["images"]
+    rows = [
+        (strategy, label, *(interval(of.per_class[label]) for of in (row.sensitivity, row.precision, row.f, row.auc)))
+        for strategy, row in pruned.items()
+        for label in found.labels
+    ]
+    images = next(iter(pruned.values())).images
     return Table(
         title=_caption(found, "By class", "pruned ensembles; the class of a row is its positive class", images),
         head=("combination", "positive class", "sensitivity", "precision", "F", "AUC"),
         rows=_t(rows),
-        note="Intervals by drawing patients anew." if found["preset"] == "sane" else "",
+        note="Intervals by drawing patients anew." if found.preset == "sane" else "",
     )

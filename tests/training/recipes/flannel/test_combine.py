@@ -33,7 +33,7 @@ from training.ensembles.neural_weights import FitPlan, NeuralWeightModule
 from training.pruning.prune import PrunePlan
 from training.recipes.flannel import combine as stage_2
 from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, combine, load_fold_predictions, unpruned_name
-from training.recipes.flannel.run import FlannelRun
+from training.recipes.flannel.run import FlannelRun, FoldRun
 from training.recipes.flannel.stages import AUGMENTED
 from training.recipes.run import PREDICTIONS, SampleLogits
 
@@ -52,7 +52,7 @@ def _softmax(logits: Logits) -> npt.NDArray[np.float64]:
 
 
 def _learner_logits(run: FlannelRun, fold: int) -> Logits:
-    files = [run.folder(fold, name) / PREDICTIONS for name in run.config.learners]
+    files = [run.fold(fold).folder(name) / PREDICTIONS for name in run.config.learners]
     return np.stack([SampleLogits.load(f).logits for f in files], axis=1)
 
 
@@ -88,7 +88,7 @@ def test_synthetic_run_has_folds_labels_and_images_that_are_not_evaluated(tmp_pa
 def test_sane_fits_on_logits_of_each_images_own_fold(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path), traceable_logits)
     for k in range(FOLDS):
-        logits, truth = stage_2._Fold(run=run, fold=k).fit_data
+        logits, truth = stage_2._Fit(fold=run.fold(k)).fit_data
         expected = [[[run.fold_of[i], m, i, 0] for m in range(3)] for i in others_by_hand(run, k)]
         assert logits.tolist() == expected
         assert [LABELS[t] for t in truth] == [run.samples[i].record.label for i in others_by_hand(run, k)]
@@ -98,7 +98,7 @@ def test_sane_fits_on_logits_of_each_images_own_fold(tmp_path: Path) -> None:
 def test_paper_fits_on_logits_of_the_folds_networks_on_their_training_images(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path, preset="paper"), traceable_logits)
     for k in range(FOLDS):
-        logits, truth = stage_2._Fold(run=run, fold=k).fit_data
+        logits, truth = stage_2._Fit(fold=run.fold(k)).fit_data
         assert logits.tolist() == [[[k, m, i, 0] for m in range(3)] for i in others_by_hand(run, k)]
         assert len(truth) == len(logits)
 
@@ -107,7 +107,7 @@ def test_paper_fits_on_logits_of_the_folds_networks_on_their_training_images(tmp
 def test_fit_on_overrides_the_preset(tmp_path: Path, preset: str, fit_on: str) -> None:
     run = with_predictions(flannel_run(tmp_path, preset=preset, fit_on=fit_on), traceable_logits)
     for k in range(FOLDS):
-        networks = {int(f) for f in stage_2._Fold(run=run, fold=k).fit_data[0][:, 0, 0]}
+        networks = {int(f) for f in stage_2._Fit(fold=run.fold(k)).fit_data[0][:, 0, 0]}
         assert networks == ({k} if fit_on == "in-sample" else set(range(FOLDS)) - {k})
     assert stage_2._plan(run, 0) != stage_2._plan(flannel_run(tmp_path, preset=preset), 0)
 
@@ -115,7 +115,7 @@ def test_fit_on_overrides_the_preset(tmp_path: Path, preset: str, fit_on: str) -
 def test_code_fits_on_augmented_copies_in_the_same_order_for_all_learners(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path, preset="code"), traceable_logits)
     for k in range(FOLDS):
-        logits, truth = stage_2._Fold(run=run, fold=k).fit_data
+        logits, truth = stage_2._Fit(fold=run.fold(k)).fit_data
         others = others_by_hand(run, k)
         expected = [[[k, m, i, 0.25 * copy] for m in range(3)] for copy in range(COPIES) for i in others]
         assert logits.tolist() == expected
@@ -124,24 +124,24 @@ def test_code_fits_on_augmented_copies_in_the_same_order_for_all_learners(tmp_pa
 
 def test_augmented_copies_of_other_images_are_rejected(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path, preset="code"))
-    file = run.folder(1, "resnet") / AUGMENTED
+    file = run.fold(1).folder("resnet") / AUGMENTED
     predictions = SampleLogits.load(file)
     SampleLogits(rows=np.roll(predictions.rows, 1), logits=predictions.logits).save(file)
-    assert len(stage_2._Fold(run=run, fold=0).fit_data[0])
+    assert len(stage_2._Fit(fold=run.fold(0)).fit_data[0])
     with pytest.raises(InputError, match="resnet, fold 1, is of other images or copies: run the stage augmented again"):
-        _ = stage_2._Fold(run=run, fold=1).fit_data
+        _ = stage_2._Fit(fold=run.fold(1)).fit_data
     file.unlink()
     with pytest.raises(InputError, match=r"augmented\.npz is missing: run the stages in order"):
-        _ = stage_2._Fold(run=run, fold=1).fit_data
+        _ = stage_2._Fit(fold=run.fold(1)).fit_data
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_fit_data_excludes_the_folds_own_test_and_outside_images(tmp_path: Path, preset: str) -> None:
     run = with_predictions(flannel_run(tmp_path, preset=preset), traceable_logits)
     for k in range(FOLDS):
-        fold = stage_2._Fold(run=run, fold=k)
+        fold = stage_2._Fit(fold=run.fold(k))
         rows = set(fold.fit_data[0][:, 0, 2].astype(int).tolist())
-        own = set(fold.validation.tolist())
+        own = set(fold.fold.own_rows.tolist())
         assert own == {i for i in np.flatnonzero(run.fold_of == k).tolist() if run.evaluated[i]}
         assert own
         assert not rows & own
@@ -178,7 +178,7 @@ def test_temperatures_are_fitted_on_the_folds_own_images_in_sane_only(
 def test_a_temperature_lowers_the_log_loss(tmp_path: Path) -> None:
     run = with_predictions(flannel_run(tmp_path))
     combine(run, [0])
-    predictions, rows = load_fold_predictions(run, 0), stage_2._Fold(run=run, fold=0).validation
+    predictions, rows = load_fold_predictions(run, 0), stage_2._Fit(fold=run.fold(0)).fold.own_rows
     truth = truth_of(run)[rows]
     raw, scaled = (-np.log(p[rows, truth]).mean() for p in (predictions.raw, predictions.probabilities[FLANNEL]))
     assert scaled < raw
@@ -190,7 +190,7 @@ def test_fold_predictions_are_loaded_as_saved(tmp_path: Path) -> None:
     combine(run, range(FOLDS))
     assert all_folds_done(run)
     for k in range(FOLDS):
-        computed, loaded = stage_2._predict_fold(stage_2._Fold(run=run, fold=k)), load_fold_predictions(run, k)
+        computed, loaded = stage_2._predict_fold(stage_2._Fit(fold=run.fold(k))), load_fold_predictions(run, k)
         assert list(loaded.probabilities) == list(loaded.predicted) == [*LEARNERS, BASELINE, *ENSEMBLES]
         assert loaded.combinations == computed.combinations
         assert np.array_equal(loaded.raw, computed.raw)
@@ -206,7 +206,7 @@ def test_probabilities_of_single_networks_are_their_softmax(tmp_path: Path) -> N
     combine(run, [2])
     predictions = load_fold_predictions(run, 2)
     for name in (*LEARNERS, BASELINE):
-        p = _softmax(SampleLogits.load(run.folder(2, name) / PREDICTIONS).logits)
+        p = _softmax(SampleLogits.load(run.fold(2).folder(name) / PREDICTIONS).logits)
         assert np.abs(predictions.probabilities[name] - p).max() < 1e-12
         assert np.array_equal(predictions.predicted[name], p.argmax(axis=1))
     mean = np.mean([predictions.probabilities[name] for name in LEARNERS], axis=0)
@@ -316,26 +316,23 @@ def test_fits_do_not_depend_on_test_images(tmp_path: Path) -> None:
 
 
 def test_unpruned_learners_are_reported_next_to_pruned_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pruned_folder(run: FlannelRun, fold: int, name: str, *, unpruned: bool = False) -> Path:
-        return run.folder(fold, name, pruned=name in run.config.learners and not unpruned)
-
     run = with_predictions(flannel_run(tmp_path, prune=PrunePlan()))
     for k in range(FOLDS):
         for name in LEARNERS:
-            run.folder(k, name, pruned=True).mkdir(parents=True)
+            run.fold(k).folder(name, pruned=True).mkdir(parents=True)
             worse = informative_logits(run, k, name) + informative_logits(run, k + FOLDS, name)[:, ::-1]
-            SampleLogits(rows=run.all_rows, logits=worse).save(run.folder(k, name, pruned=True) / PREDICTIONS)
-    monkeypatch.setattr(stage_2, "network_folder", pruned_folder)
+            SampleLogits(rows=run.all_rows, logits=worse).save(run.fold(k).folder(name, pruned=True) / PREDICTIONS)
+    monkeypatch.setattr(FoldRun, "chosen_step", lambda fold, name: fold.folder(name, pruned=True))
     combine(run, [0])
     predictions = load_fold_predictions(run, 0)
     assert list(predictions.probabilities)[-4:] == [unpruned_name(m) for m in (*LEARNERS, FLANNEL)]
     assert unpruned_name("vgg") == "vgg, unpruned"
     for name in LEARNERS:
-        unpruned = SampleLogits.load(run.folder(0, name) / PREDICTIONS).logits
+        unpruned = SampleLogits.load(run.fold(0).folder(name) / PREDICTIONS).logits
         assert np.abs(predictions.probabilities[unpruned_name(name)] - _softmax(unpruned)).max() < 1e-12
         assert not np.array_equal(predictions.probabilities[name], predictions.probabilities[unpruned_name(name)])
     monkeypatch.undo()
-    unpruned_predictions = stage_2._predict_fold(stage_2._Fold(run=flannel_run(tmp_path), fold=0))
+    unpruned_predictions = stage_2._predict_fold(stage_2._Fit(fold=flannel_run(tmp_path).fold(0)))
     assert np.array_equal(
         predictions.probabilities[unpruned_name(FLANNEL)], unpruned_predictions.probabilities[FLANNEL]
     )

@@ -136,7 +136,8 @@ def test_tables_override_plans(tmp_path: Path) -> None:
         (f'{NAME}view = "lateral"\n{TWO}', "view is frontal or ap, got 'lateral'"),
         (f'{NAME}preset = "best"\n{TWO}', "preset is sane, paper or code, got 'best'"),
         (f'{NAME}balance = "even"\n{TWO}', r"none \(the paper\), draw or weigh, got 'even'"),
-        (f'{NAME}labels = ["normal", "viral"]\n{TWO}', "give it and another label, each once, got"),
+        (f'{NAME}labels = ["normal", "viral"]\n{TWO}', "guard is 'covid-19', which is none of the labels"),
+        (f'{NAME}labels = ["covid-19"]\n{TWO}', "give two labels or more, each once, got"),
         (f'{NAME}labels = ["covid-19", "viral", "viral"]\n{TWO}', "each once, got"),
         (f'{NAME}fit_on = "test"\n{TWO}', "fit_on is one of out-of-fold, in-sample, augmented, got 'test'"),
         (f"{NAME}folds = 1\n{TWO}", "folds are 2 or more and copies 1 or more, got 1 and 4"),
@@ -159,3 +160,18 @@ def test_errors_name_the_key(tmp_path: Path, text: str, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.toml cannot be read"):
         load_flannel(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "positive"),
+    [
+        ("", "covid-19"),
+        ('guard = ""', "covid-19"),
+        ('guard = "viral"', "viral"),
+        ('labels = ["normal", "viral"]\nguard = "normal"', "normal"),
+        ('labels = ["normal", "viral"]\nguard = ""', "viral"),
+    ],
+)
+def test_the_label_that_is_separated_follows_the_guard(tmp_path: Path, text: str, positive: str) -> None:
+    (tmp_path / "own.toml").write_text(f"{NAME}{text}\n{TWO}")
+    assert load_flannel(tmp_path / "own.toml").positive == positive

@@ -28,8 +28,11 @@ from tests.builders.flannel_run import (
     with_predictions,
 )
 from training.ensembles.neural_weights import NeuralWeightModule, highest_probability
+from training.evaluation.statistics import McNemar
+from training.json_records import as_json
 from training.recipes.flannel import results as module
 from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, FoldPredictions, combine, load_fold_predictions
+from training.recipes.flannel.records import FoldDifferences, SizedNetwork
 from training.recipes.flannel.results import Table3Predictions, results, split_in_words, weights_of
 from training.recipes.flannel.run import FlannelRun
 
@@ -49,11 +52,11 @@ def finished_run(out: Path, make_logits: MakeLogits = informative_logits, **chan
 
 
 def results_of(run: FlannelRun) -> dict[str, Any]:
-    """Return the results of a run, with constants for the sizes of its networks, which do not exist."""
-    sizes = {"architecture": "narrow-vgg", "parameters": 1234.5, "macs": 6_700_000.0}
+    """Return the content of a run's results.json, with constants for the sizes of its networks, which do not exist."""
+    sizes = SizedNetwork(architecture="narrow-vgg", parameters=1234.5, macs=6_700_000.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_network", lambda run, name: sizes)
-        return results(run)
+        return as_json(results(run))
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +118,9 @@ def test_a_label_that_is_never_predicted_has_precision_0() -> None:
         probabilities=np.eye(4)[[1, 1, 1]],
         patients=np.array(["a", "b", "c"]),
     )
-    of = module._figures(predictions, LABELS)
-    assert (of["covid-19"], of["precision"], of["recall"]) == (0.0, 0.0, 0.0)
-    assert of["viral"] == pytest.approx(0.8)
+    of = module._scores(predictions, LABELS, "covid-19")
+    assert (of.f1["covid-19"], of.precision, of.recall) == (0.0, 0.0, 0.0)
+    assert of.f1["viral"] == pytest.approx(0.8)
 
 
 def test_probabilities_are_averaged_over_folds(run: FlannelRun, found: dict[str, Any]) -> None:
@@ -302,11 +305,11 @@ def test_a_method_compared_with_itself_has_no_difference(run: FlannelRun) -> Non
         )
         for made in table.folds
     ]
-    same = next(c for c in module._comparisons(table) if (c["a"], c["b"]) == (FLANNEL, "averaging"))
-    assert same["mcnemar"] == {"b": 0, "c": 0, "p": 1.0}
-    for key in ("difference", "macro_f_difference", "covid_f_difference"):
-        assert (same[key]["value"], same[key]["low"], same[key]["high"]) == (0.0, 0.0, 0.0)
-    assert same["macro_f_by_fold"] == {"mean": 0.0, "sd": 0.0, "wins": 0}
+    same = next(c for c in module._comparisons(table) if (c.a, c.b) == (FLANNEL, "averaging"))
+    assert same.mcnemar == McNemar(b=0, c=0, p=1.0)
+    for figure in (same.difference, same.macro_f_difference, same.positive_f_difference):
+        assert (figure.value, figure.low, figure.high) == (0.0, 0.0, 0.0)
+    assert same.macro_f_by_fold == FoldDifferences(mean=0.0, sd=0.0, wins=0)
 
 
 def test_flannel_is_compared_with_all_other_methods(run: FlannelRun, found: dict[str, Any]) -> None:

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from tests.builders.flannel_run import FOLDS, LABELS, flannel_run
 from tests.training.recipes.flannel.test_results import finished_run, results_of
-from training.markdown import Table, interval
+from training.evaluation.metrics import Figure as Share
+from training.evaluation.metrics import interval
+from training.json_records import from_json, read_json
+from training.markdown import Table
+from training.recipes.flannel import report
 from training.recipes.flannel.published import PRINTED_COVID, TABLE_1, TABLE_3
-from training.recipes.flannel.tables import caption, in_words, tables
+from training.recipes.flannel.records import Results
+from training.recipes.flannel.results import Table3Predictions
+from training.recipes.flannel.tables import _caption, in_words, tables
 
 # Copied from the paper a second time, row by row.
 PRINTED_1 = """
@@ -60,6 +67,11 @@ COUNTING = (
 OTHERS = ("table-1-data", "findings", "dropped", "networks", "ap-view", "outside")
 
 
+def tables_of(found: dict[str, Any]) -> dict[str, Table]:
+    """Return the tables of a results.json."""
+    return tables(from_json(Results, found))
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results_of(finished_run(tmp_path_factory.mktemp("tables") / "run"))
@@ -67,7 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def made(found: dict[str, Any]) -> dict[str, Table]:
-    return tables(found)
+    return tables_of(found)
 
 
 def _value(printed: str) -> float:
@@ -141,10 +153,10 @@ def test_our_rows_match_the_results(found: dict[str, Any], made: dict[str, Table
     covid = {row[0]: row for row in made["covid-19"].rows}
     own = found["methods"]["flannel"]["together"]["labels"]["covid-19"]
     assert covid["FLANNEL"][1] == f"{mean['precision']:.4f} ({sd['precision']:.2f})"
-    assert covid["FLANNEL"][3] == interval(own["precision"])
+    assert covid["FLANNEL"][3] == interval(from_json(Share, own["precision"]))
     assert covid["paper: FLANNEL"][1:] == ("0.7833 (0.07)", "0.8609 (0.03)", "", "", "", "")
     together = {row[0]: row for row in made["together"].rows}["FLANNEL"]
-    assert together[-2] == interval(found["methods"]["flannel"]["together"]["accuracy"])
+    assert together[-2] == interval(from_json(Share, found["methods"]["flannel"]["together"]["accuracy"]))
     ap = {row[0]: row for row in made["ap-view"].rows}["voting"]
     assert ap[1].startswith(f"{found['methods']['voting']['ap']['mean']['covid-19']:.4f} (")
 
@@ -162,7 +174,7 @@ def test_table_1_has_printed_rows(found: dict[str, Any], made: dict[str, Table])
 def test_three_labels_have_no_printed_rows(tmp_path: Path) -> None:
     labels = ("covid-19", "viral", "normal")
     found = results_of(finished_run(tmp_path / "run", labels=labels))
-    made = tables(found)
+    made = tables_of(found)
     table = made["table-3-methods"]
     assert table.head == ("method", *labels, "macro")
     assert not [row for row in table.rows if row[0].startswith("paper")]
@@ -172,7 +184,7 @@ def test_three_labels_have_no_printed_rows(tmp_path: Path) -> None:
 
 def test_printed_columns_follow_the_order_of_our_labels(tmp_path: Path) -> None:
     labels = ("normal", "covid-19", "viral", "bacterial")
-    made = tables(results_of(finished_run(tmp_path / "run", labels=labels)))
+    made = tables_of(results_of(finished_run(tmp_path / "run", labels=labels)))
     papers = {row[0]: row[1:] for t in made.values() for row in t.rows if row[0].startswith("paper")}
     assert papers["paper: FLANNEL"] != papers["paper: Voting"]
     voting = ("0.9079 (0.01)", "0.7684 (0.04)", "0.6005 (0.03)", "0.8214 (0.03)", "0.7745 (0.01)")
@@ -182,15 +194,15 @@ def test_printed_columns_follow_the_order_of_our_labels(tmp_path: Path) -> None:
 
 def test_a_collection_that_the_paper_lacks_has_no_printed_row(found: dict[str, Any]) -> None:
     data = {"original data, rsna": [10, 1, 2, 3, 4], **found["data"]}
-    rows = tables({**found, "data": data})["table-1-data"].rows
+    rows = tables_of({**found, "data": data})["table-1-data"].rows
     assert rows[0] == ("original data, rsna", "10", "1", "2", "3", "4")
     assert not rows[1][0].startswith("paper")
 
 
 def test_without_ap_images_there_is_no_ap_table(found: dict[str, Any]) -> None:
     methods = {name: {**m, "ap": None} for name, m in found["methods"].items()}
-    assert "ap-view" in tables(found)
-    assert "ap-view" not in tables({**found, "methods": methods})
+    assert "ap-view" in tables_of(found)
+    assert "ap-view" not in tables_of({**found, "methods": methods})
 
 
 @pytest.mark.parametrize(
@@ -214,8 +226,9 @@ def test_methods_have_names_for_readers(method: str, words: str) -> None:
 def test_titles_name_preset_n_split_and_seed(found: dict[str, Any], made: dict[str, Table]) -> None:
     assert set(made) == {*COUNTING, *OTHERS}
     details = f"preset sane, made, n = 24, by patient, 4:1, {FOLDS} folds of the training side, seed 1"
-    assert caption(found, "What") == f"What ({details})"
-    assert caption(found, "What", 7) == f"What ({details.replace('24', '7')})"
+    results = from_json(Results, found)
+    assert _caption(results, "What") == f"What ({details})"
+    assert _caption(results, "What", 7) == f"What ({details.replace('24', '7')})"
     for name in COUNTING:
         assert details in made[name].title, name
     for name in OTHERS:
@@ -227,7 +240,7 @@ def test_titles_name_preset_n_split_and_seed(found: dict[str, Any], made: dict[s
 
 
 def test_a_run_without_other_collections_has_an_empty_table_of_them(found: dict[str, Any]) -> None:
-    table = tables({**found, "outside": {}})["outside"]
+    table = tables_of({**found, "outside": {}})["outside"]
     assert table.rows == ()
     assert "n = 0" in table.title
 
@@ -235,12 +248,12 @@ def test_a_run_without_other_collections_has_an_empty_table_of_them(found: dict[
 def test_pruned_learners_have_both_sizes(found: dict[str, Any]) -> None:
     vgg = {"architecture": "plain", "parameters": 500.0, "macs": 1e6}
     networks = {"vgg": {**vgg, "unpruned": {**vgg, "parameters": 1000.0}}, "covid-net": vgg}
-    table = tables({**found, "networks": networks, "pruned": True})["networks"]
+    table = tables_of({**found, "networks": networks, "pruned": True})["networks"]
     assert table.rows == (
         ("vgg", "plain", "500", "1.0"), ("vgg, unpruned", "plain", "1,000", "1.0"), ("covid-net", "plain", "500", "1.0"),
     )  # fmt: skip
     assert "pruned" in table.note
-    assert "pruned" not in tables(found)["networks"].note
+    assert "pruned" not in tables_of(found)["networks"].note
 
 
 def test_every_table_reads_back_from_its_csv(made: dict[str, Table]) -> None:
@@ -267,9 +280,45 @@ def test_printed_figures_are_compared_with_our_intervals(found: dict[str, Any]) 
     labels = {k: {**v, "f1": {**v["f1"], **dict(zip(("value", "low", "high"), figures.get(k, (0.8, 0.7, 0.9)), strict=True))}}
               for k, v in together["labels"].items()}  # fmt: skip
     changed = {**found["methods"], "flannel": {**flannel, "together": {**together, "labels": labels}}}
-    rows = {row[0]: row for row in tables({**found, "methods": changed})["against-the-paper"].rows}
+    rows = {row[0]: row for row in tables_of({**found, "methods": changed})["against-the-paper"].rows}
     assert rows["F1 covid-19"][3:] == ("0.8168 (0.03)", "within our interval")
     assert rows["F1 viral"][3:] == ("0.6063 (0.02)", "below our interval: ours is better")
     assert rows["F1 bacterial"][3:] == ("0.8267 (0.00)", "above our interval: ours is worse")
     assert rows["COVID-19 recall"][3] == "0.8609 (0.03)"
     assert list(rows)[-3:] == ["macro-F1", "COVID-19 precision", "COVID-19 recall"]
+
+
+def test_pages_follow_the_guarded_label(tmp_path: Path) -> None:
+    labels = ("normal", "viral", "bacterial")
+    run = finished_run(tmp_path / "run", labels=labels, guard="viral")
+    found = results_of(run)
+    assert found["positive"] == "viral"
+    one, k = found["methods"]["flannel"]["folds"][0], labels.index("viral")
+    predictions = Table3Predictions(run).predictions("flannel", 0)
+    true, flagged = predictions.true == k, predictions.predicted == k
+    assert one["recall"] == pytest.approx((true & flagged).sum() / true.sum())
+    assert one["precision"] == pytest.approx((true & flagged).sum() / flagged.sum())
+    made = tables_of(found)
+    assert "covid-19" not in made
+    assert made["viral"].title.startswith("viral against the rest")
+    assert [row[0] for row in made["against-the-paper"].rows][-2:] == ["viral precision", "viral recall"]
+    assert [row[3:] for row in made["against-the-paper"].rows][-2:] == [("-", "-")] * 2, "the paper's are of COVID-19"
+    assert made["comparisons"].head[2] == "viral F1"
+    assert made["outside"].title.startswith("Called viral outside")
+    for table in (made["viral"], made["comparisons"], made["outside"], made["ap-view"]):
+        assert "COVID-19" not in table.as_markdown()
+
+
+def test_pictures_follow_the_guarded_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: Path(file).touch())
+    for name in ("cam_picture", "_case_rows", "_mean_row"):  # of networks, which do not exist
+        monkeypatch.setattr(report, name, lambda *_: None)
+    run = finished_run(tmp_path / "run", labels=("normal", "viral", "bacterial"), guard="viral")
+    page = report.write(run, from_json(Results, results_of(run)), tmp_path / "page")
+    text = page.read_text()
+    assert "F1 for viral, mean" in text
+    assert "class activation map for viral" in text
+    for name in ("f1-viral", "f1-viral-ap", "roc", "precision-recall", "confusion"):
+        assert f"({name}.png)" in text
+        assert (page.parent / f"{name}.png").exists()
+    assert read_json(Results, page.parent / "results.json").positive == "viral"

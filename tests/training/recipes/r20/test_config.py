@@ -66,7 +66,7 @@ def test_the_cpu_run_is_split_as_the_starter() -> None:
         ('name = "x"', "at least one member"),
         (f'name = "x"\npreset = "best"\n{ONE}', "preset is sane, paper or code"),
         (f'name = "x"\n{ONE}[prune]\nstep = 0.6', "0 < step <= until"),
-        (f'name = "x"\n{ONE}[prune]\nranking = "size"', "ranking apoz or latency"),
+        (f'name = "x"\n{ONE}[prune]\nranking = "size"', "ranking apoz, latency"),
         (f'name = "x"\n{ONE}[modality]\nepochz = 3', "unknown keys.*epochz"),
         ('name = "x"\n[members.a]\narchitecture = "custom"\nwidth = 3', "members.a: unknown keys.*width"),
         ('name = "x"\n[members.a]\narchitecture = "custom"\nplan = { rate = 1 }', "members.a.plan: unknown keys"),

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.evaluation.metrics import Predictions
+from training.evaluation.metrics import Bootstrap, Predictions
 from training.evaluation.statistics import paper_row
+from training.json_records import as_json, from_json
 from training.markdown import Table
 from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
+from training.recipes.r20.records import Results
 from training.recipes.r20.tables import tables
 
 LABELS = ("normal", "bacterial", "covid-19")
@@ -24,7 +26,12 @@ def _row(seed: int) -> dict[str, Any]:
     predictions = Predictions(
         true=rng.integers(0, 3, 60), predicted=p.argmax(axis=1), probabilities=p, patients=np.arange(60).astype(str)
     )
-    return paper_row(predictions, LABELS, seed=1, resamples=10, preset="sane").as_json()
+    return as_json(paper_row(predictions, LABELS, Bootstrap(seed=1, resamples=10), preset="sane"))
+
+
+def tables_of(found: dict[str, Any]) -> dict[str, Table]:
+    """Return the tables of a results.json."""
+    return tables(from_json(Results, found))
 
 
 def _found() -> dict[str, Any]:
@@ -32,18 +39,19 @@ def _found() -> dict[str, Any]:
     costs = {"parameters": 500, "macs": 2_000_000, "milliseconds": 1.5, "channels": 40}
     unpruned = {f"unpruned_{k}": 2 * v for k, v in costs.items()}
     return {
-        "preset": "sane", "config": "c", "seed": 3, "split": "by patient", "labels": list(LABELS),
+        "preset": "sane", "config": "c", "seed": 3, "resamples": 10, "split": "by patient", "labels": list(LABELS),
+        "sides": {}, "leakage": {},
         "hyperparameters": {"vgg": {**plan, "activation": "relu", "trials": 7}},
         "modality": {"vgg": {"row": _row(0), "parameters": 1000}},
         "binary": {"vgg": {"row": _row(1), "parameters": 1000}},
         "multiclass": {"vgg": {"row": _row(2), "parameters": 1000}},
         "ensembles": {"unpruned": {"average": _row(3)}, "pruned": {"average": _row(4)}},
-        "pruned": {"vgg": {"row": _row(5), "unpruned_row": _row(2), "step": 4, **costs, **unpruned}},
+        "pruned": {"vgg": {"row": _row(5), "unpruned_row": _row(2), "step": 4, "folder": "f", **costs, **unpruned, "steps": []}},
     }  # fmt: skip
 
 
 def test_all_tables_are_made_with_preset_n_split_and_seed() -> None:
-    made = tables(_found())
+    made = tables_of(_found())
     assert [name[:7] for name in made] == ["table-2", "table-3", "table-4", "table-5", "table-6", "table-7", "by-labe"]
     for name, table in made.items():
         if name != "table-2-hyperparameters":
@@ -55,13 +63,13 @@ def test_tables_of_stages_that_did_not_run_are_left_out() -> None:
     found = _found()
     for key in ("pruned", "binary", "multiclass", "ensembles"):
         del found[key]
-    assert set(tables(found)) == {"table-2-hyperparameters", "table-3-modality"}
+    assert set(tables_of(found)) == {"table-2-hyperparameters", "table-3-modality"}
 
 
 def test_figures_match_the_results() -> None:
     found = _found()
     row = found["ensembles"]["pruned"]["average"]
-    made = tables(found)["table-7-pruned-ensembles"]
+    made = tables_of(found)["table-7-pruned-ensembles"]
     ours = next(r for r in made.rows if r[0] == "average, pruned")
     assert f"{row['accuracy']['value']:.3f}" in ours[1]
     assert ours[3] == f"{row['sensitivity']['weighted']['value']:.4f}"
@@ -69,12 +77,12 @@ def test_figures_match_the_results() -> None:
 
 
 def test_reductions_are_relative_to_unpruned() -> None:
-    table = tables(_found())["table-6-pruned"]
+    table = tables_of(_found())["table-6-pruned"]
     assert table.rows[1][-2:] == ("50.00", "50.00")
 
 
 def test_csv_reads_back() -> None:
-    table = tables(_found())["table-4-task"]
+    table = tables_of(_found())["table-4-task"]
     lines = [line for line in table.as_csv().splitlines() if not line.startswith("#")]
     rows = list(csv.reader(io.StringIO("\n".join(lines))))
     assert tuple(rows[0]) == table.head
@@ -103,3 +111,10 @@ def test_printed_sensitivity_is_accuracy_where_it_is_class_weighted() -> None:
     )
     assert all(float(r[0]) == float(r[2]) for r in rows)
     assert len(MODALITY) == 9
+
+
+def test_the_binary_task_is_named_by_the_guarded_label() -> None:
+    names = [row[0] for row in tables_of({**_found(), "positive": "viral"})["table-4-task"].rows]
+    assert names[:2] == ["normal / viral: vgg", "all labels: vgg"]
+    assert "paper, normal / COVID-19: VGG-16" in names
+    assert tables_of(_found())["table-4-task"].rows[0][0] == "normal / COVID-19: vgg"

@@ -1,0 +1,197 @@
+"""Results of an evaluation, as files hold them: figures of a bundle on test patients, and of members on an unseen site.
+
+`bundle` and `training.unseen` make them; `pages` and the model card print them. Files of version 0.1, which always guarded
+COVID-19, are read, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.data.guard import Guard, Subgroup
+from training.evaluation.metrics import Figure, ModelFigures
+from training.json_records import OPTIONAL, as_json, fields_as_json, fields_from_json, from_json
+
+__all__ = [
+    "TOGETHER",
+    "BundleName",
+    "Evaluation",
+    "FlagShares",
+    "LungFigures",
+    "Safety",
+    "Shortcuts",
+    "Side",
+    "SourceClassifier",
+    "SourceCounts",
+    "UnseenCounts",
+    "UnseenSite",
+]
+
+TOGETHER = "together"  # name of all sources in a mapping by source
+
+_SPECIFICITY, _AUC, _BLIND_AUC = "specificity_", "auc_among_", "lungs_painted_over_auc_among_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleName:
+    """The bundle that was evaluated."""
+
+    name: str
+    version: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Size of one side of the split."""
+
+    images: int
+    patients: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCounts:
+    """Predicted labels of one source's images with one true label."""
+
+    source: str
+    label: str
+    patients: int
+    said: Mapping[str, int]  # predicted label -> images
+    right: Figure | None  # None if the true label is not a label of the bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Safety:
+    """The guarded label's false alarms, by name of the subgroup."""
+
+    groups: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)  # by source, too: specificity
+    watch: Mapping[str, Figure] = field(default_factory=dict)  # specificity
+    areas: Mapping[str, Figure] = field(default_factory=dict)  # AUC within the subgroup
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object: a key per subgroup."""
+        shares = {f"{_SPECIFICITY}{name}": v for name, v in (*self.groups.items(), *self.watch.items())}
+        return {k: as_json(v) for k, v in (shares | {f"{_AUC}{name}": v for name, v in self.areas.items()}).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> Safety:
+        """Read the JSON object; a subgroup by source is an object of figures."""
+        shares, areas = _by_prefix(content, _SPECIFICITY), _by_prefix(content, _AUC)
+        groups = {k: v for k, v in shares.items() if "value" not in v}
+        return cls(
+            groups={k: {s: from_json(Figure, f, where) for s, f in v.items()} for k, v in groups.items()},
+            watch={k: from_json(Figure, v, where) for k, v in shares.items() if k not in groups},
+            areas={k: from_json(Figure, v, where) for k, v in areas.items()},
+        )
+
+
+def _by_prefix(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlagShares:
+    """Shares of flagged images, and accuracy by flag."""
+
+    lung_box_failed: Figure
+    uncertain: Figure
+    accuracy_uncertain: Figure
+    accuracy_others: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class LungFigures:
+    """Agreement of the segmenter with masks, means over images."""
+
+    images: int
+    dice: float
+    iou: float
+    worst_dice: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceClassifier:
+    """A linear classifier of the source, on one group of images."""
+
+    sources: tuple[str, ...]
+    chance: float  # 1 / sources
+    balanced_accuracy: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcuts:
+    """Shortcut checks."""
+
+    source_told: Mapping[str, SourceClassifier]  # by group of images
+    lungs_painted_over: ModelFigures | None = field(default=None, metadata=OPTIONAL)  # None without a segmenter
+    blind_areas: Mapping[str, Figure] = field(default_factory=dict)  # the guarded label's AUC on those, by subgroup
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object: the areas have a key each."""
+        found = fields_as_json(self)
+        return {**found, **{f"{_BLIND_AUC}{name}": v for name, v in found.pop("blind_areas").items()}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> Shortcuts:
+        """Read the JSON object."""
+        found: Shortcuts = fields_from_json(cls, {**content, "blind_areas": _by_prefix(content, _BLIND_AUC)}, where)
+        return found
+
+
+def _guard_of_0_1() -> Guard:
+    groups = {"adult_normals": Subgroup(label="normal", adult=True)}
+    watch = {"children": Subgroup(adult=False), "tuberculosis": Subgroup(label="tuberculosis")}
+    adults = Subgroup(adult=True)
+    without = Subgroup(adult=True, without=("tuberculosis",))
+    areas = {"adults": adults, "adults_without_tuberculosis": without}
+    return Guard(label="covid-19", groups=groups, watch=watch, auc_groups=areas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All results of a bundle on test patients."""
+
+    bundle: BundleName
+    preset: str
+    split: str
+    seed: int
+    resamples: int
+    labels: tuple[str, ...]
+    guard: Guard | None = field(default_factory=_guard_of_0_1)
+    reference: str  # description of the engines
+    sides: Mapping[str, Side]
+    models: Mapping[str, ModelFigures]
+    sources: tuple[SourceCounts, ...]
+    safety: Safety  # empty without a guarded label
+    flags: FlagShares
+    lungs: Mapping[str, LungFigures]  # by source; empty without a segmenter
+    shortcuts: Shortcuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenCounts:
+    """Predicted labels of one member on images of one source and label."""
+
+    said: Mapping[str, int]  # predicted label -> images
+    guard_specificity: Figure | None = field(default=None, metadata=OPTIONAL)  # None without a guarded label
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> UnseenCounts:
+        """Read the JSON object; files of version 0.1 have another key."""
+        before = {"guard_specificity": content["not_called_covid"]} if "not_called_covid" in content else {}
+        found: UnseenCounts = fields_from_json(cls, {**before, **content}, where)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenSite:
+    """Results of members that were trained without a site, on its images."""
+
+    preset: str
+    left_out: tuple[str, ...]  # sources
+    seed: int
+    guard: Guard | None = field(default_factory=_guard_of_0_1)
+    split: str
+    members: Mapping[str, Mapping[str, UnseenCounts]]  # member -> "source/label" -> counts
