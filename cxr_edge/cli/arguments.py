@@ -9,9 +9,11 @@ import argparse
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cxr_edge.backends import BACKENDS
-from cxr_edge.backends.base import HARDWARE_COMPATIBILITY, GpuOptions
+from cxr_edge.backends.base import GpuOptions
 from cxr_edge.backends.cpu_quota import available_cores, thread_limit
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.output import print_message
@@ -21,6 +23,7 @@ from cxr_edge.errors import EngineError
 __all__ = [
     "add_bundle",
     "add_engines",
+    "add_fields",
     "add_gpu",
     "add_rebuild",
     "at_least_one",
@@ -36,6 +39,23 @@ def at_least_one(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    """Parse a share above 0 and at most 1 (argparse type)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text!r}")
     return value
 
 
@@ -104,35 +124,28 @@ def add_rebuild(parser: argparse.ArgumentParser) -> None:
 
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `GpuOptions`, which only TensorRT uses."""
-    group = parser.add_argument_group("GPU (TensorRT)")
-    group.add_argument(
-        "--optimization-level", type=int, choices=range(6), metavar="0..5",
-        help="0 builds fastest, 5 tries the most kernels (default: TensorRT's own)",
-    )  # fmt: skip
-    group.add_argument("--workspace-mib", type=at_least_one, metavar="N", help="memory that one layer may use")
-    group.add_argument(
-        "--timing-cache",
-        type=path_argument,
-        metavar="FILE",
-        help="file of measured kernel times, created or extended; it makes the next build fast",
-    )
-    group.add_argument(
-        "--hardware-compatibility", choices=HARDWARE_COMPATIBILITY, default="none",
-        help="other GPUs on which the engines must be valid, at a cost in speed (default: none)",
-    )  # fmt: skip
-    group.add_argument(
-        "--version-compatible", action="store_true", help="allow later minor versions of TensorRT to load the engines"
-    )
-    group.add_argument(
-        "--max-batch", type=at_least_one, default=1, metavar="N", help="largest batch of an engine (%(default)s)"
-    )
-    group.add_argument(
-        "--dla-core",
-        type=int,
-        metavar="N",
-        help="build for this DLA of a Jetson; layers that it cannot run go to the GPU",
-    )
+    """Add one option for each field of `GpuOptions`, which only TensorRT uses."""
+    add_fields(parser.add_argument_group("GPU (TensorRT)"), GpuOptions)
+
+
+def add_fields(group: argparse._ArgumentGroup, settings: type[Any]) -> None:
+    """Add one option for each field of a dataclass that describes one (`backends.base.option`)."""
+    types = get_type_hints(settings)
+    for field in fields(settings):
+        if field.metadata:
+            given = {key: value for key, value in field.metadata.items() if value is not None}
+            name = f"--{field.name.replace('_', '-')}"
+            group.add_argument(name, default=field.default, **given, **_values_of(types[field.name]))
+
+
+def _values_of(kind: Any) -> dict[str, Any]:
+    """Return the argparse keywords for values of a field's type; the dataclass checks their range."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    kind = next(k for k in (*get_args(kind), kind) if k is not NoneType)
+    return {"type": {int: _whole_number, float: _share, Path: path_argument}[kind]}
 
 
 def gpu_options(args: argparse.Namespace) -> GpuOptions:
