@@ -15,9 +15,7 @@ __all__ = ["describe_foreign", "export_call", "tf2onnx_command"]
 
 _HEAD_BYTES = 512
 
-_WEIGHTS = (
-    "it holds weights without the network: build the network in Python, load them with load_state_dict, then call"
-)
+_NO_GRAPH = "which has no graph: build the network in Python, load it into that with load_state_dict, then call"
 _FROM_ITS_SOURCE = "give the .onnx file that it was made from"
 
 
@@ -81,7 +79,7 @@ def _describe_zip(path: Path) -> str | None:
         call = f'torch.onnx.export({load}, (), "net.onnx", input_names=["image"], output_names=["logits"], external_data=False)'
         return f"a program of torch.export: call {call}"
     if "data.pkl" in last:
-        return f"a PyTorch checkpoint (torch.save): {_WEIGHTS} {export_call()}"
+        return f"a PyTorch checkpoint (torch.save), {_NO_GRAPH} {export_call()}"
     inside = [name for name in names if name.endswith(".onnx")]
     return f"a ZIP archive: unpack it, and give {inside[0]!a} of it" if inside else "a ZIP archive, of an unknown kind"
 
@@ -100,9 +98,9 @@ def _describe_head(head: bytes, path: Path) -> str | None:
     if head[4:8] == b"ORTM":
         return f"a file of ONNX Runtime's own format (.ort): {_FROM_ITS_SOURCE}"
     if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 100 * 2**20:
-        return f"a safetensors file: {_WEIGHTS} {export_call()}"
+        return f"a safetensors file, {_NO_GRAPH} {export_call()}"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return f"a Python pickle, as torch.save of old releases writes: {_WEIGHTS} {export_call()}"
+        return f"a Python pickle, as torch.save of old releases writes, {_NO_GRAPH} {export_call()}"
     return _describe_text(head.lstrip().lower())
 
 

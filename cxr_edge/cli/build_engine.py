@@ -99,6 +99,7 @@ def _settings(args: argparse.Namespace) -> BuildSettings:
 
 
 def _build_bundle(args: argparse.Namespace) -> BuildReport:
+    bundle = Bundle.open(args.model)
     if args.spec or args.preset or args.out or args.output != "auto":
         raise InputError(
             "--spec, --preset, --out and --output go with a single .onnx file; a bundle's manifest has its preprocessing and "
@@ -106,7 +107,6 @@ def _build_bundle(args: argparse.Namespace) -> BuildReport:
         )
     from cxr_edge.compiler.build_bundle import build  # imports onnx
 
-    bundle = Bundle.open(args.model)
     return build(bundle, _settings(args), args.engines, backend=args.backend, threads=args.threads, say=print_message)
 
 

@@ -24,7 +24,7 @@ from cxr_edge.compiler.calibrate import Ranges, measure_ranges
 from cxr_edge.compiler.candidates import Candidate, choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.graph.simplify import simplify
-from cxr_edge.compiler.output_kinds import JudgedOutput, judged_output
+from cxr_edge.compiler.output_kinds import JudgedOutput, constant_note, judged_output
 from cxr_edge.compiler.parity import Limits, ParityResult, compare_ensemble
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import Samples
@@ -135,6 +135,7 @@ class _BundleBuild:
     def _comparison(self, network: NetworkFile, reference: Reference) -> Comparison:
         """Return the comparison of a network's outputs, which are of the kind that the manifest declares."""
         manifest, limits, raw = self.bundle.manifest, self._limits, reference.stacked()
+        self.notes.extend(constant_note(network.name, raw))
         if network.name == SEGMENTER and manifest.segmenter is not None:
             self.judged.append(judged_output(SEGMENTER, "mask", raw, declared_by="segmenter of the bundle"))
             sizes = [(s.screening.width_px, s.screening.height_px) for s in self.images.items]

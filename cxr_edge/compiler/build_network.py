@@ -21,13 +21,13 @@ from cxr_edge.bundle.onnx_activation import Activation
 from cxr_edge.bundle.onnx_check import check_network, read_model
 from cxr_edge.bundle.onnx_signature import Shape
 from cxr_edge.compiler import store
-from cxr_edge.compiler.build_lock import build_lock
 from cxr_edge.compiler.build_bundle import ignored_options_note, no_progress
+from cxr_edge.compiler.build_lock import build_lock
 from cxr_edge.compiler.calibrate import measure_ranges
 from cxr_edge.compiler.candidates import choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.graph.simplify import simplify
-from cxr_edge.compiler.output_kinds import JudgedOutput, judged_output
+from cxr_edge.compiler.output_kinds import JudgedOutput, constant_note, judged_output
 from cxr_edge.compiler.parity import Limits
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import image_paths, spread_evenly
@@ -108,7 +108,11 @@ def build_network(
         rows=rows,
         ensemble=None,
         outputs=(judged,),
-        notes=(*simplified.notes[:1], *ignored_options_note(runtime, settings.gpu)),
+        notes=(
+            *constant_note(network.name, reference.stacked()),
+            *simplified.notes[:1],
+            *ignored_options_note(runtime, settings.gpu),
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from cxr_edge.errors import ContractError
 from cxr_edge.ops.combine import softmax
 from cxr_edge.specs.outputs import OutputChoice, OutputKind
 
-__all__ = ["JudgedOutput", "check_declared", "judged_output", "probabilities", "recognised"]
+__all__ = ["JudgedOutput", "check_declared", "constant_note", "judged_output", "probabilities", "recognised"]
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -86,6 +86,13 @@ def check_declared(part: str, kind: OutputKind, raw: FloatArray, activation: Act
         return
     reason, remedy = found
     raise ContractError(f"{part}: its output is declared as {kind}, but {reason}; {remedy}")
+
+
+def constant_note(part: str, raw: FloatArray) -> list[str]:
+    """Return the report's note about a network that gives equal outputs for all images, if it does."""
+    constant = len(raw) > 1 and bool((raw == raw[:1]).all())
+    text = f"{part} gives the same outputs for all {len(raw)} images in fp32: it ignores them, or they are all equal"
+    return [text] if constant else []
 
 
 def probabilities(kind: OutputKind, raw: FloatArray, temperature: float = 1.0) -> npt.NDArray[np.float64]:

@@ -19,8 +19,10 @@ FloatArray = npt.NDArray[np.floating]
 # An output that varies less than this share of the typical one counts with the share: reduced precision rounds by the
 # typical one's size, and what it loses of the small one is not seen beside the others.
 _SMALL_SPREAD = 0.1
-# Rounding of half precision and TF32, relative to the output: what varies less is constant.
-_ROUNDING = 1e-3
+# Relative to the output: what fp32 sums in another order differ by, with a margin; and TF32's and half precision's
+# rounding, which is allowed where the reference is constant, as on a single image, and shows no variation to lose.
+_ROUNDING, _ROUNDING_OF_CONSTANT = 1e-5, 1e-3
+_CONSTANT = 1e-6  # relative spread of a constant output in fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,26 +31,31 @@ class OutputChange:
 
     output: int  # its column
     change: float  # RMS error over images, relative to the reference's standard deviation
-    constant: bool  # the reference itself hardly varies over these images
+    constant: bool  # in the reference, over these images
 
     def reason(self, limit: float) -> str | None:
         """Return the reason for rejection, or None. limit: `parity.Limits.output_change`."""
         if self.change <= limit:  # NaN is not
             return None
-        more = ", which is next to nothing in the reference: give more and other images" if self.constant else ""
+        if self.constant:
+            return (
+                f"raw output {self.output} differs from the reference's, which is the same for all images, so that nothing "
+                f"shows whether it follows the image: give more and other images with --calibration DIR"
+            )
         return (
-            f"raw output {self.output} is off by {self.change:.2f} of its variation over the images{more}; at most "
-            f"{limit:.2f} is allowed"
+            f"raw output {self.output} is off by {self.change:.2f} of its variation over the images, at most {limit:.2f} is "
+            f"allowed"
         )
 
 
 def output_change(reference: FloatArray, candidate: FloatArray) -> OutputChange:
     """Return the largest change over the columns of (images, columns), all finite."""
     before, after = reference.astype(np.float64), candidate.astype(np.float64)
-    spread = before.std(axis=0)
-    rounding = _ROUNDING * np.sqrt((before**2).mean(axis=0))
+    spread, size = before.std(axis=0), np.sqrt((before**2).mean(axis=0))
+    constant = spread <= _CONSTANT * size
+    rounding = np.where(constant, _ROUNDING_OF_CONSTANT, _ROUNDING) * size
     typical = np.sqrt((spread**2).mean())
     scale = np.maximum(np.maximum(spread, _SMALL_SPREAD * typical), np.maximum(rounding, np.finfo(np.float32).tiny))
     change = np.sqrt(((after - before) ** 2).mean(axis=0)) / scale
     worst = int(change.argmax())
-    return OutputChange(output=worst, change=float(change[worst]), constant=bool(spread[worst] <= rounding[worst]))
+    return OutputChange(output=worst, change=float(change[worst]), constant=bool(constant[worst]))

@@ -64,6 +64,36 @@ OBJECT_PATHS = [
 ]  # fmt: skip
 
 
+def test_the_kind_of_a_members_output_may_be_declared(document: dict[str, Any]) -> None:
+    """Schema 1 began without the key: it may be absent, and is not written, so that bundles keep their digests."""
+    declared = Manifest.from_json(replace_value(document, "members[1].output", "softmax-logits"))
+    assert declared == Manifest.from_json(document)
+    assert declared.as_json() == document
+    assert declared.members[1].output == "softmax-logits"
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("softmax-probabilities", "export the network without its softmax"),
+        ("multi-label-logits", "cannot be combined by this cxr-edge"),
+        ("multi-label-probabilities", "cannot be combined by this cxr-edge"),
+        ("logit", "export two columns"),
+        ("mask", "is the segmenter of a bundle"),
+    ],
+)
+def test_a_kind_that_cannot_be_combined_is_refused(document: dict[str, Any], kind: str, remedy: str) -> None:
+    expected = rf"members\[1\]\.output must be \"softmax-logits\" in a bundle, .* got \"{kind}\": .*{remedy}"
+    with pytest.raises(BundleError, match=expected):
+        Manifest.from_json(replace_value(document, "members[1].output", kind))
+
+
+@pytest.mark.parametrize("kind", ["logits", "", 1, None, [], {}])
+def test_an_unknown_kind_is_refused(document: dict[str, Any], kind: object) -> None:
+    with pytest.raises(BundleError, match=r"members\[0\]\.output must be one of softmax-logits, logit, .*, got "):
+        Manifest.from_json(replace_value(document, "members[0].output", kind))
+
+
 def test_json_round_trip(document: dict[str, Any]) -> None:
     manifest = Manifest.from_json(document)
     assert manifest.as_json() == document

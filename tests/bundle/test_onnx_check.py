@@ -100,6 +100,21 @@ def test_a_segmenter_with_another_mask_size_is_rejected(tmp_path: Path) -> None:
         check_network("segmenter", tmp_path / "s.onnx", SEGMENTER_SPEC, {"mask": ("N", 1, 32, 32)})
 
 
+@pytest.mark.parametrize(("end", "axis"), [("Softmax", {"axis": 1}), ("Sigmoid", {})])
+def test_a_member_that_ends_in_probabilities_is_rejected(toy_bundle_copy: Path, end: str, axis: dict[str, int]) -> None:
+    """The combination would take their softmax: 0.99 becomes 0.47."""
+    model = member_model("plain", SPEC)
+    last = next(n for n in model.graph.node if n.output[0] == "logits")
+    last.output[0] = "before"
+    model.graph.node.append(helper.make_node(end, ["before"], ["logits"], **axis))
+    onnx.save(model, toy_bundle_copy / "plain.onnx")
+    with pytest.raises(
+        ContractError,
+        match=rf"plain.onnx \(plain\): its output logits ends in a {end}.*without its {end} .*'before' has",
+    ):
+        check_networks(_update_manifest(toy_bundle_copy))
+
+
 def _update_manifest(root: Path) -> Bundle:
     """Write the current SHA-256 of the first member into the manifest and open the bundle."""
     text = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
@@ -199,6 +214,8 @@ def test_external_data_is_rejected_in_every_part_of_the_model(
     assert "tensor 'external' has its data outside the file" in str(caught.value)
     assert ascii(location) in str(caught.value)
     assert "export again without external data" in str(caught.value)
+    assert "torch.onnx.export(..., external_data=False)" in str(caught.value)
+    assert "onnx.save(onnx.load('plain.onnx'), " in str(caught.value)
 
 
 def test_external_data_without_the_location_flag_is_rejected(tmp_path: Path, model: onnx.ModelProto) -> None:

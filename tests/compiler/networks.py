@@ -15,7 +15,19 @@ from cxr_edge.compiler.graph.half_emulation import emulate_half
 from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.builders.toy_bundle import Graph
 
-__all__ = ["SPEC", "HalfOnCpu", "chain", "compiled", "deep", "engine_of", "images", "op_types", "saved", "textures"]
+__all__ = [
+    "SPEC",
+    "HalfOnCpu",
+    "chain",
+    "compiled",
+    "deep",
+    "engine_of",
+    "headed",
+    "images",
+    "op_types",
+    "saved",
+    "textures",
+]
 
 SPEC = PreprocessSpec(canvas_px=16, crop_px=16)
 
@@ -26,6 +38,28 @@ def chain(seed: int = 3) -> onnx.ModelProto:
     x = g.op("Relu", g.conv("image", 1, 8), name="features")
     g.op("ReduceMean", g.conv(x, 8, 4, 1), axes=[2, 3], keepdims=0, name="logits")
     return g.model(SPEC, {"logits": ("N", 4)})
+
+
+def headed(columns: int, end: str | None = None, *, scale: float = 1.0, hot: float = 0.0) -> onnx.ModelProto:
+    """Three convolutions, mean, and `end` (Softmax, Sigmoid): `image` (N, 1, 16, 16) to `logits` (N, columns).
+
+    scale: of the logits. hot: value of a channel that nothing reads; a large one takes all levels of an int8 layer, so that
+    the int8 engine's outputs are constant.
+    """
+    g = Graph(seed=3)
+    x = g.op("Relu", g.conv("image", 1, 8))
+    x = g.op("Relu", g.conv(x, 8, 8))
+    mean = g.op("ReduceMean", g.conv(x, 8, columns, 1), axes=[2, 3], keepdims=0, name=None if end else "logits")
+    if end:
+        g.op(end, mean, name="logits")
+    model = g.model(SPEC, {"logits": ("N", columns)})
+    weights = [np.array(numpy_helper.to_array(i)) for i in model.graph.initializer]
+    weights[0][0], weights[1][0], weights[2][:, 0] = 0.0, hot, 0.0
+    weights[4] *= scale
+    weights[5] *= scale
+    for initializer, values in zip(model.graph.initializer, weights, strict=True):
+        initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
+    return model
 
 
 def images(count: int, spec: PreprocessSpec = SPEC, seed: int = 0) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import BackendError, ContractError, InputError
 from cxr_edge.screening.screener import Screener
 from tests.builders import toy_bundle as toy_bundle_module
-from tests.builders.toy_bundle import build_toy_bundle
+from tests.builders.toy_bundle import build_toy_bundle, member_model
 from tests.compiler.networks import HalfOnCpu, deep
 
 # Toy networks have little redundancy, so int8 costs them more than real ones.
@@ -132,6 +132,33 @@ def test_a_broken_candidate_is_rejected_and_an_old_engine_of_its_name_removed(ra
     assert all((r.reason and "is required" in r.reason) or "is allowed" in r.reason for r in rejected)
     assert not [f for f in files(tmp_path) if "int8" in f]
     assert "plain uint8" in "\n".join(report.lines())
+
+
+def with_probabilities(name, spec, *, cam=True, labels=4):
+    """Return a toy member whose logits become probabilities by a softmax in parts, which no node's name gives away."""
+    model = member_model(name, spec, cam=cam, labels=labels)
+    next(n for n in model.graph.node if n.output[0] == "logits").output[0] = "before"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "last_axis"))
+    nodes = [("Exp", ["before"], "e"), ("ReduceSum", ["e", "last_axis"], "sum"), ("Div", ["e", "sum"], "logits")]
+    model.graph.node.extend(onnx.helper.make_node(op, inputs, [output]) for op, inputs, output in nodes)
+    return model
+
+
+def test_a_member_that_gives_probabilities_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_bundle_module, "member_model", with_probabilities)
+    monkeypatch.setattr(toy_bundle_module, "_told_apart", lambda model, _: model)
+    bundle = build_toy_bundle(tmp_path / "toy")
+    with pytest.raises(ContractError, match=r"plain: its output is declared as softmax-logits, .* without its softmax"):
+        build(bundle, BuildSettings(precision="fp32"), tmp_path / "out")
+
+
+def test_the_report_has_the_kind_of_every_output(ranged, tmp_path):
+    report = build(ranged, BuildSettings(precision="fp32"), tmp_path)
+    assert [(o.part, o.kinds) for o in report.outputs] == [
+        ("segmenter", ("mask",)),
+        *((name, ("softmax-logits",)) for name in ("plain", "depthwise", "residual")),
+    ]
+    assert any("plain softmax-logits (declared by the bundle)" in line for line in report.lines())
 
 
 def test_without_any_good_candidate_there_is_no_engine(ranged, tmp_path, monkeypatch):
