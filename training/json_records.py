@@ -1,8 +1,8 @@
 """Result files: frozen dataclasses in, JSON out, and back; a key of a file is a field of a class, which mypy checks.
 
 A field is a key of the same name, in the order of the class; NaN becomes null. Metadata of a field: `ROUNDED` to six digits;
-`OPTIONAL`, absent from the file where it is None; `named(KEY)`, with another key. A field with a default may be missing in files
-of earlier versions. A class whose keys are data, such as labels, has `as_json` and `from_json` of its own.
+`OPTIONAL`, absent from the file where it is None; `named(KEY)`, with another key; `formerly(KEY)`, which earlier versions wrote;
+`spread(PREFIX)`, a mapping with a key of the object per item. A field with a default may be missing in files of earlier versions.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = [
     "ROUNDED",
     "as_json",
     "as_stored",
-    "fields_as_json",
-    "fields_from_json",
+    "formerly",
     "from_json",
     "named",
     "read_json",
+    "spread",
     "write_json",
 ]
 
@@ -38,16 +38,26 @@ ROUNDED: Mapping[str, Any] = {"digits": 6}
 OPTIONAL: Mapping[str, Any] = {"optional": True}
 
 
-def named(key: str, more: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-    """Return the metadata of a field with another key in the file. more: `OPTIONAL` or `ROUNDED`, too."""
-    return {"key": key, **(more or {})}
+def named(key: str) -> Mapping[str, Any]:
+    """Return the metadata of a field with another key in the file."""
+    return {"key": key}
+
+
+def formerly(key: str, more: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metadata of a field that had another key in files of earlier versions. more: further metadata."""
+    return {"formerly": key, **more}
+
+
+def spread(prefix: str = "") -> Mapping[str, Any]:
+    """Return the metadata of a mapping whose items are keys of the object itself, each after `prefix`."""
+    return {"prefix": prefix}
 
 
 def as_json(value: Any) -> Any:
     """Return a record, or a mapping or sequence of records, as JSON values."""
     if is_dataclass(value) and not isinstance(value, type):
         own = getattr(value, "as_json", None)
-        return own() if own is not None else fields_as_json(value)
+        return own() if own is not None else _fields_as_json(value)
     if isinstance(value, Mapping):
         return {k: as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -55,12 +65,13 @@ def as_json(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def fields_as_json(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass as a JSON object; for an `as_json` that adds keys."""
-    found = {}
+def _fields_as_json(record: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for f in fields(record):
         value = as_json(getattr(record, f.name))
-        if value is not None or not f.metadata.get("optional"):
+        if "prefix" in f.metadata:
+            found |= {f"{f.metadata['prefix']}{k}": v for k, v in value.items()}
+        elif value is not None or not f.metadata.get("optional"):
             rounded = value is not None and "digits" in f.metadata
             found[_key(f)] = round(value, f.metadata["digits"]) if rounded else value
     return found
@@ -109,7 +120,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         own = getattr(kind, "from_json", None)
         content = _checked(value, isinstance(value, dict), where, "an object")
-        return own(content, where) if own is not None else fields_from_json(kind, content, where)
+        return own(content, where) if own is not None else _read_fields(kind, content, where)
     if kind is float and value is None:
         return math.nan
     accepted = (int, float) if kind is float else kind
@@ -123,17 +134,20 @@ def _read_items(arms: tuple[Any, ...], values: list[Any], where: str) -> tuple[A
     return tuple(_read(k, v, f"{where}{i}.") for i, (k, v) in enumerate(zip(kinds, values, strict=True)))
 
 
-def fields_from_json(kind: Any, content: Mapping[str, Any], where: str = "") -> Any:
-    """Return the dataclass with the fields in `content`; for a `from_json` that takes further keys."""
-    given = {
-        f.name: _read(_hints(kind)[f.name], content[_key(f)], f"{where}{_key(f)}.")
-        for f in fields(kind)
-        if _key(f) in content
-    }
+def _read_fields(kind: Any, content: Mapping[str, Any], where: str) -> Any:
+    found, plain = {}, {_key(f) for f in fields(kind) if "prefix" not in f.metadata}
     for f in fields(kind):
-        if f.name not in given and f.default is MISSING and f.default_factory is MISSING:
-            raise InputError(f"{where}{_key(f)} is missing: make the file again with this version")
-    return kind(**given)
+        key, prefix = _key(f), f.metadata.get("prefix")
+        if prefix is not None:
+            given = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix) and k not in plain}
+        elif (key := key if key in content else f.metadata.get("formerly", key)) in content:
+            given = content[key]
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"{where}{key} is missing: make the file again with this version")
+        else:
+            continue
+        found[f.name] = _read(_hints(kind)[f.name], given, where if prefix is not None else f"{where}{key}.")
+    return kind(**found)
 
 
 @cache

@@ -12,7 +12,18 @@ from typing import Any, Literal
 import pytest
 
 from cxr_edge.errors import InputError
-from training.json_records import OPTIONAL, ROUNDED, as_json, as_stored, from_json, named, read_json, write_json
+from training.json_records import (
+    OPTIONAL,
+    ROUNDED,
+    as_json,
+    as_stored,
+    formerly,
+    from_json,
+    named,
+    read_json,
+    spread,
+    write_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +44,17 @@ class Outer:
     absent: Inner | None = field(default=None, metadata=OPTIONAL)
     anything: Any = None
     yes: bool = True
+    new: int = field(default=0, metadata=formerly("old", {}))
+    by_label: Mapping[str, float] = field(metadata=spread("of_"))
 
 
 RECORD = Outer(
-    name="n", label="x", rows=((1, 2), ()), pair=(0.5, "p"), by_name={"covid-19": Inner(value=1 / 3), "b": Inner(value=math.nan)}
+    name="n", label="x", rows=((1, 2), ()), pair=(0.5, "p"), by_label={"viral": 0.25}, by_name={"covid-19": Inner(value=1 / 3), "b": Inner(value=math.nan)}
 )  # fmt: skip
 CONTENT = {
     "name": "n", "kind": "a", "covid": "x", "rows": [[1, 2], []], "pair": [0.5, "p"],
     "by_name": {"covid-19": {"value": 0.333333, "hits": None}, "b": {"value": None, "hits": None}},
-    "one": None, "anything": None, "yes": True,
+    "one": None, "anything": None, "yes": True, "new": 0, "of_viral": 0.25,
 }  # fmt: skip
 
 
@@ -61,7 +74,8 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_files_of_earlier_versions_lack_fields_with_a_default_and_have_others() -> None:
     before = {k: v for k, v in CONTENT.items() if k not in ("kind", "one", "yes")}
-    assert as_json(from_json(Outer, {**before, "of_before": 1})) == CONTENT
+    assert as_json(from_json(Outer, {**before, "before": 1})) == CONTENT
+    assert from_json(Outer, {**{k: v for k, v in CONTENT.items() if k != "new"}, "old": 3}).new == 3
 
 
 @pytest.mark.parametrize(
@@ -75,6 +89,7 @@ def test_files_of_earlier_versions_lack_fields_with_a_default_and_have_others() 
         ({"by_name": {"a": {}}}, "r: by_name.a.value is missing"),
         ({"by_name": {"a": {"value": True}}}, "r: by_name.a.value: expected float, got 'True'"),
         ({"yes": 1}, "r: yes: expected bool"),
+        ({"of_viral": "x"}, "r: viral: expected float, got 'x'"),
         ({"name": None}, "r: name: expected str, got 'None': make the file again"),
     ],
 )

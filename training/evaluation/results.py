@@ -12,7 +12,7 @@ from typing import Any
 
 from training.data.guard import Guard, Subgroup
 from training.evaluation.metrics import Figure, ModelFigures
-from training.json_records import OPTIONAL, as_json, fields_as_json, fields_from_json, from_json
+from training.json_records import OPTIONAL, as_json, formerly, from_json, spread
 
 __all__ = [
     "TOGETHER",
@@ -30,8 +30,6 @@ __all__ = [
 ]
 
 TOGETHER = "together"  # name of all sources in a mapping by source
-
-_SPECIFICITY, _AUC, _BLIND_AUC = "specificity_", "auc_among_", "lungs_painted_over_auc_among_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +70,22 @@ class Safety:
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object: a key per subgroup."""
-        shares = {f"{_SPECIFICITY}{name}": v for name, v in (*self.groups.items(), *self.watch.items())}
-        return {k: as_json(v) for k, v in (shares | {f"{_AUC}{name}": v for name, v in self.areas.items()}).items()}
+        shares = {f"specificity_{name}": as_json(v) for name, v in (*self.groups.items(), *self.watch.items())}
+        return {**shares, **{f"auc_among_{name}": as_json(v) for name, v in self.areas.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> Safety:
         """Read the JSON object; a subgroup by source is an object of figures."""
-        shares, areas = _by_prefix(content, _SPECIFICITY), _by_prefix(content, _AUC)
-        groups = {k: v for k, v in shares.items() if "value" not in v}
-        return cls(
-            groups={k: {s: from_json(Figure, f, where) for s, f in v.items()} for k, v in groups.items()},
-            watch={k: from_json(Figure, v, where) for k, v in shares.items() if k not in groups},
-            areas={k: from_json(Figure, v, where) for k, v in areas.items()},
-        )
-
-
-def _by_prefix(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+        groups, watch, areas = {}, {}, {}
+        for key, value in content.items():
+            kind, _, name = key.partition("_among_" if key.startswith("auc") else "_")
+            if kind == "auc":
+                areas[name] = from_json(Figure, value, f"{where}{key}.")
+            elif "value" in value:
+                watch[name] = from_json(Figure, value, f"{where}{key}.")
+            else:
+                groups[name] = {k: from_json(Figure, v, f"{where}{key}.{k}.") for k, v in value.items()}
+        return cls(groups=groups, watch=watch, areas=areas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,18 +123,8 @@ class Shortcuts:
 
     source_told: Mapping[str, SourceClassifier]  # by group of images
     lungs_painted_over: ModelFigures | None = field(default=None, metadata=OPTIONAL)  # None without a segmenter
-    blind_areas: Mapping[str, Figure] = field(default_factory=dict)  # the guarded label's AUC on those, by subgroup
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object: the areas have a key each."""
-        found = fields_as_json(self)
-        return {**found, **{f"{_BLIND_AUC}{name}": v for name, v in found.pop("blind_areas").items()}}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str) -> Shortcuts:
-        """Read the JSON object."""
-        found: Shortcuts = fields_from_json(cls, {**content, "blind_areas": _by_prefix(content, _BLIND_AUC)}, where)
-        return found
+    # The guarded label's AUC on those, by subgroup.
+    blind_areas: Mapping[str, Figure] = field(default_factory=dict, metadata=spread("lungs_painted_over_auc_among_"))
 
 
 def _guard_of_0_1() -> Guard:
@@ -175,14 +162,8 @@ class UnseenCounts:
     """Predicted labels of one member on images of one source and label."""
 
     said: Mapping[str, int]  # predicted label -> images
-    guard_specificity: Figure | None = field(default=None, metadata=OPTIONAL)  # None without a guarded label
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str) -> UnseenCounts:
-        """Read the JSON object; files of version 0.1 have another key."""
-        before = {"guard_specificity": content["not_called_covid"]} if "not_called_covid" in content else {}
-        found: UnseenCounts = fields_from_json(cls, {**before, **content}, where)
-        return found
+    # None without a guarded label.
+    guard_specificity: Figure | None = field(default=None, metadata=formerly("not_called_covid", OPTIONAL))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.evaluation.metrics import Figure, ModelFigures
 from training.evaluation.statistics import Comparison
-from training.json_records import OPTIONAL, fields_as_json, fields_from_json, named
+from training.json_records import OPTIONAL, named, spread
 from training.recipes.page import RunResults
 
 __all__ = [
@@ -30,24 +30,11 @@ __all__ = [
 class Scores:
     """Table 3's columns and the abstract's two, of one model or over the folds' models."""
 
-    f1: Mapping[str, float]  # by label, a key each in files
+    f1: Mapping[str, float] = field(metadata=spread())  # by label
     macro: float  # mean of the labels' F1
     precision: float  # of the positive label, as recall
     recall: float
     accuracy: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object."""
-        found = fields_as_json(self)
-        return {**found.pop("f1"), **found}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str) -> Scores:
-        """Read the JSON object: every other key is a label."""
-        own = {f.name for f in fields(cls)}
-        f1 = {k: v for k, v in content.items() if k not in own}
-        found: Scores = fields_from_json(cls, {**content, "f1": f1}, where)
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
