@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cxr_edge.errors import InputError
+from training.data.faults import each, refuse
 from training.data.readers.covid import read_covid
 from training.data.readers.kermany import read_kermany
 from training.data.readers.rsna import read_rsna
@@ -26,6 +27,7 @@ __all__ = [
     "COLLECTIONS",
     "DEFAULT_COLLECTIONS",
     "Collection",
+    "collect",
     "collection_names",
     "read_collections",
     "source_descriptions",
@@ -110,15 +112,30 @@ def read_collections(
     collections: names from COLLECTIONS.
     require_all: False reads those of the named collections that are present.
 
-    Raises InputError if a collection is missing or not in its published layout, or if no record is left.
+    Raises InputError if a collection is missing or not in its published layout, has files or rows that cannot be used (all are
+    named), or if no record is left.
     """
+    collected = collect(data, selection, collections=collections, require_all=require_all)
+    refuse(collected.faults)
+    return collected
+
+
+def collect(
+    data: Path,
+    selection: Selection | None = None,
+    *,
+    collections: Sequence[str] = DEFAULT_COLLECTIONS,
+    require_all: bool = True,
+) -> CollectedRecords:
+    """Return what `read_collections` does, with the faults of all collections instead of an error for them."""
     if not data.is_dir():
         raise InputError(f"the data folder {data} does not exist: give it with --data or in CXR_EDGE_DATA")
     selection = selection or Selection()
     names = _present(data, collections, require_all)
-    records, dropped = [], Counter[str]()
-    for name in names:
-        collected = COLLECTIONS[name].read(_folder(data, name), selection)
+    read, failed = each(names, lambda name: COLLECTIONS[name].read(_folder(data, name), selection), lambda _: "")
+    faults, records, dropped = [*failed], [], Counter[str]()
+    for collected in read:
+        faults += collected.faults
         dropped += Counter(collected.dropped)
         for r in collected.records:
             reason = selection.drop_reason(r.view, r.modality)
@@ -126,11 +143,13 @@ def read_collections(
                 records.append(replace(r, key=r.path.relative_to(data).as_posix()))
             else:
                 dropped[f"{r.source}: {reason}"] += 1
-    if not records:
+    if not records and not faults:
         raise InputError(
             f"no image in {', '.join(names)} has a view of {selection.views} and a modality of {selection.modalities}"
         )
-    return CollectedRecords(records=sorted(records, key=lambda r: r.key), dropped=dict(sorted(dropped.items())))
+    return CollectedRecords(
+        records=sorted(records, key=lambda r: r.key), dropped=dict(sorted(dropped.items())), faults=faults
+    )
 
 
 def _folder(data: Path, name: str) -> Path:

@@ -1,18 +1,27 @@
-"""CSV tables of published collections, as downloaded: a plain, gzipped or zipped file in, its rows out."""
+"""Tables of published collections, as downloaded or saved by a spreadsheet: a file in, its rows out.
+
+Recognised: plain, gzipped or zipped; separated by commas, semicolons or tabs; UTF-8 or UTF-16. Everything else is named: what
+came in place of the file, or where it is cut.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Collection
 from pathlib import Path
 
 from cxr_edge.errors import InputError
+from training.data.faults import foreign_content
 
 __all__ = ["find_table", "read_rows"]
+
+_AGAIN = "download it again"
 
 
 def find_table(folder: Path, name: str) -> Path | None:
@@ -22,22 +31,114 @@ def find_table(folder: Path, name: str) -> Path | None:
 
 
 def read_rows(table: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """Read a CSV file: plain, gzipped, or the one file of a zip archive.
+    """Read the rows of a table; missing cells are empty.
 
-    Raises InputError if it is unreadable or lacks one of `columns`.
+    Raises InputError if it cannot be read, has no rows, or lacks one of `columns`.
     """
     try:
-        text = _unpack(table).decode("utf-8-sig")
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, StopIteration, UnicodeDecodeError):
-        raise InputError(f"{table} cannot be read as a table: expected CSV in UTF-8; download it again") from None
-    rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(io.StringIO(text, newline=""))]
-    if missing := set(columns) - set(rows[0] if rows else ()):
-        raise InputError(f"{table}: the columns {sorted(missing)} are missing: expected the table as published")
+        text = _decode(_unpack(table.read_bytes()))
+        rows = _parse(text, columns)
+    except OSError as error:
+        raise InputError(f"{table} cannot be read ({error.strerror or error}): check the file and the disk") from None
+    except _TableError as error:
+        raise InputError(f"{table} {error}") from None
     return rows
 
 
-def _unpack(table: Path) -> bytes:
-    if table.suffix == ".zip":
-        with zipfile.ZipFile(table) as archive:
-            return archive.read(next(n for n in archive.namelist() if n.endswith(".csv")))
-    return gzip.decompress(table.read_bytes()) if table.suffix == ".gz" else table.read_bytes()
+class _TableError(Exception):
+    """What is wrong with a table, as the end of a sentence that begins with its path."""
+
+
+def _unpack(data: bytes) -> bytes:
+    """Return the table of a zip or gzip archive, by content: a browser may have saved NAME.csv.zip as NAME.csv."""
+    try:
+        if data.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                names = [n for n in archive.namelist() if n.endswith(".csv") and not n.startswith("__MACOSX")]
+                if not names:
+                    raise _TableError(
+                        f"is a zip archive without a .csv (but {', '.join(archive.namelist()[:3])}): {_AGAIN}"
+                    )
+                return archive.read(names[0])
+        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (EOFError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        raise _TableError(f"is a cut or damaged archive ({len(data):,} bytes): {_AGAIN}") from None
+
+
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+def _decode(data: bytes) -> str:
+    if not data.strip(b"\0 \t\r\n"):
+        raise _TableError(f"is empty, or holds zeros only ({len(data):,} bytes): {_AGAIN}")
+    if foreign := foreign_content(data):
+        raise _TableError(f"is {foreign}")
+    bom, encoding = next((row for row in _BOMS if data.startswith(row[0])), (b"", _utf16_without_bom(data) or "utf-8"))
+    data = data.removeprefix(bom)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _TableError(
+            f"is not in UTF-8 or UTF-16 (line {line}, byte {data[error.start]:#x}): {_AGAIN}, or save it as CSV UTF-8"
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise _TableError(f"holds zero bytes from line {line} on, so it is no table, or damaged: {_AGAIN}")
+    return text
+
+
+def _utf16_without_bom(data: bytes) -> str | None:
+    """Return the encoding if every second byte of the header line is zero."""
+    start = data[:40]
+    if len(start) >= 8 and not any(start[1::2]):
+        return "utf-16-le"
+    return "utf-16-be" if len(start) >= 8 and not any(start[0::2]) else None
+
+
+def _parse(text: str, columns: Collection[str]) -> list[dict[str, str]]:
+    if m := re.match(r"sep=(.)\r?\n", text):  # Excel's line for its own use
+        text = text[m.end() :]
+    header = text.lstrip("\r\n").partition("\n")[0]
+    found = {mark: _cells(header, mark) for mark in ",;\t"}
+    mark = max(found, key=lambda m: (len(set(columns) & set(found[m])), len(found[m])))
+    if missing := sorted(set(columns) - set(found[mark])):
+        raise _TableError(
+            f"lacks the columns {', '.join(missing)}: expected the table as published; its first line has "
+            f"{', '.join(found[mark])[:200] or 'nothing'}"
+        )
+    if repeated := sorted(c for c in columns if found[mark].count(c) > 1):
+        raise _TableError(f"has the columns {', '.join(repeated)} more than once: keep one of each")
+    rows = _read(text.lstrip("\r\n"), mark)
+    if not rows:
+        raise _TableError(f"has a first line and no rows: {_AGAIN}, or put the rows in")
+    return rows
+
+
+def _cells(header: str, mark: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([header.rstrip("\r")], delimiter=mark), [])]
+    except csv.Error:  # too long for a cell: no table
+        return []
+
+
+def _read(text: str, mark: str) -> list[dict[str, str]]:
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise _TableError(f"ends within a quoted cell, so it is cut: {_AGAIN}") from None
+        lines = _read_leniently(text, mark)
+    head = [cell.strip() for cell in lines[0]]
+    rows = [line for line in lines[1:] if any(line)]
+    if rows and len(rows[-1]) < len(head) and not text.endswith(("\n", "\r")):
+        raise _TableError(f"ends within its last row, {mark.join(rows[-1])[:80]!r}, so it is cut: {_AGAIN}")
+    return [dict(zip(head, [*row, *[""] * (len(head) - len(row))], strict=False)) for row in rows]
+
+
+def _read_leniently(text: str, mark: str) -> list[list[str]]:
+    """Read cells with text after a closing quote, as Excel does."""
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
+    except csv.Error as error:
+        raise _TableError(f"cannot be read as a table ({error}): {_AGAIN}") from None

@@ -19,19 +19,23 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from cxr_edge.decoding.decode import decode
-from cxr_edge.errors import InputError
+from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.records import GrayPixels
 from training.data import leakage
-from training.data.collections import DEFAULT_COLLECTIONS, collection_names, read_collections
-from training.data.duplicates import fingerprint, patient_groups, same_image_pairs
+from training.data.collections import DEFAULT_COLLECTIONS, collect, collection_names, read_collections
+from training.data.duplicates import Fingerprint, fingerprint, patient_groups, same_image_pairs
+from training.data.faults import Fault, each, reason_of, refuse
 from training.data.leakage import SplitSettings
-from training.data.records import CollectedRecords, Record, Selection
+from training.data.masks import read_mask
+from training.data.records import Record
 from training.data.splits import SIDES, Side, check_leakage, split
 from training.shared_files import atomic_write, exclusive_lock, reading, require_same_settings
 
 __all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all", "read_table"]
 
 Result = TypeVar("Result")
+
+UNUSABLE = "unusable.txt"  # in the run folder: all files and rows that cannot be used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +66,52 @@ def read_all(
 
     title: of the progress bar, which a terminal shows.
     """
+    yield from _in_threads(lambda r: process(r, pixels(r)), records, threads, title)
+
+
+def _in_threads(
+    work: Callable[[Record], Result], records: Sequence[Record], threads: int, title: str
+) -> Iterator[Result]:
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda r: process(r, pixels(r)), records)
-        yield from tqdm(results, title, len(records), leave=False, disable=not sys.stderr.isatty())
+        yield from tqdm(pool.map(work, records), title, len(records), leave=False, disable=not sys.stderr.isatty())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Examined:
+    print: Fingerprint | None  # of the image; None if it cannot be decoded
+    faults: tuple[Fault, ...]  # of image and mask
+
+
+def _examine(record: Record) -> _Examined:
+    """Decode a record's image and mask."""
+    prints, faults = each([record], lambda r: fingerprint(_decoded(r)), lambda r: r.path)
+    _, of_mask = each([r for r in (record,) if r.mask], read_mask, lambda r: "")
+    return _Examined(print=prints[0] if prints else None, faults=(*faults, *of_mask))
+
+
+def _decoded(record: Record) -> GrayPixels:
+    try:
+        return pixels(record)
+    except CxrEdgeError as error:
+        raise InputError(reason_of(error, record.path)) from error
 
 
 def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int) -> list[Sample]:
     """Find duplicates, split, check for leaks; write table.csv, leakage.json and leakage.md to `out`.
 
-    An existing table is read instead. Raises InputError for invalid data, a split that leaks, and an existing table of other
-    settings.
+    An existing table is read instead. Raises InputError for a split that leaks, for an existing table of other settings, and for
+    files and rows that cannot be used: all of all collections are named, in `out`/unusable.txt too.
     """
     table = out / "table.csv"
     with exclusive_lock(table):
         if table.exists():
             _check_settings(settings, out)
             return load(data, table)
-        collected = _read(data, settings)
+        collected = collect(data, settings.selection, collections=settings.collections)
         records = collected.records
-        pairs = same_image_pairs(list(read_all(records, threads, lambda _, p: fingerprint(p), title="duplicates")))
+        examined = list(_in_threads(_examine, records, threads, "duplicates"))
+        refuse([*collected.faults, *(fault for e in examined for fault in e.faults)], out / UNUSABLE)
+        pairs = same_image_pairs([e.print for e in examined if e.print is not None])
         names = patient_groups(records, pairs)
         sides = split(records, names, seed=settings.seed, shares=settings.shares, unit=settings.unit)
         report = check_leakage(records, names, sides, pairs, preset=settings.preset)
@@ -88,11 +119,6 @@ def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int) -> 
         leakage.write(report, settings, out, dropped=collected.dropped)
         _write(samples, table)
         return samples
-
-
-def _read(data: Path, settings: SplitSettings) -> CollectedRecords:
-    selection = Selection(views=settings.views, findings=settings.findings)
-    return read_collections(data, selection, collections=settings.collections)
 
 
 def _check_settings(settings: SplitSettings, out: Path) -> None:
@@ -122,7 +148,7 @@ def load(data: Path, table: Path) -> list[Sample]:
     if settings is None:  # of version 0.1: the table's sources tell its collections
         sources = [row["source"] for row in rows.values() if "source" in row]
         settings = SplitSettings(seed=0, collections=collection_names(sources) or DEFAULT_COLLECTIONS)
-    records = _read(data, settings).records
+    records = read_collections(data, settings.selection, collections=settings.collections).records
     _check_images({r.key for r in records}, set(rows), data, table)
     for r in records:
         if rows[r.key].get("label", r.label) != r.label:

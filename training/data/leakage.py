@@ -14,6 +14,7 @@ from typing import get_args
 from cxr_edge.errors import InputError
 from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.findings import FindingTable
+from training.data.records import Selection
 from training.data.splits import SHARES, SIDES, LeakageReport, Preset, Side, Unit, check_plan
 from training.shared_files import read_json, reading, write_text
 
@@ -42,6 +43,11 @@ class SplitSettings:
             raise InputError(
                 f"a split by image leaks patients, which preset {self.preset!r} does not allow: split by group"
             )
+
+    @property
+    def selection(self) -> Selection:
+        """The images that the readers select."""
+        return Selection(views=self.views, findings=self.findings)
 
 
 def write(report: LeakageReport, settings: SplitSettings, out: Path, *, dropped: Mapping[str, int]) -> None:

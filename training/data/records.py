@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxr_edge.errors import InputError
+from training.data.faults import Fault
 from training.data.findings import LABELS, FindingTable, projection
 
 __all__ = ["CollectedRecords", "Record", "Selection", "image_paths", "make_record", "require_images"]
 
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".webp", ".dcm"})
+# Of all formats that the deployed decoder reads (cxr_edge/decoding/formats.py).
+_IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dib", ".dcm", ".dicom"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ class CollectedRecords:
     records: list[Record]
     # Reason, such as `ccx: view L` -> number of images that the collection lists and that have no record.
     dropped: Mapping[str, int] = field(default_factory=dict)
+    faults: Sequence[Fault] = ()  # files and rows that cannot be used
 
 
 def make_record(

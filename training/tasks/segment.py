@@ -22,7 +22,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.augment import Augmentation, Gray
 from training.data.canvases import as_8_bit
 from training.data.dataset import Sample, pixels
-from training.data.records import Record
+from training.data.masks import UNKNOWN, read_mask
 from training.loop.batches import Batch, Batches
 from training.models import LungUNet
 from training.parallel import World
@@ -34,8 +34,6 @@ AUGMENTATION = Augmentation(
     shift=0.12, zoom=0.3, stretch=0.2, rotation_deg=12, histogram_swap=0.0, shading=0.5, erase=0.3
 )
 
-_UNKNOWN = 127  # of the covid-chestxray masks: neither certainly lung nor certainly not
-
 
 @dataclass(frozen=True, kw_only=True)
 class FrameWithMask:
@@ -43,31 +41,6 @@ class FrameWithMask:
 
     frame: Gray  # (S, S), the full image resized to a square
     mask: Gray  # (S, S): 255 lung, 127 not known, 0 other
-
-
-def read_mask(record: Record, size: tuple[int, int]) -> Gray:
-    """Return the mask of a record, resized to `size` (height, width): 255 lung, 127 not known, 0 other.
-
-    Raises InputError for other values, or without a readable mask.
-    """
-    if record.mask is None:
-        raise InputError(f"{record.key} has no lung mask")
-    mask = decode_mask(record)
-    values = set(np.unique(mask).tolist())
-    if not values <= {0, _UNKNOWN, 255}:
-        raise InputError(
-            f"{record.mask.name}: a lung mask holds 0, 127 (not known) and 255, this one {sorted(values)[:6]}"
-        )
-    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST) if mask.shape != size else mask
-
-
-def decode_mask(record: Record) -> Gray:
-    """Decode the mask of a record to its gray values."""
-    # Not by the deployed decoder: it stretches bit depths and rejects constant images, and a mask holds labels, not gray values.
-    mask: Gray | None = cv2.imread(str(record.mask), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise InputError(f"the lung mask of {record.key} cannot be read: is it a PNG?")
-    return mask
 
 
 def frames_with_masks(samples: Sequence[Sample], side_px: int) -> list[FrameWithMask]:
@@ -104,6 +77,10 @@ class SegmentTask:
     ) -> None:
         if len(train) < batch:
             raise InputError(f"{len(train)} images with masks do not fill a batch of {batch}: choose a smaller batch")
+        if not validation:  # its score would be no number
+            raise InputError(
+                "no image with a mask validates the segmenter: add images with masks, or give another seed"
+            )
         self.model: nn.Module = model or LungUNet()
         self.train, self.validation, self.spec = train, validation, spec
         self.batch, self.seed = batch, seed
@@ -178,5 +155,5 @@ def _haze(sample: FrameWithMask, rng: np.random.Generator) -> FrameWithMask:
 def _stack(samples: Sequence[FrameWithMask], spec: PreprocessSpec) -> tuple[Tensor, Tensor, Tensor]:
     images = np.stack([normalize(s.frame, spec) for s in samples])
     masks = np.stack([s.mask for s in samples])[:, None]
-    known = torch.from_numpy((masks != _UNKNOWN).astype(np.float32))
+    known = torch.from_numpy((masks != UNKNOWN).astype(np.float32))
     return torch.from_numpy(images), torch.from_numpy((masks == 255).astype(np.float32)), known

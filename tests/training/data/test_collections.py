@@ -12,6 +12,7 @@ import pytest
 from cxr_edge.errors import InputError
 from tests.builders.image_collections import METADATA_HEAD, write_collections, write_rsna
 from training.data.collections import COLLECTIONS, collection_names, read_collections, source_descriptions
+from training.data.faults import refuse
 from training.data.findings import label_of_finding
 from training.data.readers.covid import read_covid
 from training.data.readers.kermany import read_kermany
@@ -63,7 +64,7 @@ def test_a_paediatric_patient_number_is_one_patient_for_all_classes(tmp_path: Pa
 def test_a_file_name_that_contradicts_its_folder_raises(tmp_path: Path, name: str) -> None:
     _touch(tmp_path / "train" / name)
     with pytest.raises(InputError, match=name.split("/")[1]):
-        read_kermany(tmp_path)
+        refuse(read_kermany(tmp_path).faults)
 
 
 def test_covid_collection_reads_frontal_x_rays_only(tmp_path: Path) -> None:
@@ -133,13 +134,13 @@ def test_a_repeated_row_counts_once_and_a_contradicting_row_raises(tmp_path: Pat
     assert len(read_covid(tmp_path).records) == 1
     (tmp_path / "metadata.csv").write_text("\n".join([METADATA_HEAD, row, row.replace("COVID-19", "SARS")]))
     with pytest.raises(InputError, match=r"a\.png 2 times"):
-        read_covid(tmp_path)
+        refuse(read_covid(tmp_path).faults)
 
 
 def test_an_image_without_a_patient_raises(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text(METADATA_HEAD + "\n,COVID-19,PA,X-ray,images,a.png\n")
-    with pytest.raises(InputError, match=r"a\.png has no patientid"):
-        read_covid(tmp_path)
+    with pytest.raises(InputError, match=r"metadata\.csv, a\.png: the image has no patientid"):
+        refuse(read_covid(tmp_path).faults)
 
 
 def test_a_metadata_table_without_required_columns_raises(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_an_unknown_finding_raises() -> None:
 
 def test_the_error_for_another_folder_names_the_expected_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="PNEUMONIA"):
-        read_kermany(tmp_path)
+        refuse(read_kermany(tmp_path).faults)
     with pytest.raises(InputError, match=r"metadata\.csv"):
         read_covid(tmp_path)
     with pytest.raises(InputError, match="CHNCXR"):
@@ -248,12 +249,12 @@ def _mix_stages(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_remove_rows, r"p2\.dcm has no row in stage_2_train_labels"),
+        (_remove_rows, r"p2\.dcm: it has no row in stage_2_train_labels"),
         (_remove_images, r"no images in .*stage_2_train_images/\*\.dcm beside the tables"),
         (_mix_stages, "'Normal' and Target 1: the tables are not of the same stage"),
         (lambda f: (f / "stage_2_detailed_class_info.csv").unlink(), r"holds no stage_2_detailed_class_info\.csv"),
         (lambda f: (f / "stage_2_train_labels.csv").write_text("a,b\n1,2\n"), "patientId"),
-        (lambda f: (f / "stage_2_train_labels.csv").write_bytes(b"\xff\xfe\0"), "cannot be read as a table"),
+        (lambda f: (f / "stage_2_train_labels.csv").write_bytes(b"\xff\xfe\0"), "is not in UTF-8 or UTF-16"),
         (lambda f: (f / "stage_2_train_images" / "p2.dcm").write_bytes(b"no DICOM"), "DICOM header cannot be read"),
     ],
 )
@@ -261,7 +262,7 @@ def test_an_incomplete_rsna_folder_raises(tmp_path: Path, spoil, message: str) -
     write_rsna(tmp_path, patients=1)
     spoil(tmp_path)
     with pytest.raises(InputError, match=message):
-        read_rsna(tmp_path)
+        refuse(read_rsna(tmp_path).faults)
 
 
 def test_missing_collections_raise_unless_the_present_ones_are_named(collections: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.csv_tables import read_rows
+from training.data.faults import Fault, each
 from training.data.findings import FRONTAL_VIEWS, FindingTable, label_of_finding
 from training.data.records import CollectedRecords, Record, Selection, make_record, require_images
 
@@ -32,25 +34,35 @@ def read_covid(folder: Path, selection: Selection | None = None) -> CollectedRec
     rows = read_rows(table, {"patientid", "finding", "view", "modality", "filename"})
     reasons = [selection.drop_reason(r["view"].strip(), r["modality"].strip()) for r in rows]
     selected = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    records = dict.fromkeys(_record(folder, row, selection.findings) for row in selected)
-    present = [r for r in records if r.path.is_file()]
-    _check_duplicates(present, table)
-    require_images(
-        [r.path for r in present],
-        folder,
-        f"images/ with the files that metadata.csv names, of views {tuple(selection.views or ())}",
-    )
+    made, faults = each(selected, lambda row: _record(folder, row, selection.findings), partial(_name, table))
+    records = dict.fromkeys(made)
+    present = [r for r in records if _is_file(r.path)]
+    if not faults:
+        layout = f"images/ with the files that metadata.csv names, of views {tuple(selection.views or ())}"
+        require_images([r.path for r in present], folder, layout)
     dropped = Counter(f"ccx: {reason}" for reason in reasons if reason is not None)
-    dropped += Counter(
-        {"ccx: file not there": len(records) - len(present), "ccx: row twice": len(selected) - len(records)}
-    )
-    return CollectedRecords(records=present, dropped=dropped)
+    dropped += Counter({"ccx: file not there": len(records) - len(present), "ccx: row twice": len(made) - len(records)})
+    return CollectedRecords(records=present, dropped=dropped, faults=[*faults, *_contradictions(present, table)])
 
 
-def _check_duplicates(records: Sequence[Record], table: Path) -> None:
-    for path, count in Counter(r.path for r in records).items():
-        if count > 1:
-            raise InputError(f"{table} names {path} {count} times with different values: keep one of its rows")
+def _name(table: Path, row: Mapping[str, str]) -> str:
+    return f"{table}, {row['filename']}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _contradictions(records: Sequence[Record], table: Path) -> list[Fault]:
+    """Return a fault for each image with several rows that differ."""
+    return [
+        Fault(where=str(table), reason=f"names {path} {count} times with different values: keep one of its rows")
+        for path, count in Counter(r.path for r in records).items()
+        if count > 1
+    ]
 
 
 def _record(folder: Path, row: dict[str, str], findings: FindingTable) -> Record:
@@ -58,9 +70,9 @@ def _record(folder: Path, row: dict[str, str], findings: FindingTable) -> Record
     # Spreadsheets turn a column of numbers into 97.0; later tables also hold numbers such as 324a.
     patient = row["patientid"].strip().removesuffix(".0")
     if not patient:
-        raise InputError(
-            f"{folder / 'metadata.csv'}: {row['filename']} has no patientid: give every image its patient's"
-        )
+        raise InputError("the image has no patientid: give every image its patient's")
+    if not path.is_relative_to(folder):
+        raise InputError(f"the image would be {path}, outside of the collection: give paths below it")
     mask = folder.parent / MASKS / f"{path.stem}.png"
     record = make_record(
         path,
@@ -70,6 +82,6 @@ def _record(folder: Path, row: dict[str, str], findings: FindingTable) -> Record
         view=row["view"].strip(),
         finding=row["finding"],
         adult=True,
-        mask=mask if mask.is_file() else None,
+        mask=mask if _is_file(mask) else None,
     )
     return replace(record, modality=row["modality"].strip())

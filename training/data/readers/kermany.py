@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from cxr_edge.errors import InputError
+from training.data.faults import each
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
 __all__ = ["read_kermany"]
@@ -18,7 +19,8 @@ def read_kermany(folder: Path, selection: Selection | None = None) -> CollectedR
     """
     paths = [p for kind in ("NORMAL", "PNEUMONIA") for p in image_paths(folder.glob(f"*/{kind}/*"))]
     require_images(paths, folder, "{train,test,val}/{NORMAL,PNEUMONIA}/*.jpeg")
-    return CollectedRecords(records=[_record(p) for p in paths])
+    records, faults = each(paths, _record)
+    return CollectedRecords(records=records, faults=faults)
 
 
 def _record(path: Path) -> Record:
@@ -28,7 +30,7 @@ def _record(path: Path) -> Record:
     elif m := re.match(r"(?:NORMAL\d*-)?(IM-\d+)-", path.name):
         patient, finding, label = m[1], "NORMAL", "normal"
     else:
-        raise InputError(f"{path}: expected a name such as person12_virus_46.jpeg or IM-0115-0001.jpeg in this set")
+        raise InputError("expected a name such as person12_virus_46.jpeg or IM-0115-0001.jpeg in this set")
     if (path.parent.name == "NORMAL") != (label == "normal"):
-        raise InputError(f"{path}: {label} by its name, {path.parent.name} by its folder: the set is not as published")
+        raise InputError(f"{label} by its name, {path.parent.name} by its folder: the set is not as published")
     return make_record(path, f"kcx/{patient}", label, source="kcx", view="AP", finding=finding, adult=False)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.csv_tables import find_table, read_rows
+from training.data.faults import Fault, each, reason_of
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
 __all__ = ["read_rsna"]
@@ -26,20 +28,36 @@ def read_rsna(folder: Path, selection: Selection | None = None, *, not_normal: b
     files' headers; patients below 18 years are not adults.
 
     not_normal: also read "No Lung Opacity / Not Normal", as `other`; R20's 6012 + 6012 images are normals and opacities only.
-    Raises InputError for another layout, for an image without a row, and if the two tables disagree.
+    An image without a row, or of which the two tables disagree, is a fault. Raises InputError for another layout.
     """
     paths = image_paths(folder.glob("stage_2_train_images/*.dcm"))
     labels = _read_table(folder, "stage_2_train_labels", {"patientId", "Target"})
     details = _read_table(folder, "stage_2_detailed_class_info", {"patientId", "class"})
     require_images(paths, folder, "stage_2_train_images/*.dcm beside the tables")
-    targets = {r["patientId"]: r["Target"].strip() for r in labels}
-    classes = {r["patientId"]: r["class"].strip() for r in details}
-    class_of = {p: _class_of(p, targets, classes) for p in paths}
-    selected = [p for p in paths if not_normal or _CLASSES[class_of[p]] != "other"]
+    targets, one = _by_patient(labels, "Target", "stage_2_train_labels")
+    classes, other = _by_patient(details, "class", "stage_2_detailed_class_info")
+    class_of = partial(_class_of, targets=targets, classes=classes)
+    known, faults = each(paths, lambda path: (path, class_of(path)))
+    selected = [(path, name) for path, name in known if not_normal or _CLASSES[name] != "other"]
     headers = _read_headers(folder)
-    dropped = Counter({f"rsna: class {_NOT_NORMAL}": len(paths) - len(selected)})
-    records = [_record(p, class_of[p], headers.get(p.stem)) for p in selected]
-    return CollectedRecords(records=records, dropped=dropped)
+    records, unreadable = each(selected, lambda item: _record(*item, headers.get(item[0].stem)), lambda item: item[0])
+    dropped = Counter({f"rsna: class {_NOT_NORMAL}": len(known) - len(selected)})
+    return CollectedRecords(records=records, dropped=dropped, faults=[*one, *other, *faults, *unreadable])
+
+
+def _by_patient(rows: Sequence[Mapping[str, str]], column: str, table: str) -> tuple[dict[str, str], list[Fault]]:
+    """Return patient -> cell, and a fault for each patient with several rows that differ."""
+    cells: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        cells[row["patientId"]].add(row[column].strip())
+    faults = [
+        Fault(
+            where=f"{table}, {patient}", reason=f"{column} {' and '.join(sorted(found))}: keep the rows of one of them"
+        )
+        for patient, found in cells.items()
+        if len(found) > 1
+    ]
+    return {patient: min(found) for patient, found in cells.items()}, faults
 
 
 def _read_table(folder: Path, name: str, columns: set[str]) -> list[dict[str, str]]:
@@ -56,12 +74,12 @@ def _read_table(folder: Path, name: str, columns: set[str]) -> list[dict[str, st
 def _class_of(path: Path, targets: Mapping[str, str], classes: Mapping[str, str]) -> str:
     for name, table in (("stage_2_train_labels", targets), ("stage_2_detailed_class_info", classes)):
         if path.stem not in table:
-            raise InputError(f"{path} has no row in {name}: expected its name as patientId; take the tables of stage 2")
+            raise InputError(f"it has no row in {name}: expected its name as patientId; take the tables of stage 2")
     name, target = classes[path.stem], targets[path.stem]
     if name not in _CLASSES:
-        raise InputError(f"{path} is of class {name!r}: expected one of {', '.join(_CLASSES)}")
+        raise InputError(f"it is of class {name!r}: expected one of {', '.join(_CLASSES)}")
     if (name == "Lung Opacity") != (target == "1"):
-        raise InputError(f"{path} is of class {name!r} and Target {target}: the tables are not of the same stage")
+        raise InputError(f"it is of class {name!r} and Target {target}: the tables are not of the same stage")
     return name
 
 
@@ -97,7 +115,8 @@ def _read_view_and_age(path: Path) -> tuple[str, str]:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition", "PatientAge"])
             return str(header.get("ViewPosition") or ""), str(header.get("PatientAge") or "")
     except Exception:  # pydicom raises a dozen types on damaged files, and its messages quote values
-        raise InputError(f"{path}: the DICOM header cannot be read: copy or download the file again") from None
+        error = InputError("the DICOM header cannot be read: copy or download the file again")
+        raise InputError(reason_of(error, path)) from None
 
 
 def _years(age: str) -> float | None:
