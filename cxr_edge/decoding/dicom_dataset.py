@@ -63,7 +63,6 @@ def _selected(dataset: Dataset) -> Dataset:
     selected = Dataset({tag: _item(dataset, tag) for tag in dataset.keys() if tag in TAGS})  # noqa: SIM118
     if len(selected) == 0:
         raise InputError("the data set has none of the elements of an X-ray image, such as Modality and Rows")
-    selected.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
     return selected
 
 
