@@ -91,8 +91,11 @@ def decode_array(array: npt.NDArray[Any], scale: Scale, limits: Limits) -> Decod
 
 
 def sha256_of(array: npt.NDArray[Any]) -> str:
-    """Return the SHA-256 of `array.tobytes()`, in hexadecimal, without that copy where the array is contiguous."""
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+    """Return the SHA-256 of `array.tobytes()`, in hexadecimal, without that copy."""
+    digest = hashlib.sha256()
+    for rows in row_bands(array):
+        digest.update(np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _tensor_array(tensor: Any, torch: Any) -> npt.NDArray[Any]:
