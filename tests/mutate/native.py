@@ -57,6 +57,8 @@ def results(sources: Sequence[str], tests: Sequence[str]) -> Iterator[Result]:
         text = Path(source).read_text()
         for start, end, new in mutations(text):
             yield from _result(source, text, text[:start] + new + text[end:], tests)
+        Path(source).write_text(text)
+        _compile([file for file in _core() if source in _dependencies(file)])
 
 
 def mutations(text: str) -> Iterator[tuple[int, int, str]]:
@@ -83,8 +85,6 @@ def _result(source: str, text: str, mutated: str, tests: Sequence[str]) -> Itera
         old, new = next((a.strip(), b.strip()) for a, b in lines if a != b)
         mutant = Mutant(file=source, old=old, new=new)
         yield Result(mutant=mutant, survived=_passes(tests))
-    Path(source).write_text(text)
-    _compile([file for file in _core() if source in _dependencies(file)], link=False)
 
 
 def _core() -> list[Path]:
@@ -96,16 +96,14 @@ def _dependencies(file: Path) -> str:
     return subprocess.run([*_COMPILE, "-MM", str(file)], capture_output=True, text=True, check=True).stdout
 
 
-def _compile(files: Sequence[Path], *, link: bool = True) -> bool:
+def _compile(files: Sequence[Path]) -> bool:
     """Compile these files and link the module; return whether that worked."""
     includes = [f"-I{sysconfig.get_path('include')}", f"-I{pybind11.get_include()}"]
     commands = [
         [*_COMPILE, *includes, "-c", str(f), "-o", str(_OBJECTS / f"{f.parent.name}-{f.stem}.o")] for f in files
     ]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        if not all(pool.map(_succeeds, commands)):
-            return False
-    return not link or _link()
+        return all(pool.map(_succeeds, commands)) and _link()
 
 
 def _link() -> bool:
