@@ -110,7 +110,8 @@ def known_images(bundle: Bundle, *, side_px: int, limit: int = 8) -> list[bytes]
         )
     encoded = []
     for sample in samples:
-        pixels = cv2.imread(str(bundle.file(sample.file)), cv2.IMREAD_GRAYSCALE)
+        data = bundle.file(sample.file).read_bytes()  # OpenCV opens no file whose name is not UTF-8
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         large = cv2.resize(pixels, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
         encoded.append(cv2.imencode(".jpg", large, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return encoded

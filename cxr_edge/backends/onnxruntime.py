@@ -8,8 +8,10 @@ processor, so it must not be used on another: `engines` rejects it there.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,15 @@ from cxr_edge.backends import cpu_info, cpu_quota
 from cxr_edge.backends.base import CompileOptions, TensorInfo, check_inputs
 from cxr_edge.errors import BackendError
 
-__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeEngine", "first_line", "quiet_session_options", "runtime", "tensor_info"]
+__all__ = [
+    "OnnxRuntimeBackend",
+    "OnnxRuntimeEngine",
+    "first_line",
+    "quiet_session_options",
+    "runtime",
+    "tensor_info",
+    "text_path",
+]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _SEVERITY_FATAL = 4
@@ -74,8 +84,9 @@ class OnnxRuntimeBackend:
         """Optimise `onnx` for this machine and write `engine`. Raises BackendError if the runtime cannot."""
         settings = _settings(options)
         settings.graph_optimization_level = runtime().GraphOptimizationLevel.ORT_ENABLE_ALL
-        settings.optimized_model_filepath = str(engine)
-        _session(onnx, settings, action="compile")
+        with text_path(engine, os.O_RDWR | os.O_CREAT) as name:
+            settings.optimized_model_filepath = name
+            _session(onnx, settings, action="compile")
 
     def load(self, engine: Path, options: CompileOptions) -> OnnxRuntimeEngine:
         """Load an engine file that `compile` wrote. Raises BackendError if the runtime cannot."""
@@ -97,6 +108,23 @@ def runtime() -> Any:
     except ImportError as error:
         raise BackendError("ONNX Runtime is not installed here: pip install onnxruntime") from error
     return onnxruntime
+
+
+@contextmanager
+def text_path(path: Path, flags: int = os.O_RDONLY) -> Iterator[str]:
+    """Yield a name of the file as text that can be encoded, which is all that the runtime takes.
+
+    A name with bytes that are not UTF-8 is replaced by that of a descriptor of the file, opened with `flags`.
+    """
+    name = str(path)
+    if name.encode("utf-8", "ignore").decode() == name:
+        yield name
+        return
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def quiet_session_options() -> Any:
@@ -122,7 +150,8 @@ def _settings(options: CompileOptions) -> Any:
 
 def _session(path: Path, settings: Any, *, action: str) -> Any:
     try:
-        return runtime().InferenceSession(str(path), settings, providers=_PROVIDERS)
+        with text_path(path) as name:
+            return runtime().InferenceSession(name, settings, providers=_PROVIDERS)
     except Exception as error:  # the runtime raises its own types, none of which share a public base
         if too_new := _TOO_NEW.search(str(error)):
             raise BackendError(

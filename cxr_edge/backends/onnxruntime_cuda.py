@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from cxr_edge.backends import cpu_info
 from cxr_edge.backends.base import CompileOptions, GpuOptions, check_inputs
-from cxr_edge.backends.onnxruntime import first_line, quiet_session_options, runtime, tensor_info
+from cxr_edge.backends.onnxruntime import first_line, quiet_session_options, runtime, tensor_info, text_path
 from cxr_edge.errors import BackendError, ContractError
 from cxr_edge.gpu.cuda import CudaDevice, cuda_device, gpu_unavailable_reason
 
@@ -147,7 +147,8 @@ def _session(path: Path, *, action: str, stream: int | None = None) -> Any:
         options["user_compute_stream"] = str(stream)
     settings = quiet_session_options()
     try:
-        session = runtime().InferenceSession(str(path), settings, providers=[(_PROVIDER, options)])
+        with text_path(path) as name:
+            session = runtime().InferenceSession(name, settings, providers=[(_PROVIDER, options)])
     except Exception as error:  # as above
         raise BackendError(f"ONNX Runtime could not {action} {path.name} for the GPU: {first_line(error)}") from error
     if _PROVIDER not in session.get_providers():  # where the provider's libraries are missing it is left out silently

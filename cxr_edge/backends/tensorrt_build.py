@@ -16,6 +16,7 @@ from typing import Any
 from cxr_edge.backends.base import CompileOptions, GpuOptions
 from cxr_edge.backends.tensorrt_log import Log, construct
 from cxr_edge.errors import BackendError
+from cxr_edge.names import printable
 
 __all__ = ["build_plan"]
 
@@ -49,7 +50,7 @@ def build_plan(trt: Any, onnx: Path, options: CompileOptions) -> bytes:
 def _parse(trt: Any, onnx: Path, network: Any, log: Log) -> None:
     parser = trt.OnnxParser(network, log.logger)
     # The parser would look for external weights relative to this path.
-    if not parser.parse(onnx.read_bytes(), str(onnx)):
+    if not parser.parse(onnx.read_bytes(), printable(onnx)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = "; ".join(f"{error.desc()} (node {error.node_name()!r})" for error in errors[:3])
         log.errors.clear()

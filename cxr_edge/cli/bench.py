@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
-from cxr_edge.cli.output import print_message, print_results
+from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
+from cxr_edge.decoding.limits import MAX_PIXELS
 from cxr_edge.environment import environment
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
@@ -50,7 +50,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, return the exit status."""
     report, failed = _measure(args)
-    print_results(json.dumps(report.as_json(), indent=1) if args.json else _table(report))
+    if args.json:
+        print_json(report.as_json())
+    else:
+        print_results(_table(report))
     return _SOME_FAILED if failed else 0
 
 
@@ -90,6 +93,10 @@ def _images(args: argparse.Namespace, screener: Screener, tracebacks: TracebackL
 
     if not args.images:
         side = args.image_px
+        if side**2 > MAX_PIXELS:
+            raise InputError(
+                f"--image-px {side}: an image has at most {MAX_PIXELS:,} pixels: give a side of 1 to 10000"
+            )
         return known_images(screener.bundle, side_px=side), f"synthetic X-rays, {side}x{side} JPEG"
     images = []
     for path in args.images:

@@ -16,7 +16,7 @@ from cxr_edge.bundle import ENGINES_DIR, Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
 from cxr_edge.cli.arguments import not_empty
-from cxr_edge.cli.output import print_results
+from cxr_edge.cli.output import print_json, print_results
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.names import printable
 from cxr_edge.specs.combination import Combination
@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
         networks = check_networks(bundle)
     except (BundleError, ContractError) as error:
         if args.json:
-            print_results(json.dumps({"usable": False, "error": str(error)}, indent=1))
+            print_json({"usable": False, "error": str(error)})
         raise
     if args.json:
-        print_results(json.dumps(_as_json(bundle, networks), indent=1))
+        print_json(_as_json(bundle, networks))
     else:
         print_results("\n".join(_lines(bundle, networks)))
     return 0

@@ -7,15 +7,16 @@ reader that ended) raise an OutputError; messages that cannot be written are dro
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from cxr_edge.errors import OutputError
-from cxr_edge.names import printable_lines
+from cxr_edge.names import json_name, printable_lines
 from cxr_edge.report import output_errors
 
-__all__ = ["Results", "discard_results", "prepare_streams", "print_message", "print_results"]
+__all__ = ["Results", "discard_results", "prepare_streams", "print_json", "print_message", "print_results"]
 
 _STDOUT = "standard output"
 
@@ -59,6 +60,19 @@ def prepare_streams() -> None:
 def print_results(text: str) -> None:
     """Print text, or JSON that is ASCII, to standard output. Raises OutputError."""
     Results().write(f"{printable_lines(text)}\n")
+
+
+def print_json(document: dict[str, Any]) -> None:
+    r"""Print a JSON document; bytes of names that are not UTF-8 are shown as \xHH. Raises OutputError."""
+    print_results(json.dumps(_readable(document), indent=1))
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return json_name(value)[0]
+    if isinstance(value, dict):
+        return {_readable(k): _readable(v) for k, v in value.items()}
+    return [_readable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def print_message(text: str) -> None:

@@ -54,9 +54,9 @@ def build_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
-            left = _left(folder, before)
             raise OutputError(
-                f"the engines could not be written to {printable(folder)} ({error.strerror}): {left}"
+                f"the engines could not be written to {printable(folder)}, or files of the build to the temporary folder "
+                f"({error.strerror}): {_left(folder, before)}"
             ) from None
     finally:
         os.close(descriptor)

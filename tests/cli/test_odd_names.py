@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,39 @@ def test_skipped_files_are_listed_up_to_a_limit(built, images, capsys):
     document = json.loads(capsys.readouterr().out)
     assert len(document["skipped"]) == len(document["skipped_reasons"]) == 23
     assert document["hidden"] == 1
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=["ascii", "ascii-stdout", "utf-8"])
+def test_a_bundle_in_a_folder_of_any_name(toy_bundle, images, tmp_path, locale):
+    """Every command, from the build to the screening: ONNX Runtime and OpenCV open no file whose name is not UTF-8."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/b\xfcndel \x1b[2J")
+    shutil.copytree(toy_bundle, folder)
+    commands = [
+        ["build-engine", folder, "--precision", "fp32", "--json"],
+        ["inspect", folder, "--json"],
+        ["bench", "--bundle", folder, "--json", "--warmup", "1", "--iterations", "1", "--image-px", "64"],
+        ["screen", str(images), "--bundle", folder, "--json"],
+    ]
+    for command in commands:
+        done = run_in_child(command, **locale)
+        assert done.returncode == 0, done.stderr
+        text = json.dumps(json.loads(done.stdout), ensure_ascii=False)
+        text.encode("utf-8")  # no lone surrogate, which other languages reject
+        assert is_printable(done.stderr)
+    shutil.rmtree(folder)
+
+
+def test_a_network_of_any_name(toy_bundle, tmp_path):
+    network = os.fsdecode(os.fsencode(tmp_path) + b"/n\xfc.onnx")
+    shutil.copy(toy_bundle / "plain.onnx", network)
+    manifest = json.loads((toy_bundle / "manifest.json").read_text())
+    spec = next(m["preprocess"] for m in manifest["members"] if m["name"] == "plain")
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    done = run_in_child(
+        ["build-engine", network, "--spec", str(tmp_path / "spec.json"), "--precision", "fp32", "--json"]
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.fsencode(p.name) for p in (tmp_path / "engines").iterdir()) == [
+        b"n\xfc.fp32.json",
+        b"n\xfc.fp32.onnx",
+    ]

@@ -98,6 +98,11 @@ def test_bench_prints_a_table_or_json(built, capsys):
     assert report["throughput"][0]["images_per_s"] > 0
 
 
+def test_bench_rejects_an_image_that_is_too_large(built, capsys):
+    assert main(["bench", *built, "--image-px", "10001"]) == 2
+    assert "--image-px 10001: an image has at most 100,000,000 pixels" in capsys.readouterr().err
+
+
 def test_a_progress_bar_is_shown_only_on_a_terminal(built, images, capsys, monkeypatch):
     for i in range(3, 10):
         cv2.imwrite(str(images / f"{i}.png"), cv2.imread(str(images / "0.png")))

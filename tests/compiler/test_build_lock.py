@@ -127,7 +127,7 @@ def test_a_stopped_build_says_what_is_left(tmp_path, capsys, name, old, new, lef
 
 
 def test_a_full_disk_is_an_output_error(tmp_path):
-    message = r"could not be written to .* \(No space left on device\): .* has no engines yet"
+    message = r"could not be written to .*, or files of the build .* \(No space left on device\): .* has no engines yet"
     with pytest.raises(OutputError, match=message), build_lock(tmp_path, print):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(PermissionError), build_lock(tmp_path, print):
