@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from cxr_edge.bundle import MANIFEST_NAME, STARTER, Bundle
 from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options, not_empty, path_argument
-from cxr_edge.cli.output import print_message, print_results
+from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import InputError
 from cxr_edge.specs.outputs import OUTPUT_CHOICES
@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
         "--output",
         choices=OUTPUT_CHOICES,
         default="auto",
-        help="what its output holds; auto (default) recognises it, and judges engines by every kind that fits",
+        help="what its output holds; auto (default) recognises it, and compares engines as every kind that fits",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
@@ -66,7 +66,10 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, print the report, return the exit status."""
     report = _build_network(args) if _is_network(args.model) else _build_bundle(args)
-    print_results(json.dumps(report.as_json(), indent=1) if args.json else "\n".join(report.lines()))
+    if args.json:
+        print_json(report.as_json())
+    else:
+        print_results("\n".join(report.lines()))
     return 0 if report.complete else INCOMPLETE
 
 
