@@ -24,7 +24,7 @@ from cxr_edge.compiler.calibrate import Ranges, measure_ranges
 from cxr_edge.compiler.candidates import Candidate, choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.graph.simplify import simplify
-from cxr_edge.compiler.output_kinds import JudgedOutput, constant_note, judged_output
+from cxr_edge.compiler.output_kinds import ComparedOutput, compared_output, constant_note
 from cxr_edge.compiler.parity import Limits, ParityResult, compare_ensemble
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import Samples
@@ -93,7 +93,7 @@ class _BundleBuild:
     images: Samples
     context: BuildContext
     notes: list[str] = field(default_factory=list)  # for the report
-    judged: list[JudgedOutput] = field(default_factory=list)  # likewise
+    compared: list[ComparedOutput] = field(default_factory=list)  # likewise
 
     def run(self) -> BuildReport:
         results = {n.name: self._trial_result(n) for n in engines.parts(self.bundle)}
@@ -137,14 +137,14 @@ class _BundleBuild:
         manifest, limits, raw = self.bundle.manifest, self._limits, reference.stacked()
         self.notes.extend(constant_note(network.name, raw))
         if network.name == SEGMENTER and manifest.segmenter is not None:
-            self.judged.append(judged_output(SEGMENTER, "mask", raw, declared_by="segmenter of the bundle"))
+            self.compared.append(compared_output(SEGMENTER, "mask", raw, declared_by="segmenter of the bundle"))
             sizes = [(s.screening.width_px, s.screening.height_px) for s in self.images.items]
             return segmenter_comparison(sizes, manifest.segmenter.lung_box, limits)
         index = [m.name for m in manifest.members].index(network.name)
         kind, temperature = manifest.members[index].output, manifest.combination.member_temperatures[index]
-        judged = judged_output(network.name, kind, raw, declared_by="declared by the bundle")
-        self.judged.append(judged)
-        return output_comparison(judged.kinds, limits, truth=self.images.truth(), temperature=temperature)
+        compared = compared_output(network.name, kind, raw, declared_by="declared by the bundle")
+        self.compared.append(compared)
+        return output_comparison(compared.kinds, limits, truth=self.images.truth(), temperature=temperature)
 
     def _ranges(self, network: NetworkFile) -> Ranges | None:
         """Return activation ranges measured on the user's images, or the bundle's, or None if it has none."""
@@ -186,7 +186,7 @@ class _BundleBuild:
             engines=str(self._folder),
             rows=tuple(selection.final_row(row, r) for r in results.values() for row in r.rows),
             ensemble=selection.ensemble,
-            outputs=tuple(self.judged),
+            outputs=tuple(self.compared),
             notes=(*self.notes, *skipped, *ignored_options_note(backend, self.settings.gpu)),
         )
 

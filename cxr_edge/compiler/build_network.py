@@ -27,7 +27,7 @@ from cxr_edge.compiler.calibrate import measure_ranges
 from cxr_edge.compiler.candidates import choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.graph.simplify import simplify
-from cxr_edge.compiler.output_kinds import JudgedOutput, constant_note, judged_output
+from cxr_edge.compiler.output_kinds import ComparedOutput, compared_output, constant_note
 from cxr_edge.compiler.parity import Limits
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import image_paths, spread_evenly
@@ -73,7 +73,7 @@ def build_network(
     options = CompileOptions(threads=threads, gpu=settings.gpu, progress=say)
     inputs, description = _inputs(spec, settings, threads)
     reference = Reference.run(OnnxRuntimeBackend().load_reference(path, options), network, inputs)
-    judged = _judged(network, output, reference, activation)
+    compared = _compared(network, output, reference, activation)
     simplified, ranges = simplify(path), None
     with build_lock(out, say), store.scratch_folder(out) as scratch:
         if settings.calibration is not None and any(r.scheme for r in recipes):  # ranges of noise would fit no X-ray
@@ -84,7 +84,7 @@ def build_network(
             simplified=simplified,
             reference=reference,
             ranges=ranges,
-            compare=_comparison(network, judged, len(inputs), Limits(max_loss=settings.max_loss)),
+            compare=_comparison(network, compared, len(inputs), Limits(max_loss=settings.max_loss)),
         )
         context = BuildContext(backend=runtime, options=options, recipes=recipes, scratch=scratch, say=say)
         result = run_trial(trial, context)
@@ -107,7 +107,7 @@ def build_network(
         engines=str(out),
         rows=rows,
         ensemble=None,
-        outputs=(judged,),
+        outputs=(compared,),
         notes=(
             *constant_note(network.name, reference.stacked()),
             *simplified.notes[:1],
@@ -140,12 +140,12 @@ def _expected_outputs(path: Path, names: set[str], spec: PreprocessSpec, output:
     return logits | ({"cam": ("N", None, None, None)} if "cam" in names else {})
 
 
-def _judged(
+def _compared(
     network: NetworkFile, output: OutputChoice, reference: Reference, activation: Activation | None
-) -> JudgedOutput:
+) -> ComparedOutput:
     choice: OutputChoice = "mask" if network.outputs[0] == "mask" else output
     by = "declared by --output" if output != "auto" else "by the output's name"
-    return judged_output(network.name, choice, reference.stacked(), activation, declared_by=by)
+    return compared_output(network.name, choice, reference.stacked(), activation, declared_by=by)
 
 
 def _inputs(spec: PreprocessSpec, settings: BuildSettings, threads: int) -> tuple[list[Tensor], str]:
@@ -182,8 +182,8 @@ def _preprocessed(paths: Sequence[Path], spec: PreprocessSpec, threads: int) -> 
     return inputs
 
 
-def _comparison(network: NetworkFile, judged: JudgedOutput, images: int, limits: Limits) -> Comparison:
+def _comparison(network: NetworkFile, compared: ComparedOutput, images: int, limits: Limits) -> Comparison:
     if network.outputs[0] == "mask":
         side = network.preprocess.crop_px
         return segmenter_comparison([(side, side)] * images, LungBoxRule(), limits)
-    return output_comparison(judged.kinds, limits)
+    return output_comparison(compared.kinds, limits)

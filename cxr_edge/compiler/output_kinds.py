@@ -1,6 +1,6 @@
 """Kinds of outputs at work: recognise a network's kind, compare a declared one with the values, derive probabilities.
 
-The reference's outputs on the images of a build (images, columns) come in; a `JudgedOutput` comes out, which states the
+The reference's outputs on the images of a build (images, columns) come in; a `ComparedOutput` comes out, which states the
 kinds that `comparison` compares candidates in, or a ContractError for values that contradict the declaration. Without
 this, a softmax of one column agrees with everything, and a softmax of probabilities loses nearly all of them.
 """
@@ -17,7 +17,7 @@ from cxr_edge.errors import ContractError
 from cxr_edge.ops.combine import softmax
 from cxr_edge.specs.outputs import OutputChoice, OutputKind
 
-__all__ = ["JudgedOutput", "check_declared", "constant_note", "judged_output", "probabilities", "recognised"]
+__all__ = ["ComparedOutput", "check_declared", "compared_output", "constant_note", "probabilities", "recognised"]
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -28,8 +28,8 @@ _SATURATED = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedOutput:
-    """What the outputs of one network are taken for."""
+class ComparedOutput:
+    """Kinds that the outputs of one network are compared as."""
 
     part: str  # name of the network
     kinds: tuple[OutputKind, ...]  # a candidate must pass as each of them
@@ -41,10 +41,10 @@ class JudgedOutput:
         return f"{self.part} {' and '.join(self.kinds)} ({self.basis})"
 
 
-def judged_output(
+def compared_output(
     part: str, choice: OutputChoice, raw: FloatArray, activation: Activation | None = None, *, declared_by: str
-) -> JudgedOutput:
-    """Return the kinds to judge the outputs `raw` (images, columns) or masks (images, 1, S, S) by.
+) -> ComparedOutput:
+    """Return the kinds to compare the outputs `raw` (images, columns) or masks (images, 1, S, S) as.
 
     declared_by: words for the report and messages. activation: the last one of the graph, if it is known.
     Raises ContractError for values that contradict the choice, or that no kind has.
@@ -52,12 +52,12 @@ def judged_output(
     if choice == "auto":
         _check_finite(part, raw)
         kinds, basis = recognised(part, raw, activation)
-        return JudgedOutput(part=part, kinds=kinds, declared=False, basis=f"recognised: {basis}")
+        return ComparedOutput(part=part, kinds=kinds, declared=False, basis=f"recognised: {basis}")
     check_declared(part, choice, raw, activation)
     kinds = (choice,)
     if choice in ("logit", "multi-label-logits") and _in_unit(raw):  # which may be undeclared sigmoids: the stricter
         kinds = (choice, "multi-label-probabilities")
-    return JudgedOutput(part=part, kinds=kinds, declared=True, basis=declared_by)
+    return ComparedOutput(part=part, kinds=kinds, declared=True, basis=declared_by)
 
 
 def recognised(part: str, raw: FloatArray, activation: Activation | None) -> tuple[tuple[OutputKind, ...], str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from cxr_edge.compiler.output_kinds import JudgedOutput
+from cxr_edge.compiler.output_kinds import ComparedOutput
 from cxr_edge.compiler.parity import PER_OUTPUT, ParityResult
 from cxr_edge.compiler.sensitivity import LayerSensitivity
 from cxr_edge.compiler.timing import Timing
@@ -69,7 +69,7 @@ class BuildReport:
     rows: tuple[Row, ...]
     ensemble: ParityResult | None  # of the selected engines together; None if some network has none
     notes: tuple[str, ...]
-    outputs: tuple[JudgedOutput, ...] = ()  # what each network's outputs were taken for
+    outputs: tuple[ComparedOutput, ...] = ()  # what each network's outputs were taken for
 
     @property
     def precisions(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.floating]
 # An output that varies less than this share of the typical one counts with the share: reduced precision rounds by the
 # typical one's size, and what it loses of the small one is not seen beside the others.
 _SMALL_SPREAD = 0.1
-# Relative to the output: what fp32 sums in another order differ by, with a margin; and TF32's and half precision's
+# Relative to the largest output: what fp32 sums in another order differ by, with a margin; and TF32's and half precision's
 # rounding, which is allowed where the reference is constant, as on a single image, and shows no variation to lose.
 _ROUNDING, _ROUNDING_OF_CONSTANT = 1e-5, 1e-3
 _CONSTANT = 1e-6  # relative spread of a constant output in fp32
@@ -51,7 +51,7 @@ class OutputChange:
 def output_change(reference: FloatArray, candidate: FloatArray) -> OutputChange:
     """Return the largest change over the columns of (images, columns), all finite."""
     before, after = reference.astype(np.float64), candidate.astype(np.float64)
-    spread, size = before.std(axis=0), np.sqrt((before**2).mean(axis=0))
+    spread, size = before.std(axis=0), float(np.sqrt((before**2).mean(axis=0).max()))
     constant = spread <= _CONSTANT * size
     rounding = np.where(constant, _ROUNDING_OF_CONSTANT, _ROUNDING) * size
     typical = np.sqrt((spread**2).mean())

@@ -182,6 +182,39 @@ def test_a_single_segmenter(tmp_path, capsys):
     assert "lungs int8 skipped: int8 needs activation ranges" in capsys.readouterr().out
 
 
+def test_the_kind_of_a_single_networks_output(single, capsys):
+    words = ("--spec", single / "spec.json", "--precision", "fp32")
+    assert call(single / "net.onnx", *words) == 0
+    assert (
+        "Outputs: net softmax-logits and multi-label-logits (recognised: its values fit both" in capsys.readouterr().out
+    )
+    assert call(single / "net.onnx", *words, "--output", "softmax-logits") == 0
+    assert "Outputs: net softmax-logits (declared by --output)." in capsys.readouterr().out
+    assert call(single / "net.onnx", *words, "--output", "multi-label-logits", "--json") == 0
+    (output,) = json.loads(capsys.readouterr().out)["outputs"]
+    assert (output["kinds"], output["declared"]) == (["multi-label-logits"], True)
+    with pytest.raises(ContractError, match=r"declared as softmax-probabilities, .* declare softmax-logits"):
+        call(single / "net.onnx", *words, "--output", "softmax-probabilities")
+
+
+def test_an_unknown_kind_is_a_usage_error(single, capsys):
+    with pytest.raises(SystemExit) as error:
+        call(single / "net.onnx", "--preset", "sane", "--output", "regression")
+    assert error.value.code == 2
+    assert "multi-label-logits" in capsys.readouterr().err
+
+
+def test_a_file_in_a_foreign_format_is_named_whatever_its_ending(single):
+    (single / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(BundleError, match=r"net.h5 is no ONNX file but a Keras model: .* --keras net.h5"):
+        call(single / "net.h5", "--spec", single / "spec.json")
+
+
+def test_a_manifest_is_no_network(toy_bundle):
+    with pytest.raises(BundleError, match=r"manifest.json is a file: give its folder"):
+        call(toy_bundle / "manifest.json")
+
+
 def test_a_single_network_of_another_preset_is_refused(single):
     with pytest.raises(ContractError, match="image must be float32"):
         call(single / "net.onnx", "--preset", "sane")
@@ -231,7 +264,8 @@ def test_an_invalid_spec(single, text):
 
 
 def test_options_of_bundles_and_of_single_networks_exclude_each_other(single, toy_bundle):
-    with pytest.raises(InputError, match=r"go with a single \.onnx file"):
-        call(toy_bundle, "--preset", "sane")
+    for words in (("--preset", "sane"), ("--output", "logit")):
+        with pytest.raises(InputError, match=r"go with a single \.onnx file"):
+            call(toy_bundle, *words)
     with pytest.raises(InputError, match="--engines goes with a bundle"):
         call(single / "net.onnx", "--preset", "sane", "--engines", "x")

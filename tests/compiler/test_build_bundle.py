@@ -25,7 +25,7 @@ from cxr_edge.errors import BackendError, ContractError, InputError
 from cxr_edge.screening.screener import Screener
 from tests.builders import toy_bundle as toy_bundle_module
 from tests.builders.toy_bundle import build_toy_bundle, member_model
-from tests.compiler.networks import HalfOnCpu, deep
+from tests.compiler.networks import HalfOnCpu, deep, headed
 
 # Toy networks have little redundancy, so int8 costs them more than real ones.
 GENEROUS = 0.5
@@ -150,6 +150,28 @@ def test_a_member_that_gives_probabilities_is_refused(tmp_path, monkeypatch):
     bundle = build_toy_bundle(tmp_path / "toy")
     with pytest.raises(ContractError, match=r"plain: its output is declared as softmax-logits, .* without its softmax"):
         build(bundle, BuildSettings(precision="fp32"), tmp_path / "out")
+
+
+def ruined_in_int8(name, spec, *, cam=True, labels=4):
+    """Return a member whose int8 engine has constant outputs, and that decides all images alike."""
+    model = headed(labels, hot=3000.0)
+    for i in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[i].dim_value = spec.crop_px
+    onnx.helper.set_model_props(model, {"cxr_edge.preprocess_digest": spec.digest()})
+    return model
+
+
+def test_a_member_with_constant_outputs_is_refused_although_all_decisions_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_bundle_module, "member_model", ruined_in_int8)
+    monkeypatch.setattr(toy_bundle_module, "_told_apart", lambda model, _: model)
+    bundle = build_toy_bundle(
+        tmp_path / "toy", members=["plain"], segmenter=False, cam=False, activation_ranges=True, thresholds={}
+    )
+    report = build(bundle, BuildSettings(max_loss=1.0), tmp_path / "out")
+    assert report.precisions == {"plain": "fp32"}
+    ruined = next(r for r in report.rows if r.precision == "uint8")
+    assert ruined.parity.agreement == 1.0
+    assert "of its variation over the images" in ruined.reason
 
 
 def test_the_report_has_the_kind_of_every_output(ranged, tmp_path):

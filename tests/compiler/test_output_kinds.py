@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_edge.bundle.onnx_activation import Activation
-from cxr_edge.compiler.output_kinds import constant_note, judged_output, probabilities
+from cxr_edge.compiler.output_kinds import compared_output, constant_note, probabilities
 from cxr_edge.errors import ContractError
 from cxr_edge.ops.combine import softmax
 from cxr_edge.specs.outputs import OUTPUT_KINDS
@@ -17,8 +17,8 @@ MASK = SIGMOID.reshape(5, 1, 4, 4)
 ENDS = {k: Activation(kind=k, operator=k.title(), tensor="/fc/Gemm_output_0") for k in ("softmax", "sigmoid")}
 
 
-def judge(raw, choice="auto", end=None):
-    return judged_output("net", choice, raw, ENDS.get(end), declared_by="declared by --output")
+def compared_as(raw, choice="auto", end=None):
+    return compared_output("net", choice, raw, ENDS.get(end), declared_by="declared by --output")
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def judge(raw, choice="auto", end=None):
     ],
 )
 def test_what_is_recognised(raw, end, kinds):
-    judged = judge(raw, end=end)
-    assert judged.kinds == kinds
-    assert not judged.declared
-    assert "recognised: " in str(judged)
+    compared = compared_as(raw, end=end)
+    assert compared.kinds == kinds
+    assert not compared.declared
+    assert "recognised: " in str(compared)
 
 
 def test_several_kinds_ask_for_a_declaration():
-    assert "declare one with --output" in str(judge(LOGITS))
+    assert "declare one with --output" in str(compared_as(LOGITS))
 
 
 @pytest.mark.parametrize("values", [(31.0, 80.0), (-900.0, -9.0)])
@@ -52,8 +52,8 @@ def test_one_column_that_is_no_logit_is_refused_as_regression(values):
     with pytest.raises(
         ContractError, match=r"net: it has one output column, .* Regression .* is not supported; .*--output logit"
     ):
-        judge(raw)
-    assert judge(raw, "logit").kinds == ("logit",)
+        compared_as(raw)
+    assert compared_as(raw, "logit").kinds == ("logit",)
 
 
 VALID = {
@@ -68,9 +68,9 @@ VALID = {
 
 @pytest.mark.parametrize("kind", OUTPUT_KINDS)
 def test_a_declaration_that_fits_is_kept(kind):
-    judged = judge(VALID[kind], kind)
-    assert (judged.kinds, judged.declared) == ((kind,), True)
-    assert str(judged) == f"net {kind} (declared by --output)"
+    compared = compared_as(VALID[kind], kind)
+    assert (compared.kinds, compared.declared) == ((kind,), True)
+    assert str(compared) == f"net {kind} (declared by --output)"
 
 
 WRONG = [
@@ -110,7 +110,7 @@ WRONG = [
 @pytest.mark.parametrize(("kind", "raw", "end", "message"), WRONG)
 def test_a_declaration_that_the_values_contradict_is_refused(kind, raw, end, message):
     with pytest.raises(ContractError, match=f"net: its output is declared as {kind}, but .*{message}"):
-        judge(raw, kind, end)
+        compared_as(raw, kind, end)
 
 
 @pytest.mark.parametrize("kind", ["auto", *OUTPUT_KINDS])
@@ -119,13 +119,13 @@ def test_a_reference_that_is_not_finite_is_refused(kind, value):
     raw = VALID.get(kind, LOGITS).copy()
     raw[2:4] = value
     with pytest.raises(ContractError, match=rf"not finite \(NaN or infinite\) for 2 of {len(raw)} images"):
-        judge(raw, kind)
+        compared_as(raw, kind)
 
 
-def test_declared_logits_in_0_to_1_are_judged_as_probabilities_too():
+def test_declared_logits_in_0_to_1_are_compared_as_probabilities_too():
     """They may be undeclared sigmoids, whose sides of 0.5 a logit's sides of 0 would miss."""
-    assert judge(SIGMOID, "multi-label-logits").kinds == ("multi-label-logits", "multi-label-probabilities")
-    assert judge(SIGMOID[:, :1], "logit").kinds == ("logit", "multi-label-probabilities")
+    assert compared_as(SIGMOID, "multi-label-logits").kinds == ("multi-label-logits", "multi-label-probabilities")
+    assert compared_as(SIGMOID[:, :1], "logit").kinds == ("logit", "multi-label-probabilities")
 
 
 def test_probabilities_of_each_kind():
