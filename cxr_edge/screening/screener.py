@@ -187,7 +187,7 @@ def _check_arguments(bundle: object, engines: object, threads: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
-    """How to make the same screener in another process."""
+    """Instructions for making the same screener in another process."""
 
     root: str
     digest: str
