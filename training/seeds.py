@@ -6,7 +6,6 @@ A figure of one training is of little use if it changes with the seed. `results.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import re
@@ -23,6 +22,7 @@ from cxr_edge.errors import InputError
 from training.json_records import read_json
 from training.loop.settings import TRAINING
 from training.markdown import Table, write_results
+from training.recipes.arguments import write_pages_again
 from training.recipes.config import RunConfig
 from training.recipes.page import RESULTS
 from training.recipes.seed_runs import networks_of, seed_folder, with_seed
@@ -328,12 +328,8 @@ def _reused(results: SeedTables) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page and tables of several seeds again from their results.json. Returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m training.seeds", description=main.__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", help="results folders, such as docs/results/r20-cpu-seeds")
-    for folder in parser.parse_args(arguments).folders:
-        print(write_page(folder))
-    return 0
+    """Write the page and tables of several seeds again from their results.json. Returns the exit status."""
+    return write_pages_again("training.seeds", arguments, write_page, example="docs/results/r20-cpu-seeds")
 
 
 if __name__ == "__main__":

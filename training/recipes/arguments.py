@@ -1,11 +1,15 @@
-"""Options that the commands of training share: a parser in, the parser with options out."""
+"""Options that the commands of training share, and the command that writes pages again: a parser in, a parser or pages out."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["add_out_argument", "add_run_arguments"]
+from cxr_edge.errors import CxrEdgeError
+
+__all__ = ["add_out_argument", "add_run_arguments", "write_pages_again"]
 
 
 def add_run_arguments(
@@ -28,3 +32,22 @@ def add_run_arguments(
 def add_out_argument(parser: argparse.ArgumentParser, out: str) -> None:
     """Add --out, for a page and its JSON. out: the default."""
     parser.add_argument("--out", type=Path, default=Path(out), help="without suffix (%(default)s)")
+
+
+def write_pages_again(
+    command: str, arguments: Sequence[str] | None, write_page: Callable[[Path], Path], *, example: str
+) -> int:
+    """Write page and tables of results folders again from their results.json. Returns 0, or 2 for other contents.
+
+    command: `python -m COMMAND`. write_page: folder -> page. example: folder, for help.
+    """
+    text = "Write page and tables of finished runs again from results.json; figures do not change."
+    parser = argparse.ArgumentParser(prog=f"python -m {command}", description=text)
+    parser.add_argument("folders", type=Path, nargs="+", help=f"results folders, such as {example}")
+    try:
+        for folder in parser.parse_args(arguments).folders:
+            print(write_page(folder))
+    except CxrEdgeError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    return 0

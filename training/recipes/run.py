@@ -23,9 +23,8 @@ from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_fram
 from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.dataset import Sample, load, prepare
 from training.data.leakage import SplitSettings
-from training.data.records import Record
 from training.data.splits import Side
-from training.data.targets import Target, check_labels
+from training.data.targets import Target, check_sides
 from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.loop.settings import check_same_settings
@@ -95,19 +94,14 @@ class Run:
         barrier(here)
         return samples
 
-    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
-        """Yield the stages that train classifiers, each with its target and training records."""
-        yield "train", self.config.target, self.training_records()
+    def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
+        """Yield the stages that train classifiers, each with its target and samples."""
+        yield "train", self.config.target, self.samples
 
-    def training_records(self, sources: Sequence[str] = (), samples: Sequence[Sample] | None = None) -> list[Record]:
-        """Return the records of the side `train`.
-
-        sources: to include; empty for all.
-        samples: the run's samples with other sides; None for the run's own sides.
-        """
+    def samples_of(self, sources: Sequence[str]) -> list[Sample]:
+        """Return the run's samples of these sources; empty for all."""
         self._check_sources(sources)
-        samples = self.samples if samples is None else samples
-        return [s.record for s in samples if s.side == "train" and (not sources or s.record.source in sources)]
+        return [s for s in self.samples if not sources or s.record.source in sources]
 
     def _check_sources(self, sources: Sequence[str]) -> set[str]:
         """Return all sources of the run. Raises InputError if one of `sources` has no images."""
@@ -117,12 +111,20 @@ class Run:
         return known
 
     def check_tasks(self) -> None:
-        """Raise InputError, before any stage is run, if a label of a stage has no training images or too few."""
-        for stage, target, train in self.tasks():
+        """Name, before any stage is run, labels with no images, or with one patient only, on a side.
+
+        Raises InputError if a label of a stage has too few training images, or a side has no images at all.
+        """
+        stages: dict[str, list[str]] = {}  # of each warning
+        for stage, target, samples in self.tasks():
             try:
-                check_labels(target, train, min_images=self.config.least_images)
+                warnings = check_sides(target, samples, min_images=self.config.least_images)
             except InputError as error:
                 raise InputError(f"stage {stage}: {error}") from None
+            for warning in warnings:
+                stages.setdefault(warning, []).append(stage)
+        for warning, names in stages.items() if world().is_main else ():
+            print(f"warning: {'; '.join(names)}: {warning}", file=sys.stderr, flush=True)
 
     @cached_property
     def canvases(self) -> Canvases:

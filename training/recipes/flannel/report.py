@@ -1,10 +1,12 @@
 """Report of a FLANNEL run: results in; Tables 1 and 3 (Markdown and CSV), figures (PNG) and a page out.
 
 `index.md` is the page and `results.json` its data, in the same folder; every number on the page comes from there.
+`python -m training.recipes.flannel.report FOLDER` writes page and tables again from results.json.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,9 +19,10 @@ from cxr_edge.ops.preprocess import normalize
 from training.evaluation.figures import CamRow, bars_picture, cam_picture, compared_picture, confusion_picture
 from training.evaluation.mean_maps import mean_row
 from training.evaluation.metrics import Figure
-from training.json_records import write_json
+from training.json_records import read_json, write_json
 from training.markdown import picture_links, write_results
 from training.models import load_network
+from training.recipes.arguments import write_pages_again
 from training.recipes.flannel.combine import FLANNEL
 from training.recipes.flannel.records import Results, Summary
 from training.recipes.flannel.results import Table3Predictions, weights_of
@@ -27,7 +30,7 @@ from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.tables import in_words, tables
 from training.recipes.page import RESULTS, caption, label_in_words, leakage_of, share_in_words
 
-__all__ = ["write"]
+__all__ = ["main", "write", "write_page"]
 
 _CURVES: tuple[tuple[Literal["roc", "precision-recall"], str], ...] = (
     ("roc", "ROC"),
@@ -35,14 +38,15 @@ _CURVES: tuple[tuple[Literal["roc", "precision-recall"], str], ...] = (
 )
 
 
-def _captions(word: str) -> dict[str, str]:
-    """Return picture -> caption. word: the positive label."""
+def _captions(found: Results) -> dict[str, str]:
+    """Return picture -> caption, in the order of the page."""
+    word, f1 = label_in_words(found.positive), f"f1-{found.positive}"
     return {
-        "f1": f"F1 for {word}, mean and standard deviation over the folds (the paper's Figure 2)",
+        f1: f"F1 for {word}, mean and standard deviation over the folds (the paper's Figure 2)",
         "roc": f"ROC for {word} against the rest (Figure 3)",
         "precision-recall": f"Precision and recall for {word} against the rest (Figure 3)",
         "confusion": "Confusion matrix of FLANNEL (Figure 4)",
-        "f1-ap": f"F1 for {word} on AP views (Figure 5)",
+        f"{f1}-ap": f"F1 for {word} on AP views (Figure 5)",
         "cam": f"Where each learner looks: its class activation map for {word}, mean over all {word} test images, with its mean "
         "probability and the mean weight that the module gave it, over a synthetic X-ray. Single cases (Figure 6) are in the run "
         "folder, cam-cases.png: the collections' images are not ours to publish",
@@ -52,10 +56,16 @@ def _captions(word: str) -> dict[str, str]:
 def write(run: FlannelRun, found: Results, folder: Path) -> Path:
     """Write page, tables, figures and results.json to `folder`. Returns the path of the page."""
     write_json(folder / RESULTS, found)
-    pictures = _draw(run, found, folder)
+    _draw(run, found, folder)
+    return write_page(folder)
+
+
+def write_page(folder: Path) -> Path:
+    """Write page and tables from the folder's results.json, with the pictures in it. Returns the path of the page."""
+    found = read_json(Results, folder / RESULTS)
     opening = [_opening(found), *([_bundle(found)] if (folder / "bundle.md").exists() else [])]
-    rest = ["## Figures", *picture_links(pictures)]
-    return write_results(tables(found), folder, opening=opening, rest=rest)
+    pictures = {name: text for name, text in _captions(found).items() if (folder / f"{name}.png").exists()}
+    return write_results(tables(found), folder, opening=opening, rest=["## Figures", *picture_links(pictures)])
 
 
 def _opening(found: Results) -> str:
@@ -79,26 +89,24 @@ def _bundle(found: Results) -> str:
     )
 
 
-def _draw(run: FlannelRun, found: Results, folder: Path) -> dict[str, str]:
-    """Draw the pictures. Returns file name -> caption."""
-    word, captions, positive = label_in_words(found.positive), _captions(label_in_words(found.positive)), found.positive
-    n, table = found.flannel.images, Table3Predictions(run)
-    drawn = {f"f1-{positive}": captions["f1"], **{k: captions[k] for k in ("roc", "precision-recall", "confusion")}}
+def _draw(run: FlannelRun, found: Results, folder: Path) -> None:
+    word, positive, n, table = (
+        label_in_words(found.positive),
+        found.positive,
+        found.flannel.images,
+        Table3Predictions(run),
+    )
     _bars(found.methods, positive, caption(found, f"F1 for {word}", n), folder / f"f1-{positive}.png")
     _draw_curves(table, found, folder)
     title = caption(found, "Confusion, FLANNEL, all folds' models together", n)
     confusion_picture(found.flannel.together.confusion, run.config.labels, title, folder / "confusion.png")
-    ap = {name: m.ap for name, m in found.methods.items() if m.ap is not None}
-    if ap:
+    if ap := {name: m.ap for name, m in found.methods.items() if m.ap is not None}:
         title = caption(found, f"F1 for {word}, AP view only", ap[FLANNEL].images)
         _bars(ap, positive, title, folder / f"f1-{positive}-ap.png")
-        drawn[f"f1-{positive}-ap"] = captions["f1-ap"]
     if cases := [i for i in run.test_rows.tolist() if run.samples[i].record.label == positive]:
         title = caption(found, f"Class activation maps for {word}, model of fold {table.chosen_fold}", len(cases))
         cam_picture(_case_rows(run, table, cases), title, run.out / "cam-cases.png")  # patients: not for a page
         cam_picture([_mean_row(run, table, cases)], f"Mean of {title[0].lower()}{title[1:]}", folder / "cam.png")
-        drawn["cam"] = captions["cam"]
-    return drawn
 
 
 def _draw_curves(table: Table3Predictions, found: Results, folder: Path) -> None:
@@ -159,3 +167,14 @@ def _maps(run: FlannelRun, fold: int, rows: Sequence[int]) -> list[dict[str, npt
     images = [torch.from_numpy(normalize(run.canvases.lungs[i], c.member_spec)[None]) for i in rows]
     with torch.no_grad():
         return [{name: n(image).cam[0, k].numpy() for name, n in networks.items()} for image in images]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write page and tables of finished runs again from results.json; figures do not change. Returns the exit status."""
+    return write_pages_again(
+        "training.recipes.flannel.report", arguments, write_page, example="docs/results/flannel-cpu"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

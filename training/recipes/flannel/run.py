@@ -22,7 +22,6 @@ from training.data import folds
 from training.data.collections import collection_names
 from training.data.dataset import Sample
 from training.data.findings import projection
-from training.data.records import Record
 from training.data.targets import Target
 from training.loop.plan import Plan
 from training.parallel import barrier, world
@@ -41,10 +40,10 @@ class FlannelRun(Run):
 
     config: FlannelConfig
 
-    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
+    def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         for fold in range(self.config.folds):
-            train = self.training_records(self.sources, self.fold_samples(fold))
-            yield f"learn, fold {fold}", self.config.target, train
+            samples = [s for s in self.fold_samples(fold) if s.record.source in self.sources]
+            yield f"learn, fold {fold}", self.config.target, samples
 
     @cached_property
     def sources(self) -> tuple[str, ...]:

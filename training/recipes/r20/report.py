@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from training.json_records import read_json, write_json
 from training.markdown import picture_links, table, write_results
 from training.models import load_network
 from training.pruning.prune import Step
+from training.recipes.arguments import write_pages_again
 from training.recipes.page import RESULTS, Leakage, caption, leakage_of, share_in_words
 from training.recipes.r20.records import CamAgreement, PrunedMember, Results
 from training.recipes.r20.results import Ensembles
@@ -273,12 +273,8 @@ def _agreement_text(agreements: Mapping[str, CamAgreement]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write page and tables of finished runs again from results.json; figures do not change. Returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.report", description=main.__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", help="results folders, such as docs/results/r20-cpu")
-    for folder in parser.parse_args(arguments).folders:
-        print(write_page(folder))
-    return 0
+    """Write page and tables of finished runs again from results.json; figures do not change. Returns the exit status."""
+    return write_pages_again("training.recipes.r20.report", arguments, write_page, example="docs/results/r20-cpu")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from training.data.records import Record
+from training.data.dataset import Sample
 from training.data.splits import Side
 from training.data.targets import Target
 from training.evaluation.metrics import Predictions
@@ -31,13 +31,13 @@ class R20Run(Run):
 
     config: R20Config
 
-    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
+    def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         c = self.config
         if c.networks is None:  # else trained networks are copied and only pruned
-            yield "modality", modality(), self.training_records(c.modality_sources)
+            yield "modality", modality(), self.samples_of(c.modality_sources)
             if c.binary is not None:
-                yield "binary", c.binary_target, self.training_records(c.task_sources)
-        yield "multiclass", c.target, self.training_records(c.task_sources)
+                yield "binary", c.binary_target, self.samples_of(c.task_sources)
+        yield "multiclass", c.target, self.samples_of(c.task_sources)
 
     def train(
         self, start: nn.Module, spec: NetworkSpec, target: Target, plan: Plan, folder: Path, sources: Sequence[str] = ()
