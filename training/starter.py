@@ -20,8 +20,7 @@ from torch import nn
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, Bundle
 from cxr_edge.errors import CxrEdgeError
 from training.bundles.assemble import assemble
-from training.data.dataset import data_folder
-from training.data.records import Record
+from training.data.dataset import Sample, data_folder
 from training.data.targets import Target
 from training.evaluation.results import UnseenSite
 from training.json_records import read_json, write_json
@@ -44,8 +43,8 @@ class StarterRun(Run):
 
     config: Config
 
-    def tasks(self) -> Iterator[tuple[str, Target, list[Record]]]:
-        yield "members", self.config.target, self.training_records(self.sources)
+    def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
+        yield "members", self.config.target, self.samples_of(self.sources)
 
     @cached_property
     def sources(self) -> tuple[str, ...]:

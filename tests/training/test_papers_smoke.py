@@ -46,7 +46,8 @@ def test_what_is_drawn_suffices_for_every_stage_of_r20(data: Path, tmp_path: Pat
     run = R20Run(_config("r20", tmp_path), data, tmp_path / "run")
     assert len(run.samples) == Counts().images
     run.check_tasks()
-    for stage, target, train in run.tasks():
+    for stage, target, samples in run.tasks():
+        train = [s.record for s in samples if s.side == "train"]
         sources = {r.source for r in train}
         for side in SIDES:
             own = [s.record for s in run.samples if s.side == side and s.record.source in sources]
@@ -64,7 +65,8 @@ def test_what_is_drawn_suffices_for_every_fold_of_flannel(data: Path, tmp_path: 
     for folds in (config.folds, published("flannel").folds):
         run = FlannelRun(replace(config, folds=folds), data, tmp_path / f"run-{folds}")
         run.check_tasks()
-        for _, target, train in run.tasks():
+        for _, target, samples in run.tasks():
+            train = [s.record for s in samples if s.side == "train"]
             assert len(train) >= config.learn.batch
             assert {r.label for r in train} == set(target.labels)
         assert {run.samples[i].record.label for i in run.test_rows} == set(config.labels)

@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.errors import InputError
+from training.data.dataset import Sample
 from training.data.findings import LABELS
 from training.data.guard import Guard
 from training.data.records import Record
+from training.data.splits import SIDES, Side
 
-__all__ = ["Target", "check_labels"]
+__all__ = ["Target", "check_labels", "check_sides"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +70,34 @@ def check_labels(target: Target, train: Iterable[Record], *, min_images: int = 1
             f"more of each label; training images by source: {found}. Read a collection that holds the label, or take it "
             "out of `labels`"
         )
+
+
+# What a label without images on a side costs.
+_COST: Mapping[Side, str] = {
+    "train": "it is learnt from this patient alone",
+    "validation": "no epoch, temperature or threshold is selected for it",
+    "test": "its figures say nothing",
+}
+
+
+def check_sides(target: Target, samples: Sequence[Sample], *, min_images: int = 1) -> list[str]:
+    """Return a sentence for each label without images, or with one patient only, on a side.
+
+    Raises InputError as `check_labels` for the side `train`, and if another side has no image of any label.
+    """
+    check_labels(target, [s.record for s in samples if s.side == "train"], min_images=min_images)
+    known = [(s.side, target.label_index(s.record.label), s.group) for s in samples]
+    warnings = []
+    for side in SIDES:
+        images = Counter(k for own, k, _ in known if own == side and k >= 0)
+        if not images:
+            raise InputError(
+                f"the side {side} has 0 images of {', '.join(target.labels)}: read more collections, or change the shares of the "
+                "split"
+            )
+        patients = Counter(k for k, _ in {(k, group) for own, k, group in known if own == side})
+        for k, label in enumerate(target.labels):
+            if patients[k] < 2:
+                count = f"{images[k]} images" if not images[k] else f"1 patient ({images[k]} images)"
+                warnings.append(f"{label} has {count} on the side {side}: {_COST[side]}")
+    return warnings

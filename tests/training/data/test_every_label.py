@@ -97,7 +97,9 @@ def test_every_stage_of_a_shipped_configuration_has_images_of_every_label(
 ) -> None:
     run = _run(name, data, tmp_path)
     run.check_tasks()
-    stages = {stage: (target, train) for stage, target, train in run.tasks()}
+    stages = {
+        stage: (target, [s.record for s in samples if s.side == "train"]) for stage, target, samples in run.tasks()
+    }
     assert ("modality" in stages) == name.startswith(("r20-cpu", "r20-full", "r20-small"))
     for stage, (target, train) in stages.items():
         counts = Counter(target.label_index(r.label) for r in train)

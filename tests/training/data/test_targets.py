@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cxr_edge.errors import InputError
+from tests.training.data.test_splits import record
+from training.data.dataset import Sample
 from training.data.findings import FINDINGS
-from training.data.targets import Target
+from training.data.targets import Target, check_sides
 from training.recipes.r20.tasks import binary, modality
 
 
@@ -43,3 +47,60 @@ def test_partial_labels_train_and_are_not_evaluated() -> None:
 def test_an_invalid_task_raises(values: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         Target(**values)
+
+
+def _on_sides(**labels: str) -> list[Sample]:
+    """Return a sample per letter, each of its own patient: n normal, v viral, c covid-19, t tuberculosis."""
+    names = {"n": "normal", "v": "viral", "c": "covid-19", "t": "tuberculosis"}
+    return [
+        Sample(
+            record=record(f"a/{side}{i}", 10 * k + i, label=names[letter], source="a"),
+            group=f"a/{side}{i}",
+            side=side,  # type: ignore[arg-type]
+        )
+        for k, (side, letters) in enumerate(labels.items())
+        for i, letter in enumerate(letters)
+    ]
+
+
+NORMAL_OR_VIRAL = Target(labels=("normal", "viral"), partial={"tuberculosis": ("viral",)})
+
+
+@pytest.mark.parametrize(
+    ("sides", "warnings"),
+    [
+        ({"train": "nnvv", "validation": "nnvvc", "test": "nnvv"}, []),
+        (
+            {"train": "nnv", "validation": "nnttt", "test": "nvv"},
+            [
+                "viral has 1 patient (1 images) on the side train: it is learnt from this patient alone",
+                "viral has 0 images on the side validation: no epoch, temperature or threshold is selected for it",
+                "normal has 1 patient (1 images) on the side test: its figures say nothing",
+            ],
+        ),
+    ],
+)
+def test_labels_absent_from_a_side_or_of_one_patient_are_named(sides: dict[str, str], warnings: list[str]) -> None:
+    assert check_sides(NORMAL_OR_VIRAL, _on_sides(**sides)) == warnings
+
+
+def test_several_images_of_one_patient_are_one_patient() -> None:
+    samples = _on_sides(train="nnvv", validation="nnvv", test="nnvv")
+    samples = [replace(s, group="a/one") if s.record.label == "viral" and s.side == "test" else s for s in samples]
+    assert check_sides(NORMAL_OR_VIRAL, samples) == [
+        "viral has 1 patient (2 images) on the side test: its figures say nothing"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ({"train": "nn", "validation": "nv", "test": "nv"}, "0 of viral among its training images"),
+        ({"train": "nntt", "validation": "nv", "test": "nv"}, "0 of viral among its training images"),
+        ({"train": "nnvv", "validation": "tc", "test": "nv"}, "the side validation has 0 images of normal, viral"),
+        ({"train": "nnvv", "validation": "nv"}, "the side test has 0 images of normal, viral"),
+    ],
+)
+def test_a_side_without_images_or_a_label_that_cannot_be_learnt_raises(sides: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_sides(NORMAL_OR_VIRAL, _on_sides(**sides))
