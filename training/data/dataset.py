@@ -64,9 +64,17 @@ def read_all(
 ) -> Iterator[Result]:
     """Yield `process(record, pixels)` of each record, in order, with `threads` threads; pixels are not kept.
 
-    title: of the progress bar, which a terminal shows.
+    title: of the progress bar, which a terminal shows. Raises InputError at the end, with all images that cannot be decoded.
     """
-    yield from _in_threads(lambda r: process(r, pixels(r)), records, threads, title)
+
+    def one(record: Record) -> tuple[list[Result], list[Fault]]:
+        return each([record], lambda r: process(r, _decoded(r)), lambda r: r.path)
+
+    faults: list[Fault] = []
+    for results, own in _in_threads(one, records, threads, title):
+        faults += own
+        yield from results
+    refuse(faults)
 
 
 def _in_threads(

@@ -22,6 +22,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.augment import Augmentation, Gray
 from training.data.canvases import as_8_bit
 from training.data.dataset import Sample, pixels
+from training.data.faults import each, refuse
 from training.data.masks import UNKNOWN, read_mask
 from training.loop.batches import Batch, Batches
 from training.models import LungUNet
@@ -44,16 +45,20 @@ class FrameWithMask:
 
 
 def frames_with_masks(samples: Sequence[Sample], side_px: int) -> list[FrameWithMask]:
-    """Return the frames (side_px, side_px) of samples with masks, resized by the deployed canvas."""
+    """Return the frames (side_px, side_px) of samples with masks, resized by the deployed canvas.
+
+    Raises InputError, with all of them, if images or masks cannot be read.
+    """
     spec = PreprocessSpec(region="frame", canvas_px=side_px, crop_px=side_px)
-    examples = []
-    for sample in samples:
+
+    def example(sample: Sample) -> FrameWithMask:
         image = pixels(sample.record)
         mask = read_mask(sample.record, image.shape)
         frame = as_8_bit(canvas(image, Roi.full(image.shape[1], image.shape[0]), spec))
-        examples.append(
-            FrameWithMask(frame=frame, mask=cv2.resize(mask, (side_px, side_px), interpolation=cv2.INTER_NEAREST))
-        )
+        return FrameWithMask(frame=frame, mask=cv2.resize(mask, (side_px, side_px), interpolation=cv2.INTER_NEAREST))
+
+    examples, faults = each(samples, example, lambda _: "")
+    refuse(faults)
     return examples
 
 

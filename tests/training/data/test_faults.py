@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cxr_edge.errors import InputError
+from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.builders.image_collections import write_collections, write_rsna
+from training.data.canvases import cut_frames
 from training.data.collections import DEFAULT_COLLECTIONS, read_collections
 from training.data.dataset import UNUSABLE, prepare
 from training.data.faults import Fault, foreign_content, refuse
 from training.data.leakage import SplitSettings
+from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
 
 SETTINGS = SplitSettings(seed=1)
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -146,3 +150,23 @@ def test_content_of_images_and_tables_is_not_foreign() -> None:
 def test_a_bitmap_is_an_image_of_a_collection(data: Path) -> None:
     shutil.copy(data / "twitter-covid/EX0.jfif", data / "twitter-covid/EX9.BMP")
     assert len(read_collections(data, collections=("twitter",)).records) == 4
+
+
+def test_images_damaged_after_the_split_are_named_at_once(data: Path, tmp_path: Path) -> None:
+    samples = prepare(data, tmp_path / "run", SETTINGS, threads=1)
+    for name in ("EX0.jfif", "EX1.jfif"):
+        (data / "twitter-covid" / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"(?s)2 files or rows .*EX0.*EX1.*2 times: the file is empty"):
+        cut_frames(samples, PreprocessSpec(canvas_px=16, crop_px=16), threads=2)
+    masked = [s for s in samples if s.record.mask is not None]
+    for s in masked[:2]:
+        s.record.mask.write_bytes(b"")  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"(?s)2 files or rows .*covid-0.*covid-1"):
+        frames_with_masks(masked, 16)
+
+
+def test_a_segmenter_without_validation_frames_is_refused() -> None:
+    """Its score would be the mean of nothing, and the training would end with advice about the learning rate."""
+    frame = FrameWithMask(frame=np.zeros((24, 24), np.uint8), mask=np.zeros((24, 24), np.uint8))
+    with pytest.raises(InputError, match="no image with a mask validates the segmenter"):
+        SegmentTask([frame] * 4, [], PreprocessSpec(canvas_px=16, crop_px=16), batch=4, seed=1)
