@@ -2,11 +2,12 @@
 
 A path from the operating system may contain undecodable bytes, control characters and escape sequences. This module turns
 it into text without terminal side effects; for JSON it also returns the path's bytes, so that no name is lost. Treat every
-name as untrusted text and print it only through this module.
+name as untrusted text and print it only through this module. It also has the types of command-line options for paths.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-__all__ = ["json_name", "json_text", "printable", "printable_lines", "shorten_name"]
+__all__ = ["json_name", "json_text", "not_empty", "path_argument", "printable", "printable_lines", "shorten_name"]
 
 # C0, DEL and C1 controls, bidirectional marks and controls (a name that reads backwards), line separators, and surrogates:
 # U+DC80..U+DCFF are the bytes that Python could not decode (PEP 383).
@@ -57,6 +58,21 @@ def shorten_name(name: str, limit_bytes: int, *, suffix: str = "") -> str:
     while len(_bytes(name + suffix)) > limit_bytes:
         name = name[:-1]
     return name + suffix
+
+
+def not_empty(text: str) -> str:
+    """Parse text that is not empty (argparse type).
+
+    An unset shell variable gives an empty text, which as a path would be the current folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one: is a shell variable unset?")
+    return text
+
+
+def path_argument(text: str) -> Path:
+    """Parse a path that is not empty (argparse type)."""
+    return Path(not_empty(text))
 
 
 def _decode(name: str) -> str:

@@ -19,6 +19,7 @@ from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.cli.output import print_message
 from cxr_edge.engines import EngineSet, engines_root, last_build_settings, load
 from cxr_edge.errors import EngineError
+from cxr_edge.names import not_empty, path_argument
 
 __all__ = [
     "add_bundle",
@@ -29,8 +30,6 @@ __all__ = [
     "at_least_one",
     "gpu_options",
     "load_engines",
-    "not_empty",
-    "path_argument",
 ]
 
 
@@ -57,21 +56,6 @@ def _share(text: str) -> float:
     if not 0.0 < value <= 1.0:
         raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text!r}")
     return value
-
-
-def not_empty(text: str) -> str:
-    """Parse text that is not empty (argparse type).
-
-    An unset shell variable gives an empty text, which as a path would be the current folder.
-    """
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, got an empty one: is a shell variable unset?")
-    return text
-
-
-def path_argument(text: str) -> Path:
-    """Parse a path that is not empty (argparse type)."""
-    return Path(not_empty(text))
 
 
 def _threads(text: str) -> int:

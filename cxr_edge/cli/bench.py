@@ -6,13 +6,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines, path_argument
+from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.limits import MAX_PIXELS
 from cxr_edge.environment import environment
 from cxr_edge.errors import InputError
-from cxr_edge.names import printable
+from cxr_edge.names import path_argument, printable
 from cxr_edge.records import Failure
 from cxr_edge.screening.screener import Screener
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from cxr_edge.bundle import MANIFEST_NAME, STARTER, Bundle
-from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options, not_empty, path_argument
+from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import InputError
+from cxr_edge.names import not_empty, path_argument
 from cxr_edge.specs.outputs import OUTPUT_CHOICES
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec, preset
 

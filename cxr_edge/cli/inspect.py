@@ -15,10 +15,9 @@ from typing import Any
 from cxr_edge.bundle import ENGINES_DIR, Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
-from cxr_edge.cli.arguments import not_empty
 from cxr_edge.cli.output import print_json, print_results
 from cxr_edge.errors import BundleError, ContractError
-from cxr_edge.names import printable
+from cxr_edge.names import not_empty, printable
 from cxr_edge.specs.combination import Combination
 from cxr_edge.specs.outputs import OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec

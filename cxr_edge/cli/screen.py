@@ -19,8 +19,6 @@ from cxr_edge.cli.arguments import (
     add_rebuild,
     at_least_one,
     load_engines,
-    not_empty,
-    path_argument,
 )
 from cxr_edge.cli.files import Selection, select
 from cxr_edge.cli.output import Results, print_message
@@ -28,7 +26,7 @@ from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.formats import FORMAT_LIST
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
 from cxr_edge.errors import CxrEdgeError
-from cxr_edge.names import printable, printable_lines
+from cxr_edge.names import not_empty, path_argument, printable, printable_lines
 from cxr_edge.records import Failure
 from cxr_edge.screening.folder import screen_files
 from cxr_edge.screening.screener import FileResult, Screener, internal_error

@@ -11,10 +11,9 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from cxr_edge.cli.arguments import path_argument
 from cxr_edge.cli.output import print_message
 from cxr_edge.errors import OutputError
-from cxr_edge.names import printable, printable_lines
+from cxr_edge.names import path_argument, printable, printable_lines
 from cxr_edge.report import output_errors
 from cxr_edge.screening.screener import FileResult
 
