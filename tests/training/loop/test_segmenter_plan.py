@@ -81,7 +81,7 @@ def test_a_finished_segmenter_of_another_plan_raises(finished: Path) -> None:
 
 def test_a_copied_segmenter_can_have_another_plan(finished: Path, tmp_path: Path) -> None:
     for folder in (finished, tmp_path):
-        (folder / "table.csv").write_text("path,side\na.png,train\n")
+        (folder / "table.csv").write_text("path,group,side\na.png,a,train\n")
     copy_segmenter(_Run(tmp_path, PLAN), finished)
     segment(_Run(tmp_path, replace(PLAN, epochs=9)))
     assert (tmp_path / "segmenter.onnx").exists()
