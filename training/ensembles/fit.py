@@ -43,6 +43,7 @@ Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _FOLDS = 5
+_STACKING_STEPS = 400
 _WEIGHT_STEPS = 20  # weights are multiples of a twentieth: finer ones fit noise
 _EM_ROUNDS = 2000
 _THRESHOLDS = np.round(np.arange(0.20, 0.96, 0.05), 2)
@@ -237,7 +238,7 @@ def _stacking(logits: Logits, true: Labels, temperatures: tuple[float, ...], see
         first, last = nn.Linear(width, width), nn.Linear(width, labels)
     network = nn.Sequential(first, nn.ReLU(), last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=0.01)
-    for _ in range(400):
+    for _ in range(_STACKING_STEPS):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
@@ -283,25 +284,30 @@ def choose_decision(
 
     if guard is None:
         decision, predicted = decided({})
-        known = true >= 0
-        f1 = f1_scores(confusion(true[known], predicted[known], len(labels)))
-        return ChosenDecision(decision=decision, f1=float(f1.mean()))
+        return ChosenDecision(decision=decision, f1=float(_f1_by_label(true, predicted, len(labels)).mean()))
     k = labels.index(guard)
-    tried = [_guarded(*decided({guard: float(t)}), true, k, groups or {}) for t in _THRESHOLDS]
+    tried = [_guarded(*decided({guard: float(t)}), true, k, len(labels), groups or {}) for t in _THRESHOLDS]
     # `_guarded` always sets the specificity.
     accepted = [c for c in tried if min(cast(float, c.specificity), c.lowest_specificity) >= least_specificity]
     pool = accepted or [max(tried, key=lambda c: (c.lowest_specificity, c.specificity))]
     return [c for c in pool if c.f1 >= max(c.f1 for c in pool) - _F1_PLATEAU][-1]
 
 
-def _guarded(decision: Decision, predicted: Labels, true: Labels, k: int, groups: Mapping[str, Mask]) -> ChosenDecision:
+def _f1_by_label(true: Labels, predicted: Labels, labels: int) -> npt.NDArray[np.float64]:
+    """Return the F1 of each label (K,) on the images with a label."""
+    known = true >= 0
+    return f1_scores(confusion(true[known], predicted[known], labels))
+
+
+def _guarded(
+    decision: Decision, predicted: Labels, true: Labels, k: int, labels: int, groups: Mapping[str, Mask]
+) -> ChosenDecision:
     """Return a decision rule with the figures of label `k` on validation images."""
-    positive, flagged, known = true == k, predicted == k, true >= 0
-    both = flagged[known].sum() + positive[known].sum()
+    flagged = predicted == k
     return ChosenDecision(
         decision=decision,
-        f1=float(2 * (flagged & positive).sum() / both) if both else 0.0,
-        specificity=_share(~flagged[~positive]),
+        f1=float(_f1_by_label(true, predicted, labels)[k]),
+        specificity=_share(~flagged[true != k]),
         by_group={name: _share(~flagged[mask]) for name, mask in groups.items()},
     )
 

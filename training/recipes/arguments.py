@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cxr_edge.errors import CxrEdgeError
+from cxr_edge.names import path_argument
 
 __all__ = ["add_out_argument", "add_run_arguments", "write_pages_again"]
 
@@ -21,17 +22,17 @@ def add_run_arguments(
     run: option of the run folder and its default; None is runs/NAME, by the configuration's name.
     """
     option, folder = run
-    parser.add_argument("--data", type=Path, help="folder of the collections; default: CXR_EDGE_DATA")
+    parser.add_argument("--data", type=path_argument, help="folder of the collections; default: CXR_EDGE_DATA")
     shown = "TOML of training/configs, such as r20-cpu.toml" if config is None else "TOML (%(default)s)"
     default = None if config is None else Path(config)
-    parser.add_argument("--config", type=Path, required=config is None, default=default, help=shown)
+    parser.add_argument("--config", type=path_argument, required=config is None, default=default, help=shown)
     shown = "run folder; default: runs/NAME" if folder is None else "run folder (%(default)s)"
-    parser.add_argument(option, type=Path, default=None if folder is None else Path(folder), help=shown)
+    parser.add_argument(option, type=path_argument, default=None if folder is None else Path(folder), help=shown)
 
 
 def add_out_argument(parser: argparse.ArgumentParser, out: str) -> None:
     """Add --out, for a page and its JSON. out: the default."""
-    parser.add_argument("--out", type=Path, default=Path(out), help="without suffix (%(default)s)")
+    parser.add_argument("--out", type=path_argument, default=Path(out), help="without suffix (%(default)s)")
 
 
 def write_pages_again(
@@ -43,7 +44,7 @@ def write_pages_again(
     """
     text = "Write page and tables of finished runs again from results.json; figures do not change."
     parser = argparse.ArgumentParser(prog=f"python -m {command}", description=text)
-    parser.add_argument("folders", type=Path, nargs="+", help=f"results folders, such as {example}")
+    parser.add_argument("folders", type=path_argument, nargs="+", help=f"results folders, such as {example}")
     try:
         for folder in parser.parse_args(arguments).folders:
             print(write_page(folder))

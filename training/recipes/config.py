@@ -72,7 +72,6 @@ class RunConfig(BundleConfig, ABC):
     # published code, which splits by image; the report shows the leak.
     preset: Preset = "sane"
     collections: tuple[str, ...] | None = None  # to read; None for the default ones
-    views: tuple[str, ...] | None = None  # to read; None for all frontal ones
     segmenter_architecture: str = "lung-unet"  # a name of `SEGMENTERS`
     prune_segmenter: PrunePlan | None = None  # None does not prune it
     epoch_images: int | None = None  # images drawn per epoch, if balance is by drawing

@@ -87,7 +87,6 @@ class Run:
             unit=c.unit,
             preset=c.preset,
             collections=collections,
-            views=c.views,
             findings=c.findings,
         )
         samples = prepare(self.data, self.out, settings, threads=c.threads)

@@ -44,7 +44,6 @@ class R20Config(RunConfig):
     modality_sources: tuple[str, ...] = ()  # sources that the modality stage trains on; empty for all
     task_sources: tuple[str, ...] = ()  # sources that the task stages train on; empty for all
     top: int = 3  # number of members that are trained further after the modality stage
-    paper_weights: tuple[float, ...] = (0.5, 0.3, 0.2)  # printed weights of the weighted average, the best member first
     cam_cases: int = 4  # rows of the Grad-CAM picture
     # A bundle (or `starter`) to run on the same test images; one of another split is named on the page and not compared.
     compare_with: str | None = None

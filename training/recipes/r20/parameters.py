@@ -8,18 +8,19 @@ device, without weights, so that this takes a few seconds and little memory.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from training.json_records import write_json
 from training.markdown import table
 from training.models import NetworkSpec, build
 from training.pruning import cost
+from training.recipes.arguments import add_out_argument
 from training.recipes.r20.config import load_r20
 from training.recipes.r20.published import MODALITY, TASK
 from training.shared_files import write_text
@@ -166,13 +167,10 @@ def page(found: Sequence[Count]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count and write OUT.json and OUT.md. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.parameters", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/results/r20-parameters"), help="without suffix (%(default)s)"
-    )
+    add_out_argument(parser, "docs/results/r20-parameters")
     args = parser.parse_args(arguments)
     found = list(counts())
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out.with_suffix(".json"), json.dumps([asdict(c) for c in found], indent=1) + "\n")
+    write_json(args.out.with_suffix(".json"), found)
     write_text(args.out.with_suffix(".md"), page(found))
     return 0
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["ENSEMBLES", "MODALITY", "PRUNED", "TASK"]
+__all__ = ["ENSEMBLES", "MODALITY", "PRUNED", "TASK", "WEIGHTS"]
 
 Row = tuple[str, ...]
+
+WEIGHTS = (0.5, 0.3, 0.2)  # of the weighted average, the best member first
 
 MODALITY: Mapping[tuple[str, str], Row] = {
     ("modality", "Custom"): ("0.9467", "0.9842 [0.9691, 0.9993]", "0.9434", "0.9497", "0.9465", "0.8934", "47,885"),

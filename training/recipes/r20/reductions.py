@@ -7,10 +7,8 @@ of the paper (2 % of all channels together, or of each layer), and the steps tha
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,12 +17,14 @@ from torch import Tensor
 
 from cxr_edge.ops.preprocess import normalize
 from cxr_edge.specs.preprocess import PreprocessSpec
+from training.json_records import write_json
 from training.markdown import table
 from training.models import NetworkSpec, build
 from training.phantoms import LABELS, make_phantom
 from training.pruning import cost
 from training.pruning.apoz import zero_shares
 from training.pruning.channels import prunable, remove, select_channels
+from training.recipes.arguments import add_out_argument
 from training.shared_files import write_text
 
 __all__ = ["PRINTED", "curve", "images", "main"]
@@ -62,15 +62,12 @@ def images(spec: PreprocessSpec, count: int) -> Iterator[Tensor]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compute and write OUT.json and OUT.md. Returns 0."""
     parser = argparse.ArgumentParser(prog="python -m training.recipes.r20.reductions", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/results/r20-reductions"), help="without suffix (%(default)s)"
-    )
+    add_out_argument(parser, "docs/results/r20-reductions")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     found = {name: {scope: curve(name, scope) for scope in _SCOPES} for name in PRINTED}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    write_json(args.out.with_suffix(".json"), found)
     write_text(args.out.with_suffix(".md"), _page(found))
     return 0
 

@@ -30,6 +30,7 @@ from training.pruning import cost
 from training.pruning.prune import best_step, steps_of
 from training.recipes.page import opening_facts, read_leakage, unit_in_words
 from training.recipes.r20.config import R20Config
+from training.recipes.r20.published import WEIGHTS
 from training.recipes.r20.records import (
     EnsembleRows,
     FittedCombination,
@@ -82,7 +83,7 @@ class Ensembles:
         combinations: dict[str, Combination] = {
             s: fit(s, logits, truth, seed=config.fit_seed, calibrate=calibrate) for s in STRATEGIES
         }
-        if len(config.paper_weights) == len(self.members):
+        if len(WEIGHTS) == len(self.members):
             weights = self._paper_weights(logits, truth)
             combinations[PAPER_WEIGHTED] = fit(
                 "weighted-average", logits, truth, seed=config.fit_seed, calibrate=calibrate, weights=weights
@@ -94,7 +95,7 @@ class Ensembles:
         tables = [confusion(truth, one, logits.shape[2]) for one in logits.argmax(axis=2).T]
         f = [np.average(f1_scores(table), weights=table.sum(axis=1)) for table in tables]
         rank = np.argsort(np.argsort([-v for v in f], kind="stable"))
-        return [self.run.config.paper_weights[r] for r in rank]
+        return [WEIGHTS[r] for r in rank]
 
     def predictions(self, strategy: str, side: str = "test") -> Predictions:
         """Return the ensemble's predictions, computed by the deployed combination."""

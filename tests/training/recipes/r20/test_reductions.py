@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from training.json_records import read_json
 from training.models import NetworkSpec
-from training.recipes.r20.alignment import measure
+from training.recipes.r20.alignment import Alignment, _page, measure
 from training.recipes.r20.reductions import PRINTED, curve
 
 STORED = Path(__file__).parents[4] / "docs" / "results" / "r20-reductions.json"
@@ -33,7 +34,12 @@ def test_the_stored_curves_pass_table_6(name: str) -> None:
 def test_alignment_times_networks_of_aligned_channels() -> None:
     spec = NetworkSpec(architecture="plain", labels=3)
     rows = measure(spec, 32, threads=1, steps=1)
-    assert [(r["step"], r["multiple_of"]) for r in rows] == [(s, m) for s in (0, 1) for m in (1, 8, 16)]
-    assert rows[0]["channels"] > rows[3]["channels"]
-    assert rows[4]["channels"] % 8 == 0
-    assert all(r["milliseconds"] > 0 for r in rows)
+    assert [(r.step, r.multiple_of) for r in rows] == [(s, m) for s in (0, 1) for m in (1, 8, 16)]
+    assert rows[0].channels > rows[3].channels
+    assert rows[4].channels % 8 == 0
+    assert all(r.milliseconds > 0 for r in rows)
+
+
+def test_the_stored_page_of_alignment_is_made_from_its_file() -> None:
+    stored = STORED.with_name("r20-alignment.json")
+    assert stored.with_suffix(".md").read_text() == _page(read_json(Alignment, stored))
