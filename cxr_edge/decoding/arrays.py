@@ -55,7 +55,8 @@ def as_array(pixels: Any) -> npt.NDArray[Any]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(pixels, torch.Tensor):
         return _tensor_array(pixels, torch)
-    if isinstance(pixels, np.ma.MaskedArray) and np.ma.is_masked(pixels):
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(pixels, masked.MaskedArray) and masked.is_masked(pixels):
         raise InputError("some pixels are masked: give them a value, as in pixels.filled(0)")
     try:
         return np.asarray(pixels)
