@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr_edge.bundle.manifest import Manifest
-from training.data.collections import source_descriptions
+from training.data.collections import source_descriptions, source_limits
 from training.data.guard import Guard
 from training.evaluation.metrics import interval
 from training.evaluation.pages import labels_table, lungs_table, models_table, safety_section
@@ -15,12 +15,6 @@ from training.json_records import as_json
 from training.markdown import table
 
 __all__ = ["key_metrics", "model_card"]
-
-# Limits of single collections, printed where their images were used.
-_LIMITS: Mapping[str, str] = {
-    "kcx": "All images of kcx are children of one hospital: a label with images mostly from kcx may be predicted by age and "
-    "hospital. Bacterial and viral pneumonia look alike; their labels in kcx rest on clinical findings.",
-}
 
 
 def key_metrics(results: Evaluation) -> dict[str, Any]:
@@ -145,7 +139,7 @@ def _limits(results: Evaluation, unseen: UnseenSite | None) -> str:
         f"- Label and source are correlated in these collections ({_sources_of_labels(results)}). Figures on other hospitals' "
         "images will be lower; these data cannot show by how much.",
         "- It predicts its labels only. Any other finding (tumours, fractures, devices) gets one of the labels.",
-        *(f"- {limit}" for name, limit in _LIMITS.items() if name in sources),
+        *(f"- {limit}" for name, limit in source_limits().items() if name in sources),
         "- Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
         "- Frontal views only. Fairness across sex, age or origin was not measured: the collections hardly record them.",
         *_unseen(results.guard, unseen),

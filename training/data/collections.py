@@ -31,6 +31,7 @@ __all__ = [
     "collection_names",
     "read_collections",
     "source_descriptions",
+    "source_limits",
 ]
 
 
@@ -44,6 +45,7 @@ class Collection:
     sources: Mapping[
         str, str
     ]  # `Record.source` -> description for the model card, with terms where the publisher states them
+    limits: str = ""  # of what its images teach, for the model card; a sentence or two
     is_default: bool = True  # read if a run names no collections
 
 
@@ -58,6 +60,8 @@ COLLECTIONS: Mapping[str, Collection] = {
                 "kcx": "Kermany et al., paediatric chest X-rays (Guangzhou), normal, bacterial, viral; children of 1 to 5 "
                 "years"
             },
+            limits="All images of kcx are children of one hospital: a label with images mostly from kcx may be predicted by age "
+            "and hospital. Bacterial and viral pneumonia look alike; their labels in kcx rest on clinical findings.",
         ),
         Collection(
             name="ccx",
@@ -181,3 +185,8 @@ def collection_names(sources: Iterable[str]) -> tuple[str, ...]:
 def source_descriptions() -> dict[str, str]:
     """Return source -> description of all collections, for the model card."""
     return {source: text for c in COLLECTIONS.values() for source, text in c.sources.items()}
+
+
+def source_limits() -> dict[str, str]:
+    """Return source -> limits of its collection, for the model card; without sources that have none."""
+    return {source: c.limits for c in COLLECTIONS.values() if c.limits for source in c.sources}

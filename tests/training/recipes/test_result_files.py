@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from training import seeds
+from training.bundles import model_card
 from training.evaluation.pages import results_as_markdown, unseen_as_markdown
 from training.evaluation.results import Evaluation, UnseenSite
 from training.json_records import as_json, read_json
@@ -91,3 +93,10 @@ def test_other_content_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture
     for command in (report.main, r20_report.main, seeds.main):
         assert command([str(tmp_path)]) == 2
         assert "results.json: " in capsys.readouterr().err
+
+
+def test_the_model_card_has_the_limits_of_the_collections_that_were_used() -> None:
+    found = read_json(Evaluation, RESULTS / "starter.json")
+    assert "children of one hospital" in model_card._limits(found, None)
+    others = tuple(row for row in found.sources if row.source != "kcx")
+    assert "children of one hospital" not in model_card._limits(replace(found, sources=others), None)
