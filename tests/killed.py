@@ -1,4 +1,4 @@
-"""Runs killed at random moments: `python -m tests.killed --kills 100 --seed 1`; takes about ten minutes on two cores.
+"""Runs killed at random moments: `python -m tests.killed --kills 100 --seed 1`; takes about half an hour on two cores.
 
 Tiny runs of R20 and FLANNEL on drawn X-rays are killed (SIGKILL) after random times, wherever they are, and started again by the
 same command, several times each. Every run must end with the files of a run that nobody disturbed, bit for bit. `make test` has

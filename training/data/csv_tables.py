@@ -1,7 +1,7 @@
 """Tables of published collections, as downloaded or saved by a spreadsheet: a file in, its rows out.
 
-Recognised: plain, gzipped or zipped; separated by commas, semicolons or tabs; UTF-8 or UTF-16. Everything else is named: what
-came in place of the file, or where it is cut.
+Recognised: plain, gzipped or zipped; separated by commas, semicolons or tabs; UTF-8 or UTF-16. Everything else is named:
+another file in its place, or where it is cut.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_rows(table: Path, columns: Collection[str]) -> list[dict[str, str]]:
 
 
 class _TableError(Exception):
-    """What is wrong with a table, as the end of a sentence that begins with its path."""
+    """Reason for which a table cannot be read, as the end of a sentence that begins with its path."""
 
 
 def _unpack(data: bytes) -> bytes:
