@@ -88,7 +88,7 @@ class MemberData:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the batches of a training are drawn and altered."""
+    """Drawing and altering of the batches of a training."""
 
     batch: int
     seed: int
