@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cxr_edge.errors import ContractError
 from cxr_edge.specs.json_fields import (
@@ -162,17 +162,19 @@ def _not_combined(kind: str) -> str:
     return f"must be {show(COMBINED_KIND)} in a bundle, whose combinations begin with a softmax, got {show(kind)}: {remedy}"
 
 
-_PREPROCESS_TYPES: dict[str, tuple[type, str]] = {
-    "region": (str, "a text"),
-    "canvas_px": (int, "a whole number"),
-    "crop_px": (int, "a whole number"),
-    "median": (bool, "true or false"),
-    "standardize": (str, "a text"),
-    "mean": (list, "a list of numbers"),
-    "std": (list, "a list of numbers"),
-    "channels": (int, "a whole number"),
-    "dtype": (str, "a text"),
-    "arithmetic": (int, "a whole number"),
+_TYPE_NAMES = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of numbers"}
+
+
+def _json_type(hint: Any) -> type:
+    """Return the JSON type of a field of PreprocessSpec: str, int, bool, or list for a tuple."""
+    values = get_args(hint)
+    if get_origin(hint) is Literal:
+        return type(values[0])
+    return list if values else hint
+
+
+_PREPROCESS_TYPES = {name: _json_type(hint) for name, hint in get_type_hints(PreprocessSpec).items()} | {
+    "arithmetic": int
 }
 
 
@@ -189,8 +191,8 @@ def _read_preprocess(found: dict[str, Any]) -> PreprocessSpec:
 
 def _preprocess_from_json(value: object) -> PreprocessSpec:
     found = require_keys(value, _PREPROCESS_TYPES)
-    for key, (kind, expected) in _PREPROCESS_TYPES.items():
-        require(type(found[key]) is kind, key, expected, found[key])  # `is`: JSON's true is not a whole number
+    for key, kind in _PREPROCESS_TYPES.items():
+        require(type(found[key]) is kind, key, _TYPE_NAMES[kind], found[key])  # `is`: JSON's true is not a whole number
     for key in ("mean", "std"):
         for i, item in enumerate(found[key]):
             require(is_number(item), f"{key}[{i}]", "a finite number", item)
