@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.harness import page
 from benchmarks.harness.script import Benchmark, discover
+from cxr_edge.names import not_empty, path_argument
 
 __all__ = ["main"]
 
@@ -35,16 +36,20 @@ def _parser(scripts: Collection[Benchmark]) -> argparse.ArgumentParser:
     default = [script.name for script in scripts if not script.only_if_named]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run benchmarks and write their page.")
     parser.add_argument("--only", nargs="+", choices=names, default=default, help=f"(default: {' '.join(default)})")
-    parser.add_argument("--bundle", default="starter", metavar="DIR", help="folder of the bundle (%(default)s)")
-    parser.add_argument("--engines", metavar="DIR", help="folder of its engines (default: in the bundle)")
+    parser.add_argument(
+        "--bundle", type=not_empty, default="starter", metavar="DIR", help="folder of the bundle (%(default)s)"
+    )
+    parser.add_argument(
+        "--engines", type=not_empty, metavar="DIR", help="folder of its engines (default: in the bundle)"
+    )
     parser.add_argument(
         "--results",
-        type=Path,
+        type=path_argument,
         default=Path("build/bench"),
         metavar="DIR",
         help="folder of the JSON files (%(default)s)",
     )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page to write (default: none)")
+    parser.add_argument("--page", type=path_argument, metavar="FILE", help="Markdown page to write (default: none)")
     parser.add_argument("--rounds", metavar="N", help="rounds of all scripts, instead of each script's own number")
     return parser
 

@@ -47,6 +47,7 @@ from cxr_edge.cli.arguments import add_bundle, add_engines, at_least_one, load_e
 from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import EngineSet, parts, reference
 from cxr_edge.errors import BundleError
+from cxr_edge.names import path_argument
 from cxr_edge.records import STAGES, Roi
 from cxr_edge.screening.screener import Screener
 
@@ -103,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     add_out(parser, BENCHMARK.name)
     add_bundle(parser)
     add_engines(parser)
-    parser.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="X-ray files (default: synthetic ones)")
+    parser.add_argument(
+        "--images", nargs="+", type=path_argument, metavar="FILE", help="X-ray files (default: synthetic ones)"
+    )
     parser.add_argument(
         "--side-px", type=at_least_one, default=2048, metavar="N", help="side of synthetic images (%(default)s)"
     )

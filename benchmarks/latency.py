@@ -37,6 +37,7 @@ from cxr_edge.backends.base import DeviceEngine, Engine
 from cxr_edge.cli.arguments import at_least_one, load_engines
 from cxr_edge.engines import EngineSet, NetworkFile, parts
 from cxr_edge.gpu.interface import Device
+from cxr_edge.names import path_argument
 from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Image, Roi, Screening
 from cxr_edge.screening.screener import Screener
@@ -130,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--percentile", type=parse_percentiles, default=DEFAULT_RANKS, metavar="P,P", help="(default: 90,95,99)"
     )
-    group.add_argument("--export-times", type=Path, metavar="FILE", help="JSON file with the times of every run")
+    group.add_argument(
+        "--export-times", type=path_argument, metavar="FILE", help="JSON file with the times of every run"
+    )
     return parser
 
 

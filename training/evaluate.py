@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from cxr_edge import engines
 from cxr_edge.bundle import Bundle
 from cxr_edge.errors import CxrEdgeError
+from cxr_edge.names import not_empty, path_argument
 from training.data.canvases import Canvases
 from training.data.dataset import data_folder, load
 from training.evaluation.bundle import evaluate
@@ -48,8 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     add_run_arguments(parser, config="training/configs/starter.toml")
     add_out_argument(parser, "docs/results/starter")
-    parser.add_argument("--bundle", default="starter", help="folder of the bundle, or the word starter (%(default)s)")
-    parser.add_argument("--engines", type=Path, help="engines built from it, to evaluate beside the fp32 reference")
+    parser.add_argument(
+        "--bundle", type=not_empty, default="starter", help="folder of the bundle, or the word starter (%(default)s)"
+    )
+    parser.add_argument(
+        "--engines", type=path_argument, help="engines built from it, to evaluate beside the fp32 reference"
+    )
     return parser
 
 

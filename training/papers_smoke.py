@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from cxr_edge.errors import CxrEdgeError, InputError
+from cxr_edge.names import path_argument
 from training.data.drawn_collections import Counts, draw
 from training.json_records import from_json, read_json, write_json
 from training.papers import page
@@ -287,9 +288,11 @@ def _smoke(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the smoke and write OUT.json and OUT.md. Returns 0, or 1 where a paper's recipe does not come to its end."""
     parser = argparse.ArgumentParser(prog="python -m training.papers_smoke", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/papers-smoke"), help="folder of the runs (%(default)s)")
     parser.add_argument(
-        "--results", type=Path, default=Path("docs/results/papers-smoke"), help="without suffix (%(default)s)"
+        "--out", type=path_argument, default=Path("build/papers-smoke"), help="folder of the runs (%(default)s)"
+    )
+    parser.add_argument(
+        "--results", type=path_argument, default=Path("docs/results/papers-smoke"), help="without suffix (%(default)s)"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="all cores by default (%(default)s)")
     parser.add_argument(

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.names import path_argument, printable
+
 __all__ = ["LABELS", "Phantom", "make_phantom", "write_dicom", "write_samples"]
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
@@ -284,7 +286,7 @@ def _write_sample(folder: Path, i: int, seed: int, size_px: int) -> Path:
     if suffix == ".dcm":
         write_dicom(path, phantom, monochrome1=(i // len(LABELS)) % 2 == 0)
     else:
-        cv2.imwrite(str(path), phantom.pixels)
+        path.write_bytes(cv2.imencode(suffix, phantom.pixels)[1].tobytes())  # cv2.imwrite ends the process on odd names
     return path
 
 
@@ -300,13 +302,13 @@ def _burn_in(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: str) 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `python -m training.phantoms FOLDER`. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.phantoms", description="Write synthetic chest X-rays.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=path_argument)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=2000, help="height in pixels (%(default)s)")
     args = parser.parse_args(arguments)
     written = write_samples(args.folder, count=args.count, seed=args.seed, size_px=args.size)
-    print(f"{len(written)} synthetic X-rays in {args.folder}", file=sys.stderr)
+    print(f"{len(written)} synthetic X-rays in {printable(args.folder)}", file=sys.stderr)
     return 0
 
 

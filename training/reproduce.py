@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from cxr_edge.errors import CxrEdgeError, InputError
+from cxr_edge.names import path_argument
 from training import seeds
 from training.data.dataset import data_folder
 from training.json_records import write_json
@@ -157,14 +158,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_common(paper: argparse.ArgumentParser, stages: Sequence[str]) -> None:
     add_run_arguments(paper, config=None, run=("--out", None))
-    paper.add_argument("--results", type=Path, help="folder of tables and figures; default: docs/results/NAME")
+    paper.add_argument("--results", type=path_argument, help="folder of tables and figures; default: docs/results/NAME")
     paper.add_argument("--stage", choices=stages, help="one stage only; default: all, in order")
     paper.add_argument(
         "--seeds", type=_seed, nargs="+", metavar="S",
         help="train with each of these seeds on the same split, in seed-S of both folders; tables have mean and sd",
     )  # fmt: skip
     paper.add_argument(
-        "--segmenter-of", type=Path, metavar="RUN", help="copy the segmenter of a run with the same split"
+        "--segmenter-of", type=path_argument, metavar="RUN", help="copy the segmenter of a run with the same split"
     )
 
 

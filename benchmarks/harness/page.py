@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.harness.report import markdown
 from benchmarks.harness.script import discover
+from cxr_edge.names import path_argument
 
 __all__ = ["main", "page"]
 
@@ -27,8 +28,8 @@ over the rounds of an implementation's time divided by the baseline's in the sam
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page. Return 2 if the folder has no JSON files."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.harness.page", description="Write the page of results.")
-    parser.add_argument("results", type=Path, help="folder of the scripts' JSON files")
-    parser.add_argument("page", type=Path, help="Markdown file to write")
+    parser.add_argument("results", type=path_argument, help="folder of the scripts' JSON files")
+    parser.add_argument("page", type=path_argument, help="Markdown file to write")
     args = parser.parse_args(argv)
     files = sorted(args.results.glob("*.json"))
     if not files:

@@ -21,6 +21,7 @@ from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.engines import EngineSet
 from cxr_edge.environment import environment
 from cxr_edge.errors import InputError
+from cxr_edge.names import path_argument
 from cxr_edge.records import Image, Screening
 from cxr_edge.screening.screener import Screener
 
@@ -68,7 +69,9 @@ class Workload:
 
 def add_workload(parser: argparse.ArgumentParser, name: str) -> None:
     """Add IMAGE, --image-px, --bundle, --engines, --backend, --threads and --out."""
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="X-ray files (default: synthetic ones)")
+    parser.add_argument(
+        "images", nargs="*", type=path_argument, metavar="IMAGE", help="X-ray files (default: synthetic ones)"
+    )
     parser.add_argument(
         "--image-px", type=at_least_one, default=2048, metavar="N", help="side of the synthetic images (%(default)s)"
     )

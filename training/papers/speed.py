@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cxr_edge.names import path_argument
 from training.ensembles.neural_weights import fit_module
 from training.loop.optimizer import build_optimizer
 from training.loop.plan import Plan
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("paper", choices=PAPERS)
     parser.add_argument("network", help="a member, learner or baseline of the full configuration, segmenter or module")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--weights", type=Path, help="write its trunk's random weights here, in timm's layout")
+    parser.add_argument("--weights", type=path_argument, help="write its trunk's random weights here, in timm's layout")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     json.dump(asdict(measured(published(args.paper), args.network, args.weights)), sys.stdout)
