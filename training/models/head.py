@@ -85,8 +85,7 @@ class TaskHead(CamHead):
         return {name: m for name in ("depth", "conv") if (m := getattr(self, name, None)) is not None}
 
     def forward(self, features: Tensor) -> MemberOutput:
-        traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch has no types here
-        if not traced and min(features.shape[2:]) + 2 * _PADDING < self.kernel:
+        if min(features.shape[2:]) + 2 * _PADDING < self.kernel:
             raise InputError(
                 f"the head's {self.kernel}x{self.kernel} convolution needs maps of {self.kernel - 2 * _PADDING} cells per "
                 f"side or more, got {tuple(features.shape[2:])}: give larger images (canvas_px) or another head"

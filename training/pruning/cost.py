@@ -6,7 +6,6 @@ do. They come from ONNX Runtime's own profile, not from torch, which fuses opera
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import time
@@ -24,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_edge.errors import BackendError, ContractError, InputError
 from training.models.layers import evaluation_mode
+from training.models.onnx_export import graph_of
 
 __all__ = ["latency_ms", "layer_times_ms", "macs", "ms_per_channel", "parameters"]
 
 _WARM_UP = 3  # runs: allocation, and the caches of this thread
-_OPSET = 17
 # Operators that ONNX Runtime fuses with the convolution before them: bias, norm, residual sum, activation.
 _AFTER = frozenset(
     ["BatchNormalization", "Add", "Relu", "Clip", "LeakyRelu", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh"]
@@ -77,7 +76,8 @@ def layer_times_ms(network: nn.Module, example: Tensor, *, threads: int = 1, rep
     """
     _check(threads, repeats)
     calls = _calls(network, example)
-    model = _exported(network, example)
+    with evaluation_mode(network):
+        model = graph_of(network, example.repeat(2, 1, 1, 1), ["logits"])  # not slimmed: that changes the nodes' order
     owners = _owners(model.graph)
     if max((i for o in owners.values() for i in o), default=-1) + 1 != len(calls):
         raise ContractError(f"torch calls {len(calls)} convolutions, and its ONNX export holds another number of them")
@@ -116,14 +116,6 @@ def _calls(network: nn.Module, example: Tensor) -> list[str]:
     convs = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
     _run(network, example, [m.register_forward_hook(lambda *_, name=n: calls.append(name)) for n, m in convs])
     return calls
-
-
-def _exported(network: nn.Module, example: Tensor) -> onnx.ModelProto:
-    """Export without `training.models.onnx_export`: a slimmed file's nodes are no longer in the order of the calls."""
-    file = io.BytesIO()
-    # torch's types lack the file objects that its exporter without dynamo takes.
-    torch.onnx.export(network, (example,), file, input_names=["image"], opset_version=_OPSET, dynamo=False)  # type: ignore[arg-type]
-    return onnx.load_from_string(file.getvalue())
 
 
 def _owners(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ a sum over channels, a module of another project), so `training.pruning.removal`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,24 +61,33 @@ def traced(network: nn.Module, example: Tensor) -> Iterator[torch_pruning.Depend
 
 
 def _graph(network: nn.Module, example: Tensor) -> torch_pruning.DependencyGraph:
-    name, shape = type(network).__name__, tuple(example.shape)
+    check_takes(network, example)  # Torch-Pruning calls again with other arguments if this fails, and reports only that
     try:
-        with torch.no_grad():
-            network(example)  # Torch-Pruning calls again with other arguments if this fails, and reports only that
-    except Exception as error:
-        raise InputError(
-            f"{name} cannot be pruned: it does not take an image of {shape}: {one_line(error)}: give the shape that it was "
-            "made for"
-        ) from error
-    try:
-        # A tuple: a single tensor would be unpacked along its batch.
-        return torch_pruning.DependencyGraph().build_dependency(
-            network, (example,), output_transform=output_tensors, verbose=False
-        )
+        with warnings.catch_warnings():  # of limits of its search: the removal is checked in any case
+            warnings.simplefilter("ignore")
+            # A tuple: a single tensor would be unpacked along its batch.
+            return torch_pruning.DependencyGraph().build_dependency(
+                network, (example,), output_transform=output_tensors, verbose=False
+            )
     except Exception as error:  # of any kind, from the depths of the graph
         raise InputError(
-            f"{name} cannot be pruned: its layers cannot be followed from its output to the image: {one_line(error)}: train "
-            "it whole, or choose another network"
+            f"{type(network).__name__} cannot be pruned: its layers cannot be followed from its output to the image: "
+            f"{one_line(error)}: train it whole, or choose another network"
+        ) from error
+
+
+def check_takes(network: nn.Module, example: Tensor) -> None:
+    """Raise InputError unless the network computes an output for the example."""
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    try:
+        with evaluation_mode(network), torch.no_grad():
+            network(example.to(device))
+    except InputError:
+        raise
+    except Exception as error:  # of any kind, of the network's own code
+        raise InputError(
+            f"{type(network).__name__} cannot be pruned: it does not take an image of {tuple(example.shape)}: "
+            f"{one_line(error)}: give the shape that it was made for"
         ) from error
 
 

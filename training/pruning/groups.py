@@ -14,7 +14,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from training.pruning.apoz import ActivationUse, activation_use
-from training.pruning.graph import Change, coupled, is_depthwise, one_line, traced
+from training.pruning.graph import Change, check_takes, coupled, is_depthwise, one_line, traced
 
 __all__ = ["ChannelGroup", "GroupLayer", "LeftWhole", "listed"]
 
@@ -65,6 +65,7 @@ def listed(network: nn.Module, example: Tensor) -> tuple[list[ChannelGroup], lis
 
     A convolution's channel is in one group at most. The last map (of labels) and the image's own channels are in none.
     """
+    check_takes(network, example)
     use = activation_use(network, example)
     names = {m: n for n, m in network.named_modules()}
     groups: list[ChannelGroup] = []

@@ -18,8 +18,6 @@ from training.pruning.cost import latency_ms, layer_times_ms, macs, ms_per_chann
 
 torch.set_num_threads(1)
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 def test_counts_by_hand() -> None:
     network = nn.Sequential(
