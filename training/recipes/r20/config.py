@@ -109,6 +109,7 @@ def load_r20(file: Path) -> R20Config:
     if "prune" in values:
         values["prune"] = prune_plan(values["prune"], base, f"{file}: prune")
     if "search" in values:
-        values["search"] = parse_table(SearchPlan, values["search"], f"{file}: search")
+        of_search = {k: v for k, v in values["search"].items() if k != "stale_s"}  # of version 0.1's heartbeats
+        values["search"] = parse_table(SearchPlan, of_search, f"{file}: search")
     values["members"] = parse_members(values.get("members", {}), base, f"{file}: members")
     return parse_table(R20Config, values, str(file))

@@ -81,3 +81,11 @@ def test_the_cpu_run_is_split_as_the_starter() -> None:
 def test_errors_name_the_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         _load(tmp_path, text)
+
+
+def test_the_heartbeat_of_a_search_of_version_0_1_is_ignored(tmp_path: Path) -> None:
+    text = 'name = "a"\n[members.m]\narchitecture = "plain"\n[search]\ntrials = 3\nstale_s = 60.0\n'
+    (tmp_path / "a.toml").write_text(text)
+    search = load_r20(tmp_path / "a.toml").search
+    assert search is not None
+    assert search.trials == 3
