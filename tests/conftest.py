@@ -19,6 +19,7 @@ settings.load_profile("cxr-edge")
 SLOW = (
     "tests/benchmarks",
     "tests/cli/test_build_engine.py",
+    "tests/cli/test_documented.py",
     "tests/cli/test_ended.py",
     "tests/cli/test_pipes.py",
     "tests/cli/test_unwritable.py",
