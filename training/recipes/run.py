@@ -9,22 +9,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import softmax
-from torch import nn
+from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
+from cxr_edge.ops.preprocess import normalize
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
 from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.dataset import Sample, load, prepare
 from training.data.leakage import SplitSettings
 from training.data.splits import Side
 from training.data.targets import Target, check_sides
+from training.evaluation.metrics import Predictions
 from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.loop.settings import check_same_settings
@@ -32,6 +34,8 @@ from training.models import NetworkSpec, build, load_network, save_network
 from training.models.imagenet import load_imagenet
 from training.models.networks import Network
 from training.parallel import barrier, world
+from training.pruning.plan import PrunePlan
+from training.pruning.prune import best_step, prune, step_folder, steps_of
 from training.recipes.config import RunConfig
 from training.shared_files import atomic_write, exclusive_lock, read_arrays
 from training.tasks.classify import ClassifyTask, MemberData, Sampling
@@ -39,7 +43,7 @@ from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
 from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
 
-__all__ = ["PREDICTIONS", "Run", "SampleLogits", "probabilities_of"]
+__all__ = ["PREDICTIONS", "Run", "SampleLogits", "probabilities_of", "selected_step"]
 
 PREDICTIONS = "predictions.npz"
 
@@ -284,6 +288,50 @@ class Run:
             self.predict(load_network(folder)[0], rows).save(folder / PREDICTIONS)
         barrier(world())
 
+    def prune(
+        self,
+        start: Path,
+        plan: PrunePlan,
+        folder: Path,
+        rows: npt.NDArray[np.int64],
+        sources: Sequence[str] = (),
+        samples: Sequence[Sample] | None = None,
+    ) -> None:
+        """Prune the network of `start` iteratively in `folder`, and save the selected step's predictions on `rows`.
+
+        sources, samples: as of `task`.
+        """
+        retrained = partial(self.task, target=self.config.target, plan=plan.retrain, sources=sources, samples=samples)
+        prune(retrained, start, plan, folder, self.config.member_spec)
+        self.predict_once(selected_step(folder, plan), rows)
+
+    def side_mask(self, side: Side, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return the mask (N,) of the samples on one side."""
+        return np.array([self.samples[i].side == side for i in rows], dtype=bool)
+
+    def input_of(self, row: int) -> Tensor:
+        """Return a sample's input of members (1, C, S, S), as in deployment."""
+        return torch.from_numpy(normalize(self.canvases.lungs[row], self.config.member_spec)[None])
+
+    def predictions_on(
+        self,
+        rows: npt.NDArray[np.int64],
+        probabilities: npt.NDArray[np.floating],
+        predicted: npt.NDArray[np.integer] | None = None,
+        target: Target | None = None,
+    ) -> Predictions:
+        """Return predictions on samples, for figures.
+
+        predicted: label indices (N,); None for the most probable. target: of the columns; None for all labels.
+        """
+        predicted = probabilities.argmax(axis=1) if predicted is None else predicted
+        return Predictions(
+            true=self.truth(rows, self.config.target if target is None else target),
+            predicted=predicted.astype(np.int64),
+            probabilities=probabilities.astype(np.float64),
+            patients=self.patients(rows),
+        )
+
     def truth(self, rows: npt.NDArray[np.int64], target: Target) -> npt.NDArray[np.int64]:
         """Return the true label indices (N,) of samples; -1 for a label that is not in `target`."""
         return np.array([target.label_index(self.samples[i].record.label) for i in rows], dtype=np.int64)
@@ -291,6 +339,11 @@ class Run:
     def patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
         """Return the group names (N,) of samples; patients that share an image are one group."""
         return np.array([self.samples[i].group for i in rows])
+
+
+def selected_step(folder: Path, plan: PrunePlan) -> Path:
+    """Return the folder of the pruning step that is selected on validation images."""
+    return step_folder(folder, best_step(steps_of(folder), tolerance=plan.tolerance))
 
 
 def probabilities_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -14,8 +14,8 @@ from training.loop.fit import fit, load_weights
 from training.loop.settings import TRAINING, check_same_settings
 from training.models import NetworkSpec, build, load_network, save_network
 from training.parallel import barrier, world
-from training.pruning.prune import best_step, export_network, prune, step_folder
-from training.recipes.run import Run
+from training.pruning.prune import export_network, prune
+from training.recipes.run import Run, selected_step
 from training.shared_files import atomic_write, exclusive_lock
 
 __all__ = ["SEGMENTER", "check_same_split", "copy_segmenter", "segment"]
@@ -78,8 +78,8 @@ def _segment(run: Run) -> None:
     final = folder
     if c.prune_segmenter is not None:
         plan, pruned = c.prune_segmenter, run.out / "pruned" / SEGMENTER
-        steps = prune(lambda n: run.segment_task(n, plan.retrain), folder, plan, pruned, c.segmenter_spec)
-        final = step_folder(pruned, best_step(steps, tolerance=plan.tolerance))
+        prune(lambda n: run.segment_task(n, plan.retrain), folder, plan, pruned, c.segmenter_spec)
+        final = selected_step(pruned, plan)
     if world().is_main and not run.segmenter_onnx.exists():
         network, spec = load_network(final)
         difference = export_network(network, spec, c.segmenter_spec, run.segmenter_onnx)

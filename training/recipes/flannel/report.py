@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cxr_edge.ops.preprocess import normalize
 from training.evaluation.figures import CamRow, bars_picture, cam_picture, compared_picture, confusion_picture
 from training.evaluation.mean_maps import mean_row
 from training.evaluation.metrics import Figure
@@ -164,7 +163,7 @@ def _maps(run: FlannelRun, fold: int, rows: Sequence[int]) -> list[dict[str, npt
     """Return each learner's class activation map for the positive label, for each image."""
     c, k = run.config, run.config.labels.index(run.config.positive)
     networks = {name: load_network(run.fold(fold).network_folder(name))[0] for name in c.learners}
-    images = [torch.from_numpy(normalize(run.canvases.lungs[i], c.member_spec)[None]) for i in rows]
+    images = [run.input_of(i) for i in rows]
     with torch.no_grad():
         return [{name: n(image).cam[0, k].numpy() for name, n in networks.items()} for image in images]
 

@@ -61,14 +61,14 @@ class Table3Predictions:
     def predictions(self, method: str, fold: int, rows: npt.NDArray[np.int64] | None = None) -> Predictions:
         """Return the predictions of a fold's model on test images, or on other `rows`."""
         rows, stored = self.run.test_rows if rows is None else rows, self.folds[fold]
-        return self._make_predictions(stored.predicted[method][rows], stored.probabilities[method][rows], rows)
+        return self.run.predictions_on(rows, stored.probabilities[method][rows], stored.predicted[method][rows])
 
     def averaged(self, method: str, rows: npt.NDArray[np.int64] | None = None) -> Predictions:
         """Return the predictions by the mean probabilities of the folds' models; ties of voting go by the learners' mean."""
         rows = self.run.test_rows if rows is None else rows
         p = np.mean([fold.probabilities[method][rows] for fold in self.folds], axis=0)
         scores = p.round(4) + 1e-6 * self._learners_mean(rows) if method == "voting" else p
-        return self._make_predictions(scores.argmax(axis=1), p, rows)
+        return self.run.predictions_on(rows, p, scores.argmax(axis=1))
 
     def _learners_mean(self, rows: npt.NDArray[np.int64]) -> Floats:
         learners = self.run.config.learners
@@ -78,14 +78,7 @@ class Table3Predictions:
     def uncalibrated(self, fold: int) -> Predictions:
         """Return FLANNEL's predictions on test images before the temperature."""
         rows, stored = self.run.test_rows, self.folds[fold]
-        return self._make_predictions(stored.predicted[FLANNEL][rows], stored.raw[rows], rows)
-
-    def _make_predictions(
-        self, predicted: npt.NDArray[np.int64], p: Floats, rows: npt.NDArray[np.int64]
-    ) -> Predictions:
-        run = self.run
-        truth, patients = run.truth(rows, run.config.target), run.patients(rows)
-        return Predictions(true=truth, predicted=predicted.astype(np.int64), probabilities=p, patients=patients)
+        return self.run.predictions_on(rows, stored.raw[rows], stored.predicted[FLANNEL][rows])
 
     @cached_property
     def ap_rows(self) -> npt.NDArray[np.int64]:

@@ -25,9 +25,8 @@ from training.data.findings import projection
 from training.data.targets import Target
 from training.loop.plan import Plan
 from training.parallel import barrier, world
-from training.pruning.prune import best_step, step_folder, steps_of
 from training.recipes.flannel.config import FlannelConfig
-from training.recipes.run import PREDICTIONS, Run, SampleLogits
+from training.recipes.run import PREDICTIONS, Run, SampleLogits, selected_step
 from training.shared_files import exclusive_lock, read_json, require_same_settings, write_text
 
 __all__ = ["FlannelRun", "FoldRun"]
@@ -166,19 +165,15 @@ class FoldRun:
         """Return the folder of a network; of a pruned one, the folder of all pruning steps."""
         return self.run.out / ("pruned" if pruned else "networks") / f"fold-{self.number}" / name
 
-    def chosen_step(self, name: str) -> Path:
-        """Return the folder of a pruned learner's chosen step."""
-        folder, plan = self.folder(name, pruned=True), self.run.config.prune
-        return step_folder(folder, best_step(steps_of(folder), tolerance=0.0 if plan is None else plan.tolerance))
-
     def network_folder(self, name: str, *, unpruned: bool = False) -> Path:
         """Return the folder of the network that stage 2 reads: the pruned learner if learners are pruned.
 
         unpruned: return that of the unpruned network in any case.
         """
-        config = self.run.config
-        pruned = config.prune is not None and name in config.learners and not unpruned
-        return self.chosen_step(name) if pruned else self.folder(name)
+        plan = self.run.config.prune
+        if plan is None or unpruned or name not in self.run.config.learners:
+            return self.folder(name)
+        return selected_step(self.folder(name, pruned=True), plan)
 
     def load_logits(self, name: str, *, unpruned: bool = False) -> npt.NDArray[np.float32]:
         """Return a network's logits (N, labels) on all samples."""

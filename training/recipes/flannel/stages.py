@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch import nn
 from cxr_edge.errors import InputError
 from training.models import load_network
 from training.parallel import barrier, world
-from training.pruning.prune import PrunePlan, prune
 from training.recipes import segmenter
 from training.recipes.flannel.run import PLAN, FlannelRun, FoldRun
 from training.recipes.run import PREDICTIONS, SampleLogits
@@ -118,23 +116,14 @@ def _copy_network(run: FlannelRun, there: Path, here: Path) -> None:
 
 def prune_learners(run: FlannelRun, folds: Iterable[FoldRun]) -> None:
     """Prune every learner iteratively, as R20, if configured; the chosen step predicts all images."""
-    if run.config.prune is None:
+    prune = run.config.prune
+    if prune is None:
         return
     for fold in folds:
         for name in run.config.learners:
-            _prune_learner(fold, name, run.config.prune)
-
-
-def _prune_learner(fold: FoldRun, name: str, plan: PrunePlan) -> None:
-    run, c, retrain = fold.run, fold.run.config, fold.plan(name, plan.retrain)
-    prune(
-        partial(run.task, target=c.target, plan=retrain, sources=run.sources, samples=fold.samples),
-        fold.folder(name),
-        replace(plan, retrain=retrain),
-        fold.folder(name, pruned=True),
-        c.member_spec,
-    )
-    run.predict_once(fold.chosen_step(name), run.all_rows)
+            plan = replace(prune, retrain=fold.plan(name, prune.retrain))
+            folder = fold.folder(name, pruned=True)
+            run.prune(fold.folder(name), plan, folder, run.all_rows, run.sources, fold.samples)
 
 
 def predict_augmented(run: FlannelRun, folds: Iterable[FoldRun]) -> None:

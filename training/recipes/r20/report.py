@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cxr_edge.ops.preprocess import normalize
 from training.evaluation.auc_pages import AUC_NOTE, auc_differences
 from training.evaluation.figures import (
     CamRow,
@@ -215,7 +214,7 @@ def _cam_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
     rows, config = [], run.config
     for i in _cam_cases(run, pruned):
         canvas, label = run.canvases.lungs[i], run.samples[i].record.label
-        image = torch.from_numpy(normalize(canvas, config.member_spec)[None])
+        image = run.input_of(i)
         maps = {m: grad_cam(n, image, config.labels.index(label)) for m, n in networks.items()}
         with torch.no_grad():
             probabilities = {m: n(image).logits.softmax(dim=1)[0] for m, n in networks.items()}
@@ -232,7 +231,7 @@ def _mean_rows(run: R20Run, pruned: Ensembles) -> list[CamRow]:
     test, spec, rows = pruned.rows[pruned.side_mask("test")], run.config.member_spec, []
     for k, label in enumerate(run.config.labels):
         own = [i for i in test if run.samples[i].record.label == label][:_MEAN_OF]
-        images = [torch.from_numpy(normalize(run.canvases.lungs[i], spec)[None]) for i in own]
+        images = [run.input_of(i) for i in own]
         if images:
             maps = {m: [grad_cam(n, image, k) for image in images] for m, n in networks.items()}
             rows.append(mean_row(label, maps, spec, dict.fromkeys(networks, f"mean of {len(images)}")))
@@ -246,7 +245,7 @@ def cam_agreement(run: R20Run, *, images: int = _MEAN_OF) -> dict[str, CamAgreem
     """
     pruned, config = Ensembles.load(run, "pruned"), run.config
     test = [i for i in pruned.rows[pruned.side_mask("test")] if run.samples[i].record.label == config.positive]
-    inputs = [torch.from_numpy(normalize(run.canvases.lungs[i], config.member_spec)[None]) for i in test[:images]]
+    inputs = [run.input_of(i) for i in test[:images]]
     k = config.labels.index(config.positive)
     return {m: _agreement_of(load_network(chosen_step(run, m))[0], inputs, k, config.positive) for m in pruned.members}
 

@@ -70,9 +70,9 @@ class Ensembles:
         logits = np.stack([o.logits for o in outputs], axis=1)
         return cls(run=run, members=members, rows=outputs[0].rows, logits=logits)
 
-    def side_mask(self, side: str) -> npt.NDArray[np.bool_]:
+    def side_mask(self, side: Side) -> npt.NDArray[np.bool_]:
         """Return the mask (N,) of the rows on one side."""
-        return np.array([self.run.samples[i].side == side for i in self.rows], dtype=bool)
+        return self.run.side_mask(side, self.rows)
 
     @cached_property
     def combinations(self) -> dict[str, Combination]:
@@ -97,18 +97,12 @@ class Ensembles:
         rank = np.argsort(np.argsort([-v for v in f], kind="stable"))
         return [WEIGHTS[r] for r in rank]
 
-    def predictions(self, strategy: str, side: str = "test") -> Predictions:
+    def predictions(self, strategy: str, side: Side = "test") -> Predictions:
         """Return the ensemble's predictions, computed by the deployed combination."""
         mask, config = self.side_mask(side), self.run.config
         combiner = Combiner(self.combinations[strategy], labels=len(config.labels))
         probabilities, predicted = combiner.run(np.ascontiguousarray(self.logits[mask]))
-        rows = self.rows[mask]
-        return Predictions(
-            true=self.run.truth(rows, config.target),
-            predicted=predicted.astype(np.int64),
-            probabilities=probabilities.astype(np.float64),
-            patients=self.run.patients(rows),
-        )
+        return self.run.predictions_on(self.rows[mask], probabilities, predicted)
 
 
 def results(run: R20Run) -> Results:
@@ -273,9 +267,5 @@ def _other_bundle_predictions(run: R20Run, pruned: Ensembles) -> Predictions:
     screened = screen_samples(screener, [run.samples[i] for i in rows], threads=c.threads)
     columns = [bundle.manifest.labels.index(label) for label in c.labels]
     probabilities = screened.probabilities[:, columns]
-    return Predictions(
-        true=run.truth(rows, c.target),
-        predicted=probabilities.argmax(axis=1).astype(np.int64),
-        probabilities=probabilities / np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12),
-        patients=run.patients(rows),
-    )
+    normalised = probabilities / np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
+    return run.predictions_on(rows, normalised, probabilities.argmax(axis=1))

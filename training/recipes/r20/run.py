@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from training.data.dataset import Sample
@@ -58,17 +56,8 @@ class R20Run(Run):
         spec = spec if trial is None else trial.network(spec)
         return self.init_network(spec, self.config.members[member].imagenet, seed), spec
 
-    def side_mask(self, side: Side, outputs: SampleLogits) -> npt.NDArray[np.bool_]:
-        """Return the mask (N,) of the rows on one side."""
-        return np.array([self.samples[i].side == side for i in outputs.rows], dtype=bool)
-
     def predictions(self, side: Side, outputs: SampleLogits, target: Target) -> Predictions:
         """Return a single network's predictions on one side: softmax, and the label with the highest logit."""
-        mask = self.side_mask(side, outputs)
-        rows, logits = outputs.rows[mask], outputs.logits[mask]
-        return Predictions(
-            true=self.truth(rows, target),
-            predicted=logits.argmax(axis=1),
-            probabilities=probabilities_of(logits),
-            patients=self.patients(rows),
-        )
+        mask = self.side_mask(side, outputs.rows)
+        logits = outputs.logits[mask]
+        return self.predictions_on(outputs.rows[mask], probabilities_of(logits), logits.argmax(axis=1), target)

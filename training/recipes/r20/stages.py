@@ -23,10 +23,10 @@ from training.loop.plan import Plan
 from training.loop.search import Trial, search
 from training.models import load_network
 from training.models.transfer import transfer_trunk
-from training.pruning.prune import best_step, prune, step_folder, steps_of
+from training.pruning.prune import steps_of
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.tasks import modality
-from training.recipes.run import PREDICTIONS, SampleLogits
+from training.recipes.run import PREDICTIONS, SampleLogits, selected_step
 from training.recipes.segmenter import check_same_split, segment
 from training.shared_files import read_json, reading, write_text
 from training.tasks.classify import validation_figures
@@ -118,7 +118,7 @@ def top_members(run: R20Run) -> tuple[str, ...]:
 
 def _validation_score(run: R20Run, folder: Path, target: Target) -> float:
     outputs = SampleLogits.load(folder / PREDICTIONS)
-    mask = run.side_mask("validation", outputs)
+    mask = run.side_mask("validation", outputs.rows)
     samples = [run.samples[i] for i in outputs.rows[mask]]
     return validation_figures(outputs.logits[mask], samples, target)["macro_f1"]
 
@@ -163,21 +163,14 @@ def prune_members(run: R20Run) -> None:
     """Prune every member iteratively, and save the predictions of the chosen step."""
     c = run.config
     for member in top_members(run):
-        folder, retrain = run.out / "pruned" / member, member_plan(run, member, c.prune.retrain)
-        prune(
-            partial(run.task, target=c.target, plan=retrain, sources=c.task_sources),
-            member_folder(run, "multiclass", member),
-            replace(c.prune, retrain=retrain),
-            folder,
-            c.member_spec,
-        )
-        run.predict_once(chosen_step(run, member), run.evaluated_rows(c.target, c.task_sources))
+        plan = replace(c.prune, retrain=member_plan(run, member, c.prune.retrain))
+        start, rows = member_folder(run, "multiclass", member), run.evaluated_rows(c.target, c.task_sources)
+        run.prune(start, plan, run.out / "pruned" / member, rows, c.task_sources)
 
 
 def chosen_step(run: R20Run, member: str) -> Path:
     """Return the folder of the pruned network with the step selected on validation images."""
-    folder = run.out / "pruned" / member
-    return step_folder(folder, best_step(steps_of(folder), tolerance=run.config.prune.tolerance))
+    return selected_step(run.out / "pruned" / member, run.config.prune)
 
 
 def member_folder(run: R20Run, stage: str, member: str) -> Path:

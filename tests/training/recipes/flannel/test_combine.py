@@ -32,8 +32,9 @@ from tests.tolerances import PROBABILITY
 from training.ensembles.neural_weights import FitPlan, NeuralWeightModule
 from training.pruning.prune import PrunePlan
 from training.recipes.flannel import combine as stage_2
+from training.recipes.flannel import run as run_module
 from training.recipes.flannel.combine import ENSEMBLES, FLANNEL, combine, load_fold_predictions, unpruned_name
-from training.recipes.flannel.run import FlannelRun, FoldRun
+from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.stages import AUGMENTED
 from training.recipes.run import PREDICTIONS, SampleLogits
 
@@ -322,7 +323,7 @@ def test_unpruned_learners_are_reported_next_to_pruned_ones(tmp_path: Path, monk
             run.fold(k).folder(name, pruned=True).mkdir(parents=True)
             worse = informative_logits(run, k, name) + informative_logits(run, k + FOLDS, name)[:, ::-1]
             SampleLogits(rows=run.all_rows, logits=worse).save(run.fold(k).folder(name, pruned=True) / PREDICTIONS)
-    monkeypatch.setattr(FoldRun, "chosen_step", lambda fold, name: fold.folder(name, pruned=True))
+    monkeypatch.setattr(run_module, "selected_step", lambda folder, _: folder)
     combine(run, [0])
     predictions = load_fold_predictions(run, 0)
     assert list(predictions.probabilities)[-4:] == [unpruned_name(m) for m in (*LEARNERS, FLANNEL)]
