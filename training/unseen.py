@@ -70,7 +70,7 @@ def _count(predicted: npt.NDArray[np.int64], config: Config) -> UnseenCounts:
     labels, n = config.labels, len(predicted)
     counts = dict(zip(labels, np.bincount(predicted, minlength=len(labels)).tolist(), strict=True))
     guarded = None if config.guard is None else proportion(n - counts[config.guard], n)
-    return UnseenCounts(said=counts, guard_specificity=guarded)
+    return UnseenCounts(predicted=counts, guard_specificity=guarded)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -156,7 +156,7 @@ def _sources_of_labels(results: Evaluation) -> str:
 
 
 def _shortcuts(shortcuts: Shortcuts) -> list[str]:
-    lines, sources, blind = [], shortcuts.source_told.get("all images"), shortcuts.lungs_painted_over
+    lines, sources, blind = [], shortcuts.sources.get("all images"), shortcuts.lungs_painted_over
     if sources is not None:
         lines.append(
             f"- A linear classifier on 32 px copies of the lung canvases predicts the collection with a balanced accuracy of "

@@ -202,7 +202,7 @@ def _source_counts(screened: Screened, labels: Sequence[str], source: str, label
         source=source,
         label=label,
         patients=len(set(screened.patients[chosen].tolist())),
-        said=dict(zip(labels, counts.tolist(), strict=True)),
+        predicted=dict(zip(labels, counts.tolist(), strict=True)),
         right=proportion(int(counts[labels.index(label)]), int(counts.sum())) if label in labels else None,
     )
 
@@ -298,13 +298,13 @@ def _shortcuts(
     config: BundleConfig,
 ) -> Shortcuts:
     manifest, find_lungs = bundle.manifest, _lung_finder(bundle)
-    source_told = source_classifier_accuracy(samples, canvases, _label_groups(config), Bootstrap.of(config))
+    sources = source_classifier_accuracy(samples, canvases, _label_groups(config), Bootstrap.of(config))
     if find_lungs is None:
-        return Shortcuts(source_told=source_told)
+        return Shortcuts(sources=sources)
     painted = lungs_painted_over(samples, canvases, test, find_lungs, config.member_spec, threads=config.threads)
     blind = _screen_canvases(bundle, painted, screened, config)
     return Shortcuts(
-        source_told=source_told,
+        sources=sources,
         lungs_painted_over=_ensemble(blind, manifest, config),
         blind_areas=_blind_areas(blind, manifest.labels, config),
     )

@@ -136,7 +136,7 @@ class Predictions:
 def interval(figure: Figure | None) -> str:
     """Format a figure with its interval, `0.953 [0.921, 0.975]`; a share is followed by its counts.
 
-    A dash stands for a value, or bounds, that cannot be computed.
+    A value, or bounds, that cannot be computed are a dash.
     """
     if figure is None or np.isnan(figure.value):
         return "-"

@@ -153,7 +153,7 @@ def _sources_table(results: Evaluation) -> str:
             [
                 f"{row.source} / {row.label}",
                 row.patients,
-                *(row.said[label] for label in labels),
+                *(row.predicted[label] for label in labels),
                 interval(row.right),
             ]
             for row in results.sources
@@ -180,7 +180,7 @@ def _shortcuts(results: Evaluation) -> list[str]:
         ["images", "sources", "chance", "balanced accuracy"],
         (
             [name, ", ".join(row.sources), f"{row.chance:.2f}", interval(row.balanced_accuracy)]
-            for name, row in shortcuts.source_told.items()
+            for name, row in shortcuts.sources.items()
         ),
     )
     parts = [
@@ -215,10 +215,10 @@ def unseen_as_markdown(results: UnseenSite) -> str:
     guard = results.guard
     kinds = [(name, kind, counts) for name, by_kind in results.members.items() for kind, counts in by_kind.items()]
     rows = [
-        [name, kind, *counts.said.values(), *([interval(counts.guard_specificity)] if guard else [])]
+        [name, kind, *counts.predicted.values(), *([interval(counts.guard_specificity)] if guard else [])]
         for name, kind, counts in kinds
     ]
-    labels = [f"predicted {label}" for label in kinds[0][2].said]
+    labels = [f"predicted {label}" for label in kinds[0][2].predicted]
     last = [f"not predicted {guard.label}"] if guard else []
     return (
         f"# Unseen site: {', '.join(results.left_out)}\n\nPreset `{results.preset}`, split: "

@@ -12,7 +12,7 @@ from typing import Any
 
 from training.data.guard import Guard, Subgroup
 from training.evaluation.metrics import Figure, ModelFigures
-from training.json_records import OPTIONAL, as_json, formerly, from_json, spread
+from training.json_records import OPTIONAL, as_json, formerly, from_json, named, spread
 
 __all__ = [
     "TOGETHER",
@@ -56,7 +56,7 @@ class SourceCounts:
     source: str
     label: str
     patients: int
-    said: Mapping[str, int]  # predicted label -> images
+    predicted: Mapping[str, int] = field(metadata=named("said"))  # label -> images
     right: Figure | None  # None if the true label is not a label of the bundle
 
 
@@ -121,7 +121,7 @@ class SourceClassifier:
 class Shortcuts:
     """Shortcut checks."""
 
-    source_told: Mapping[str, SourceClassifier]  # by group of images
+    sources: Mapping[str, SourceClassifier] = field(metadata=named("source_told"))  # by group of images
     lungs_painted_over: ModelFigures | None = field(default=None, metadata=OPTIONAL)  # None without a segmenter
     # The guarded label's AUC on those, by subgroup.
     blind_areas: Mapping[str, Figure] = field(default_factory=dict, metadata=spread("lungs_painted_over_auc_among_"))
@@ -161,7 +161,7 @@ class Evaluation:
 class UnseenCounts:
     """Predicted labels of one member on images of one source and label."""
 
-    said: Mapping[str, int]  # predicted label -> images
+    predicted: Mapping[str, int] = field(metadata=named("said"))  # label -> images
     # None without a guarded label.
     guard_specificity: Figure | None = field(default=None, metadata=formerly("not_called_covid", OPTIONAL))
 

@@ -14,7 +14,7 @@ __all__ = ["Costs", "Done", "Engine", "Machine", "MeasuredNetwork", "PaperSmoke"
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a process took."""
+    """Costs of a process."""
 
     seconds: float
     cpu_s: float  # of all threads

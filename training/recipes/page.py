@@ -1,4 +1,4 @@
-"""Parts that both papers share: what every results.json begins with, titles of tables and figures, and the bundle's stage.
+"""Parts that both papers share: the first fields of results.json, titles of tables and figures, and the bundle's stage.
 
 In: a run, or its results. Out: words for pages; networks, bundle and evaluation in their folders.
 """
@@ -41,7 +41,7 @@ RESULTS = "results.json"  # in the folder of a page
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
-    """What the results of both papers begin with."""
+    """First fields of both papers' results."""
 
     config: str  # name of the configuration
     preset: str
@@ -61,7 +61,7 @@ def opening_facts(config: RunConfig, split: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """What pages print of a run's leakage.json, which results.json holds as it is."""
+    """Values of a run's leakage.json that pages print; results.json holds the file as it is."""
 
     divided_patients: int
     divided_pairs: int = 0

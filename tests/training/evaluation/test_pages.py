@@ -71,7 +71,7 @@ def test_the_safety_table_names_the_guarded_label_and_its_subgroups() -> None:
 
 @pytest.mark.parametrize("guard", [GUARD, None])
 def test_the_unseen_page_has_the_specificity_of_a_guarded_label_only(guard: Guard | None) -> None:
-    counts = UnseenCounts(said={"normal": 1, "viral": 1}, guard_specificity=_HALF if guard else None)
+    counts = UnseenCounts(predicted={"normal": 1, "viral": 1}, guard_specificity=_HALF if guard else None)
     members = {"plain": {"shenzhen/normal": counts}}
     page = unseen_as_markdown(
         UnseenSite(preset="sane", left_out=("shenzhen",), seed=1, guard=guard, split="all images", members=members)

@@ -57,8 +57,8 @@ def test_all_images_of_the_unseen_site_are_evaluated(tmp_path: Path) -> None:
         "away/covid-19": 2,
     }
     for figure in found["plain"].values():
-        assert sum(figure.said.values()) == 2
-        assert figure.guard_specificity.hits == 2 - figure.said["covid-19"]
+        assert sum(figure.predicted.values()) == 2
+        assert figure.guard_specificity.hits == 2 - figure.predicted["covid-19"]
 
 
 def test_a_configuration_without_an_unseen_site_is_refused(tmp_path: Path) -> None:

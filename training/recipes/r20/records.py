@@ -104,7 +104,7 @@ class CamAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Results(RunResults):
-    """All results of a run; mappings are by member unless said otherwise."""
+    """All results of a run; mappings are by member unless noted."""
 
     sides: Mapping[str, SideCounts]  # by side
     leakage: Mapping[str, Any]  # leakage.json
