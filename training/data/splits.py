@@ -116,7 +116,7 @@ def check_plan(shares: Mapping[Side, float], unit: Unit) -> None:
     """Raise InputError for an unknown unit, and for shares that lack a side or do not sum to 1."""
     check_unit(unit)
     right = set(shares) == set(SIDES) and all(0 <= s <= 1 for s in shares.values())
-    if not right or not math.isclose(sum(shares.values()), 1, abs_tol=1e-9):
+    if not right or not math.isclose(sum(shares.values()), 1):
         raise InputError(f"the shares {dict(shares)}: expected one from 0 to 1 for each of {', '.join(SIDES)}, sum 1")
 
 

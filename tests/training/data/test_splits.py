@@ -209,3 +209,42 @@ def test_shares_of_flannel_are_four_to_one_in_every_stratum() -> None:
     for label, source in strata:
         own = Counter(s for r, s in zip(records, sides, strict=True) if (r.label, r.source) == (label, source))
         assert own == {"train": 40, "test": 10}
+
+
+def test_a_group_goes_where_its_middle_falls() -> None:
+    """One group of 4 images: its middle, a half, is behind the share of training."""
+    records = [record("p", i) for i in range(4)]
+    shares: dict[Side, float] = {"train": 0.4, "validation": 0.0, "test": 0.6}
+    assert split(records, ["p"] * 4, seed=0, shares=shares) == ["test"] * 4
+
+
+def test_one_side_may_have_everything() -> None:
+    check_plan({"train": 1.0, "validation": 0.0, "test": 0.0}, "group")
+
+
+def test_a_leak_names_what_is_divided_and_how_many_more() -> None:
+    records = [record(name, i) for i, name in enumerate("abcd")]
+    with pytest.raises(InputError, match=r"^the split leaks: group g is in train and in test: split by group$"):
+        check_leakage(records[:2], ["g", "g"], ["train", "test"], [])
+    names = ["g", "g", "h", "h"]
+    with pytest.raises(InputError, match=r"group g is in train and in test, and 1 more: split by group$"):
+        check_leakage(records, names, ["train", "test", "train", "test"], [])
+    with pytest.raises(ValueError, match="zip"):
+        check_leakage(records, names, ["train"] * 3, [])
+
+
+def test_the_report_of_unequal_and_of_no_images() -> None:
+    records = [record(f"p{i}", i, "normal" if i < 6 else "viral", "kcx" if i % 4 else "ccx") for i in range(8)]
+    report = check_leakage(records, [r.patient for r in records], ["train"] * 8, [])
+    assert report.preset == "sane"
+    assert report.label_by_source == (4 + 2) / 8  # kcx: 4 of 6 are normal, ccx: 2 of 2
+    assert check_leakage([], [], [], []).label_by_source == 0.0
+
+
+def test_cramers_v_of_three_labels_by_hand() -> None:
+    """Cells 2 on the diagonal and 1 beside it: the sum of n^2 / (4 * 4) is 18 / 16, so V = sqrt((18 / 16 - 1) / 2)."""
+    pairs = [(a, b) for a in "abc" for b in "abc" for _ in range(2 if a == b else 1)]
+    first, second = zip(*pairs, strict=True)
+    assert cramers_v(first, second) == pytest.approx(0.25, abs=1e-12)
+    with pytest.raises(ValueError, match="zip"):
+        cramers_v(first, second[1:])
