@@ -49,8 +49,13 @@ class Outer:
 
 
 RECORD = Outer(
-    name="n", label="x", rows=((1, 2), ()), pair=(0.5, "p"), by_label={"viral": 0.25}, by_name={"covid-19": Inner(value=1 / 3), "b": Inner(value=math.nan)}
-)  # fmt: skip
+    name="n",
+    label="x",
+    rows=((1, 2), ()),
+    pair=(0.5, "p"),
+    by_label={"viral": 0.25},
+    by_name={"covid-19": Inner(value=1 / 3), "b": Inner(value=math.nan)},
+)
 CONTENT = {
     "name": "n", "kind": "a", "covid": "x", "rows": [[1, 2], []], "pair": [0.5, "p"],
     "by_name": {"covid-19": {"value": 0.333333, "hits": None}, "b": {"value": None, "hits": None}},
