@@ -9,6 +9,7 @@ arithmetic is exact: the fused result equals `normalize(canvas(...))` bit for bi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 import cxr_edge._core as _core
-from cxr_edge.errors import ContractError, InputError
+from cxr_edge.errors import BackendError, ContractError, InputError
+from cxr_edge.forks import keep_in_children
 from cxr_edge.records import GrayPixels, Roi
 from cxr_edge.specs.preprocess import PreprocessSpec
 
@@ -48,7 +50,8 @@ class Preprocessor:
     specs: one per member, in the members' order. Members with the same region and canvas share one resize.
     threads: number of threads per `run`.
 
-    Several Python threads may use an instance: each `run` has its own scratch memory and releases the GIL.
+    Several Python threads may use an instance: each `run` has its own scratch memory and releases the GIL. With several
+    threads it works in the process that made it, and not in a child that inherited it by fork.
     """
 
     def __init__(self, specs: Sequence[PreprocessSpec], *, threads: int = 1) -> None:
@@ -58,6 +61,8 @@ class Preprocessor:
             raise InputError(f"threads must be 1 or more, got {threads}")
         self.specs = tuple(specs)
         self._core = _core.Preprocessor([core_spec(s) for s in specs], threads)
+        self._process = os.getpid() if threads > 1 else None  # that has its threads
+        keep_in_children(self)
 
     def allocate(self, images: int) -> list[npt.NDArray[Any]]:
         """Allocate output arrays for `images` images, one per spec: (images, channels, crop_px, crop_px)."""
@@ -76,8 +81,10 @@ class Preprocessor:
         out: arrays like those of `allocate(len(pixels))`, C-contiguous, overwritten; None allocates.
 
         Returns out. Raises InputError for a roi outside its image or unequal counts, ContractError for outputs of a wrong
-        shape or dtype.
+        shape or dtype, BackendError in a forked child.
         """
+        if self._process not in (None, os.getpid()):
+            raise BackendError(f"this Preprocessor was made in process {self._process}: make one in the forked child")
         if len(pixels) != len(lungs):
             raise InputError(f"each image needs one lung box, got {len(pixels)} images and {len(lungs)} boxes")
         out = self.allocate(len(pixels)) if out is None else out

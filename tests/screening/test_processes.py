@@ -103,6 +103,34 @@ def test_a_forked_child_works_or_has_an_error_and_never_hangs(toy_bundle, case) 
     assert expected in run.stdout
 
 
+PREPROCESSOR = """
+import os, sys
+import numpy as np
+from cxr_edge import BackendError
+from cxr_edge.records import Roi
+from cxr_edge.specs.preprocess import PreprocessSpec
+from cxr_edge.ops.preprocess import Preprocessor
+
+given = [np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)], [Roi.full(64, 64)]
+preprocessor = Preprocessor([PreprocessSpec(region="frame", canvas_px=32, crop_px=32)], threads=2)
+preprocessor.run(*given)
+child = os.fork()
+if child == 0:
+    try:
+        preprocessor.run(*given)
+    except BackendError as error:
+        print(error, flush=True)
+    del preprocessor
+    sys.exit(0)
+print("status", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_drops_an_inherited_preprocessor() -> None:
+    run = subprocess.run([sys.executable, "-c", PREPROCESSOR], capture_output=True, text=True, timeout=120)
+    assert run.stdout.endswith("make one in the forked child\nstatus 0\n"), run.stderr
+
+
 def test_a_forked_child_reads_images(tmp_path) -> None:
     code = (
         "import os, sys, numpy as np; from cxr_edge import Image;"
