@@ -33,17 +33,22 @@ __all__ = [
 ]
 
 
+_WHOLE_NUMBER = re.compile("[0-9]{1,18}")
+
+
 def at_least_one(text: str) -> int:
     """Parse a whole number of 1 or more (argparse type)."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
+    value = int(text) if _WHOLE_NUMBER.fullmatch(text) else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of 1 or more and at most 18 digits, got {text[:40]!r}"
+        )
     return value
 
 
 def _whole_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at most 18 digits, got {text[:40]!r}")
     return int(text)
 
 

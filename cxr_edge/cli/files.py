@@ -12,6 +12,7 @@ import errno
 import glob
 import os
 import stat
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,9 +48,8 @@ _KINDS = (
 class Selection:
     """Expanded PATH arguments, and the list."""
 
-    files: tuple[
-        Path | StandardInput | Failure, ...
-    ]  # to screen, each once; a failure stands for an argument without a file
+    # To screen, each once; a failure in place of an argument without a file.
+    files: tuple[Path | StandardInput | Failure, ...]
     skipped: tuple[Skipped, ...]  # entries of folders that are not screened
     hidden: int = 0  # number of hidden files and folders, skipped as well
     listed: Iterator[Path | Failure] | None = None  # files of --files-from, after the others, as they arrive
@@ -58,6 +58,11 @@ class Selection:
     def count(self) -> int | None:
         """Number of files; None where a list does not say it in advance."""
         return len(self.files) if self.listed is None else None
+
+    @property
+    def images(self) -> int:
+        """Number of images to decode, at least 1; very large where a list does not say it in advance."""
+        return sys.maxsize if self.listed is not None else sum(not isinstance(f, Failure) for f in self.files)
 
     def items(self) -> Iterator[Item]:
         """Yield what is to be screened; standard input is read when its turn comes. To be called once."""

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
-    workers = args.threads if selection.count is None else min(args.threads, selection.count)
+    workers = min(args.threads, selection.images)
     threads = args.threads // workers
     engines = load_engines(args, bundle, threads=threads)
     screener = Screener(bundle, engines, threads=threads)

@@ -98,6 +98,28 @@ def test_bench_prints_a_table_or_json(built, capsys):
     assert report["throughput"][0]["images_per_s"] > 0
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "9" * 5000, "\u0663", ""])
+def test_a_number_that_is_none_is_a_usage_error(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["screen", "x", f"--max-pixels={text}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "expected a whole number of 1 or more" in error
+    assert len(error) < 200
+
+
+def test_threads_are_shared_out_over_the_images(built, images, tmp_path, capsys):
+    (tmp_path / "list").write_text(f"{images}/0.png")
+    for arguments, shared in (
+        (["0.png", "nothing*.png"], "images at a time: 1, threads for each: 2"),
+        (["0.png", "1.png", "2.png"], "images at a time: 2, threads for each: 1"),
+        (["--files-from", str(tmp_path / "list")], "images at a time: 2, threads for each: 1"),
+    ):
+        paths = [f"{images}/{a}" if a.endswith("png") else a for a in arguments]
+        main(["screen", *paths, "--json", "--threads", "2", *built])
+        assert shared in json.loads(capsys.readouterr().out)["run"]["machine"]
+
+
 def test_bench_rejects_an_image_that_is_too_large(built, capsys):
     assert main(["bench", *built, "--image-px", "10001"]) == 2
     assert "--image-px 10001: an image has at most 100,000,000 pixels" in capsys.readouterr().err
