@@ -223,3 +223,14 @@ def test_opening_a_bundle_needs_no_onnx(toy_bundle: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", program, str(toy_bundle)], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_file_that_cannot_be_read_is_named(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if by its permissions, which do not stop root."""
+
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("cxr_edge.bundle.folder.sha256_file", refused)
+    with pytest.raises(BundleError, match=r"cannot be read \(Permission denied\): check its permissions"):
+        Bundle.open(toy_bundle)

@@ -189,6 +189,8 @@ def test_wrong_outputs_and_counts_are_rejected():
         p.run([pixels], [roi], [])
     with pytest.raises(ContractError, match="at least one spec"):
         Preprocessor([])
+    with pytest.raises(InputError, match="threads must be 1 or more, got 0"):
+        Preprocessor([square(8)], threads=0)
     with pytest.raises(ContractError, match="canvases of 8x8"):
         normalize(random_pixels(9, 9, np.uint8), square(8))
 

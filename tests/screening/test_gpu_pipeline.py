@@ -13,7 +13,7 @@ from cxr_edge import engines
 from cxr_edge.bundle import Bundle
 from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import ContractError
-from cxr_edge.records import Image
+from cxr_edge.records import Image, Roi
 from cxr_edge.screening.gpu_pipeline import DevicePipeline, size_class
 from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.combination import STRATEGIES
@@ -267,3 +267,11 @@ class TestTheEmulator:
         assert not (memory.bytes == 1).any()
         graph.launch(stream)
         assert (memory.bytes == 1).all()
+
+
+def test_a_crop_that_contradicts_the_kernels_status_is_an_error(screeners, monkeypatch):
+    """A fault of the kernel or of a driver must not give a screening."""
+    elsewhere = lambda *_, **__: (Roi(x0=0, y0=0, x1=1, y1=1), None)  # noqa: E731
+    monkeypatch.setattr("cxr_edge.screening.gpu_pipeline.roi_from_result", elsewhere)
+    with pytest.raises(ContractError, match=r"the GPU cropped to the box \[\d+, .*\], expected Roi"):
+        screeners[0].screen(image_of(lung_like(200, 160, np.uint8)))
