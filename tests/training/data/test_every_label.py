@@ -19,7 +19,7 @@ from training.data.collections import COLLECTIONS, DEFAULT_COLLECTIONS, read_col
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS, LABELS
 from training.data.readers.rsna import read_rsna
-from training.data.records import Record, Selection
+from training.data.records import Record
 from training.data.splits import SHARES, split
 from training.data.targets import Target, check_labels
 from training.recipes.config import load_config
@@ -59,9 +59,7 @@ def _run(name: str, data: Path, out: Path) -> Run:
     flannel = name.startswith("flannel")
     config = (load_flannel if flannel else load_r20)(CONFIGS / f"{name}.toml")
     run = (FlannelRun if flannel else R20Run)(config, data, out)  # type: ignore[arg-type]
-    records = read_collections(
-        data, Selection(views=config.views), collections=config.read_collections or DEFAULT_COLLECTIONS
-    ).records
+    records = read_collections(data, collections=config.read_collections or DEFAULT_COLLECTIONS).records
     run.__dict__["samples"] = _samples(records, run)
     return run
 
