@@ -52,7 +52,7 @@ INPUTS = [
     (
         ["N", 3, 16, 16],
         TensorProto.FLOAT,
-        r"other preprocessing or labels than the manifest has \(or --spec, --preset\)",
+        r"other preprocessing or labels than in the manifest \(or --spec, --preset\)",
     ),
     (["N", 1, 32, 32], TensorProto.FLOAT, "other preprocessing"),
 ]
