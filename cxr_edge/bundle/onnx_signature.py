@@ -20,7 +20,9 @@ _MAX_TEXT = 200
 _RENAME = (
     'in PyTorch by input_names=["image"] and output_names=["logits"]; docs/bundle-format.md renames those of a file'
 )
-_OTHER_SPEC = "it was exported for other preprocessing or labels than in the manifest (or --spec, --preset): export it again"
+_OTHER_SPEC = (
+    "it was exported for other preprocessing or labels than in the manifest (or --spec, --preset): export it again"
+)
 
 Shape = tuple["int | str | None", ...]  # a string (its symbol) or None is a dynamic dimension
 
