@@ -20,7 +20,7 @@ from cxr_edge.specs.combination import Combination
 from training.bundles.model_card import key_metrics, model_card
 from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
 from training.config import BundleConfig
-from training.data.canvases import LUNG_BOX, Canvases
+from training.data.canvases import LUNG_BOX, Canvases, onnx_session
 from training.data.dataset import Sample
 from training.data.splits import SIDES
 from training.ensembles.fit import choose_combination, choose_decision
@@ -58,6 +58,8 @@ def assemble(
     rows = [i for i, s in enumerate(samples) if s.side == "validation"]
     validation, cut = [samples[i] for i in rows], canvases.rows(rows)
     files = [networks / f"{name}.onnx" for name in designs]
+    if (networks / "segmenter.onnx").exists():  # a damaged one is named before the bundle is written
+        onnx_session(networks / "segmenter.onnx", threads=1)
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
     provenance = {**_provenance(samples, config), "preset": preset, "split": split, **facts}
     fitted = _fit(validation, logits, config, provenance, combination)

@@ -25,7 +25,7 @@ from training.data.dataset import Sample, read_all
 from training.data.records import Record
 from training.shared_files import atomic_write, read_arrays, reading
 
-__all__ = ["LUNG_BOX", "MARGIN", "Canvases", "LungFinder", "cut", "cut_frames", "wide_roi"]
+__all__ = ["LUNG_BOX", "MARGIN", "Canvases", "LungFinder", "cut", "cut_frames", "onnx_session", "wide_roi"]
 
 # R20's rule; a row or column of the 128 px mask counts from three lung pixels on, so that specks are ignored.
 LUNG_BOX = LungBoxRule(min_pixels=3)
@@ -62,10 +62,7 @@ class LungFinder:
     """Lung box as deployed: preprocessing, exported segmenter, box rule."""
 
     def __init__(self, onnx: Path, spec: PreprocessSpec, rule: LungBoxRule) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        with reading(onnx):
-            self._session = _session(onnx.read_bytes(), options)
+        self._session = onnx_session(onnx, threads=1)
         self._preprocessor = Preprocessor([spec])
         self._rule = rule
 
@@ -81,11 +78,16 @@ class LungFinder:
         return roi, flag is not None
 
 
-def _session(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen types without a common base
-        raise ValueError(f"no ONNX network: {error}") from error
+def onnx_session(file: Path, *, threads: int) -> onnxruntime.InferenceSession:
+    """Open an exported network on ONNX Runtime's CPU provider. Raises InputError if the file is missing or damaged."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with reading(file):
+        model = file.read_bytes()
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a dozen types without a common base
+            raise ValueError(f"no ONNX network: {error}") from error
 
 
 def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec, *, threads: int) -> Canvases:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from cxr_edge.ops.preprocess import normalize
 from cxr_edge.specs.preprocess import PreprocessSpec
+from training.data.canvases import onnx_session
 
 __all__ = ["member_logits"]
 
@@ -19,9 +19,7 @@ def member_logits(
     files: Sequence[Path], lungs: npt.NDArray[np.uint8], spec: PreprocessSpec, *, threads: int
 ) -> npt.NDArray[np.float32]:
     """Return logits (N, members, labels) of exported members on canvases (N, S, S)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    sessions = [onnxruntime.InferenceSession(str(f), options, providers=["CPUExecutionProvider"]) for f in files]
+    sessions = [onnx_session(file, threads=threads) for file in files]
     found = []
     for start in range(0, len(lungs), 64):
         images = np.stack([normalize(canvas, spec) for canvas in lungs[start : start + 64]])

@@ -13,6 +13,7 @@ from typing import Any
 
 from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import assemble
+from training.data.canvases import onnx_session
 from training.data.dataset import Sample
 from training.evaluation.pages import results_as_markdown
 from training.json_records import from_json, read_json, write_json
@@ -120,6 +121,7 @@ def export_bundle(
     c, exported = run.config, run.out / "export"
     exported.mkdir(parents=True, exist_ok=True)
     if c.sees_lungs:
+        onnx_session(run.segmenter_onnx, threads=1)  # a damaged one is named, not its copy
         with atomic_write(exported / "segmenter.onnx") as beside:
             shutil.copyfile(run.segmenter_onnx, beside)
     for name, trained in networks.items():
