@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +49,9 @@ def save_self_test_engine(backend: Backend, folder: Path) -> tuple[Path, Path]:
     Raises BackendError if the backend cannot compile it.
     """
     with _scratch_folder() as scratch:
-        engine = Path(shutil.copy(_compile(backend, scratch), folder))
+        compiled = _compile(backend, scratch)
+        engine = folder / compiled.name
+        engine.write_bytes(compiled.read_bytes())
     versions = folder / f"{SELF_TEST_STEM}.json"
     versions.write_text(json.dumps(backend.versions(), indent=1) + "\n", encoding="utf-8")
     return engine, versions

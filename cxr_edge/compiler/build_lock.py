@@ -12,7 +12,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,7 +73,7 @@ def mark_owner(scratch: Path) -> None:
     """Write into a scratch folder whose it is."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     (scratch / _OWNER_FILE).write_text(
-        f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8"
+        f"process {os.getpid()} on {os.uname().nodename}, since {now}", encoding="utf-8"
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -184,7 +185,7 @@ def test_nothing_is_moved_before_all_is_written_and_removed_before_all_is_moved(
 
 
 def test_the_owner_of_a_scratch_folder_is_one_safe_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.socket, "gethostname", lambda: "host\x1b[2J")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="host\x1b[2J"))
     (tmp_path / ".building-x").mkdir()
     mark_owner(tmp_path / ".building-x")
     owner = module._owner(tmp_path)
