@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch_pruning
+import torch_pruning.dependency.graph as search
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
@@ -30,6 +31,8 @@ __all__ = [
     "pruning_group",
     "traced",
 ]
+
+_MOST_COUPLED = 10_000  # layers and operations, each once for every set of channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +105,34 @@ def output_tensors(output: Any) -> list[Tensor]:
 def pruning_group(
     network: nn.Module, graph: torch_pruning.DependencyGraph, root: str, channels: Sequence[int]
 ) -> torch_pruning.Group:
-    """Return Torch-Pruning's group of what loses channels with these outputs of a convolution. Raises whatever it does where
-    it cannot follow: IndexError, AssertionError and others."""
-    return graph.get_pruning_group(network.get_submodule(root), torch_pruning.prune_conv_out_channels, sorted(channels))
+    """Return Torch-Pruning's group of what loses channels with these outputs of a convolution.
+
+    Raises whatever it does where it cannot follow (IndexError, AssertionError and others), and RecursionError where its search
+    would not end.
+    """
+    conv = network.get_submodule(root)
+    with _bounded(network):
+        return graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, sorted(channels))
+
+
+@contextmanager
+def _bounded(network: nn.Module) -> Iterator[None]:
+    """End a search that takes more channels than any layer has: a pooled map that is reshaped (ECA) makes it go round in
+    circles, with ever more channels until the memory is full (Torch-Pruning 1.6.1)."""
+    widest = max(max(p.shape[:2]) for p in network.parameters() if p.ndim > 1)
+
+    class Bounded(torch_pruning.Group):  # type: ignore[misc]  # it has no types
+        def add_dep(self, dep: Any, idxs: Any) -> None:
+            if len(idxs) > 4 * widest or len(self.items) > _MOST_COUPLED:
+                raise RecursionError("its channels are coupled in a circle")
+            super().add_dep(dep, idxs)
+
+    before = search.Group
+    search.Group = Bounded
+    try:
+        yield
+    finally:
+        search.Group = before
 
 
 def coupled(
