@@ -22,7 +22,7 @@ from training.models.head import HEADS
 from training.models.networks import is_known, names, takes_head
 from training.pruning.prune import PrunePlan
 from training.tasks.classify import Balance
-from training.toml_tables import check_keys, parse_table, read_toml
+from training.toml_tables import check_keys, parse_table, read_toml, require_table
 
 __all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members", "parse_segmenter"]
 
@@ -169,6 +169,7 @@ def load_config(file: Path) -> Config:
     base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
     parse_segmenter(values, base, file)
     members = values.get("members", {})
+    require_table(members, f"{file}: members")
     values["members"] = {name: plan(v, base, f"{file}: members.{name}") for name, v in members.items()}
     return parse_table(Config, values, str(file))
 
