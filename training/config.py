@@ -15,7 +15,7 @@ from training.data.guard import Guard, Subgroup
 from training.data.targets import Target
 from training.loop.plan import Plan, upgrade_keys
 from training.pruning.prune import PrunePlan
-from training.toml_tables import check_keys, construct, parse_table
+from training.toml_tables import check_keys, construct, parse_table, require_table
 
 __all__ = ["BundleConfig", "check_segmenter_plan", "plan", "prune_plan"]
 
@@ -117,6 +117,7 @@ def check_segmenter_plan(plan: Plan) -> None:
 
 def plan(values: Mapping[str, Any], base: Plan, where: str) -> Plan:
     """Return `base` with the values of a TOML table. Raises InputError, with `where`, for unknown keys and bad values."""
+    require_table(values, where)
     values = upgrade_keys(values)
     check_keys(values, Plan, where)
     return construct(lambda: replace(base, **values), where)
@@ -124,5 +125,6 @@ def plan(values: Mapping[str, Any], base: Plan, where: str) -> Plan:
 
 def prune_plan(values: Mapping[str, Any], base: Plan, where: str) -> PrunePlan:
     """Return the pruning plan of a TOML table, with the plan of its retraining on top of `base`."""
+    require_table(values, where)
     retrain = plan(values.get("retrain", {}), base, f"{where}.retrain")
     return parse_table(PrunePlan, {**values, "retrain": retrain}, where)

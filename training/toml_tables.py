@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Kind", "check_keys", "construct", "parse_table", "read_toml"]
+__all__ = ["Kind", "check_keys", "construct", "parse_table", "read_toml", "require_table"]
 
 
 Kind = TypeVar("Kind")
@@ -40,7 +40,9 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 def _parse(file: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = tomllib.loads(file.read_text())
+        values: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"the configuration {file} is not in UTF-8 (byte {error.start}): save it as UTF-8") from error
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the configuration {file} cannot be read: {error}") from error
     return values
@@ -56,6 +58,7 @@ def parse_table(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind
 
     where: file and table, for messages. Raises InputError for unknown or missing keys and for invalid values.
     """
+    require_table(values, where)
     check_keys(values, kind, where)
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     if missing := [name for name in needed if name not in values]:
@@ -75,6 +78,12 @@ def construct(make: Callable[[], Kind], where: str) -> Kind:
         return make()
     except (TypeError, ValueError, CxrEdgeError) as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def require_table(values: object, where: str) -> None:
+    """Raise InputError if `values` is no table, such as `search = 3` in place of `[search]`."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} is a table ([{where.rpartition(' ')[2]}] with keys below it), got {values!r}")
 
 
 def check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:

@@ -24,7 +24,7 @@ from training.pruning.prune import PrunePlan
 from training.recipes.config import MemberPlan, RunConfig, parse_members, parse_segmenter
 from training.recipes.r20.tasks import binary
 from training.tasks.classify import Balance
-from training.toml_tables import parse_table, read_toml
+from training.toml_tables import parse_table, read_toml, require_table
 
 __all__ = ["R20Config", "load_r20"]
 
@@ -109,6 +109,7 @@ def load_r20(file: Path) -> R20Config:
     if "prune" in values:
         values["prune"] = prune_plan(values["prune"], base, f"{file}: prune")
     if "search" in values:
+        require_table(values["search"], f"{file}: search")
         of_search = {k: v for k, v in values["search"].items() if k != "stale_s"}  # of version 0.1's heartbeats
         values["search"] = parse_table(SearchPlan, of_search, f"{file}: search")
     values["members"] = parse_members(values.get("members", {}), base, f"{file}: members")
