@@ -20,6 +20,7 @@ from tests.builders.image_collections import write_collections
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder
 from training.data.dataset import load, prepare
 from training.data.leakage import SplitSettings
+from training.evaluation.onnx_logits import member_logits
 from training.loop.plan import Plan
 from training.loop.settings import check_same_settings
 from training.models import NetworkSpec, build, load_network, save_network
@@ -168,3 +169,17 @@ def test_a_file_without_permission_is_not_called_damaged(tmp_path: Path, monkeyp
     monkeypatch.setattr(np, "load", refuse)
     with pytest.raises(InputError, match="no permission: change its permissions"):
         read()
+
+
+def test_a_damaged_network_of_a_bundle_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export(build(SPEC).eval(), FRAME, ["logits", "cam"], tmp_path / "plain.onnx")
+    lungs = np.zeros((2, 32, 32), np.uint8)
+    assert member_logits([tmp_path / "plain.onnx"], lungs, FRAME, threads=1).shape == (2, 1, 2)
+    whole = (tmp_path / "plain.onnx").read_bytes()
+    for kind in ("cut at 5 tenths", "zeros from 5 tenths on", "text"):
+        (tmp_path / "plain.onnx").write_bytes(DAMAGES[kind](whole))
+        with pytest.raises(
+            InputError, match=r"plain\.onnx cannot be read, .*: delete it and start the same command again"
+        ):
+            member_logits([tmp_path / "plain.onnx"], lungs, FRAME, threads=1)
