@@ -6,6 +6,7 @@ Networks train for a few steps, so results have no meaning; the test is that eve
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
 from cxr_edge.ops.combine import Combiner
+from tests.builders.cheap import make_cheap
 from tests.builders.image_collections import write_collections
 from tests.tolerances import PROBABILITY, assert_close
 from training import reproduce
@@ -32,6 +34,13 @@ TEXT = (
     .replace("known_answers = 4", "known_answers = 2")
     .replace("cam_cases = 2", "cam_cases = 1")
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_cheap(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="module")

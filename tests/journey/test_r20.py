@@ -6,6 +6,7 @@ Networks train for a few steps, so results have no meaning; the test is that eve
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
+from tests.builders.cheap import make_cheap
 from tests.builders.image_collections import write_collections
 from training import reproduce
 
@@ -20,6 +22,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "r20-small.toml"
 TEXT = CONFIG.read_text().replace("known_answers = 4", "known_answers = 2").replace("cam_cases = 3", "cam_cases = 1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_cheap(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="module")

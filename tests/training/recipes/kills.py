@@ -139,7 +139,7 @@ _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 # Forked by a server that has imported all modules and has no threads yet.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__])
+_processes.set_forkserver_preload([__name__, "tests.builders.warm_exporter"])
 
 
 @dataclass(frozen=True, kw_only=True)
