@@ -72,11 +72,14 @@ def check_labels(target: Target, train: Iterable[Record], *, min_images: int = 1
         )
 
 
-# What a label without images on a side costs.
-_COST: Mapping[Side, str] = {
-    "train": "it is learnt from this patient alone",
-    "validation": "no epoch, temperature or threshold is selected for it",
-    "test": "its figures say nothing",
+# Consequence of no image, and of one patient, on a side. Without training images a run is refused.
+_CONSEQUENCES: Mapping[Side, tuple[str, str]] = {
+    "train": ("", "it is learnt from this patient alone"),
+    "validation": (
+        "no epoch, temperature or threshold is selected for it",
+        "epoch, temperature and threshold are selected for it by this patient alone",
+    ),
+    "test": ("it has no figures", "its figures are those of one patient"),
 }
 
 
@@ -98,6 +101,6 @@ def check_sides(target: Target, samples: Sequence[Sample], *, min_images: int = 
         patients = Counter(k for k, _ in {(k, group) for own, k, group in known if own == side})
         for k, label in enumerate(target.labels):
             if patients[k] < 2:
-                count = f"{images[k]} images" if not images[k] else f"1 patient ({images[k]} images)"
-                warnings.append(f"{label} has {count} on the side {side}: {_COST[side]}")
+                count = f"1 patient ({images[k]} images)" if images[k] else "0 images"
+                warnings.append(f"{label} has {count} on the side {side}: {_CONSEQUENCES[side][patients[k]]}")
     return warnings

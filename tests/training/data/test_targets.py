@@ -75,7 +75,7 @@ NORMAL_OR_VIRAL = Target(labels=("normal", "viral"), partial={"tuberculosis": ("
             [
                 "viral has 1 patient (1 images) on the side train: it is learnt from this patient alone",
                 "viral has 0 images on the side validation: no epoch, temperature or threshold is selected for it",
-                "normal has 1 patient (1 images) on the side test: its figures say nothing",
+                "normal has 1 patient (1 images) on the side test: its figures are those of one patient",
             ],
         ),
     ],
@@ -88,7 +88,7 @@ def test_several_images_of_one_patient_are_one_patient() -> None:
     samples = _on_sides(train="nnvv", validation="nnvv", test="nnvv")
     samples = [replace(s, group="a/one") if s.record.label == "viral" and s.side == "test" else s for s in samples]
     assert check_sides(NORMAL_OR_VIRAL, samples) == [
-        "viral has 1 patient (2 images) on the side test: its figures say nothing"
+        "viral has 1 patient (2 images) on the side test: its figures are those of one patient"
     ]
 
 
