@@ -185,6 +185,11 @@ def test_wrong_outputs_and_counts_are_rejected():
         ContractError, match=r"output 0 must be a writable C-contiguous float32 array of shape \(1, 1, 8, 8\)"
     ):
         p.run([pixels], [roi], [np.empty((1, 1, 8, 9), np.float32)])
+    read_only = np.empty((1, 1, 8, 8), np.float32)
+    read_only.flags.writeable = False
+    for wrong in (read_only, np.empty((1, 1, 8, 8), np.float16), np.empty((1, 1, 8, 16), np.float32)[..., ::2]):
+        with pytest.raises(ContractError, match="output 0 must be a writable C-contiguous"):
+            p.run([pixels], [roi], [wrong])
     with pytest.raises(ContractError, match="1 output arrays"):
         p.run([pixels], [roi], [])
     with pytest.raises(ContractError, match="at least one spec"):
