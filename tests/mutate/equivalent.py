@@ -2,6 +2,58 @@
 
 from __future__ import annotations
 
-_REASONS: dict[str, list[tuple[str, str]]] = {}
+_REASONS: dict[str, list[tuple[str, str]]] = {
+    "a part of no width is dealt nothing": [
+        ("training/data/splits.py", "parts = {side: shares[side] for side in SIDES if shares[side] >= 0}"),
+    ],
+    "the sum of 1 forbids it too": [
+        ("training/data/splits.py", "right = set(shares) == set(SIDES) and all(0 <= s <= 2 for s in shares.values())"),
+    ],
+    "the first of a longer list is the same": [
+        ("training/data/splits.py", "return Counter((r.label, r.source) for r in records).most_common(2)[0][0]"),
+        ("training/data/splits.py", "return Counter((r.label, r.source) for r in records).most_common(None)[0][0]"),
+    ],
+    "`strict` of zip: lengths that are equal by construction, or were compared before": [
+        ("cxr_edge/ops/preprocess.py", "boxes = [_inside(roi, p).as_tuple() for roi, p in zip(lungs, pixels, )]"),
+        (
+            "cxr_edge/ops/preprocess.py",
+            "boxes = [_inside(roi, p).as_tuple() for roi, p in zip(lungs, pixels, strict=False)]",
+        ),
+        (
+            "cxr_edge/ops/preprocess.py",
+            "boxes = [_inside(roi, p).as_tuple() for roi, p in zip(lungs, pixels, strict=None)]",
+        ),
+        ("cxr_edge/ops/preprocess.py", "for i, (array, spec) in enumerate(zip(out, self.specs, )):"),
+        ("cxr_edge/ops/preprocess.py", "for i, (array, spec) in enumerate(zip(out, self.specs, strict=False)):"),
+        ("cxr_edge/ops/preprocess.py", "for i, (array, spec) in enumerate(zip(out, self.specs, strict=None)):"),
+        ("training/data/splits.py", "for label, source in zip(labels, sources, ):"),
+        ("training/data/splits.py", "for label, source in zip(labels, sources, strict=False):"),
+        ("training/data/splits.py", "for label, source in zip(labels, sources, strict=None):"),
+        ("training/data/splits.py", "for name, side in zip(names, sides, ):"),
+        ("training/data/splits.py", "for name, side in zip(names, sides, strict=False):"),
+        ("training/data/splits.py", "for name, side in zip(names, sides, strict=None):"),
+    ],
+    "only rounding gives more than 1": [
+        (
+            "training/data/splits.py",
+            "2.0, math.sqrt(max(0.0, sum(n * n / (rows[a] * columns[b]) for (a, b), n in cells.items()) - 1) / freedom)",
+        ),
+    ],
+    "the number of threads changes no result": [
+        (
+            "cxr_edge/ops/preprocess.py",
+            "def __init__(self, specs: Sequence[PreprocessSpec], *, threads: int = 2) -> None:",
+        ),
+    ],
+    "the core reads rows in any direction; the copy is for what it is not tested on": [
+        ("cxr_edge/ops/preprocess.py", "if pixels.strides[1] == pixels.itemsize and pixels.strides[0] > 1:"),
+        ("cxr_edge/ops/preprocess.py", "if pixels.strides[1] == pixels.itemsize and pixels.strides[0] >= 0:"),
+        ("cxr_edge/ops/preprocess.py", "if pixels.strides[1] == pixels.itemsize and pixels.strides[1] > 0:"),
+    ],
+    "NumPy's other spellings of the same order": [
+        ("cxr_edge/ops/preprocess.py", 'adjacent: GrayPixels = pixels.copy(order="c")'),
+        ("cxr_edge/ops/preprocess.py", "adjacent: GrayPixels = pixels.copy(order=None)"),
+    ],
+}
 
 EQUIVALENT = {mutant: reason for reason, mutants in _REASONS.items() for mutant in mutants}
