@@ -7,7 +7,6 @@ A figure of one training is of little use if it changes with the seed. `results.
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from cxr_edge.errors import InputError
+from training import shared_files
 from training.json_records import read_json
 from training.loop.settings import TRAINING
 from training.markdown import Table, write_results
@@ -71,7 +71,7 @@ class SeedTables:
 def check_folder(results: Path) -> None:
     """Raise InputError if a results folder holds the page of a run with one seed, which the summary would replace."""
     file = results / RESULTS
-    if file.exists() and "seeds" not in json.loads(file.read_text(encoding="utf-8")):
+    if file.exists() and "seeds" not in shared_files.read_json(file):
         raise InputError(
             f"{results} holds the results of a run without --seeds, which those of several seeds would replace: give "
             f"another folder (--results {results}-seeds), or delete it"

@@ -17,6 +17,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from tests.builders.canvases import make_canvases
 from tests.builders.damage import DAMAGES
 from tests.builders.image_collections import write_collections
+from training import seeds
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder
 from training.data.dataset import load, prepare
 from training.data.leakage import SplitSettings
@@ -183,3 +184,9 @@ def test_a_damaged_network_of_a_bundle_is_named(tmp_path: Path) -> None:
             InputError, match=r"plain\.onnx cannot be read, .*: delete it and start the same command again"
         ):
             member_logits([tmp_path / "plain.onnx"], lungs, FRAME, threads=1)
+
+
+def test_a_damaged_page_of_several_seeds_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"seeds"')
+    with pytest.raises(InputError, match=r"results\.json cannot be read, .*: delete it"):
+        seeds.check_folder(tmp_path)
