@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from cxr_edge.backends.cpu_quota import available_cores
 from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.names import path_argument
 from training.data.drawn_collections import Counts, draw
@@ -261,7 +262,7 @@ def _machine(smoke: _Smoke) -> Machine:
         processor=cpus[0] if cpus else platform.processor(),
         precision="bf16" if computes_bfloat16(torch.device("cpu")) else "fp32",
         vectors=torch.backends.cpu.get_cpu_capability(),
-        cores=os.cpu_count(),
+        cores=available_cores(),
         memory_gib=round(memory, 1),
         threads=smoke.threads,
         load=round(os.getloadavg()[2], 1),
@@ -294,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=path_argument, default=Path("docs/results/papers-smoke"), help="without suffix (%(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="all cores by default (%(default)s)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="all cores by default (%(default)s)")
     parser.add_argument(
         "--precision",
         choices=("fp32", "auto"),

@@ -104,6 +104,10 @@ def _root(path: str | os.PathLike[str]) -> Path:
                 "this cxr-edge was installed without its starter bundle: install it again, or give a folder"
             )
         return root.resolve()
+    if not os.fspath(path):
+        raise BundleError(
+            f"expected the folder of a bundle, or the word {STARTER}, got an empty path: is a variable unset?"
+        )
     root = Path(path)
     if root.is_file():
         if root.name == MANIFEST_NAME:

@@ -77,6 +77,12 @@ def test_an_installation_without_starter_is_reported(tmp_path: Path, monkeypatch
     assert "without its starter bundle: install it again" in open_error("starter")
 
 
+def test_an_empty_path_is_not_the_current_folder(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy_bundle)
+    with pytest.raises(BundleError, match="expected the folder of a bundle, or the word starter, got an empty path"):
+        Bundle.open("")
+
+
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     message = open_error(tmp_path / "nowhere")
     assert f"there is no folder {tmp_path / 'nowhere'}" in message

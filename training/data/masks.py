@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,7 @@ def read_mask(record: Record, size: tuple[int, int] | None = None) -> npt.NDArra
     if record.mask is None:
         raise InputError(f"{record.key} has no lung mask")
     # Not by the deployed decoder: it stretches bit depths and rejects constant images, and a mask holds labels, not gray values.
-    mask = cv2.imread(str(record.mask), cv2.IMREAD_GRAYSCALE)
+    mask = _decode(record.mask)
     if mask is None:
         raise InputError(f"{record.mask}: the lung mask of {record.key} cannot be read: is it a whole PNG? {_AGAIN}")
     values = set(np.unique(mask).tolist())
@@ -32,6 +34,15 @@ def read_mask(record: Record, size: tuple[int, int] | None = None) -> npt.NDArra
         )
     mask = mask if size in (None, mask.shape) else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
     return np.asarray(mask, dtype=np.uint8)
+
+
+def _decode(file: Path) -> npt.NDArray[np.uint8] | None:
+    """Return a mask file's pixels, or None if it cannot be read. OpenCV itself takes no file name that is not UTF-8."""
+    try:
+        data = np.frombuffer(file.read_bytes(), np.uint8)
+        return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    except (OSError, cv2.error):
+        return None
 
 
 _AGAIN = "download it again"
