@@ -51,7 +51,10 @@ TARGETS = {
     ),
     "gate": Target(sources=("cxr_edge/compiler/parity.py",), tests=("tests/compiler/test_parity.py",)),
     "splits": Target(sources=("training/data/splits.py",), tests=("tests/training/data/test_splits.py",)),
-    "apoz": Target(sources=("training/pruning/apoz.py",), tests=("tests/training/pruning/test_apoz.py",)),
+    "apoz": Target(
+        sources=("training/pruning/apoz.py",),
+        tests=tuple(f"tests/training/pruning/test_apoz{more}.py" for more in ("", "_edges")),
+    ),
     "statistics": Target(
         sources=("training/evaluation/statistics.py", "training/evaluation/metrics.py"),
         tests=tuple(f"tests/training/evaluation/test_{name}.py" for name in ("statistics", "metrics", "paired_auc")),

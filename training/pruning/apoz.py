@@ -85,7 +85,7 @@ class _Counts:
     def __init__(self, network: nn.Module) -> None:
         self.convs = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
         self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        ends = np.cumsum([m.out_channels for m in self.convs.values()], dtype=int).tolist()
+        ends = np.cumsum([m.out_channels for m in self.convs.values()]).tolist()
         self.slices = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, strict=True)}
         self.no_origin = ends[-1] if ends else 0
         self.zeros = torch.zeros(self.no_origin + 1, dtype=torch.int64, device=self.device)
