@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.builders.cheap import make_cheap
+from tests.builders.cheap import make_cheap, trace_exports
 from tests.builders.image_collections import write_collections
 from training import reproduce, starter
 from training.bundles import write
@@ -139,7 +139,7 @@ _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 # Forked by a server that has imported all modules and has no threads yet.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__, "tests.builders.warm_exporter"])
+_processes.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +265,7 @@ class _ConstantClock(datetime):
 def _child(folder: Path, recipe: str, out: str, stages: Sequence[str], kill: Kill | None) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    make_cheap()
+    make_cheap(), trace_exports()
     write.datetime = _ConstantClock  # type: ignore[attr-defined]
     write._tools = dict  # the commit: somebody may commit while the runs go on
     watch = _Watch(root=str(folder / out), kill=kill)
