@@ -54,6 +54,17 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
         ("cxr_edge/ops/preprocess.py", 'adjacent: GrayPixels = pixels.copy(order="c")'),
         ("cxr_edge/ops/preprocess.py", "adjacent: GrayPixels = pixels.copy(order=None)"),
     ],
+    "a list of numbers becomes float64 anyway, here or in the binding": [
+        ("cxr_edge/ops/combine.py", "array = np.asarray(values, dtype=None)"),
+        ("cxr_edge/ops/combine.py", "array = np.asarray(values, )"),
+        ("cxr_edge/ops/combine.py", "scaled = logits.astype(None) / temperature"),
+    ],
+    "a factor that all compared sums have": [
+        (
+            "csrc/include/cxr/combine_math.h",
+            "for (int m = 0; m < c.members; ++m) sum += (factors ? factors[m] : 2.0) * scores[m * c.labels + label];",
+        ),
+    ],
 }
 
 EQUIVALENT = {mutant: reason for reason, mutants in _REASONS.items() for mutant in mutants}

