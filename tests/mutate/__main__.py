@@ -49,7 +49,10 @@ TARGETS = {
     "preprocess-core": Target(
         sources=("csrc/include/cxr/pixel_math.h", "csrc/include/cxr/resize_plan.h"), tests=_GOLDEN[1:]
     ),
-    "gate": Target(sources=("cxr_edge/compiler/parity.py",), tests=("tests/compiler/test_parity.py",)),
+    "gate": Target(
+        sources=("cxr_edge/compiler/parity.py",),
+        tests=("tests/compiler/test_parity.py", "tests/compiler/test_parity_findings.py"),
+    ),
     "splits": Target(sources=("training/data/splits.py",), tests=("tests/training/data/test_splits.py",)),
     "apoz": Target(
         sources=("training/pruning/apoz.py",),
