@@ -72,9 +72,7 @@ def unwritable(folder: Path, error: OSError) -> BackendError:
 def mark_owner(scratch: Path) -> None:
     """Write into a scratch folder whose it is."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    (scratch / _OWNER_FILE).write_text(
-        f"process {os.getpid()} on {os.uname().nodename}, since {now}", encoding="utf-8"
-    )
+    (scratch / _OWNER_FILE).write_text(f"process {os.getpid()} on {os.uname().nodename}, since {now}", encoding="utf-8")
 
 
 @contextmanager
