@@ -38,8 +38,25 @@ class CamHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(labels))
 
     def forward(self, features: Tensor) -> MemberOutput:
+        if not _is_traced():
+            _check_maps(features, self.map.in_channels)
         cam = self.map(self.dropout(features))
         return MemberOutput(cam.mean(dim=(2, 3)) + self.bias, cam)
+
+
+def _is_traced() -> bool:
+    """Return whether TorchScript traces, for which shapes are tensors; `benchmarks/peers` does."""
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch has no types here
+    return traced
+
+
+def _check_maps(features: Tensor, channels: int) -> None:
+    """Raise InputError for tokens (transformers), for channels that come last, and for a trunk that timm cuts elsewhere."""
+    if features.dim() != 4 or features.shape[1] != channels:
+        raise InputError(
+            f"the head needs maps of shape (N, {channels}, h, w), the trunk gives {tuple(features.shape)}, not maps that it "
+            "could read: choose a convolutional network"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +102,19 @@ class TaskHead(CamHead):
         return {name: m for name in ("depth", "conv") if (m := getattr(self, name, None)) is not None}
 
     def forward(self, features: Tensor) -> MemberOutput:
+        if not _is_traced():
+            _check_maps(features, next(iter(self.convolutions.values())).in_channels)
+            self._check_size(features)
+        for convolution in self.convolutions.values():
+            features = convolution(features)
+        return super().forward(self.relu(features))
+
+    def _check_size(self, features: Tensor) -> None:
         if min(features.shape[2:]) + 2 * _PADDING < self.kernel:
             raise InputError(
                 f"the head's {self.kernel}x{self.kernel} convolution needs maps of {self.kernel - 2 * _PADDING} cells per "
                 f"side or more, got {tuple(features.shape[2:])}: give larger images (canvas_px) or another head"
             )
-        for convolution in self.convolutions.values():
-            features = convolution(features)
-        return super().forward(self.relu(features))
 
 
 def _head_convolution(kind: str) -> _Convolution:

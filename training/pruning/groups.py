@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch_pruning
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.pruning.apoz import ActivationUse, activation_use
 from training.pruning.graph import Change, check_takes, coupled, is_depthwise, one_line, traced
 
 __all__ = ["ChannelGroup", "GroupLayer", "LeftWhole", "listed"]
+
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +87,27 @@ def listed(network: nn.Module, example: Tensor) -> tuple[list[ChannelGroup], lis
                 continue
             done.update(c.layer for c in changes if c.writes and isinstance(c.layer, nn.Module))
             if _is_read(changes):
-                groups.append(_channel_group(conv, changes, names, use))
+                together = _together(network, graph, names[conv], conv)
+                groups.append(_channel_group(conv, changes, names, use, together))
     return groups, whole
+
+
+def _together(
+    network: nn.Module, graph: torch_pruning.DependencyGraph, root: str, conv: nn.Conv2d
+) -> list[Sequence[int]]:
+    """Return the sets of the root's channels of which one takes the others with it.
+
+    GhostNet's cheap operation makes half of a map from the other half: a channel of a sum goes with another of the same sum.
+    Torch-Pruning's group of all channels does not show it, those of single channels do; three tell whether there are any.
+    """
+
+    def taken(channel: int) -> Sequence[int]:
+        return next(c.own for c in coupled(network, graph, root, [channel]) if c.layer is conv and c.writes)
+
+    last = conv.out_channels - 1
+    if all(len(taken(c)) == 1 for c in {0, last // 2, last}):
+        return []
+    return [taken(c) for c in range(conv.out_channels)]
 
 
 def _is_read(changes: Sequence[Change]) -> bool:
@@ -95,7 +117,11 @@ def _is_read(changes: Sequence[Change]) -> bool:
 
 
 def _channel_group(
-    root: nn.Conv2d, changes: Sequence[Change], names: Mapping[nn.Module, str], use: ActivationUse
+    root: nn.Conv2d,
+    changes: Sequence[Change],
+    names: Mapping[nn.Module, str],
+    use: ActivationUse,
+    together: Sequence[Sequence[int]],
 ) -> ChannelGroup:
     layers = tuple(
         GroupLayer(
@@ -109,26 +135,24 @@ def _channel_group(
         if c.writes and isinstance(c.layer, nn.Conv2d)
     )
     return ChannelGroup(
-        root=names[root], channels=root.out_channels, layers=layers, ties=_ties(root.out_channels, changes)
+        root=names[root], channels=root.out_channels, layers=layers, ties=_ties(root.out_channels, changes, together)
     )
 
 
-def _ties(channels: int, changes: Sequence[Change]) -> tuple[tuple[int, ...], ...]:
+def _ties(channels: int, changes: Sequence[Change], together: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Return the sets of channels to remove as one."""
     tie = np.arange(channels)
-    for change in changes:
-        own = np.array(change.own)
-        for key in _tied_by(change, own):
-            for value in np.unique(key):
-                together = tie[np.array(change.of_root)[key == value]]
-                tie[np.isin(tie, together)] = together.min(initial=channels)
+    roots = [np.array(c.of_root)[key == value] for c in changes for key in _tied_by(c) for value in np.unique(key)]
+    for members in (*roots, *map(list, together)):
+        old = tie[members]
+        tie[np.isin(tie, old)] = old.min(initial=channels)
     return tuple(tuple(np.flatnonzero(tie == t).tolist()) for t in np.unique(tie))
 
 
-def _tied_by(change: Change, own: np.ndarray) -> list[np.ndarray]:
+def _tied_by(change: Change) -> list[Integers]:
     """Return a number per channel if those of equal number are tied: every group of a grouped convolution loses the same
     index, and a group norm loses whole groups, since it averages over each."""
-    layer = change.layer
+    layer, own = change.layer, np.array(change.own)
     if isinstance(layer, nn.Conv2d) and layer.groups > 1 and not is_depthwise(layer):
         return [own % ((layer.out_channels if change.writes else layer.in_channels) // layer.groups)]
     if isinstance(layer, nn.GroupNorm):

@@ -1,7 +1,7 @@
 """Channel removal with proof: a network and the channels to remove in, the smaller network in place, or an error and no change.
 
 The proof is a comparison on a copy with random weights: what the smaller copy computes must be what the whole one computes with
-those channels held at zero wherever they are written or read. Random weights, because a trained network has layers that pass
+those channels held at zero where they are computed. Random weights, because a trained network has layers that pass
 nothing on (a norm that is still zero, a dead channel) and would hide a mistake.
 """
 
@@ -193,16 +193,15 @@ def _run(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 @contextmanager
 def _silenced(network: nn.Module, changes: Sequence[tuple[str, Change]]) -> Iterator[None]:
-    """Hold the changed channels at zero in the block: as outputs of what writes them and as inputs of what reads them."""
+    """Hold the changed channels at zero in the block, as outputs of what computes them: convolutions, dense layers and norms.
+
+    An activation that is not zero at zero, or an offset after it, lets the channel be seen: its removal would change more.
+    """
     modules, hooks = dict(network.named_modules()), []
     for name, change in changes:
-        layer, dim = modules[name], _channel_dim(modules[name])
-        if dim is None:
-            continue
-        if change.writes:
-            hooks.append(layer.register_forward_hook(_zero_output(dim, change.own)))
-        else:
-            hooks.append(layer.register_forward_pre_hook(_zero_input(dim, change.own)))
+        dim = _channel_dim(modules[name])
+        if change.writes and dim is not None:
+            hooks.append(modules[name].register_forward_hook(_zero_output(dim, change.own)))
     try:
         yield
     finally:
@@ -220,11 +219,6 @@ def _channel_dim(layer: nn.Module) -> int | None:
 def _zero_output(dim: int, channels: Sequence[int]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     index = torch.tensor(channels)
     return lambda layer, inputs, output: output.index_fill(dim, index.to(output.device), 0)
-
-
-def _zero_input(dim: int, channels: Sequence[int]) -> Callable[[nn.Module, Any], Any]:
-    index = torch.tensor(channels)
-    return lambda layer, inputs: (inputs[0].index_fill(dim, index.to(inputs[0].device), 0), *inputs[1:])
 
 
 def _listed(culprits: Mapping[str, str]) -> str:
