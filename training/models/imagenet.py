@@ -6,7 +6,6 @@ three input channels, which is equal to three copies of the gray image.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,28 +13,16 @@ from typing import Any
 
 import timm.models
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from training.models.networks import Network, NetworkSpec
+from training.models.weight_files import UNREADABLE, read_state_dict
 
 __all__ = ["load_imagenet"]
 
 # Classifier modules of timm and torchvision: not in a trunk, so their entries in a file are ignored.
 _CLASSIFIERS = ("pre_logits", "head", "fc", "last_linear", "classifier", "classif", "AuxLogits")
-
-# Errors of reading a damaged or foreign file, the hub's errors (OSError) included.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    pickle.PickleError,
-    SafetensorError,
-)
 
 
 def load_imagenet(network: Network, spec: NetworkSpec, file: Path | None) -> None:
@@ -49,7 +36,7 @@ def load_imagenet(network: Network, spec: NetworkSpec, file: Path | None) -> Non
     Raises InputError if the network has no ImageNet weights or the file does not match; the network is then unchanged.
     """
     trunk, config = _timm_network(network, spec)
-    weights, where = (_read(file), str(file)) if file is not None else (_download(spec, config), "timm's hub")
+    weights, where = (read_state_dict(file), str(file)) if file is not None else (_download(spec, config), "timm's hub")
     weights = _for_trunk(weights, trunk)
     if spec.channels == 1:
         weights = _fold_to_gray(weights, config["first_conv"])
@@ -69,18 +56,6 @@ def _timm_network(network: Network, spec: NetworkSpec) -> tuple[nn.Module, Mappi
     return trunk, config
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
-    if not file.is_file():
-        raise InputError(f"there is no file {file}: give a state dict of timm's, .safetensors or .pth")
-    try:
-        given: Mapping[str, Tensor] = timm.models.load_state_dict(str(file))  # unpickles tensors only
-    except _UNREADABLE as error:
-        raise InputError(f"{file} is no state dict (.safetensors or .pth): {error}") from error
-    if not all(isinstance(v, Tensor) for v in given.values()):
-        raise InputError(f"{file} holds more than tensors: give the state dict only")
-    return given
-
-
 def _download(spec: NetworkSpec, config: Mapping[str, object]) -> Mapping[str, Tensor]:
     """Download from the Hugging Face hub if timm has the weights there, else from timm's URL."""
     hub, address = config.get("hf_hub_id"), config.get("url")
@@ -93,7 +68,7 @@ def _download(spec: NetworkSpec, config: Mapping[str, object]) -> Mapping[str, T
             given = torch.hub.load_state_dict_from_url(
                 str(address), map_location="cpu", weights_only=True, progress=False
             )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(
             f"ImageNet weights of {spec.architecture} could not be downloaded from {hub or address}: {error}. "
             "Give them as a file (.safetensors or .pth), or train from scratch"

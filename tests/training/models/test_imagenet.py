@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,39 @@ def test_invalid_files_raise(tmp_path: Path) -> None:
     torch.save({"state_dict": {"epoch": 3}}, tmp_path / "epoch.pth")
     with pytest.raises(InputError, match="more than tensors"):
         load_imagenet(network, spec, tmp_path / "epoch.pth")
+
+
+def _torchscript(file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), str(file))
+
+
+# What people give -> what they are told.
+OTHER_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "script.pt": (_torchscript, r"torch\.save\(torch\.jit\.load\('script\.pt'\)\.state_dict\(\)"),
+    "network.pth": (
+        lambda file: torch.save(nn.Sequential(nn.Linear(2, 2)), file),
+        "not unpickled: save the weights, with",
+    ),
+    "weights.h5": (lambda file: file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "a Keras file"),
+    "network.onnx": (lambda file: file.write_bytes(b"\x08\x08\x12\x07pytorch"), "an ONNX file"),
+    "renamed.pth": (lambda file: file.write_bytes(b"\x08\x08\x12\x07pytorch"), "an ONNX file"),
+    "empty.pth": (lambda file: file.write_bytes(b""), "is empty: copy it again"),
+    "cut.pth": (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(99)), "cut off, or damaged"),
+    "lfs.pth": (lambda file: file.write_text("version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+    "page.pth": (lambda file: file.write_text("<!DOCTYPE html><html>"), "a web page"),
+    "folder.pth": (lambda file: file.mkdir(), "is a folder: give a state dict"),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHER_FILES))
+def test_files_of_other_kinds_are_named(name: str, tmp_path: Path) -> None:
+    write, expected = OTHER_FILES[name]
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=expected) as caught:
+        load_imagenet(build(spec_of()), spec_of(), tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["custom", "narrow-vgg", "nasnet-mobile", "plain", "inverted", "inception"])
