@@ -165,3 +165,22 @@ def test_two_empty_masks_are_the_same() -> None:
     assert compare_segmenter([empty], [empty], [(64, 64)], LungBoxRule(), LIMITS).mask_iou == 1.0
     with pytest.raises(ValueError, match="zip"):
         compare_segmenter([empty], [empty], [], LungBoxRule(), LIMITS)
+
+
+def test_boxes_are_those_of_the_image_not_of_the_mask() -> None:
+    """In an image of 1000x400 px the wider mask's box is too wide to be lungs; in a square one it would not be."""
+    masks = [lung_mask(0, 46)], [lung_mask(0, 47)]
+    assert compare_segmenter(*masks, [(1000, 400)], LungBoxRule(), LIMITS).agreement == 0.0
+    assert compare_segmenter(*masks, [(400, 400)], LungBoxRule(), LIMITS).agreement == 1.0
+
+
+def test_true_labels_may_contradict_the_reference() -> None:
+    """A reference that orders all images wrongly has an AUC of 0; an engine that orders none is better by a half."""
+    before = np.tile([[0.515, 0.485], [0.485, 0.515]], (30, 1))
+    result = compare_member(before, np.full_like(before, 0.5), (np.arange(60) + 1) % 2, LIMITS)
+    assert (result.auc_change, result.passed) == (0.5, True)
+
+
+def test_a_member_that_is_not_finite_is_rejected_with_the_number_of_images() -> None:
+    before = np.full((8, 2), 0.5)
+    assert compare_member(before, before * np.nan, None, LIMITS).images == 8

@@ -14,6 +14,23 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
         ("training/data/splits.py", "return Counter((r.label, r.source) for r in records).most_common(None)[0][0]"),
     ],
     "`strict` of zip: lengths that are equal by construction, or were compared before": [
+        (
+            "training/pruning/apoz.py",
+            "self.slices = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, strict=None)}",
+        ),
+        (
+            "training/pruning/apoz.py",
+            "self.slices = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, )}",
+        ),
+        (
+            "training/pruning/apoz.py",
+            "self.slices = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, strict=False)}",
+        ),
+        ("training/pruning/apoz.py", "for b, o in zip(blank, known, strict=None):"),
+        ("training/pruning/apoz.py", "for b, o in zip(blank, known, ):"),
+        ("training/pruning/apoz.py", "for b, o in zip(blank, known, strict=False):"),
+        ("training/pruning/apoz.py", 'given = {**dict(zip(("tensors", "dim"), args, strict=None)), **kwargs}'),
+        ("training/pruning/apoz.py", 'given = {**dict(zip(("tensors", "dim"), args, )), **kwargs}'),
         ("cxr_edge/ops/preprocess.py", "boxes = [_inside(roi, p).as_tuple() for roi, p in zip(lungs, pixels, )]"),
         (
             "cxr_edge/ops/preprocess.py",
@@ -102,6 +119,51 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
         (
             "training/pruning/apoz.py",
             "return getattr(value, _ORIGINS, None) if (isinstance(value, Tensor)) or True else None",
+        ),
+    ],
+    "no difference of two probabilities is exactly the limit of a tie": [
+        (
+            "cxr_edge/compiler/parity.py",
+            "agreement = (((reference >= 0.5) == (candidate >= 0.5)) | (shift < TIE)).mean(axis=0)",
+        ),
+        ("cxr_edge/compiler/parity.py", "agreement = float((same | (shift < TIE)).mean())"),
+    ],
+    "both are None or neither: the labels are the same": [
+        (
+            "cxr_edge/compiler/parity.py",
+            "return (None, None) if before is None and after is None else (after - before, against)",
+        ),
+    ],
+    "boxes apart share less than any limit; overlaps are not exactly the limit": [
+        (
+            "cxr_edge/compiler/parity.py",
+            "return (failed_a is None) == (failed_b is None) and _box_iou(box_a, box_b) > SAME_BOX_IOU",
+        ),
+        ("cxr_edge/compiler/parity.py", "both = max(width, 1) * max(height, 0)"),
+        ("cxr_edge/compiler/parity.py", "both = max(width, 0) * max(height, 1)"),
+    ],
+    "within the rounding that the limit allows": [
+        ("cxr_edge/compiler/parity.py", "if not value > limit - 1e-9:  # written so that NaN is too low"),
+        ("cxr_edge/compiler/parity.py", "if not value < limit + 1e-9:  # written so that NaN is too high"),
+    ],
+    "the mask is a float32 array already, or compared as one": [
+        (
+            "cxr_edge/compiler/parity.py",
+            "lung_box(mask.astype(None), width_px=size_px[0], height_px=size_px[1], rule=rule) for mask in (a, b)",
+        ),
+    ],
+    "equal values: either is the answer": [
+        ("csrc/include/cxr/pixel_math.h", "return b <= a ? b : a;"),
+        ("csrc/include/cxr/pixel_math.h", "return a <= b ? b : a;"),
+    ],
+    "the softmax after the logarithm drops a common factor": [
+        (
+            "csrc/include/cxr/combine_math.h",
+            "for (int m = 0; m < c.members; ++m) sum += 2.0 / c.members * scores[m * c.labels + label];",
+        ),
+        (
+            "csrc/include/cxr/combine_math.h",
+            "for (int m = 0; m < c.members; ++m) sum += 1.0 * c.members * scores[m * c.labels + label];",
         ),
     ],
 }
