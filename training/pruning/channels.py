@@ -22,7 +22,7 @@ from training.pruning.removal import random_copy, remove, without_proof
 from training.pruning.selection import group_shares, select_channels
 
 __all__ = [
-    "ChannelGroup", "GroupLayer", "LeftWhole", "Survey", "channel_groups", "group_shares", "prunable", "remove",
+    "ChannelGroup", "GroupLayer", "LeftWhole", "Survey", "channel_groups", "group_shares", "known_names", "prunable", "remove",
     "select_channels", "survey",
 ]  # fmt: skip
 
@@ -105,16 +105,22 @@ def _shared(network: nn.Module) -> list[str]:
 def _matching(network: nn.Module, exclude: Sequence[str]) -> list[str]:
     """Return the convolutions that are named in `exclude`, or are inside of a module that is."""
     convs = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
-    found: list[str] = []
-    for pattern in exclude:
-        inside = [n for n in convs if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(n, f"{pattern}.*")]
-        if not inside:
-            raise InputError(
-                f"exclude names {pattern!r}, in which the network has no convolution: its convolutions are "
-                f"{', '.join(convs[:8])}{' and others' if len(convs) > 8 else ''}"
-            )
-        found += inside
-    return found
+    if unknown := [pattern for pattern in exclude if not _inside(convs, pattern)]:
+        raise InputError(
+            f"exclude names {unknown[0]!r}, in which the network has no convolution: its convolutions are "
+            f"{', '.join(convs[:8])}{' and others' if len(convs) > 8 else ''}"
+        )
+    return [name for pattern in exclude for name in _inside(convs, pattern)]
+
+
+def known_names(network: nn.Module, exclude: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of `exclude` that this network has: a plan may be for several networks."""
+    convs = [n for n, m in without_compilation(network).named_modules() if isinstance(m, nn.Conv2d)]
+    return tuple(pattern for pattern in exclude if _inside(convs, pattern))
+
+
+def _inside(convs: Sequence[str], pattern: str) -> list[str]:
+    return [n for n in convs if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(n, f"{pattern}.*")]
 
 
 def _trial(group: ChannelGroup) -> tuple[int, ...]:

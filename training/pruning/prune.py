@@ -27,7 +27,7 @@ from training.models.networks import SEGMENTERS, rebuilt
 from training.models.onnx_export import SegmenterForExport, export
 from training.parallel import barrier, broadcast, world
 from training.pruning import cost
-from training.pruning.channels import ChannelGroup, Survey, channel_groups, remove, select_channels, survey
+from training.pruning.channels import ChannelGroup, Survey, channel_groups, known_names, remove, select_channels, survey
 from training.pruning.plan import PrunePlan, check_same_plan
 from training.pruning.ranking import PrunableTask, Ranks, check_prunable, equal_ranks, nothing_to_prune, rank
 from training.pruning.removal import difference, outputs
@@ -116,14 +116,13 @@ class _Loop:
     @cached_property
     def survey(self) -> Survey:
         """What of the architecture can be pruned; reports the rest."""
-        found = survey(
-            build(replace(self.spec, shapes={})),
-            self.example,
-            exclude=self.plan.exclude,
-            rebuild=lambda network: rebuilt(network, self.spec),
-        )
-        for left in found.whole if world().is_main else ():
-            print(f"{self.folder.name}: left whole: {', '.join(left.layers)}: {left.why}", file=sys.stderr, flush=True)
+        network = build(replace(self.spec, shapes={}))
+        exclude = known_names(network, self.plan.exclude)
+        found = survey(network, self.example, exclude=exclude, rebuild=lambda pruned: rebuilt(pruned, self.spec))
+        lines = [f"left whole: {', '.join(left.layers)}: {left.why}" for left in found.whole]
+        lines += [f"exclude: it has no layer {name!r}" for name in self.plan.exclude if name not in exclude]
+        for line in lines if world().is_main else ():
+            print(f"{self.folder.name}: {line}", file=sys.stderr, flush=True)
         return found
 
     @property

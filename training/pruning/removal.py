@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
@@ -21,7 +23,7 @@ from training.models.layers import evaluation_mode, without_compilation
 from training.pruning.apoz import zero_shares
 from training.pruning.graph import Change, changes_of, check_takes, delete, one_line, output_tensors, traced
 
-__all__ = ["Removal", "difference", "has_zeros", "outputs", "random_copy", "remove", "why_not", "without_proof"]
+__all__ = ["Removal", "difference", "outputs", "random_copy", "remove", "why_not", "without_proof", "zeros_on_noise"]
 
 Removal = Mapping[str, Sequence[int]]  # convolution -> its channels
 # Differences relative to the largest output. In float32, sums in another order differ by 1e-7 to 1e-3, the more the deeper the
@@ -118,11 +120,9 @@ def outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
         return _run(network, images)
 
 
-def has_zeros(network: nn.Module, example: Tensor) -> bool:
-    """Return whether an activation of such a network is ever exactly zero, with random weights and images."""
-    network = without_compilation(network)
-    shares = zero_shares(random_copy(network, example), _images(example))
-    return any(bool(share.any()) for share in shares.values())
+def zeros_on_noise(network: nn.Module, example: Tensor) -> dict[str, NDArray[np.float64]]:
+    """Return the shares of zeros as `zero_shares`, of such a network with random weights, on random images."""
+    return zero_shares(random_copy(without_compilation(network), example), _images(example))
 
 
 def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

@@ -21,9 +21,9 @@ from training.data.targets import Target
 from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.loop.search import Trial, search
-from training.models import load_network
+from training.models import build, load_network
 from training.models.transfer import transfer_trunk
-from training.pruning.prune import steps_of
+from training.pruning.prune import check_prunable, steps_of
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.tasks import modality
 from training.recipes.run import PREDICTIONS, SampleLogits, selected_step
@@ -101,8 +101,15 @@ def _own_plan(run: R20Run, member: str, plan: Plan) -> Plan:
 
 
 def learn_modality(run: R20Run) -> None:
-    """Train every member on normal against abnormal; does nothing if trained networks are copied from another run."""
-    for member in run.config.members if run.config.networks is None else ():
+    """Train every member on normal against abnormal; does nothing if trained networks are copied from another run.
+
+    Raises InputError, before any is trained, for a member that the plan of pruning cannot prune.
+    """
+    members = [] if run.config.networks is not None else list(run.config.members)
+    for member in [m for m in members if not is_done(run, "modality", [m])]:
+        spec = best_trial(run, member).network(run.config.network(member, 2))
+        check_prunable(build(spec), spec, run.config.member_spec, run.config.prune)
+    for member in members:
         plan = member_plan(run, member, run.config.modality)
         network, spec = run.init_member(member, 2, plan.seed, best_trial(run, member))
         run.train(network, spec, modality(), plan, member_folder(run, "modality", member), run.config.modality_sources)
