@@ -60,7 +60,10 @@ TARGETS = {
     ),
     "statistics": Target(
         sources=("training/evaluation/statistics.py", "training/evaluation/metrics.py"),
-        tests=tuple(f"tests/training/evaluation/test_{name}.py" for name in ("statistics", "metrics", "paired_auc")),
+        tests=tuple(
+            f"tests/training/evaluation/test_{name}.py"
+            for name in ("statistics", "statistics_by_hand", "metrics", "paired_auc")
+        ),
     ),
 }
 
