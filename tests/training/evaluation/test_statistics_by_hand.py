@@ -200,9 +200,8 @@ def test_log_loss_and_calibration_by_hand() -> None:
     """Four images at 0.9 with three right, one at 0.65 that is right, one certain and wrong: |3 - 3.6|, 0.35 and 1."""
     top, right = np.array([0.9, 0.9, 0.9, 0.9, 0.65, 1.0]), np.array([1, 1, 1, 0, 1, 0], bool)
     p = np.stack([top, 1 - top], axis=1)
-    given = Predictions(
-        true=np.where(right, 0, 1), predicted=np.zeros(6, int), probabilities=p, patients=np.arange(6).astype(str)
-    )
+    true, nobody = np.where(right, 0, 1), np.arange(6).astype(str)
+    made = Predictions(true=true, predicted=np.zeros(6, int), probabilities=p, patients=nobody)
     # The certain one is in the bin of 0.9.
     assert calibration_error(made) == pytest.approx((abs(3 - 3.6 - 1) + 0.35) / 6)
     assert log_loss(p, true).tolist() == pytest.approx([-math.log(v) for v in (0.9, 0.9, 0.9, 0.1, 0.65, 1e-6)])
