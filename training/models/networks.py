@@ -158,7 +158,7 @@ def build(spec: NetworkSpec) -> nn.Module:
 
 
 def rebuilt(network: nn.Module, spec: NetworkSpec) -> nn.Module:
-    """Return the network as it comes back from its files: built anew, resized, with the same weights.
+    """Return the network as it comes back from its files: built again, resized, with the same weights.
 
     Raises BundleError or RuntimeError if it does not fit: a layer became smaller in a way that shapes do not tell.
     """

@@ -1,4 +1,4 @@
-"""Which channels of a network can be removed: a network in, its channel groups out, and what is left whole with the reason.
+"""Channels that can be removed: a network in, its channel groups out, and what is left whole with the reason.
 
 A network is divided into channel groups (`training.pruning.groups`); each is tried on a copy (`training.pruning.removal`), and
 those after whose removal the network does not run, or computes something else, are left whole, so that the rest can be pruned.

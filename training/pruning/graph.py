@@ -165,7 +165,7 @@ def delete(network: nn.Module, graph: torch_pruning.DependencyGraph, chosen: Map
     for root, channels in chosen.items():
         if channels:
             pruning_group(network, graph, root, channels).prune()
-    for norm, width in widths.items():  # Torch-Pruning keeps the number of groups, and so mixes channels anew
+    for norm, width in widths.items():  # Torch-Pruning keeps the number of groups, and so mixes other channels
         norm.num_groups = norm.num_channels // width
 
 

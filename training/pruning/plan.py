@@ -58,7 +58,7 @@ class PrunePlan:
 
     @property
     def by_zeros(self) -> bool:
-        """Whether channels are ranked by their zeros, so that only networks with exact zeros can be pruned."""
+        """True if channels are ranked by their zeros, so that only networks with exact zeros can be pruned."""
         return self.ranking in ("apoz", "latency")
 
 

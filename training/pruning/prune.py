@@ -115,7 +115,7 @@ class _Loop:
 
     @cached_property
     def survey(self) -> Survey:
-        """What of the architecture can be pruned; reports the rest."""
+        """Layers of the architecture that can be pruned; reports the rest."""
         network = build(replace(self.spec, shapes={}))
         exclude = known_names(network, self.plan.exclude)
         found = survey(network, self.example, exclude=exclude, rebuild=lambda pruned: rebuilt(pruned, self.spec))
@@ -224,7 +224,7 @@ class _Loop:
         again, images = rebuilt(network, self.spec), torch.randn(2, *self.example.shape[1:])
         if difference(outputs(network, images), outputs(again, images)) > 0:
             raise InputError(
-                f"{self.spec.architecture} computes something else when it is built anew with its pruned weights: nothing was "
+                f"{self.spec.architecture} computes something else when it is built again with its pruned weights: nothing was "
                 "saved; it has values beside its weights that pruning cannot know: prune another network"
             )
 

@@ -1,4 +1,4 @@
-"""What a pruning step ranks its channels by: a network, its task and the plan in, zeros or importances of its channels out.
+"""Ranks of a pruning step: a network, its task and the plan in, zeros or importances of its channels out.
 
 Also the check that a network has something to rank, so that a recipe can refuse one before it trains it for hours.
 """
@@ -46,7 +46,7 @@ class PrunableTask(Task, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """What a step's channels are ranked by."""
+    """Zeros or importances that a step's channels are ranked by."""
 
     shares: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     times: Mapping[str, float] | None = None
