@@ -147,6 +147,7 @@ DESIGNS: Mapping[str, Callable[[], nn.Module]] = {
     "darknet": _timm("darknet17"),
     "hgnet": _timm("hgnetv2_b0"),
     "repvgg": _timm("repvgg_a0"),
+    "edgenext": _timm("edgenext_xx_small", depths=(1, 1, 1, 1), dims=(8, 16, 16, 24), heads=(2, 2, 2, 2)),
     "shuffled": Shuffled,
     "cbam": Attentive,
     "shared weights": Tied,

@@ -80,15 +80,17 @@ def listed(network: nn.Module, example: Tensor) -> tuple[list[ChannelGroup], lis
                 continue
             try:
                 changes = coupled(network, graph, names[conv], range(conv.out_channels))
-            except Exception as error:  # Torch-Pruning raises IndexError, AssertionError and others
+                if _is_read(changes):
+                    together = _together(network, graph, names[conv], conv)
+                    groups.append(_channel_group(conv, changes, names, use, together))
+            except (
+                Exception
+            ) as error:  # Torch-Pruning raises IndexError, AssertionError and others, or gives channels beyond
                 whole.append(
                     LeftWhole(layers=(names[conv],), why=f"its channels cannot be followed ({one_line(error)})")
                 )
                 continue
             done.update(c.layer for c in changes if c.writes and isinstance(c.layer, nn.Module))
-            if _is_read(changes):
-                together = _together(network, graph, names[conv], conv)
-                groups.append(_channel_group(conv, changes, names, use, together))
     return groups, whole
 
 

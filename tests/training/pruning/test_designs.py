@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 EXAMPLE = torch.zeros(1, 1, SIDE_PX, SIDE_PX)
 IMAGES = torch.randn(2, 1, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(5))
 # Nothing that another layer reads is without a layer norm, or weights standardised over what they read.
-NOTHING = frozenset(["convnext"])
+NOTHING = frozenset(["convnext", "edgenext"])
 EXPORTED = ("sknet", "sequential, group norm")  # pruned networks are ordinary ones, and one export takes seconds
 
 
