@@ -18,7 +18,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
 from cxr_edge.ops.combine import Combiner
-from tests.builders.cheap import make_cheap
+from tests.builders.cheap import make_cheap, trace_exports
 from tests.builders.image_collections import write_collections
 from tests.tolerances import PROBABILITY, assert_close
 from training import reproduce
@@ -38,8 +38,9 @@ TEXT = (
 
 @pytest.fixture(scope="module", autouse=True)
 def cheap() -> Iterator[None]:
+    """Exports are traced: R20's journey has torch.export's exporter."""
     with pytest.MonkeyPatch.context() as patch:
-        make_cheap(patch.setattr)
+        make_cheap(patch.setattr), trace_exports(patch.setattr)
         yield
 
 
