@@ -45,7 +45,9 @@ TARGETS = {
         sources=("csrc/include/cxr/combine_math.h", "csrc/combine_kernels.h", "csrc/combine.cc"),
         tests=(_GOLDEN[0], _GOLDEN[2]),
     ),
-    "preprocess": Target(sources=("cxr_edge/ops/preprocess.py",), tests=_GOLDEN[1:2]),
+    "preprocess": Target(
+        sources=("cxr_edge/ops/preprocess.py",), tests=(_GOLDEN[1], "tests/screening/test_processes.py")
+    ),
     "preprocess-core": Target(
         sources=("csrc/include/cxr/pixel_math.h", "csrc/include/cxr/resize_plan.h"), tests=_GOLDEN[1:]
     ),
