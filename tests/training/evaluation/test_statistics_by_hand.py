@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,12 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import f1_score, roc_auc_score
 
+import training
 from training.evaluation.metrics import (
     Bootstrap,
     Figure,
     Predictions,
+    auc_figure,
     bootstrap,
     calibration_error,
     figures,
@@ -34,6 +37,7 @@ from training.evaluation.statistics import (
     paper_row,
     wald,
 )
+from training.recipes.config import load_config
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -43,7 +47,7 @@ DRAWS = Bootstrap(seed=1, resamples=60)
 
 def predictions(seed: int, skill: float = 1.0, n: int = 90) -> Predictions:
     rng = np.random.default_rng(seed)
-    true = np.arange(n) % 3
+    true = np.array([0, 0, 0, 1, 1, 2])[np.arange(n) % 6]
     p = rng.dirichlet(np.ones(3), n) + skill * np.eye(3)[true]
     p /= p.sum(axis=1, keepdims=True)
     patients = np.array([f"p{i // 2}" for i in range(n)])
@@ -197,14 +201,13 @@ def test_a_models_figures_are_in_their_places() -> None:
 
 
 def test_log_loss_and_calibration_by_hand() -> None:
-    """Four images at 0.9 with three right, one at 0.65 that is right, one certain and wrong: |3 - 3.6|, 0.35 and 1."""
-    top, right = np.array([0.9, 0.9, 0.9, 0.9, 0.65, 1.0]), np.array([1, 1, 1, 0, 1, 0], bool)
+    """Right: one image at 0.65, one at 0.85, four at 0.9. Wrong: one at 1.0, which is in the bin of 0.9."""
+    top, right = np.array([0.9, 0.9, 0.9, 0.9, 0.65, 0.85, 1.0]), np.array([1, 1, 1, 1, 1, 1, 0], bool)
     p = np.stack([top, 1 - top], axis=1)
-    true, nobody = np.where(right, 0, 1), np.arange(6).astype(str)
-    made = Predictions(true=true, predicted=np.zeros(6, int), probabilities=p, patients=nobody)
-    # The certain one is in the bin of 0.9.
-    assert calibration_error(made) == pytest.approx((abs(3 - 3.6 - 1) + 0.35) / 6)
-    assert log_loss(p, true).tolist() == pytest.approx([-math.log(v) for v in (0.9, 0.9, 0.9, 0.1, 0.65, 1e-6)])
+    true, nobody = np.where(right, 0, 1), np.arange(7).astype(str)
+    made = Predictions(true=true, predicted=np.zeros(7, int), probabilities=p, patients=nobody)
+    assert calibration_error(made) == pytest.approx((0.35 + 0.15 + abs(4 * 0.1 - 1)) / 7)
+    assert log_loss(p, true).tolist() == pytest.approx([-math.log(v) for v in (0.9, 0.9, 0.9, 0.9, 0.65, 0.85, 1e-6)])
 
 
 def test_shares_near_0_and_1() -> None:
@@ -231,3 +234,13 @@ def test_predictions_of_some_images() -> None:
     some = p.only(np.array([True, False, True, False, False, True]))
     for name in ("true", "predicted", "probabilities", "patients"):
         np.testing.assert_array_equal(getattr(some, name), getattr(p, name)[[0, 2, 5]])
+
+
+def test_no_scores_have_no_auc() -> None:
+    none = auc_figure(np.zeros(0), np.zeros(0, bool), np.zeros(0, str), DRAWS)
+    assert (none.n, math.isnan(none.value)) == (0, True)
+
+
+def test_the_draws_of_a_recipe_are_those_of_its_configuration() -> None:
+    config = load_config(Path(training.__file__).parent / "configs" / "starter.toml")
+    assert Bootstrap.of(config) == Bootstrap(seed=config.seed, resamples=config.resamples)
