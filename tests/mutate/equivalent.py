@@ -14,6 +14,12 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
         ("training/data/splits.py", "return Counter((r.label, r.source) for r in records).most_common(None)[0][0]"),
     ],
     "`strict` of zip: lengths that are equal by construction, or were compared before": [
+        ("training/evaluation/metrics.py", "for value, column in zip(measure(None), drawn.T, ):"),
+        ("training/evaluation/metrics.py", "for value, column in zip(measure(None), drawn.T, strict=False):"),
+        ("training/evaluation/metrics.py", "for value, column in zip(measure(None), drawn.T, strict=None):"),
+        ("training/evaluation/statistics.py", '"per_class": dict(zip(labels, figures[: len(labels)], )),'),
+        ("training/evaluation/statistics.py", '"per_class": dict(zip(labels, figures[: len(labels)], strict=False)),'),
+        ("training/evaluation/statistics.py", '"per_class": dict(zip(labels, figures[: len(labels)], strict=None)),'),
         (
             "training/pruning/apoz.py",
             "self.slices = {n: slice(e - m.out_channels, e) for (n, m), e in zip(self.convs.items(), ends, strict=None)}",
@@ -191,6 +197,157 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
     "without a dimension the channels are not joined, as with 0": [
         ("training/pruning/apoz.py", 'parts, dim = given["tensors"], given.get("dim", given.get("axis", None))'),
         ("training/pruning/apoz.py", 'parts, dim = given["tensors"], given.get("dim", given.get("axis", ))'),
+    ],
+    "more figures than are read": [
+        (
+            "training/evaluation/statistics.py",
+            "blocks = [found[i * (count + 2) : (i + 1) * (count + 2)] for i in range(5)]",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "blocks = [found[i * (count + 2) : (i + 1) * (count + 3)] for i in range(4)]",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "blocks = [found[i * (count + 2) : (i + 2) * (count + 2)] for i in range(4)]",
+        ),
+        ("training/evaluation/statistics.py", "return [unknown_figure(0)] * (4 * (count + 2) + 3)"),
+        ("training/evaluation/statistics.py", "return [unknown_figure(0)] * (4 * (count + 3) + 2)"),
+        ("training/evaluation/statistics.py", "return [unknown_figure(0)] * (5 * (count + 2) + 2)"),
+    ],
+    "arrays of that type already": [
+        (
+            "training/evaluation/metrics.py",
+            "bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS + 1)",
+        ),
+        (
+            "training/evaluation/metrics.py",
+            "bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 2)",
+        ),
+        (
+            "training/evaluation/metrics.py",
+            "times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws.resamples).astype(None)",
+        ),
+        ("training/evaluation/statistics.py", "areas, covariance = _delong(np.asarray(scores, )[None], positive)"),
+        ("training/evaluation/statistics.py", "areas, covariance = _delong(np.asarray(scores, None)[None], positive)"),
+        (
+            "training/evaluation/statistics.py",
+            "areas, covariance = _delong(np.stack([scores_a, scores_b]).astype(None), positive)",
+        ),
+        ("training/evaluation/statistics.py", "positive = np.asarray(positive, )"),
+        ("training/evaluation/statistics.py", "positive = np.asarray(positive, None)"),
+        ("training/evaluation/statistics.py", "right_a, right_b = np.asarray(right_a, ), np.asarray(right_b, bool)"),
+        (
+            "training/evaluation/statistics.py",
+            "right_a, right_b = np.asarray(right_a, None), np.asarray(right_b, bool)",
+        ),
+        ("training/evaluation/statistics.py", "right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, )"),
+        (
+            "training/evaluation/statistics.py",
+            "right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, None)",
+        ),
+    ],
+    "another spelling of the same number": [
+        ("training/evaluation/statistics.py", 'return float("NAN")'),
+        (
+            "training/evaluation/statistics.py",
+            'return float(np.average(p.true == p.predicted, weights=weights)) if len(p.true) else float("NAN")',
+        ),
+    ],
+    "no value is exactly the limit": [
+        (
+            "training/evaluation/metrics.py",
+            "hits = min(hits, float(n)) if hits <= n * (1 + 1e-12) else hits  # an AUC of 1 + 2e-16 is 1",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "if variance < np.finfo(float).eps:  # both rank all pairs equally, or differ by a constant",
+        ),
+        ("training/evaluation/statistics.py", "return 1.0 if abs(difference) <= np.sqrt(np.finfo(float).eps) else 0.0"),
+    ],
+    "the exact test reads b and c only, and is the default": [
+        (
+            "training/evaluation/statistics.py",
+            "both, neither = int((right_a & right_b).sum()), int((right_a & ~right_b).sum())",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "both, neither = int((right_a & right_b).sum()), int((~right_a & right_b).sum())",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "both, neither = int((right_a & right_b).sum()), int((~right_a | ~right_b).sum())",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "both, neither = int((right_a | right_b).sum()), int((~right_a & ~right_b).sum())",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "return McNemar(b=b, c=c, p=float(_mcnemar([[both, b], [c, neither]], ).pvalue))",
+        ),
+    ],
+    "what is not written is NaN or not read": [
+        (
+            "training/evaluation/statistics.py",
+            "macro = np.divide(filled.sum(1), valid.sum(1), out=None, where=valid.any(1))",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "weighted = np.divide((filled * weights).sum(1), weights.sum(1), out=None, where=weights.sum(1) > 0)",
+        ),
+    ],
+    "a covariance has no sign and no constant of one of its terms": [
+        (
+            "training/evaluation/statistics.py",
+            "of_misses = 1 + (every[:, ~positive] - rankdata(scores[:, ~positive], axis=1)) / hits",
+        ),
+        (
+            "training/evaluation/statistics.py",
+            "of_misses = 2 - (every[:, ~positive] - rankdata(scores[:, ~positive], axis=1)) / hits",
+        ),
+    ],
+    "statsmodels clips and takes 95 % by itself": [
+        (
+            "training/evaluation/metrics.py",
+            "low, high = np.clip(proportion_confint(hits, n, alpha=1 - LEVEL, method=method), 0, 2)",
+        ),
+        (
+            "training/evaluation/metrics.py",
+            "low, high = np.clip(proportion_confint(hits, n, alpha=1 - LEVEL, method=method), 0, None)",
+        ),
+        (
+            "training/evaluation/metrics.py",
+            "low, high = np.clip(proportion_confint(hits, n, alpha=1 - LEVEL, method=method), None, 1)",
+        ),
+        ("training/evaluation/metrics.py", "low, high = np.clip(proportion_confint(hits, n, method=method), 0, 1)"),
+    ],
+    "of whole counts, a spread above 0 is above 1": [
+        (
+            "training/evaluation/metrics.py",
+            "return float((np.trace(table) * total - true @ predicted) / np.sqrt(spread)) if spread > 1 else 0.0",
+        ),
+    ],
+    "as many bins as there are confidences for": [
+        ("training/evaluation/metrics.py", "gaps = np.bincount(bins, correct - confidence, )"),
+    ],
+    "more blocks or threads, or the same step twice, compute the same": [
+        ("csrc/combine_kernels.h", "for_each_index(block, 2, [&](int) { *winner = vote(c, scores, result); });"),
+        ("csrc/combine_kernels.h", "static constexpr int kThreads = 129;"),
+        ("csrc/combine_kernels.h", "static Grid grid(const CombineTask&) { return {2, 1, 1}; }"),
+        ("csrc/combine_kernels.h", "static Grid grid(const CombineTask&) { return {1, 2, 1}; }"),
+        ("csrc/combine_kernels.h", "static Grid grid(const CombineTask&) { return {1, 1, 2}; }"),
+    ],
+    "both formulas are the same for the smallest normal number": [
+        ("csrc/include/cxr/pixel_math.h", "const int shift = exponent > 1 ? 13 : 14 - exponent;"),
+        (
+            "csrc/include/cxr/pixel_math.h",
+            "const uint32_t mantissa = exponent > 1 ? magnitude - (112u << 23) : (magnitude & 0x7fffffu) | 0x800000u;",
+        ),
+    ],
+    "one float32 of all, and no tensor has it": [
+        ("csrc/include/cxr/pixel_math.h", "if (magnitude <= 0x33000001u) return static_cast<uint16_t>(sign);"),
+        ("csrc/include/cxr/pixel_math.h", "if (magnitude < 0x33000002u) return static_cast<uint16_t>(sign);"),
     ],
 }
 

@@ -98,6 +98,7 @@ def test_shapes_of_parameters():
         ({"parameters": {}}, "weights is missing"),
         ({"parameters": {"weights": np.ones(3), "more": np.ones(3)}}, "parameters that are not those of weighted-average"),
         ({"parameters": {"weights": np.ones((3, 1, 2))}}, "weights must hold 3 numbers, got 6"),
+        ({"strategy": "stacking", "parameters": {}}, "hidden_weight is missing"),
         ({"strategy": "best"}, "unknown strategy best"),
         ({"labels": 1}, "at least 1 member and 2 labels"),
         ({"temperature": 0.0}, "temperature must be above 0"),
