@@ -199,7 +199,8 @@ class TestBandwidth:
         assert len(copied) == 2 * 2 * 2, (
             "two sizes; enqueued once without a graph, once in the capture; two images each"
         )
-        assert {to for to, _ in copied}.isdisjoint(source for _, source in copied)
+        for of_size in (copied[:4], copied[4:]):  # the second size may get the memory that the first one freed
+            assert {to for to, _ in of_size}.isdisjoint(source for _, source in of_size)
 
     @pytest.mark.parametrize(("cache", "images"), [(1, 2), (8192, 3), (100_000, 26)])
     def test_images_of_one_round_exceed_the_cache(self, cache: int, images: int) -> None:
@@ -516,7 +517,7 @@ class TestPapers:
         bundle = papers_bundle.write_papers_bundle(_tiny(torch), tmp_path)
         screened = Screener(bundle, engines.reference(bundle)).screen(workload.images[0])
         assert screened.roi.as_tuple() == (0, 0, 96, 96)
-        assert not screened.flags
+        assert [flag.code for flag in screened.flags] == ["few_pixels"]  # and none of the lung box
 
     def test_a_runtime_that_does_not_work_here_has_a_reason(self, workload: Workload, tmp_path: Path) -> None:
         output: list[str] = []
