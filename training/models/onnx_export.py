@@ -1,7 +1,7 @@
 """ONNX export: a trained torch network and its preprocessing in, a checked file out.
 
 The file holds the digest of its preprocessing (`cxr_edge.preprocess_digest`) and takes any batch size; the export fails if
-ONNX Runtime and torch do not compute the same outputs. The graph comes from torch.export (docs/decisions/0012-exporter.md).
+ONNX Runtime and torch do not compute the same outputs. The graph comes from torch.export (docs/decisions/0013-exporter.md).
 """
 
 from __future__ import annotations
