@@ -349,6 +349,51 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
         ("csrc/include/cxr/pixel_math.h", "if (magnitude <= 0x33000001u) return static_cast<uint16_t>(sign);"),
         ("csrc/include/cxr/pixel_math.h", "if (magnitude < 0x33000002u) return static_cast<uint16_t>(sign);"),
     ],
+    "images are at most 65535 px long in Python": [
+        ("csrc/include/cxr/resize_plan.h", "constexpr int kMaxAxisLength = 65538;"),
+    ],
+    "position 0 is the first pixel with its full weight either way": [
+        ("csrc/include/cxr/resize_plan.h", "if (position < 0) return {0, 1, static_cast<uint32_t>(norm), 0u, 0u};"),
+    ],
+    "a second input of weight 0, or a weight between inputs where there are two at most": [
+        ("csrc/include/cxr/resize_plan.h", "if (position <= 0) return {0, 2, static_cast<uint32_t>(norm), 0u, 0u};"),
+        ("csrc/include/cxr/resize_plan.h", "if (position <= 0) return {0, 1, static_cast<uint32_t>(norm), 1u, 0u};"),
+        (
+            "csrc/include/cxr/resize_plan.h",
+            "if (start >= in - 1) return {static_cast<int>(in - 1), 2, static_cast<uint32_t>(norm), 0u, 0u};",
+        ),
+        (
+            "csrc/include/cxr/resize_plan.h",
+            "if (start >= in - 1) return {static_cast<int>(in - 1), 1, static_cast<uint32_t>(norm), 1u, 0u};",
+        ),
+        (
+            "csrc/include/cxr/resize_plan.h",
+            "if (rest == 0) return {static_cast<int>(start), 2, static_cast<uint32_t>(norm), 0u, 0u};",
+        ),
+        (
+            "csrc/include/cxr/resize_plan.h",
+            "if (rest == 0) return {static_cast<int>(start), 1, static_cast<uint32_t>(norm), 1u, 0u};",
+        ),
+        (
+            "csrc/include/cxr/resize_plan.h",
+            "return {static_cast<int>(start), 2, static_cast<uint32_t>(norm - rest), 1u, static_cast<uint32_t>(rest)};",
+        ),
+    ],
+    "overwritten before it is read": [
+        ("csrc/include/cxr/resize_plan.h", "uint64_t norm = 2;"),
+    ],
+    "no strategy's array needs this length": [
+        ("csrc/combine.cc", "return 1;"),
+        ("csrc/combine.cc", "return 2;"),
+    ],
+    "one element too many, which is for the sanitizers": [
+        ("csrc/combine.cc", "for (int i = 0; i <= kMaxParameters; ++i) view.parameters[i] = values + offsets_[i];"),
+        ("csrc/include/cxr/combine_math.h", "for (int k = 0; k <= c.labels; ++k) shares[k] /= c.members;"),
+        ("csrc/include/cxr/combine_math.h", "for (int k = 0; k <= c.labels; ++k) shares[k] = 0.0;"),
+    ],
+    "a block of two threads on one: each does its share in turn": [
+        ("csrc/combine.cc", "const ThreadBlock single{2, nullptr};"),
+    ],
 }
 
 EQUIVALENT = {mutant: reason for reason, mutants in _REASONS.items() for mutant in mutants}

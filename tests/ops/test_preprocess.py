@@ -134,7 +134,15 @@ def test_a_nearly_flat_crop_equals_the_reference(dtype):
 
 def test_float16_rounds_as_numpy_does():
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    for mean, std in [((0.5,), (1e-5,)), ((0.5,), (1e-6,)), ((0.0,), (1.0,)), ((0.0,), (30000.0,)), ((1.0,), (1e-4,))]:
+    ties = 2**25 / 65535  # a value's step is half of float16's smallest number
+    for mean, std in [
+        ((0.0,), (ties,)),
+        ((0.5,), (1e-5,)),
+        ((0.5,), (1e-6,)),
+        ((0.0,), (1.0,)),
+        ((0.0,), (30000.0,)),
+        ((1.0,), (1e-4,)),
+    ]:
         spec = square(256, standardize="fixed", mean=mean, std=std, dtype="float16")
         with np.errstate(over="ignore"):
             np.testing.assert_array_equal(
