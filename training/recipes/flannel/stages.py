@@ -16,8 +16,9 @@ import numpy.typing as npt
 from torch import nn
 
 from cxr_edge.errors import InputError
-from training.models import load_network
+from training.models import build, load_network
 from training.parallel import barrier, world
+from training.pruning.prune import check_prunable
 from training.recipes import segmenter
 from training.recipes.flannel.run import PLAN, FlannelRun, FoldRun
 from training.recipes.run import PREDICTIONS, SampleLogits
@@ -40,8 +41,17 @@ def segment(run: FlannelRun, _: Iterable[FoldRun]) -> None:
 
 
 def learn(run: FlannelRun, folds: Iterable[FoldRun]) -> None:
-    """Stage 1: train all layers of every learner of every fold, or copy the learners of another run."""
+    """Stage 1: train all layers of every learner of every fold, or copy the learners of another run.
+
+    Raises InputError, before any is trained, for a learner that the plan of pruning cannot prune.
+    """
     other = None if run.config.learners_of is None else _source_run(run)
+    folds = list(folds)
+    if other is None and run.config.prune is not None:
+        for name in run.config.learners:
+            if not all((fold.folder(name) / PREDICTIONS).exists() for fold in folds):
+                spec = run.config.network(name)
+                check_prunable(build(spec), spec, run.config.member_spec, run.config.prune)
     for fold in folds:
         for name in run.config.learners:
             if other is None:
