@@ -32,10 +32,17 @@ class Record:
     adult: bool  # according to the collection, or to the age in the header
     mask: Path | None = None  # lung mask
     modality: str = "X-ray"  # in the collection's wording
+    # Where the collection states them; else empty.
+    site: str = ""  # hospital, or place, in the collection's wording
+    basis: str = ""  # of the label: test, radiologists, text of the report; in the collection's wording
+    age_years: float | None = None
+    sex: str = ""  # F or M
 
     def __post_init__(self) -> None:
         if self.label not in LABELS:
             raise ValueError(f"unknown label {self.label!r} for {self.key}")
+        if self.sex not in ("F", "M", ""):
+            raise ValueError(f"the sex {self.sex!r} of {self.key}: expected F, M or nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
