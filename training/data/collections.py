@@ -1,8 +1,9 @@
 """Registry of the published chest X-ray collections: a data folder in the published layouts in, a table of records out.
 
 Each reader (`training.data.readers`) knows one layout and nothing else; `read_collections` combines them and counts the
-images that it drops. A patient is named `source/number`, so that two collections never share one by accident. Records come
-from file names, tables and DICOM headers: no pixels are read here.
+images that it drops. A patient is named `source/number`, so that two collections never share one by accident; where one
+collection has images of another, its patients have the names of that one. Records come from file names, tables and DICOM
+headers: no pixels are read here.
 
 To add a collection, write a reader file and add a row to COLLECTIONS.
 """
@@ -11,14 +12,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.faults import each, refuse
+from training.data.readers.adults import read_adults
 from training.data.readers.covid import read_covid
 from training.data.readers.kermany import read_kermany
+from training.data.readers.nih import read_nih
 from training.data.readers.rsna import read_rsna
+from training.data.readers.siim import read_siim
 from training.data.readers.tuberculosis import read_tuberculosis
 from training.data.readers.twitter import read_twitter
 from training.data.records import CollectedRecords, Selection
@@ -45,7 +49,8 @@ class Collection:
     sources: Mapping[
         str, str
     ]  # `Record.source` -> description for the model card, with terms where the publisher states them
-    limits: str = ""  # of what its images teach, for the model card; a sentence or two
+    # Source -> limits of what its images teach, for the model card; a sentence or two.
+    limits: Mapping[str, str] = field(default_factory=dict)
     is_default: bool = True  # read if a run names no collections
 
 
@@ -60,8 +65,10 @@ COLLECTIONS: Mapping[str, Collection] = {
                 "kcx": "Kermany et al., paediatric chest X-rays (Guangzhou), normal, bacterial, viral; children of 1 to 5 "
                 "years"
             },
-            limits="All images of kcx are children of one hospital: a label with images mostly from kcx may be predicted by age "
-            "and hospital. Bacterial and viral pneumonia look alike; their labels in kcx rest on clinical findings.",
+            limits={
+                "kcx": "All images of kcx are children of one hospital: a label with images mostly from kcx may be predicted by "
+                "age and hospital. Bacterial and viral pneumonia look alike; their labels in kcx rest on clinical findings."
+            },
         ),
         Collection(
             name="ccx",
@@ -96,6 +103,64 @@ COLLECTIONS: Mapping[str, Collection] = {
                 "rsna": "RSNA Pneumonia Detection Challenge (2018), normal and lung opacity; AP and PA views, all ages"
             },
             is_default=False,  # larger than the others together: R20 trains its first stage on it only
+        ),
+        Collection(
+            name="adults",
+            folder="adults",
+            read=read_adults,
+            sources={
+                "siim": "SIIM-FISABIO-RSNA COVID-19 challenge, 256 px: negative, typical and atypical appearance by a panel "
+                "of radiologists; a pool of about eleven hospitals of the Valencian region and several of North America and "
+                "Turkey",
+                "nih": "NIH ChestX-ray14, adults of a sample at 400 px: no finding and pneumonia, the same number of AP and PA "
+                "in both; labels mined from reports; free to use with a link, a citation and thanks to the NIH Clinical "
+                "Center",
+                "armiro": "COVID-CXNet: COVID-19 from posts and case reports of 22 countries, RT-PCR as the poster states",
+                "ccx-june": "COVID-19 image data collection, images of June 2020 that April 2020 did not have: mostly "
+                "COVID-19, as published in case reports",
+                "tbx11k": "TBX11K, hospitals in China: active tuberculosis with boxes by radiologists",
+            },
+            limits={
+                "siim": "Normal in siim is negative for pneumonia: scars, effusions and devices may be there, and a test for "
+                "COVID-19 may have been positive. COVID-19 in siim is a typical appearance without a test, pneumonia an "
+                "atypical one, which may be COVID-19. The hospital of an image is not known; adults by appearance only.",
+                "nih": "Labels of nih are mined from reports and wrong both ways.",
+                "armiro": "Nearly all images of armiro and ccx-june are COVID-19, and publication figures of natural shape, "
+                "often sharpened and with letters, where other sources are square: shape and sharpness alone tell the label.",
+                "ccx-june": "Normal images of ccx-june are mostly follow-ups of COVID-19 patients.",
+                "tbx11k": "All images of tbx11k are tuberculosis; adults by appearance only.",
+            },
+            is_default=False,  # the published runs are without
+        ),
+        Collection(
+            name="nih-chestxray14",
+            folder="nih-chestxray14",
+            read=read_nih,
+            sources={
+                "nih-chestxray14": "NIH ChestX-ray14 (Wang et al., 2017), 112,120 images of one US hospital: no finding, "
+                "pneumonia and thirteen other findings, labels mined from reports; AP and PA views, all ages; free to use "
+                "with a link, a citation and thanks to the NIH Clinical Center"
+            },
+            limits={
+                "nih-chestxray14": "Labels of nih-chestxray14 are mined from reports and wrong both ways; one hospital. rsna "
+                "is a part of it with other names of patients."
+            },
+            is_default=False,
+        ),
+        Collection(
+            name="siim-covid19",
+            folder="siim-covid19",
+            read=read_siim,
+            sources={
+                "siim-covid19": "SIIM-FISABIO-RSNA COVID-19 challenge (2021): negative, typical and atypical appearance by a "
+                "panel of radiologists; hospitals of the Valencian region, North America and Turkey; terms of the challenge"
+            },
+            limits={
+                "siim-covid19": "Normal in siim-covid19 is negative for pneumonia: another finding may be there, and a test "
+                "for COVID-19 may have been positive. COVID-19 is a typical appearance without a test; pneumonia is an "
+                "atypical one, which may be COVID-19."
+            },
+            is_default=False,
         ),
     )
 }
@@ -142,7 +207,7 @@ def collect(
         faults += collected.faults
         dropped += Counter(collected.dropped)
         for r in collected.records:
-            reason = selection.drop_reason(r.view, r.modality)
+            reason = selection.exclusion(r)
             if reason is None:
                 records.append(replace(r, key=r.path.relative_to(data).as_posix()))
             else:
@@ -188,5 +253,5 @@ def source_descriptions() -> dict[str, str]:
 
 
 def source_limits() -> dict[str, str]:
-    """Return source -> limits of its collection, for the model card; without sources that have none."""
-    return {source: c.limits for c in COLLECTIONS.values() if c.limits for source in c.sources}
+    """Return source -> its limits, for the model card; without sources that have none."""
+    return {source: text for c in COLLECTIONS.values() for source, text in c.limits.items()}

@@ -12,13 +12,21 @@ import pytest
 from torch import nn
 
 from cxr_edge.errors import InputError
-from tests.builders.image_collections import METADATA_HEAD, write_collections, write_rsna
+from tests.builders.image_collections import (
+    METADATA_HEAD,
+    write_adults,
+    write_collections,
+    write_nih,
+    write_rsna,
+    write_siim,
+)
 from training import reproduce
 from training.data.canvases import Canvases
 from training.data.collections import COLLECTIONS, DEFAULT_COLLECTIONS, read_collections
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS, LABELS
 from training.data.readers.rsna import read_rsna
+from training.data.readers.siim import read_siim
 from training.data.records import Record
 from training.data.splits import SHARES, split
 from training.data.targets import Target, check_labels
@@ -36,9 +44,12 @@ PATIENTS = 8
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All five collections; CCX with patients of every finding that its tables name, old and new."""
+    """All collections; CCX with patients of every finding that its tables name, old and new."""
     data = write_collections(tmp_path_factory.mktemp("data"), patients=PATIENTS, size_px=32)
     write_rsna(data / "rsna", patients=PATIENTS)
+    write_adults(data / "adults", patients=2)
+    write_nih(data / "nih-chestxray14", patients=2)
+    write_siim(data / "siim-covid19", patients=2)
     ccx, rows = data / "covid-chestxray-dataset", [METADATA_HEAD]
     for i, finding in enumerate([*FINDINGS, *(f"Pneumonia/Kind/{name}" for name in FINDINGS), "COVID-19, ARDS"]):
         for j in range(PATIENTS):
@@ -76,6 +87,12 @@ def test_every_image_of_a_collection_is_normal_or_abnormal(data: Path, name: str
 def test_the_drawn_collections_have_every_label(data: Path) -> None:
     assert {r.label for r in read_collections(data, collections=tuple(COLLECTIONS)).records} == LABELS
     assert {r.label for r in read_rsna(data / "rsna", not_normal=True).records} == {"normal", "pneumonia", "other"}
+    assert {r.label for r in read_siim(data / "siim-covid19", indeterminate=True).records} == {
+        "normal",
+        "covid-19",
+        "pneumonia",
+        "other",
+    }
 
 
 @pytest.mark.parametrize("label", sorted(LABELS))

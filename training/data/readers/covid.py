@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.csv_tables import read_rows
-from training.data.faults import Fault, each
+from training.data.demographics import stated_age, stated_sex
+from training.data.faults import each
 from training.data.findings import FRONTAL_VIEWS, FindingTable, label_of_finding
+from training.data.readers.named_files import contradictions, is_file, path_below
 from training.data.records import CollectedRecords, Record, Selection, make_record, require_images
 
 __all__ = ["read_covid"]
@@ -23,7 +25,7 @@ def read_covid(folder: Path, selection: Selection | None = None) -> CollectedRec
     """Read metadata.csv, old or new layout, and the folders that it names (images/, volumes/).
 
     selection: default frontal X-rays. Rows of other views or modalities (lateral, CT) and rows without an image file are
-    dropped and counted; images without a mask stay. Raises InputError for another layout.
+    dropped and counted; images without a mask stay. The site is the table's location. Raises InputError for another layout.
     """
     selection = selection or Selection()
     if selection.views is None:
@@ -35,44 +37,36 @@ def read_covid(folder: Path, selection: Selection | None = None) -> CollectedRec
     reasons = [selection.drop_reason(r["view"].strip(), r["modality"].strip()) for r in rows]
     selected = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     made, faults = each(selected, lambda row: _record(folder, row, selection.findings), partial(_name, table))
-    records = dict.fromkeys(made)
-    present = [r for r in records if _is_file(r.path)]
+    records = _once(made)
+    present = [r for r in records if is_file(r.path)]
     if not faults:
         layout = f"images/ with the files that metadata.csv names, of views {tuple(selection.views or ())}"
         require_images([r.path for r in present], folder, layout)
     dropped = Counter(f"ccx: {reason}" for reason in reasons if reason is not None)
     dropped += Counter({"ccx: file not there": len(records) - len(present), "ccx: row twice": len(made) - len(records)})
-    return CollectedRecords(records=present, dropped=dropped, faults=[*faults, *_contradictions(present, table)])
+    return CollectedRecords(
+        records=present, dropped=dropped, faults=[*faults, *contradictions((r.path for r in present), table)]
+    )
 
 
 def _name(table: Path, row: Mapping[str, str]) -> str:
     return f"{table}, {row['filename']}"
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
-
-
-def _contradictions(records: Sequence[Record], table: Path) -> list[Fault]:
-    """Return a fault for each image with several rows that differ."""
-    return [
-        Fault(where=str(table), reason=f"names {path} {count} times with different values: keep one of its rows")
-        for path, count in Counter(r.path for r in records).items()
-        if count > 1
-    ]
+def _once(records: Iterable[Record]) -> list[Record]:
+    """Return the first of the records that differ in nothing, or in site, age and sex alone."""
+    first: dict[Record, Record] = {}
+    for record in records:
+        first.setdefault(replace(record, site="", age_years=None, sex=""), record)
+    return list(first.values())
 
 
 def _record(folder: Path, row: dict[str, str], findings: FindingTable) -> Record:
-    path = folder / (row.get("folder") or "images") / row["filename"]
     # Spreadsheets turn a column of numbers into 97.0; later tables also hold numbers such as 324a.
     patient = row["patientid"].strip().removesuffix(".0")
     if not patient:
         raise InputError("the image has no patientid: give every image its patient's")
-    if not path.is_relative_to(folder):
-        raise InputError(f"the image would be {path}, outside of the collection: give paths below it")
+    path = path_below(folder, row.get("folder") or "images", row["filename"])
     mask = folder.parent / MASKS / f"{path.stem}.png"
     record = make_record(
         path,
@@ -81,7 +75,13 @@ def _record(folder: Path, row: dict[str, str], findings: FindingTable) -> Record
         source="ccx",
         view=row["view"].strip(),
         finding=row["finding"],
-        adult=True,
-        mask=mask if _is_file(mask) else None,
+        adult=True,  # also of the few children: all published results count this collection as adults
+        mask=mask if is_file(mask) else None,
     )
-    return replace(record, modality=row["modality"].strip())
+    return replace(
+        record,
+        modality=row["modality"].strip(),
+        site=row.get("location", "").strip(),
+        age_years=stated_age(row.get("age", "")),
+        sex=stated_sex(row.get("sex", "")),
+    )

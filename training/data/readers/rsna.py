@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.csv_tables import find_table, read_rows
-from training.data.faults import Fault, each, reason_of
+from training.data.demographics import is_adult, stated_age, stated_sex
+from training.data.faults import Fault, each
+from training.data.readers.dicom_headers import Header, read_header
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
 __all__ = ["read_rsna"]
@@ -24,7 +25,7 @@ def read_rsna(folder: Path, selection: Selection | None = None, *, not_normal: b
     """Read stage_2_train_images/PATIENT.dcm and the tables of labels and of detailed classes.
 
     Normal is normal, Lung Opacity is pneumonia (of unknown type). Tables may be .csv, .csv.gz or .csv.zip, with or without
-    the prefix `kaggle_`. View and age come from the table stage_2_train_images_dicom_headers if present, else from the
+    the prefix `kaggle_`. View, age and sex come from the table stage_2_train_images_dicom_headers if present, else from the
     files' headers; patients below 18 years are not adults.
 
     not_normal: also read "No Lung Opacity / Not Normal", as `other`; R20's 6012 + 6012 images are normals and opacities only.
@@ -83,43 +84,28 @@ def _class_of(path: Path, targets: Mapping[str, str], classes: Mapping[str, str]
     return name
 
 
-def _read_headers(folder: Path) -> dict[str, tuple[str, str]]:
-    """Return patient -> (view, age) from the table of DICOM headers; empty if there is no such table."""
+def _read_headers(folder: Path) -> dict[str, Header]:
+    """Return patient -> header from the table of DICOM headers; empty if there is no such table."""
     table = find_table(folder, "stage_2_train_images_dicom_headers")
     if table is None:
         return {}
     rows = read_rows(table, {"PatientID", "ViewPosition", "PatientAge"})
-    return {r["PatientID"]: (r["ViewPosition"], r["PatientAge"]) for r in rows}
+    return {
+        r["PatientID"]: Header(view=r["ViewPosition"].strip(), age=r["PatientAge"], sex=r.get("PatientSex", ""))
+        for r in rows
+    }
 
 
-def _record(path: Path, class_name: str, header: tuple[str, str] | None) -> Record:
-    view, age = _read_view_and_age(path) if header is None else header
-    years = _years(age)
-    return make_record(
+def _record(path: Path, class_name: str, header: Header | None) -> Record:
+    header = header or read_header(path)
+    age = stated_age(header.age)
+    record = make_record(
         path,
         f"rsna/{path.stem}",
         _CLASSES[class_name],
         source="rsna",
-        view=view.strip() or "unknown",
+        view=header.view or "unknown",
         finding=class_name,
-        adult=years is None or years >= 18,
+        adult=is_adult(age),
     )
-
-
-def _read_view_and_age(path: Path) -> tuple[str, str]:
-    import pydicom  # a third of a second, and only RSNA without its table of headers needs it
-
-    try:
-        with warnings.catch_warnings():  # RSNA writes ages as bare numbers: one warning per file
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition", "PatientAge"])
-            return str(header.get("ViewPosition") or ""), str(header.get("PatientAge") or "")
-    except Exception:  # pydicom raises a dozen types on damaged files, and its messages quote values
-        error = InputError("the DICOM header cannot be read: copy or download the file again")
-        raise InputError(reason_of(error, path)) from None
-
-
-def _years(age: str) -> float | None:
-    """Convert a DICOM age (018M, 043Y; PS3.5 6.2), or a bare number of years as in RSNA, to years; None if not stated."""
-    m = re.fullmatch(r"(\d+(?:\.\d+)?)([DWMY]?)", age.strip())
-    return None if m is None else float(m[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1, "": 1}[m[2]]
+    return replace(record, age_years=age, sex=stated_sex(header.sex))
