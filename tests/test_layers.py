@@ -39,7 +39,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "recipes",
         "starter evaluate seeds papers",
         "unseen reproduce",
-        "papers_smoke",
+        "papers_smoke probe",
     ),
     "benchmarks": (
         "harness",
