@@ -39,7 +39,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "recipes",
         "starter evaluate seeds papers",
         "unseen reproduce",
-        "papers_smoke probe",
+        "papers_smoke probe sites",
     ),
     "benchmarks": (
         "harness",

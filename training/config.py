@@ -53,6 +53,8 @@ class BundleConfig:
     # Findings that are not labels -> the labels such an image may have: it trains and is not evaluated. Labels that the
     # members lack are ignored.
     partial: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"tuberculosis": ("bacterial", "viral")})
+    # Findings that are not labels -> the label that they count as, in training and evaluation, such as tuberculosis -> other.
+    renamed: Mapping[str, str] = field(default_factory=dict)
     range_images: int = 200  # validation images on which activation ranges are measured
     known_answers: int = 20  # synthetic images in the bundle
     resamples: int = 2000  # bootstrap draws
@@ -88,8 +90,10 @@ class BundleConfig:
     def target_of(self, labels: tuple[str, ...]) -> Target:
         """Return a task of these labels, with the entries of `partial` that allow one of them."""
         allowed = {k: tuple(n for n in names if n in labels) for k, names in self.partial.items() if k not in labels}
+        renamed = {k: name for k, name in self.renamed.items() if name in labels and k not in labels}
+        partial = {k: names for k, names in allowed.items() if names and k not in renamed}
         guard = self.guarded if self.guard in labels else None
-        return Target(labels=labels, partial={k: names for k, names in allowed.items() if names}, guard=guard)
+        return Target(labels=labels, renamed=renamed, partial=partial, guard=guard)
 
     @property
     def segmenter_spec(self) -> PreprocessSpec:
@@ -110,7 +114,7 @@ def _subgroups(tables: Mapping[str, Any], name: str) -> Subgroups:
 
 def check_segmenter_plan(plan: Plan) -> None:
     """Raise InputError for settings that only a classifier's training has."""
-    for name in ("mixup", "cutmix", "frozen_epochs"):
+    for name in ("mixup", "cutmix", "frozen_epochs", "frozen_layers"):
         if getattr(plan, name):
             raise InputError(f"{name} of a segmenter's plan is 0, got {getattr(plan, name)!r}: leave it out")
 

@@ -81,7 +81,7 @@ def _fit(
 ) -> FittedEnsemble:
     """Fit combination, temperatures and decision. Findings that are not labels only count in the decision's specificity."""
     labels, records = config.labels, [s.record for s in validation]
-    true = np.array([labels.index(r.label) if r.label in labels else -1 for r in records])
+    true = np.array([config.target.label_index(r.label) for r in records])
     known = true >= 0
     losses: Mapping[str, float] = {}
     if combination is None:

@@ -1,7 +1,8 @@
 """Classifier inputs: samples and the exported segmenter in, arrays of canvases cut by the deployed lung box out.
 
 Members are validated and evaluated on exactly the canvases that a device computes. They are trained on a wider cut around the
-same box, from which the augmentation takes a jittered box, so that they tolerate small errors of the box.
+same box, from which the augmentation takes a jittered box, so that they tolerate small errors of the box. That cut can be taken
+from images that were all brought to one resolution first, so that sharpness does not tell a collection.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import cast
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -90,8 +92,18 @@ def onnx_session(file: Path, *, threads: int) -> onnxruntime.InferenceSession:
             raise ValueError(f"no ONNX network: {error}") from error
 
 
-def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec, *, threads: int) -> Canvases:
-    """Cut the canvases of all samples. spec: gives canvas_px."""
+def cut(
+    samples: Sequence[Sample],
+    find_lungs: LungFinder,
+    spec: PreprocessSpec,
+    *,
+    threads: int,
+    source_px: int | None = None,
+) -> Canvases:
+    """Cut the canvases of all samples.
+
+    spec: gives canvas_px. source_px: long side to which larger images are reduced before the wide cut; None for their own.
+    """
     wide_px = round(spec.canvas_px * (1 + 2 * MARGIN))
     wide_spec = PreprocessSpec(canvas_px=wide_px, crop_px=wide_px)
 
@@ -100,7 +112,14 @@ def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec,
         wide = wide_roi(roi, width_px=image.shape[1], height_px=image.shape[0])
         scale = np.array([wide_px / wide.width_px, wide_px / wide.height_px] * 2)
         box = (np.array(roi.as_tuple()) - np.array([wide.x0, wide.y0] * 2)) * scale
-        return as_8_bit(canvas(image, roi, spec)), as_8_bit(canvas(image, wide, wide_spec)), box, roi.as_tuple(), failed
+        small, inside = _reduced(image, wide, source_px)
+        return (
+            as_8_bit(canvas(image, roi, spec)),
+            as_8_bit(canvas(small, inside, wide_spec)),
+            box,
+            roi.as_tuple(),
+            failed,
+        )
 
     lungs, wides, boxes, rois, failed = zip(
         *read_all([s.record for s in samples], threads, one, title="lung boxes"), strict=True
@@ -112,6 +131,19 @@ def cut(samples: Sequence[Sample], find_lungs: LungFinder, spec: PreprocessSpec,
         rois=np.asarray(rois, dtype=np.int32),
         failed=np.asarray(failed),
     )
+
+
+def _reduced(image: GrayPixels, roi: Roi, source_px: int | None) -> tuple[GrayPixels, Roi]:
+    """Return the image with a long side of at most `source_px`, and the box in its pixels."""
+    height, width = image.shape
+    if source_px is None or max(height, width) <= source_px:
+        return image, roi
+    scale = source_px / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    x, y = size[0] / width, size[1] / height
+    edges = [round(v * s) for v, s in zip(roi.as_tuple(), (x, y, x, y), strict=True)]
+    inside = Roi(x0=edges[0], y0=edges[1], x1=max(edges[2], edges[0] + 1), y1=max(edges[3], edges[1] + 1))
+    return cast(GrayPixels, cv2.resize(image, size, interpolation=cv2.INTER_AREA)), inside
 
 
 def cut_frames(samples: Sequence[Sample], spec: PreprocessSpec, *, threads: int) -> Canvases:

@@ -32,10 +32,12 @@ class SplitSettings:
     collections: tuple[str, ...] = DEFAULT_COLLECTIONS
     views: tuple[str, ...] | None = None  # None for all frontal views
     findings: FindingTable = "full"  # table of CCX's labels
+    without: tuple[str, ...] = ()  # `source/label` that is not read
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "collections", tuple(sorted(set(self.collections))))
         object.__setattr__(self, "views", None if self.views is None else tuple(sorted(set(self.views))))
+        object.__setattr__(self, "without", tuple(sorted(set(self.without))))
         check_plan(self.shares, self.unit)
         if self.preset not in get_args(Preset):
             raise InputError(f"the preset {self.preset!r}: expected one of {', '.join(get_args(Preset))}")
@@ -47,7 +49,7 @@ class SplitSettings:
     @property
     def selection(self) -> Selection:
         """The images that the readers select."""
-        return Selection(views=self.views, findings=self.findings)
+        return Selection(views=self.views, findings=self.findings, without=self.without)
 
 
 def write(report: LeakageReport, settings: SplitSettings, out: Path, *, dropped: Mapping[str, int]) -> None:

@@ -54,6 +54,7 @@ class Selection:
     views: Collection[str] | None = None
     modalities: Collection[str] = ("X-ray",)  # as the collections word them
     findings: FindingTable = "full"  # table of CCX's labels: FINDINGS (`full`) or FLANNEL_FINDINGS (`flannel-code`)
+    without: Collection[str] = ()  # `source/label` that is left out, such as a label whose basis is in doubt
 
     def drop_reason(self, view: str, modality: str) -> str | None:
         """Return the reason for dropping an image (its modality or its view), or None for a selected one."""
@@ -62,6 +63,11 @@ class Selection:
         if self.views is None or view in self.views or projection(view) in self.views:
             return None
         return f"view {view or 'not stated'}"
+
+    def exclusion(self, record: Record) -> str | None:
+        """Return the reason for dropping a record: that of `drop_reason`, or its source and label; None for a selected one."""
+        excluded = f"{record.source}/{record.label}" in self.without
+        return self.drop_reason(record.view, record.modality) or (f"label {record.label}" if excluded else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from training.loop.checkpoints import LAST, PREVIOUS, load_checkpoint, save_chec
 from training.loop.curves import curves
 from training.loop.optimizer import RateSchedule, build_optimizer, learning_rate_at, set_learning_rate
 from training.loop.plan import Plan
-from training.models.layers import freeze_trunk
+from training.models.layers import freeze_layers, freeze_trunk
 from training.parallel import World, barrier, broadcast, computes_bfloat16, world, wrap_ddp
 from training.shared_files import reading
 
@@ -172,6 +172,8 @@ def _wrap(state: _State, plan: Plan, process: World) -> nn.Module:
     """Wrap the network for several processes and compile it; called again when the trunk is no longer frozen."""
     if plan.frozen_epochs:
         freeze_trunk(state.model, _is_frozen(plan, state))
+    if plan.frozen_layers:
+        freeze_layers(state.model, plan.frozen_layers)
     wrapped = wrap_ddp(state.model, process)
     return torch.compile(wrapped) if plan.compile else wrapped  # type: ignore[return-value]
 
@@ -185,6 +187,8 @@ def _train_epoch(task: Task, plan: Plan, state: _State, trained: nn.Module, proc
     trained.train()
     if _is_frozen(plan, state):
         freeze_trunk(state.model, True)
+    if plan.frozen_layers:
+        freeze_layers(state.model, plan.frozen_layers)
     begin, total = time.monotonic(), 0.0
     is_hidden = not (process.is_main and sys.stderr.isatty())
     batches = prefetch(task.batches(state.epoch, process), plan.workers)

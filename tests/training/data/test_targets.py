@@ -11,6 +11,7 @@ from tests.training.data.test_splits import record
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS
 from training.data.targets import Target, check_sides
+from training.recipes.config import Config
 from training.recipes.r20.tasks import binary, modality
 
 
@@ -34,6 +35,17 @@ def test_partial_labels_train_and_are_not_evaluated() -> None:
     target = Target(labels=("normal", "bacterial", "viral"), partial={"tuberculosis": ("bacterial", "viral")})
     assert target.label_index("tuberculosis") == -1
     assert target.target_mask("tuberculosis").tolist() == [False, True, True]
+
+
+def test_renamed_findings_count_as_their_label_where_the_task_has_it() -> None:
+    config = Config(
+        name="x", labels=("normal", "covid-19", "other"), renamed={"tuberculosis": "other", "viral": "bacterial"}
+    )
+    target = config.target
+    assert target.label_index("tuberculosis") == target.label_index("other") == 2
+    assert target.label_index("viral") == target.label_index("bacterial") == -1
+    assert target.partial == {}, "a renamed finding is not partly known, too"
+    assert config.target_of(("normal", "covid-19")).label_index("tuberculosis") == -1
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ KILLED = [
     {"precision": "bf16"},
     {"accumulate": 4},
     {"frozen_epochs": 1},
+    {"frozen_layers": 2},
     {"layer_decay": 0.5},
     {"rate_decay": 0.1},
     {"workers": 1},
@@ -188,6 +189,25 @@ def test_freezing_a_network_without_trunk_raises(tmp_path: Path) -> None:
         InputError, match=r"needs a network with trunk and head, and a Sequential has none: leave it out"
     ):
         fit(task, replace(BARE, frozen_epochs=1), tmp_path)
+
+
+@pytest.mark.parametrize("frozen_epochs", [0, 1])
+def test_frozen_layers_keep_weights_and_statistics(frozen_epochs: int, tmp_path: Path) -> None:
+    """Layers of the trunk: convolution, norm, ReLU, convolution; the head is the last."""
+    plan = replace(BARE, epochs=2, frozen_layers=2, frozen_epochs=frozen_epochs)
+    fit(_Task(norm=True), plan, tmp_path)
+    start, now = _Task(norm=True).model.state_dict(), _last(tmp_path)["model"]
+    moved = {name for name, value in now.items() if not torch.equal(value, start[name])}
+    assert moved == {"trunk.3.weight", "trunk.3.bias", "head.1.weight", "head.1.bias"}
+
+
+def test_freezing_all_layers_raises(tmp_path: Path) -> None:
+    layers = max(layer_numbers(_Task().model).values()) + 1
+    fit(_Task(), replace(BARE, epochs=1, frozen_layers=layers - 1), tmp_path / "head")
+    with pytest.raises(
+        InputError, match=rf"frozen_layers = {layers} leaves nothing to train: the network has {layers} layers"
+    ):
+        fit(_Task(), replace(BARE, epochs=1, frozen_layers=layers), tmp_path / "nothing")
 
 
 def test_layer_decay_scales_the_rate_per_layer(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from cxr_edge.errors import InputError
 from tests.tolerances import assert_close
-from training.models import NetworkSpec, build
-from training.models.imagenet import load_imagenet
+from training.models import NetworkSpec, build, imagenet
+from training.models.imagenet import WEIGHT_PACKAGES, load_imagenet, weights_file
 
 torch.set_num_threads(1)
 
@@ -175,3 +176,41 @@ def test_weights_of_the_hub_are_loaded_like_a_file(monkeypatch: pytest.MonkeyPat
     network = build(spec_of())
     load_imagenet(network, spec_of(), None)
     assert torch.equal(network.trunk.network.bn1.running_mean, weights["bn1.running_mean"])
+
+
+def test_tensors_under_other_names_are_matched_by_order_and_shape(tmp_path: Path) -> None:
+    _, weights = published()
+    foreign = {f"_{i}_{k.replace('.', '/')}": v for i, (k, v) in enumerate(weights.items())}
+    foreign = {k: v for k, v in foreign.items() if not k.endswith("num_batches_tracked")}
+    network = build(spec_of(channels=3))
+    load_imagenet(network, spec_of(channels=3), written(foreign, tmp_path / "foreign.pth"))
+    found = network.trunk.network.state_dict()
+    assert all(torch.equal(found[k], weights[k]) for k in found if not k.endswith("num_batches_tracked"))
+
+
+def test_other_names_of_another_network_raise(tmp_path: Path) -> None:
+    foreign = {f"_{i}": v for i, v in enumerate(published("resnet10t")[1].values())}
+    with pytest.raises(InputError, match=r"foreign\.pth does not hold the weights.*missing: conv_stem\.weight"):
+        load_imagenet(build(spec_of()), spec_of(), written(foreign, tmp_path / "foreign.pth"))
+
+
+def test_weights_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("timm:tf_efficientnet_lite0")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imagenet, "WEIGHT_PACKAGES", {spec.architecture: "drawn-weights"})
+    with pytest.raises(InputError, match="not installed: pip install drawn-weights"):
+        weights_file("package", spec)
+    file = tmp_path / "drawn_weights" / "models" / "drawn.pth"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "drawn_weights" / "__init__.py").touch()
+    file.touch()
+    importlib.invalidate_caches()
+    assert weights_file("package", spec) == file
+
+
+def test_a_network_without_a_package_of_weights_raises() -> None:
+    with pytest.raises(InputError, match=f"no package holds ImageNet weights of timm:{SMALL}, but of.*lite0"):
+        weights_file("package", spec_of())
+    assert weights_file("hub", spec_of()) is None
+    assert weights_file("a/b.pth", spec_of()) == Path("a/b.pth")
+    assert all(timm.is_model(name.removeprefix("timm:")) for name in WEIGHT_PACKAGES)

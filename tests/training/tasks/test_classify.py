@@ -21,7 +21,14 @@ from training.data.targets import Target
 from training.models import build_member
 from training.parallel import World
 from training.recipes.r20.tasks import binary, modality
-from training.tasks.classify import ClassifyTask, MemberData, Sampling, class_weights, validation_figures
+from training.tasks.classify import (
+    ClassifyTask,
+    MemberData,
+    Sampling,
+    class_weights,
+    nested_probabilities,
+    validation_figures,
+)
 from training.tasks.predict import predict_logits
 
 SPEC = PreprocessSpec(canvas_px=32, crop_px=32)
@@ -200,3 +207,44 @@ def test_pa_images_are_mirrored_in_training_and_not_in_validation(turn_pa: bool)
     assert np.array_equal(validation.numpy(), expected)
     plain = validation_figures(predict_logits(task.model, canvases.lungs[18:], SPEC), samples[18:], target)
     assert task.score(task.model) == plain
+
+
+# Label, source and view of 14 images.
+DRAWN = [("sick", "a", "AP")] * 6 + [("sick", "a", "PA")] * 2 + [("sick", "b", "AP")] * 2 + [("well", "b", "PA")] * 4
+
+
+def _shares(probabilities: np.ndarray[Any, Any], depth: int) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for group, p in zip(DRAWN, probabilities, strict=True):
+        found[group[:depth]] = found.get(group[:depth], 0.0) + float(p)
+    return found
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_nested_levels_share_the_draws(power: float) -> None:
+    groups = list(zip(*DRAWN, strict=True))
+    found = nested_probabilities(groups, [0.0, power, 0.0])
+    assert found.sum() == pytest.approx(1.0)
+    assert _shares(found, 1) == pytest.approx({("sick",): 0.5, ("well",): 0.5})
+    of_a = 8**power / (8**power + 2**power)
+    assert _shares(found, 2)[("sick", "a")] == pytest.approx(0.5 * of_a)
+    assert _shares(found, 3)[("sick", "a", "AP")] == pytest.approx(0.25 * of_a)
+    assert len({round(float(p), 12) for p in found[:6]}) == 1
+
+
+def test_one_level_with_power_one_draws_every_image_alike() -> None:
+    assert nested_probabilities([[g[1] for g in DRAWN]], [1.0]) == pytest.approx(np.full(14, 1 / 14))
+
+
+def test_levels_balance_the_views_of_each_label() -> None:
+    samples, canvases = make_canvases(["normal", "bacterial"] * 20, validates_every=10)
+    views = ["AP" if i % 8 == 0 else "PA" for i in range(40)]  # only of normals: every bacterial one is PA
+    data = MemberData(samples=samples, canvases=canvases, spec=SPEC, target=TARGET, views=views)
+    torch.manual_seed(0)
+    levels: Any = {"label": 0.0, "view": 0.0}
+    task = ClassifyTask(build_member("plain", 2), data, Sampling(batch=8, seed=1, levels=levels), smoothing=0.0)
+    rows = np.concatenate(list(task._order(np.random.default_rng(0))) + list(task._order(np.random.default_rng(1))))
+    drawn = np.concatenate([list(task._order(np.random.default_rng(i))) for i in range(60)]).ravel()
+    assert set(rows) <= set(data.rows("train").tolist())
+    assert np.mean([LABELS[0] == samples[i].record.label for i in drawn]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([views[i] == "AP" for i in drawn if i % 2 == 0]) == pytest.approx(0.5, abs=0.07)

@@ -1,0 +1,193 @@
+"""Leave-sites-out loop: variants of a training and folds of sources in; trained networks and predictions on unseen sites out.
+
+Each fold leaves some sources out; each variant trains a network without them and predicts all their images, and the validation
+patients of the sources that trained it. Choices are made by the left-out sites (`training.evaluation.sites`), never by the
+mixed validation patients, on which a network that recognises the source looks as good as one that recognises the disease.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_edge.bundle import Bundle
+from cxr_edge.errors import InputError
+from training.config import plan
+from training.data.dataset import Sample
+from training.data.splits import SHARES, Side
+from training.data.targets import Target
+from training.loop.plan import Plan
+from training.recipes.config import MemberPlan, RunConfig, parse_members, parse_segmenter
+from training.recipes.run import PREDICTIONS, Run, SampleLogits
+from training.shared_files import atomic_write, exclusive_lock
+from training.tasks.classify import Balance, ClassifyTask
+from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
+
+__all__ = ["SitesConfig", "SitesRun", "Variant", "load_sites"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way of training, compared with the others on unseen sites."""
+
+    about: str  # what is different, for the page
+    member: str  # name of a network of the configuration
+    plan: Mapping[str, Any] = field(default_factory=dict)  # values that differ from the configuration's plan
+    settings: Mapping[str, Any] = field(default_factory=dict)  # values that differ from the configuration
+    sources: tuple[str, ...] = ()  # sources that train; empty for all that the fold does not leave out
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitesConfig(RunConfig):
+    """Configuration of the loop."""
+
+    folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> sources that are left out together
+    members: Mapping[str, MemberPlan] = field(default_factory=dict)  # by name
+    train: Plan = field(default_factory=lambda: Plan(epochs=6, keep="last"))
+    variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are compared with the first
+    # Bundle whose lung segmenter cuts the canvases, `starter` or a folder; None trains one on the run's masks.
+    segmenter_of: str | None = None
+    before: str | None = None  # bundle that is shown beside the variants, on sources that it was not trained on
+    least_site_images: int = 20  # a source with fewer images of a kind is reported and not counted in mean and worst
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.folds or not self.variants:
+            raise InputError("give at least one fold ([folds] NAME = [sources]) and one variant ([variants.NAME])")
+        if self.guard is None:
+            raise InputError("the loop compares how a guarded label fares on unseen sites: name it (guard)")
+        for name, variant in self.variants.items():
+            if variant.member not in self.members:
+                raise InputError(
+                    f"variants.{name}: no member is called {variant.member!r}: known are {', '.join(self.members)}"
+                )
+            self.of_variant(name)
+
+    @property
+    def side_shares(self) -> Mapping[Side, float]:
+        return SHARES
+
+    @property
+    def balance(self) -> Balance:
+        return "draw"
+
+    def of_variant(self, name: str) -> SitesConfig:
+        """Return the configuration with the settings of one variant, and this variant only."""
+        variant = self.variants[name]
+        check_keys(variant.settings, RunConfig, f"variants.{name}.settings")
+        if fixed := {"canvas_px", "source_px", "seed", "collections", "without"} & set(variant.settings):
+            raise InputError(
+                f"variants.{name}: {', '.join(sorted(fixed))} is of the whole run, whose canvases and split all variants share: "
+                "make a second configuration"
+            )
+        own = replace(variant, settings={})
+        return construct(
+            lambda: replace(self, **dict(variant.settings), variants={name: own}) if variant.settings else self,
+            f"variants.{name}",
+        )
+
+    def plan_of(self, name: str) -> Plan:
+        """Return the training plan of a variant."""
+        return plan(self.variants[name].plan, self.train, f"variants.{name}.plan")
+
+
+def load_sites(file: Path) -> SitesConfig:
+    """Load a TOML file. Raises InputError for a missing file, unknown keys and invalid values."""
+    values = read_toml(file)
+    base = Plan(epochs=6, keep="last", threads=values.get("threads", 2), seed=values.get("seed", 1))
+    parse_segmenter(values, base, file)
+    values["train"] = plan(values.get("train", {}), base, f"{file}: train")
+    values["members"] = parse_members(values.get("members", {}), base, f"{file}: members", head_maps=0)
+    variants = values.get("variants", {})
+    require_table(variants, f"{file}: variants")
+    values["variants"] = {k: parse_table(Variant, v, f"{file}: variants.{k}") for k, v in variants.items()}
+    return parse_table(SitesConfig, values, str(file))
+
+
+class SitesRun(Run):
+    """Run of the loop."""
+
+    config: SitesConfig
+
+    def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
+        for fold in self.config.folds:
+            for name in self.config.variants:
+                sources = self.sources(name, fold)
+                yield f"{name} without {fold}", self.config.of_variant(name).target, self.samples_of(sources)
+
+    def sources(self, variant: str, fold: str) -> tuple[str, ...]:
+        """Return the sources that train a variant in a fold."""
+        self._check_sources([*self.config.folds[fold], *self.config.variants[variant].sources])
+        wanted = self.config.variants[variant].sources
+        known = {s.record.source for s in self.samples} - set(self.config.folds[fold])
+        return tuple(sorted(known & set(wanted) if wanted else known))
+
+    def prepare_segmenter(self) -> None:
+        """Take the segmenter of the configured bundle, if one is named. Raises BundleError without that bundle."""
+        if self.config.segmenter_of is None or self.segmenter_onnx.exists():
+            return
+        bundle = Bundle.open(self.config.segmenter_of)
+        if bundle.manifest.segmenter is None:
+            raise InputError(f"{self.config.segmenter_of} has no lung segmenter: name another bundle in segmenter_of")
+        with exclusive_lock(self.segmenter_onnx), atomic_write(self.segmenter_onnx) as beside:
+            shutil.copyfile(bundle.root / bundle.manifest.segmenter.file.path, beside)
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """All rows of the run's samples."""
+        return np.arange(len(self.samples))
+
+    def evaluated(self, variant: str, fold: str) -> npt.NDArray[np.int64]:
+        """Return the rows that a network predicts: all images left out, and validation patients of its own sources."""
+        left_out, own = self.config.folds[fold], self.sources(variant, fold)
+        return np.array(
+            [
+                i
+                for i, s in enumerate(self.samples)
+                if s.record.source in left_out or (s.side == "validation" and s.record.source in own)
+            ]
+        )
+
+    def train(self, variant: str, fold: str) -> SampleLogits:
+        """Return the predictions of one network, which is trained unless its folder holds it."""
+        config = self.config.of_variant(variant)
+        run, settings = self._with(config), self.config.plan_of(variant)
+        member = config.members[config.variants[variant].member]
+        spec = member.network(len(config.labels), config.member_spec.channels)
+        sources = self.sources(variant, fold)
+
+        def task() -> ClassifyTask:
+            network = run.init_network(spec, member.imagenet, settings.seed)
+            return run.task(network, config.target, settings, sources)
+
+        folder = self.out / "folds" / variant / fold
+        run.train_or_load(task, spec, settings, folder, self.evaluated(variant, fold))
+        return SampleLogits.load(folder / PREDICTIONS)
+
+    def _with(self, config: SitesConfig) -> SitesRun:
+        """Return this run with another configuration; samples and canvases are shared."""
+        run = SitesRun(config, self.data, self.out)
+        shared: Sequence[str] = ("samples", "canvases", "views")
+        run.__dict__.update({name: self.__dict__[name] for name in shared if name in self.__dict__})
+        return run
+
+    def further_settings(self) -> dict[str, Any]:
+        c = self.config
+        return {
+            "label_smoothing": c.label_smoothing,
+            "labels": list(c.labels),
+            "partial": {k: list(v) for k, v in c.partial.items()},
+            "renamed": dict(c.renamed),
+            "epoch_images": c.epoch_images,
+        }
+
+    def plans(self) -> dict[str, Any]:
+        """Return variant -> training plan, as JSON, for the results."""
+        return {name: asdict(self.config.plan_of(name)) for name in self.config.variants}
