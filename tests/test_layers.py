@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 FLOORS: dict[str, tuple[str, ...]] = {
     "cxr_edge": (
         "version errors names digests forks _core moved",
-        "records defects",
+        "records defects phantoms",
         "specs decoding",
         "ops gpu bundle",
         "backends",
         "engines",
         "screening",
         "environment report compiler",
-        "bench",
+        "bench imports",
         "cli",
     ),
     "training": (

@@ -17,9 +17,18 @@ from training.loop.plan import Plan, upgrade_keys
 from training.pruning.prune import PrunePlan
 from training.toml_tables import check_keys, construct, parse_table, require_table
 
-__all__ = ["BundleConfig", "check_segmenter_plan", "plan", "prune_plan"]
+__all__ = ["BundleConfig", "UnseenSites", "check_segmenter_plan", "plan", "prune_plan"]
 
 Subgroups = Mapping[str, Subgroup]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenSites:
+    """Results of `training.sites` on a training like this bundle's, for its model card and threshold."""
+
+    results: str  # its JSON file
+    variant: str  # trained as the bundle's members are
+    threshold: bool = True  # take the guarded label's threshold from the left-out sites, not from validation patients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +64,7 @@ class BundleConfig:
     partial: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"tuberculosis": ("bacterial", "viral")})
     # Findings that are not labels -> the label that they count as, in training and evaluation, such as tuberculosis -> other.
     renamed: Mapping[str, str] = field(default_factory=dict)
+    unseen_sites: UnseenSites | None = None
     range_images: int = 200  # validation images on which activation ranges are measured
     known_answers: int = 20  # synthetic images in the bundle
     resamples: int = 2000  # bootstrap draws
@@ -67,6 +77,8 @@ class BundleConfig:
             )
         check_segmenter_plan(self.segmenter)
         object.__setattr__(self, "guard", self.guard or None)
+        if isinstance(self.unseen_sites, Mapping):  # as TOML has it
+            object.__setattr__(self, "unseen_sites", parse_table(UnseenSites, self.unseen_sites, "unseen_sites"))
         for name in ("guard_groups", "watch", "auc_groups"):
             object.__setattr__(self, name, _subgroups(getattr(self, name), name))
         if self.guard is not None and self.guard not in self.labels:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -50,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = SitesRun(_selected(load_sites(args.config), args.variant), data_folder(args.data), args.run)
         folds = _known(args.fold, run.config.folds, "fold")
         run.check_tasks()
-        run.prepare_segmenter()
-        if not run.segmenter_onnx.exists():
-            segment(run)
+        segment(run)
         for name in run.config.variants:
             for fold in folds:
                 print(f"variant {name}, fold {fold}", file=sys.stderr, flush=True)
@@ -69,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _selected(config: SitesConfig, names: Sequence[str] | None) -> SitesConfig:
-    known = _known(names, config.variants, "variant")
-    return replace(config, variants={name: config.variants[name] for name in known})
+    return config.selected(_known(names, config.variants, "variant"))
 
 
 def _known(names: Sequence[str] | None, of: Mapping[str, object], what: str) -> list[str]:

@@ -57,6 +57,10 @@ member = "small"
 about = "nested"
 member = "small"
 settings = { balance_levels = { label = 0.0, source = 0.5 }, label_smoothing = 0.1 }
+
+[variants.both]
+about = "mean of both"
+average = ["pairs", "levels"]
 """
 
 
@@ -90,7 +94,7 @@ def test_variants_are_compared_on_sources_that_they_never_saw(data: Path, tmp_pa
     assert _run(data, tmp_path) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before, "what is finished is not trained again"
     found = json.loads((tmp_path / "page.json").read_text())
-    assert list(found["variants"]) == ["pairs", "levels"]
+    assert list(found["variants"]) == ["pairs", "levels", "both"]
     for variant in found["variants"].values():
         rows = variant["figures"]["rows"]
         assert {r["source"] for r in rows} == {
@@ -129,6 +133,11 @@ def test_a_changed_setting_is_not_mixed_with_finished_networks(
             "balance_levels are of",
         ),
         (('labels = ["normal"', 'guard = ""\nlabels = ["normal"'), "name it (guard)"),
+        (
+            ('average = ["pairs"', 'average = ["both"'),
+            "average is of variants that are trained, pairs, levels; got both",
+        ),
+        (('about = "mean of both"', 'about = "mean"\nmember = "small"'), "an average has no member"),
         (("[train]\nepochs = 1", "[train]\nepochs = 0"), "epochs of a plan is a whole number from 1"),
     ],
 )
@@ -146,6 +155,6 @@ def test_unknown_names_and_sources_are_refused(data: Path, tmp_path: Path, capsy
     assert _run(data, tmp_path, "--fold", "three") == 2
     assert "no fold is called three: known are one, two" in capsys.readouterr().err
     assert _run(data, tmp_path, "--variant", "none") == 2
-    assert "no variant is called none: known are pairs, levels" in capsys.readouterr().err
+    assert "no variant is called none: known are pairs, levels, both" in capsys.readouterr().err
     assert _run(data, tmp_path, config=CONFIG.replace('one = ["nih"', 'one = ["mars"')) == 2
     assert "no images of ['mars']" in capsys.readouterr().err

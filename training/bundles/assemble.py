@@ -27,6 +27,7 @@ from training.ensembles.fit import choose_combination, choose_decision
 from training.evaluation.bundle import evaluate
 from training.evaluation.onnx_logits import member_logits
 from training.evaluation.results import Evaluation, UnseenSite
+from training.evaluation.sites import SiteFigures, configured_figures
 
 __all__ = ["assemble", "images_by_side"]
 
@@ -62,11 +63,12 @@ def assemble(
         onnx_session(networks / "segmenter.onnx", threads=1)
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
     provenance = {**_provenance(samples, config), "preset": preset, "split": split, **facts}
-    fitted = _fit(validation, logits, config, provenance, combination)
+    sites = configured_figures(config)
+    fitted = _fit(validation, logits, config, provenance, combination, sites)
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate(bundle, samples, canvases, config)
-    bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, unseen))
+    bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, unseen, sites))
     size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)
     return results
@@ -78,6 +80,7 @@ def _fit(
     config: BundleConfig,
     facts: Mapping[str, Any],
     combination: Combination | None,
+    sites: SiteFigures | None,
 ) -> FittedEnsemble:
     """Fit combination, temperatures and decision. Findings that are not labels only count in the decision's specificity."""
     labels, records = config.labels, [s.record for s in validation]
@@ -89,8 +92,15 @@ def _fit(
         combined = choose_combination(logits[known], true[known], patients, seed=config.seed)
         combination, losses = combined.combination, combined.log_loss
     groups = {} if config.guarded is None else config.guarded.group_masks(records)
-    decided = choose_decision(combination, logits, true, labels, guard=config.guard, groups=groups)
-    chosen = {"images": len(validation), "log_loss_out_of_fold": dict(losses), **decided.as_json()}
+    from_sites = sites is not None and config.unseen_sites is not None and config.unseen_sites.threshold
+    threshold = round(sites.threshold, 4) if sites is not None and from_sites else None
+    decided = choose_decision(combination, logits, true, labels, guard=config.guard, groups=groups, threshold=threshold)
+    chosen = {
+        "images": len(validation),
+        "log_loss_out_of_fold": dict(losses),
+        "threshold_of_unseen_sites": from_sites,
+        **decided.as_json(),
+    }
     print(f"on validation: {json.dumps(chosen)}", file=sys.stderr)
     return FittedEnsemble(
         combination=combination,

@@ -7,10 +7,12 @@ from typing import Any
 
 from cxr_edge.bundle.manifest import Manifest
 from training.data.collections import source_descriptions, source_limits
+from training.data.findings import FRONTAL_VIEWS
 from training.data.guard import Guard
 from training.evaluation.metrics import interval
 from training.evaluation.pages import labels_table, lungs_table, models_table, safety_section
 from training.evaluation.results import TOGETHER, Evaluation, Shortcuts, UnseenSite
+from training.evaluation.sites import SiteFigures, SiteRow
 from training.json_records import as_json
 from training.markdown import table
 
@@ -45,8 +47,13 @@ def _guard_metrics(results: Evaluation) -> dict[str, Any]:
     return {"guard": results.guard.label, **shares}
 
 
-def model_card(manifest: Manifest, results: Evaluation, unseen: UnseenSite | None = None) -> str:
-    """Return the card as Markdown. unseen: results of `training.unseen`, or None if it was not run."""
+def model_card(
+    manifest: Manifest, results: Evaluation, unseen: UnseenSite | None = None, sites: SiteFigures | None = None
+) -> str:
+    """Return the card as Markdown.
+
+    unseen: results of `training.unseen`, or None if it was not run. sites: figures of `training.sites` on a training like this.
+    """
     return (
         "\n\n".join(
             [
@@ -62,6 +69,7 @@ def model_card(manifest: Manifest, results: Evaluation, unseen: UnseenSite | Non
                 models_table(results),
                 labels_table(results.models["ensemble"]),
                 *safety_section(results, "Specificity of {} by subgroup:"),
+                *_expected(results.guard, sites),
                 "Lung segmenter:",
                 lungs_table(results),
                 "## Limits",
@@ -131,6 +139,32 @@ def _unseen(guard: Guard | None, unseen: UnseenSite | None) -> list[str]:
         for source, label in (kind.split("/", 1),)
         if label in labels
     ]
+
+
+def _expected(guard: Guard | None, sites: SiteFigures | None) -> list[str]:
+    """Return what a hospital that trained nothing must expect: the spread over left-out sites, not one number."""
+    if guard is None or sites is None:
+        return []
+    rows = [
+        [r.kind.replace("_", " "), r.source, interval(r.called), *(_by_view(r, view) for view in FRONTAL_VIEWS)]
+        for r in sites.rows
+    ]
+    worst = "; ".join(
+        f"{kind.replace('_', ' ')} {'found' if kind == guard.label else f'not called {guard.label}'}: "
+        f"{sites.worst[kind]:.2f} at the worst site, {sites.mean[kind]:.2f} on average"
+        for kind in sites.mean
+    )
+    return [
+        f"Expect of a new hospital what networks, trained in the same way without it, did at each left-out site, at the "
+        f"threshold {sites.threshold:.2f} for all ({worst}). Share called {guard.label}:",
+        table(["images", "site", "all", *FRONTAL_VIEWS], rows),
+        "AP and PA as stated, or estimated where a collection does not state them.",
+    ]
+
+
+def _by_view(row: SiteRow, view: str) -> str:
+    figure = row.by_view.get(view)
+    return "-" if figure is None else f"{figure.value:.2f} ({figure.hits}/{figure.n})"
 
 
 def _limits(results: Evaluation, unseen: UnseenSite | None) -> str:

@@ -261,6 +261,7 @@ def choose_decision(
     groups: Mapping[str, Mask] | None = None,
     least_specificity: float = 0.97,
     uncertain_share: float = 0.15,
+    threshold: float | None = None,
 ) -> ChosenDecision:
     """Choose the threshold of the guarded label, and the probability below which a decision is flagged uncertain.
 
@@ -273,6 +274,7 @@ def choose_decision(
     guard: the guarded label; None sets no threshold, so that the decision is the most probable label.
     groups: masks (N,) of the subgroups that limit false alarms, by name.
     uncertain_share: share of validation images to be flagged.
+    threshold: of the guarded label, chosen elsewhere, such as on unseen sites; None chooses it here.
     """
     probabilities, winners = Combiner(combination, labels=len(labels)).run(np.ascontiguousarray(logits))
     uncertain = round(float(np.quantile(probabilities.max(axis=1), uncertain_share)), 2)
@@ -286,7 +288,8 @@ def choose_decision(
         decision, predicted = decided({})
         return ChosenDecision(decision=decision, f1=float(_f1_by_label(true, predicted, len(labels)).mean()))
     k = labels.index(guard)
-    tried = [_guarded(*decided({guard: float(t)}), true, k, len(labels), groups or {}) for t in _THRESHOLDS]
+    thresholds = _THRESHOLDS if threshold is None else (threshold,)
+    tried = [_guarded(*decided({guard: float(t)}), true, k, len(labels), groups or {}) for t in thresholds]
     # `_guarded` always sets the specificity.
     accepted = [c for c in tried if min(cast(float, c.specificity), c.lowest_specificity) >= least_specificity]
     pool = accepted or [max(tried, key=lambda c: (c.lowest_specificity, c.specificity))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from cxr_edge import engines
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.manifest import Manifest
+from cxr_edge.bundle.networks import Member
 from cxr_edge.engines import EngineSet
 from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner, decide
@@ -28,7 +30,19 @@ from training.data.dataset import Sample, read_all
 from training.data.guard import Guard, Subgroup
 from training.data.records import Record
 from training.data.splits import SIDES
-from training.evaluation.metrics import Bootstrap, Figure, ModelFigures, Predictions, auc_figure, figures, proportion
+from training.data.targets import Target
+from training.evaluation.gaps import GroupFigures, gaps
+from training.evaluation.metrics import (
+    Bootstrap,
+    Figure,
+    ModelFigures,
+    Predictions,
+    auc_figure,
+    bootstrap,
+    figures,
+    proportion,
+)
+from training.evaluation.onnx_features import member_cams, member_features
 from training.evaluation.onnx_logits import member_logits
 from training.evaluation.results import (
     TOGETHER,
@@ -41,7 +55,13 @@ from training.evaluation.results import (
     Side,
     SourceCounts,
 )
-from training.evaluation.shortcuts import lungs_painted_over, source_classifier_accuracy
+from training.evaluation.shortcuts import (
+    lung_masks,
+    lung_share,
+    lungs_painted_over,
+    small_copies,
+    source_classifier_accuracy,
+)
 from training.json_records import as_stored
 from training.tasks.segment import dice, read_mask
 
@@ -126,9 +146,10 @@ def evaluate(
         reference=reference.describe(),
         sides=_sides(samples),
         models=models,
-        sources=_sources(screened, manifest.labels),
+        sources=_sources(screened, config.target_of(manifest.labels)),
         safety=safety(screened, manifest.labels, config),
-        flags=_flags(screened, manifest.labels),
+        gaps=_gaps(screened, manifest.labels, config),
+        flags=_flags(screened, manifest.labels, config),
         lungs=_lungs(bundle, samples, config),
         shortcuts=_shortcuts(bundle, samples, canvases, test, screened, config),
     )
@@ -151,20 +172,25 @@ def _sides(samples: Sequence[Sample]) -> dict[str, Side]:
 
 
 def _predictions(
-    screened: Screened, labels: Sequence[str], predicted: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
+    screened: Screened,
+    target: Target,
+    predicted: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64],
 ) -> tuple[Predictions, npt.NDArray[np.bool_]]:
-    """Return the predictions on images with one of the labels, and the mask of these images."""
-    known = np.array([r.label in labels for r in screened.records])
-    rows = np.flatnonzero(known)
-    true = np.array([labels.index(screened.records[i].label) for i in rows], dtype=np.int64)
-    patients = screened.patients[rows]
+    """Return the predictions on images with one of the target's labels, and the mask of these images."""
+    true = np.array([target.label_index(r.label) for r in screened.records], dtype=np.int64)
+    known = true >= 0
     return Predictions(
-        true=true, predicted=predicted[rows], probabilities=probabilities[rows], patients=patients
+        true=true[known],
+        predicted=predicted[known],
+        probabilities=probabilities[known],
+        patients=screened.patients[known],
     ), known
 
 
 def _ensemble(screened: Screened, manifest: Manifest, config: BundleConfig) -> ModelFigures:
-    predictions, _ = _predictions(screened, manifest.labels, screened.predicted, screened.probabilities)
+    target = config.target_of(manifest.labels)
+    predictions, _ = _predictions(screened, target, screened.predicted, screened.probabilities)
     return figures(predictions, manifest.labels, Bootstrap.of(config))
 
 
@@ -176,34 +202,34 @@ def _built(bundle: Bundle, built: EngineSet, reference: Screened, config: Bundle
 
 
 def _models(screened: Screened, manifest: Manifest, config: BundleConfig) -> dict[str, ModelFigures]:
-    labels, draws = manifest.labels, Bootstrap.of(config)
-    predictions, known = _predictions(screened, labels, screened.predicted, screened.probabilities)
+    labels, draws, target = manifest.labels, Bootstrap.of(config), config.target_of(manifest.labels)
+    predictions, known = _predictions(screened, target, screened.predicted, screened.probabilities)
     papers = np.array([r.source in PAPERS_SOURCES for r in screened.records])[known]
     found = {"ensemble": figures(predictions, labels, draws)}
     if papers.any():
         found[f"ensemble, {', '.join(PAPERS_SOURCES)} only"] = figures(predictions.only(papers), labels, draws)
     for i, member in enumerate(manifest.members):
         own = screened.members[:, i]
-        single, _ = _predictions(screened, labels, own.argmax(axis=1), own)
+        single, _ = _predictions(screened, target, own.argmax(axis=1), own)
         found[f"{member.name} alone"] = figures(single, labels, draws)
     return found
 
 
-def _sources(screened: Screened, labels: Sequence[str]) -> tuple[SourceCounts, ...]:
+def _sources(screened: Screened, target: Target) -> tuple[SourceCounts, ...]:
     """Return the counts of predicted labels, one row per source and true label."""
     pairs = sorted({(r.source, r.label) for r in screened.records})
-    return tuple(_source_counts(screened, labels, source, label) for source, label in pairs)
+    return tuple(_source_counts(screened, target, source, label) for source, label in pairs)
 
 
-def _source_counts(screened: Screened, labels: Sequence[str], source: str, label: str) -> SourceCounts:
-    chosen = screened.where(source=source, label=label)
-    counts = np.bincount(screened.predicted[chosen], minlength=len(labels))
+def _source_counts(screened: Screened, target: Target, source: str, label: str) -> SourceCounts:
+    chosen, true = screened.where(source=source, label=label), target.label_index(label)
+    counts = np.bincount(screened.predicted[chosen], minlength=len(target.labels))
     return SourceCounts(
         source=source,
         label=label,
         patients=len(set(screened.patients[chosen].tolist())),
-        predicted=dict(zip(labels, counts.tolist(), strict=True)),
-        right=proportion(int(counts[labels.index(label)]), int(counts.sum())) if label in labels else None,
+        predicted=dict(zip(target.labels, counts.tolist(), strict=True)),
+        right=proportion(int(counts[true]), int(counts.sum())) if true >= 0 else None,
     )
 
 
@@ -244,8 +270,15 @@ def _guard_auc(
     )
 
 
-def _flags(screened: Screened, labels: Sequence[str]) -> FlagShares:
-    predictions, known = _predictions(screened, labels, screened.predicted, screened.probabilities)
+def _gaps(screened: Screened, labels: Sequence[str], config: BundleConfig) -> dict[str, dict[str, GroupFigures]]:
+    if config.guard is None:
+        return {}
+    return gaps(screened.records, config.guard, screened.predicted == labels.index(config.guard))
+
+
+def _flags(screened: Screened, labels: tuple[str, ...], config: BundleConfig) -> FlagShares:
+    target = config.target_of(labels)
+    predictions, known = _predictions(screened, target, screened.predicted, screened.probabilities)
     right, uncertain = predictions.predicted == predictions.true, screened.flagged("uncertain")[known]
     return FlagShares(
         lung_box_failed=_share(screened.flagged("lung_box_failed")),
@@ -297,17 +330,62 @@ def _shortcuts(
     screened: Screened,
     config: BundleConfig,
 ) -> Shortcuts:
-    manifest, find_lungs = bundle.manifest, _lung_finder(bundle)
-    sources = source_classifier_accuracy(samples, canvases, _label_groups(config), Bootstrap.of(config))
+    manifest, find_lungs, draws = bundle.manifest, _lung_finder(bundle), Bootstrap.of(config)
+    groups = _label_groups(config)
+    found = Shortcuts(
+        sources=source_classifier_accuracy(samples, small_copies(canvases.lungs), groups, draws),
+        member_sources={
+            m.name: source_classifier_accuracy(samples, _features(bundle, m, canvases, config), groups, draws)
+            for m in manifest.members
+            if m.has_cam
+        },
+    )
     if find_lungs is None:
-        return Shortcuts(sources=sources)
-    painted = lungs_painted_over(samples, canvases, test, find_lungs, config.member_spec, threads=config.threads)
-    blind = _screen_canvases(bundle, painted, screened, config)
-    return Shortcuts(
-        sources=sources,
+        return found
+    masks = lung_masks(samples, canvases, test, find_lungs, config.member_spec, threads=config.threads)
+    blind = _screen_canvases(bundle, lungs_painted_over(canvases.lungs[test], masks), screened, config)
+    return replace(
+        found,
         lungs_painted_over=_ensemble(blind, manifest, config),
         blind_areas=_blind_areas(blind, manifest.labels, config),
+        **_activation(bundle, canvases.lungs[test], masks, screened, config),
     )
+
+
+def _features(bundle: Bundle, member: Member, canvases: Canvases, config: BundleConfig) -> npt.NDArray[np.float32]:
+    """Return a member's penultimate features, each standardised over all images."""
+    found = member_features(bundle.file(member.file), canvases.lungs, config.member_spec, threads=config.threads)
+    return (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6)
+
+
+def _activation(
+    bundle: Bundle,
+    lungs: npt.NDArray[np.uint8],
+    masks: npt.NDArray[np.bool_],
+    screened: Screened,
+    config: BundleConfig,
+) -> dict[str, Any]:
+    """Return the fields of `Shortcuts` on where members look, on images with the guarded label."""
+    rows = np.flatnonzero(screened.where(label=config.guard))
+    if not len(rows) or config.guard is None:
+        return {}
+    patients, draws = screened.patients[rows], Bootstrap.of(config)
+    k = bundle.manifest.labels.index(config.guard)
+
+    def mean(values: npt.NDArray[np.float64]) -> Figure:
+        return bootstrap(lambda w: np.array([_weighted_mean(values, w)]), patients, draws)[0]
+
+    shares = {}
+    for m in bundle.manifest.members:
+        if m.has_cam:
+            maps = member_cams(bundle.file(m.file), lungs[rows], config.member_spec, threads=config.threads)
+            shares[m.name] = mean(lung_share(maps[:, k], masks[rows]))
+    return {"lung_share": shares, "lung_area": mean(masks[rows].mean(axis=(1, 2)))}
+
+
+def _weighted_mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64] | None) -> float:
+    w = np.where(np.isnan(values), 0.0, np.ones(len(values)) if weights is None else weights)
+    return float((np.nan_to_num(values) * w).sum() / w.sum()) if w.sum() else float("nan")
 
 
 def _screen_canvases(bundle: Bundle, canvases: npt.NDArray[np.uint8], like: Screened, config: BundleConfig) -> Screened:

@@ -5,9 +5,11 @@ All figures come from it, so that a page cannot differ from its results.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from training.data.guard import Guard
 from training.evaluation.metrics import ModelFigures, interval
-from training.evaluation.results import Evaluation, Safety, UnseenSite
+from training.evaluation.results import Evaluation, Safety, SourceClassifier, UnseenSite
 from training.markdown import table
 
 __all__ = [
@@ -112,6 +114,7 @@ def results_as_markdown(results: Evaluation) -> str:
                 "## By label, single members",
                 *(f"{n}:\n\n{labels_table(m)}" for n, m in results.models.items() if n.endswith(" alone")),
                 *safety_section(results, "## False alarms of {}"),
+                *_gaps(results),
                 "## By source",
                 _sources_table(results),
                 "## Flags",
@@ -145,6 +148,19 @@ def _built(results: Evaluation) -> list[str]:
     return [f"Engines built here: {built.engines}; same decision as the reference: {interval(built.same_decision)}."]
 
 
+def _gaps(results: Evaluation) -> list[str]:
+    if results.guard is None or not results.gaps:
+        return []
+    label = results.guard.label
+    rows = [
+        [name, group, interval(f.found), interval(f.of_normals), interval(f.specificity)]
+        for name, groups in results.gaps.items()
+        for group, f in groups.items()
+    ]
+    head = ["", "group", f"{label} found", f"normals not called {label}", f"all without {label} not called so"]
+    return ["## Gaps between groups of adults", "As the collections state view, age and sex.", table(head, rows)]
+
+
 def _sources_table(results: Evaluation) -> str:
     labels = results.labels
     return table(
@@ -176,18 +192,28 @@ def _flags_table(results: Evaluation) -> str:
 
 def _shortcuts(results: Evaluation) -> list[str]:
     shortcuts = results.shortcuts
-    sources = table(
-        ["images", "sources", "chance", "balanced accuracy"],
-        (
-            [name, ", ".join(row.sources), f"{row.chance:.2f}", interval(row.balanced_accuracy)]
-            for name, row in shortcuts.sources.items()
-        ),
-    )
     parts = [
         "Source classifier: a logistic regression on 32 x 32 copies of the lung canvases, fitted on train patients, predicts "
         "the collection of test patients' images:",
-        sources,
+        _source_classifiers(shortcuts.sources),
     ]
+    if shortcuts.member_sources:
+        parts += [
+            "The same on the penultimate features of each member, of which the logits are a linear function:",
+            table(
+                ["images", *shortcuts.member_sources],
+                (
+                    [name, *(interval(found[name].balanced_accuracy) for found in shortcuts.member_sources.values())]
+                    for name in next(iter(shortcuts.member_sources.values()))
+                ),
+            ),
+        ]
+    if results.guard is not None and shortcuts.lung_share:
+        shares = "; ".join(f"{name} {interval(share)}" for name, share in shortcuts.lung_share.items())
+        parts.append(
+            f"Share of the positive activation for {results.guard.label} inside the lungs, on images with it: {shares}. The "
+            f"lungs are {interval(shortcuts.lung_area)} of the canvas."
+        )
     blind = shortcuts.lungs_painted_over
     if blind is None:
         return parts
@@ -208,6 +234,16 @@ def _shortcuts(results: Evaluation) -> list[str]:
             if results.guard is not None
         ),
     ]
+
+
+def _source_classifiers(sources: Mapping[str, SourceClassifier]) -> str:
+    return table(
+        ["images", "sources", "chance", "balanced accuracy"],
+        (
+            [name, ", ".join(row.sources), f"{row.chance:.2f}", interval(row.balanced_accuracy)]
+            for name, row in sources.items()
+        ),
+    )
 
 
 def unseen_as_markdown(results: UnseenSite) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.data.guard import Guard, Subgroup
+from training.evaluation.gaps import GroupFigures
 from training.evaluation.metrics import Figure, ModelFigures
 from training.json_records import OPTIONAL, as_json, formerly, from_json, named, spread
 
@@ -123,6 +124,11 @@ class Shortcuts:
 
     sources: Mapping[str, SourceClassifier] = field(metadata=named("source_told"))  # by group of images
     lungs_painted_over: ModelFigures | None = field(default=None, metadata=OPTIONAL)  # None without a segmenter
+    # By member and group of images: the same classifier on the member's penultimate features.
+    member_sources: Mapping[str, Mapping[str, SourceClassifier]] = field(default_factory=dict)
+    # By member: mean share of the guarded label's positive activation inside the lungs, on images with that label.
+    lung_share: Mapping[str, Figure] = field(default_factory=dict)
+    lung_area: Figure | None = field(default=None, metadata=OPTIONAL)  # mean share of the canvas, on the same images
     # The guarded label's AUC on those, by subgroup.
     blind_areas: Mapping[str, Figure] = field(default_factory=dict, metadata=spread("lungs_painted_over_auc_among_"))
 
@@ -152,6 +158,8 @@ class Evaluation:
     models: Mapping[str, ModelFigures]
     sources: tuple[SourceCounts, ...]
     safety: Safety  # empty without a guarded label
+    # Attribute (view, age, sex) -> group of adults -> figures of the guarded label; empty without one.
+    gaps: Mapping[str, Mapping[str, GroupFigures]] = field(default_factory=dict)
     flags: FlagShares
     lungs: Mapping[str, LungFigures]  # by source; empty without a segmenter
     shortcuts: Shortcuts

@@ -1,8 +1,9 @@
-"""Shortcut checks: a classifier of the source, and canvases without lungs. Canvases in, figures and canvases out.
+"""Shortcut checks: a classifier of the source, canvases without lungs, and where members look. Canvases in, figures out.
 
 `source_classifier_accuracy`: a linear classifier names the collection from a 32 px copy of the members' input; the higher its
 accuracy, the more a member could predict the collection's label instead of the image's. `lungs_painted_over`: canvases
-without lungs; any skill that the ensemble has left on them comes from the rim: framing, letters, age.
+without lungs; any skill that the ensemble has left on them comes from the rim: framing, letters, age. `lung_share`: share of a
+member's positive activation inside the lungs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training.data.records import Record
 from training.evaluation.metrics import Bootstrap, Figure, bootstrap
 from training.evaluation.results import SourceClassifier
 
-__all__ = ["lungs_painted_over", "source_classifier_accuracy"]
+__all__ = ["lung_masks", "lung_share", "lungs_painted_over", "small_copies", "source_classifier_accuracy"]
 
 _SIDE_PX = 32
 _LUNG = 0.3  # threshold of the mask's probability: low, so that the whole lung is painted over
@@ -42,14 +43,13 @@ def _labelled(label: str) -> Group:
 
 
 def source_classifier_accuracy(
-    samples: Sequence[Sample], canvases: Canvases, labels: Sequence[str], draws: Bootstrap
+    samples: Sequence[Sample], features: npt.NDArray[np.float32], labels: Sequence[str], draws: Bootstrap
 ) -> dict[str, SourceClassifier]:
     """Return the balanced accuracy of a logistic regression that predicts the source, fitted on train patients, by group.
 
-    labels: each is a group of its own, beside all images and the adults. A group with fewer than two sources on both sides
-    is left out. Evaluated on test patients; chance is 1 / sources.
+    features: (N, F), of `small_copies`, or a member's own. labels: each is a group of its own, beside all images and the adults.
+    A group with fewer than two sources on both sides is left out. Evaluated on test patients; chance is 1 / sources.
     """
-    features = _small(canvases.lungs)
     found = {}
     for name, contains in _groups(labels).items():
         rows = [i for i, s in enumerate(samples) if contains(s.record)]
@@ -89,7 +89,7 @@ def _balanced_accuracy(
     return bootstrap(measure, patients, draws)[0]
 
 
-def _small(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def small_copies(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the canvases at 32 px (N, 1024), each standardised by its own mean and deviation, as the members' input is."""
     small = np.stack([cv2.resize(c, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_AREA).ravel() for c in lungs])
     small = small.astype(np.float32)
@@ -97,7 +97,7 @@ def _small(lungs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.asarray(centred / np.maximum(small.std(axis=1, keepdims=True), 1.0), dtype=np.float32)
 
 
-def lungs_painted_over(
+def lung_masks(
     samples: Sequence[Sample],
     canvases: Canvases,
     rows: Sequence[int],
@@ -105,8 +105,8 @@ def lungs_painted_over(
     spec: PreprocessSpec,
     *,
     threads: int,
-) -> npt.NDArray[np.uint8]:
-    """Return canvases (rows, S, S) with the lung pixels, slightly dilated, replaced by the mean of the others."""
+) -> npt.NDArray[np.bool_]:
+    """Return the lungs on the canvases (rows, S, S), slightly dilated."""
     boxes = {samples[i].record.key: _roi(canvases.rois[i]) for i in rows}
 
     def mask(record: Record, image: GrayPixels) -> npt.NDArray[np.bool_]:
@@ -115,13 +115,30 @@ def lungs_painted_over(
         dilated: npt.NDArray[np.bool_] = cv2.dilate(on_canvas.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
         return dilated
 
-    painted = []
-    masks = read_all([samples[i].record for i in rows], threads, mask)
-    for i, lung in zip(rows, masks, strict=True):
-        rim = canvases.lungs[i].copy()
+    return np.stack(list(read_all([samples[i].record for i in rows], threads, mask)))
+
+
+def lungs_painted_over(lungs: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Return canvases (N, S, S) with the pixels of the masks replaced by the mean of the others."""
+    painted = lungs.copy()
+    for rim, lung in zip(painted, masks, strict=True):
         rim[lung] = round(float(rim[~lung].mean())) if not lung.all() else 0
-        painted.append(rim)
-    return np.stack(painted)
+    return painted
+
+
+def lung_share(maps: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the share of positive activation inside the lungs, per image (N,); NaN without any.
+
+    maps: (N, h, w), of one label. masks: (N, S, S), of `lung_masks`. Compare it with the lungs' share of the canvas, which
+    activation without any aim would have.
+    """
+    shares = np.full(len(maps), np.nan)
+    for i, (map_, lung) in enumerate(zip(maps, masks, strict=True)):
+        inside = cv2.resize(lung.astype(np.float32), map_.shape[::-1], interpolation=cv2.INTER_AREA)
+        evidence = np.maximum(map_, 0)
+        if evidence.sum() > 0:
+            shares[i] = float((evidence * inside).sum() / evidence.sum())
+    return shares
 
 
 def _roi(values: npt.NDArray[np.int32]) -> Roi:

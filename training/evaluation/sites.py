@@ -11,17 +11,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.errors import InputError
+from training.config import BundleConfig
 from training.data.guard import Guard
 from training.data.records import Record
 from training.evaluation.metrics import Bootstrap, Figure, auc_figure, bootstrap, proportion
-from training.json_records import OPTIONAL, ROUNDED
+from training.json_records import OPTIONAL, ROUNDED, read_json
 
-__all__ = ["LeftOut", "SiteFigures", "SiteRow", "SitesResults", "VariantRow", "best_threshold", "site_figures"]
+__all__ = [
+    "LeftOut",
+    "SiteFigures",
+    "SiteRow",
+    "SitesResults",
+    "VariantRow",
+    "best_threshold",
+    "configured_figures",
+    "site_figures",
+]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -175,3 +187,20 @@ def _row(left_out: LeftOut, called: Mask, kind: str, source: str, mask: Mask) ->
 
 def _share(called: Mask, mask: Mask) -> Figure:
     return proportion(int(called[mask].sum()), int(mask.sum()))
+
+
+def configured_figures(config: BundleConfig) -> SiteFigures | None:
+    """Return the figures that `unseen_sites` of a configuration names, or None without it.
+
+    Raises InputError if the file is missing or damaged, or has another guarded label or no such variant.
+    """
+    if config.unseen_sites is None:
+        return None
+    file, variant = Path(config.unseen_sites.results), config.unseen_sites.variant
+    results = read_json(SitesResults, file)
+    if variant not in results.variants or results.guard.label != config.guard:
+        raise InputError(
+            f"unseen_sites: {file} has the variants {', '.join(results.variants)} and guards {results.guard.label}; got "
+            f"{variant!r} for a bundle that guards {config.guard}: name one of its variants"
+        )
+    return results.variants[variant].figures

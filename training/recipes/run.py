@@ -29,6 +29,7 @@ from training.data.leakage import SplitSettings
 from training.data.splits import Side
 from training.data.targets import Target, check_sides
 from training.evaluation.metrics import Predictions
+from training.evaluation.sites import configured_figures
 from training.json_records import read_json, write_json
 from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
@@ -121,8 +122,10 @@ class Run:
     def check_tasks(self) -> None:
         """Name, before any stage is run, labels with no images, or with one patient only, on a side.
 
-        Raises InputError if a label of a stage has too few training images, or a side has no images at all.
+        Raises InputError if a label of a stage has too few training images, a side has no images at all, or results that the
+        configuration names are missing.
         """
+        configured_figures(self.config)
         stages: dict[str, list[str]] = {}  # of each warning
         for stage, target, samples in self.tasks():
             try:

@@ -1,4 +1,4 @@
-"""Segmenter stage: a run in, its segmenter trained (and pruned) and exported, or copied from a run of the same split, out."""
+"""Segmenter stage: a run in, its segmenter trained (and pruned) and exported, or copied from a run or a bundle, out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from cxr_edge.bundle import Bundle
 from cxr_edge.errors import InputError
+from training.data.canvases import LUNG_BOX
 from training.data.dataset import read_table
 from training.loop.fit import fit, load_weights
 from training.loop.settings import TRAINING, check_same_settings
@@ -56,7 +58,25 @@ def _sides(table: Path) -> dict[str, str]:
 def segment(run: Run) -> None:
     """Run the segmenter's stage; of several commands on one run folder, one runs it and the others wait."""
     with exclusive_lock(run.out / SEGMENTER, world()):
-        _segment(run)
+        if run.config.segmenter_of is None:
+            _segment(run)
+        elif world().is_main and not run.segmenter_onnx.exists():
+            _take_segmenter(run, run.config.segmenter_of)
+        barrier(world())
+
+
+def _take_segmenter(run: Run, name: str) -> None:
+    """Copy a bundle's segmenter. Raises InputError for a bundle without one, or with another input or rule of the lung box."""
+    bundle = Bundle.open(name)
+    found, wanted = bundle.manifest.segmenter, run.config.segmenter_spec
+    if found is None or (found.preprocess, found.lung_box) != (wanted, LUNG_BOX):
+        given = "has none" if found is None else f"has {found.preprocess} and {found.lung_box}"
+        raise InputError(
+            f"segmenter_of = {name!r}: expected a bundle whose lung segmenter has the input {wanted} and the rule {LUNG_BOX}, "
+            f"this one {given}: set segmenter_px, or leave segmenter_of out to train one"
+        )
+    with atomic_write(run.segmenter_onnx) as beside:
+        shutil.copyfile(bundle.file(found.file), beside)
 
 
 def _segment(run: Run) -> None:

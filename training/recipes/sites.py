@@ -7,17 +7,15 @@ mixed validation patients, on which a network that recognises the source looks a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
-from cxr_edge.bundle import Bundle
 from cxr_edge.errors import InputError
 from training.config import plan
 from training.data.dataset import Sample
@@ -26,7 +24,6 @@ from training.data.targets import Target
 from training.loop.plan import Plan
 from training.recipes.config import MemberPlan, RunConfig, parse_members, parse_segmenter
 from training.recipes.run import PREDICTIONS, Run, SampleLogits
-from training.shared_files import atomic_write, exclusive_lock
 from training.tasks.classify import Balance, ClassifyTask
 from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
@@ -38,7 +35,8 @@ class Variant:
     """One way of training, compared with the others on unseen sites."""
 
     about: str  # what is different, for the page
-    member: str  # name of a network of the configuration
+    member: str = ""  # name of a network of the configuration
+    average: tuple[str, ...] = ()  # or: other variants whose mean probabilities are this one's predictions
     plan: Mapping[str, Any] = field(default_factory=dict)  # values that differ from the configuration's plan
     settings: Mapping[str, Any] = field(default_factory=dict)  # values that differ from the configuration
     sources: tuple[str, ...] = ()  # sources that train; empty for all that the fold does not leave out
@@ -52,8 +50,6 @@ class SitesConfig(RunConfig):
     members: Mapping[str, MemberPlan] = field(default_factory=dict)  # by name
     train: Plan = field(default_factory=lambda: Plan(epochs=6, keep="last"))
     variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are compared with the first
-    # Bundle whose lung segmenter cuts the canvases, `starter` or a folder; None trains one on the run's masks.
-    segmenter_of: str | None = None
     before: str | None = None  # bundle that is shown beside the variants, on sources that it was not trained on
     least_site_images: int = 20  # a source with fewer images of a kind is reported and not counted in mean and worst
 
@@ -64,11 +60,25 @@ class SitesConfig(RunConfig):
         if self.guard is None:
             raise InputError("the loop compares how a guarded label fares on unseen sites: name it (guard)")
         for name, variant in self.variants.items():
+            self._check(name, variant)
+            self.of_variant(name)
+
+    def _check(self, name: str, variant: Variant) -> None:
+        if not variant.average:
             if variant.member not in self.members:
                 raise InputError(
                     f"variants.{name}: no member is called {variant.member!r}: known are {', '.join(self.members)}"
                 )
-            self.of_variant(name)
+            return
+        trained = [n for n, v in self.variants.items() if not v.average]
+        if unknown := sorted(set(variant.average) - set(trained)):
+            raise InputError(
+                f"variants.{name}: average is of variants that are trained, {', '.join(trained)}; got {', '.join(unknown)}"
+            )
+        if variant.member or variant.plan or variant.settings or variant.sources:
+            raise InputError(
+                f"variants.{name}: an average has no member, plan, settings or sources: give average and about"
+            )
 
     @property
     def side_shares(self) -> Mapping[Side, float]:
@@ -96,6 +106,11 @@ class SitesConfig(RunConfig):
     def plan_of(self, name: str) -> Plan:
         """Return the training plan of a variant."""
         return plan(self.variants[name].plan, self.train, f"variants.{name}.plan")
+
+    def selected(self, names: Sequence[str]) -> SitesConfig:
+        """Return the configuration with some variants, and those that they average."""
+        wanted = {*names, *(part for name in names for part in self.variants[name].average)}
+        return replace(self, variants={name: v for name, v in self.variants.items() if name in wanted})
 
 
 def load_sites(file: Path) -> SitesConfig:
@@ -129,21 +144,6 @@ class SitesRun(Run):
         known = {s.record.source for s in self.samples} - set(self.config.folds[fold])
         return tuple(sorted(known & set(wanted) if wanted else known))
 
-    def prepare_segmenter(self) -> None:
-        """Take the segmenter of the configured bundle, if one is named. Raises BundleError without that bundle."""
-        if self.config.segmenter_of is None or self.segmenter_onnx.exists():
-            return
-        bundle = Bundle.open(self.config.segmenter_of)
-        if bundle.manifest.segmenter is None:
-            raise InputError(f"{self.config.segmenter_of} has no lung segmenter: name another bundle in segmenter_of")
-        with exclusive_lock(self.segmenter_onnx), atomic_write(self.segmenter_onnx) as beside:
-            shutil.copyfile(bundle.root / bundle.manifest.segmenter.file.path, beside)
-
-    @cached_property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """All rows of the run's samples."""
-        return np.arange(len(self.samples))
-
     def evaluated(self, variant: str, fold: str) -> npt.NDArray[np.int64]:
         """Return the rows that a network predicts: all images left out, and validation patients of its own sources."""
         left_out, own = self.config.folds[fold], self.sources(variant, fold)
@@ -156,7 +156,9 @@ class SitesRun(Run):
         )
 
     def train(self, variant: str, fold: str) -> SampleLogits:
-        """Return the predictions of one network, which is trained unless its folder holds it."""
+        """Return the predictions of one network, which is trained unless its folder holds it, or of an average of networks."""
+        if averaged := self.config.variants[variant].average:
+            return _mean([self.train(name, fold) for name in averaged])
         config = self.config.of_variant(variant)
         run, settings = self._with(config), self.config.plan_of(variant)
         member = config.members[config.variants[variant].member]
@@ -191,3 +193,12 @@ class SitesRun(Run):
     def plans(self) -> dict[str, Any]:
         """Return variant -> training plan, as JSON, for the results."""
         return {name: asdict(self.config.plan_of(name)) for name in self.config.variants}
+
+
+def _mean(parts: Sequence[SampleLogits]) -> SampleLogits:
+    """Return the logarithm of the mean probabilities. Raises InputError for networks with other images or labels."""
+    first = parts[0]
+    if any(not np.array_equal(p.rows, first.rows) or p.logits.shape != first.logits.shape for p in parts):
+        raise InputError("an average is of variants with the same labels and sources: change its list")
+    mean = np.mean([softmax(p.logits.astype(np.float64), axis=1) for p in parts], axis=0)
+    return SampleLogits(rows=first.rows, logits=np.log(np.maximum(mean, 1e-12)).astype(np.float32))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cxr_edge.errors import InputError
-from cxr_edge.ops.combine import Combiner
+from cxr_edge.ops.combine import Combiner, decide
 from cxr_edge.specs.combination import Combination
 from tests.tolerances import PROBABILITY
 from training.ensembles.fit import calibrated, choose_combination, choose_decision, fit
@@ -101,6 +101,18 @@ def test_the_threshold_rises_above_false_alarms(outside: bool) -> None:
 def test_without_false_alarms_the_threshold_is_the_highest_of_equal_f1() -> None:
     threshold, _ = _decided(0.0)
     assert threshold == pytest.approx(0.8)  # where the probabilities of the true cases begin
+
+
+def test_a_threshold_chosen_elsewhere_is_taken_and_judged() -> None:
+    logits, true = _logits((1.5,))
+    combination = fit("average", logits, true, seed=0)
+    chosen = choose_decision(combination, logits, true, LABELS, guard="covid-19", threshold=0.8765)
+    assert chosen.decision.thresholds == {"covid-19": 0.8765}
+    p, winners = Combiner(combination, labels=4).run(logits)
+    called = np.array(
+        [decide(row, int(w), LABELS, chosen.decision)[0] == "covid-19" for row, w in zip(p, winners, strict=True)]
+    )
+    assert chosen.specificity == pytest.approx((~called[true != 3]).mean())
 
 
 @pytest.mark.parametrize("guard", ["covid-19", None])

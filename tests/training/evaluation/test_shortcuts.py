@@ -14,7 +14,13 @@ from training.data.dataset import Sample
 from training.data.records import Record
 from training.evaluation.bundle import Screened, safety
 from training.evaluation.metrics import Bootstrap
-from training.evaluation.shortcuts import lungs_painted_over, source_classifier_accuracy
+from training.evaluation.shortcuts import (
+    lung_masks,
+    lung_share,
+    lungs_painted_over,
+    small_copies,
+    source_classifier_accuracy,
+)
 from training.recipes.config import Config
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
@@ -53,7 +59,7 @@ def test_the_source_classifier_finds_a_planted_mark(planted: bool, low: float, h
     if planted:
         lungs[1::2, :12, :12] = 255
     found = source_classifier_accuracy(
-        samples, _canvases(lungs), ("normal", "covid-19"), Bootstrap(seed=0, resamples=20)
+        samples, small_copies(lungs), ("normal", "covid-19"), Bootstrap(seed=0, resamples=20)
     )
     assert set(found) == {"all images", "normal only"}  # neither COVID-19 nor adults are among them
     assert found["all images"].chance == 0.5
@@ -76,7 +82,8 @@ def test_only_the_lungs_are_painted_over(tmp_path: Path) -> None:
     sample = Sample(record=Record(**{**vars(sample.record), "path": tmp_path / "0.png"}), group="g", side="test")
     spec = PreprocessSpec(canvas_px=64, crop_px=64)
     finder = _Finder()
-    (painted,) = lungs_painted_over([sample], _canvases(image[None]), [0], finder, spec, threads=1)  # type: ignore[arg-type]
+    masks = lung_masks([sample], _canvases(image[None]), [0], finder, spec, threads=1)  # type: ignore[arg-type]
+    (painted,) = lungs_painted_over(image[None], masks)
     assert np.unique(painted[:, :30]).size == 1
     assert painted[0, 0] == pytest.approx(image[:, 40:].mean(), abs=4)
     assert np.array_equal(painted[:, 40:], image[:, 40:])
@@ -104,3 +111,13 @@ def test_specificity_counts_false_alarms_by_subgroup() -> None:
     assert counts == {"shenzhen": (1, 2), "montgomery": (1, 1), "together": (2, 3)}
     assert {k: (v.hits, v.n) for k, v in found.watch.items()} == {"tuberculosis": (0, 1), "children": (1, 1)}
     assert found.areas["adults"].value == pytest.approx((2 + 0.5 * 2) / 4)
+
+
+def test_the_lung_share_is_of_positive_activation() -> None:
+    masks = np.zeros((3, 8, 8), bool)
+    masks[:, :, :4] = True
+    maps = np.zeros((3, 2, 2), np.float32)
+    maps[0] = [[3, 1], [-5, 0]]  # three quarters inside; negative evidence does not count
+    maps[1] = [[1, 1], [1, 1]]  # without any aim: the lungs' share of the canvas
+    assert lung_share(maps, masks)[:2] == pytest.approx([0.75, 0.5])
+    assert np.isnan(lung_share(maps, masks)[2])
