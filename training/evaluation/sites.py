@@ -1,9 +1,10 @@
 """Figures on unseen sites: scores of the guarded label on left-out images in, shares called it by site at one threshold out.
 
 A kind is the guarded label itself, of which as many as possible should be found, or a subgroup without it (adult normals, other
-adult abnormals), of which as few as possible should be called so. The objective at a threshold is the mean over the kinds of
-(mean over sites + worst site) / 2, of the share found or the share rightly not called; the threshold is the one at which it is
-highest. All sites share it, because a device that moves to a new hospital takes its threshold along.
+adult abnormals), of which as few as possible should be called so. A kind's figure is (mean over sites + worst site) / 2, of the
+share found or the share rightly not called. The objective at a threshold is half the guarded label's figure and half the mean
+figure of the subgroups, so that neither calling all nor calling none pays; the threshold is the one at which it is highest. All
+sites share it, because a device that moves to a new hospital takes its threshold along.
 """
 
 from __future__ import annotations
@@ -145,7 +146,9 @@ def objective(left_out: LeftOut, threshold: float, weights: Floats | None) -> fl
     """Return the objective at a threshold. weights: of the images (N,); None for 1 each."""
     called = left_out.scores >= threshold
     mean, worst = _by_kind(_right(left_out, called, left_out.cells, weights))
-    return float(np.mean([(mean[k] + worst[k]) / 2 for k in mean]))
+    figures = {kind: (mean[kind] + worst[kind]) / 2 for kind in mean}
+    found = figures.pop(left_out.guard.label)
+    return (found + float(np.mean(list(figures.values())))) / 2
 
 
 def _right(

@@ -63,7 +63,7 @@ def test_shares_by_site_at_a_threshold() -> None:
     }
     assert found.mean == {"covid-19": 0.75, "adult_normals": 0.875, "adult_abnormals": 0.75}
     assert found.worst == {"covid-19": 0.75, "adult_normals": 0.75, "adult_abnormals": 0.75}
-    assert found.objective.value == pytest.approx((0.75 + (0.875 + 0.75) / 2 + 0.75) / 3)
+    assert found.objective.value == pytest.approx((0.75 + ((0.875 + 0.75) / 2 + 0.75) / 2) / 2)
     assert found.objective.low <= found.objective.value <= found.objective.high
 
 
@@ -84,7 +84,12 @@ def test_one_bad_site_lowers_the_objective_more_than_its_share() -> None:
     better = {**SCORES, ("covid-19", "b"): [0.9, 0.8, 0.7, 0.2]}
     worse = {**SCORES, ("covid-19", "b"): [0.1, 0.1, 0.1, 0.1]}
     a, b = (objective(_left_out(s), 0.51, None) for s in (better, worse))
-    assert a - b == pytest.approx((0.75 / 2 + 0.75) / 2 / 3)
+    assert a - b == pytest.approx((0.75 / 2 + 0.75) / 2 / 2)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_calling_all_or_none_gives_half(threshold: float) -> None:
+    assert objective(_left_out(), threshold, None) == pytest.approx(0.5)
 
 
 def test_the_auc_is_of_all_left_out_sites_together() -> None:
