@@ -7,7 +7,6 @@ Each step leaves a bundle that opens.
 
 from __future__ import annotations
 
-import itertools
 import platform
 import shutil
 import subprocess
@@ -16,31 +15,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
 
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
-from cxr_edge.bundle.manifest import KnownAnswer, Manifest
+from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.networks import FileRef, Member, Segmenter
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
-from cxr_edge.decoding.decode import decode_bytes
-from cxr_edge.engines import reference
+from cxr_edge.compiler.known_answers import add_known_answers, in_turn
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.ops.preprocess import Preprocessor, normalize
-from cxr_edge.records import Roi, Screening
-from cxr_edge.screening.screener import Screener
+from cxr_edge.records import Roi
 from cxr_edge.specs.combination import Combination, Decision
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PreprocessSpec
 from training.config import BundleConfig
 from training.data.canvases import Canvases
 from training.data.dataset import Sample, pixels
-from training.phantoms import LABELS, make_phantom
 from training.shared_files import atomic_write, write_text
 
 __all__ = [
@@ -59,11 +54,6 @@ INTENDED_USE = (
     "of the kinds listed in the model card; every answer is to be read by a physician."
 )
 
-Item = TypeVar("Item")
-
-_KNOWN_PX = 256
-_CANDIDATES_PER_KNOWN_ANSWER = 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class FittedEnsemble:
@@ -80,13 +70,7 @@ def spread_over_strata(samples: Sequence[Sample], count: int, *, seed: int) -> l
     strata: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in np.random.default_rng(seed).permutation(len(samples)).tolist():
         strata[samples[i].record.label, samples[i].record.source].append(i)
-    return _round_robin([strata[key] for key in sorted(strata)], count)
-
-
-def _round_robin(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:
-    """Return the first item of every queue, then the second of every queue that has one, and so on, up to `count` items."""
-    turns = itertools.zip_longest(*queues, fillvalue=None)
-    return list(itertools.islice((item for turn in turns for item in turn if item is not None), count))
+    return in_turn([strata[key] for key in sorted(strata)], count)
 
 
 def write_draft(
@@ -181,48 +165,6 @@ def _tools() -> dict[str, Any]:
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     return {"git_commit": commit or None, "versions": versions}
-
-
-def add_known_answers(bundle: Bundle, *, count: int) -> Bundle:
-    """Draw phantoms and store the fp32 reference's predictions on them as the bundle's known answers.
-
-    `count` of several times as many are selected, in turn from every predicted label: with one label in all of them, an engine
-    with a constant output would pass the build's parity check.
-    """
-    screener = Screener(bundle, reference(bundle, threads=1))
-    shutil.rmtree(bundle.root / "known", ignore_errors=True)
-    (bundle.root / "known").mkdir()
-    by_decision: dict[str, list[_Candidate]] = {label: [] for label in bundle.manifest.labels}
-    for i in range(_CANDIDATES_PER_KNOWN_ANSWER * count):
-        candidate = _candidate(screener, i)
-        by_decision[candidate.screening.decision].append(candidate)
-    chosen = _round_robin(list(by_decision.values()), count)
-    answers = [_known_answer(bundle.root, candidate) for candidate in chosen]
-    return write_bundle(bundle.root, replace(bundle.manifest, known_answers=tuple(answers)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    name: str
-    png: bytes
-    screening: Screening
-
-
-def _candidate(screener: Screener, i: int) -> _Candidate:
-    label, seed = LABELS[i % len(LABELS)], i // len(LABELS)
-    png = cv2.imencode(".png", make_phantom(label, size_px=_KNOWN_PX, seed=seed).pixels)[1].tobytes()
-    name = f"known/{label}-{seed}.png"
-    return _Candidate(name=name, png=png, screening=screener.screen(decode_bytes(png, source=name)))
-
-
-def _known_answer(root: Path, candidate: _Candidate) -> KnownAnswer:
-    with atomic_write(root / candidate.name) as beside:
-        beside.write_bytes(candidate.png)
-    return KnownAnswer(
-        file=file_ref(root, candidate.name),
-        roi=candidate.screening.roi.as_tuple(),
-        probabilities=candidate.screening.probabilities,
-    )
 
 
 def add_figures(bundle: Bundle, metrics: Mapping[str, Any], card: str) -> Bundle:
