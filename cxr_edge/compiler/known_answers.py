@@ -33,17 +33,17 @@ _CANDIDATES_PER_ANSWER = 8
 Item = TypeVar("Item")
 
 
-def add_known_answers(bundle: Bundle, *, count: int, candidates: int = _CANDIDATES_PER_ANSWER) -> Bundle:
+def add_known_answers(bundle: Bundle, *, count: int, candidates: int | None = None) -> Bundle:
     """Draw phantoms and store the fp32 reference's predictions on them as the bundle's known answers.
 
-    `count` of `candidates` times as many are selected, in turn from every predicted label: with one label in all of them, an
-    engine with a constant output would pass the build's parity check.
+    `count` of `candidates` times as many (None: 8) are selected, in turn from every predicted label: with one label in all of
+    them, an engine with a constant output would pass the build's parity check.
     """
     screener = Screener(bundle, reference(bundle, threads=1))
     shutil.rmtree(bundle.root / _FOLDER, ignore_errors=True)
     (bundle.root / _FOLDER).mkdir()
     by_decision: dict[str, list[_Candidate]] = {label: [] for label in bundle.manifest.labels}
-    for i in range(candidates * count):
+    for i in range((candidates or _CANDIDATES_PER_ANSWER) * count):
         candidate = _candidate(screener, i)
         by_decision[candidate.screening.decision].append(candidate)
     chosen = in_turn(list(by_decision.values()), count)
