@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "shared_files",
         "json_records markdown models",
         "data",
-        "loop",
+        "loop check_data",
         "tasks functions_0_1",
         "pruning",
         "config",

@@ -25,15 +25,23 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from safetensors import SafetensorError
 
 from cxr_edge.errors import InputError, OutputError
-from training.parallel import World, broadcast
+
+if TYPE_CHECKING:
+    from training.parallel import World
+
+try:
+    from safetensors import SafetensorError
+except ImportError:  # data is read and checked without training's packages
+
+    class SafetensorError(Exception):  # type: ignore[no-redef]
+        """Exception that nothing raises: without safetensors none of its files is read."""
+
 
 __all__ = [
     "REPEAT",
@@ -144,9 +152,9 @@ def reading(file: Path, remedy: str = REPEAT) -> Iterator[None]:
         raise InputError(f"{file} is missing: run the stages in order, or all of them") from error
     except PermissionError as error:
         raise InputError(f"{file} cannot be read, no permission: change its permissions") from error
-    except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the file
-        raise
     except _UNREADABLE as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, a RuntimeError that says nothing about the file
+            raise
         raise InputError(f"{file} cannot be read, {_damage(file)}: {remedy}") from error
 
 
@@ -232,7 +240,11 @@ def _lock(lock: int) -> bool:
 
 def _from_main(locked: bool, process: World | None) -> bool:
     """Return whether the main process has locked the file."""
-    return locked if process is None else broadcast({"locked": float(locked)}, process)["locked"] == 1
+    if process is None:
+        return locked
+    from training.parallel import broadcast  # imports torch, which reading and checking data does not need
+
+    return broadcast({"locked": float(locked)}, process)["locked"] == 1
 
 
 def _exchange(new: Path, old: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.faults import each, refuse
+from training.data.own.collection import read_own
 from training.data.readers.adults import read_adults
 from training.data.readers.covid import read_covid
 from training.data.readers.kermany import read_kermany
@@ -30,6 +31,7 @@ from training.data.records import CollectedRecords, Selection
 __all__ = [
     "COLLECTIONS",
     "DEFAULT_COLLECTIONS",
+    "OWN",
     "Collection",
     "collect",
     "collection_names",
@@ -165,6 +167,13 @@ COLLECTIONS: Mapping[str, Collection] = {
     )
 }
 
+OWN = "own"  # own data in a run folder (`training.data.own`), a collection whose labels and sources are the user's
+
+_READABLE: Mapping[str, Collection] = {
+    **COLLECTIONS,
+    OWN: Collection(name=OWN, folder="own", read=read_own, sources={}, is_default=False),
+}
+
 DEFAULT_COLLECTIONS = tuple(c.name for c in COLLECTIONS.values() if c.is_default)
 
 
@@ -178,7 +187,7 @@ def read_collections(
     """Read collections below `data`: records sorted by key, and counts of what was dropped.
 
     selection: of images; None for frontal X-rays.
-    collections: names from COLLECTIONS.
+    collections: names from COLLECTIONS, or OWN, whose records keep their keys.
     require_all: False reads those of the named collections that are present.
 
     Raises InputError if a collection is missing or not in its published layout, has files or rows that cannot be used (all are
@@ -201,15 +210,15 @@ def collect(
         raise InputError(f"the data folder {data} does not exist: give it with --data or in CXR_EDGE_DATA")
     selection = selection or Selection()
     names = _present(data, collections, require_all)
-    read, failed = each(names, lambda name: COLLECTIONS[name].read(_folder(data, name), selection), lambda _: "")
+    read, failed = each(names, lambda name: (name, _READABLE[name].read(_folder(data, name), selection)), lambda _: "")
     faults, records, dropped = [*failed], [], Counter[str]()
-    for collected in read:
+    for name, collected in read:
         faults += collected.faults
         dropped += Counter(collected.dropped)
         for r in collected.records:
             reason = selection.exclusion(r)
             if reason is None:
-                records.append(replace(r, key=r.path.relative_to(data).as_posix()))
+                records.append(r if name == OWN else replace(r, key=r.path.relative_to(data).as_posix()))
             else:
                 dropped[f"{r.source}: {reason}"] += 1
     if not records and not faults:
@@ -222,13 +231,13 @@ def collect(
 
 
 def _folder(data: Path, name: str) -> Path:
-    return data / COLLECTIONS[name].folder
+    return data / _READABLE[name].folder
 
 
 def _present(data: Path, names: Sequence[str], require_all: bool) -> list[str]:
     """Return the names whose folder exists, each once."""
-    if unknown := sorted(set(names) - set(COLLECTIONS)):
-        raise InputError(f"there is no collection {', '.join(unknown)}: known are {', '.join(COLLECTIONS)}")
+    if unknown := sorted(set(names) - set(_READABLE)):
+        raise InputError(f"there is no collection {', '.join(unknown)}: known are {', '.join(_READABLE)}")
     if not names:
         raise InputError(f"no collection was named: give some of {', '.join(COLLECTIONS)}")
     missing = [name for name in names if not _folder(data, name).is_dir()]

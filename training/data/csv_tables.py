@@ -13,13 +13,14 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.faults import foreign_content
 
-__all__ = ["find_table", "read_rows"]
+__all__ = ["Sheet", "find_table", "read_rows", "read_sheet"]
 
 _AGAIN = "download it again"
 
@@ -28,6 +29,28 @@ def find_table(folder: Path, name: str) -> Path | None:
     """Find NAME.csv, NAME.csv.gz or NAME.csv.zip in `folder`, also with the prefix `kaggle_`. Returns None if absent."""
     names = [f"{prefix}{name}.csv{packing}" for prefix in ("", "kaggle_") for packing in ("", ".gz", ".zip")]
     return next((folder / n for n in names if (folder / n).is_file()), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A table with any columns."""
+
+    columns: tuple[str, ...]  # without blanks at both ends
+    rows: Sequence[tuple[int, list[str]]]  # number of the row, of which the first line is 1, and its cells as they are
+
+
+def read_sheet(table: Path) -> Sheet:
+    """Read a table with any columns; rows without a cell are left out. Raises InputError if it cannot be read."""
+    try:
+        before, text = _without_marks(_decode(_unpack(table.read_bytes())))
+        found = {mark: _cells(text.partition("\n")[0], mark) for mark in _SEPARATORS}
+        lines = _lines(text, max(found, key=lambda mark: len(found[mark])))
+    except OSError as error:
+        raise InputError(f"{table} cannot be read ({error.strerror or error}): check the file and the disk") from None
+    except _TableError as error:
+        raise InputError(f"{table} {error}") from None
+    rows = [(number, cells) for number, cells in enumerate(lines[1:], before + 2) if any(map(str.strip, cells))]
+    return Sheet(columns=tuple(cell.strip() for cell in lines[0]), rows=rows)
 
 
 def read_rows(table: Path, columns: Collection[str]) -> list[dict[str, str]]:
@@ -97,10 +120,9 @@ def _utf16_without_bom(data: bytes) -> str | None:
 
 
 def _parse(text: str, columns: Collection[str]) -> list[dict[str, str]]:
-    if m := re.match(r"sep=(.)\r?\n", text):  # Excel's line for its own use
-        text = text[m.end() :]
-    header = text.lstrip("\r\n").partition("\n")[0]
-    found = {mark: _cells(header, mark) for mark in ",;\t"}
+    _, text = _without_marks(text)
+    header = text.partition("\n")[0]
+    found = {mark: _cells(header, mark) for mark in _SEPARATORS}
     mark = max(found, key=lambda m: (len(set(columns) & set(found[m])), len(found[m])))
     if missing := sorted(set(columns) - set(found[mark])):
         raise _TableError(
@@ -109,10 +131,20 @@ def _parse(text: str, columns: Collection[str]) -> list[dict[str, str]]:
         )
     if repeated := sorted(c for c in columns if found[mark].count(c) > 1):
         raise _TableError(f"has the columns {', '.join(repeated)} more than once: keep one of each")
-    rows = _read(text.lstrip("\r\n"), mark)
+    rows = _read(text, mark)
     if not rows:
         raise _TableError(f"has a first line and no rows: {_AGAIN}, or put the rows in")
     return rows
+
+
+_SEPARATORS = ",;\t"
+
+
+def _without_marks(text: str) -> tuple[int, str]:
+    """Return the number of lines before the first line of the table, and the table from there on."""
+    m = re.match(r"(sep=.\r?\n)?[\r\n]*", text)  # Excel's line for its own use
+    start = 0 if m is None else m.end()
+    return text.count("\n", 0, start), text[start:]
 
 
 def _cells(header: str, mark: str) -> list[str]:
@@ -123,17 +155,24 @@ def _cells(header: str, mark: str) -> list[str]:
 
 
 def _read(text: str, mark: str) -> list[dict[str, str]]:
+    head, *lines = _lines(text, mark)
+    names = [cell.strip() for cell in head]
+    rows = [line for line in lines if any(line)]
+    return [dict(zip(names, [*row, *[""] * (len(names) - len(row))], strict=False)) for row in rows]
+
+
+def _lines(text: str, mark: str) -> list[list[str]]:
+    """Return the cells of all lines, the first one with them. Raises _TableError if the table is cut."""
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise _TableError(f"ends within a quoted cell, so it is cut: {_AGAIN}") from None
         lines = _read_leniently(text, mark)
-    head = [cell.strip() for cell in lines[0]]
     rows = [line for line in lines[1:] if any(line)]
-    if rows and len(rows[-1]) < len(head) and not text.endswith(("\n", "\r")):
+    if rows and len(rows[-1]) < len(lines[0]) and not text.endswith(("\n", "\r")):
         raise _TableError(f"ends within its last row, {mark.join(rows[-1])[:80]!r}, so it is cut: {_AGAIN}")
-    return [dict(zip(head, [*row, *[""] * (len(head) - len(row))], strict=False)) for row in rows]
+    return lines
 
 
 def _read_leniently(text: str, mark: str) -> list[list[str]]:

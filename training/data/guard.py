@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.errors import InputError
-from training.data.findings import LABELS
 from training.data.records import Record
 
 __all__ = ["Guard", "Subgroup"]
@@ -23,15 +21,16 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Subgroup:
-    """Images selected by label and age. Raises InputError for a label that no collection has."""
+    """Images selected by label and age. `targets.check_names` refuses labels that no image has."""
 
     label: str | None = None  # images with this label only; None: with any label
     adult: bool | None = None  # adults only (true) or children only (false); None: both
     without: tuple[str, ...] = ()  # labels that are left out
 
-    def __post_init__(self) -> None:
-        if unknown := {*self.without, *(() if self.label is None else (self.label,))} - LABELS:
-            raise InputError(f"no collection has the labels {sorted(unknown)}; known are {sorted(LABELS)}")
+    @property
+    def labels(self) -> frozenset[str]:
+        """Labels that the subgroup names."""
+        return frozenset(self.without) | (frozenset() if self.label is None else {self.label})
 
     def mask(self, records: Sequence[Record]) -> Mask:
         """Return the records that belong to the subgroup (N,)."""
@@ -58,6 +57,12 @@ class Guard:
         for name in ("groups", "watch", "auc_groups"):
             used = {k: g for k, g in getattr(self, name).items() if self.label not in (g.label, *g.without)}
             object.__setattr__(self, name, used)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Labels that the subgroups name."""
+        groups = (*self.groups.values(), *self.watch.values(), *self.auc_groups.values())
+        return frozenset().union(*(group.labels for group in groups))
 
     def negatives(self, group: Subgroup, records: Sequence[Record]) -> Mask:
         """Return the records of a subgroup that do not have the guarded label (N,)."""

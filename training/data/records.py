@@ -8,12 +8,12 @@ from pathlib import Path
 
 from cxr_edge.errors import InputError
 from training.data.faults import Fault
-from training.data.findings import LABELS, FindingTable, projection
+from training.data.findings import FindingTable, projection
 
-__all__ = ["CollectedRecords", "Record", "Selection", "image_paths", "make_record", "require_images"]
+__all__ = ["IMAGE_SUFFIXES", "CollectedRecords", "Record", "Selection", "image_paths", "make_record", "require_images"]
 
 # Of all formats that the deployed decoder reads (cxr_edge/decoding/formats.py).
-_IMAGE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dib", ".dcm", ".dicom"}
 )
 
@@ -25,7 +25,7 @@ class Record:
     path: Path
     key: str  # path relative to the data folder, with forward slashes: its name in tables and caches
     patient: str  # unique over all collections, as far as the collection identifies patients
-    label: str  # one of LABELS; `other` is abnormal of a cause that no class covers
+    label: str  # of a published collection: one of LABELS; `other` is abnormal of a cause that no class covers
     source: str
     view: str  # in the collection's wording
     finding: str  # in the collection's wording
@@ -39,8 +39,8 @@ class Record:
     sex: str = ""  # F or M
 
     def __post_init__(self) -> None:
-        if self.label not in LABELS:
-            raise ValueError(f"unknown label {self.label!r} for {self.key}")
+        if not self.label:
+            raise ValueError(f"{self.key} has no label")
         if self.sex not in ("F", "M", ""):
             raise ValueError(f"the sex {self.sex!r} of {self.key}: expected F, M or nothing")
 
@@ -99,7 +99,7 @@ def make_record(
 
 def image_paths(paths: Iterable[Path]) -> list[Path]:
     """Return the paths that are image files by their suffix, sorted."""
-    return sorted(p for p in paths if p.suffix.lower() in _IMAGE_SUFFIXES and p.is_file())
+    return sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
 def require_images(paths: list[Path], folder: Path, layout: str) -> None:

@@ -6,8 +6,9 @@ A recipe can train several tasks in turn on the same images, as R20 does (`train
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from training.data.guard import Guard
 from training.data.records import Record
 from training.data.splits import SIDES, Side
 
-__all__ = ["Target", "check_labels", "check_sides"]
+__all__ = ["Target", "check_labels", "check_names", "check_sides"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,11 @@ class Target:
             raise InputError(
                 f"the guarded label is one of the task's, {', '.join(self.labels)}; got {self.guard.label!r}"
             )
-        if unknown := {*self.renamed, *self.partial} - LABELS:
-            raise InputError(f"no collection has the labels {sorted(unknown)}; known are {sorted(LABELS)}")
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Labels of images that the task names besides its own."""
+        return frozenset({*self.renamed, *self.partial}) | (frozenset() if self.guard is None else self.guard.labels)
 
     def label_index(self, label: str) -> int:
         """Return the index of the task's label, or -1 if the label is none of the task's or only partly known."""
@@ -52,6 +56,18 @@ class Target:
         """Return the possible labels as booleans (labels,): one, several, or none if such images are not used."""
         names = self.partial.get(label, (self.renamed.get(label, label),))
         return np.array([name in names for name in self.labels])
+
+
+def check_names(named: Collection[str], known: Collection[str]) -> None:
+    """Raise InputError if a configuration names a label that is neither in `known` nor of a published collection.
+
+    named: labels of subgroups, `renamed` and `partial`. known: the labels of the images.
+    """
+    known = {*known, *LABELS}
+    if unknown := sorted(set(named) - known):
+        near = [match for name in unknown for match in get_close_matches(name, known, n=1)]
+        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        raise InputError(f"no collection has the labels {unknown}{hint}; known are {sorted(known)}")
 
 
 def check_labels(target: Target, train: Iterable[Record], *, min_images: int = 1) -> None:
@@ -86,8 +102,9 @@ _CONSEQUENCES: Mapping[Side, tuple[str, str]] = {
 def check_sides(target: Target, samples: Sequence[Sample], *, min_images: int = 1) -> list[str]:
     """Return a sentence for each label without images, or with one patient only, on a side.
 
-    Raises InputError as `check_labels` for the side `train`, and if another side has no image of any label.
+    Raises InputError as `check_names`, as `check_labels` for the side `train`, and if another side has no image of any label.
     """
+    check_names(target.named, {s.record.label for s in samples})
     check_labels(target, [s.record for s in samples if s.side == "train"], min_images=min_images)
     known = [(s.side, target.label_index(s.record.label), s.group) for s in samples]
     warnings = []

@@ -8,21 +8,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from cxr_edge.errors import InputError
 from training.config import BundleConfig, check_segmenter_plan, plan, prune_plan
 from training.data.augment import Augmentation
+from training.data.collections import OWN
 from training.data.findings import FindingTable
 from training.data.splits import SHARES, Preset, Side, Unit
+from training.data.targets import check_names
 from training.loop.plan import Plan
 from training.models import NetworkSpec
 from training.models.head import HEADS
 from training.models.networks import is_known, names, takes_head
 from training.pruning.prune import PrunePlan
 from training.tasks.classify import Balance, Level
-from training.toml_tables import check_keys, parse_table, read_toml, require_table
+from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
 __all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members", "parse_segmenter"]
 
@@ -102,6 +105,15 @@ class RunConfig(BundleConfig, ABC):
             )
         if unknown := set(self.balance_levels) - set(get_args(Level)):
             raise InputError(f"balance_levels are of {', '.join(get_args(Level))}; got {', '.join(sorted(unknown))}")
+        if OWN not in (self.read_collections or ()):  # labels of own data are checked with its images (`check_sides`)
+            self._check_names()
+
+    def _check_names(self) -> None:
+        """Raise InputError for labels that no published collection has."""
+        check_names({*self.renamed, *self.partial}, ())
+        for name in ("guard_groups", "watch", "auc_groups"):
+            for key, group in getattr(self, name).items():
+                construct(partial(check_names, group.labels, ()), f"{name}.{key}")
 
     @property
     def fit_seed(self) -> int:

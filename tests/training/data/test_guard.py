@@ -43,9 +43,13 @@ def test_a_subgroup_selects_by_label_and_age(group: Subgroup, expected: list[boo
     assert group.mask(records).tolist() == expected
 
 
-def test_a_subgroup_of_an_unknown_label_is_rejected() -> None:
-    with pytest.raises(InputError, match="no collection has the labels"):
-        Subgroup(label="healthy")
+def test_a_subgroup_and_a_guard_name_their_labels() -> None:
+    group = Subgroup(label="healthy", without=("tb",))
+    guard = Guard(
+        label="nodule", groups={"a": group}, watch={"b": Subgroup(label="normal")}, auc_groups={"c": Subgroup()}
+    )
+    assert group.labels == {"healthy", "tb"}
+    assert guard.labels == {"healthy", "tb", "normal"}
 
 
 def test_false_alarms_are_counted_on_images_without_the_label() -> None:
@@ -156,11 +160,18 @@ def test_a_configuration_names_its_guard_and_subgroups(tmp_path: Path) -> None:
     assert _config(tmp_path, 'labels = ["normal", "tuberculosis"]\nguard = ""').guarded is None
 
 
+def test_labels_of_own_data_are_checked_with_its_images(tmp_path: Path) -> None:
+    text = 'labels = ["normal", "nodule"]\nguard = "nodule"\ncollections = ["own"]\n[watch.flu]\nlabel = "flu"\n'
+    assert _config(tmp_path, text).target.named >= {"flu", "tuberculosis"}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[guard_groups.old]\nage = 80\n", r"guard_groups\.old: unknown keys \['age'\]"),
         ('[watch.flu]\nlabel = "flu"\n', r"watch\.flu: no collection has the labels \['flu'\]"),
+        ('[watch.tb]\nlabel = "tuberclosis"\n', r"\['tuberclosis'\] \(did you mean tuberculosis\?\)"),
+        ('[renamed]\nflu = "viral"\n', r"no collection has the labels \['flu'\]"),
     ],
 )
 def test_a_wrong_subgroup_is_named(tmp_path: Path, text: str, says: str) -> None:

@@ -10,7 +10,7 @@ from cxr_edge.errors import InputError
 from tests.training.data.test_splits import record
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS
-from training.data.targets import Target, check_sides
+from training.data.targets import Target, check_names, check_sides
 from training.recipes.config import Config
 from training.recipes.r20.tasks import binary, modality
 
@@ -53,7 +53,6 @@ def test_renamed_findings_count_as_their_label_where_the_task_has_it() -> None:
     [
         ({"labels": ("normal",)}, "two labels or more"),
         ({"labels": ("normal", "viral"), "partial": {"tuberculosis": ("bacterial",)}}, "renames to those only"),
-        ({"labels": ("normal", "viral"), "renamed": {"flu": "viral"}}, "no collection has the labels"),
     ],
 )
 def test_an_invalid_task_raises(values: dict, says: str) -> None:
@@ -102,6 +101,14 @@ def test_several_images_of_one_patient_are_one_patient() -> None:
     assert check_sides(NORMAL_OR_VIRAL, samples) == [
         "viral has 1 patient (2 images) on the side test: its figures are those of one patient"
     ]
+
+
+def test_a_label_that_no_image_and_no_collection_has_is_named() -> None:
+    samples = _on_sides(train="nnvv", validation="nnvv", test="nnvv")
+    target = Target(labels=("normal", "viral"), renamed={"virall": "viral"})
+    with pytest.raises(InputError, match=r"no collection has the labels \['virall'\] \(did you mean viral\?\)"):
+        check_sides(target, samples)
+    check_names({"tuberculosis", "nodule"}, {"nodule"})
 
 
 @pytest.mark.parametrize(
