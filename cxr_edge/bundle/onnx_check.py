@@ -67,16 +67,18 @@ def check_networks(bundle: Bundle) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-def read_model(path: Path) -> Any:
+def read_model(path: Path, *, oldest_opset: int = OLDEST_OPSET, unused_domains: bool = False) -> Any:
     """Return the onnx.ModelProto in `path`, checked for everything that needs no expectation.
 
+    oldest_opset: lower for a file that is converted next. unused_domains: accept the names of other operator domains, as some
+    converters write them, if no node is of one.
     Raises BundleError for a file that is none, is malformed, has external data or an unsupported opset, BackendError if the
     installed onnx is too old for it.
     """
     model = _parse(path)
     _check_texts(model, path)
     _check_external_data(model, path)
-    opset = _check_opset(model, path)
+    opset = _check_opset(model, path, oldest_opset, unused_domains)
     _check_installed_onnx(model, opset, path)
     _check_well_formed(model, path)
     return model
@@ -182,20 +184,26 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
 
 
-def _check_opset(model: Any, path: Path) -> int:
-    versions = {o.domain or "ai.onnx": o.version for o in model.opset_import}
-    foreign = sorted(set(versions) - {"ai.onnx"})
+def _check_opset(model: Any, path: Path, oldest: int, unused_domains: bool) -> int:
+    domains = {o.domain or "ai.onnx" for o in model.opset_import}
+    foreign = sorted((_used_domains(model) if unused_domains else domains) - {"ai.onnx"})
     if foreign:
         raise BundleError(
             f"{path} uses operators of the domain {quoted(foreign[0])}; only the standard ones (ai.onnx) run on every "
             "backend: export again without custom operators or functions"
         )
     opset = _opset(model)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+    if not oldest <= opset <= NEWEST_OPSET:
         raise BundleError(
-            f"{path} has opset {opset}, supported are {OLDEST_OPSET} to {NEWEST_OPSET}: export again with one of these"
+            f"{path} has opset {opset}, supported are {oldest} to {NEWEST_OPSET}: export again with one of these"
         )
     return opset
+
+
+def _used_domains(model: Any) -> set[str]:
+    import onnx
+
+    return {node.domain or "ai.onnx" for node in _messages(model, onnx.NodeProto)}
 
 
 def _opset(model: Any) -> int:
