@@ -28,6 +28,7 @@ SLOW = (
     "tests/decoding/test_memory.py",
     "tests/docs",
     "tests/fuzz",
+    "tests/imports/test_run.py",
     "tests/journey",
     "tests/native",
     "tests/screening/test_build_and_screen.py",
