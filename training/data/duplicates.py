@@ -1,7 +1,8 @@
 """Duplicate search: decoded images in, one group name per record out; patients that share an image are one group.
 
 The same X-ray is published under several names, sizes and patients. Two images count as the same if their decoded pixels
-are equal or their perceptual hashes nearly equal. Groups, not patients, are the unit that `splits` keeps on one side.
+are equal, their perceptual hashes nearly equal, or one is a cropped copy of the other. Groups, not patients, are the unit that
+`splits` keeps on one side.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.records import GrayPixels
+from training.data.cropped_copies import Thumbnail, cropped_pairs, thumbnail
 from training.data.records import Record
 
 __all__ = ["Fingerprint", "fingerprint", "patient_groups", "same_image_pairs"]
@@ -27,10 +29,11 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """Exact and perceptual hash of one image."""
+    """Exact and perceptual hash of one image, and what the search for cropped copies compares."""
 
     pixels: str  # SHA-256 of size and decoded pixels
     bits: npt.NDArray[np.bool_]  # difference hash, (256,)
+    thumbnail: Thumbnail | None = None  # None for an image that is too small for it
 
 
 def fingerprint(pixels: GrayPixels) -> Fingerprint:
@@ -38,11 +41,12 @@ def fingerprint(pixels: GrayPixels) -> Fingerprint:
     digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str)).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     small = cv2.resize(pixels, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int32)
-    return Fingerprint(pixels=digest.hexdigest(), bits=(small[:, 1:] > small[:, :-1]).ravel())
+    bits = (small[:, 1:] > small[:, :-1]).ravel()
+    return Fingerprint(pixels=digest.hexdigest(), bits=bits, thumbnail=thumbnail(pixels))
 
 
 def same_image_pairs(prints: Sequence[Fingerprint], *, near_bits: int = _NEAR_BITS) -> list[tuple[int, int]]:
-    """Return index pairs (i < j) of the same image: equal pixels, or hashes that differ in at most `near_bits` bits."""
+    """Return index pairs (i < j) of the same image: equal pixels, hashes within `near_bits` bits, or cropped copies."""
     signs = np.where(np.stack([p.bits for p in prints]), 1.0, -1.0).astype(np.float32)
     near = {pair for start in range(0, len(signs), _BLOCK) for pair in _near(signs, start, near_bits)}
     seen: dict[str, int] = {}
@@ -50,7 +54,7 @@ def same_image_pairs(prints: Sequence[Fingerprint], *, near_bits: int = _NEAR_BI
         j = seen.setdefault(p.pixels, i)
         if j != i:
             near.add((j, i))
-    return sorted(near)
+    return sorted(near.union(cropped_pairs([p.thumbnail for p in prints])))
 
 
 def _near(signs: npt.NDArray[np.float32], start: int, near_bits: int) -> Iterator[tuple[int, int]]:
