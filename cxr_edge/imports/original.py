@@ -1,7 +1,7 @@
 """Network as it was trained elsewhere: an ONNX file in; its input's layout, its output and a way to run it out.
 
-ONNX files are untrusted input: the checks of `bundle.onnx_check` come first. Opsets before 13 are converted, functions are
-inlined. Everything that cannot be recognised is an error that names the option that declares it.
+ONNX files are untrusted input: the checks of `bundle.onnx_check` come first. Opsets before 13 are converted. Everything
+that cannot be recognised is an error that names the option that declares it.
 """
 
 from __future__ import annotations
@@ -119,9 +119,7 @@ def read_original(path: Path, trained: TrainedInput, *, output: str | None = Non
 
 
 def _standard(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """Return the model without functions and unused domains, in opset 13 or later."""
-    if len(model.functions):
-        model = onnx.inliner.inline_local_functions(model)
+    """Return the model without unused domains, in opset 13 or later."""
     standard = [o for o in model.opset_import if o.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(standard)
