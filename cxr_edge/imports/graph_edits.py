@@ -112,8 +112,10 @@ def make_dynamic(model: onnx.ModelProto, batch: int) -> int:
         shape = graph.constants.get(node.input[1]) if node.op_type == "Reshape" else None
         if shape is None or shape.size == 0 or int(shape[0]) != batch or first.get(node.input[0]) != batch:
             continue
-        if any(a.name == "allowzero" and a.i for a in node.attribute):
-            continue
+        if any(a.name == "allowzero" and a.i for a in node.attribute):  # as torch.export's exporter writes
+            if 0 in shape:
+                continue
+            del node.attribute[:]
         dynamic = np.array([0, *shape[1:]], np.int64)
         node.input[1] = graph.add_constant(f"{node.output[0]}_shape", dynamic)
         changed += 1

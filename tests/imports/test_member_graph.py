@@ -93,6 +93,15 @@ def test_transposes_at_the_input_cancel_out(tmp_path):
     assert "Transpose" not in op_types(case(tmp_path, nhwc=True).member.model)
 
 
+def test_a_fixed_batch_as_torch_export_writes_it(tmp_path):
+    model = network(Design(batch=1))
+    reshape = next(n for n in model.graph.node if n.op_type == "Reshape")
+    reshape.attribute.append(helper.make_attribute("allowzero", 1))
+    result = compared(saved(model, tmp_path), UNIT, LABELS, choice="softmax-logits")
+    assert result.difference < EXACT  # of four images at once
+    assert "The fixed batch of 1 was made dynamic (1 Reshape nodes changed)." in result.member.changes
+
+
 @pytest.mark.parametrize("given", ["float32", "float16"])
 def test_half_precision_is_widened(tmp_path, given):
     result = case(tmp_path, weights="float16", input=given)
