@@ -19,6 +19,7 @@ from cxr_edge.names import json_name
 from training.data.own.identities import run_salt
 from training.data.own.options import Options
 from training.data.own.page import as_html, as_lines
+from training.data.own.published import read_published
 from training.data.own.records import OwnData
 from training.data.own.report import DataReport, check
 from training.data.own.source import read_source
@@ -46,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Read, check, print and write. Returns the exit status."""
     salt = None if args.out is None else run_salt(args.out)
-    data = read_source(args.source, options_of(args), salt=salt)
+    if args.collections:
+        data = read_published(args.source, args.collections, salt=salt)
+    else:
+        data = read_source(args.source, options_of(args), salt=salt)
     report = check(data, threads=args.threads, pixels=not args.no_pixels)
     if args.json:
         print_json(as_json(report))

@@ -54,6 +54,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=at_least_one, default=available_cores(), metavar="N", help="threads to use (%(default)s)"
     )
+    parser.add_argument(
+        "--collections", nargs="+", metavar="NAME", help="SOURCE is a data folder with these published collections"
+    )
     reading = parser.add_argument_group("reading, where the source does not say it or says it twice")
     for role in COLUMN_ROLES:
         text = f"column of the {role}; '' for none"

@@ -10,8 +10,10 @@ import pytest
 
 from cxr_edge.cli import check_data as command
 from cxr_edge.cli import main as cxr_edge
+from tests.builders.image_collections import write_collections
 from tests.builders.own_data import write_folder, write_image, write_table
 from training.check_data import main
+from training.data.collections import read_collections
 
 
 @pytest.fixture
@@ -64,6 +66,18 @@ def test_leaks_have_status_1_and_files_have_no_patient(
     assert written == {"check-data.json", "check-data.html", "own/images.csv", "own/source.json", "salt.bin"}
     # The folders' names hold the number, as paths do; the column of patients is nowhere.
     assert not any("MRN0tb" in (tmp_path / "run" / name).read_text(errors="replace") for name in written)
+
+
+def test_published_collections_are_checked_in_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_collections(tmp_path / "data", patients=2, size_px=48)
+    arguments = [str(tmp_path / "data"), "--collections", "tuberculosis", "twitter", "--no-pixels"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "published collections: tuberculosis, twitter" in out
+    assert re.search(r"^tuberculosis +2 +6 +0 +2$", out, re.MULTILINE)
+    labels = sorted(r.label for r in read_collections(tmp_path / "run", collections=("own",)).records)
+    assert labels == ["covid-19"] * 2 + ["normal"] * 4 + ["tuberculosis"] * 2
+    assert main([str(tmp_path / "data"), "--collections", "kxc"]) == 2
 
 
 def test_without_pixels_no_image_is_read(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,9 @@ def facts_of(key: str, levels: Sequence[str]) -> Facts:
 def folder_notes(keys: Sequence[str], levels: Sequence[str]) -> list[str]:
     """Return sentences on what the levels were taken for."""
     depth = max((len(folders_of(key)) for key in keys), default=0)
-    notes = [f"folders: {'/'.join(levels[:depth]) or 'none'} (another reading: --layout, such as site/label/patient)"]
+    if not depth:
+        return []
+    notes = [f"folders: {'/'.join(levels[:depth])} (another reading: --layout, such as site/label/patient)"]
     if "patient" in levels[:depth]:
         counts = Counter(facts_of(key, levels).patient for key in keys)
         del counts[""]

@@ -16,10 +16,10 @@ from cxr_edge.names import printable
 from training.data.demographics import is_adult
 from training.data.duplicates import same_image_pairs
 from training.data.faults import Fault
+from training.data.findings import FRONTAL_VIEWS, projection
 from training.data.own.examine import Examined, examine, size_class
 from training.data.own.intervals import exact_interval
 from training.data.own.records import OwnData, OwnRecord
-from training.data.splits import cramers_v
 
 __all__ = ["Association", "DataReport", "FindingCounts", "Problem", "SamePicture", "check"]
 
@@ -151,7 +151,7 @@ def check(data: OwnData, *, threads: int = 2, pixels: bool = True) -> DataReport
 
 
 def _tally(values: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(printable(value) or "not stated" for value in values).most_common())
+    return {printable(value) or "not stated": n for value, n in Counter(values).most_common()}
 
 
 def _age_group(r: OwnRecord) -> str:
@@ -210,29 +210,38 @@ def _associations(data: OwnData, examined: Sequence[Examined | None]) -> tuple[A
         "bits": lambda _, e: "" if e is None else f"{e.bits} bit",
         "size": lambda _, e: "" if e is None else size_class(e),
     }
+    findings = {name: [r.findings[name] for r in data.records] for name in data.findings}
     found = []
     for factor, value_of in factors.items():
-        values = [printable(value_of(r, e)) for r, e in zip(data.records, examined, strict=True)]
+        values = [value_of(r, e) for r, e in zip(data.records, examined, strict=True)]
         if len({*values} - {""}) > 1:
-            found += [a for name in data.findings if (a := _association(data, factor, values, name)) is not None]
+            found += [a for name in findings if (a := _association(factor, values, name, findings[name])) is not None]
     return tuple(sorted(found, key=lambda a: -a.cramers_v))
 
 
-def _association(data: OwnData, factor: str, values: Sequence[str], name: str) -> Association | None:
-    """Return the association on the images whose finding and factor are known; None for too few, or one value."""
-    known = [
-        (v, r.findings[name]) for v, r in zip(values, data.records, strict=True) if v and r.findings[name] is not None
-    ]
-    strength = cramers_v([v for v, _ in known], [str(present) for _, present in known])
-    if strength is None or len(known) < _LEAST_STATED:
+def _association(factor: str, values: Sequence[str], name: str, presences: Sequence[bool | None]) -> Association | None:
+    """Return the association on the images whose finding and factor are known; None for too few, or one value of either."""
+    counts: dict[str, tuple[int, int]] = {}
+    for (value, present), n in Counter(zip(values, presences, strict=True)).items():
+        if value and present is not None:
+            with_it, without = counts.get(value, (0, 0))
+            counts[value] = (with_it + n, without) if present else (with_it, without + n)
+    known = sum(map(sum, counts.values()))
+    if known < _LEAST_STATED or len(counts) < 2 or not all(map(sum, zip(*counts.values(), strict=True))):
         return None
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for value, present in known:
-        counts[value][0 if present else 1] += 1
-    # Without an association V squared is (values - 1) / (n - 1) on average (Bergsma, 2013): that much is taken off.
-    corrected = max(0.0, strength**2 - (len(counts) - 1) / (len(known) - 1)) ** 0.5
-    table = {v: (n[0], n[1]) for v, n in sorted(counts.items(), key=lambda item: -sum(item[1]))}
-    return Association(factor=factor, finding=name, cramers_v=round(corrected, 3), table=table)
+    table = {printable(v): n for v, n in sorted(counts.items(), key=lambda item: -sum(item[1]))}
+    return Association(factor=factor, finding=name, cramers_v=round(_strength(list(counts.values())), 3), table=table)
+
+
+def _strength(counts: Sequence[tuple[int, int]]) -> float:
+    """Return Cramer's V (0 to 1) of images with and without a finding by value of a factor, less what chance gives.
+
+    Without an association, V squared is (values - 1) / (n - 1) on average (Bergsma, 2013).
+    """
+    columns = [sum(column) for column in zip(*counts, strict=True)]
+    n = sum(columns)
+    squared = sum(cell**2 / (sum(row) * columns[k]) for row in counts for k, cell in enumerate(row)) - 1
+    return float(min(1.0, max(0.0, squared - (len(counts) - 1) / (n - 1))) ** 0.5)
 
 
 def _problems(
@@ -252,6 +261,7 @@ def _problems(
         _patients_with_labels(data),
         *_pictures(same),
         *_shortcuts(associations),
+        _other_views(data),
         _few(findings),
     ]
     order = ("unusable", "leak", "shortcut", "warning")
@@ -331,12 +341,32 @@ def _unnamed(data: OwnData) -> Problem | None:
     )
 
 
+def _other_views(data: OwnData) -> Problem | None:
+    """Return the images that are not frontal: a bundle screens AP and PA views."""
+    other = [r for r in data.records if r.view and projection(r.view) not in FRONTAL_VIEWS]
+    if not other:
+        return None
+    views = ", ".join(f"{printable(view)} {n}" for view, n in Counter(r.view for r in other).most_common())
+    return Problem(
+        severity="warning",
+        title=f"{len(other)} images have another view than AP or PA: {views}",
+        advice="Leave lateral views and CT slices out, unless these are what the network is for",
+        examples=_examples(r.key for r in other),
+    )
+
+
 def _by_patient(data: OwnData) -> dict[str, list[OwnRecord]]:
     groups = defaultdict(list)
     for r in data.records:
         if r.patient:
             groups[r.patient].append(r)
     return groups
+
+
+def _one_of_each(group: Sequence[OwnRecord], value_of: Callable[[OwnRecord], str]) -> str:
+    """Return the first image of each value, with the value in brackets."""
+    first = {value_of(r): r.key for r in reversed(group) if value_of(r)}
+    return ", ".join(f"{key} ({value})" for value, key in reversed(first.items()))
 
 
 def _patients_of_several_sites(data: OwnData) -> Problem | None:
@@ -347,7 +377,7 @@ def _patients_of_several_sites(data: OwnData) -> Problem | None:
         severity="warning",
         title=f"{len(several)} patients have images of several sites",
         advice="If every site numbers its patients from 1, put the site into the patient's name: they count as the same people",
-        examples=_examples(", ".join(r.key for r in group[:4]) for group in several),
+        examples=_examples(_one_of_each(group, lambda r: r.site) for group in several),
     )
 
 
@@ -359,7 +389,7 @@ def _patients_on_sides(data: OwnData) -> Problem | None:
         severity="leak",
         title=f"the split of the source has {len(several)} patients on several sides",
         advice="Split by patient, which a training does if the source states no split",
-        examples=_examples(", ".join(f"{r.key} ({r.split})" for r in group[:4]) for group in several),
+        examples=_examples(_one_of_each(group, lambda r: r.split or "") for group in several),
     )
 
 
@@ -374,7 +404,7 @@ def _patients_with_labels(data: OwnData) -> Problem | None:
         severity="warning",
         title=f"{len(several)} patients have images with different labels",
         advice="Follow-ups may be right; else a label, or the patient's name, is wrong",
-        examples=_examples(", ".join(f"{r.key} ({''.join(r.present)})" for r in group[:4]) for group in several),
+        examples=_examples(_one_of_each(group, lambda r: "".join(r.present)) for group in several),
     )
 
 
@@ -421,7 +451,7 @@ def _shortcuts(associations: Sequence[Association]) -> list[Problem]:
     return [
         Problem(
             severity="shortcut",
-            title=f"the {factor} tells {', '.join(repr(a.finding) for a in found)} (Cramer's V {found[0].cramers_v:.2f})",
+            title=f"the {factor} tells {', '.join(f'{a.finding!r} ({a.cramers_v:.2f})' for a in found)} (Cramer's V of 0 to 1)",
             advice=f"A network can answer by the {factor} alone: add images so that every label comes with every {factor}, and "
             "trust only figures on a site that was left out",
             examples=_examples(
@@ -449,9 +479,11 @@ def _few(findings: Mapping[str, FindingCounts]) -> Problem | None:
 
 def _claim(name: str, c: FindingCounts) -> str:
     n = round(_TEST_SHARE * c.patients)
-    tested = f"all {c.patients} patients tested: 90 % sensitivity is {_percent(c.all_tested)}"
-    return f"{name}: a test side of 15 % has {n} patients: 90 % sensitivity there is {_percent(c.one_side)}; {tested}"
+    return (
+        f"{name}: a measured sensitivity of 90 % is {_percent(c.one_side)} on a test side of 15 % ({n} patients), and "
+        f"{_percent(c.all_tested)} if all {c.patients} are tested once"
+    )
 
 
 def _percent(interval: tuple[float, float] | None) -> str:
-    return "nothing" if interval is None else f"{interval[0]:.0%} to {interval[1]:.0%}"
+    return "not to be had" if interval is None else f"{interval[0]:.0%} to {interval[1]:.0%}"

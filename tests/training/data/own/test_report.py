@@ -15,6 +15,7 @@ from training.data.own.page import as_html, as_lines
 from training.data.own.pictures import contact_sheet, sampled
 from training.data.own.report import DataReport, Problem, check
 from training.data.own.source import read_source
+from training.data.splits import cramers_v
 
 
 def _table(folder: Path, rows: Sequence[dict[str, object]], *, side_px: int = 32) -> DataReport:
@@ -64,13 +65,12 @@ def test_sound_data_has_counts_and_the_one_problem_that_it_has(tmp_path: Path) -
     assert report.is_sound
 
 
-def test_enough_patients_are_enough(tmp_path: Path) -> None:
+def test_too_few_patients_are_named_with_their_interval(tmp_path: Path) -> None:
     rows = [{"path": "0.png", "label": "x", "patient": "1"}, {"path": "1.png", "label": "y", "patient": "2"}]
     report = _table(tmp_path, rows)
-    assert (
-        _problem(report, "too few patients for a claim: 'x' (1), 'y' (1)")
-        .examples[0]
-        .startswith("x: a test side of 15 %")
+    assert _problem(report, "too few patients for a claim: 'x' (1), 'y' (1)").examples[0] == (
+        "x: a measured sensitivity of 90 % is not to be had on a test side of 15 % (0 patients), and 2% to 100% if all 1 are "
+        "tested once"
     )
 
 
@@ -111,7 +111,7 @@ def test_a_patient_with_two_labels_two_sites_or_two_sides_is_named_by_its_files(
     rows[0]["split"] = "test"
     report = _table(tmp_path, rows)
     assert _problem(report, "1 patients have images with different labels").examples == ("0.png (normal), 3.png (tb)",)
-    assert _problem(report, "1 patients have images of several sites").severity == "warning"
+    assert _problem(report, "1 patients have images of several sites").examples == ("0.png (north), 3.png (south)",)
     sides = _problem(report, "the split of the source has 1 patients on several sides")
     assert (sides.severity, sides.examples) == ("leak", ("0.png (test), 3.png (train)",))
     assert not any("p3" in text for p in report.problems for text in (p.title, *p.examples))
@@ -122,10 +122,13 @@ def test_a_site_that_tells_the_label_is_a_shortcut(tmp_path: Path) -> None:
     for i, row in enumerate(rows):
         row["site"] = ("north", "south")[i % 2] if i < 36 else "north"
     report = _table(tmp_path, rows)
-    problem = _problem(report, "the site tells 'normal', 'tb'")
+    problem = _problem(report, "the site tells 'normal' (0.")
     assert problem.severity == "shortcut"
     assert "north: 20 with and 2 without 'normal'" in problem.examples
-    assert report.associations[0].cramers_v > 0.85
+    sites, labels = [str(row["site"]) for row in rows], [str(row["label"]) for row in rows]
+    strength = cramers_v(labels, sites)
+    assert strength is not None
+    assert report.associations[0].cramers_v == pytest.approx((strength**2 - 1 / 39) ** 0.5, abs=1e-3)
     assert not any("tells" in p.title for p in _table(tmp_path / "b", _sound_rows()).problems)
 
 
@@ -138,6 +141,11 @@ def test_sizes_and_formats_that_tell_the_label_are_shortcuts(tmp_path: Path) -> 
     assert _problem(report, "the file format tells").severity == "shortcut"
     assert _problem(report, "the size tells").severity == "shortcut"
     assert report.sizes == {"long side up to 256 px, square": 20, "long side up to 512 px, square": 20}
+
+
+def test_other_views_are_named(tmp_path: Path) -> None:
+    rows = [{**row, "view": view} for row, view in zip(_sound_rows(4), ("AP Supine", "PA", "L", ""), strict=True)]
+    assert _problem(_table(tmp_path, rows), "1 images have another view than AP or PA: L 1").examples == ("2.png",)
 
 
 def test_files_that_cannot_be_read_end_nothing(tmp_path: Path) -> None:
