@@ -8,6 +8,9 @@ __all__ = ["exact_interval"]
 
 _LEVEL = 0.95
 _STEPS = 50  # of bisection
+_TERMS = 10_000  # of the continued fraction; it needs about the square root of n
+_SMALL = 1e-300  # in place of zero denominators
+_PRECISION = 1e-12
 
 
 def exact_interval(hits: int, n: int) -> tuple[float, float]:
@@ -25,16 +28,36 @@ def _share(hits: int, n: int, probability: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if _at_most(hits, n, middle) > probability:
+        if _incomplete_beta(n - hits, hits + 1, 1 - middle) > probability:
             low = middle
         else:
             high = middle
     return (low + high) / 2
 
 
-def _at_most(hits: int, n: int, share: float) -> float:
-    """Return the binomial probability of at most `hits` of `n`."""
-    a, b, total = math.log(share), math.log1p(-share), math.lgamma(n + 1)
-    return math.fsum(
-        math.exp(total - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * a + (n - k) * b) for k in range(hits + 1)
-    )
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """Return the regularized incomplete beta function; that of (n - k, k + 1, 1 - p) is the probability of at most k of n."""
+    if x > (a + 1) / (a + b + 2):  # where the continued fraction of the other side converges fast
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    factor = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(factor) * _continued_fraction(a, b, x) / a
+
+
+def _continued_fraction(a: float, b: float, x: float) -> float:
+    """Return the continued fraction of the incomplete beta function (DLMF 8.17.22) by Lentz's method."""
+    c, d = 1.0, 1 / _not_zero(1 - (a + b) * x / (a + 1))
+    value = d
+    for m in range(1, _TERMS):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1 / _not_zero(1 + term * d)
+            c = _not_zero(1 + term / c)
+            value *= c * d
+        if abs(c * d - 1) < _PRECISION:
+            break
+    return value
+
+
+def _not_zero(value: float) -> float:
+    return value if abs(value) > _SMALL else _SMALL

@@ -44,7 +44,7 @@ def _problem(report: DataReport, words: str) -> Problem:
     return found
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (9, 10), (36, 40), (450, 500)])
+@pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (1, 1), (9, 10), (36, 40), (450, 500), (30_000, 33_334)])
 def test_the_interval_is_exact(hits: int, n: int) -> None:
     assert exact_interval(hits, n) == pytest.approx(proportion_confint(hits, n, alpha=0.05, method="beta"), abs=1e-6)
     with pytest.raises(ValueError, match="is no share"):
