@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -23,14 +24,16 @@ from training.json_records import write_json
 from training.loop.plan import Plan
 from training.recipes.arguments import add_out_argument, add_run_arguments
 from training.recipes.config import load_config
+from training.recipes.run import Run
+from training.recipes.sites import SitesRun, load_sites
 from training.shared_files import write_text
-from training.starter import StarterRun
+from training.toml_tables import read_toml
 from training.unseen import FinishedRun
 
 __all__ = ["main", "probe_run"]
 
 
-def probe_run(run: StarterRun, *, least_images: int = LEAST_IMAGES) -> Probe:
+def probe_run(run: Run, *, least_images: int = LEAST_IMAGES) -> Probe:
     """Return the probe of a run's images. least_images: of a class.
 
     Raises InputError for missing canvases, canvases of another configuration, and images that cannot be read (all are named).
@@ -55,7 +58,7 @@ def probe_run(run: StarterRun, *, least_images: int = LEAST_IMAGES) -> Probe:
     )
 
 
-def _check_canvases(run: StarterRun) -> None:
+def _check_canvases(run: Run) -> None:
     file, side_px = run.out / "canvases.npz", run.config.canvas_px
     if not file.exists():
         raise InputError(f"there is no {file}: run `python -m training.starter`, or name the folder of its run")
@@ -67,11 +70,19 @@ def _check_canvases(run: StarterRun) -> None:
         )
 
 
-def _augmented(run: StarterRun) -> Iterator[Gray]:
+def _augmented(run: Run) -> Iterator[Gray]:
     """Yield one canvas of each image as training draws it, always the same."""
-    task = run.task(nn.Identity(), run.config.target, Plan(epochs=1), run.sources)
+    sources = run.sources if isinstance(run, FinishedRun) else ()
+    task = run.task(nn.Identity(), run.config.target, Plan(epochs=1), sources)
     for i in range(len(run.samples)):
         yield task.augmented(i, np.random.default_rng([run.config.seed, i]))
+
+
+def _open(config: Path, data: Path, out: Path) -> Run:
+    """Return the run of a starter's configuration, or of one of `training.sites`."""
+    if "folds" in read_toml(config):
+        return SitesRun(load_sites(config), data, out)
+    return FinishedRun(load_config(config), data, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--least-images", type=int, default=LEAST_IMAGES, help=shown)
     args = parser.parse_args(arguments)
     try:
-        run = FinishedRun(load_config(args.config), data_folder(args.data), args.run)
+        run = _open(args.config, data_folder(args.data), args.run)
         found = probe_run(run, least_images=args.least_images)
     except CxrEdgeError as error:
         print(f"training.probe: {error}", file=sys.stderr)

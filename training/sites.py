@@ -86,7 +86,7 @@ def evaluate_sites(run: SitesRun) -> SitesResults:
         rows[name] = VariantRow(
             about=variant.about,
             figures=figures,
-            within=_within(run, validation, draws),
+            within=_within(run, name, validation, draws),
             macro_f1=float(np.mean([_macro_f1(run, name, v) for v in validation])),
             difference=None if first is None else _difference((left_out, figures), first, draws),
         )
@@ -152,9 +152,9 @@ def _difference(own: tuple[LeftOut, SiteFigures], first: tuple[LeftOut, SiteFigu
     return bootstrap(measure, left_out.patients, draws)[0]
 
 
-def _within(run: SitesRun, validation: Sequence[SampleLogits], draws: Bootstrap) -> dict[str, Figure]:
+def _within(run: SitesRun, name: str, validation: Sequence[SampleLogits], draws: Bootstrap) -> dict[str, Figure]:
     """Return source -> AUC of the guarded label against normals among its validation patients, of sources with both."""
-    name, guard = next(iter(run.config.variants)), _guard(run)
+    guard = _guard(run)
     scores: dict[int, list[float]] = {}
     for found in validation:
         for row, score in zip(found.rows.tolist(), _scores(run, name, found.logits).tolist(), strict=True):

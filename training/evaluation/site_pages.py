@@ -22,7 +22,7 @@ def _opening(results: SitesResults) -> Iterator[str]:
     yield "# Unseen sites: what each way of training gives"
     yield (
         f"Every network was trained without the sources of a fold and predicts all their images; figures are of those "
-        f"images, pooled over the folds ({folds}). A kind is {guard}, of which as many as possible should be found, or a subgroup "
+        f"images, pooled over the folds ({folds}). A kind is {guard}, of which as many as possible should be found, or a group "
         f"rightly not called {guard}; its figure is (mean over sites + worst site) / 2. The objective is half the figure of "
         f"{guard} and half the mean figure of the subgroups. One threshold holds for all sites of a row: the one with the "
         f"highest objective, chosen on these same images, which flatters every row alike. Intervals are 95 %: shares exact "

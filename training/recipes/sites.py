@@ -133,7 +133,7 @@ class SitesRun(Run):
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         for fold in self.config.folds:
-            for name in self.config.variants:
+            for name in (n for n, v in self.config.variants.items() if not v.average):
                 sources = self.sources(name, fold)
                 yield f"{name} without {fold}", self.config.of_variant(name).target, self.samples_of(sources)
 

@@ -22,9 +22,10 @@ from tests.builders.image_collections import (
 )
 from training import reproduce
 from training.data.canvases import Canvases
-from training.data.collections import COLLECTIONS, DEFAULT_COLLECTIONS, read_collections
+from training.data.collections import COLLECTIONS, DEFAULT_COLLECTIONS, collect, read_collections
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS, LABELS
+from training.data.leakage import SplitSettings
 from training.data.readers.rsna import read_rsna
 from training.data.readers.siim import read_siim
 from training.data.records import Record
@@ -37,6 +38,7 @@ from training.recipes.r20.config import load_r20
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.tasks import modality
 from training.recipes.run import Run
+from training.recipes.sites import SitesRun, load_sites
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs"
 PATIENTS = 8
@@ -103,7 +105,7 @@ def test_every_label_can_be_renamed_and_partial(label: str) -> None:
 
 
 PAPERS = sorted(p.stem for p in CONFIGS.glob("*.toml") if p.stem.startswith(("r20", "flannel")))
-STARTERS = sorted(p.stem for p in CONFIGS.glob("*.toml") if p.stem not in PAPERS)
+STARTERS = sorted(p.stem for p in CONFIGS.glob("*.toml") if p.stem not in (*PAPERS, "sites"))
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -130,6 +132,19 @@ def test_the_starter_configurations_have_images_of_every_label(name: str, data: 
         if s.side == "train" and s.record.source not in config.left_out
     ]
     check_labels(config.target, train, min_images=3)
+
+
+def test_the_loop_of_unseen_sites_has_images_of_every_label_in_each_fold(data: Path, tmp_path: Path) -> None:
+    config = load_sites(CONFIGS / "sites.toml")
+    run = SitesRun(config, data, tmp_path)
+    assert config.collections is not None
+    settings = SplitSettings(seed=1, collections=config.collections, without=config.without)
+    run.__dict__["samples"] = _samples(collect(data, settings.selection, collections=config.collections).records)
+    stages = list(run.tasks())
+    assert len(stages) == len(config.folds) * len([v for v in config.variants.values() if not v.average])
+    for stage, target, samples in stages:
+        check_labels(target, [s.record for s in samples if s.side == "train"], min_images=1)
+        assert not {s.record.source for s in samples} & set(config.folds[stage.split(" without ")[1]])
 
 
 def test_the_papers_first_stage_trains_on_opacities(data: Path, tmp_path: Path) -> None:
