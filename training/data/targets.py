@@ -59,7 +59,7 @@ class Target:
 
 
 def check_names(named: Collection[str], known: Collection[str]) -> None:
-    """Raise InputError if a configuration names a label that is neither in `known` nor of a published collection.
+    """Raise InputError if a configuration has a label that is neither in `known` nor of a published collection.
 
     named: labels of subgroups, `renamed` and `partial`. known: the labels of the images.
     """

@@ -355,7 +355,8 @@ def _shortcuts(
 def _features(bundle: Bundle, member: Member, canvases: Canvases, config: BundleConfig) -> npt.NDArray[np.float32]:
     """Return a member's penultimate features, each standardised over all images."""
     found = member_features(bundle.file(member.file), canvases.lungs, config.member_spec, threads=config.threads)
-    return (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6)
+    standardised: npt.NDArray[np.float32] = (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6)
+    return standardised
 
 
 def _activation(

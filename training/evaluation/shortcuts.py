@@ -120,7 +120,7 @@ def lung_masks(
 
 def lungs_painted_over(lungs: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Return canvases (N, S, S) with the pixels of the masks replaced by the mean of the others."""
-    painted = lungs.copy()
+    painted: npt.NDArray[np.uint8] = lungs.copy()
     for rim, lung in zip(painted, masks, strict=True):
         rim[lung] = round(float(rim[~lung].mean())) if not lung.all() else 0
     return painted
