@@ -32,9 +32,10 @@ _BLOCK = 512
 # Side, blur of the local contrast and least correlation of each step of the alignment.
 _STEPS = ((32, 2.0, 0.85), (64, 2.0, 0.8), (_SIDE, 1.5, 0.7))
 _PLACE = 17  # px of 128
-# Least correlation of three quarters of the places. On 8,589 images of all collections copies have 0.88 or more, two exposures
+# Least correlation of three quarters of the places. On 8,589 images of all collections copies have 0.85 or more, two exposures
 # of one child 0.73 or less, images of different patients 0.65 or less; training.phantoms, which share one anatomy, 0.81 or less.
 _LEAST_PLACES = 0.84
+_LEAST_SHARE = 0.2  # of the first image, in places with structure in both
 
 
 def thumbnail(pixels: GrayPixels) -> Thumbnail | None:
@@ -172,4 +173,4 @@ def _agreement(first: Field, second: Field, warp: Field) -> float:
     correlation = (mean(first * second) - mean_a * mean_b) / np.sqrt(np.maximum(spread_a * spread_b, 0) + 1e-3)
     # A black margin and what a copy clips to white are no evidence.
     places = (mean(inside) > 0.999) & (np.minimum(spread_a, spread_b) > 0.1)
-    return float(np.quantile(correlation[places], 0.25)) if places.mean() > 0.3 else -1.0
+    return float(np.quantile(correlation[places], 0.25)) if places.mean() > _LEAST_SHARE else -1.0
