@@ -10,8 +10,10 @@ import pytest
 from cxr_edge.errors import InputError
 from tests.builders.image_collections import write_adults, write_collections
 from training import sites
+from training.data.dataset import Sample
+from training.data.records import Record
 from training.recipes import run as run_module
-from training.recipes.sites import load_sites
+from training.recipes.sites import SitesRun, load_sites
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -158,3 +160,27 @@ def test_unknown_names_and_sources_are_refused(data: Path, tmp_path: Path, capsy
     assert "no variant is called none: known are pairs, levels, both" in capsys.readouterr().err
     assert _run(data, tmp_path, config=CONFIG.replace('one = ["nih"', 'one = ["mars"')) == 2
     assert "no images of ['mars']" in capsys.readouterr().err
+
+
+def test_a_copy_of_a_left_out_picture_trains_nothing(tmp_path: Path) -> None:
+    text = CONFIG.replace(', "ccx", "ccx-june"]', "]").replace(
+        '"shenzhen", "montgomery", "tbx11k", "twitter", "armiro"', '"armiro"'
+    )
+    (tmp_path / "sites.toml").write_text(text)
+    run = SitesRun(load_sites(tmp_path / "sites.toml"), tmp_path, tmp_path / "run")
+    placed = [("nih", "a", "train"), ("siim", "a", "train"), ("siim", "b", "validation"), ("kcx", "c", "train")]
+    placed += [("armiro", "b", "train"), ("siim", "d", "validation")]
+    run.__dict__["samples"] = [
+        Sample(
+            record=Record(
+                path=tmp_path, key=f"{i}", patient=group, label="normal", source=source, view="", finding="", adult=True
+            ),
+            group=group,
+            side=side,  # type: ignore[arg-type]
+        )
+        for i, (source, group, side) in enumerate(placed)
+    ]
+    assert [s.side for s in run.apart("one")] == ["train", "test", "validation", "train", "train", "validation"]
+    assert [s.side for s in run.apart("two")] == ["train", "train", "test", "train", "train", "validation"]
+    assert run.evaluated("pairs", "one").tolist() == [0, 2, 5]
+    assert run.evaluated("pairs", "two").tolist() == [4, 5]

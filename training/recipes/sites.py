@@ -135,7 +135,8 @@ class SitesRun(Run):
         for fold in self.config.folds:
             for name in (n for n, v in self.config.variants.items() if not v.average):
                 sources = self.sources(name, fold)
-                yield f"{name} without {fold}", self.config.of_variant(name).target, self.samples_of(sources)
+                own = [s for s in self.apart(fold) if s.record.source in sources]
+                yield f"{name} without {fold}", self.config.of_variant(name).target, own
 
     def sources(self, variant: str, fold: str) -> tuple[str, ...]:
         """Return the sources that train a variant in a fold."""
@@ -144,13 +145,22 @@ class SitesRun(Run):
         known = {s.record.source for s in self.samples} - set(self.config.folds[fold])
         return tuple(sorted(known & set(wanted) if wanted else known))
 
+    def apart(self, fold: str) -> list[Sample]:
+        """Return the run's samples for a fold: a copy of a left-out picture in another source, and its patient, train nothing."""
+        left_out = self.config.folds[fold]
+        groups = {s.group for s in self.samples if s.record.source in left_out}
+        return [
+            replace(s, side="test") if s.group in groups and s.record.source not in left_out else s
+            for s in self.samples
+        ]
+
     def evaluated(self, variant: str, fold: str) -> npt.NDArray[np.int64]:
         """Return the rows that a network predicts: all images left out, and validation patients of its own sources."""
         left_out, own = self.config.folds[fold], self.sources(variant, fold)
         return np.array(
             [
                 i
-                for i, s in enumerate(self.samples)
+                for i, s in enumerate(self.apart(fold))
                 if s.record.source in left_out or (s.side == "validation" and s.record.source in own)
             ]
         )
@@ -167,7 +177,7 @@ class SitesRun(Run):
 
         def task() -> ClassifyTask:
             network = run.init_network(spec, member.imagenet, settings.seed)
-            return run.task(network, config.target, settings, sources)
+            return run.task(network, config.target, settings, sources, self.apart(fold))
 
         folder = self.out / "folds" / variant / fold
         run.train_or_load(task, spec, settings, folder, self.evaluated(variant, fold))
