@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from cxr_edge.bundle import Bundle
 from cxr_edge.errors import InputError
 from tests.builders.pruned import FRAME, segment_task
 from training.loop.plan import Plan
@@ -30,6 +31,7 @@ class _Run(SimpleNamespace):
             segmenter_spec=FRAME,
             segmenter_architecture="lung-unet",
             prune_segmenter=None,
+            segmenter_of=None,
         )
         super().__init__(
             out=out, config=config, killed_after=killed_after, segmenter_onnx=out / "segmenter.onnx", epochs=0
@@ -85,3 +87,18 @@ def test_a_copied_segmenter_can_have_another_plan(finished: Path, tmp_path: Path
     copy_segmenter(_Run(tmp_path, PLAN), finished)
     segment(_Run(tmp_path, replace(PLAN, epochs=9)))
     assert (tmp_path / "segmenter.onnx").exists()
+
+
+def test_a_bundles_segmenter_is_taken_if_it_has_the_same_input(tmp_path: Path) -> None:
+    run = _Run(tmp_path / "run", PLAN)
+    run.config.segmenter_of = "starter"
+    with pytest.raises(
+        InputError, match="segmenter_of = 'starter': expected a bundle whose lung segmenter has the input"
+    ):
+        segment(run)
+    assert not run.segmenter_onnx.exists()
+    bundle = Bundle.open("starter")
+    assert bundle.manifest.segmenter is not None
+    run.config.segmenter_spec = bundle.manifest.segmenter.preprocess
+    segment(run)
+    assert run.segmenter_onnx.read_bytes() == bundle.file(bundle.manifest.segmenter.file).read_bytes()
