@@ -103,8 +103,11 @@ def _assert_comes_back(name: str, network: nn.Module) -> None:
     before = shapes_of(fresh)
     resize(fresh, {k: v for k, v in shapes_of(network).items() if v != before[k]})
     fresh.load_state_dict(network.state_dict())
-    for again, now in zip(removal.outputs(fresh, IMAGES), removal.outputs(network, IMAGES), strict=True):
-        assert torch.equal(again, now)
+    # In double: a kernel of float32 may add in another order for weights that lie otherwise in memory.
+    fresh, images = fresh.double(), IMAGES.double()
+    whole = copy.deepcopy(network).double()
+    for again, now in zip(removal.outputs(fresh, images), removal.outputs(whole, images), strict=True):
+        assert_close(again, now, 1e-7)
 
 
 def _assert_exports(network: nn.Module) -> None:
