@@ -320,12 +320,13 @@ def test_an_interrupted_build_leaves_no_file(toy_bundle, tmp_path, monkeypatch):
 
 def test_a_runtime_with_half_precision_tries_it(ranged, tmp_path, half_on_cpu, quick):
     quick(["fp16", "bf16"])
-    report = build(ranged, engines_dir=tmp_path, backend="half-on-cpu")
+    # Generous: with ONNX Runtime 1.18 on one processor the toy's mean shift in bf16 is 0.0206, the gate's limit 0.020 (1.32: 0.0066).
+    settings = BuildSettings(max_loss=GENEROUS)
+    report = build(ranged, settings, tmp_path, backend="half-on-cpu")
     assert set(report.precisions.values()) == {"fp16"}
     assert "half-on-cpu/plain.fp16.onnx" in files(tmp_path)
     rows = {(r.part, r.precision): r for r in report.rows}
-    # Measured by the gate; its verdict varies with the versions: the toy's mean shift in bf16 is 0.020, the limit.
-    assert rows["plain", "bf16"].status in ("passed", "rejected")
+    assert rows["plain", "bf16"].status == "passed"
     assert 0 < rows["plain", "fp16"].parity.max_shift < rows["plain", "bf16"].parity.max_shift < 0.05
     image = decode(ranged.file(ranged.manifest.known_answers[0].file))
     expected = Screener(ranged, engines.reference(ranged)).screen(image)
