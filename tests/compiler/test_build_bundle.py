@@ -320,7 +320,7 @@ def test_an_interrupted_build_leaves_no_file(toy_bundle, tmp_path, monkeypatch):
 
 def test_a_runtime_with_half_precision_tries_it(ranged, tmp_path, half_on_cpu, quick):
     quick(["fp16", "bf16"])
-    # Generous: with ONNX Runtime 1.18 on one processor the toy's mean shift in bf16 is 0.0206, the gate's limit 0.020 (1.32: 0.0066).
+    # Generous: the toy's mean shift in bf16 is 0.0206 with ONNX Runtime 1.18 (0.0066 with 1.32), the gate's limit 0.020.
     settings = BuildSettings(max_loss=GENEROUS)
     report = build(ranged, settings, tmp_path, backend="half-on-cpu")
     assert set(report.precisions.values()) == {"fp16"}

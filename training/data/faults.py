@@ -15,7 +15,7 @@ from typing import TypeVar
 from cxr_edge.errors import CxrEdgeError, InputError
 from training.shared_files import write_text
 
-__all__ = ["Fault", "each", "foreign_content", "reason_of", "refuse"]
+__all__ = ["Fault", "each", "foreign_content", "one_value", "reason_of", "refuse"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +45,20 @@ def each(
         except InputError as error:
             faults.append(Fault(where=str(where(item)), reason=str(error)))
     return made, faults
+
+
+def one_value(
+    pairs: Iterable[tuple[str, str]], fault: Callable[[str, Sequence[str]], Fault]
+) -> tuple[dict[str, str], list[Fault]]:
+    """Return name -> value, the first in order of text, and the fault of each name with several values.
+
+    fault: of a name and its values.
+    """
+    found: dict[str, set[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, set()).add(value)
+    faults = [fault(name, sorted(values)) for name, values in found.items() if len(values) > 1]
+    return {name: min(values) for name, values in found.items()}, faults
 
 
 def refuse(faults: Sequence[Fault], listing: Path | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from cxr_edge.errors import InputError
 from training.data.csv_tables import find_table, read_rows
 from training.data.demographics import is_adult, stated_age, stated_sex
-from training.data.faults import Fault, each
+from training.data.faults import Fault, each, one_value
 from training.data.readers.dicom_headers import Header, read_header
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
@@ -48,17 +48,12 @@ def read_rsna(folder: Path, selection: Selection | None = None, *, not_normal: b
 
 def _by_patient(rows: Sequence[Mapping[str, str]], column: str, table: str) -> tuple[dict[str, str], list[Fault]]:
     """Return patient -> cell, and a fault for each patient with several rows that differ."""
-    cells: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        cells[row["patientId"]].add(row[column].strip())
-    faults = [
-        Fault(
-            where=f"{table}, {patient}", reason=f"{column} {' and '.join(sorted(found))}: keep the rows of one of them"
-        )
-        for patient, found in cells.items()
-        if len(found) > 1
-    ]
-    return {patient: min(found) for patient, found in cells.items()}, faults
+    return one_value(
+        ((row["patientId"], row[column].strip()) for row in rows),
+        lambda patient, found: Fault(
+            where=f"{table}, {patient}", reason=f"{column} {' and '.join(found)}: keep the rows of one of them"
+        ),
+    )
 
 
 def _read_table(folder: Path, name: str, columns: set[str]) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from cxr_edge.errors import InputError
 from training.data.csv_tables import find_table, read_rows
 from training.data.demographics import is_adult, stated_age, stated_sex
-from training.data.faults import Fault, each
+from training.data.faults import Fault, each, one_value
 from training.data.readers.dicom_headers import Header, read_header
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
@@ -89,17 +89,12 @@ def _appearances(rows: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], lis
 
 def _studies(rows: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], list[Fault]]:
     """Return image -> study, and a fault for each image with several studies."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        found[row["id"].strip().removesuffix("_image")].add(row["StudyInstanceUID"].strip())
-    faults = [
-        Fault(
+    return one_value(
+        ((row["id"].strip().removesuffix("_image"), row["StudyInstanceUID"].strip()) for row in rows),
+        lambda image, studies: Fault(
             where=f"train_image_level, {image}", reason=f"it is of {len(studies)} studies: keep the row of one of them"
-        )
-        for image, studies in found.items()
-        if len(studies) > 1
-    ]
-    return {image: min(studies) for image, studies in found.items()}, faults
+        ),
+    )
 
 
 def _files(paths: Sequence[Path]) -> tuple[dict[str, Path], list[Fault]]:
