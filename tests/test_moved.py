@@ -32,6 +32,8 @@ REMOVED: dict[str, set[str]] = {
     "cxr_edge.build.store": {"remove_stale"},
     "training.flannel.stages": {"chosen_step", "network_folder"},  # methods of training.recipes.flannel.run.FoldRun
     "training.starter": {"train_member"},  # `StarterRun.train_member`
+    "training.tables": {"unseen_as_markdown"},  # `training.sites` and its page
+    "training.unseen": {"said_of_unseen"},
     "training.card": {"SOURCES"},  # `source_descriptions()` of training.data.collections
 }
 

@@ -64,6 +64,7 @@ MODULES: Mapping[str, str] = {
     "statistics": "evaluation.statistics",
     "tables": "evaluation.pages",
     "targets": "data.targets",
+    "unseen": "sites",
 }
 
 # Modules of which a part went elsewhere: module of today -> the modules that have the other names.
@@ -116,5 +117,4 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "training.tasks.losses": {"allowed_label_loss": "partial_label_loss"},
     "training.tasks.predict": {"images_of": "input_batches", "logits_of": "predict_logits"},
     "training.toml_tables": {"table_of": "parse_table"},
-    "training.unseen": {"said_of_unseen": "evaluate_unseen_site"},
 }

@@ -27,8 +27,8 @@ from training.recipes.config import load_config
 from training.recipes.run import Run
 from training.recipes.sites import SitesRun, load_sites
 from training.shared_files import write_text
+from training.starter import FinishedRun
 from training.toml_tables import read_toml
-from training.unseen import FinishedRun
 
 __all__ = ["main", "probe_run"]
 
@@ -72,8 +72,7 @@ def _check_canvases(run: Run) -> None:
 
 def _augmented(run: Run) -> Iterator[Gray]:
     """Yield one canvas of each image as training draws it, always the same."""
-    sources = run.sources if isinstance(run, FinishedRun) else ()
-    task = run.task(nn.Identity(), run.config.target, Plan(epochs=1), sources)
+    task = run.task(nn.Identity(), run.config.target, Plan(epochs=1))
     for i in range(len(run.samples)):
         yield task.augmented(i, np.random.default_rng([run.config.seed, i]))
 

@@ -10,32 +10,26 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
-
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, Bundle
 from cxr_edge.errors import CxrEdgeError
 from training.bundles.assemble import assemble
-from training.data.dataset import Sample, data_folder
-from training.data.targets import Target
-from training.evaluation.results import UnseenSite
-from training.json_records import read_json, write_json
-from training.models import ARCHITECTURES, NetworkSpec
+from training.data.dataset import Sample, data_folder, load
+from training.json_records import write_json
+from training.models import ARCHITECTURES, load_network
 from training.pruning.prune import export_network
 from training.recipes.arguments import add_run_arguments
-from training.recipes.config import Config, load_config
+from training.recipes.config import Config, StagedMember, load_config
 from training.recipes.run import Run
 from training.recipes.segmenter import segment
+from training.recipes.staged import train_stages
 from training.shared_files import atomic_write, exclusive_lock
-from training.tasks.classify import ClassifyTask
 
-__all__ = ["STAGES", "UNSEEN_FILE", "StarterRun", "main"]
-
-UNSEEN_FILE = "unseen-site.json"  # in the run folder: results of `training.unseen`, for the model card
+__all__ = ["STAGES", "FinishedRun", "StarterRun", "main"]
 
 
 class StarterRun(Run):
@@ -43,26 +37,18 @@ class StarterRun(Run):
 
     config: Config
 
-    def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
-        yield "members", self.config.target, self.samples_of(self.sources)
+    def train_member(self, name: str) -> Path:
+        """Train a member through its stages. Returns the folder of its last network."""
+        target = self.config.target
+        return train_stages(self, self.config.members[name], target, self.out / name, self.evaluated_rows(target))
+
+
+class FinishedRun(StarterRun):
+    """Run folder with a split and canvases, used with another configuration."""
 
     @cached_property
-    def sources(self) -> tuple[str, ...]:
-        """Sources that members train and validate on."""
-        return tuple(sorted({s.record.source for s in self.samples} - set(self.config.left_out)))
-
-    def spec(self, name: str) -> NetworkSpec:
-        """Return the spec of a member."""
-        return NetworkSpec(architecture=name, labels=len(self.config.labels))
-
-    def train_member(self, name: str, folder: Path) -> nn.Module:
-        """Load the member of `folder`, or train it and save it with its predictions."""
-        target, plan, spec = self.config.target, self.config.members[name], self.spec(name)
-
-        def task() -> ClassifyTask:
-            return self.task(self.init_network(spec, None, plan.seed), target, plan, self.sources)
-
-        return self.train_or_load(task, spec, plan, folder, self.evaluated_rows(target, self.sources))
+    def samples(self) -> list[Sample]:
+        return load(self.data, self.out / "table.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,25 +83,37 @@ def _canvases(run: StarterRun) -> None:
 
 def _members(run: StarterRun) -> None:
     for name in run.config.members:
-        network, file = run.train_member(name, run.out / name), run.out / f"{name}.onnx"
-        difference = export_network(network, run.spec(name), run.config.member_spec, file)
+        network, spec = load_network(run.train_member(name))
+        file = run.out / f"{name}.onnx"
+        difference = export_network(network, spec, run.config.member_spec, file)
         print(f"{file.name}: relative difference to torch at most {difference:.1e}", file=sys.stderr)
 
 
 def _bundle(run: StarterRun) -> None:
-    config, unseen = run.config, run.out / UNSEEN_FILE
+    config = run.config
     plans = {"segmenter": config.segmenter, **config.members}
     results = assemble(
         run.out / "bundle",
         run.out,
-        {name: (ARCHITECTURES[name].__doc__ or name).splitlines()[0] for name in config.members},
+        {name: _design(member) for name, member in config.members.items()},
         run.samples,
         run.canvases,
         config,
         {"made_by": "training/starter.py", "training": {name: asdict(plan) for name, plan in plans.items()}},
-        unseen=read_json(UnseenSite, unseen) if unseen.exists() else None,
     )
     write_json(run.out / "results.json", results)
+
+
+def _design(member: StagedMember) -> str:
+    """Return a member's network and stages in words, for the model card."""
+    network = ARCHITECTURES.get(member.architecture)
+    words = [member.architecture if network is None else (network.__doc__ or member.architecture).splitlines()[0]]
+    stages = {
+        "ImageNet weights": member.imagenet,
+        "trained on normal against abnormal first": member.modality,
+        "pruned by APoZ": member.prune,
+    }
+    return "; ".join(words + [stage for stage, plan in stages.items() if plan is not None])
 
 
 def _install(bundle: Path, target: Path) -> None:

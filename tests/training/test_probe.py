@@ -17,7 +17,7 @@ from training.evaluation.probe import Probe, overview, probe_as_markdown
 from training.json_records import read_json
 from training.probe import _augmented, main
 from training.recipes.config import load_config
-from training.unseen import FinishedRun
+from training.starter import FinishedRun
 
 CANVAS_PX = 48
 PATIENTS = 8  # 24 normal, 16 covid-19; 8 each of bacterial, viral, tuberculosis

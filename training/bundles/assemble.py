@@ -26,7 +26,7 @@ from training.data.splits import SIDES
 from training.ensembles.fit import choose_combination, choose_decision
 from training.evaluation.bundle import evaluate
 from training.evaluation.onnx_logits import member_logits
-from training.evaluation.results import Evaluation, UnseenSite
+from training.evaluation.results import Evaluation
 from training.evaluation.sites import SiteFigures, configured_figures
 
 __all__ = ["assemble", "images_by_side"]
@@ -43,7 +43,6 @@ def assemble(
     *,
     preset: str = "sane",
     split: str = "by patient, patients that share an image kept together",
-    unseen: UnseenSite | None = None,
     combination: Combination | None = None,
 ) -> Evaluation:
     """Write the bundle in `root`. Returns the results of `evaluate` on test patients.
@@ -53,7 +52,6 @@ def assemble(
     samples, canvases: of the whole run, row by row.
     facts: for the provenance.
     preset, split: of the run, in words.
-    unseen: results of `training.unseen`, or None.
     combination: fitted already; None selects one on validation patients.
     """
     rows = [i for i, s in enumerate(samples) if s.side == "validation"]
@@ -68,7 +66,7 @@ def assemble(
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate(bundle, samples, canvases, config)
-    bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, unseen, sites))
+    bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, sites))
     size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)
     return results

@@ -11,7 +11,7 @@ from training.data.findings import FRONTAL_VIEWS
 from training.data.guard import Guard
 from training.evaluation.metrics import interval
 from training.evaluation.pages import labels_table, lungs_table, models_table, safety_section
-from training.evaluation.results import TOGETHER, Evaluation, Shortcuts, UnseenSite
+from training.evaluation.results import TOGETHER, Evaluation, Shortcuts
 from training.evaluation.sites import SiteFigures, SiteRow
 from training.json_records import as_json
 from training.markdown import table
@@ -47,13 +47,8 @@ def _guard_metrics(results: Evaluation) -> dict[str, Any]:
     return {"guard": results.guard.label, **shares}
 
 
-def model_card(
-    manifest: Manifest, results: Evaluation, unseen: UnseenSite | None = None, sites: SiteFigures | None = None
-) -> str:
-    """Return the card as Markdown.
-
-    unseen: results of `training.unseen`, or None if it was not run. sites: figures of `training.sites` on a training like this.
-    """
+def model_card(manifest: Manifest, results: Evaluation, sites: SiteFigures | None = None) -> str:
+    """Return the card as Markdown. sites: figures of `training.sites` on a training like this."""
     return (
         "\n\n".join(
             [
@@ -73,7 +68,7 @@ def model_card(
                 "Lung segmenter:",
                 lungs_table(results),
                 "## Limits",
-                _limits(results, unseen),
+                _limits(results),
             ]
         )
         + "\n"
@@ -126,21 +121,6 @@ def _how(results: Evaluation) -> str:
     )
 
 
-def _unseen(guard: Guard | None, unseen: UnseenSite | None) -> list[str]:
-    if guard is None or unseen is None:
-        return []
-    labels = {group.label for group in guard.groups.values()}
-    return [
-        f"- Expect more false alarms at a hospital that is not in the table above. A member {name!r} trained without a full "
-        f"site ({source}) correctly did not predict {guard.label} for {interval(counts.guard_specificity)} of its {label} "
-        f"images. At a new site, choose the threshold on images of that site."
-        for name, kinds in unseen.members.items()
-        for kind, counts in kinds.items()
-        for source, label in (kind.split("/", 1),)
-        if label in labels
-    ]
-
-
 def _expected(guard: Guard | None, sites: SiteFigures | None) -> list[str]:
     """Return what a hospital that trained nothing must expect: the spread over left-out sites, not one number."""
     if guard is None or sites is None:
@@ -167,7 +147,7 @@ def _by_view(row: SiteRow, view: str) -> str:
     return "-" if figure is None else f"{figure.value:.2f} ({figure.hits}/{figure.n})"
 
 
-def _limits(results: Evaluation, unseen: UnseenSite | None) -> str:
+def _limits(results: Evaluation) -> str:
     sources = {row.source for row in results.sources}
     lines = [
         f"- Label and source are correlated in these collections ({_sources_of_labels(results)}). Figures on other hospitals' "
@@ -176,7 +156,6 @@ def _limits(results: Evaluation, unseen: UnseenSite | None) -> str:
         *(f"- {limit}" for name, limit in source_limits().items() if name in sources),
         "- Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
         "- Frontal views only. Fairness across sex, age or origin was not measured: the collections hardly record them.",
-        *_unseen(results.guard, unseen),
         *_shortcuts(results.shortcuts),
     ]
     return "\n".join(lines)

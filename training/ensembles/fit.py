@@ -267,7 +267,7 @@ def choose_decision(
 
     Of the thresholds with a specificity of `least_specificity` or more, on all images and on each group, those within 0.01
     of the best F1 form a plateau, and its upper end is selected: an unseen site raises more false alarms than validation
-    shows (see `training.unseen`). If no threshold reaches it, the most specific one is selected.
+    shows (see `training.sites`). If no threshold reaches it, the most specific one is selected.
 
     logits: (N, members, labels).
     true: (N,) label indices; -1 for findings that are not labels, which count as images without the guarded label.

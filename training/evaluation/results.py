@@ -1,6 +1,6 @@
 """Results of an evaluation, as files hold them: figures of a bundle on test patients, and of members on an unseen site.
 
-`bundle` and `training.unseen` make them; `pages` and the model card print them. Files of version 0.1, which always guarded
+`bundle` makes them; `pages` and the model card print them. Files of version 0.1, which always guarded
 COVID-19, are read, too.
 """
 
@@ -26,8 +26,6 @@ __all__ = [
     "Side",
     "SourceClassifier",
     "SourceCounts",
-    "UnseenCounts",
-    "UnseenSite",
 ]
 
 TOGETHER = "together"  # name of all sources in a mapping by source
@@ -163,24 +161,3 @@ class Evaluation:
     flags: FlagShares
     lungs: Mapping[str, LungFigures]  # by source; empty without a segmenter
     shortcuts: Shortcuts
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnseenCounts:
-    """Predicted labels of one member on images of one source and label."""
-
-    predicted: Mapping[str, int] = field(metadata=named("said"))  # label -> images
-    # None without a guarded label.
-    guard_specificity: Figure | None = field(default=None, metadata=formerly("not_called_covid", OPTIONAL))
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnseenSite:
-    """Results of members that were trained without a site, on its images."""
-
-    preset: str
-    left_out: tuple[str, ...]  # sources
-    seed: int
-    guard: Guard | None = field(default_factory=_guard_of_0_1)
-    split: str
-    members: Mapping[str, Mapping[str, UnseenCounts]]  # member -> "source/label" -> counts

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from cxr_edge.errors import InputError
 from training.loop.batches import Batch, Batches, chunks, prefetch
 from training.loop.checkpoints import LAST, PREVIOUS, load_checkpoint, save_checkpoint
+from training.loop.cpu_speed import DepthwiseInFp32, keep_freed_memory
 from training.loop.curves import curves
 from training.loop.optimizer import RateSchedule, build_optimizer, learning_rate_at, set_learning_rate
 from training.loop.plan import Plan
@@ -95,6 +96,7 @@ def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Pat
     name = name or folder.name
     process = world()
     torch.set_num_threads(plan.threads)
+    keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     with _deterministic_kernels(plan):
         _fit(task, plan, folder, name, process)
@@ -241,10 +243,17 @@ def _step(plan: Plan, state: _State) -> None:
     state.average.update(state.model, step=state.steps + 2)
 
 
-def _autocast(plan: Plan, process: World) -> torch.autocast:
+@contextmanager
+def _autocast(plan: Plan, process: World) -> Iterator[None]:
+    """Compute the block in the plan's precision."""
+    device = process.device.type
     kind = torch.float16 if plan.precision == "fp16" else torch.bfloat16
     half = plan.precision in ("bf16", "fp16") or (plan.precision == "auto" and computes_bfloat16(process.device))
-    return torch.autocast(process.device.type, kind, enabled=half)
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device, kind, enabled=half))
+        if half and device == "cpu" and not plan.compile:
+            stack.enter_context(DepthwiseInFp32())
+        yield
 
 
 def _evaluate(task: Task, plan: Plan, state: _State, process: World) -> dict[str, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -27,19 +27,27 @@ from training.pruning.prune import PrunePlan
 from training.tasks.classify import Balance, Level
 from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
-__all__ = ["Config", "MemberPlan", "RunConfig", "load_config", "parse_members", "parse_segmenter"]
+__all__ = [
+    "Config",
+    "MemberPlan",
+    "RunConfig",
+    "StagedMember",
+    "load_config",
+    "parse_members",
+    "parse_segmenter",
+    "parse_staged_members",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemberPlan:
-    """Network and training settings of one member; the first four fields are those of `NetworkSpec`."""
+class _MemberNetwork:
+    """Network of one member and its initial weights; the first four fields are those of `NetworkSpec`."""
 
     architecture: str
     head_maps: int = 1024
     head: str = "conv-3x3"
     dropout: float = 0.5
     imagenet: str | None = None  # `hub`, `package`, a file of weights, or None for random weights
-    plan: Mapping[str, Any] = field(default_factory=dict)  # values that override the plan of every stage
 
     def __post_init__(self) -> None:
         if not is_known(self.architecture):
@@ -65,6 +73,23 @@ class MemberPlan:
             head=self.head,
             dropout=self.dropout,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberPlan(_MemberNetwork):
+    """Member of a paper's pipeline, whose stages have one plan for all members."""
+
+    plan: Mapping[str, Any] = field(default_factory=dict)  # values that override the plan of every stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedMember(_MemberNetwork):
+    """Member with the plans of its own stages: initial weights, modality (or not), task, pruning (or not)."""
+
+    head_maps: int = 0
+    train: Plan  # of the task
+    modality: Plan | None = None  # normal against abnormal, before the task; None starts the task from the initial weights
+    prune: PrunePlan | None = None  # None does not prune it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +202,7 @@ class Config(RunConfig):
 
     name: str = "starter"
     epoch_images: int | None = 4000  # training images per member and epoch
-    left_out: tuple[str, ...] = ()  # sources excluded from training, to evaluate members on an unseen site
-    members: dict[str, Plan] = field(default_factory=dict)  # architecture -> training plan
+    members: dict[str, StagedMember] = field(default_factory=dict)  # by name
 
     @property
     def side_shares(self) -> Mapping[Side, float]:
@@ -194,9 +218,7 @@ def load_config(file: Path) -> Config:
     values = read_toml(file)
     base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
     parse_segmenter(values, base, file)
-    members = values.get("members", {})
-    require_table(members, f"{file}: members")
-    values["members"] = {name: plan(v, base, f"{file}: members.{name}") for name, v in members.items()}
+    values["members"] = parse_staged_members(values.get("members", {}), base, f"{file}: members")
     return parse_table(Config, values, str(file))
 
 
@@ -224,3 +246,26 @@ def parse_members(values: Any, base: Plan, where: str, **defaults: Any) -> dict[
     for name, member in values.items():
         plan(member.get("plan", {}), base, f"{where}.{name}.plan")
     return {name: parse_table(MemberPlan, {**defaults, **v}, f"{where}.{name}") for name, v in values.items()}
+
+
+def parse_staged_members(values: Any, base: Plan, where: str) -> dict[str, StagedMember]:
+    """Return the members of a table by name.
+
+    values: name -> fields of `StagedMember`, except `train`, whose values stand among them; the default architecture is the name.
+    base: plan that `train` differs from, as `modality` and the retraining of `prune` differ from `train`.
+    where: file and key, for errors. Raises InputError for other values.
+    """
+    require_table(values, where)
+    return {name: _staged_member(name, member, base, f"{where}.{name}") for name, member in values.items()}
+
+
+def _staged_member(name: str, values: Any, base: Plan, where: str) -> StagedMember:
+    require_table(values, where)
+    known = {f.name for f in fields(StagedMember)} - {"train"}
+    own = {"architecture": name, **{k: v for k, v in values.items() if k in known}}
+    train = plan({k: v for k, v in values.items() if k not in known}, base, where)
+    if "modality" in own:
+        own["modality"] = plan(own["modality"], train, f"{where}.modality")
+    if "prune" in own:
+        own["prune"] = prune_plan(own["prune"], train, f"{where}.prune")
+    return parse_table(StagedMember, {**own, "train": train}, where)

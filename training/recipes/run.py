@@ -31,6 +31,7 @@ from training.data.targets import Target, check_sides
 from training.evaluation.metrics import Predictions
 from training.evaluation.sites import configured_figures
 from training.json_records import read_json, write_json
+from training.loop.cpu_speed import keep_freed_memory
 from training.loop.fit import fit, load_weights
 from training.loop.plan import Plan
 from training.loop.settings import check_same_settings
@@ -81,6 +82,7 @@ class Run:
 
     def __init__(self, config: RunConfig, data: Path, out: Path) -> None:
         self.config, self.data, self.out = config, data, out
+        keep_freed_memory()
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -270,13 +272,14 @@ class Run:
         plan: Plan,
         folder: Path,
         rows: npt.NDArray[np.int64],
+        others: Mapping[str, Any] | None = None,
     ) -> nn.Module:
         """Load the network of `folder`, or train it, save it and save its predictions on `rows`.
 
-        Raises InputError if it was trained, or started, with another plan: networks of two plans are not comparable.
+        others: further settings of the training, as JSON. Raises InputError if it was trained, or started, with another plan: networks of two plans are not comparable.
         """
         with exclusive_lock(folder, world()):
-            self._check_same_training(spec, plan, folder)
+            self._check_same_training(spec, plan, folder, others or {})
             if not (folder / PREDICTIONS).exists():
                 task = make_task()
                 best = fit(task, plan, folder, name=f"{folder.name}, {folder.parent.name}")
@@ -284,17 +287,18 @@ class Run:
             _delete_checkpoints(folder)  # the process may have been killed just before
         return load_network(folder)[0]
 
-    def _check_same_training(self, spec: NetworkSpec, plan: Plan, folder: Path) -> None:
+    def _check_same_training(self, spec: NetworkSpec, plan: Plan, folder: Path, others: Mapping[str, Any]) -> None:
         """Record the training settings in the folder, or compare them with the recorded ones."""
         c = self.config
-        others = {
+        settings = {
+            **others,
             "balance": c.balance,
             "augmentation": None if c.augmentation is None else asdict(c.augmentation),
             "turn_pa": c.turn_pa,
             **({"balance_levels": dict(c.balance_levels)} if c.balance_levels else {}),
             **self.further_settings(),
         }
-        check_same_settings(folder, plan, spec, others, done=(folder / PREDICTIONS).exists())
+        check_same_settings(folder, plan, spec, settings, done=(folder / PREDICTIONS).exists())
 
     def further_settings(self) -> Mapping[str, Any]:
         """Return settings of a recipe that change its networks, as JSON, to be recorded beside each."""

@@ -22,9 +22,10 @@ from training.data.dataset import Sample
 from training.data.splits import SHARES, Side
 from training.data.targets import Target
 from training.loop.plan import Plan
-from training.recipes.config import MemberPlan, RunConfig, parse_members, parse_segmenter
+from training.recipes.config import RunConfig, StagedMember, parse_segmenter, parse_staged_members
 from training.recipes.run import PREDICTIONS, Run, SampleLogits
-from training.tasks.classify import Balance, ClassifyTask
+from training.recipes.staged import train_stages
+from training.tasks.classify import Balance
 from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
 __all__ = ["SitesConfig", "SitesRun", "Variant", "load_sites"]
@@ -37,7 +38,7 @@ class Variant:
     about: str  # what is different, for the page
     member: str = ""  # name of a network of the configuration
     average: tuple[str, ...] = ()  # or: other variants whose mean probabilities are this one's predictions
-    plan: Mapping[str, Any] = field(default_factory=dict)  # values that differ from the configuration's plan
+    plan: Mapping[str, Any] = field(default_factory=dict)  # values that differ from the member's plan of the task
     settings: Mapping[str, Any] = field(default_factory=dict)  # values that differ from the configuration
     sources: tuple[str, ...] = ()  # sources that train; empty for all that the fold does not leave out
 
@@ -47,8 +48,7 @@ class SitesConfig(RunConfig):
     """Configuration of the loop."""
 
     folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> sources that are left out together
-    members: Mapping[str, MemberPlan] = field(default_factory=dict)  # by name
-    train: Plan = field(default_factory=lambda: Plan(epochs=6, keep="last"))
+    members: Mapping[str, StagedMember] = field(default_factory=dict)  # by name
     variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are compared with the first
     before: str | None = None  # bundle that is shown beside the variants, on sources that it was not trained on
     least_site_images: int = 20  # a source with fewer images of a kind is reported and not counted in mean and worst
@@ -103,9 +103,11 @@ class SitesConfig(RunConfig):
             f"variants.{name}",
         )
 
-    def plan_of(self, name: str) -> Plan:
-        """Return the training plan of a variant."""
-        return plan(self.variants[name].plan, self.train, f"variants.{name}.plan")
+    def member_of(self, name: str) -> StagedMember:
+        """Return the member of a variant, with the variant's plan."""
+        variant = self.variants[name]
+        member = self.members[variant.member]
+        return replace(member, train=plan(variant.plan, member.train, f"variants.{name}.plan"))
 
     def selected(self, names: Sequence[str]) -> SitesConfig:
         """Return the configuration with some variants, and those that they average."""
@@ -118,8 +120,8 @@ def load_sites(file: Path) -> SitesConfig:
     values = read_toml(file)
     base = Plan(epochs=6, keep="last", threads=values.get("threads", 2), seed=values.get("seed", 1))
     parse_segmenter(values, base, file)
-    values["train"] = plan(values.get("train", {}), base, f"{file}: train")
-    values["members"] = parse_members(values.get("members", {}), base, f"{file}: members", head_maps=0)
+    base = plan(values.pop("train", {}), base, f"{file}: train")
+    values["members"] = parse_staged_members(values.get("members", {}), base, f"{file}: members")
     variants = values.get("variants", {})
     require_table(variants, f"{file}: variants")
     values["variants"] = {k: parse_table(Variant, v, f"{file}: variants.{k}") for k, v in variants.items()}
@@ -169,19 +171,11 @@ class SitesRun(Run):
         """Return the predictions of one network, which is trained unless its folder holds it, or of an average of networks."""
         if averaged := self.config.variants[variant].average:
             return _mean([self.train(name, fold) for name in averaged])
-        config = self.config.of_variant(variant)
-        run, settings = self._with(config), self.config.plan_of(variant)
-        member = config.members[config.variants[variant].member]
-        spec = member.network(len(config.labels), config.member_spec.channels)
-        sources = self.sources(variant, fold)
-
-        def task() -> ClassifyTask:
-            network = run.init_network(spec, member.imagenet, settings.seed)
-            return run.task(network, config.target, settings, sources, self.apart(fold))
-
-        folder = self.out / "folds" / variant / fold
-        run.train_or_load(task, spec, settings, folder, self.evaluated(variant, fold))
-        return SampleLogits.load(folder / PREDICTIONS)
+        config, member = self.config.of_variant(variant), self.config.member_of(variant)
+        folder, sources = self.out / "folds" / variant / fold, self.sources(variant, fold)
+        rows, samples = self.evaluated(variant, fold), self.apart(fold)
+        trained = train_stages(self._with(config), member, config.target, folder, rows, sources, samples)
+        return SampleLogits.load(trained / PREDICTIONS)
 
     def _with(self, config: SitesConfig) -> SitesRun:
         """Return this run with another configuration; samples and canvases are shared."""
@@ -201,8 +195,8 @@ class SitesRun(Run):
         }
 
     def plans(self) -> dict[str, Any]:
-        """Return variant -> training plan, as JSON, for the results."""
-        return {name: asdict(self.config.plan_of(name)) for name in self.config.variants}
+        """Return variant -> its member with all plans, as JSON, for the results."""
+        return {name: asdict(self.config.member_of(name)) for name, v in self.config.variants.items() if not v.average}
 
 
 def _mean(parts: Sequence[SampleLogits]) -> SampleLogits:

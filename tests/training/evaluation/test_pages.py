@@ -10,8 +10,8 @@ import pytest
 
 from training.data.guard import Guard, Subgroup
 from training.evaluation.metrics import Bootstrap, Figure, bootstrap, interval, proportion
-from training.evaluation.pages import guard_auc, safety_table, unseen_as_markdown
-from training.evaluation.results import Evaluation, Safety, UnseenCounts, UnseenSite
+from training.evaluation.pages import guard_auc, safety_table
+from training.evaluation.results import Evaluation, Safety
 from training.markdown import table
 
 
@@ -67,14 +67,3 @@ def test_the_safety_table_names_the_guarded_label_and_its_subgroups() -> None:
     assert "| tuberculosis (not a label of the bundle) | 0.500" in page
     assert "AUC of viral within subgroups" in guard_auc(GUARD, _results().safety)
     assert "adults: 0.750 [0.500, 1.000]." in guard_auc(GUARD, _results().safety)
-
-
-@pytest.mark.parametrize("guard", [GUARD, None])
-def test_the_unseen_page_has_the_specificity_of_a_guarded_label_only(guard: Guard | None) -> None:
-    counts = UnseenCounts(predicted={"normal": 1, "viral": 1}, guard_specificity=_HALF if guard else None)
-    members = {"plain": {"shenzhen/normal": counts}}
-    page = unseen_as_markdown(
-        UnseenSite(preset="sane", left_out=("shenzhen",), seed=1, guard=guard, split="all images", members=members)
-    )
-    assert "| predicted normal | predicted viral |" in page
-    assert ("not predicted viral" in page) == (guard is not None)

@@ -254,7 +254,7 @@ def test_an_invalid_configuration_raises_when_it_is_read(load: Any, text: str, w
 def test_lists_of_a_file_become_tuples_of_a_plan(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('[members.plain]\nschedule = "step"\nstep_epochs = [150, 225]')
-    plan = load_config(file).members["plain"]
+    plan = load_config(file).members["plain"].train
     assert plan.step_epochs == (150, 225)
     assert plan_settings(json.loads(json.dumps(asdict(plan)))) == asdict(plan)
 

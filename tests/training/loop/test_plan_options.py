@@ -487,7 +487,7 @@ def test_invalid_options_raise_when_they_are_read(
 def test_bfloat16_of_version_0_1_is_read_as_precision(value: str, precision: str, tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f"[members.plain]\nbfloat16 = {value}")
-    assert load_config(file).members["plain"].precision == precision
+    assert load_config(file).members["plain"].train.precision == precision
 
 
 def test_a_folder_of_version_0_1_resumes_with_its_precision(tmp_path: Path) -> None:

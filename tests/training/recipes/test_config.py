@@ -34,7 +34,7 @@ def test_threads_and_seed_reach_every_plan(tmp_path: Path) -> None:
         _config(tmp_path, "threads = 1\nseed = 7\n[segmenter]\nepochs = 3\n[members.plain]\nepochs = 2\nseed = 9")
     )
     assert (config.segmenter.threads, config.segmenter.seed, config.segmenter.epochs) == (1, 7, 3)
-    assert (config.members["plain"].threads, config.members["plain"].seed) == (1, 9)
+    assert (config.members["plain"].train.threads, config.members["plain"].train.seed) == (1, 9)
 
 
 @pytest.mark.parametrize(
