@@ -55,6 +55,9 @@ class BundleConfig:
             "adults_without_tuberculosis": Subgroup(adult=True, without=("tuberculosis",)),
         }
     )
+    # Bundle whose lung segmenter is taken, `starter` or a folder, in place of training one. It may have been trained on patients
+    # that are on the test side here, so that it is not evaluated again.
+    segmenter_of: str | None = None
     segmenter_px: int = 128
     canvas_px: int = 160
     label_smoothing: float = 0.05

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.engines import reference
@@ -26,9 +25,8 @@ from training.evaluation.site_pages import sites_as_markdown
 from training.evaluation.sites import LeftOut, SiteFigures, SitesResults, VariantRow, objective, site_figures
 from training.json_records import as_stored, write_json
 from training.recipes.arguments import add_out_argument, add_run_arguments
-from training.recipes.run import SampleLogits
 from training.recipes.segmenter import segment
-from training.recipes.sites import SitesConfig, SitesRun, load_sites
+from training.recipes.sites import SitePredictions, SitesConfig, SitesRun, load_sites
 from training.shared_files import write_text
 from training.tasks.confusion import confusion, f1_scores
 
@@ -81,17 +79,17 @@ def evaluate_sites(run: SitesRun) -> SitesResults:
     config, draws = run.config, Bootstrap.of(run.config)
     rows, first = {}, None
     for name, variant in config.variants.items():
-        left_out, validation = _predictions(run, name)
+        left_out, found = _predictions(run, name)
         figures = site_figures(left_out, draws)
         rows[name] = VariantRow(
             about=variant.about,
             figures=figures,
-            within=_within(run, name, validation, draws),
-            macro_f1=float(np.mean([_macro_f1(run, name, v) for v in validation])),
+            within=_within(run, name, found, draws),
+            macro_f1=float(np.mean([_macro_f1(run, name, p) for p in found])),
             difference=None if first is None else _difference((left_out, figures), first, draws),
         )
         first = first or (left_out, figures)
-    found = SitesResults(
+    results = SitesResults(
         name=config.name,
         seed=config.seed,
         guard=_guard(run),
@@ -102,7 +100,7 @@ def evaluate_sites(run: SitesRun) -> SitesResults:
         before_name=config.before,
         plans=run.plans(),
     )
-    return as_stored(found)
+    return as_stored(results)
 
 
 def _guard(run: SitesRun) -> Guard:
@@ -111,23 +109,12 @@ def _guard(run: SitesRun) -> Guard:
     return guard
 
 
-def _predictions(run: SitesRun, variant: str) -> tuple[LeftOut, list[SampleLogits]]:
-    """Return the scores on left-out images of all folds, and each fold's logits of validation patients."""
-    parts, validation = [], []
-    for fold, sources in run.config.folds.items():
-        found = run.train(variant, fold)
-        out = np.array([run.samples[i].record.source in sources for i in found.rows], dtype=bool)
-        parts.append(SampleLogits(rows=found.rows[out], logits=found.logits[out]))
-        validation.append(SampleLogits(rows=found.rows[~out], logits=found.logits[~out]))
-    rows = np.concatenate([p.rows for p in parts])
-    return _left_out(run, rows, _scores(run, variant, np.concatenate([p.logits for p in parts]))), validation
-
-
-def _scores(run: SitesRun, variant: str, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return the guarded label's probability (N,)."""
-    config = run.config.of_variant(variant)
-    column = config.labels.index(_guard(run).label)
-    return np.asarray(softmax(logits.astype(np.float64), axis=1)[:, column])
+def _predictions(run: SitesRun, variant: str) -> tuple[LeftOut, list[SitePredictions]]:
+    """Return the guarded label's scores on left-out images of all folds, and the predictions in each fold."""
+    column = run.config.of_variant(variant).labels.index(_guard(run).label)
+    found = [run.predict_fold(variant, fold) for fold in run.config.folds]
+    rows = np.concatenate([p.rows[p.left_out] for p in found])
+    return _left_out(run, rows, np.concatenate([p.probabilities[p.left_out, column] for p in found])), found
 
 
 def _left_out(run: SitesRun, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> LeftOut:
@@ -152,12 +139,13 @@ def _difference(own: tuple[LeftOut, SiteFigures], first: tuple[LeftOut, SiteFigu
     return bootstrap(measure, left_out.patients, draws)[0]
 
 
-def _within(run: SitesRun, name: str, validation: Sequence[SampleLogits], draws: Bootstrap) -> dict[str, Figure]:
+def _within(run: SitesRun, name: str, found: Sequence[SitePredictions], draws: Bootstrap) -> dict[str, Figure]:
     """Return source -> AUC of the guarded label against normals among its validation patients, of sources with both."""
     guard = _guard(run)
+    column = run.config.of_variant(name).labels.index(guard.label)
     scores: dict[int, list[float]] = {}
-    for found in validation:
-        for row, score in zip(found.rows.tolist(), _scores(run, name, found.logits).tolist(), strict=True):
+    for p in found:
+        for row, score in zip(p.rows[~p.left_out].tolist(), p.probabilities[~p.left_out, column].tolist(), strict=True):
             scores.setdefault(row, []).append(score)
     rows = [i for i in scores if run.samples[i].record.label in (guard.label, "normal")]
     result = {}
@@ -170,11 +158,12 @@ def _within(run: SitesRun, name: str, validation: Sequence[SampleLogits], draws:
     return result
 
 
-def _macro_f1(run: SitesRun, variant: str, found: SampleLogits) -> float:
+def _macro_f1(run: SitesRun, variant: str, found: SitePredictions) -> float:
+    """Return the macro-F1 of validation patients."""
     target = run.config.of_variant(variant).target
-    true = np.array([target.label_index(run.samples[i].record.label) for i in found.rows])
-    known = true >= 0
-    table = confusion(true[known], found.logits[known].argmax(axis=1), len(target.labels))
+    true = run.truth(found.rows, target)
+    known = ~found.left_out & (true >= 0)
+    table = confusion(true[known], found.probabilities[known].argmax(axis=1), len(target.labels))
     return float(f1_scores(table)[table.sum(axis=1) > 0].mean())
 
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, Bundle
-from cxr_edge.errors import CxrEdgeError
+from cxr_edge.errors import CxrEdgeError, InputError
 from training.bundles.assemble import assemble
 from training.data.dataset import Sample, data_folder, load
 from training.json_records import write_json
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = StarterRun(load_config(args.config), data_folder(args.data), args.out)
         run.check_tasks()
+        if args.member is not None:
+            _one_member(run, args.member)
+            return 0
         for stage in STAGES if args.stage is None else (args.stage,):
             print(f"stage {stage}", file=sys.stderr, flush=True)
             with exclusive_lock(args.out / stage):
@@ -73,12 +77,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.starter", description=__doc__)
     add_run_arguments(parser, config="training/configs/starter.toml", run=("--out", "runs/starter"))
     parser.add_argument("--stage", choices=tuple(STAGES), help="one stage only; default: all, in order")
+    parser.add_argument(
+        "--member", metavar="NAME", help="train this member and end: several processes share the work, with threads = 1"
+    )
     parser.add_argument("--install", action="store_true", help="install the bundle as cxr_edge's packaged starter")
     return parser
 
 
 def _canvases(run: StarterRun) -> None:
     _ = run.canvases
+
+
+def _one_member(run: StarterRun, name: str) -> None:
+    if name not in run.config.members:
+        raise InputError(f"no member is called {name}: the configuration has {', '.join(run.config.members)}")
+    segment(run)
+    _canvases(run)
+    run.train_member(name)
 
 
 def _members(run: StarterRun) -> None:
@@ -91,7 +106,7 @@ def _members(run: StarterRun) -> None:
 
 def _bundle(run: StarterRun) -> None:
     config = run.config
-    plans = {"segmenter": config.segmenter, **config.members}
+    plans = {**({} if config.segmenter_of else {"segmenter": config.segmenter}), **config.members}
     results = assemble(
         run.out / "bundle",
         run.out,
@@ -99,9 +114,22 @@ def _bundle(run: StarterRun) -> None:
         run.samples,
         run.canvases,
         config,
-        {"made_by": "training/starter.py", "training": {name: asdict(plan) for name, plan in plans.items()}},
+        {
+            "made_by": "training/starter.py",
+            "training": {name: asdict(plan) for name, plan in plans.items()},
+            **_segmenter_facts(config.segmenter_of),
+        },
     )
     write_json(run.out / "results.json", results)
+
+
+def _segmenter_facts(name: str | None) -> dict[str, Any]:
+    """Return the bundle that trained the segmenter, with its Dice, for the provenance; nothing for a segmenter of this run."""
+    if name is None:
+        return {}
+    manifest = Bundle.open(name).manifest
+    own = {"bundle": f"{manifest.name} {manifest.version}", "lung_dice": manifest.metrics.get("lung_dice")}
+    return {"segmenter_of": manifest.provenance.get("segmenter_of", own)}
 
 
 def _design(member: StagedMember) -> str:

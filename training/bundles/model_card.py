@@ -65,8 +65,7 @@ def model_card(manifest: Manifest, results: Evaluation, sites: SiteFigures | Non
                 labels_table(results.models["ensemble"]),
                 *safety_section(results, "Specificity of {} by subgroup:"),
                 *_expected(results.guard, sites),
-                "Lung segmenter:",
-                lungs_table(results),
+                *_lungs(manifest, results),
                 "## Limits",
                 _limits(results),
             ]
@@ -145,6 +144,18 @@ def _expected(guard: Guard | None, sites: SiteFigures | None) -> list[str]:
 def _by_view(row: SiteRow, view: str) -> str:
     figure = row.by_view.get(view)
     return "-" if figure is None else f"{figure.value:.2f} ({figure.hits}/{figure.n})"
+
+
+def _lungs(manifest: Manifest, results: Evaluation) -> list[str]:
+    if results.lungs:
+        return ["Lung segmenter:", lungs_table(results)]
+    taken = manifest.provenance.get("segmenter_of")
+    if taken is None:
+        return []
+    dice = "" if taken["lung_dice"] is None else f" Its mean Dice on held-out patients of that split: {taken['lung_dice']:.3f}."
+    return [
+        f"The lung segmenter is that of {taken['bundle']}, trained on another split, so that it is not evaluated here.{dice}"
+    ]
 
 
 def _limits(results: Evaluation) -> str:

@@ -293,9 +293,12 @@ def _share(values: npt.NDArray[np.bool_]) -> Figure:
 
 
 def _lungs(bundle: Bundle, samples: Sequence[Sample], config: BundleConfig) -> dict[str, LungFigures]:
-    """Return Dice and IoU of the segmenter on test patients with masks, at the masks' own resolution."""
+    """Return Dice and IoU of the segmenter on test patients with masks, at the masks' own resolution.
+
+    Nothing for a segmenter of another bundle: it may have been trained on these patients.
+    """
     find_lungs = _lung_finder(bundle)
-    if find_lungs is None:
+    if find_lungs is None or config.segmenter_of is not None:
         return {}
     masked = [s.record for s in samples if s.side == "test" and s.record.mask is not None]
 

@@ -85,6 +85,13 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _lungs(results: Evaluation) -> list[str]:
+    if not results.lungs:
+        return []
+    note = "At the masks' own resolution, ignored pixels left out; IoU from Dice, image by image."
+    return ["## Lungs", lungs_table(results), note]
+
+
 def lungs_table(results: Evaluation) -> str:
     """Return the segmenter's figures, one row per source."""
     rows = (
@@ -118,9 +125,7 @@ def results_as_markdown(results: Evaluation) -> str:
                 _sources_table(results),
                 "## Flags",
                 _flags_table(results),
-                "## Lungs",
-                lungs_table(results),
-                "At the masks' own resolution, ignored pixels left out; IoU from Dice, image by image.",
+                *_lungs(results),
                 "## Shortcuts",
                 *_shortcuts(results),
             ]

@@ -102,9 +102,6 @@ class RunConfig(BundleConfig, ABC):
     collections: tuple[str, ...] | None = None  # to read; None for the default ones
     without: tuple[str, ...] = ()  # `source/label` that is not read
     source_px: int | None = None  # long side to which larger images are reduced before training canvases are cut
-    # Bundle whose lung segmenter is taken, `starter` or a folder, in place of training one. It may have been trained on patients
-    # that are on the test side here: then its figures there are too good.
-    segmenter_of: str | None = None
     segmenter_architecture: str = "lung-unet"  # a name of `SEGMENTERS`
     prune_segmenter: PrunePlan | None = None  # None does not prune it
     epoch_images: int | None = None  # images drawn per epoch, if balance is by drawing

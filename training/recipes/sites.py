@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from cxr_edge.errors import InputError
+from cxr_edge.ops.combine import Combiner
 from training.config import plan
 from training.data.dataset import Sample
 from training.data.splits import SHARES, Side
 from training.data.targets import Target
+from training.ensembles.fit import fit
 from training.loop.plan import Plan
 from training.recipes.config import RunConfig, StagedMember, parse_segmenter, parse_staged_members
 from training.recipes.run import PREDICTIONS, Run, SampleLogits
@@ -28,7 +29,7 @@ from training.recipes.staged import train_stages
 from training.tasks.classify import Balance
 from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
-__all__ = ["SitesConfig", "SitesRun", "Variant", "load_sites"]
+__all__ = ["SitePredictions", "SitesConfig", "SitesRun", "Variant", "load_sites"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,15 @@ def load_sites(file: Path) -> SitesConfig:
     return parse_table(SitesConfig, values, str(file))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SitePredictions:
+    """Probabilities of a variant in one fold."""
+
+    rows: npt.NDArray[np.int64]  # (N,), indices of the run's samples
+    left_out: npt.NDArray[np.bool_]  # (N,); the others are validation patients of the sources that trained
+    probabilities: npt.NDArray[np.float64]  # (N, K)
+
+
 class SitesRun(Run):
     """Run of the loop."""
 
@@ -167,15 +177,26 @@ class SitesRun(Run):
             ]
         )
 
-    def train(self, variant: str, fold: str) -> SampleLogits:
-        """Return the predictions of one network, which is trained unless its folder holds it, or of an average of networks."""
+    def train(self, variant: str, fold: str) -> list[SampleLogits]:
+        """Return the predictions of a variant's networks in a fold; one is trained unless its folder holds it."""
         if averaged := self.config.variants[variant].average:
-            return _mean([self.train(name, fold) for name in averaged])
+            return [found for name in averaged for found in self.train(name, fold)]
         config, member = self.config.of_variant(variant), self.config.member_of(variant)
         folder, sources = self.out / "folds" / variant / fold, self.sources(variant, fold)
         rows, samples = self.evaluated(variant, fold), self.apart(fold)
         trained = train_stages(self._with(config), member, config.target, folder, rows, sources, samples)
-        return SampleLogits.load(trained / PREDICTIONS)
+        return [SampleLogits.load(trained / PREDICTIONS)]
+
+    def predict_fold(self, variant: str, fold: str) -> SitePredictions:
+        """Return a variant's probabilities in a fold, combined and calibrated on its validation patients as a bundle's are."""
+        parts = self.train(variant, fold)
+        logits, rows = _stacked(parts), parts[0].rows
+        left_out = np.array([self.samples[i].record.source in self.config.folds[fold] for i in rows], dtype=bool)
+        true = self.truth(rows, self.config.of_variant(variant).target)
+        fitted = ~left_out & (true >= 0)
+        combination = fit("average", logits[fitted], true[fitted], seed=self.config.seed)
+        probabilities, _ = Combiner(combination, labels=logits.shape[2]).run(logits)
+        return SitePredictions(rows=rows, left_out=left_out, probabilities=probabilities.astype(np.float64))
 
     def _with(self, config: SitesConfig) -> SitesRun:
         """Return this run with another configuration; samples and canvases are shared."""
@@ -199,10 +220,9 @@ class SitesRun(Run):
         return {name: asdict(self.config.member_of(name)) for name, v in self.config.variants.items() if not v.average}
 
 
-def _mean(parts: Sequence[SampleLogits]) -> SampleLogits:
-    """Return the logarithm of the mean probabilities. Raises InputError for networks with other images or labels."""
+def _stacked(parts: Sequence[SampleLogits]) -> npt.NDArray[np.float32]:
+    """Return logits (N, networks, K). Raises InputError for networks with other images or labels."""
     first = parts[0]
     if any(not np.array_equal(p.rows, first.rows) or p.logits.shape != first.logits.shape for p in parts):
         raise InputError("an average is of variants with the same labels and sources: change its list")
-    mean = np.mean([softmax(p.logits.astype(np.float64), axis=1) for p in parts], axis=0)
-    return SampleLogits(rows=first.rows, logits=np.log(np.maximum(mean, 1e-12)).astype(np.float32))
+    return np.ascontiguousarray(np.stack([p.logits for p in parts], axis=1))

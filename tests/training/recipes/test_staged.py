@@ -94,6 +94,18 @@ def test_a_finished_stage_is_not_repeated(finished: Path, monkeypatch: pytest.Mo
     assert (run.train_member("staged") / SPEC).exists()
 
 
+def test_one_member_is_trained_by_itself(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"--data": finished / "data", "--config": finished / "c.toml", "--out": tmp_path / "run"}
+    arguments = [str(v) for pair in options.items() for v in pair]
+    assert starter.main([*arguments, "--member", "whole"]) == 0
+    assert (tmp_path / "run" / "whole" / SPEC).exists()
+    assert not (tmp_path / "run" / "staged").exists()
+    assert starter.main([*arguments, "--member", "other"]) == 2
+    assert "no member is called other: the configuration has whole, staged" in capsys.readouterr().err
+
+
 def test_another_start_is_refused(finished: Path) -> None:
     config = finished / "other.toml"
     config.write_text(CONFIG.replace("[members.staged.modality]\nepochs = 1\n", ""))
