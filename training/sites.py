@@ -94,6 +94,7 @@ def evaluate_sites(run: SitesRun) -> SitesResults:
         seed=config.seed,
         guard=_guard(run),
         folds=config.folds,
+        found=config.found,
         view_accuracy={source: a.across for source, a in run.views.accuracy.items()},
         variants=rows,
         before=_before(run, draws),
@@ -126,6 +127,7 @@ def _left_out(run: SitesRun, rows: npt.NDArray[np.int64], scores: npt.NDArray[np
         views=[run.views.views[s.record.key] for s in samples],
         guard=_guard(run),
         least=run.config.least_site_images,
+        found=run.config.found,
     )
 
 

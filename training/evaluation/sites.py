@@ -3,8 +3,8 @@
 A kind is the guarded label itself, of which as many as possible should be found, or a subgroup without it (adult normals, other
 adult abnormals), of which as few as possible should be called so. A kind's figure is (mean over sites + worst site) / 2, of the
 share found or the share rightly not called. The objective at a threshold is half the guarded label's figure and half the mean
-figure of the subgroups, so that neither calling all nor calling none pays; the threshold is the one at which it is highest. All
-sites share it, because a device that moves to a new hospital takes its threshold along.
+figure of the subgroups, so that neither calling all nor calling none pays. The threshold is the one at which it is highest, or the
+highest that finds a given share; all sites share it, because a device that moves to a new hospital takes its threshold along.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class LeftOut:
     views: Sequence[str]
     guard: Guard
     least: int  # images of a kind that a source needs to count in mean and worst
+    found: float | None = None  # share of the guarded label that the threshold must find, on average over sites
 
     @cached_property
     def kinds(self) -> dict[str, Mask]:
@@ -109,6 +110,7 @@ class SitesResults:
     seed: int
     guard: Guard
     folds: Mapping[str, tuple[str, ...]]
+    found: float | None = field(default=None, metadata=OPTIONAL)  # share that every variant's threshold finds
     view_accuracy: Mapping[str, float]  # source -> AUC of the estimated view, fitted on the other sources
     variants: Mapping[str, VariantRow]
     # A bundle on the left-out sources that it was not trained on, and its name; None if not measured.
@@ -118,7 +120,7 @@ class SitesResults:
 
 
 def site_figures(left_out: LeftOut, draws: Bootstrap, *, threshold: float | None = None) -> SiteFigures:
-    """Return the figures at `threshold`; None chooses it by the objective."""
+    """Return the figures at `threshold`; None chooses it (`best_threshold`)."""
     at = best_threshold(left_out) if threshold is None else threshold
     called, cells = left_out.scores >= at, left_out.cells
     mean, worst = _by_kind(_right(left_out, called, cells, None))
@@ -135,11 +137,20 @@ def site_figures(left_out: LeftOut, draws: Bootstrap, *, threshold: float | None
 
 
 def best_threshold(left_out: LeftOut) -> float:
-    """Return the threshold with the highest objective; of equal ones the middle."""
+    """Return the highest threshold that finds `found`; without it, the one with the highest objective, of equal ones the middle."""
+    if left_out.found is not None:
+        scores = np.unique(left_out.scores[left_out.kinds[left_out.guard.label]])
+        return float(max(t for t in scores if _share_found(left_out, t) >= left_out.found))
     tried = np.unique(np.quantile(left_out.scores, np.linspace(0, 1, _THRESHOLDS)))
     values = np.array([objective(left_out, t, None) for t in tried])
     best = np.flatnonzero(values >= values.max() - 1e-12)
     return float(tried[best[len(best) // 2]])
+
+
+def _share_found(left_out: LeftOut, threshold: float) -> float:
+    """Return the share of the guarded label at `threshold` or above, mean over sites."""
+    mean, _ = _by_kind(_right(left_out, left_out.scores >= threshold, left_out.cells, None))
+    return mean[left_out.guard.label]
 
 
 def objective(left_out: LeftOut, threshold: float, weights: Floats | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,15 @@ def test_the_threshold_has_the_highest_objective() -> None:
     best = best_threshold(left_out)
     values = [objective(left_out, t, None) for t in np.linspace(0, 1, 501)]
     assert objective(left_out, best, None) == pytest.approx(max(values))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75, 1.0])
+def test_the_threshold_finds_a_given_share(share: float) -> None:
+    left_out = replace(_left_out(), found=share)
+    threshold = best_threshold(left_out)
+    assert site_figures(left_out, DRAWS).threshold == threshold
+    assert site_figures(left_out, DRAWS, threshold=threshold).mean["covid-19"] >= share
+    assert site_figures(left_out, DRAWS, threshold=threshold + 1e-6).mean["covid-19"] < share
 
 
 def test_one_bad_site_lowers_the_objective_more_than_its_share() -> None:
