@@ -27,7 +27,7 @@ from training.ensembles.fit import choose_combination, choose_decision
 from training.evaluation.bundle import evaluate
 from training.evaluation.onnx_logits import member_logits
 from training.evaluation.results import Evaluation
-from training.evaluation.sites import SiteFigures, configured_figures
+from training.evaluation.sites import VariantRow, configured_variant
 
 __all__ = ["assemble", "images_by_side"]
 
@@ -61,7 +61,7 @@ def assemble(
         onnx_session(networks / "segmenter.onnx", threads=1)
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
     provenance = {**_provenance(samples, config), "preset": preset, "split": split, **facts}
-    sites = configured_figures(config)
+    sites = configured_variant(config)
     fitted = _fit(validation, logits, config, provenance, combination, sites)
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
@@ -78,7 +78,7 @@ def _fit(
     config: BundleConfig,
     facts: Mapping[str, Any],
     combination: Combination | None,
-    sites: SiteFigures | None,
+    sites: VariantRow | None,
 ) -> FittedEnsemble:
     """Fit combination, temperatures and decision. Findings that are not labels only count in the decision's specificity."""
     labels, records = config.labels, [s.record for s in validation]
@@ -91,7 +91,7 @@ def _fit(
         combination, losses = combined.combination, combined.log_loss
     groups = {} if config.guarded is None else config.guarded.group_masks(records)
     from_sites = sites is not None and config.unseen_sites is not None and config.unseen_sites.threshold
-    threshold = round(sites.threshold, 4) if sites is not None and from_sites else None
+    threshold = round(sites.figures.threshold, 4) if sites is not None and from_sites else None
     decided = choose_decision(combination, logits, true, labels, guard=config.guard, groups=groups, threshold=threshold)
     chosen = {
         "images": len(validation),

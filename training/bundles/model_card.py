@@ -12,7 +12,7 @@ from training.data.guard import Guard
 from training.evaluation.metrics import interval
 from training.evaluation.pages import labels_table, lungs_table, models_table, safety_section
 from training.evaluation.results import TOGETHER, Evaluation, Shortcuts
-from training.evaluation.sites import SiteFigures, SiteRow
+from training.evaluation.sites import SiteRow, VariantRow
 from training.json_records import as_json
 from training.markdown import table
 
@@ -47,8 +47,8 @@ def _guard_metrics(results: Evaluation) -> dict[str, Any]:
     return {"guard": results.guard.label, **shares}
 
 
-def model_card(manifest: Manifest, results: Evaluation, sites: SiteFigures | None = None) -> str:
-    """Return the card as Markdown. sites: figures of `training.sites` on a training like this."""
+def model_card(manifest: Manifest, results: Evaluation, sites: VariantRow | None = None) -> str:
+    """Return the card as Markdown. sites: variant of `training.sites` that is trained like this."""
     return (
         "\n\n".join(
             [
@@ -120,22 +120,23 @@ def _how(results: Evaluation) -> str:
     )
 
 
-def _expected(guard: Guard | None, sites: SiteFigures | None) -> list[str]:
+def _expected(guard: Guard | None, sites: VariantRow | None) -> list[str]:
     """Return what a hospital that trained nothing must expect: the spread over left-out sites, not one number."""
     if guard is None or sites is None:
         return []
+    figures = sites.figures
     rows = [
         [r.kind.replace("_", " "), r.source, interval(r.called), *(_by_view(r, view) for view in FRONTAL_VIEWS)]
-        for r in sites.rows
+        for r in figures.rows
     ]
     worst = "; ".join(
         f"{kind.replace('_', ' ')} {'found' if kind == guard.label else f'not called {guard.label}'}: "
-        f"{sites.worst[kind]:.2f} at the worst site, {sites.mean[kind]:.2f} on average"
-        for kind in sites.mean
+        f"{figures.worst[kind]:.2f} at the worst site, {figures.mean[kind]:.2f} on average"
+        for kind in figures.mean
     )
     return [
-        f"Expect of a new hospital what networks, trained in the same way without it, did at each left-out site, at the "
-        f"threshold {sites.threshold:.2f} for all ({worst}). Share called {guard.label}:",
+        f"Expect of a new hospital what networks that were trained without it ({sites.about}) did at each left-out site, at the "
+        f"threshold {figures.threshold:.2f} for all ({worst}). Share called {guard.label}:",
         table(["images", "site", "all", *FRONTAL_VIEWS], rows),
         "AP and PA as stated, or estimated where a collection does not state them.",
     ]

@@ -32,7 +32,7 @@ __all__ = [
     "SitesResults",
     "VariantRow",
     "best_threshold",
-    "configured_figures",
+    "configured_variant",
     "site_figures",
 ]
 
@@ -203,8 +203,8 @@ def _share(called: Mask, mask: Mask) -> Figure:
     return proportion(int(called[mask].sum()), int(mask.sum()))
 
 
-def configured_figures(config: BundleConfig) -> SiteFigures | None:
-    """Return the figures that `unseen_sites` of a configuration names, or None without it.
+def configured_variant(config: BundleConfig) -> VariantRow | None:
+    """Return the variant that `unseen_sites` of a configuration names, or None without it.
 
     Raises InputError if the file is missing or damaged, or has another guarded label or no such variant.
     """
@@ -217,4 +217,4 @@ def configured_figures(config: BundleConfig) -> SiteFigures | None:
             f"unseen_sites: {file} has the variants {', '.join(results.variants)} and guards {results.guard.label}; got "
             f"{variant!r} for a bundle that guards {config.guard}: name one of its variants"
         )
-    return results.variants[variant].figures
+    return results.variants[variant]

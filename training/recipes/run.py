@@ -29,7 +29,7 @@ from training.data.leakage import SplitSettings
 from training.data.splits import Side
 from training.data.targets import Target, check_sides
 from training.evaluation.metrics import Predictions
-from training.evaluation.sites import configured_figures
+from training.evaluation.sites import configured_variant
 from training.json_records import read_json, write_json
 from training.loop.cpu_speed import keep_freed_memory
 from training.loop.fit import fit, load_weights
@@ -127,7 +127,7 @@ class Run:
         Raises InputError if a label of a stage has too few training images, a side has no images at all, or results that the
         configuration names are missing.
         """
-        configured_figures(self.config)
+        configured_variant(self.config)
         stages: dict[str, list[str]] = {}  # of each warning
         for stage, target, samples in self.tasks():
             try:
