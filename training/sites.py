@@ -77,6 +77,7 @@ def _known(names: Sequence[str] | None, of: Mapping[str, object], what: str) -> 
 def evaluate_sites(run: SitesRun) -> SitesResults:
     """Return the comparison of the configuration's variants; every network is trained unless its folder holds it."""
     config, draws = run.config, Bootstrap.of(run.config)
+    before = None if config.before is None else Bundle.open(config.before)
     rows, first = {}, None
     for name, variant in config.variants.items():
         left_out, found = _predictions(run, name)
@@ -97,8 +98,8 @@ def evaluate_sites(run: SitesRun) -> SitesResults:
         found=config.found,
         view_accuracy={source: a.across for source, a in run.views.accuracy.items()},
         variants=rows,
-        before=_before(run, draws),
-        before_name=config.before,
+        before=None if before is None else _before(run, before, draws),
+        before_name=None if before is None else f"{before.manifest.name} {before.manifest.version}",
         plans=run.plans(),
     )
     return as_stored(results)
@@ -169,11 +170,8 @@ def _macro_f1(run: SitesRun, variant: str, found: SitePredictions) -> float:
     return float(f1_scores(table)[table.sum(axis=1) > 0].mean())
 
 
-def _before(run: SitesRun, draws: Bootstrap) -> SiteFigures | None:
-    """Return the figures of the configured bundle on left-out sources that it was not trained on, at its own threshold."""
-    if run.config.before is None:
-        return None
-    bundle = Bundle.open(run.config.before)
+def _before(run: SitesRun, bundle: Bundle, draws: Bootstrap) -> SiteFigures | None:
+    """Return the figures of a bundle on left-out sources that it was not trained on, at its own threshold."""
     guard, decision = _guard(run).label, bundle.manifest.decision
     seen = {key.split("/")[0] for side in bundle.manifest.provenance.get("images", {}).values() for key in side}
     sources = {s for fold in run.config.folds.values() for s in fold} - seen

@@ -106,7 +106,9 @@ def _members(run: StarterRun) -> None:
 
 def _bundle(run: StarterRun) -> None:
     config = run.config
-    plans = {**({} if config.segmenter_of else {"segmenter": config.segmenter}), **config.members}
+    plans = {name: asdict(member) for name, member in config.members.items()}
+    if config.segmenter_of is None:
+        plans = {"segmenter": asdict(config.segmenter), **plans}
     results = assemble(
         run.out / "bundle",
         run.out,
@@ -116,7 +118,7 @@ def _bundle(run: StarterRun) -> None:
         config,
         {
             "made_by": "training/starter.py",
-            "training": {name: asdict(plan) for name, plan in plans.items()},
+            "training": plans,
             **_segmenter_facts(config.segmenter_of),
         },
     )

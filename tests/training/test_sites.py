@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cxr_edge.bundle import ENGINES_DIR, Bundle, write_bundle
 from cxr_edge.errors import InputError
 from tests.builders.image_collections import write_adults, write_collections
 from training import sites
@@ -24,7 +27,6 @@ collections = ["kcx", "ccx", "twitter", "tuberculosis", "adults"]
 without = ["siim/pneumonia"]
 labels = ["normal", "bacterial", "viral", "covid-19", "other"]
 segmenter_of = "starter"
-before = "starter"
 canvas_px = 32
 epoch_images = 16
 resamples = 10
@@ -88,12 +90,22 @@ def _run(data: Path, folder: Path, *more: str, config: str = CONFIG) -> int:
     return sites.main([str(v) for pair in options.items() for v in pair] + list(more))
 
 
+def _old_bundle(root: Path) -> Path:
+    """A copy of the starter, as if trained on some of the sources only."""
+    shutil.copytree(Bundle.open("starter").root, root, ignore=shutil.ignore_patterns(ENGINES_DIR))
+    keys = ("shenzhen/normal", "montgomery/normal", "ccx/covid-19", "twitter/covid-19")
+    provenance = {"images": {"train": dict.fromkeys(keys, 1)}}
+    write_bundle(root, replace(Bundle.open(root).manifest, name="old", version="1.0.0", provenance=provenance))
+    return root
+
+
 def test_variants_are_compared_on_sources_that_they_never_saw(data: Path, tmp_path: Path) -> None:
+    config = f'before = "{_old_bundle(tmp_path / "old")}"\n{CONFIG}'
     assert _run(data, tmp_path, "--fold", "two") == 0
     assert not (tmp_path / "page.json").exists()
     assert {p.parent.name for p in (tmp_path / "run").rglob("predictions.npz")} == {"two"}
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("predictions.npz")}
-    assert _run(data, tmp_path) == 0
+    assert _run(data, tmp_path, config=config) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before, "what is finished is not trained again"
     found = json.loads((tmp_path / "page.json").read_text())
     assert list(found["variants"]) == ["pairs", "levels", "both"]
@@ -108,10 +120,10 @@ def test_variants_are_compared_on_sources_that_they_never_saw(data: Path, tmp_pa
     assert "difference" not in found["variants"]["pairs"]
     assert found["variants"]["levels"]["difference"]["low"] <= found["variants"]["levels"]["difference"]["high"]
     unseen = {r["source"] for r in found["before"]["rows"]}
-    assert unseen == {"nih", "ccx-june", "tbx11k", "armiro"}, "the starter was trained on the others"
+    assert unseen == {"nih", "ccx-june", "tbx11k", "armiro"}, "the bundle was trained on the others"
     page = (tmp_path / "page.md").read_text()
     assert "| pairs |" in page
-    assert "starter, at" in page
+    assert "old 1.0.0, at" in page
 
 
 def test_a_changed_setting_is_not_mixed_with_finished_networks(

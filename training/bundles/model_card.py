@@ -153,7 +153,11 @@ def _lungs(manifest: Manifest, results: Evaluation) -> list[str]:
     taken = manifest.provenance.get("segmenter_of")
     if taken is None:
         return []
-    dice = "" if taken["lung_dice"] is None else f" Its mean Dice on held-out patients of that split: {taken['lung_dice']:.3f}."
+    dice = (
+        ""
+        if taken["lung_dice"] is None
+        else f" Its mean Dice on held-out patients of that split: {taken['lung_dice']:.3f}."
+    )
     return [
         f"The lung segmenter is that of {taken['bundle']}, trained on another split, so that it is not evaluated here.{dice}"
     ]

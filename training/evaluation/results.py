@@ -13,7 +13,7 @@ from typing import Any
 from training.data.guard import Guard, Subgroup
 from training.evaluation.gaps import GroupFigures
 from training.evaluation.metrics import Figure, ModelFigures
-from training.json_records import OPTIONAL, as_json, formerly, from_json, named, spread
+from training.json_records import OPTIONAL, as_json, from_json, named, spread
 
 __all__ = [
     "TOGETHER",

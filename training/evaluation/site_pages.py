@@ -19,7 +19,9 @@ def sites_as_markdown(results: SitesResults) -> str:
 def _opening(results: SitesResults) -> Iterator[str]:
     guard = results.guard.label
     folds = "; ".join(f"{name}: {', '.join(sources)}" for name, sources in results.folds.items())
-    rule = "with the highest objective" if results.found is None else f"that finds {results.found:g} of {guard} on average"
+    rule = (
+        "with the highest objective" if results.found is None else f"that finds {results.found:g} of {guard} on average"
+    )
     yield "# Unseen sites: what each way of training gives"
     yield (
         f"Every network was trained without the sources of a fold and predicts all their images; figures are of those "

@@ -3,8 +3,8 @@
 A kind is the guarded label itself, of which as many as possible should be found, or a subgroup without it (adult normals, other
 adult abnormals), of which as few as possible should be called so. A kind's figure is (mean over sites + worst site) / 2, of the
 share found or the share rightly not called. The objective at a threshold is half the guarded label's figure and half the mean
-figure of the subgroups, so that neither calling all nor calling none pays. The threshold is the one at which it is highest, or the
-highest that finds a given share; all sites share it, because a device that moves to a new hospital takes its threshold along.
+figure of the subgroups, so that neither calling all nor calling none pays. The threshold is the one at which it is highest, or
+the highest that finds a given share; all sites share it, because a device that moves to a new hospital takes its threshold along.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def site_figures(left_out: LeftOut, draws: Bootstrap, *, threshold: float | None
 
 
 def best_threshold(left_out: LeftOut) -> float:
-    """Return the highest threshold that finds `found`; without it, the one with the highest objective, of equal ones the middle."""
+    """Return the highest threshold that finds `found`; else the one with the highest objective, of equal ones the middle."""
     if left_out.found is not None:
         scores = np.unique(left_out.scores[left_out.kinds[left_out.guard.label]])
         return float(max(t for t in scores if _share_found(left_out, t) >= left_out.found))

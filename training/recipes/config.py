@@ -88,7 +88,9 @@ class StagedMember(_MemberNetwork):
 
     head_maps: int = 0
     train: Plan  # of the task
-    modality: Plan | None = None  # normal against abnormal, before the task; None starts the task from the initial weights
+    modality: Plan | None = (
+        None  # normal against abnormal, before the task; None starts the task from the initial weights
+    )
     prune: PrunePlan | None = None  # None does not prune it
 
 

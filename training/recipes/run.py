@@ -276,7 +276,8 @@ class Run:
     ) -> nn.Module:
         """Load the network of `folder`, or train it, save it and save its predictions on `rows`.
 
-        others: further settings of the training, as JSON. Raises InputError if it was trained, or started, with another plan: networks of two plans are not comparable.
+        others: further settings of the training, as JSON.
+        Raises InputError if it was trained, or started, with another plan: networks of two plans are not comparable.
         """
         with exclusive_lock(folder, world()):
             self._check_same_training(spec, plan, folder, others or {})

@@ -52,7 +52,9 @@ class SitesConfig(RunConfig):
     members: Mapping[str, StagedMember] = field(default_factory=dict)  # by name
     variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are compared with the first
     before: str | None = None  # bundle that is shown beside the variants, on sources that it was not trained on
-    found: float | None = None  # share of the guarded label that thresholds find on average over sites; None: best objective
+    found: float | None = (
+        None  # share of the guarded label that thresholds find on average over sites; None: best objective
+    )
     least_site_images: int = 20  # a source with fewer images of a kind is reported and not counted in mean and worst
 
     def __post_init__(self) -> None:
@@ -62,7 +64,9 @@ class SitesConfig(RunConfig):
         if self.guard is None:
             raise InputError("the loop compares how a guarded label fares on unseen sites: name it (guard)")
         if self.found is not None and not 0 < self.found <= 1:
-            raise InputError(f"found is a share above 0, at most 1, such as 0.85; got {self.found}: change it, or leave it out")
+            raise InputError(
+                f"found is a share above 0, at most 1, such as 0.85; got {self.found}: change it, or leave it out"
+            )
         for name, variant in self.variants.items():
             self._check(name, variant)
             self.of_variant(name)

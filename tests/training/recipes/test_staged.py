@@ -94,9 +94,7 @@ def test_a_finished_stage_is_not_repeated(finished: Path, monkeypatch: pytest.Mo
     assert (run.train_member("staged") / SPEC).exists()
 
 
-def test_one_member_is_trained_by_itself(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_member_is_trained_by_itself(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"--data": finished / "data", "--config": finished / "c.toml", "--out": tmp_path / "run"}
     arguments = [str(v) for pair in options.items() for v in pair]
     assert starter.main([*arguments, "--member", "whole"]) == 0
