@@ -31,7 +31,7 @@ REMOVED: dict[str, set[str]] = {
     "cxr_edge.build.candidates": {"PRECISION_CHOICES"},
     "cxr_edge.build.store": {"remove_stale"},
     "training.flannel.stages": {"chosen_step", "network_folder"},  # methods of training.recipes.flannel.run.FoldRun
-    "training.starter": {"train_member"},  # `StarterRun.train_member`
+    "training.starter": {"UNSEEN_FILE", "train_member"},  # `training.sites`; `StarterRun.train_member`
     "training.tables": {"unseen_as_markdown"},  # `training.sites` and its page
     "training.unseen": {"said_of_unseen"},
     "training.card": {"SOURCES"},  # `source_descriptions()` of training.data.collections

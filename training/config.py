@@ -68,6 +68,7 @@ class BundleConfig:
     # Findings that are not labels -> the label that they count as, in training and evaluation, such as tuberculosis -> other.
     renamed: Mapping[str, str] = field(default_factory=dict)
     unseen_sites: UnseenSites | None = None
+    half_weights: bool = False  # store the members' weights in fp16: half the size; they are computed in fp32 as before
     range_images: int = 200  # validation images on which activation ranges are measured
     known_answers: int = 20  # synthetic images in the bundle
     resamples: int = 2000  # bootstrap draws

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import torch
 
@@ -33,6 +34,7 @@ from cxr_edge.records import Roi
 from cxr_edge.specs.combination import Combination, Decision
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PreprocessSpec
+from training.bundles.half_weights import store_half
 from training.config import BundleConfig
 from training.data.canvases import Canvases
 from training.data.dataset import Sample, pixels
@@ -92,7 +94,10 @@ def write_draft(
     root.mkdir(parents=True, exist_ok=True)
     for name in (*(("segmenter",) if fitted.lung_box is not None else ()), *designs):
         with atomic_write(root / f"{name}.onnx") as beside:
-            shutil.copyfile(networks / f"{name}.onnx", beside)
+            if config.half_weights and name in designs:
+                onnx.save(store_half(onnx.load(networks / f"{name}.onnx")), beside)
+            else:
+                shutil.copyfile(networks / f"{name}.onnx", beside)
     write_text(root / CARD, "# Draft\n\nNot evaluated yet.\n")
     chosen = spread_over_strata(validation, config.range_images, seed=config.seed)
     segmenter = None

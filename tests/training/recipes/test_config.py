@@ -23,7 +23,7 @@ def _config(tmp_path: Path, text: str) -> Path:
 
 def test_the_starters_own_configuration() -> None:
     config = load_config(Path(__file__).parents[3] / "training" / "configs" / "starter.toml")
-    assert [m.architecture for m in config.members.values()] == ["timm:tf_efficientnet_lite0", "inverted"]
+    assert [m.architecture for m in config.members.values()] == ["timm:tf_efficientnet_lite0", "inverted", "plain"]
     assert config.member_spec.region == "lungs"
     assert config.segmenter_spec.region == "frame"
     assert config.labels == ("normal", "bacterial", "viral", "covid-19", "other")
