@@ -166,8 +166,12 @@ def _combination(combination: Combination) -> str:
 
 
 def _decision(manifest: Manifest) -> str:
-    thresholds = manifest.decision.thresholds.items()
-    rules = ", ".join(f"{label} from {value:.3g}" for label, value in thresholds) or "no thresholds"
+    first = manifest.decision.first
+    rules = ", ".join(
+        f"{label} from {value:.3g}{' whatever is more probable' if label in first else ''}"
+        for label, value in manifest.decision.thresholds.items()
+    )
+    rules = rules or "no thresholds"
     return f"{rules}; uncertain below {manifest.decision.uncertain_below:.3g}"
 
 

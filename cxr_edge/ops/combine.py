@@ -81,7 +81,8 @@ def decide(
     """
     order = sorted(range(len(labels)), key=lambda k: (-probabilities[k], k != winner, k))
     reached = [k for k in order if probabilities[k] >= np.float32(decision.thresholds.get(labels[k], 0.0))]
-    chosen = reached[0] if reached else order[0]
+    first = [k for k in reached if labels[k] in decision.first]
+    chosen = (first or reached or order)[0]
     flags = []
     if not reached:
         flags.append(

@@ -84,25 +84,33 @@ class Combination:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Decision rule: the most probable label among those that reach their threshold.
+    """Decision rule: the most probable label among those that reach their threshold, labels of `first` before all others.
 
     If none does, the most probable label, flagged `below_threshold`.
     """
 
     thresholds: dict[str, float]  # by label; 0 for a label without one
     uncertain_below: float  # a decided label with a lower probability is flagged `uncertain`
+    first: tuple[str, ...] = ()  # labels that are decided when they reach their threshold, even if another is more probable
 
     def __post_init__(self) -> None:
+        listed = isinstance(self.first, list | tuple) and all(isinstance(label, str) for label in self.first)
+        require(listed, "first", "a list of labels", self.first)
+        object.__setattr__(self, "first", tuple(self.first))
         for label, value in require_object(self.thresholds, "thresholds").items():
             require_number(value, f"thresholds.{label}", "a number from 0 to 1", is_share)
         require_number(self.uncertain_below, "uncertain_below", "a number from 0 to 1", is_share)
+        for label in self.first:
+            require(label in self.thresholds, "first", f"of labels with a threshold, {list(self.thresholds)}", label)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        values = {**asdict(self), "first": list(self.first)}
+        return values if self.first else {k: v for k, v in values.items() if k != "first"}
 
     @classmethod
     def from_json(cls, value: object) -> Decision:
-        return cls(**require_keys(value, field_names(cls)))
+        found = {"first": (), **require_object(value, "")}  # the one key that may be absent
+        return cls(**require_keys(found, field_names(cls)))
 
 
 def parameter_shapes(strategy: str, *, members: int, labels: int) -> dict[str, tuple[int | None, ...]]:

@@ -1,5 +1,7 @@
 """Native combination compared with the NumPy reference, for every strategy."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -160,6 +162,40 @@ def test_decision_rule(probabilities, thresholds, decision, codes):
     actual, flags = decide(p, int(p.argmax()), ("a", "b", "c"), Decision(thresholds=thresholds, uncertain_below=0.45))
     assert actual == decision
     assert tuple(f.code for f in flags) == codes
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "first", "decision", "codes"),
+    [
+        ((0.3, 0.6, 0.1), ("a",), "a", ()),  # reached: decided before the more probable one
+        ((0.2, 0.7, 0.1), ("a",), "b", ()),  # not reached
+        ((0.3, 0.5, 0.2), ("a", "c"), "a", ()),  # of two that are reached, the more probable
+        ((0.26, 0.0, 0.74), (), "c", ()),
+        ((0.15, 0.45, 0.4), ("c",), "c", ()),
+        ((0.2, 0.7, 0.1), ("c",), "b", ()),
+    ],
+)
+def test_a_first_label_is_decided_when_it_reaches_its_threshold(probabilities, first, decision, codes):
+    rule = Decision(thresholds={"a": 0.25, "c": 0.2}, uncertain_below=0.2, first=first)
+    p = np.array(probabilities, np.float32)
+    actual, flags = decide(p, int(p.argmax()), ("a", "b", "c"), rule)
+    assert actual == decision
+    assert tuple(f.code for f in flags) == codes
+
+
+def test_without_a_threshold_reached_a_first_label_has_no_advantage():
+    rule = Decision(thresholds={"a": 0.9, "b": 0.9, "c": 0.9}, uncertain_below=0.0, first=("a",))
+    assert decide(np.array([0.1, 0.8, 0.1], np.float32), 1, ("a", "b", "c"), rule)[0] == "b"
+
+
+def test_first_labels_have_a_threshold_and_are_stored_only_if_there_are_any():
+    with pytest.raises(BundleError, match=r"first .*of labels with a threshold"):
+        Decision(thresholds={"a": 0.5}, uncertain_below=0.5, first=("b",))
+    with pytest.raises(BundleError, match="first .*a list of labels"):
+        Decision(thresholds={"a": 0.5}, uncertain_below=0.5, first="a")
+    with_first = Decision(thresholds={"a": 0.5}, uncertain_below=0.5, first=("a",))
+    assert Decision.from_json(json.loads(json.dumps(with_first.as_json()))) == with_first
+    assert "first" not in Decision(thresholds={"a": 0.5}, uncertain_below=0.5).as_json()
 
 
 def test_flags_say_what_was_found_and_what_to_do():

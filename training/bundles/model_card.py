@@ -83,7 +83,11 @@ def _design(manifest: Manifest) -> str:
     parameters = (
         f" (weights {', '.join(f'{w:g}' for w in c.parameters['weights'])})" if "weights" in c.parameters else ""
     )
-    thresholds = ", ".join(f"{label} from {value:g}" for label, value in d.thresholds.items()) or "none"
+    thresholds = ", ".join(
+        f"{label} from {value:g}{', even if another label is more probable' if label in d.first else ''}"
+        for label, value in d.thresholds.items()
+    )
+    thresholds = thresholds or "none"
     labels = ", ".join(manifest.labels)
     return (
         f"An ensemble that gives a frontal chest X-ray a probability for each of {labels}. A small U-Net finds the lungs; "

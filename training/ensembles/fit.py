@@ -274,13 +274,15 @@ def choose_decision(
     guard: the guarded label; None sets no threshold, so that the decision is the most probable label.
     groups: masks (N,) of the subgroups that limit false alarms, by name.
     uncertain_share: share of validation images to be flagged.
-    threshold: of the guarded label, chosen elsewhere, such as on unseen sites; None chooses it here.
+    threshold: of the guarded label, chosen elsewhere, such as on unseen sites, and reached even if another label is more
+        probable (`Decision.first`), because such a threshold is of the label's probability alone; None chooses it here.
     """
     probabilities, winners = Combiner(combination, labels=len(labels)).run(np.ascontiguousarray(logits))
     uncertain = round(float(np.quantile(probabilities.max(axis=1), uncertain_share)), 2)
 
     def decided(thresholds: dict[str, float]) -> tuple[Decision, Labels]:
-        decision = Decision(thresholds=thresholds, uncertain_below=uncertain)
+        first = () if threshold is None or guard is None else (guard,)
+        decision = Decision(thresholds=thresholds, uncertain_below=uncertain, first=first)
         rows = zip(probabilities, winners, strict=True)
         return decision, np.array([labels.index(decide(p, int(w), labels, decision)[0]) for p, w in rows])
 

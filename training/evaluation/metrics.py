@@ -201,15 +201,20 @@ def mcc(table: Floats) -> float:
 
 
 def figures(p: Predictions, labels: Sequence[str], draws: Bootstrap) -> ModelFigures:
-    """Return all figures of one model on one set. labels: names of the K columns."""
+    """Return all figures of one model on one set. Macro figures are means over the labels that the set has.
+
+    labels: names of the K columns.
+    """
     count = len(labels)
     table = confusion(p.true, p.predicted, count)
+    occurs = table.sum(axis=1) > 0
+    occurs = occurs if occurs.any() else ~occurs
     ranked = [ranks(column) for column in p.probabilities.T]
 
     def measure(weights: Floats | None) -> Floats:
         f1 = f1_scores(confusion(p.true, p.predicted, count, weights))
         areas = np.array([auc_of_ranks(r, p.true == k, weights) for k, r in enumerate(ranked)])
-        return np.concatenate([[f1.mean()], f1, areas, [areas.mean()]])
+        return np.concatenate([[f1[occurs].mean()], f1, areas, [areas[occurs].mean()]])
 
     spread = bootstrap(measure, p.patients, draws)
     rows = {label: _label_figures(table, k, spread[1 + k], spread[1 + count + k]) for k, label in enumerate(labels)}

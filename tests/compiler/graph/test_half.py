@@ -169,7 +169,7 @@ def test_outputs_with_every_value_rounded(network, dtype, tmp_path):
     assert 0 < largest_change(expected, actual) < HALF[dtype]
 
 
-@pytest.mark.parametrize("name", ["plain", "inception", "inverted", "segmenter"])
+@pytest.mark.parametrize("name", ["lite0", "plain", "inverted", "segmenter"])
 def test_the_starter_bundle(name, tmp_path):
     model = simplify(STARTER / f"{name}.onnx").model
     shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]

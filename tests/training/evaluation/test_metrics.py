@@ -126,3 +126,15 @@ def test_predictions_of_different_lengths_are_refused() -> None:
             probabilities=np.zeros((2, 3)),
             patients=np.array(["a", "b"]),
         )
+
+
+def test_macro_figures_are_of_the_labels_that_the_set_has() -> None:
+    """A label without images has no F1: as 0 it would only lower the mean."""
+    p = _predictions()
+    kept = p.only(p.true != 2)
+    found = figures(kept, LABELS, Bootstrap(seed=0, resamples=20))
+    own = [found.labels[name].f1.value for name in LABELS[:2]]
+    assert found.macro_f1.value == pytest.approx(np.mean(own))
+    assert found.macro_auc.value == pytest.approx(np.mean([found.labels[name].auc.value for name in LABELS[:2]]))
+    expected = f1_score(kept.true, kept.predicted, labels=[0, 1], average="macro")
+    assert found.macro_f1.value == pytest.approx(expected)
