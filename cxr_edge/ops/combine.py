@@ -88,6 +88,15 @@ def decide(
         flags.append(
             Flag(code="below_threshold", message="No label reached its threshold; the most probable one is shown.")
         )
+    if probabilities[chosen] < probabilities[order[0]] and labels[chosen] in decision.first:
+        flags.append(
+            Flag(
+                code="threshold_first",
+                message=f"{labels[chosen]} is decided because it reaches its threshold "
+                f"({decision.thresholds[labels[chosen]]:.2f}), although {labels[order[0]]} is more probable "
+                f"({probabilities[order[0]]:.2f}).",
+            )
+        )
     if probabilities[chosen] < np.float32(decision.uncertain_below):
         flags.append(
             Flag(

@@ -167,11 +167,11 @@ def test_decision_rule(probabilities, thresholds, decision, codes):
 @pytest.mark.parametrize(
     ("probabilities", "first", "decision", "codes"),
     [
-        ((0.3, 0.6, 0.1), ("a",), "a", ()),  # reached: decided before the more probable one
+        ((0.3, 0.6, 0.1), ("a",), "a", ("threshold_first",)),  # reached: decided before the more probable one
         ((0.2, 0.7, 0.1), ("a",), "b", ()),  # not reached
-        ((0.3, 0.5, 0.2), ("a", "c"), "a", ()),  # of two that are reached, the more probable
+        ((0.3, 0.5, 0.2), ("a", "c"), "a", ("threshold_first",)),  # of two that are reached, the more probable
         ((0.26, 0.0, 0.74), (), "c", ()),
-        ((0.15, 0.45, 0.4), ("c",), "c", ()),
+        ((0.15, 0.45, 0.4), ("c",), "c", ("threshold_first",)),
         ((0.2, 0.7, 0.1), ("c",), "b", ()),
     ],
 )
@@ -183,6 +183,16 @@ def test_a_first_label_is_decided_when_it_reaches_its_threshold(probabilities, f
     assert tuple(f.code for f in flags) == codes
 
 
+def test_a_label_decided_by_its_threshold_says_so():
+    rule = Decision(thresholds={"a": 0.25}, uncertain_below=0.0, first=("a",))
+    _, flags = decide(np.array([0.3, 0.6, 0.1], np.float32), 1, ("a", "b", "c"), rule)
+    assert [f.message for f in flags] == [
+        "a is decided because it reaches its threshold (0.25), although b is more probable (0.60)."
+    ]
+    equal = np.array([0.5, 0.5, 0.0], np.float32)
+    assert decide(equal, 1, ("a", "b", "c"), rule) == ("a", ()), "of equal probabilities none is more probable"
+
+
 def test_without_a_threshold_reached_a_first_label_has_no_advantage():
     rule = Decision(thresholds={"a": 0.9, "b": 0.9, "c": 0.9}, uncertain_below=0.0, first=("a",))
     assert decide(np.array([0.1, 0.8, 0.1], np.float32), 1, ("a", "b", "c"), rule)[0] == "b"
@@ -191,7 +201,7 @@ def test_without_a_threshold_reached_a_first_label_has_no_advantage():
 def test_first_labels_have_a_threshold_and_are_stored_only_if_there_are_any():
     with pytest.raises(BundleError, match=r"first .*of labels with a threshold"):
         Decision(thresholds={"a": 0.5}, uncertain_below=0.5, first=("b",))
-    with pytest.raises(BundleError, match="first .*a list of labels"):
+    with pytest.raises(BundleError, match=r"first .*a list of labels"):
         Decision(thresholds={"a": 0.5}, uncertain_below=0.5, first="a")
     with_first = Decision(thresholds={"a": 0.5}, uncertain_below=0.5, first=("a",))
     assert Decision.from_json(json.loads(json.dumps(with_first.as_json()))) == with_first
