@@ -94,4 +94,4 @@ def test_the_model_card_has_the_limits_of_the_collections_that_were_used() -> No
     found = read_json(Evaluation, RESULTS / "starter.json")
     assert "children of one hospital" in model_card._limits(found)
     others = tuple(row for row in found.sources if row.source != "kcx")
-    assert "children of one hospital" not in model_card._limits(replace(found, sources=others), None)
+    assert "children of one hospital" not in model_card._limits(replace(found, sources=others))
