@@ -10,6 +10,13 @@ import pytest
 
 from cxr_edge.cli import main
 
+# A process that was started in the background, or by nohup, hands ignored signals on to its children.
+DEFAULT_SIGNALS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+
 PROGRAM = "import sys; from cxr_edge.cli import main; sys.exit(main())"
 
 # The process ends itself at the second file.
@@ -49,7 +56,7 @@ store.os = Os()
 
 
 def run(arguments, *, program="", **options):
-    command = [sys.executable, "-c", program + PROGRAM, *map(str, arguments)]
+    command = [sys.executable, "-c", DEFAULT_SIGNALS + program + PROGRAM, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
