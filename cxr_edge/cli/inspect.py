@@ -168,7 +168,7 @@ def _combination(combination: Combination) -> str:
 def _decision(manifest: Manifest) -> str:
     first = manifest.decision.first
     rules = ", ".join(
-        f"{label} from {value:.3g}{' whatever is more probable' if label in first else ''}"
+        f"{label} from {value:.3g}{' even if another is more probable' if label in first else ''}"
         for label, value in manifest.decision.thresholds.items()
     )
     rules = rules or "no thresholds"

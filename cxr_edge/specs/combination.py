@@ -91,9 +91,8 @@ class Decision:
 
     thresholds: dict[str, float]  # by label; 0 for a label without one
     uncertain_below: float  # a decided label with a lower probability is flagged `uncertain`
-    first: tuple[
-        str, ...
-    ] = ()  # labels that are decided when they reach their threshold, even if another is more probable
+    # Labels that are decided when they reach their threshold, even if another is more probable.
+    first: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         listed = isinstance(self.first, list | tuple) and all(isinstance(label, str) for label in self.first)

@@ -1,7 +1,8 @@
 """Weights stored in half precision: an ONNX model in, one of half the size that computes in fp32 as before out.
 
-Each large tensor is stored as fp16 and cast back by a node that every runtime folds when it loads the file. The rounding (a
-relative error of at most 2**-11 of a weight) is part of the network from then on: known answers, gate and figures are of it.
+Each large tensor is stored as fp16 and cast back by a node that every runtime folds when it loads the file. The rounding (by
+at most 2**-11 of the largest weight of its tensor) is part of the network
+from then on: known answers, gate and figures are of it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from training.data.collections import source_descriptions, source_limits
 from training.data.findings import FRONTAL_VIEWS
 from training.data.guard import Guard
 from training.evaluation.metrics import interval
-from training.evaluation.pages import labels_table, lungs_table, models_table, safety_section
+from training.evaluation.pages import gaps_section, labels_table, lungs_table, models_table, safety_section
 from training.evaluation.results import TOGETHER, Evaluation, Shortcuts
 from training.evaluation.sites import SiteRow, VariantRow
 from training.json_records import as_json
@@ -66,8 +66,9 @@ def model_card(manifest: Manifest, results: Evaluation, sites: VariantRow | None
                 *safety_section(results, "Specificity of {} by subgroup:"),
                 *_expected(results.guard, sites),
                 *_lungs(manifest, results),
+                *gaps_section(results),
                 "## Limits",
-                _limits(results),
+                _limits(results, sites),
             ]
         )
         + "\n"
@@ -167,15 +168,22 @@ def _lungs(manifest: Manifest, results: Evaluation) -> list[str]:
     ]
 
 
-def _limits(results: Evaluation) -> str:
-    sources = {row.source for row in results.sources}
+def _limits(results: Evaluation, sites: VariantRow | None = None) -> str:
+    found = {row.source for row in results.sources}
+    how_much = (
+        "these data cannot show by how much" if sites is None else "the table of left-out sites shows by how much"
+    )
+    fairness = "Fairness across sex, age or origin was not measured: the collections hardly record them."
+    if results.gaps:
+        fairness = "Origin was not measured, and the groups by view, age and sex are small."
     lines = [
         f"- Label and source are correlated in these collections ({_sources_of_labels(results)}). Figures on other hospitals' "
-        "images will be lower; these data cannot show by how much.",
+        f"images will be lower; {how_much}.",
         "- It predicts its labels only. Any other finding (tumours, fractures, devices) gets one of the labels.",
-        *(f"- {limit}" for name, limit in source_limits().items() if name in sources),
+        *(f"- {limit}" for name, limit in source_limits().items() if name in found),
         "- Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
-        "- Frontal views only. Fairness across sex, age or origin was not measured: the collections hardly record them.",
+        "- Frontal views only.",
+        f"- {fairness}",
         *_shortcuts(results.shortcuts),
     ]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from training.evaluation.results import Evaluation, Safety, SourceClassifier
 from training.markdown import table
 
 __all__ = [
+    "gaps_section",
     "guard_auc",
     "labels_table",
     "lungs_table",
@@ -120,7 +121,7 @@ def results_as_markdown(results: Evaluation) -> str:
                 "## By label, single members",
                 *(f"{n}:\n\n{labels_table(m)}" for n, m in results.models.items() if n.endswith(" alone")),
                 *safety_section(results, "## False alarms of {}"),
-                *_gaps(results),
+                *gaps_section(results),
                 "## By source",
                 _sources_table(results),
                 "## Flags",
@@ -152,7 +153,7 @@ def _built(results: Evaluation) -> list[str]:
     return [f"Engines built here: {built.engines}; same decision as the reference: {interval(built.same_decision)}."]
 
 
-def _gaps(results: Evaluation) -> list[str]:
+def gaps_section(results: Evaluation) -> list[str]:
     if results.guard is None or not results.gaps:
         return []
     label = results.guard.label

@@ -52,9 +52,8 @@ class SitesConfig(RunConfig):
     members: Mapping[str, StagedMember] = field(default_factory=dict)  # by name
     variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are compared with the first
     before: str | None = None  # bundle that is shown beside the variants, on sources that it was not trained on
-    found: float | None = (
-        None  # share of the guarded label that thresholds find on average over sites; None: best objective
-    )
+    # Share of the guarded label that thresholds find, on average over sites; None: thresholds of the best objective.
+    found: float | None = None
     least_site_images: int = 20  # a source with fewer images of a kind is reported and not counted in mean and worst
 
     def __post_init__(self) -> None:
