@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ from training.data.records import Record
 from training.data.splits import SIDES, Side, check_leakage, split
 from training.shared_files import atomic_write, exclusive_lock, reading, require_same_settings
 
-__all__ = ["Sample", "data_folder", "load", "pixels", "prepare", "read_all", "read_table"]
+__all__ = ["Sample", "data_folder", "load", "mark_unseen", "pixels", "prepare", "read_all", "read_table"]
 
 Result = TypeVar("Result")
 
@@ -164,6 +164,18 @@ def load(data: Path, table: Path) -> list[Sample]:
                 f"{r.key} is {rows[r.key]['label']} in {table}, {r.label} in {data}: delete the run folder"
             )
     return [Sample(record=r, group=rows[r.key]["group"], side=_side(rows[r.key]["side"], table)) for r in records]
+
+
+def mark_unseen(samples: Sequence[Sample], sources: Sequence[str]) -> list[Sample]:
+    """Return the samples with the side `unseen` for the images of these sources, and for their copies in other sources.
+
+    Raises InputError for a source without images.
+    """
+    known = {s.record.source for s in samples}
+    if missing := sorted(set(sources) - known):
+        raise InputError(f"unseen_sources names {', '.join(missing)}: expected sources of the data, {', '.join(sorted(known))}")
+    groups = {s.group for s in samples if s.record.source in sources}
+    return [replace(s, side="unseen") if s.group in groups else s for s in samples]
 
 
 def _check_images(found: set[str], listed: set[str], data: Path, table: Path) -> None:

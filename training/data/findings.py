@@ -16,12 +16,14 @@ __all__ = [
     "FLANNEL_FINDINGS",
     "FRONTAL_VIEWS",
     "LABELS",
+    "UNKNOWN_VIEW",
     "FindingTable",
     "label_of_finding",
     "projection",
 ]
 
 FRONTAL_VIEWS = ("AP", "PA")
+UNKNOWN_VIEW = "unknown"  # of a collection that states none; all its images are frontal
 
 # Leaf of the finding -> label. `other` is abnormal of a cause that no class covers.
 FINDINGS: Mapping[str, str] = {

@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 Part = TypeVar("Part", bound=Hashable)
-Side = Literal["train", "validation", "test"]
+# `unseen`: of no side of the split; `Run.samples` gives it to images of sources that a configuration leaves out of training.
+Side = Literal["train", "validation", "test", "unseen"]
 Unit = Literal["group", "image"]
 Preset = Literal["sane", "paper", "code"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")

@@ -103,6 +103,8 @@ class RunConfig(BundleConfig, ABC):
     preset: Preset = "sane"
     collections: tuple[str, ...] | None = None  # to read; None for the default ones
     without: tuple[str, ...] = ()  # `source/label` that is not read
+    # Sources that train, validate and test nothing: the results have a part on them, as on hospitals that nobody trained on.
+    unseen_sources: tuple[str, ...] = ()
     source_px: int | None = None  # long side to which larger images are reduced before training canvases are cut
     segmenter_architecture: str = "lung-unet"  # a name of `SEGMENTERS`
     prune_segmenter: PrunePlan | None = None  # None does not prune it

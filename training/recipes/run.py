@@ -24,7 +24,7 @@ from cxr_edge.ops.preprocess import normalize
 from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
 from training.data.collections import DEFAULT_COLLECTIONS
-from training.data.dataset import Sample, load, prepare
+from training.data.dataset import Sample, load, mark_unseen, prepare
 from training.data.leakage import SplitSettings
 from training.data.splits import Side
 from training.data.targets import Target, check_sides
@@ -90,7 +90,7 @@ class Run:
         here, c = world(), self.config
         if not here.is_main:
             barrier(here)
-            return load(self.data, self.out / "table.csv")
+            return mark_unseen(load(self.data, self.out / "table.csv"), c.unseen_sources)
         collections = DEFAULT_COLLECTIONS if c.read_collections is None else c.read_collections
         settings = SplitSettings(
             seed=c.seed,
@@ -103,7 +103,7 @@ class Run:
         )
         samples = prepare(self.data, self.out, settings, threads=c.threads)
         barrier(here)
-        return samples
+        return mark_unseen(samples, c.unseen_sources)
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         """Yield the stages that train classifiers, each with its target and samples."""
@@ -324,11 +324,16 @@ class Run:
         rows = [
             i
             for i, s in enumerate(self.samples)
-            if s.side != "train"
+            if s.side in ("validation", "test")
             and target.label_index(s.record.label) >= 0
             and (not sources or s.record.source in sources)
         ]
         return np.array(rows)
+
+    @cached_property
+    def unseen_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the images of `unseen_sources`."""
+        return np.array([i for i, s in enumerate(self.samples) if s.record.source in self.config.unseen_sources], dtype=np.int64)
 
     def predict_once(self, folder: Path, rows: npt.NDArray[np.int64]) -> None:
         """Save the predictions of the network in `folder`, unless they exist."""

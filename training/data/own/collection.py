@@ -14,6 +14,7 @@ from pathlib import Path
 from cxr_edge.errors import InputError
 from training.data.demographics import is_adult
 from training.data.faults import Fault
+from training.data.findings import UNKNOWN_VIEW
 from training.data.own.records import OwnData, OwnRecord
 from training.data.own.store import FILE, load
 from training.data.records import CollectedRecords, Record, Selection
@@ -68,7 +69,7 @@ def _record(r: OwnRecord) -> Record:
         patient=r.unit,
         label=label,
         source=r.origin.replace("/", "-") or _SOURCE,  # a slash separates source and label in tables
-        view=r.view or "unknown",
+        view=r.view or UNKNOWN_VIEW,
         finding=label,
         adult=is_adult(r.age_years),
         mask=r.mask,

@@ -15,7 +15,7 @@ from cxr_edge.errors import InputError
 from training.data.csv_tables import read_rows
 from training.data.demographics import is_adult, required_age, required_sex
 from training.data.faults import each
-from training.data.findings import LABELS
+from training.data.findings import LABELS, UNKNOWN_VIEW
 from training.data.readers.named_files import contradictions, is_file, path_below
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
@@ -88,7 +88,7 @@ def _record(folder: Path, row: Row) -> Record:
         _patient(cells["source"], cells["patient_id"]),
         cells["label"],
         source=cells["source"],
-        view=cells["view"] or "unknown",
+        view=cells["view"] or UNKNOWN_VIEW,
         finding=cells["detail"] or cells["label"],
         adult=is_adult(age),
     )

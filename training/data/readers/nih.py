@@ -13,6 +13,7 @@ from cxr_edge.errors import InputError
 from training.data.csv_tables import find_table, read_rows
 from training.data.demographics import is_adult, stated_age, stated_sex
 from training.data.faults import Fault, each
+from training.data.findings import UNKNOWN_VIEW
 from training.data.readers.named_files import contradictions
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
@@ -89,7 +90,7 @@ def _record(path: Path, row: Mapping[str, str]) -> Record:
         _patient(path, row["Patient ID"].strip()),
         _label(finding),
         source=_NAME,
-        view=row["View Position"].strip() or "unknown",
+        view=row["View Position"].strip() or UNKNOWN_VIEW,
         finding=finding,
         adult=is_adult(age),
     )

@@ -12,6 +12,7 @@ from cxr_edge.errors import InputError
 from training.data.csv_tables import find_table, read_rows
 from training.data.demographics import is_adult, stated_age, stated_sex
 from training.data.faults import Fault, each, one_value
+from training.data.findings import UNKNOWN_VIEW
 from training.data.readers.dicom_headers import Header, read_header
 from training.data.records import CollectedRecords, Record, Selection, image_paths, make_record, require_images
 
@@ -99,7 +100,7 @@ def _record(path: Path, class_name: str, header: Header | None) -> Record:
         f"rsna/{path.stem}",
         _CLASSES[class_name],
         source="rsna",
-        view=header.view or "unknown",
+        view=header.view or UNKNOWN_VIEW,
         finding=class_name,
         adult=is_adult(age),
     )

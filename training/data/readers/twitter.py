@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.data.findings import UNKNOWN_VIEW
 from training.data.records import CollectedRecords, Selection, image_paths, make_record, require_images
 
 __all__ = ["read_twitter"]
@@ -16,7 +17,7 @@ def read_twitter(folder: Path, selection: Selection | None = None) -> CollectedR
     return CollectedRecords(
         records=[
             make_record(
-                p, f"twitter/{p.stem}", "covid-19", source="twitter", view="unknown", finding="COVID-19", adult=True
+                p, f"twitter/{p.stem}", "covid-19", source="twitter", view=UNKNOWN_VIEW, finding="COVID-19", adult=True
             )
             for p in paths
         ]

@@ -15,7 +15,7 @@ from cxr_edge.errors import InputError
 from cxr_edge.specs.preprocess import PreprocessSpec, preset
 from training.config import plan, prune_plan
 from training.data.augment import Augmentation
-from training.data.findings import FRONTAL_VIEWS, FindingTable
+from training.data.findings import FRONTAL_VIEWS, UNKNOWN_VIEW, FindingTable
 from training.data.splits import FLANNEL_SHARES, Side
 from training.ensembles.neural_weights import FitPlan
 from training.loop.plan import Plan
@@ -31,6 +31,11 @@ __all__ = ["FlannelConfig", "load_flannel"]
 # Crop over canvas: the text's 224 of 256, the code's 224 of 336.
 _CROPS: Mapping[str, tuple[int, int]] = {"paper": (7, 8), "code": (2, 3)}
 FitOn = Literal["out-of-fold", "in-sample", "augmented"]
+_VIEWS: Mapping[str, tuple[str, ...]] = {
+    "frontal": FRONTAL_VIEWS,
+    "any": (*FRONTAL_VIEWS, UNKNOWN_VIEW),
+    "ap": ("AP",),
+}
 _FIT_ON: Mapping[str, FitOn] = {"sane": "out-of-fold", "paper": "in-sample", "code": "augmented"}
 
 
@@ -47,8 +52,8 @@ class FlannelConfig(RunConfig):
     collections: tuple[str, ...] = ("kcx", "ccx")  # of Table 1, the only ones that learners see
     # Collections that are read in addition, for their lung masks and to evaluate finished models on.
     outside: tuple[str, ...] = ("tuberculosis", "twitter")
-    # `frontal` (AP of any wording, and PA), or `ap` to train and evaluate on AP views only.
-    view: Literal["frontal", "ap"] = "frontal"
+    # `frontal` (AP of any wording, and PA), `any` to include images without a stated view, or `ap` for AP views only.
+    view: Literal["frontal", "any", "ap"] = "frontal"
     folds: int = 5  # of the training side
     # Mirror PA images and add noise in training, as in the text; the published code does not.
     pa_to_ap: bool = False
@@ -73,8 +78,8 @@ class FlannelConfig(RunConfig):
                 f"FLANNEL separates the guarded label from the rest: give two labels or more, each once, got {self.labels}"
             )
         super().__post_init__()
-        if self.view not in ("frontal", "ap"):
-            raise InputError(f"view is frontal or ap, got {self.view!r}")
+        if self.view not in _VIEWS:
+            raise InputError(f"view is one of {', '.join(_VIEWS)}, got {self.view!r}")
         if self.fit_on not in (None, *_FIT_ON.values()):
             raise InputError(f"fit_on is one of {', '.join(_FIT_ON.values())}, got {self.fit_on!r}")
         if self.folds < 2 or self.copies < 1:
@@ -122,7 +127,7 @@ class FlannelConfig(RunConfig):
     @property
     def selected_views(self) -> Sequence[str]:
         """Projections of the images that train and evaluate."""
-        return ("AP",) if self.view == "ap" else FRONTAL_VIEWS
+        return _VIEWS[self.view]
 
     @property
     def findings(self) -> FindingTable:

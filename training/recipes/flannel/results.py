@@ -331,7 +331,7 @@ def _outside(table: Table3Predictions) -> dict[str, dict[str, Figure]]:
     Patients who share an image with a patient of Table 1 are excluded.
     """
     run = table.run
-    inside = {s.group for s in run.samples if s.record.source in run.sources}
+    inside = {s.group for s in run.samples if s.record.source in run.sources and s.side != "unseen"}
     groups: dict[str, list[int]] = {}
     for i, s in enumerate(run.samples):
         if s.record.source not in run.sources and s.group not in inside:

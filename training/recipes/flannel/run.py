@@ -46,8 +46,8 @@ class FlannelRun(Run):
 
     @cached_property
     def sources(self) -> tuple[str, ...]:
-        """Sources of Table 1's collections."""
-        known = sorted({s.record.source for s in self.samples})
+        """Sources of Table 1's collections that learners see."""
+        known = sorted({s.record.source for s in self.samples} - set(self.config.unseen_sources))
         return tuple(source for source in known if collection_names([source])[0] in self.config.collections)
 
     @cached_property
@@ -115,11 +115,12 @@ class FlannelRun(Run):
 
     @cached_property
     def evaluated(self) -> npt.NDArray[np.bool_]:
-        """Mask (N,) of the samples of Table 1: those with a collection, a view and a label of the task."""
+        """Mask (N,) of the samples of Table 1: those with a seen source, a view and a label of the task."""
         c = self.config
         return np.array(
             [
                 s.record.source in self.sources
+                and s.side != "unseen"
                 and projection(s.record.view) in c.selected_views
                 and s.record.label in c.labels
                 for s in self.samples

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from training.data.dataset import Sample
@@ -42,8 +44,12 @@ class R20Run(Run):
     ) -> nn.Module:
         """Load the network of `folder`, or train it, save it and save its predictions on the rows of `target`."""
         return self.train_or_load(
-            lambda: self.task(start, target, plan, sources), spec, plan, folder, self.evaluated_rows(target, sources)
+            lambda: self.task(start, target, plan, sources), spec, plan, folder, self.predicted_rows(target, sources)
         )
+
+    def predicted_rows(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+        """Return the rows that a network of `target` predicts: validation and test images, then those of unseen sources."""
+        return np.concatenate([self.evaluated_rows(target, sources), self.unseen_rows])
 
     def init_member(
         self, member: str, labels: int, seed: int, trial: Trial | None = None

@@ -153,7 +153,7 @@ def _copy_networks(run: R20Run, other: Path) -> None:
                 raise InputError(
                     f"{other / member} has {spec.labels} labels, the configuration {len(run.config.labels)}"
                 )
-            run.save(network, spec, folder, run.evaluated_rows(run.config.target, run.config.task_sources))
+            run.save(network, spec, folder, run.predicted_rows(run.config.target, run.config.task_sources))
 
 
 def _fine_tune_stage(run: R20Run, stage: str, target: Target, plan: Plan) -> None:
@@ -171,7 +171,7 @@ def prune_members(run: R20Run) -> None:
     c = run.config
     for member in top_members(run):
         plan = replace(c.prune, retrain=member_plan(run, member, c.prune.retrain))
-        start, rows = member_folder(run, "multiclass", member), run.evaluated_rows(c.target, c.task_sources)
+        start, rows = member_folder(run, "multiclass", member), run.predicted_rows(c.target, c.task_sources)
         run.prune(start, plan, run.out / "pruned" / member, rows, c.task_sources)
 
 
