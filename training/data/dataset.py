@@ -173,7 +173,9 @@ def mark_unseen(samples: Sequence[Sample], sources: Sequence[str]) -> list[Sampl
     """
     known = {s.record.source for s in samples}
     if missing := sorted(set(sources) - known):
-        raise InputError(f"unseen_sources names {', '.join(missing)}: expected sources of the data, {', '.join(sorted(known))}")
+        raise InputError(
+            f"unseen_sources names {', '.join(missing)}: expected sources of the data, {', '.join(sorted(known))}"
+        )
     groups = {s.group for s in samples if s.record.source in sources}
     return [replace(s, side="unseen") if s.group in groups else s for s in samples]
 

@@ -333,7 +333,9 @@ class Run:
     @cached_property
     def unseen_rows(self) -> npt.NDArray[np.int64]:
         """Rows of the images of `unseen_sources`."""
-        return np.array([i for i, s in enumerate(self.samples) if s.record.source in self.config.unseen_sources], dtype=np.int64)
+        return np.array(
+            [i for i, s in enumerate(self.samples) if s.record.source in self.config.unseen_sources], dtype=np.int64
+        )
 
     def predict_once(self, folder: Path, rows: npt.NDArray[np.int64]) -> None:
         """Save the predictions of the network in `folder`, unless they exist."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from training.evaluation.metrics import Figure, ModelFigures
 from training.evaluation.statistics import Comparison
+from training.evaluation.unseen import UnseenResults
 from training.json_records import OPTIONAL, named, spread
 from training.recipes.page import RunResults
 
@@ -147,6 +148,7 @@ class Results(RunResults):
     weights: Mapping[str, Mapping[str, float]]  # true label -> learner -> mean weight of the module
     temperature: Temperature
     outside: Mapping[str, Mapping[str, Figure]]  # "source, label" -> method -> share predicted as positive
+    unseen: UnseenResults | None = field(default=None, metadata=OPTIONAL)  # on the same images, if a label is guarded
 
     @property
     def flannel(self) -> Method:

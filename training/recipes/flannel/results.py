@@ -22,6 +22,7 @@ from training.data.folds import divided_patients
 from training.ensembles.neural_weights import highest_probability
 from training.evaluation.metrics import Bootstrap, Figure, Predictions, calibration_error, figures, log_loss, proportion
 from training.evaluation.statistics import Measure, compare, macro_f, paired_difference
+from training.evaluation.unseen import UnseenImages, UnseenResults, UnseenScores, unseen_results
 from training.json_records import as_stored
 from training.models import load_network
 from training.pruning import cost
@@ -129,6 +130,7 @@ def results(run: FlannelRun) -> Results:
         weights=_weights(table),
         temperature=_temperature(table),
         outside=_outside(table),
+        unseen=_unseen(table),
     )
     return as_stored(found)
 
@@ -266,10 +268,14 @@ def positive_f(k: int) -> Measure:
 
 def _comparisons(table: Table3Predictions) -> tuple[FoldComparison, ...]:
     """Compare FLANNEL with all other methods, and averaging and cross entropy with voting: averaged over folds, and per fold."""
+    return tuple(_comparison(table, a, b) for a, b in _pairs(table))
+
+
+def _pairs(table: Table3Predictions) -> list[tuple[str, str]]:
     pairs = [(FLANNEL, m) for m in table.methods if m != FLANNEL] + [("flannel-ce", "voting"), ("averaging", "voting")]
     if table.run.config.prune is not None:
         pairs += [(m, unpruned_name(m)) for m in table.run.config.learners]
-    return tuple(_comparison(table, a, b) for a, b in pairs)
+    return pairs
 
 
 def _comparison(table: Table3Predictions, a: str, b: str) -> FoldComparison:
@@ -326,17 +332,29 @@ def _calibration(folds: Sequence[Predictions]) -> Calibration:
 
 
 def _outside(table: Table3Predictions) -> dict[str, dict[str, Figure]]:
-    """Return the share of images predicted as positive in collections that no learner saw, averaged over the folds' models.
-
-    Patients who share an image with a patient of Table 1 are excluded.
-    """
-    run = table.run
-    inside = {s.group for s in run.samples if s.record.source in run.sources and s.side != "unseen"}
+    """Return the share of images predicted as positive in sources that no learner saw, averaged over the folds' models."""
     groups: dict[str, list[int]] = {}
-    for i, s in enumerate(run.samples):
-        if s.record.source not in run.sources and s.group not in inside:
-            groups.setdefault(f"{s.record.source}, {s.record.label}", []).append(i)
+    for i in _outside_rows(table.run):
+        record = table.run.samples[i].record
+        groups.setdefault(f"{record.source}, {record.label}", []).append(i)
     return {name: _predicted_positive(table, np.array(rows)) for name, rows in sorted(groups.items())}
+
+
+def _outside_rows(run: FlannelRun) -> list[int]:
+    """Return the rows of the images of sources that no learner saw, without patients who share an image with one of Table 1."""
+    inside = {s.group for s in run.samples if s.record.source in run.sources and s.side != "unseen"}
+    return [i for i, s in enumerate(run.samples) if s.record.source not in run.sources and s.group not in inside]
+
+
+def _unseen(table: Table3Predictions) -> UnseenResults | None:
+    run, rows = table.run, np.array(_outside_rows(table.run), dtype=np.int64)
+    guard = run.config.guarded
+    if guard is None or not len(rows):
+        return None
+    images = UnseenImages(records=[run.samples[i].record for i in rows], patients=run.patients(rows), guard=guard)
+    k, found = run.config.labels.index(guard.label), {m: table.averaged(m, rows) for m in table.methods}
+    scores = {m: UnseenScores(scores=p.probabilities[:, k], called=p.predicted == k) for m, p in found.items()}
+    return unseen_results(images, scores, _pairs(table), Bootstrap.of(run.config))
 
 
 def _predicted_positive(table: Table3Predictions, rows: npt.NDArray[np.int64]) -> dict[str, Figure]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from training.evaluation.auc_pages import AUC_NOTE, auc_differences
 from training.evaluation.metrics import Figure, interval
+from training.evaluation.unseen import unseen_tables
 from training.markdown import Table
 from training.recipes.flannel.published import LABELS, PRINTED_COVID, TABLE_1, TABLE_3
 from training.recipes.flannel.records import NetworkSize, Results, Summary
@@ -18,6 +19,7 @@ from training.recipes.page import caption, label_in_words
 
 __all__ = ["in_words", "tables"]
 
+_ORIGINAL = ("original data, kcx", "original data, ccx")  # rows of Table 1 with the paper's collections
 COVID = "covid-19"  # the label of the printed figures
 
 _WORDS = {
@@ -53,6 +55,7 @@ def tables(found: Results) -> dict[str, Table]:
         "weights": _weights(found),
         "temperature": _temperature(found),
         "outside": _outside(found),
+        **_unseen(found),
     }
     ap = {name: m.ap for name, m in found.methods.items() if m.ap is not None}
     return {**made, "ap-view": _ap(found, ap)} if ap else made
@@ -328,6 +331,16 @@ def _temperature(found: Results) -> Table:
     return Table(title=_caption(found, "Calibration, means over the folds"), head=head, rows=_rows(rows), note=note)
 
 
+def _unseen(found: Results) -> dict[str, Table]:
+    """Return the tables of unseen sources; none for results without them."""
+    if found.unseen is None:
+        return {}
+    n = sum(found.unseen.images.values())
+    titles = [_caption(found, f"Unseen sources, {what}", n) for what in ("every method", "paired comparisons")]
+    names = {m: in_words(m) for m in found.methods}
+    return unseen_tables(found.unseen, (titles[0], titles[1]), names)
+
+
 def _outside(found: Results) -> Table:
     shown, word = ("flannel", "voting", found.best_learner), label_in_words(found.positive)
     rows = [[name, *(interval(of[m]) for m in shown)] for name, of in found.outside.items()]
@@ -335,7 +348,7 @@ def _outside(found: Results) -> Table:
         f"Share called {word}, the folds' models together. Of normals and tuberculosis it should be 0: these are adults of "
         "hospitals that no learner saw."
     )
-    if found.positive == COVID:
+    if found.positive == COVID and {k for k in found.data if k.startswith("original")} == set(_ORIGINAL):
         note += " The paper's mix has children for normals and adults for COVID-19, and it shows."
     return Table(
         title=_caption(

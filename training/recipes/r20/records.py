@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.evaluation.statistics import Comparison, PaperRow
+from training.evaluation.unseen import UnseenResults
 from training.json_records import OPTIONAL
 from training.pruning.prune import Step
 from training.recipes.page import RunResults
@@ -119,6 +120,7 @@ class Results(RunResults):
     pruned: Mapping[str, PrunedMember] | None = field(default=None, metadata=OPTIONAL)
     comparisons: tuple[Comparison, ...] | None = field(default=None, metadata=OPTIONAL)
     not_compared: str | None = field(default=None, metadata=OPTIONAL)  # reason
+    unseen: UnseenResults | None = field(default=None, metadata=OPTIONAL)  # on `unseen_sources`
     cam_agreement: Mapping[str, CamAgreement] | None = field(default=None, metadata=OPTIONAL)
 
     def stage(self, name: str) -> Mapping[str, Single]:

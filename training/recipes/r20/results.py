@@ -25,6 +25,7 @@ from training.ensembles.fit import STRATEGIES, fit
 from training.evaluation.bundle import screen_samples
 from training.evaluation.metrics import Bootstrap, Predictions
 from training.evaluation.statistics import Comparison, PaperRow, compare, paper_row
+from training.evaluation.unseen import UnseenImages, UnseenResults, UnseenScores, unseen_results
 from training.models import load_network
 from training.pruning import cost
 from training.pruning.prune import best_step, steps_of
@@ -136,6 +137,7 @@ def _with_ensembles(run: R20Run, found: Results) -> Results:
         pruned={m: _pruned(run, m) for m in pruned.members},
         comparisons=_comparisons(run, unpruned, pruned, with_bundle=reason is None),
         not_compared=reason,
+        unseen=_unseen(run, unpruned, pruned),
     )
 
 
@@ -198,10 +200,12 @@ def _combination(combination: Combination) -> FittedCombination:
     )
 
 
-def _member_predictions(run: R20Run, stage: str, member: str, target: Target | None = None) -> Predictions:
-    """Return a member's predictions on test images; target: of the stage, None for all labels."""
+def _member_predictions(
+    run: R20Run, stage: str, member: str, target: Target | None = None, side: Side = "test"
+) -> Predictions:
+    """Return a member's predictions on one side; target: of the stage, None for all labels."""
     outputs = SampleLogits.load(member_folder(run, stage, member) / PREDICTIONS)
-    return run.predictions("test", outputs, run.config.target if target is None else target)
+    return run.predictions(side, outputs, run.config.target if target is None else target)
 
 
 def _pruned(run: R20Run, member: str) -> PrunedMember:
@@ -242,21 +246,44 @@ def _not_compared_reason(run: R20Run) -> str | None:
 
 def _comparisons(run: R20Run, unpruned: Ensembles, pruned: Ensembles, *, with_bundle: bool) -> tuple[Comparison, ...]:
     """Return paired tests on the same test images: effects of pruning, of combining, and differences from another bundle."""
-    predictions: dict[str, Predictions] = {}
-    for m in unpruned.members:
-        predictions[f"{m}, unpruned"] = _member_predictions(run, "multiclass", m)
-        predictions[f"{m}, pruned"] = _member_predictions(run, "pruned", m)
-    for strategy in unpruned.combinations:
-        predictions[f"{strategy}, unpruned"] = unpruned.predictions(strategy)
-        predictions[f"{strategy}, pruned"] = pruned.predictions(strategy)
-    pairs = [(f"{n}, pruned", f"{n}, unpruned") for n in (*unpruned.members, *unpruned.combinations)]
-    pairs += [("weighted-average, pruned", f"{m}, pruned") for m in unpruned.members]
+    predictions, pairs = _methods(run, unpruned, pruned, "test"), _pairs(unpruned)
     if run.config.compare_with is not None and with_bundle:
         name = f"bundle {run.config.compare_with}"
         predictions[name] = _other_bundle_predictions(run, pruned)
         pairs += [(f"{s}, pruned", name) for s in ("average", "weighted-average")]
     draws = Bootstrap.of(run.config)
     return tuple(compare(a, b, predictions[a], predictions[b], run.config.labels, draws) for a, b in pairs)
+
+
+def _methods(run: R20Run, unpruned: Ensembles, pruned: Ensembles, side: Side) -> dict[str, Predictions]:
+    """Return the predictions of members and ensembles, unpruned and pruned, by name."""
+    predictions: dict[str, Predictions] = {}
+    for m in unpruned.members:
+        predictions[f"{m}, unpruned"] = _member_predictions(run, "multiclass", m, side=side)
+        predictions[f"{m}, pruned"] = _member_predictions(run, "pruned", m, side=side)
+    for strategy in unpruned.combinations:
+        predictions[f"{strategy}, unpruned"] = unpruned.predictions(strategy, side)
+        predictions[f"{strategy}, pruned"] = pruned.predictions(strategy, side)
+    return predictions
+
+
+def _pairs(ensembles: Ensembles) -> list[tuple[str, str]]:
+    """Return the names of the pairs that are compared: pruned with unpruned, and the weighted average with its members."""
+    pairs = [(f"{n}, pruned", f"{n}, unpruned") for n in (*ensembles.members, *ensembles.combinations)]
+    return [*pairs, *(("weighted-average, pruned", f"{m}, pruned") for m in ensembles.members)]
+
+
+def _unseen(run: R20Run, unpruned: Ensembles, pruned: Ensembles) -> UnseenResults | None:
+    """Return the results on `unseen_sources`; None without them, or without a guarded label."""
+    config, rows = run.config, run.unseen_rows
+    if config.guarded is None or not len(rows):
+        return None
+    images = UnseenImages(
+        records=[run.samples[i].record for i in rows], patients=run.patients(rows), guard=config.guarded
+    )
+    k, found = config.labels.index(config.guarded.label), _methods(run, unpruned, pruned, "unseen")
+    scores = {m: UnseenScores(scores=p.probabilities[:, k], called=p.predicted == k) for m, p in found.items()}
+    return unseen_results(images, scores, _pairs(unpruned), Bootstrap.of(config))
 
 
 def _other_bundle_predictions(run: R20Run, pruned: Ensembles) -> Predictions:

@@ -12,6 +12,7 @@ import numpy as np
 
 from training.evaluation.metrics import Figure, interval
 from training.evaluation.statistics import PaperRow
+from training.evaluation.unseen import unseen_tables
 from training.markdown import Table
 from training.recipes.page import label_in_words
 from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
@@ -34,6 +35,10 @@ def tables(found: Results) -> dict[str, Table]:
         rows = {"unpruned": found.ensembles.unpruned, "pruned": found.ensembles.pruned}
         made["table-7-pruned-ensembles"] = _ensembles(found, "Table 7", rows)
         made["by-label"] = _by_label(found, found.ensembles.pruned)
+    if found.unseen is not None:
+        n = sum(found.unseen.images.values())
+        titles = [_caption(found, "Unseen sources", what, n) for what in ("every model", "paired comparisons")]
+        made |= unseen_tables(found.unseen, (titles[0], titles[1]), {})
     return made
 
 

@@ -133,7 +133,7 @@ def test_tables_override_plans(tmp_path: Path) -> None:
             "baselines.c: no architecture is called 'timm:vgg17'",
         ),
         (f"{NAME}{ONE}[learners.b]\nhead_maps = 64", "learners.b: .*architecture"),
-        (f'{NAME}view = "lateral"\n{TWO}', "view is frontal or ap, got 'lateral'"),
+        (f'{NAME}view = "lateral"\n{TWO}', "view is one of frontal, any, ap, got 'lateral'"),
         (f'{NAME}preset = "best"\n{TWO}', "preset is sane, paper or code, got 'best'"),
         (f'{NAME}balance = "even"\n{TWO}', r"none \(the paper\), draw or weigh, got 'even'"),
         (f'{NAME}labels = ["normal", "viral"]\n{TWO}', "guard is 'covid-19', which is none of the labels"),

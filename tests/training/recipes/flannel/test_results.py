@@ -27,6 +27,8 @@ from tests.builders.flannel_run import (
     truth_of,
     with_predictions,
 )
+from training.data.dataset import mark_unseen
+from training.data.guard import Subgroup
 from training.ensembles.neural_weights import NeuralWeightModule, highest_probability
 from training.evaluation.statistics import McNemar
 from training.json_records import as_json
@@ -61,7 +63,8 @@ def results_of(run: FlannelRun) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> FlannelRun:
-    return finished_run(tmp_path_factory.mktemp("results") / "run")
+    groups = {"normals": Subgroup(label="normal")}
+    return finished_run(tmp_path_factory.mktemp("results") / "run", guard_groups=groups)
 
 
 @pytest.fixture(scope="module")
@@ -359,3 +362,24 @@ def test_view_ap_excludes_pa_images(tmp_path: Path) -> None:
     assert found["data"]["view, PA"] == [0] * 5
     assert found["data"]["all, all"] == found["data"]["view, AP"]
     assert found["methods"][FLANNEL]["ap"]["folds"] == found["methods"][FLANNEL]["folds"]
+
+
+def test_unseen_sources_neither_train_nor_test(tmp_path: Path) -> None:
+    run = flannel_run(tmp_path, unseen_sources=("ccx",), collections=("kcx", "ccx"))
+    run.__dict__["samples"] = mark_unseen(run.samples, ("ccx",))
+    assert run.sources == ("kcx",)
+    assert {run.samples[i].record.source for i in np.flatnonzero(run.evaluated)} == {"kcx"}
+    assert {run.samples[i].record.source for i in np.flatnonzero(run.fold_of >= 0)} <= {"kcx", "shenzhen", "twitter"}
+
+
+def test_methods_on_unseen_sources(run: FlannelRun, found: dict[str, Any]) -> None:
+    table, outside = Table3Predictions(run), ("shenzhen", "twitter")
+    rows = np.array(
+        [i for i, s in enumerate(run.samples) if s.record.source in outside and not s.group.startswith("ccx")]
+    )
+    assert sum(found["unseen"]["images"].values()) == len(rows) == 21
+    covid = [i for i in rows if run.samples[i].record.label == "covid-19"]
+    called = table.averaged(FLANNEL, np.array(covid)).predicted == COVID
+    assert found["unseen"]["methods"][FLANNEL]["called"]["twitter, covid-19"]["hits"] == called.sum()
+    pairs = {(p["a"], p["b"]) for p in found["unseen"]["pairs"]}
+    assert {(FLANNEL, "flannel-ce"), (FLANNEL, "averaging")} <= pairs

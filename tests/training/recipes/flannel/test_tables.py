@@ -64,7 +64,7 @@ COUNTING = (
     "weights",
     "temperature",
 )
-OTHERS = ("table-1-data", "findings", "dropped", "networks", "ap-view", "outside")
+OTHERS = ("table-1-data", "findings", "dropped", "networks", "ap-view", "outside", "unseen", "unseen-pairs")
 
 
 def tables_of(found: dict[str, Any]) -> dict[str, Table]:

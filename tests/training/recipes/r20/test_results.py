@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cxr_edge.errors import InputError
 from tests.training.data.test_splits import record
-from training.data.dataset import Sample
+from training.data.dataset import Sample, mark_unseen
 from training.recipes.config import MemberPlan
 from training.recipes.r20.config import R20Config
 from training.recipes.r20.results import PAPER_WEIGHTED, Ensembles, split_in_words
@@ -72,3 +74,19 @@ def test_sample_logits_are_loaded_as_saved(tmp_path: Path) -> None:
     loaded = SampleLogits.load(tmp_path / "p.npz")
     assert np.array_equal(loaded.rows, made.rows)
     assert np.array_equal(loaded.logits, made.logits)
+
+
+def test_unseen_sources_are_predicted_and_on_no_side() -> None:
+    run = _run(unseen_sources=("far",))
+    far = [replace(record(f"f{i}", 90 + i, "pneumonia", "far"), adult=True) for i in range(4)]
+    copied = Sample(record=far[0], group="p60", side="test")  # a picture that a test patient shares
+    samples = [*run.samples, copied, *(Sample(record=r, group=r.patient, side="train") for r in far[1:])]
+    run.__dict__["samples"] = mark_unseen(samples, ("far",))
+    assert [i for i, s in enumerate(run.samples) if s.side == "unseen"] == [60, *range(90, 94)]
+    assert run.predicted_rows(run.config.target).tolist() == [*range(60), *range(61, 90), *range(90, 94)]
+    assert not run.side_mask("test", run.unseen_rows).any()
+
+
+def test_an_unseen_source_without_images_raises() -> None:
+    with pytest.raises(InputError, match=r"unseen_sources names far: expected sources of the data, kcx"):
+        mark_unseen(_run().samples, ("far",))
