@@ -1,4 +1,4 @@
-"""ImageNet weights: a file, an installed package or timm's hub in, the weights loaded into the timm trunk of a network out.
+"""Weights to start from: a file, an installed package or timm's hub in, the weights loaded into the trunk of a network out.
 
 R20 and FLANNEL both start from ImageNet. Their networks read color; a gray network gets the sum of the first convolution's
 three input channels, which is equal to three copies of the gray image.
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from cxr_edge.errors import InputError
 from training.models.networks import Network, NetworkSpec
 from training.models.weight_files import UNREADABLE, read_state_dict
+from training.models.weight_formats import is_onnx, onnx_weights
 
 __all__ = ["WEIGHT_PACKAGES", "load_imagenet", "weights_file"]
 
-# Classifier modules of timm and torchvision: not in a trunk, so their entries in a file are ignored.
-_CLASSIFIERS = ("pre_logits", "head", "fc", "last_linear", "classifier", "classif", "AuxLogits")
+# Classifier modules of timm, torchvision and torchxrayvision: not in a trunk, so their entries in a file are ignored.
+_CLASSIFIERS = ("pre_logits", "head", "fc", "last_linear", "classifier", "classif", "AuxLogits", "op_threshs")
 
 # Architecture -> package of the index that holds its ImageNet weights (Apache-2.0), for machines that reach no hub.
 WEIGHT_PACKAGES: Mapping[str, str] = {
@@ -57,13 +58,14 @@ def load_imagenet(network: Network, spec: NetworkSpec, file: Path | None) -> Non
 
     network: `build(spec)`, not pruned. With one input channel, images must be normalised by a single mean and standard
     deviation, because the three copies share them.
-    file: a state dict (.safetensors, .pth) of the same network as published by timm, or by torchvision if the names agree; its
-    classifier is ignored. Under other names throughout, tensors are matched by order and shape. None downloads it as timm does.
+    file: weights of the same network, trained on ImageNet or on X-rays: a state dict (.safetensors, .pth), TorchScript, an
+    ExportedProgram or ONNX; its classifier is ignored. Under other names throughout, and from ONNX, tensors are matched by order
+    and shape. None downloads them as timm does.
 
     Raises InputError if the network has no ImageNet weights or the file does not match; the network is then unchanged.
     """
     trunk, config = _timm_network(network, spec)
-    weights, where = (read_state_dict(file), str(file)) if file is not None else (_download(spec, config), "timm's hub")
+    weights, where = (_read(file, network, spec), str(file)) if file else (_download(spec, config), "timm's hub")
     weights = _for_trunk(weights, trunk)
     if spec.channels == 1:
         weights = _fold_to_gray(weights, config["first_conv"])
@@ -72,8 +74,14 @@ def load_imagenet(network: Network, spec: NetworkSpec, file: Path | None) -> Non
     trunk.load_state_dict({**trunk.state_dict(), **weights})
 
 
+def _read(file: Path, network: Network, spec: NetworkSpec) -> Mapping[str, Tensor]:
+    if is_onnx(file):
+        return onnx_weights(file, network.trunk, "network.", spec.channels)
+    return read_state_dict(file)
+
+
 def _timm_network(network: Network, spec: NetworkSpec) -> tuple[nn.Module, Mapping[str, Any]]:
-    """Return timm's network in the trunk and timm's configuration of its published weights. Raises InputError without them."""
+    """Return the network in the trunk and the configuration of its published weights. Raises InputError without them."""
     trunk = getattr(network.trunk, "network", None)
     config = getattr(trunk, "pretrained_cfg", None)
     if trunk is None or not config:
@@ -87,7 +95,7 @@ def _download(spec: NetworkSpec, config: Mapping[str, object]) -> Mapping[str, T
     """Download from the Hugging Face hub if timm has the weights there, else from timm's URL."""
     hub, address = config.get("hf_hub_id"), config.get("url")
     if not hub and not address:
-        raise InputError(f"timm publishes no weights of {spec.architecture}: give a file or train from scratch")
+        raise InputError(f"no hub is known for weights of {spec.architecture}: give a file or train from scratch")
     try:
         if hub:
             given: Mapping[str, Tensor] = timm.models.load_state_dict_from_hf(str(hub))

@@ -23,6 +23,7 @@ from training.models.head import HEADS, CamHead, MemberOutput, TaskHead
 from training.models.members import ARCHITECTURES, build_member
 from training.models.nasnet import nasnet_mobile_trunk
 from training.models.shapes import Shapes, resize, shapes_of
+from training.models.torchvision_trunk import PREFIX, TorchvisionTrunk, is_torchvision_name
 from training.models.unet import LungUNet
 
 __all__ = [
@@ -81,7 +82,8 @@ _NARROW_VGG = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 12
 class NetworkSpec:
     """Complete description of a network."""
 
-    architecture: str  # a name of `names()`, or `timm:NAME` for any other convolutional network of timm
+    # A name of `names()`, or `timm:NAME` or `torchvision:NAME` for any other convolutional network of theirs.
+    architecture: str
     labels: int  # number of outputs
     channels: int = 1  # of the input, 1 or 3
     # Maps of R20's head convolution; 0 for none, as in FLANNEL's learners. The custom CNN and the starter's members never have
@@ -136,13 +138,14 @@ class TimmTrunk(nn.Module):
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the architectures, without `timm:NAME`."""
+    """Return the names of the architectures, without `timm:NAME` and `torchvision:NAME`."""
     return tuple(dict.fromkeys((*R20_NAMES, *_TIMM, *_OWN, *COVID_NETS, *ARCHITECTURES)))
 
 
 def is_known(architecture: str) -> bool:
     """Return whether `build` knows the name."""
-    return architecture in names() or (architecture.startswith("timm:") and timm.is_model(architecture[5:]))
+    of_timm = architecture.startswith("timm:") and timm.is_model(architecture[5:])
+    return architecture in names() or of_timm or is_torchvision_name(architecture)
 
 
 def takes_head(architecture: str) -> bool:
@@ -198,9 +201,14 @@ def _trunk(name: str, channels: int) -> tuple[nn.Module, int]:
         return covid, covid.maps
     if name in _OWN:
         return _OWN[name](channels)
+    if is_torchvision_name(name):
+        torchvision = TorchvisionTrunk(name.removeprefix(PREFIX), channels)
+        return torchvision, torchvision.maps
     known = _TIMM.get(name) or name.removeprefix("timm:")
     if not is_known(name):
-        raise InputError(f"no architecture is called {name!r}: choose from {', '.join(names())}, or timm:NAME")
+        raise InputError(
+            f"no architecture is called {name!r}: choose from {', '.join(names())}, timm:NAME or torchvision:NAME"
+        )
     thin = {"mlp_ratio": _THIN} if known.startswith("vgg") else {}
     network = timm.create_model(known, pretrained=False, num_classes=0, global_pool="", in_chans=channels, **thin)
     trunk = TimmTrunk(network)

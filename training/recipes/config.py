@@ -52,7 +52,8 @@ class _MemberNetwork:
     def __post_init__(self) -> None:
         if not is_known(self.architecture):
             raise InputError(
-                f"no architecture is called {self.architecture!r}: choose from {', '.join(names())}, or timm:NAME"
+                f"no architecture is called {self.architecture!r}: choose from {', '.join(names())}, timm:NAME or "
+                "torchvision:NAME"
             )
 
         if self.head not in HEADS:

@@ -128,13 +128,13 @@ def _torchscript(file: Path) -> None:
 
 # What people give -> what they are told.
 OTHER_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "script.pt": (_torchscript, r"torch\.save\(torch\.jit\.load\('script\.pt'\)\.state_dict\(\)"),
+    "script.pt": (_torchscript, "unexpected: weight, bias"),
     "network.pth": (
         lambda file: torch.save(nn.Sequential(nn.Linear(2, 2)), file),
         "not unpickled: save the weights, with",
     ),
     "weights.h5": (lambda file: file.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "a Keras file"),
-    "network.onnx": (lambda file: file.write_bytes(b"\x08\x08\x12\x07pytorch"), "an ONNX file"),
+    "network.onnx": (lambda file: file.write_bytes(b"\x08\x08\x12\x07pytorch"), "of another network: .*nothing more"),
     "renamed.pth": (lambda file: file.write_bytes(b"\x08\x08\x12\x07pytorch"), "an ONNX file"),
     "empty.pth": (lambda file: file.write_bytes(b""), "is empty: copy it again"),
     "cut.pth": (lambda file: file.write_bytes(b"PK\x03\x04" + bytes(99)), "cut off, or damaged"),
