@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         targets=targets,
         notes=("cxr-edge augments as in training (box, contrast, sharpness, noise, letters), and keeps a moving average of the "
                "weights and a checkpoint; the timm loops crop and flip.",
-               "Freed memory is kept for the next step (`training.loop.cpu_speed`) in this process, and so by the timm loops too."),
+               "Freed memory is kept for the next step (`training.loop.cpu_speed`) in this process, by the timm loops too."),
         out=args.out,
     )  # fmt: skip
     return 0
