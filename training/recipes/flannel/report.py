@@ -22,6 +22,7 @@ from training.json_records import read_json, write_json
 from training.markdown import picture_links, write_results
 from training.models import load_network
 from training.recipes.arguments import write_pages_again
+from training.recipes.before import BEFORE
 from training.recipes.flannel.combine import FLANNEL
 from training.recipes.flannel.records import Results, Summary
 from training.recipes.flannel.results import Table3Predictions, weights_of
@@ -64,7 +65,8 @@ def write_page(folder: Path) -> Path:
     found = read_json(Results, folder / RESULTS)
     opening = [_opening(found), *([_bundle(found)] if (folder / "bundle.md").exists() else [])]
     pictures = {name: text for name, text in _captions(found).items() if (folder / f"{name}.png").exists()}
-    return write_results(tables(found), folder, opening=opening, rest=["## Figures", *picture_links(pictures)])
+    before = read_json(Results, folder / BEFORE) if (folder / BEFORE).exists() else None
+    return write_results(tables(found, before), folder, opening=opening, rest=["## Figures", *picture_links(pictures)])
 
 
 def _opening(found: Results) -> str:

@@ -13,6 +13,7 @@ from training.evaluation.auc_pages import AUC_NOTE, auc_differences
 from training.evaluation.metrics import Figure, interval
 from training.evaluation.unseen import unseen_tables
 from training.markdown import Table
+from training.recipes.before import ModelRow, beside
 from training.recipes.flannel.published import LABELS, PRINTED_COVID, TABLE_1, TABLE_3
 from training.recipes.flannel.records import NetworkSize, Results, Summary
 from training.recipes.page import caption, label_in_words
@@ -39,8 +40,8 @@ def in_words(method: str) -> str:
     return _WORDS.get(name, name) + comma + rest
 
 
-def tables(found: Results) -> dict[str, Table]:
-    """Return file name -> table, in the order of the page."""
+def tables(found: Results, before: Results | None = None) -> dict[str, Table]:
+    """Return file name -> table, in the order of the page. before: results of an earlier run, to be set beside."""
     made = {
         "table-1-data": _data(found),
         "findings": _findings(found),
@@ -58,7 +59,23 @@ def tables(found: Results) -> dict[str, Table]:
         **_unseen(found),
     }
     ap = {name: m.ap for name, m in found.methods.items() if m.ap is not None}
-    return {**made, "ap-view": _ap(found, ap)} if ap else made
+    made |= {"ap-view": _ap(found, ap)} if ap else {}
+    if before is not None:
+        made |= beside(_model_rows(before), _model_rows(found), _caption(found, "Before and now"))
+    return made
+
+
+def _model_rows(found: Results) -> dict[str, ModelRow]:
+    """Return the figures of all methods, the folds' models together."""
+    return {
+        in_words(name): ModelRow(
+            n=m.together.images,
+            accuracy=m.together.accuracy,
+            macro_f=m.together.macro_f1,
+            macro_auc=m.together.macro_auc,
+        )
+        for name, m in found.methods.items()
+    }
 
 
 def _caption(found: Results, what: str, n: int | None = None) -> str:

@@ -31,6 +31,7 @@ from training.markdown import picture_links, table, write_results
 from training.models import load_network
 from training.pruning.prune import Step
 from training.recipes.arguments import write_pages_again
+from training.recipes.before import BEFORE
 from training.recipes.page import RESULTS, Leakage, caption, leakage_of, share_in_words
 from training.recipes.r20.records import CamAgreement, PrunedMember, Results
 from training.recipes.r20.results import Ensembles
@@ -61,7 +62,8 @@ def write_page(folder: Path) -> Path:
     """Write page and tables from the folder's results.json; figures need the run. Returns the path of the page."""
     found = read_json(Results, folder / RESULTS)
     rest = [*_pruning(found), *_paired(found), *_pictures(found)]
-    return write_results(tables(found), folder, opening=[_opening(found)], rest=rest)
+    before = read_json(Results, folder / BEFORE) if (folder / BEFORE).exists() else None
+    return write_results(tables(found, before), folder, opening=[_opening(found)], rest=rest)
 
 
 def _title(found: Results, what: str) -> str:

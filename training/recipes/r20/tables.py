@@ -14,6 +14,7 @@ from training.evaluation.metrics import Figure, interval
 from training.evaluation.statistics import PaperRow
 from training.evaluation.unseen import unseen_tables
 from training.markdown import Table
+from training.recipes.before import ModelRow, beside
 from training.recipes.page import label_in_words
 from training.recipes.r20.published import ENSEMBLES, MODALITY, PRUNED, TASK
 from training.recipes.r20.records import Hyperparameters, PrunedMember, Results
@@ -21,8 +22,8 @@ from training.recipes.r20.records import Hyperparameters, PrunedMember, Results
 __all__ = ["tables"]
 
 
-def tables(found: Results) -> dict[str, Table]:
-    """Return file name -> table, in the paper's order."""
+def tables(found: Results, before: Results | None = None) -> dict[str, Table]:
+    """Return file name -> table, in the paper's order. before: results of an earlier run, to be set beside."""
     made = {"table-2-hyperparameters": _hyperparameters(found)}
     if found.modality is not None:
         made["table-3-modality"] = _models(found, "Table 3", "modality-specific learning", ("modality",), MODALITY)
@@ -39,7 +40,22 @@ def tables(found: Results) -> dict[str, Table]:
         n = sum(found.unseen.images.values())
         titles = [_caption(found, "Unseen sources", what, n) for what in ("every model", "paired comparisons")]
         made |= unseen_tables(found.unseen, (titles[0], titles[1]), {})
+    if before is not None:
+        made |= beside(_rows(before), _rows(found), _caption(found, "Before and now", "the models of both runs", "-"))
     return made
+
+
+def _rows(found: Results) -> dict[str, ModelRow]:
+    """Return the figures of members and ensembles, by name."""
+    rows = {f"{m}, unpruned": single.row for m, single in found.stage("multiclass").items()}
+    rows |= {f"{m}, pruned": pruned.row for m, pruned in (found.pruned or {}).items()}
+    if found.ensembles is not None:
+        rows |= {f"{s}, unpruned": row for s, row in found.ensembles.unpruned.items()}
+        rows |= {f"{s}, pruned": row for s, row in (found.ensembles.pruned or {}).items()}
+    return {
+        name: ModelRow(n=row.images, accuracy=row.accuracy, macro_f=row.f.macro, macro_auc=row.auc.macro)
+        for name, row in rows.items()
+    }
 
 
 _HEAD = ("Acc.", "AUC", "Sens.", "Prec.", "F", "MCC", "macro-AUC", "weighted AUC", "macro-F")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,14 @@ def test_pictures_follow_the_guarded_label(tmp_path: Path, monkeypatch: pytest.M
         assert f"({name}.png)" in text
         assert (page.parent / f"{name}.png").exists()
     assert read_json(Results, page.parent / "results.json").positive == "viral"
+
+
+def test_an_earlier_run_stands_beside(found: dict[str, Any]) -> None:
+    earlier = json.loads(json.dumps(found))
+    del earlier["methods"]["covid-net"]
+    earlier["methods"]["voting"]["together"]["macro_f1"]["value"] = 0.1234
+    made = tables(from_json(Results, found), from_json(Results, earlier))["before"]
+    rows = {row[0]: row for row in made.rows}
+    assert "covid-net" not in rows
+    assert rows["voting"][3].startswith("0.123")
+    assert rows["voting"][7] == interval(from_json(Results, found).methods["voting"].together.macro_f1)

@@ -118,3 +118,12 @@ def test_the_binary_task_is_named_by_the_guarded_label() -> None:
     assert names[:2] == ["normal / viral: vgg", "all labels: vgg"]
     assert "paper, normal / COVID-19: VGG-16" in names
     assert tables_of(_found())["table-4-task"].rows[0][0] == "normal / COVID-19: vgg"
+
+
+def test_an_earlier_run_stands_beside() -> None:
+    earlier = {**_found(), "ensembles": {"unpruned": {"average": _row(9)}, "pruned": {"voting": _row(8)}}, "pruned": {}}
+    made = tables(from_json(Results, _found()), from_json(Results, earlier))["before"]
+    rows = {row[0]: row for row in made.rows}
+    assert set(rows) == {"vgg, unpruned", "average, unpruned"}
+    assert rows["vgg, unpruned"][1:5] == rows["vgg, unpruned"][5:]  # the same row in both
+    assert rows["average, unpruned"][1:5] != rows["average, unpruned"][5:]
