@@ -14,7 +14,20 @@ import numpy.typing as npt
 
 from cxr_edge.names import json_name
 
-__all__ = ["STAGES", "Failure", "Flag", "GrayPixels", "Image", "MemberScore", "Roi", "Screening", "StageTimes"]
+__all__ = [
+    "NO_FINDING",
+    "STAGES",
+    "Failure",
+    "Flag",
+    "GrayPixels",
+    "Image",
+    "MemberScore",
+    "Roi",
+    "Screening",
+    "StageTimes",
+]
+
+NO_FINDING = "no finding"  # decision of a multi-label bundle without a present finding
 
 GrayPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 

@@ -22,12 +22,14 @@ from cxr_edge.specs.json_fields import (
     require_shape,
 )
 
-__all__ = ["ACTIVATIONS", "STRATEGIES", "Combination", "Decision", "parameter_shapes"]
+__all__ = ["ACTIVATIONS", "DEFAULT_THRESHOLD", "STRATEGIES", "Combination", "Decision", "parameter_shapes"]
 
 STRATEGIES = _core.COMBINATION_STRATEGIES
 ACTIVATIONS = _core.COMBINATION_ACTIVATIONS
 
 _OPTIONAL: dict[str, Any] = {"activation": "softmax", "label_temperatures": []}  # keys that may be absent
+
+DEFAULT_THRESHOLD = 0.5  # of a finding in a multi-label bundle
 
 SUM_TOLERANCE = 1e-3  # of probabilities and weights that a person may have rounded
 
@@ -85,15 +87,16 @@ class Combination:
             hidden = lengths[shape.index(None)] if None in shape else hidden
 
     def as_json(self) -> dict[str, Any]:
-        lists = {name: list(getattr(self, name)) for name in ("member_temperatures", "label_temperatures")}
-        values = {**asdict(self), **lists}
+        values = {**asdict(self), "member_temperatures": list(self.member_temperatures)}
+        values["label_temperatures"] = list(self.label_temperatures)
         return values if self.activation == "sigmoid" else {k: v for k, v in values.items() if k not in _OPTIONAL}
 
     @classmethod
     def from_json(cls, value: object) -> Combination:
         found = require_keys({**_OPTIONAL, **require_object(value, "")}, field_names(cls))
-        lists = {name: tuple(read_list(found, name)) for name in ("member_temperatures", "label_temperatures")}
-        return cls(**{**found, **lists})
+        for name in ("member_temperatures", "label_temperatures"):
+            found[name] = read_list(found, name)
+        return cls(**found)
 
     def _check_activation(self) -> None:
         require(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}", self.activation)
@@ -113,11 +116,12 @@ class Combination:
 class Decision:
     """Decision rule: the most probable label among those that reach their threshold, labels of `first` before all others.
 
-    If none does, the most probable label, flagged `below_threshold`.
+    If none does, the most probable label, flagged `below_threshold`. In a multi-label bundle each finding that reaches its
+    threshold is present, and `first` is empty.
     """
 
-    thresholds: dict[str, float]  # by label; 0 for a label without one
-    uncertain_below: float  # a decided label with a lower probability is flagged `uncertain`
+    thresholds: dict[str, float]  # by label; 0 for a label without one, DEFAULT_THRESHOLD for a finding
+    uncertain_below: float  # a decided label, or a present finding, with a lower probability is flagged `uncertain`
     # Labels that are decided when they reach their threshold, even if another is more probable.
     first: tuple[str, ...] = ()
 
@@ -130,6 +134,10 @@ class Decision:
         require_number(self.uncertain_below, "uncertain_below", "a number from 0 to 1", is_share)
         for label in self.first:
             require(label in self.thresholds, "first", f"of labels with a threshold, {list(self.thresholds)}", label)
+
+    def threshold_of(self, finding: str) -> float:
+        """Return the threshold of a finding in a multi-label bundle."""
+        return self.thresholds.get(finding, DEFAULT_THRESHOLD)
 
     def as_json(self) -> dict[str, Any]:
         values = {**asdict(self), "first": list(self.first)}
