@@ -192,8 +192,8 @@ def _figure(pixels: BgrImage, caption: str) -> str:
 
 def _scores(s: Screening, thresholds: Sequence[float] | None) -> str:
     """Return the table of probabilities; of findings each has its threshold, as a mark on its bar and as a number."""
-    rows = []
-    for label, p, threshold in zip(s.labels, s.probabilities, thresholds or [None] * len(s.labels), strict=True):
+    rows, limits = [], [None] * len(s.labels) if thresholds is None else thresholds
+    for label, p, threshold in zip(s.labels, s.probabilities, limits, strict=True):
         chosen = ' class="chosen"' if label in s.present else ""
         mark = "" if threshold is None else f'<b style="left:{100 * threshold:.1f}%"></b>'
         limit = "" if threshold is None else f'<td class="limit">{"&ge;" if chosen else "&lt;"} {threshold:.1%}</td>'
