@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from cxr_edge.imports.original import Original
 from cxr_edge.imports.sample_images import SampleImages
 from cxr_edge.names import printable
 from cxr_edge.ops.preprocess import Preprocessor
-from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.combination import Activation, Combination, Decision
 from cxr_edge.specs.outputs import COMBINED_KINDS
 from cxr_edge.version import __version__
 
@@ -46,7 +46,7 @@ class ImportSettings:
     threads: int = 1
 
     @property
-    def activation(self) -> Literal["softmax", "sigmoid"]:
+    def activation(self) -> Activation:
         """Activation of the bundle's combination."""
         return "sigmoid" if self.multi_label else "softmax"
 

@@ -48,7 +48,8 @@ figure { margin: 0; } figure img { width: 100%; border-radius: 6px; background: 
 figcaption, .small { color: var(--soft); font-size: 12.5px; margin-top: 4px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .scores td { padding: 2px 0; } .scores td:first-child { width: 6.2em; overflow-wrap: anywhere; }
-.scores td:nth-child(3) { width: 4em; text-align: right; } .scores .limit { width: 5em; text-align: right; color: var(--soft); white-space: nowrap; }
+.scores td:nth-child(3) { width: 4em; text-align: right; }
+.scores .limit { width: 5em; text-align: right; color: var(--soft); white-space: nowrap; }
 .bar { position: relative; } .bar b { position: absolute; top: -2px; width: 2px; height: 14px; background: var(--ink); }
 .bar { background: var(--line); border-radius: 4px; height: 10px; } .bar i { display: block; height: 10px;
   border-radius: 4px; background: var(--soft); } .chosen .bar i { background: var(--accent); } .chosen { font-weight: 650; }
