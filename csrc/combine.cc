@@ -54,14 +54,35 @@ size_t size_of(const Parameter& parameter, const CombineView& c) {
   return size;
 }
 
+Activation activation_named(const std::string& name) {
+  for (size_t i = 0; i < std::size(kActivations); ++i) {
+    if (name == kActivations[i]) return static_cast<Activation>(i);
+  }
+  fail("unknown activation " + name);
+}
+
+void check_temperatures(const std::string& name, const std::vector<double>& values) {
+  if (!std::all_of(values.begin(), values.end(), above_zero)) fail(name + " must be above 0");
+}
+
+void check_label_temperatures(const Combination& c, Activation activation) {
+  if (c.label_temperatures.empty()) return;
+  if (activation != Activation::kSigmoid) fail("label_temperatures are for sigmoid only");
+  check_size("label_temperatures", c.label_temperatures.size(), static_cast<size_t>(c.labels));
+  check_temperatures("label_temperatures", c.label_temperatures);
+}
+
 CombineView checked_layout(const Combination& c) {
   const Strategy strategy = strategy_named(c.strategy);
-  const auto& temperatures = c.member_temperatures;
-  if (temperatures.empty() || c.labels < 2) fail("needs at least 1 member and 2 labels");
-  if (!std::all_of(temperatures.begin(), temperatures.end(), above_zero)) fail("member_temperatures must be above 0");
-  if (!above_zero(c.temperature)) fail("temperature must be above 0");
+  const Activation activation = activation_named(c.activation);
+  const int least = activation == Activation::kSoftmax ? 2 : 1;
+  const int members = static_cast<int>(c.member_temperatures.size());
+  if (members == 0 || c.labels < least) fail("needs at least 1 member and " + std::to_string(least) + " labels");
+  check_temperatures("member_temperatures", c.member_temperatures);
+  check_temperatures("temperature", {c.temperature});
+  check_label_temperatures(c, activation);
   const int hidden = hidden_length(row_of(strategy), c.parameters);
-  return {strategy, static_cast<int>(temperatures.size()), c.labels, hidden, c.temperature, nullptr, {}};
+  return {strategy, activation, members, c.labels, hidden, c.temperature, nullptr, nullptr, {}};
 }
 
 }  // namespace
@@ -96,11 +117,19 @@ Combiner::Combiner(const Combination& combination)
     ++found;
   }
   if (found != combination.parameters.size()) fail("has parameters that are not those of " + combination.strategy);
+  if (layout_.sigmoid()) append_label_temperatures(combination.label_temperatures);
+}
+
+void Combiner::append_label_temperatures(const std::vector<double>& temperatures) {
+  label_temperatures_ = values_.size();
+  if (temperatures.empty()) values_.resize(values_.size() + static_cast<size_t>(layout_.labels), 1.0);
+  values_.insert(values_.end(), temperatures.begin(), temperatures.end());
 }
 
 CombineView Combiner::view(const double* values) const {
   CombineView view = layout_;
   view.member_temperatures = values;
+  view.label_temperatures = values + label_temperatures_;
   for (int i = 0; i < kMaxParameters; ++i) view.parameters[i] = values + offsets_[i];
   return view;
 }

@@ -31,7 +31,7 @@ CXR_HD void combine_by_module(const ThreadBlock& block, const CombineView& c, co
   for_each_index(block, c.members, [&](int m) { products[m * n] = module_weight(c, scores, products + m * n, m); });
   for_each_index(block, c.labels, [&](int k) {
     double sum = 0.0;
-    for (int m = 0; m < c.members; ++m) sum += products[m * n] * scores[m * c.labels + k];
+    for (int m = 0; m < c.members; ++m) sum += products[m * n] * module_evidence(c, scores[m * c.labels + k]);
     result[k] = sum;
   });
 }

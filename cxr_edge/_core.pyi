@@ -28,6 +28,7 @@ class Preprocessor:
     def run(self, pixels: Sequence[GrayPixels], lungs: Sequence[_Box], outputs: Sequence[npt.NDArray[Any]]) -> None: ...
 
 COMBINATION_STRATEGIES: tuple[str, ...]
+COMBINATION_ACTIVATIONS: tuple[str, ...]
 
 def combination_shapes(strategy: str, *, members: int, labels: int) -> dict[str, tuple[int | None, ...]]: ...
 
@@ -40,6 +41,8 @@ class Combiner:
         member_temperatures: Sequence[float],
         temperature: float,
         parameters: Mapping[str, npt.NDArray[np.float64]],
+        activation: str = "softmax",
+        label_temperatures: Sequence[float] = (),
     ) -> None: ...
     @property
     def members(self) -> int: ...

@@ -19,8 +19,10 @@ using Array = py::array_t<double, py::array::c_style | py::array::forcecast>;
 std::vector<double> to_vector(const Array& array) { return {array.data(), array.data() + array.size()}; }
 
 Combiner make_combiner(const std::string& strategy, int labels, const Array& member_temperatures, double temperature,
-                       const std::map<std::string, Array>& parameters) {
-  Combination combination{strategy, labels, to_vector(member_temperatures), temperature, {}};
+                       const std::map<std::string, Array>& parameters, const std::string& activation,
+                       const Array& label_temperatures) {
+  Combination combination{strategy, labels,     to_vector(member_temperatures), temperature,
+                          {},       activation, to_vector(label_temperatures)};
   for (const auto& [name, array] : parameters) combination.parameters[name] = to_vector(array);
   return Combiner(combination);
 }
@@ -28,6 +30,12 @@ Combiner make_combiner(const std::string& strategy, int labels, const Array& mem
 py::tuple strategies() {
   py::list names;
   for (const StrategyRow& row : kStrategies) names.append(row.name);
+  return py::tuple(names);
+}
+
+py::tuple activations() {
+  py::list names;
+  for (const char* name : kActivations) names.append(name);
   return py::tuple(names);
 }
 
@@ -73,10 +81,11 @@ py::tuple run(const Combiner& combiner, const Logits& logits) {
 void register_combine(py::module_& module) {
   using namespace py::literals;
   module.attr("COMBINATION_STRATEGIES") = strategies();
+  module.attr("COMBINATION_ACTIVATIONS") = activations();
   module.def("combination_shapes", &parameter_shapes, "strategy"_a, py::kw_only(), "members"_a, "labels"_a);
   py::class_<Combiner>(module, "Combiner")
       .def(py::init(&make_combiner), py::kw_only(), "strategy"_a, "labels"_a, "member_temperatures"_a, "temperature"_a,
-           "parameters"_a)
+           "parameters"_a, "activation"_a = "softmax", "label_temperatures"_a = py::tuple())
       .def("run", &run, "logits"_a)
       .def("values", &values)
       .def_property_readonly("members", &Combiner::members)

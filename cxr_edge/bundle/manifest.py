@@ -16,6 +16,7 @@ from typing import Any
 
 from cxr_edge.bundle.networks import FileRef, Member, Segmenter
 from cxr_edge.errors import BundleError
+from cxr_edge.records import NO_FINDING
 from cxr_edge.specs.combination import SUM_TOLERANCE, Combination, Decision
 from cxr_edge.specs.json_fields import (
     FieldError,
@@ -33,11 +34,23 @@ from cxr_edge.specs.json_fields import (
     show,
 )
 from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.outputs import COMBINED_KINDS
 from cxr_edge.version import __version__
 
-__all__ = ["SCHEMA", "FileRef", "KnownAnswer", "LungBoxRule", "Manifest", "Member", "Segmenter"]
+__all__ = [
+    "MULTI_LABEL_SCHEMA",
+    "NO_FINDING",
+    "SCHEMA",
+    "FileRef",
+    "KnownAnswer",
+    "LungBoxRule",
+    "Manifest",
+    "Member",
+    "Segmenter",
+]
 
 SCHEMA = "cxr-edge-bundle/1"
+MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"  # of bundles whose labels are findings that do not exclude each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +59,7 @@ class KnownAnswer:
 
     file: FileRef
     roi: tuple[int, int, int, int]  # (x0, y0, x1, y1) in pixels of the image, half open
-    probabilities: tuple[float, ...]  # one per label, sum 1
+    probabilities: tuple[float, ...]  # one per label; sum 1 in a single-label bundle
 
     def __post_init__(self) -> None:
         require(isinstance(self.roi, tuple) and len(self.roi) == 4, "roi", "[x0, y0, x1, y1]", self.roi)
@@ -56,8 +69,6 @@ class KnownAnswer:
         require(x0 < x1 and y0 < y1, "roi", "[x0, y0, x1, y1] with x0 < x1 and y0 < y1", self.roi)
         for i, share in enumerate(self.probabilities):
             require_number(share, f"probabilities[{i}]", "a number from 0 to 1", is_share)
-        normalized = abs(sum(self.probabilities) - 1) <= SUM_TOLERANCE
-        require(normalized, "probabilities", "numbers whose sum is 1", self.probabilities)
 
     def as_json(self) -> dict[str, Any]:
         return {"file": self.file.as_json(), "roi": list(self.roi), "probabilities": list(self.probabilities)}
@@ -94,16 +105,18 @@ class Manifest:
         require_text(self.name, "name", longest=200)
         require_text(self.version, "version", longest=200)
         require(_is_time(self.created), "created", "an ISO 8601 time", self.created)
-        for i, label in enumerate(self.labels):
-            require_text(label, f"labels[{i}]", longest=64)
-        distinct = len(set(self.labels)) == len(self.labels) >= 2
-        require(distinct, "labels", "2 or more different texts", self.labels)
+        self._check_labels()
         require_text(self.intended_use, "intended_use")
         for key, facts in (("provenance", self.provenance), ("metrics", self.metrics)):
             require_object(facts, key)
             require(_is_json(facts), key, "an object that JSON can hold", facts)
         self._check_members()
         self._check_against_labels()
+
+    @property
+    def multi_label(self) -> bool:
+        """True if the labels are findings, each present or absent; False if they exclude each other."""
+        return self.combination.activation == "sigmoid"
 
     def files(self) -> Iterator[tuple[str, FileRef]]:
         """Yield every file of the manifest with the path of its key: `("members[0].file", FileRef(...))`."""
@@ -120,7 +133,7 @@ class Manifest:
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of manifest.json; `from_json` reads it."""
         return {
-            "schema": SCHEMA,
+            "schema": MULTI_LABEL_SCHEMA if self.multi_label else SCHEMA,
             "name": self.name,
             "version": self.version,
             "created": self.created,
@@ -144,7 +157,8 @@ class Manifest:
         """
         _check_schema(require_object(value, ""))
         found = require_keys(value, [*field_names(cls), "schema"])
-        del found["schema"]
+        if found.pop("schema") == SCHEMA:
+            _check_schema_1(found["combination"])
         return cls(
             **{
                 **found,
@@ -158,6 +172,15 @@ class Manifest:
             }
         )
 
+    def _check_labels(self) -> None:
+        least = 1 if self.multi_label else 2
+        for i, label in enumerate(self.labels):
+            require_text(label, f"labels[{i}]", longest=64)
+            valid = not self.multi_label or ("+" not in label and label != NO_FINDING)
+            require(valid, f"labels[{i}]", f"without a + and not {NO_FINDING!r} in a multi-label bundle", label)
+        distinct = len(set(self.labels)) == len(self.labels) >= least
+        require(distinct, "labels", f"{least} or more different texts", self.labels)
+
     def _check_members(self) -> None:
         require(len(self.members) >= 1, "members", "a list of 1 or more", self.members)
         names = [m.name.lower() for m in self.members]  # they name engine files, also on case-insensitive systems
@@ -169,15 +192,40 @@ class Manifest:
             valid = self.segmenter is not None or member.preprocess.region == "frame"
             key = f"members[{i}].preprocess.region"
             require(valid, key, "'frame' in a bundle without a segmenter", member.preprocess.region)
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        activation = self.combination.activation
+        kind = COMBINED_KINDS[activation]
+        for i, member in enumerate(self.members):
+            expected = f"{show(kind)} with the combination's activation {show(activation)}"
+            require(member.output == kind, f"members[{i}].output", expected, member.output)
 
     def _check_against_labels(self) -> None:
         with error_prefix("combination"):
             self.combination.check_sizes(members=len(self.members), labels=len(self.labels))
         for label in self.decision.thresholds:
             require(label in self.labels, "decision.thresholds", f"of labels among {list(self.labels)}", label)
+        empty = not (self.multi_label and self.decision.first)
+        require(
+            empty,
+            "decision.first",
+            "empty in a multi-label bundle, whose findings are decided one by one",
+            self.decision.first,
+        )
         for i, answer in enumerate(self.known_answers):
             count, key = len(answer.probabilities), f"known_answers[{i}].probabilities"
             require(count == len(self.labels), key, f"{len(self.labels)} numbers, one per label", f"{count} numbers")
+            normalized = self.multi_label or abs(sum(answer.probabilities) - 1) <= SUM_TOLERANCE
+            require(normalized, key, "numbers whose sum is 1", answer.probabilities)
+
+
+def _check_schema_1(combination: object) -> None:
+    """Reject what schema 1 did not have: programs of its time would ignore, or refuse, how the labels are decided."""
+    found = combination if isinstance(combination, dict) else {}
+    for key in ("activation", "label_temperatures"):
+        if key in found:
+            raise FieldError(f"combination.{key}", f"is a key of {MULTI_LABEL_SCHEMA}, and the schema is {SCHEMA}")
 
 
 def _check_schema(found: dict[str, Any]) -> None:
@@ -185,10 +233,10 @@ def _check_schema(found: dict[str, Any]) -> None:
     version = re.fullmatch(r"cxr-edge-bundle/([0-9]{1,6})", schema) if isinstance(schema, str) else None
     if version is None:
         raise FieldError("schema", f"must be {show(SCHEMA)}, got {show(schema)}: this is no cxr-edge bundle")
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, MULTI_LABEL_SCHEMA):
         raise BundleError(
             f"manifest.json: the bundle has schema {schema}; this cxr-edge ({__version__}) is too old for it, "
-            f"it reads {SCHEMA}: install a newer cxr-edge, or export the bundle again with this one"
+            f"it reads {SCHEMA} and {MULTI_LABEL_SCHEMA}: install a newer cxr-edge, or export the bundle again with this one"
         )
 
 

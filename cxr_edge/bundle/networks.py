@@ -23,7 +23,7 @@ from cxr_edge.specs.json_fields import (
     show,
 )
 from cxr_edge.specs.lung_box import LungBoxRule
-from cxr_edge.specs.outputs import COMBINED_KIND, OUTPUT_KINDS, OutputKind
+from cxr_edge.specs.outputs import COMBINED_KINDS, OUTPUT_KINDS, OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = ["FileRef", "Member", "Segmenter"]
@@ -31,6 +31,7 @@ __all__ = ["FileRef", "Member", "Segmenter"]
 # A member's name is also the name of its engine files, next to the segmenter's.
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED_NAME = "segmenter"
+_DEFAULT_KIND = COMBINED_KINDS["softmax"]  # which is not written
 _PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -113,7 +114,7 @@ class Member:
     # is the logit.
     has_cam: bool
     activation_ranges: FileRef | None = None  # as for the segmenter
-    output: OutputKind = COMBINED_KIND  # what `logits` holds; the only kind that combinations take
+    output: OutputKind = _DEFAULT_KIND  # what `logits` holds; in a multi-label bundle `multi-label-logits`
 
     def __post_init__(self) -> None:
         valid = isinstance(self.name, str) and _MEMBER_NAME.fullmatch(self.name) is not None
@@ -122,10 +123,11 @@ class Member:
         require_text(self.architecture, "architecture")
         require(isinstance(self.has_cam, bool), "has_cam", "true or false", self.has_cam)
         require(self.output in OUTPUT_KINDS, "output", f"one of {', '.join(OUTPUT_KINDS)}", self.output)
-        if self.output != COMBINED_KIND:
+        if self.output not in COMBINED_KINDS.values():
             raise FieldError("output", _not_combined(self.output))
 
     def as_json(self) -> dict[str, Any]:
+        declared = {} if self.output == _DEFAULT_KIND else {"output": self.output}
         return {
             "name": self.name,
             "architecture": self.architecture,
@@ -133,11 +135,12 @@ class Member:
             **_preprocess_as_json(self.preprocess),
             "has_cam": self.has_cam,
             "activation_ranges": _optional_as_json(self.activation_ranges),
+            **declared,
         }
 
     @classmethod
     def from_json(cls, value: object) -> Member:
-        found = {"output": COMBINED_KIND, **require_object(value, "")}  # the one key that may be absent
+        found = {"output": _DEFAULT_KIND, **require_object(value, "")}  # the one key that may be absent
         found = require_keys(found, [*field_names(cls), "preprocess_digest"])
         return cls(
             name=found["name"],
@@ -151,15 +154,17 @@ class Member:
 
 
 def _not_combined(kind: str) -> str:
-    """Return what to do about a kind that no combination takes: the member's softmax comes first in all of them."""
+    """Return what to do about a kind that no combination takes: they begin with a softmax, or the sigmoid of each label."""
     remedy = {
         "softmax-probabilities": "export the network without its softmax",
-        "multi-label-probabilities": "findings that do not exclude each other cannot be combined by this cxr-edge",
-        "multi-label-logits": "findings that do not exclude each other cannot be combined by this cxr-edge",
-        "logit": "export two columns, (-z/2, z/2) for one logit z, whose softmax is z's sigmoid",
+        "multi-label-probabilities": "export the network without its sigmoids",
+        "logit": "declare a bundle of one finding (activation sigmoid), or export two columns, (-z/2, z/2) for one logit z",
         "mask": "a network that gives a mask is the segmenter of a bundle",
     }[kind]
-    return f"must be {show(COMBINED_KIND)} in a bundle, whose combinations begin with a softmax, got {show(kind)}: {remedy}"
+    kinds = " or ".join(map(show, COMBINED_KINDS.values()))
+    return (
+        f"must be {kinds} in a bundle, whose combinations begin with a softmax or a sigmoid, got {show(kind)}: {remedy}"
+    )
 
 
 _TYPE_NAMES = {str: "a text", int: "a whole number", bool: "true or false", list: "a list of numbers"}

@@ -62,7 +62,7 @@ def check_networks(bundle: Bundle) -> tuple[Network, ...]:
         if member.has_cam:
             outputs["cam"] = ("N", labels, None, None)
         network = check_network(member.name, bundle.file(member.file), member.preprocess, outputs)
-        _check_logits(network)
+        _check_logits(network, manifest.combination.activation)
         networks.append(network)
     return tuple(networks)
 
@@ -113,12 +113,12 @@ def check_network(
     )
 
 
-def _check_logits(network: Network) -> None:
-    """Reject a member that ends in a softmax or a sigmoid: the combination would take the softmax of probabilities."""
+def _check_logits(network: Network, activation: str) -> None:
+    """Reject a member that ends in a softmax or a sigmoid: the combination would take that of probabilities."""
     if (last := network.activation) is not None:
         raise ContractError(
             f"{network.path.name} ({network.name}): its output logits ends in a {last.operator}, so it holds probabilities, "
-            f"and the bundle's combination would take their softmax: export the network without its {last.operator} "
+            f"and the bundle's combination would take their {activation}: export the network without its {last.operator} "
             f"(whose input {quoted(last.tensor)} has the logits)"
         )
 

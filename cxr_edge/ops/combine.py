@@ -14,7 +14,7 @@ from cxr_edge.errors import BundleError
 from cxr_edge.records import Flag
 from cxr_edge.specs.combination import Combination, Decision
 
-__all__ = ["Combiner", "decide", "member_probabilities", "softmax"]
+__all__ = ["Combiner", "decide", "decide_findings", "member_probabilities", "sigmoid", "softmax"]
 
 
 class Combiner:
@@ -31,6 +31,8 @@ class Combiner:
                 member_temperatures=combination.member_temperatures,
                 temperature=combination.temperature,
                 parameters=parameters,
+                activation=combination.activation,
+                label_temperatures=combination.label_temperatures,
             )
         except (TypeError, ValueError) as error:
             raise BundleError(
@@ -40,7 +42,8 @@ class Combiner:
     def run(self, logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Return probabilities (images, labels) float32 and the index of the winning label (images) int32.
 
-        logits: (images, members, labels) float32. With voting, ties go to the label of higher mean probability.
+        logits: (images, members, labels) float32. The winner has the highest probability; a tie goes to the first label, with
+        voting to the one of higher mean probability (softmax only).
         """
         return self.core.run(logits)
 
@@ -53,11 +56,20 @@ def _finite(name: str, values: object) -> npt.NDArray[np.float64]:
 
 
 def member_probabilities(logits: npt.NDArray[np.float32], combination: Combination) -> npt.NDArray[np.float64]:
-    """Return the softmax of each member's logits (images, members, labels) divided by its temperature.
+    """Return the softmax, or the sigmoids, of each member's logits (images, members, labels) divided by its temperature.
 
     For reports; the combination computes it natively.
     """
-    return softmax(logits, np.asarray(combination.member_temperatures)[:, None])
+    activate = sigmoid if combination.activation == "sigmoid" else softmax
+    return activate(logits, np.asarray(combination.member_temperatures)[:, None])
+
+
+def sigmoid(
+    logits: npt.NDArray[np.floating], temperature: float | npt.NDArray[np.floating] = 1.0
+) -> npt.NDArray[np.float64]:
+    """Return the sigmoid of each of `logits` divided by `temperature`, which may be one per row."""
+    scaled = logits.astype(np.float64) / temperature
+    return np.asarray(np.exp(-np.logaddexp(0.0, -scaled)))
 
 
 def softmax(
@@ -106,3 +118,22 @@ def decide(
             )
         )
     return labels[chosen], tuple(flags)
+
+
+def decide_findings(
+    probabilities: npt.NDArray[np.float32], labels: tuple[str, ...], decision: Decision
+) -> tuple[tuple[str, ...], tuple[Flag, ...]]:
+    """Return the present findings of one image of a multi-label bundle, in the order of `labels`, and its flags.
+
+    probabilities: (labels). Limits are compared as in `decide`.
+    """
+    share = dict(zip(labels, probabilities, strict=True))
+    present = tuple(label for label in labels if share[label] >= np.float32(decision.threshold_of(label)))
+    uncertain = [label for label in present if share[label] < np.float32(decision.uncertain_below)]
+    if not uncertain:
+        return present, ()
+    listed = ", ".join(f"{label} {share[label]:.2f}" for label in uncertain)
+    message = (
+        f"Present with a probability below {decision.uncertain_below:.2f}: {listed}; have the image read by a person."
+    )
+    return present, (Flag(code="uncertain", message=message),)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-__all__ = ["COMBINED_KIND", "OUTPUT_CHOICES", "OUTPUT_KINDS", "OutputChoice", "OutputKind"]
+__all__ = ["COMBINED_KINDS", "OUTPUT_CHOICES", "OUTPUT_KINDS", "OutputChoice", "OutputKind"]
 
 OutputKind = Literal[
     "softmax-logits",  # (N, labels), 2 or more labels that exclude each other: softmax gives the probabilities
@@ -23,4 +23,5 @@ OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 OutputChoice = Literal["auto"] | OutputKind  # auto: recognised from the network and its values
 OUTPUT_CHOICES: tuple[OutputChoice, ...] = ("auto", *OUTPUT_KINDS)
 
-COMBINED_KIND: OutputKind = "softmax-logits"  # what every strategy of a combination takes
+# What a combination takes, by its activation.
+COMBINED_KINDS: dict[str, OutputKind] = {"softmax": "softmax-logits", "sigmoid": "multi-label-logits"}

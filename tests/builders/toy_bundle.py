@@ -27,9 +27,11 @@ from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Roi
 from cxr_edge.specs.combination import Combination, Decision
 from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.outputs import COMBINED_KINDS
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = [
+    "FINDINGS",
     "LABELS",
     "MEMBER_SPECS",
     "SEGMENTER_SPEC",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
+FINDINGS = ("effusion", "nodule", "opacity")  # of a multi-label bundle
 
 SEGMENTER_SPEC = PreprocessSpec(region="frame", canvas_px=64, crop_px=64, standardize="none")
 
@@ -68,17 +71,25 @@ def build_toy_bundle(
     thresholds: dict[str, float] | None = None,
     known_answers: bool = True,
     activation_ranges: bool = False,
+    multi_label: bool = False,
 ) -> Bundle:
     """Write a bundle into the folder `root` (made if need be) and open it.
 
     members: names out of MEMBER_SPECS. segmenter=False: no segmenter, and members that take the whole frame.
     cam=False: members without the `cam` output. activation_ranges: measured on the known answers' images, as an int8
-    build without images wants them.
+    build without images wants them. multi_label: FINDINGS, of which an image may have none, one or two.
     """
+    labels, activation = (FINDINGS, "sigmoid") if multi_label else (LABELS, "softmax")
+    default = {"opacity": 0.4} if multi_label else {"covid-19": 0.2}
     root.mkdir(parents=True, exist_ok=True)
     specs = {name: _region(MEMBER_SPECS[name], segmenter) for name in members}
     for name, spec in specs.items():
-        onnx.save(_told_apart(member_model(name, spec, cam=cam), spec), root / f"{name}.onnx")
+        model = member_model(name, spec, cam=cam, labels=len(labels))
+        if multi_label:
+            _told_apart(model, spec, _PRESENT, basis=member_model(name, spec, cam=False, labels=_BASIS))
+        else:
+            _told_apart(model, spec, 3 * np.eye(3, len(labels)), basis=model)
+        onnx.save(model, root / f"{name}.onnx")
     if segmenter:
         onnx.save(segmenter_model(SEGMENTER_SPEC), root / "segmenter.onnx")
     (root / "model-card.md").write_text("# Toy bundle\n\nRandom weights, for tests only.\n", encoding="utf-8")
@@ -86,19 +97,28 @@ def build_toy_bundle(
         name="toy",
         version="1",
         created="2020-06-08T12:00:00+00:00",
-        labels=LABELS,
+        labels=labels,
         segmenter=_segmenter(root) if segmenter else None,
         members=tuple(
-            Member(name=n, architecture=f"toy {n}", file=file_ref(root, f"{n}.onnx"), preprocess=s, has_cam=cam)
+            Member(
+                name=n,
+                architecture=f"toy {n}",
+                file=file_ref(root, f"{n}.onnx"),
+                preprocess=s,
+                has_cam=cam,
+                output=COMBINED_KINDS[activation],
+            )
             for n, s in specs.items()
         ),
         combination=Combination(
             strategy=strategy,  # type: ignore[arg-type]
             member_temperatures=tuple(1.0 + 0.25 * i for i in range(len(specs))),
             temperature=1.5,
-            parameters=combination_parameters(strategy, members=len(specs)),
+            parameters=combination_parameters(strategy, members=len(specs), labels=len(labels)),
+            activation=activation,
+            label_temperatures=(1.0, 0.5, 2.0) if multi_label else (),
         ),
-        decision=Decision(thresholds={"covid-19": 0.2} if thresholds is None else thresholds, uncertain_below=0.5),
+        decision=Decision(thresholds=default if thresholds is None else thresholds, uncertain_below=0.5),
         known_answers=(),
         model_card=file_ref(root, "model-card.md"),
         intended_use="Tests of cxr-edge. Its answers mean nothing.",
@@ -219,24 +239,29 @@ def segmenter_model(spec: PreprocessSpec) -> onnx.ModelProto:
     return g.model(spec, {"mask": ("N", 1, spec.crop_px, spec.crop_px)})
 
 
-def _told_apart(model: onnx.ModelProto, spec: PreprocessSpec) -> onnx.ModelProto:
-    """The member with its last layer mixed anew so that it gives each toy image a label of its own, by a logit of 3.
+# Logits of the findings in the toy images: two, one and none are present.
+_PRESENT = np.array([[2.0, 2.5, -2.0], [-2.5, -2.0, 2.0], [-3.0, -2.0, -4.0]])
+_BASIS = 12  # random columns that they are mixed from: three would make them depend on the last pixel of the box
+
+
+def _told_apart(
+    model: onnx.ModelProto, spec: PreprocessSpec, wanted: npt.NDArray[Any], *, basis: onnx.ModelProto
+) -> None:
+    """Mix the last layer anew, so that it gives the toy images the logits `wanted` (images, labels).
 
     With random weights alone, one label would win always and narrowly, and an engine that is wrong would agree.
+    basis: the model, or one that differs from it by more columns.
     """
     images = list(toy_images().values())
     rois = [Roi(x0=w // 10, y0=h // 7, x1=w - w // 10, y1=h - h // 7) for h, w in (i.shape for i in images)]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(basis.SerializeToString(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": Preprocessor([spec]).run(images, rois)[0]})
-    weight, bias = model.graph.initializer[-2:]
-    wanted = 3 * np.eye(len(images), logits.shape[1])
-    mix = np.linalg.pinv(logits - logits.mean(axis=0)) @ (wanted - wanted.mean(axis=0))  # (labels, labels)
-    old_weight, old_bias = numpy_helper.to_array(weight), numpy_helper.to_array(bias)
+    old_weight, old_bias = (numpy_helper.to_array(t) for t in basis.graph.initializer[-2:])
+    mix = np.linalg.pinv(logits - logits.mean(axis=0)) @ (wanted - wanted.mean(axis=0))  # (columns, labels)
     new_weight = np.einsum("kchw,kl->lchw", old_weight, mix)
     new_bias = (old_bias - logits.mean(axis=0)) @ mix + wanted.mean(axis=0)
-    weight.CopyFrom(numpy_helper.from_array(new_weight.astype(np.float32), weight.name))
-    bias.CopyFrom(numpy_helper.from_array(new_bias.astype(np.float32), bias.name))
-    return model
+    for tensor, values in zip(model.graph.initializer[-2:], (new_weight, new_bias), strict=True):
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
 
 
 Trunk = Callable[[Graph, PreprocessSpec], tuple[str, int, int]]  # -> (features, their channels, their side)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge.bundle.manifest import SCHEMA, Manifest
+from cxr_edge.bundle.manifest import MULTI_LABEL_SCHEMA, SCHEMA, Manifest
 from cxr_edge.bundle.networks import FileRef, Member, Segmenter
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.specs.combination import STRATEGIES, Combination
@@ -76,14 +76,14 @@ def test_the_kind_of_a_members_output_may_be_declared(document: dict[str, Any]) 
     ("kind", "remedy"),
     [
         ("softmax-probabilities", "export the network without its softmax"),
-        ("multi-label-logits", "cannot be combined by this cxr-edge"),
-        ("multi-label-probabilities", "cannot be combined by this cxr-edge"),
+        ("multi-label-probabilities", "export the network without its sigmoids"),
         ("logit", "export two columns"),
         ("mask", "is the segmenter of a bundle"),
     ],
 )
 def test_a_kind_that_cannot_be_combined_is_refused(document: dict[str, Any], kind: str, remedy: str) -> None:
-    expected = rf"members\[1\]\.output must be \"softmax-logits\" in a bundle, .* got \"{kind}\": .*{remedy}"
+    kinds = r"\"softmax-logits\" or \"multi-label-logits\""
+    expected = rf"members\[1\]\.output must be {kinds} in a bundle, .* got \"{kind}\": .*{remedy}"
     with pytest.raises(BundleError, match=expected):
         Manifest.from_json(replace_value(document, "members[1].output", kind))
 
@@ -288,14 +288,14 @@ def test_parameters_of_another_strategy_are_rejected(strategy: str) -> None:
 
 
 def test_a_newer_schema_is_rejected_with_the_installed_version() -> None:
-    newer = {"schema": "cxr-edge-bundle/2", "unknown_key": True}
+    newer = {"schema": "cxr-edge-bundle/3", "unknown_key": True}
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(newer)
     message = str(caught.value)
-    assert "schema cxr-edge-bundle/2" in message
+    assert "schema cxr-edge-bundle/3" in message
     assert "cxr-edge (0." in message
     assert "too old" in message
-    assert f"reads {SCHEMA}" in message
+    assert f"reads {SCHEMA} and {MULTI_LABEL_SCHEMA}" in message
     assert "install a newer cxr-edge" in message
 
 

@@ -109,8 +109,14 @@ def softmax(values: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -values))
+
+
 def combine(logits: np.ndarray, combination: Combination) -> tuple[np.ndarray, int]:
     """(members, labels) logits of one image -> (labels) probabilities, winner."""
+    if combination.activation == "sigmoid":
+        return combine_findings(logits, combination)
     p = softmax(logits.astype(np.float64) / np.asarray(combination.member_temperatures)[:, None])
     parameters = {k: np.asarray(v, dtype=np.float64) for k, v in combination.parameters.items()}
     if combination.strategy == "voting":
@@ -128,4 +134,28 @@ def combine(logits: np.ndarray, combination: Combination) -> tuple[np.ndarray, i
         outer = np.outer(p.ravel(), p.ravel()).ravel()
         scores = np.tanh(parameters["module_weight"] @ outer + parameters["module_bias"]) @ p
     result = softmax(scores / combination.temperature)
+    return result, int(result.argmax())
+
+
+def combine_findings(logits: np.ndarray, combination: Combination) -> tuple[np.ndarray, int]:
+    """The same for findings that do not exclude each other."""
+    p = sigmoid(logits.astype(np.float64) / np.asarray(combination.member_temperatures)[:, None])
+    parameters = {k: np.asarray(v, dtype=np.float64) for k, v in combination.parameters.items()}
+    if combination.strategy == "voting":
+        shares = (p >= 0.5).mean(axis=0)
+        return shares, int(shares.argmax())
+    if combination.strategy in {"average", "weighted-average"}:
+        weights = parameters.get("weights", np.full(p.shape[0], 1 / p.shape[0]))
+        mean = np.clip(weights @ p, 1e-12, 1 - 1e-12)
+        scores = np.log(mean) - np.log1p(-mean)
+    elif combination.strategy == "stacking":
+        hidden = np.maximum(parameters["hidden_weight"] @ p.ravel() + parameters["hidden_bias"], 0)
+        scores = parameters["output_weight"] @ hidden + parameters["output_bias"]
+    else:
+        outer = np.outer(p.ravel(), p.ravel()).ravel()
+        weights = np.tanh(parameters["module_weight"] @ outer + parameters["module_bias"])
+        two_classes = np.stack([1 - p, p])  # (2, members, labels)
+        scores = np.subtract(*(weights @ two_classes)[::-1])
+    temperatures = combination.temperature * np.asarray(combination.label_temperatures or [1.0] * p.shape[1])
+    result = sigmoid(scores / temperatures)
     return result, int(result.argmax())

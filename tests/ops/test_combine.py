@@ -1,5 +1,6 @@
 """Native combination compared with the NumPy reference, for every strategy."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.ops import reference
 from tests.tolerances import PROBABILITY
 
 
-def combination(strategy, members=3, labels=4, seed=0, temperature=1.0, member_temperatures=None):
+def combination(strategy, members=3, labels=4, seed=0, temperature=1.0, member_temperatures=None, activation="softmax"):
     rng = np.random.default_rng(seed)
     shapes = parameter_shapes(strategy, members=members, labels=labels)
     parameters = {name: rng.normal(size=[9 if n is None else n for n in shape]) for name, shape in shapes.items()}
@@ -29,6 +30,8 @@ def combination(strategy, members=3, labels=4, seed=0, temperature=1.0, member_t
         member_temperatures=tuple(member_temperatures or (1.0,) * members),
         temperature=temperature,
         parameters={name: values.tolist() for name, values in parameters.items()},
+        activation=activation,
+        label_temperatures=tuple(rng.uniform(0.3, 3, labels).tolist()) if activation == "sigmoid" else (),
     )
 
 
@@ -49,6 +52,89 @@ def test_equals_the_reference(strategy, members, labels, seed, temperature):
         expected, winner = reference.combine(logits[i], c)
         np.testing.assert_allclose(probabilities[i], expected, atol=PROBABILITY)
         assert winners[i] == winner
+
+
+@given(
+    strategy=st.sampled_from(STRATEGIES),
+    members=st.integers(1, 5),
+    labels=st.integers(1, 5),
+    seed=st.integers(0, 2**16),
+    temperature=st.floats(0.2, 5.0),
+)
+@settings(max_examples=150, deadline=None)
+def test_findings_equal_the_reference(strategy, members, labels, seed, temperature):
+    rng = np.random.default_rng(seed)
+    c = combination(strategy, members, labels, seed, temperature, tuple(rng.uniform(0.5, 3, members)), "sigmoid")
+    logits = (rng.normal(size=(7, members, labels)) * 4).astype(np.float32)
+    probabilities, winners = Combiner(c, labels=labels).run(logits)
+    for i in range(7):
+        expected, winner = reference.combine(logits[i], c)
+        np.testing.assert_allclose(probabilities[i], expected, atol=PROBABILITY)
+        assert winners[i] == winner
+
+
+def test_a_network_by_itself_keeps_its_findings():
+    """The average of one member, without temperatures: the sigmoid of each of its logits."""
+    logits = np.array([[[-3.0, 0.0, 8.0]]], np.float32)
+    probabilities, winners = Combiner(findings("average"), labels=3).run(logits)
+    np.testing.assert_allclose(probabilities, [[0.047425873, 0.5, 0.99966465]], atol=PROBABILITY)
+    assert winners.tolist() == [2]
+
+
+def test_votes_for_a_finding_are_independent_of_the_others():
+    logits = np.array([[[1, 0, -1], [2, -1, -2], [-1, 3, -3]]], np.float32)
+    probabilities, winners = Combiner(findings("voting", members=3), labels=3).run(logits)
+    np.testing.assert_allclose(probabilities, [[2 / 3, 2 / 3, 0]])  # a logit of 0, P = 0.5, is a vote
+    assert winners.tolist() == [0], "the first of equal ones"
+
+
+def test_a_label_has_its_own_temperature():
+    c = findings("average", temperature=2.0, label_temperatures=(1.0, 0.5, 4.0))
+    probabilities, _ = Combiner(c, labels=3).run(np.full((1, 1, 3), 2.0, np.float32))
+    np.testing.assert_allclose(probabilities[0], reference.sigmoid(np.array([1.0, 2.0, 0.25])), atol=PROBABILITY)
+
+
+def test_extreme_logits_of_findings_stay_finite():
+    logits = np.array([[[1e4, -1e4, 0]]], np.float32)
+    for strategy in STRATEGIES:
+        c = combination(strategy, members=1, labels=3, temperature=4.0, activation="sigmoid")
+        assert np.isfinite(Combiner(c, labels=3).run(logits)[0]).all()
+    probabilities, _ = Combiner(findings("average", temperature=4.0), labels=3).run(logits)
+    np.testing.assert_allclose(probabilities[0], [0.999, 0.001, 0.5], atol=1e-12 ** (1 / 4))
+
+
+def findings(strategy, members=1, **fields):
+    c = {"member_temperatures": (1.0,) * members, "temperature": 1.0, "parameters": {}, "activation": "sigmoid"}
+    return Combination(strategy=strategy, **{**c, **fields})
+
+
+def test_a_combination_of_findings_is_stored_with_its_activation():
+    c = findings("average", label_temperatures=(1.0, 2.0))
+    stored = json.loads(json.dumps(c.as_json()))
+    assert (stored["activation"], stored["label_temperatures"]) == ("sigmoid", [1.0, 2.0])
+    assert Combination.from_json(stored) == c
+    single = combination("average")
+    assert {"activation", "label_temperatures"}.isdisjoint(single.as_json())
+    assert Combination.from_json(json.loads(json.dumps(single.as_json()))) == single
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "tanh"}, r'activation must be one of softmax, sigmoid, got "tanh"'),
+        ({"label_temperatures": (1.0, 0.0)}, r"label_temperatures\[1\] must be a number above 0, got 0.0"),
+        ({"activation": "softmax", "label_temperatures": (1.0,)}, "none with the activation softmax"),
+    ],
+)
+def test_a_wrong_activation_is_rejected(changes, message):
+    with pytest.raises(BundleError, match=message):
+        findings("average", **changes)
+
+
+def test_sizes_of_a_combination_of_findings():
+    findings("average").check_sizes(members=1, labels=1)
+    with pytest.raises(BundleError, match="label_temperatures must be 3 numbers, one per label, or none"):
+        findings("average", label_temperatures=(1.0, 2.0)).check_sizes(members=1, labels=3)
 
 
 def test_flannel_module_has_2005_parameters_for_five_members_and_four_labels():
@@ -103,6 +189,11 @@ def test_shapes_of_parameters():
         ({"strategy": "stacking", "parameters": {}}, "hidden_weight is missing"),
         ({"strategy": "best"}, "unknown strategy best"),
         ({"labels": 1}, "at least 1 member and 2 labels"),
+        ({"labels": 0, "activation": "sigmoid"}, "at least 1 member and 1 labels"),
+        ({"activation": "tanh"}, "unknown activation tanh"),
+        ({"label_temperatures": (1.0,) * 4}, "label_temperatures are for sigmoid only"),
+        ({"activation": "sigmoid", "label_temperatures": (1.0,) * 3}, "label_temperatures must hold 4 numbers, got 3"),
+        ({"activation": "sigmoid", "label_temperatures": (1.0, 1.0, -1.0, 1.0)}, "label_temperatures must be above 0"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"member_temperatures": (1.0, float("nan"), 1.0)}, "member_temperatures must be above 0"),
         ({"strategy": "stacking", "parameters": {"hidden_weight": np.ones((2, 12)), "hidden_bias": np.ones(3),
@@ -143,6 +234,9 @@ def test_the_probabilities_of_members_are_the_references():
     expected = reference.softmax(logits.astype(np.float64) / np.array([[0.5], [1.0], [3.0]]))
     np.testing.assert_allclose(member_probabilities(logits, c), expected, atol=PROBABILITY)
     np.testing.assert_allclose(softmax(logits[:, 1]), expected[:, 1], atol=PROBABILITY)
+    of_findings = member_probabilities(logits, dataclasses.replace(c, activation="sigmoid"))
+    expected = reference.sigmoid(logits.astype(np.float64) / np.array([[0.5], [1.0], [3.0]]))
+    np.testing.assert_allclose(of_findings, expected, atol=PROBABILITY)
 
 
 @pytest.mark.parametrize(

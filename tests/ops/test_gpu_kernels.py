@@ -19,7 +19,7 @@ from cxr_edge.ops.combine import Combiner
 from cxr_edge.ops.lung_box import LungBoxStatus, core_rule
 from cxr_edge.ops.preprocess import Preprocessor, core_spec
 from cxr_edge.records import Roi
-from cxr_edge.specs.combination import STRATEGIES
+from cxr_edge.specs.combination import ACTIVATIONS, STRATEGIES
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from tests.doubles.emulated_device import EmulatedDevice
@@ -199,15 +199,17 @@ def test_masks_wider_than_a_word_and_a_thread_block(device, side):
 
 
 @given(
-    strategy=st.sampled_from(STRATEGIES), members=st.integers(1, 9), labels=st.integers(2, 15),
+    activation=st.sampled_from(ACTIVATIONS), strategy=st.sampled_from(STRATEGIES),
+    members=st.integers(1, 9), labels=st.integers(1, 15),
     seed=st.integers(0, 2**16), temperature=st.floats(0.2, 5.0),
 )  # fmt: skip
-@settings(max_examples=80, **LEAVE_FIXTURES)
-def test_the_combination_equals_the_cpu(device, strategy, members, labels, seed, temperature):
+@settings(max_examples=120, **LEAVE_FIXTURES)
+def test_the_combination_equals_the_cpu(device, activation, strategy, members, labels, seed, temperature):
     rng = np.random.default_rng(seed)
-    combiner = Combiner(
-        combination(strategy, members, labels, seed, temperature, tuple(rng.uniform(0.5, 3, members))), labels=labels
-    )
+    temperatures = tuple(rng.uniform(0.5, 3, members))
+    labels = max(labels, 2) if activation == "softmax" else labels
+    c = combination(strategy, members, labels, seed, temperature, temperatures, activation)
+    combiner = Combiner(c, labels=labels)
     stride = labels + int(rng.integers(0, 40))
     logits = np.full((members, stride), np.nan, np.float32)
     logits[:, :labels] = rng.normal(size=(members, labels)) * 4

@@ -20,13 +20,15 @@ struct Combination {
   int labels = 0;
   std::vector<double> member_temperatures;  // one per member
   double temperature = 1.0;
-  NamedArrays parameters;  // the arrays of the strategy's row in kStrategies, row by row
+  NamedArrays parameters;                  // the arrays of the strategy's row in kStrategies, row by row
+  std::string activation = "softmax";      // or "sigmoid"
+  std::vector<double> label_temperatures;  // sigmoid only: one per label, or none, which is 1 for each
 };
 
 class Combiner {
  public:
-  // Throws std::invalid_argument for an unknown strategy, a missing, unknown or wrongly sized parameter, or a
-  // temperature that is not above 0.
+  // Throws std::invalid_argument for an unknown strategy or activation, a missing, unknown or wrongly sized parameter,
+  // or a temperature that is not above 0.
   explicit Combiner(const Combination& combination);
 
   int members() const { return layout_.members; }
@@ -44,9 +46,12 @@ class Combiner {
   void run(const float* logits, int images, float* probabilities, int32_t* winners) const;
 
  private:
+  void append_label_temperatures(const std::vector<double>& temperatures);
+
   CombineView layout_;  // without addresses
   std::vector<double> values_;
   size_t offsets_[kMaxParameters] = {};  // of the parameters in values_
+  size_t label_temperatures_ = 0;        // offset in values_, with sigmoid
 };
 
 // Throws std::invalid_argument if no strategy has that name.

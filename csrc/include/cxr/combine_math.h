@@ -14,6 +14,11 @@ namespace cxr {
 
 enum class Strategy : int32_t { kVoting, kAverage, kWeightedAverage, kStacking, kFlannel };
 
+// Softmax: the labels exclude each other. Sigmoid: each is a finding that is present or absent.
+enum class Activation : int32_t { kSoftmax, kSigmoid };
+
+inline constexpr const char* kActivations[] = {"softmax", "sigmoid"};  // names, by the value of Activation
+
 // Length of one axis of a parameter array. kScores: members * labels. kScorePairs: its square. kHidden: the length
 // of the array whose only axis it is.
 enum class Axis : int32_t { kNone, kMembers, kLabels, kScores, kScorePairs, kHidden };
@@ -47,14 +52,17 @@ inline constexpr StrategyRow kStrategies[] = {
 // A combination with its parameters by address, in host or device memory.
 struct CombineView {
   Strategy strategy;
+  Activation activation;
   int members;
   int labels;
   int hidden;  // length of Axis::kHidden; 0 if the strategy has none
   double temperature;
   const double* member_temperatures;
+  const double* label_temperatures;          // with sigmoid; multiplied by `temperature`
   const double* parameters[kMaxParameters];  // in the order of the strategy's row
 
   CXR_HD int scores() const { return members * labels; }
+  CXR_HD bool sigmoid() const { return activation == Activation::kSigmoid; }
   CXR_HD bool averages() const { return strategy == Strategy::kAverage || strategy == Strategy::kWeightedAverage; }
   // Doubles between the scores and the result: FLANNEL's inner products (members, scores) or the hidden cells.
   CXR_HD int intermediates() const { return strategy == Strategy::kFlannel ? members * scores() : hidden; }
@@ -75,10 +83,20 @@ CXR_HD void softmax(double* values, int n) {
   for (int i = 0; i < n; ++i) values[i] /= sum;
 }
 
-// Softmax of one member's logits (labels) divided by its temperature.
+CXR_HD double sigmoid(double value) { return 1.0 / (1.0 + exp(-value)); }
+
+constexpr double kLeastShare = 1e-12;  // keeps the logit of a probability of 0 or 1 finite
+
+CXR_HD double logit(double probability) {
+  const double share = smaller(larger(probability, kLeastShare), 1.0 - kLeastShare);
+  return log(share / (1.0 - share));
+}
+
+// Softmax, or the sigmoid of each, of one member's logits (labels) divided by its temperature.
 CXR_HD void member_probabilities(const CombineView& c, const float* logits, int m, double* probabilities) {
   for (int k = 0; k < c.labels; ++k) probabilities[k] = logits[k] / c.member_temperatures[m];
-  softmax(probabilities, c.labels);
+  if (!c.sigmoid()) return softmax(probabilities, c.labels);
+  for (int k = 0; k < c.labels; ++k) probabilities[k] = sigmoid(probabilities[k]);
 }
 
 // Sum of the members' probabilities of a label, each times its factor (nullptr: all 1).
@@ -88,8 +106,19 @@ CXR_HD double weighted_sum(const CombineView& c, const double* scores, const dou
   return sum;
 }
 
+// Writes the share of the members that call each finding present; returns the highest, the first of equal ones.
+CXR_HD int vote_by_finding(const CombineView& c, const double* scores, double* shares) {
+  for (int k = 0; k < c.labels; ++k) {
+    int votes = 0;
+    for (int m = 0; m < c.members; ++m) votes += scores[m * c.labels + k] >= 0.5 ? 1 : 0;
+    shares[k] = static_cast<double>(votes) / c.members;
+  }
+  return top_of(shares, c.labels);
+}
+
 // Writes the shares of votes; returns the winner by votes, then by mean probability, then by order.
 CXR_HD int vote(const CombineView& c, const double* scores, double* shares) {
+  if (c.sigmoid()) return vote_by_finding(c, scores, shares);
   for (int k = 0; k < c.labels; ++k) shares[k] = 0.0;
   for (int m = 0; m < c.members; ++m) shares[top_of(scores + m * c.labels, c.labels)] += 1.0;
   int winner = top_of(shares, c.labels);
@@ -144,9 +173,24 @@ CXR_HD double module_weight(const CombineView& c, const double* scores, const do
   return tanh(sum);
 }
 
-// Applies the temperature and a softmax to the result (labels): probabilities of the averages, logits of the others.
-// Returns the winning label.
+// What a member's weight multiplies. A finding is a two-class problem: the softmax over (1 - P, P) of the weighted sum
+// is the sigmoid of the weighted sum of 2 P - 1.
+CXR_HD double module_evidence(const CombineView& c, double score) { return c.sigmoid() ? 2.0 * score - 1.0 : score; }
+
+CXR_HD void apply_label_temperatures(const CombineView& c, double* result) {
+  for (int k = 0; k < c.labels; ++k) {
+    const double value = c.averages() ? logit(result[k]) : result[k];
+    result[k] = sigmoid(value / (c.temperature * c.label_temperatures[k]));
+  }
+}
+
+// Applies the temperature and the activation to the result (labels): probabilities of the averages, logits of the
+// others. Returns the winning label.
 CXR_HD int apply_temperature(const CombineView& c, double* result) {
+  if (c.sigmoid()) {
+    apply_label_temperatures(c, result);
+    return top_of(result, c.labels);
+  }
   // The log of a softmax differs from its argument by a constant, which the next softmax drops.
   for (int k = 0; k < c.labels; ++k) result[k] = (c.averages() ? log(result[k]) : result[k]) / c.temperature;
   softmax(result, c.labels);
