@@ -153,7 +153,7 @@ def _built(results: Evaluation) -> list[str]:
     return [f"Engines built here: {built.engines}; same decision as the reference: {interval(built.same_decision)}."]
 
 
-def gaps_section(results: Evaluation) -> list[str]:
+def gaps_section(results: Evaluation, stated_by: str = "the collections") -> list[str]:
     if results.guard is None or not results.gaps:
         return []
     label = results.guard.label
@@ -163,7 +163,7 @@ def gaps_section(results: Evaluation) -> list[str]:
         for group, f in groups.items()
     ]
     head = ["", "group", f"{label} found", f"normals not called {label}", f"all without {label} not called so"]
-    return ["## Gaps between groups of adults", "As the collections state view, age and sex.", table(head, rows)]
+    return ["## Gaps between groups of adults", f"As {stated_by} state view, age and sex.", table(head, rows)]
 
 
 def _sources_table(results: Evaluation) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "RunConfig",
     "StagedMember",
     "load_config",
+    "parse_config",
     "parse_members",
     "parse_segmenter",
     "parse_staged_members",
@@ -216,14 +217,19 @@ class Config(RunConfig):
 
 def load_config(file: Path) -> Config:
     """Load a TOML file. Raises InputError for a missing file and for unknown keys."""
-    values = read_toml(file)
+    return parse_config(read_toml(file), str(file))
+
+
+def parse_config(table: Mapping[str, Any], where: str) -> Config:
+    """Return the configuration of a table. where: file and table, for messages. Raises InputError as `load_config`."""
+    values = dict(table)
     base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
-    parse_segmenter(values, base, file)
-    values["members"] = parse_staged_members(values.get("members", {}), base, f"{file}: members")
-    return parse_table(Config, values, str(file))
+    parse_segmenter(values, base, where)
+    values["members"] = parse_staged_members(values.get("members", {}), base, f"{where}: members")
+    return parse_table(Config, values, where)
 
 
-def parse_segmenter(values: dict[str, Any], base: Plan, file: Path) -> None:
+def parse_segmenter(values: dict[str, Any], base: Plan, file: Path | str) -> None:
     """Replace the tables of the segmenter, `segmenter` and `prune_segmenter`, by their plans."""
     if "segmenter" in values:
         values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")

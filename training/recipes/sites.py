@@ -29,7 +29,7 @@ from training.recipes.staged import train_stages
 from training.tasks.classify import Balance
 from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
-__all__ = ["SitePredictions", "SitesConfig", "SitesRun", "Variant", "load_sites"]
+__all__ = ["SitePredictions", "SitesConfig", "SitesRun", "Variant", "load_sites", "parse_sites"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,6 @@ class SitesConfig(RunConfig):
         super().__post_init__()
         if not self.folds or not self.variants:
             raise InputError("give at least one fold ([folds] NAME = [sources]) and one variant ([variants.NAME])")
-        if self.guard is None:
-            raise InputError("the loop compares how a guarded label fares on unseen sites: name it (guard)")
         if self.found is not None and not 0 < self.found <= 1:
             raise InputError(
                 f"found is a share above 0, at most 1, such as 0.85; got {self.found}: change it, or leave it out"
@@ -123,16 +121,24 @@ class SitesConfig(RunConfig):
 
 
 def load_sites(file: Path) -> SitesConfig:
-    """Load a TOML file. Raises InputError for a missing file, unknown keys and invalid values."""
-    values = read_toml(file)
+    """Load a TOML file. Raises InputError for a missing file, unknown keys, invalid values, and without a guarded label."""
+    config = parse_sites(read_toml(file), str(file))
+    if config.guard is None:
+        raise InputError(f"{file}: the loop compares how a guarded label fares on unseen sites: name it (guard)")
+    return config
+
+
+def parse_sites(table: Mapping[str, Any], where: str) -> SitesConfig:
+    """Return the configuration of a table. where: file and table, for messages. Raises InputError as `load_sites`."""
+    values = dict(table)
     base = Plan(epochs=6, keep="last", threads=values.get("threads", 2), seed=values.get("seed", 1))
-    parse_segmenter(values, base, file)
-    base = plan(values.pop("train", {}), base, f"{file}: train")
-    values["members"] = parse_staged_members(values.get("members", {}), base, f"{file}: members")
+    parse_segmenter(values, base, where)
+    base = plan(values.pop("train", {}), base, f"{where}: train")
+    values["members"] = parse_staged_members(values.get("members", {}), base, f"{where}: members")
     variants = values.get("variants", {})
-    require_table(variants, f"{file}: variants")
-    values["variants"] = {k: parse_table(Variant, v, f"{file}: variants.{k}") for k, v in variants.items()}
-    return parse_table(SitesConfig, values, str(file))
+    require_table(variants, f"{where}: variants")
+    values["variants"] = {k: parse_table(Variant, v, f"{where}: variants.{k}") for k, v in variants.items()}
+    return parse_table(SitesConfig, values, where)
 
 
 @dataclass(frozen=True, kw_only=True)
