@@ -161,7 +161,7 @@ def _subgroups(tables: Mapping[str, Any], name: str) -> Subgroups:
 
 def check_segmenter_plan(plan: Plan) -> None:
     """Raise InputError for settings that only a classifier's training has."""
-    for name in ("mixup", "cutmix", "frozen_epochs", "frozen_layers"):
+    for name in ("loss", "mixup", "cutmix", "frozen_epochs", "frozen_layers"):
         if getattr(plan, name):
             raise InputError(f"{name} of a segmenter's plan is 0, got {getattr(plan, name)!r}: leave it out")
 

@@ -43,7 +43,9 @@ from training.pruning.plan import PrunePlan
 from training.pruning.prune import best_step, prune, step_folder, steps_of
 from training.recipes.config import RunConfig
 from training.shared_files import atomic_write, exclusive_lock, read_arrays
-from training.tasks.classify import ClassifyTask, MemberData, Sampling
+from training.tasks.classify import ClassifyTask
+from training.tasks.findings import FindingsTask
+from training.tasks.images import ImageTask, MemberData, Sampling
 from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
 from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
@@ -215,7 +217,7 @@ class Run:
         plan: Plan,
         sources: Sequence[str] = (),
         samples: Sequence[Sample] | None = None,
-    ) -> ClassifyTask:
+    ) -> ImageTask:
         """Return the training task of a member on `target`.
 
         sources: to train and validate on; empty for all.
@@ -242,6 +244,10 @@ class Run:
             min_images=c.least_images,
         )
         smoothing = c.label_smoothing if c.preset == "sane" else 0.0
+        if target.multi_label:
+            return FindingsTask(
+                network, data, sampling, kind=plan.loss or "bce", smoothing=smoothing, by_loss=c.by_loss
+            )
         return ClassifyTask(network, data, sampling, smoothing=smoothing, by_loss=c.by_loss)
 
     def _drawn_views(self) -> list[str] | None:
@@ -267,7 +273,7 @@ class Run:
 
     def train_or_load(
         self,
-        make_task: Callable[[], ClassifyTask],
+        make_task: Callable[[], ImageTask],
         spec: NetworkSpec,
         plan: Plan,
         folder: Path,
@@ -320,12 +326,15 @@ class Run:
         return SampleLogits(rows=rows, logits=logits)
 
     def evaluated_rows(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
-        """Return the rows of validation and test images with a label of `target`. sources: to include; empty for all."""
+        """Return the rows of validation and test images with a label, or a known finding, of `target`.
+
+        sources: to include; empty for all.
+        """
         rows = [
             i
             for i, s in enumerate(self.samples)
             if s.side in ("validation", "test")
-            and target.label_index(s.record.label) >= 0
+            and target.is_evaluated(s.record)
             and (not sources or s.record.source in sources)
         ]
         return np.array(rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class Variant:
 class SitesConfig(RunConfig):
     """Configuration of the loop."""
 
+    takes_findings: ClassVar[bool] = True
     folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> sources that are left out together
     members: Mapping[str, StagedMember] = field(default_factory=dict)  # by name
     variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are compared with the first
