@@ -97,7 +97,8 @@ def masked_log_loss(probabilities: Floats, truth: npt.NDArray[np.float32]) -> Fl
     known = ~np.isnan(truth)
     right = np.where(truth == 1, probabilities, 1 - probabilities)
     loss = np.where(known, -np.log(np.maximum(right, _LEAST)), 0.0).sum(axis=1)
-    return np.divide(loss, known.sum(axis=1), out=np.full(len(loss), np.nan), where=known.any(axis=1))
+    found: Floats = np.divide(loss, known.sum(axis=1), out=np.full(len(loss), np.nan), where=known.any(axis=1))
+    return found
 
 
 def average_precision(ranked: npt.NDArray[np.int64], positive: Mask, weights: Floats) -> float:
@@ -164,7 +165,8 @@ def _log_loss(p: FindingPredictions) -> float:
 def _mean(rows: Floats) -> Floats:
     """Return the means over findings, those without a figure in a draw left out."""
     counts = np.isfinite(rows).sum(axis=0)
-    return np.divide(np.nansum(rows, axis=0), counts, out=np.full(len(_MEASURES), np.nan), where=counts > 0)
+    means: Floats = np.divide(np.nansum(rows, axis=0), counts, out=np.full(len(_MEASURES), np.nan), where=counts > 0)
+    return means
 
 
 def _nothing(labels: int) -> list[Figure]:
