@@ -6,6 +6,7 @@ JSON form; the steps themselves are in `decoding`, `ops` and `screening`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "Roi",
     "Screening",
     "StageTimes",
+    "decision_text",
 ]
 
 NO_FINDING = "no finding"  # decision of a multi-label bundle without a present finding
@@ -198,7 +200,7 @@ class MemberScore:
     """Output of one ensemble member."""
 
     member: str
-    probabilities: tuple[float, ...]  # softmax, in the order of the bundle's labels
+    probabilities: tuple[float, ...]  # in the order of the bundle's labels; sum 1 in a single-label bundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,20 +213,31 @@ class Screening:
     height_px: int
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]  # calibrated, of the ensemble, in the order of `labels`
-    decision: str  # one of `labels`
+    decision: str  # one of `labels`; of a multi-label bundle the findings joined by +, or NO_FINDING
     members: tuple[MemberScore, ...]
     roi: Roi  # the lung box, or the full frame if it was rejected (a flag says so)
     flags: tuple[Flag, ...]
     times: StageTimes
-    # (h, w) float32 in 0..1 over the roi, for the decided label; None if it was not requested or the members have no CAM.
+    findings: tuple[str, ...] | None = None  # the present ones, in the order of `labels`; None in a single-label bundle
+    # (h, w) float32 in 0..1 over the roi, for the `leading_label`; None if it was not requested or the members have no CAM.
     heatmap: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if len(self.probabilities) != len(self.labels) or self.decision not in self.labels:
+        if len(self.probabilities) != len(self.labels) or not self._decided():
             raise ValueError(
                 f"a screening needs one probability per label and a decision among {self.labels}, "
                 f"got {len(self.probabilities)} and {self.decision!r}"
             )
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The labels that the decision consists of: the decided one, or the present findings."""
+        return (self.decision,) if self.findings is None else self.findings
+
+    @property
+    def leading_label(self) -> str:
+        """The label that reports show first: the decided one; of findings the most probable one, of those present if any are."""
+        return max(self.present or self.labels, key=lambda label: self.probabilities[self.labels.index(label)])
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this screening, without pixels."""
@@ -234,12 +247,24 @@ class Screening:
             "width_px": self.width_px,
             "height_px": self.height_px,
             "decision": self.decision,
+            **({} if self.findings is None else {"findings": list(self.findings)}),
             "probabilities": dict(zip(self.labels, self.probabilities, strict=True)),
             "members": {m.member: dict(zip(self.labels, m.probabilities, strict=True)) for m in self.members},
             "roi": list(self.roi.as_tuple()),
             "flags": [{"code": f.code, "message": f.message} for f in self.flags],
             "times_ms": {**self.times.by_stage(), "total": self.times.total_ms},
         }
+
+    def _decided(self) -> bool:
+        if self.findings is None:
+            return self.decision in self.labels
+        known = self.findings == tuple(label for label in self.labels if label in self.findings)
+        return known and self.decision == decision_text(self.findings)
+
+
+def decision_text(findings: Sequence[str]) -> str:
+    """Return the decision of a multi-label bundle, from the present findings in the order of its labels."""
+    return "+".join(findings) or NO_FINDING
 
 
 def _source_json(source: str) -> dict[str, str]:

@@ -90,7 +90,7 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
             "Folder": str(bundle.root),
             "Digest": bundle.digest,
             "Intended use": manifest.intended_use,
-            "Labels": ", ".join(manifest.labels),
+            "Findings" if manifest.multi_label else "Labels": ", ".join(manifest.labels),
             "Combination": _combination(manifest.combination),
             "Decision": _decision(manifest),
             "Lung box": _lung_box(manifest),
@@ -162,17 +162,23 @@ def _combination(combination: Combination) -> str:
     weights = combination.parameters.get("weights", ())
     detail = f" ({', '.join(f'{w:.3g}' for w in weights)})" if weights else ""
     temperatures = ", ".join(f"{t:.3g}" for t in combination.member_temperatures)
-    return f"{combination.strategy}{detail}; temperature {combination.temperature:.3g}, of the members {temperatures}"
+    of_labels = ", ".join(f"{t:.3g}" for t in combination.label_temperatures)
+    by_label = f", of the findings {of_labels}" if of_labels else ""
+    return f"{combination.strategy}{detail}; temperature {combination.temperature:.3g}, of the members {temperatures}{by_label}"
 
 
 def _decision(manifest: Manifest) -> str:
+    uncertain = f"uncertain below {manifest.decision.uncertain_below:.3g}"
+    if manifest.multi_label:
+        limits = ", ".join(f"{label} from {manifest.decision.threshold_of(label):.3g}" for label in manifest.labels)
+        return f"present: {limits}; {uncertain}"
     first = manifest.decision.first
     rules = ", ".join(
         f"{label} from {value:.3g}{' even if another is more probable' if label in first else ''}"
         for label, value in manifest.decision.thresholds.items()
     )
     rules = rules or "no thresholds"
-    return f"{rules}; uncertain below {manifest.decision.uncertain_below:.3g}"
+    return f"{rules}; {uncertain}"
 
 
 def _lung_box(manifest: Manifest) -> str:

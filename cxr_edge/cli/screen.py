@@ -211,6 +211,7 @@ def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str)
         version=manifest.version,
         digest=bundle.digest,
         labels=manifest.labels,
+        thresholds=tuple(map(manifest.decision.threshold_of, manifest.labels)) if manifest.multi_label else None,
         intended_use=manifest.intended_use,
         engines=screener.describe(),
         machine=f"{processor_name()}, {args.threads} threads ({use_of_threads})",

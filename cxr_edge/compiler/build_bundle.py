@@ -25,7 +25,7 @@ from cxr_edge.compiler.candidates import Candidate, choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.compiler.output_kinds import ComparedOutput, compared_output, constant_note
-from cxr_edge.compiler.parity import Limits, ParityResult, compare_ensemble
+from cxr_edge.compiler.parity import Findings, Limits, ParityResult, compare_ensemble, compare_ensemble_findings
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import Samples
 from cxr_edge.compiler.selection import EngineSelection, select_engines
@@ -144,7 +144,9 @@ class _BundleBuild:
         kind, temperature = manifest.members[index].output, manifest.combination.member_temperatures[index]
         compared = compared_output(network.name, kind, raw, declared_by="declared by the bundle")
         self.compared.append(compared)
-        return output_comparison(compared.kinds, limits, truth=self.images.truth(), temperature=temperature)
+        findings = manifest.labels if manifest.multi_label else ()
+        truth = self.images.truth()
+        return output_comparison(compared.kinds, limits, truth=truth, temperature=temperature, findings=findings)
 
     def _ranges(self, network: NetworkFile) -> Ranges | None:
         """Return activation ranges measured on the user's images, or the bundle's, or None if it has none."""
@@ -171,7 +173,12 @@ class _BundleBuild:
         screener = Screener(self.bundle, loaded, threads=self.context.options.threads)
         after = [screener.screen(decode(s.path)) for s in self.images.items]
         before = [s.screening for s in self.images.items]
-        return compare_ensemble(before, after, self.images.truth(), self._limits)
+        manifest, truth = self.bundle.manifest, self.images.truth()
+        if not manifest.multi_label:
+            return compare_ensemble(before, after, truth, self._limits)
+        thresholds = tuple(map(manifest.decision.threshold_of, manifest.labels))
+        findings = Findings(labels=manifest.labels, thresholds=thresholds, truth=truth)
+        return compare_ensemble_findings(before, after, self._limits, findings)
 
     def _report(self, results: Mapping[str, TrialResult], selection: EngineSelection) -> BuildReport:
         backend, unreadable = self.context.backend, len(self.images.unreadable)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.compiler.output_kinds import probabilities
-from cxr_edge.compiler.parity import Limits, ParityResult, compare_findings, compare_member, compare_segmenter
+from cxr_edge.compiler.parity import Findings, Limits, ParityResult, compare_findings, compare_member, compare_segmenter
 from cxr_edge.compiler.variation import output_change
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.outputs import OutputKind
@@ -33,17 +33,25 @@ def output_comparison(
     *,
     truth: npt.NDArray[np.int64] | None = None,
     temperature: float = 1.0,
+    findings: tuple[str, ...] = (),
 ) -> Comparison:
     """Return the comparison of raw outputs (columns) per image as each of `kinds`, all of which must pass.
 
-    truth: (images) label indices, or None. temperature: of softmax logits.
+    truth: (images) label indices, or (images, columns) of 0 and 1 for findings, or None. temperature: of logits. findings: their
+    labels, if the columns have any.
     """
+    known = Findings(labels=findings, truth=truth if findings else None)
 
     def compare(reference: Sequence[Tensor], candidate: Sequence[Tensor]) -> ParityResult:
         before, after = np.stack(reference), np.stack(candidate)
         if not np.isfinite(after).all():
             return _not_finite(len(before))
-        results = [_as_kind(kind, before, after, limits, truth, temperature) for kind in kinds]
+        results = [
+            _of_findings(kind, before, after, limits, known, temperature)
+            if not kind.startswith("softmax")
+            else _of_labels(kind, before, after, limits, truth, temperature)
+            for kind in kinds
+        ]
         return results[0] if len(results) == 1 else _merged(dict(zip(kinds, results, strict=True)))
 
     return compare
@@ -62,7 +70,14 @@ def segmenter_comparison(sizes_px: Sequence[tuple[int, int]], rule: LungBoxRule,
     return compare
 
 
-def _as_kind(
+def _of_findings(
+    kind: OutputKind, before: Tensor, after: Tensor, limits: Limits, findings: Findings, temperature: float
+) -> ParityResult:
+    p_before, p_after = probabilities(kind, before, temperature), probabilities(kind, after, temperature)
+    return _with_change(compare_findings(p_before, p_after, limits, findings), before, after, limits, findings.labels)
+
+
+def _of_labels(
     kind: OutputKind,
     before: Tensor,
     after: Tensor,
@@ -71,18 +86,18 @@ def _as_kind(
     temperature: float,
 ) -> ParityResult:
     p_before, p_after = probabilities(kind, before, temperature), probabilities(kind, after, temperature)
-    if not kind.startswith("softmax"):
-        return _with_change(compare_findings(p_before, p_after, limits), before, after, limits)
     result = compare_member(p_before, p_after, truth, limits)
     if kind == "softmax-logits":  # a constant added to an image's logits changes nothing
         before, after = (raw - raw.mean(axis=1, keepdims=True) for raw in (before, after))
     return _with_change(result, before, after, limits)
 
 
-def _with_change(result: ParityResult, before: Tensor, after: Tensor, limits: Limits) -> ParityResult:
+def _with_change(
+    result: ParityResult, before: Tensor, after: Tensor, limits: Limits, labels: tuple[str, ...] = ()
+) -> ParityResult:
     """Return the result with the change of the raw outputs, and the reason if it is too large."""
     worst = output_change(before, after)
-    reason = worst.reason(limits.output_change)
+    reason = worst.reason(limits.output_change, labels)
     reasons = result.reasons if reason is None else (*result.reasons, reason)
     return replace(result, output_change=worst.change, reasons=reasons)
 

@@ -36,19 +36,21 @@ Item = TypeVar("Item")
 def add_known_answers(bundle: Bundle, *, count: int, candidates: int | None = None) -> Bundle:
     """Draw phantoms and store the fp32 reference's predictions on them as the bundle's known answers.
 
-    `count` of `candidates` times as many (None: 8) are selected, in turn from every predicted label: with one label in all of
-    them, an engine with a constant output would pass the build's parity check.
+    `count` of `candidates` times as many (None: 8) are selected, in turn from every predicted label, or set of findings: with one
+    in all of them, an engine with a constant output would pass the build's parity check.
     """
     screener = Screener(bundle, reference(bundle, threads=1))
     shutil.rmtree(bundle.root / _FOLDER, ignore_errors=True)
     (bundle.root / _FOLDER).mkdir()
-    by_decision: dict[str, list[_Candidate]] = {label: [] for label in bundle.manifest.labels}
+    manifest = bundle.manifest
+    decisions = () if manifest.multi_label else manifest.labels  # sets of findings come in the order of their images
+    by_decision: dict[str, list[_Candidate]] = {decision: [] for decision in decisions}
     for i in range((candidates or _CANDIDATES_PER_ANSWER) * count):
         candidate = _candidate(screener, i)
-        by_decision[candidate.screening.decision].append(candidate)
+        by_decision.setdefault(candidate.screening.decision, []).append(candidate)
     chosen = in_turn(list(by_decision.values()), count)
     answers = [_known_answer(bundle.root, candidate) for candidate in chosen]
-    return write_bundle(bundle.root, replace(bundle.manifest, known_answers=tuple(answers)))
+    return write_bundle(bundle.root, replace(manifest, known_answers=tuple(answers)))
 
 
 def in_turn(queues: Sequence[Sequence[Item]], count: int) -> list[Item]:

@@ -16,13 +16,17 @@ import numpy.typing as npt
 from cxr_edge.compiler.auc import auc
 from cxr_edge.ops.lung_box import lung_box
 from cxr_edge.records import Roi, Screening
+from cxr_edge.specs.combination import DEFAULT_THRESHOLD
 from cxr_edge.specs.lung_box import LungBoxRule
 
 __all__ = [
     "PER_OUTPUT",
+    "TRUE_FINDINGS",
+    "Findings",
     "Limits",
     "ParityResult",
     "compare_ensemble",
+    "compare_ensemble_findings",
     "compare_findings",
     "compare_member",
     "compare_segmenter",
@@ -38,6 +42,7 @@ SAME_BOX_IOU = 0.95
 # With fewer images one swapped pair changes the AUC more than any sensible limit: it is reported but decides nothing.
 MIN_IMAGES_FOR_AUC = 50
 PER_OUTPUT = "the reference's decisions of that output"
+TRUE_FINDINGS = "true findings"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +92,16 @@ class ParityResult:
     """Result of a parity comparison: its figures, and the reasons for failure."""
 
     images: int
-    agreement: float  # share of images with the same top label, decision or lung box; ties count as the same
+    # Share of images with the same top label, decision, lung box, or state of the worst finding; ties count as the same.
+    agreement: float
     max_shift: float | None = None  # largest absolute change of a probability
     mean_shift: float | None = None  # mean over images of each image's largest change
     auc_change: float | None = None  # candidate minus reference, macro one-vs-rest; None if it is undefined
-    # `true labels` or `the reference's labels`; PER_OUTPUT for independent findings, of which this is the worst.
+    # `true labels` or `the reference's labels`; PER_OUTPUT or TRUE_FINDINGS for findings, of which this is the worst.
     auc_against: str | None = None
     output_change: float | None = None  # largest RMS error of a raw output over its variation (`variation`)
     mask_iou: float | None = None  # mean over images; segmenters only
+    worst_finding: str | None = None  # label of the lowest agreement, if findings have labels and it is below 1
     reasons: tuple[str, ...] = ()  # empty if it passed
 
     @property
@@ -110,32 +117,76 @@ def compare_member(
     return _compare(reference, candidate, same, truth, limits, limits.network_agreement, "top label")
 
 
-def compare_findings(reference: FloatArray, candidate: FloatArray, limits: Limits) -> ParityResult:
-    """Compare probabilities (images, findings) that are decided one by one at 0.5; the worst finding counts."""
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Labels, thresholds and truth of outputs that are findings, each present or absent."""
+
+    labels: tuple[str, ...] = ()  # one per output; (): not known, outputs are called by their number
+    thresholds: tuple[float, ...] = ()  # one per output, from which a finding is present; (): 0.5 for each
+    truth: npt.NDArray[np.int64] | None = None  # (images, outputs), 1 where the finding is present; None: not known
+
+    def name(self, output: int) -> str:
+        """Return what reasons call an output."""
+        return self.labels[output] if self.labels else f"output {output}"
+
+    def limits(self, outputs: int) -> FloatArray:
+        """Return the thresholds (outputs), as float32: the decision rule compares so."""
+        return np.asarray(self.thresholds or (DEFAULT_THRESHOLD,) * outputs, np.float32)
+
+
+def compare_findings(
+    reference: FloatArray,
+    candidate: FloatArray,
+    limits: Limits,
+    findings: Findings | None = None,
+    *,
+    min_agreement: float | None = None,
+) -> ParityResult:
+    """Compare probabilities (images, findings) that are decided one by one; the worst finding counts, and is named.
+
+    findings: None if nothing is known of them. min_agreement: None for that of a network.
+    """
     if not np.isfinite(candidate).all():
         return _not_finite(len(reference))
-    shift = np.abs(candidate - reference)
-    agreement = (((reference >= 0.5) == (candidate >= 0.5)) | (shift <= TIE)).mean(axis=0)
-    losses = _finding_auc_losses(reference, candidate, limits)
-    least, most = int(agreement.argmin()), int(shift.mean(axis=0).argmax())
-    largest = int(shift.max(axis=0).argmax())
+    known, shift = findings or Findings(), np.abs(candidate - reference)
+    thresholds = known.limits(reference.shape[1])
+    ties = TIE * 2 * np.minimum(thresholds, 1 - thresholds)  # of a threshold near 0 or 1, a change beside it is less
+    agreement = (((reference >= thresholds) == (candidate >= thresholds)) | (shift <= ties)).mean(axis=0)
+    losses = _finding_auc_losses(reference, candidate, limits, known)
+    least, most, largest = (
+        int(i) for i in (agreement.argmin(), shift.mean(axis=0).argmax(), shift.max(axis=0).argmax())
+    )
+    required = limits.network_agreement if min_agreement is None else min_agreement
     reasons = [
-        *_too_low(f"agreement on output {least}", float(agreement[least]), limits.network_agreement),
-        *_too_high(f"mean probability shift of output {most}", float(shift[:, most].mean()), limits.mean_shift),
-        *_too_high(f"largest probability shift (output {largest})", float(shift[:, largest].max()), limits.max_shift),
+        *_too_low(f"agreement on {known.name(least)}", float(agreement[least]), required),
+        *_too_high(f"mean probability shift of {known.name(most)}", float(shift[:, most].mean()), limits.mean_shift),
+        *_too_high(
+            f"largest probability shift ({known.name(largest)})", float(shift[:, largest].max()), limits.max_shift
+        ),
     ]
     worst = max(losses, key=lambda output: losses[output], default=None)
     if worst is not None and len(reference) >= MIN_IMAGES_FOR_AUC:
-        reasons += _too_high(f"AUC loss of output {worst}", losses[worst], limits.max_loss)
+        reasons += _too_high(f"AUC loss of {known.name(worst)}", losses[worst], limits.max_loss)
+    against = PER_OUTPUT if known.truth is None else TRUE_FINDINGS
     return ParityResult(
         images=len(reference),
         agreement=float(agreement[least]),
         max_shift=float(shift.max()),
         mean_shift=float(shift[:, most].mean()),
         auc_change=None if worst is None else -losses[worst],
-        auc_against=None if worst is None else PER_OUTPUT,
+        auc_against=None if worst is None else against,
+        worst_finding=known.name(least) if known.labels and agreement[least] < 1 else None,
         reasons=tuple(reasons),
     )
+
+
+def compare_ensemble_findings(
+    reference: Sequence[Screening], candidate: Sequence[Screening], limits: Limits, findings: Findings
+) -> ParityResult:
+    """Compare the screenings of an ensemble of findings: each is decided at the bundle's threshold, the worst one counts."""
+    pairs = list(zip(reference, candidate, strict=True))
+    before, after = (np.array([pair[side].probabilities for pair in pairs]) for side in (0, 1))
+    return compare_findings(before, after, limits, findings, min_agreement=limits.ensemble_agreement)
 
 
 def compare_ensemble(
@@ -221,16 +272,19 @@ def _auc_change(
     return (None, None) if before is None or after is None else (after - before, against)
 
 
-def _finding_auc_losses(reference: FloatArray, candidate: FloatArray, limits: Limits) -> dict[int, float]:
+def _finding_auc_losses(
+    reference: FloatArray, candidate: FloatArray, limits: Limits, findings: Findings
+) -> dict[int, float]:
     """Return the loss of AUC per output, where one swapped pair of images is less than the limit.
 
-    Positive is what the reference decides so. Where that leaves too few on one side, as for a rare finding, it is the
-    reference's upper half: the order of the images is what such an output is used for.
+    Positive is where the finding truly is, if that is known, else where the reference decides so. Where that leaves too few on
+    one side, as for a rare finding, it is the reference's upper half: the order of the images is what such an output is used for.
     """
-    losses = {}
+    losses, thresholds = {}, findings.limits(reference.shape[1])
     for output in range(reference.shape[1]):
         before, after = reference[:, output], candidate[:, output]
-        for positive in (before >= 0.5, before > np.median(before)):
+        known = before >= thresholds[output] if findings.truth is None else findings.truth[:, output] == 1
+        for positive in (known, before > np.median(before)):
             if int(positive.sum()) * int((~positive).sum()) * limits.max_loss >= 1:
                 losses[output] = auc(before, positive) - auc(after, positive)
                 break

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from cxr_edge.compiler.output_kinds import ComparedOutput
-from cxr_edge.compiler.parity import PER_OUTPUT, ParityResult
+from cxr_edge.compiler.parity import PER_OUTPUT, TRUE_FINDINGS, ParityResult
 from cxr_edge.compiler.sensitivity import LayerSensitivity
 from cxr_edge.compiler.timing import Timing
 
@@ -94,7 +94,7 @@ class BuildReport:
         parity = [(r.precision, r.parity) for r in self.rows if r.parity]
         against = sorted({p.auc_against for _, p in parity if p.auc_against})
         lines += [f"Outputs: {', '.join(map(str, self.outputs))}."] if self.outputs else []
-        of = ["the worst output's" if a == PER_OUTPUT else "macro one-vs-rest" for a in against]
+        of = ["the worst output's" if a in (PER_OUTPUT, TRUE_FINDINGS) else "macro one-vs-rest" for a in against]
         aucs = [f"{what} against {labels}" for what, labels in zip(of, against, strict=True)]
         lines += [f"dAUC is {', or '.join(aucs)}."] if aucs else []
         lines.append(f"Times: one image, {self.threads} threads, {self.backend} on {self._processor()}.")
@@ -136,7 +136,8 @@ def _listed(layers: tuple[LayerSensitivity, ...]) -> str:
 def _ensemble_line(parity: ParityResult) -> str:
     shift = "" if parity.max_shift is None else f", largest change of a probability {parity.max_shift:.3f}"
     result = "passed" if parity.passed else "REJECTED: " + "; ".join(parity.reasons)
-    agreement = f"decision agreement {parity.agreement:.3f} on {parity.images} images"
+    of = f" of {parity.worst_finding}, the worst finding," if parity.worst_finding else ""
+    agreement = f"decision agreement {parity.agreement:.3f}{of} on {parity.images} images"
     return f"The selected engines together: {agreement}{shift}; {result}."
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import SEGMENTER, EngineSet
 from cxr_edge.errors import ContractError, InputError
 from cxr_edge.ops.preprocess import Preprocessor
-from cxr_edge.records import Roi, Screening
+from cxr_edge.records import NO_FINDING, Roi, Screening
 from cxr_edge.screening.screener import Screener
 
 __all__ = ["Sample", "Samples", "check_known_answers", "from_folder", "image_paths", "known_answers", "spread_evenly"]
@@ -36,7 +37,8 @@ class Sample:
     """One image with the reference's result and the networks' inputs."""
 
     path: Path
-    label: int | None  # index of the true label, None if unknown
+    # Index of the true label; of findings 0 or 1 for each label; None if unknown.
+    label: int | tuple[int, ...] | None
     screening: Screening = field(repr=False)  # by the reference
     inputs: dict[str, Tensor] = field(repr=False)  # (1, C, H, W) by name of the network
 
@@ -54,7 +56,7 @@ class Samples:
         return [s.inputs[name] for s in self.items]
 
     def truth(self) -> npt.NDArray[np.int64] | None:
-        """Return the true label indices (images), or None unless all are known."""
+        """Return the true label indices (images), or findings (images, labels) of 0 and 1; None unless all are known."""
         labels = [s.label for s in self.items if s.label is not None]
         return np.array(labels, np.int64) if len(labels) == len(self.items) else None
 
@@ -79,16 +81,15 @@ def known_answers(bundle: Bundle, reference: EngineSet, *, threads: int) -> Samp
 def from_folder(bundle: Bundle, reference: EngineSet, folder: Path, *, threads: int, limit: int) -> Samples:
     """Return images of `folder` and below, evenly spaced if there are more than `limit`.
 
-    A file in a sub-folder named like a label of the bundle has that label. Raises InputError if none can be decoded.
+    A file in a sub-folder named like a label of the bundle has that label; in a multi-label bundle one in a sub-folder named like
+    a decision (`nodule`, `effusion+nodule`, `no finding`) has exactly these findings. Raises InputError if none can be decoded.
     """
     paths = image_paths(folder)
     selected = spread_evenly(paths, limit)
-    labels = bundle.manifest.labels
     reader, items, unreadable = _SampleReader(bundle, reference, threads), [], []
     for path in selected:
-        label = labels.index(path.parent.name) if path.parent.name in labels else None
         try:
-            items.append(reader.read(path, label))
+            items.append(reader.read(path, _true_label(path.parent.name, bundle.manifest)))
         except InputError as error:
             unreadable.append(str(error))
     if not items:
@@ -130,6 +131,15 @@ def spread_evenly(paths: Sequence[Path], limit: int) -> list[Path]:
     return [paths[i] for i in np.linspace(0, len(paths) - 1, limit).round().astype(int)]
 
 
+def _true_label(folder: str, manifest: Manifest) -> int | tuple[int, ...] | None:
+    """Return `Sample.label` of the files in a folder of that name."""
+    labels = manifest.labels
+    if not manifest.multi_label:
+        return labels.index(folder) if folder in labels else None
+    present = [] if folder == NO_FINDING else folder.split("+")
+    return tuple(int(label in present) for label in labels) if set(present) <= set(labels) else None
+
+
 class _SampleReader:
     """Decodes images, screens them with the fp32 reference and preprocesses them for every network."""
 
@@ -140,7 +150,7 @@ class _SampleReader:
         self._preprocessor = Preprocessor([m.preprocess for m in manifest.members], threads=threads)
         self._lungs = Preprocessor([manifest.segmenter.preprocess], threads=threads) if manifest.segmenter else None
 
-    def read(self, path: Path, label: int | None) -> Sample:
+    def read(self, path: Path, label: int | tuple[int, ...] | None) -> Sample:
         image = decode(path)
         screening = self._screener.screen(image)
         inputs = dict(zip(self._members, self._preprocessor.run([image.pixels], [screening.roi]), strict=True))

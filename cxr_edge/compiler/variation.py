@@ -7,6 +7,7 @@ that has become constant has an error of at least its spread there, too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,17 +34,21 @@ class OutputChange:
     change: float  # RMS error over images, relative to the reference's standard deviation
     constant: bool  # in the reference, over these images
 
-    def reason(self, limit: float) -> str | None:
-        """Return the reason for rejection, or None. limit: `parity.Limits.output_change`."""
+    def reason(self, limit: float, labels: Sequence[str] = ()) -> str | None:
+        """Return the reason for rejection, or None.
+
+        limit: `parity.Limits.output_change`. labels: of the outputs; (): they are called by their number.
+        """
         if self.change <= limit:  # NaN is not
             return None
+        name = labels[self.output] if labels else self.output
         if self.constant:
             return (
-                f"raw output {self.output} differs from the reference's, which is the same for all images, so that nothing "
+                f"raw output {name} differs from the reference's, which is the same for all images, so that nothing "
                 f"shows whether it follows the image: give more and other images with --calibration DIR"
             )
         return (
-            f"raw output {self.output} is off by {self.change:.2f} of its variation over the images, at most {limit:.2f} is "
+            f"raw output {name} is off by {self.change:.2f} of its variation over the images, at most {limit:.2f} is "
             f"allowed"
         )
 

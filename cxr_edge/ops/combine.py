@@ -14,7 +14,7 @@ from cxr_edge.errors import BundleError
 from cxr_edge.records import Flag
 from cxr_edge.specs.combination import Combination, Decision
 
-__all__ = ["Combiner", "decide", "member_probabilities", "sigmoid", "softmax"]
+__all__ = ["Combiner", "decide", "decide_findings", "member_probabilities", "sigmoid", "softmax"]
 
 
 class Combiner:
@@ -118,3 +118,22 @@ def decide(
             )
         )
     return labels[chosen], tuple(flags)
+
+
+def decide_findings(
+    probabilities: npt.NDArray[np.float32], labels: tuple[str, ...], decision: Decision
+) -> tuple[tuple[str, ...], tuple[Flag, ...]]:
+    """Return the present findings of one image of a multi-label bundle, in the order of `labels`, and its flags.
+
+    probabilities: (labels). Limits are compared as in `decide`.
+    """
+    share = dict(zip(labels, probabilities, strict=True))
+    present = tuple(label for label in labels if share[label] >= np.float32(decision.threshold_of(label)))
+    uncertain = [label for label in present if share[label] < np.float32(decision.uncertain_below)]
+    if not uncertain:
+        return present, ()
+    listed = ", ".join(f"{label} {share[label]:.2f}" for label in uncertain)
+    message = (
+        f"Present with a probability below {decision.uncertain_below:.2f}: {listed}; have the image read by a person."
+    )
+    return present, (Flag(code="uncertain", message=message),)

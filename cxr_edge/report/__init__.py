@@ -33,10 +33,14 @@ class RunInfo:
     cxr_edge: str  # version
     started: str  # local time, ISO 8601
     note: str = ""  # the user's text for the head of the report
+    thresholds: tuple[float, ...] | None = None  # of the labels of a multi-label bundle; None in a single-label one
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of this run."""
-        return asdict(self)
+        """Return the JSON object of this run; `thresholds` by label, in a multi-label bundle only."""
+        values = asdict(self)
+        del values["thresholds"]
+        by_label = {} if self.thresholds is None else dict(zip(self.labels, self.thresholds, strict=True))
+        return {**values, "thresholds": by_label} if by_label else values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,9 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 figure { margin: 0; } figure img { width: 100%; border-radius: 6px; background: #000; display: block; }
 figcaption, .small { color: var(--soft); font-size: 12.5px; margin-top: 4px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-.scores td { padding: 2px 0; } .scores td:first-child { width: 6.2em; } .scores td:last-child { width: 4em; text-align: right; }
+.scores td { padding: 2px 0; } .scores td:first-child { width: 6.2em; overflow-wrap: anywhere; }
+.scores td:nth-child(3) { width: 4em; text-align: right; } .scores .limit { width: 5em; text-align: right; color: var(--soft); }
+.bar { position: relative; } .bar b { position: absolute; top: -2px; width: 2px; height: 14px; background: var(--ink); }
 .bar { background: var(--line); border-radius: 4px; height: 10px; } .bar i { display: block; height: 10px;
   border-radius: 4px; background: var(--soft); } .chosen .bar i { background: var(--accent); } .chosen { font-weight: 650; }
 .members { margin-top: 12px; font-size: 13px; } .members th { color: var(--soft); font-weight: 500; text-align: right; }
@@ -88,6 +90,7 @@ class HtmlWriter:
         self._hidden = hidden
         self._screened = 0
         self._failed = 0
+        self._thresholds = run.thresholds
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             clear_unfinished(target.parent)
@@ -114,7 +117,7 @@ class HtmlWriter:
             self._write(_failure(outcome))
             self._failed += 1
         else:
-            self._write(_card(outcome, result.image))
+            self._write(_card(outcome, result.image, self._thresholds))
             self._screened += 1
 
     def close(self) -> None:
@@ -170,13 +173,13 @@ def _failure(outcome: Failure | Screening) -> str:
     return f'<article class="failed"><h2>{_name(outcome)}</h2><p>Failed: {escape(printable(reason))}</p></article>\n'
 
 
-def _card(s: Screening, image: Image) -> str:
+def _card(s: Screening, image: Image, thresholds: Sequence[float] | None) -> str:
     content = "lung box and class activation map" if s.heatmap is not None else "lung box"
     return (
         f'<article>\n<div class="head"><h2>{_name(s)}</h2><span class="decision">{escape(s.decision)}</span></div>\n'
         f'<div class="body">\n{_figure(render_image(image), f"{s.width_px} x {s.height_px} px")}'
-        f"{_figure(render_overlay(image, s), f'{content}: {s.decision}')}"
-        f"<div>{_scores(s)}{_members(s)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"
+        f"{_figure(render_overlay(image, s), f'{content}: {s.leading_label}' if s.heatmap is not None else content)}"
+        f"<div>{_scores(s, thresholds)}{_members(s)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"
     )
 
 
@@ -187,16 +190,28 @@ def _figure(pixels: BgrImage, caption: str) -> str:
     return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>\n'
 
 
-def _scores(s: Screening) -> str:
-    rows = []
-    for label, p in zip(s.labels, s.probabilities, strict=True):
-        chosen = ' class="chosen"' if label == s.decision else ""
-        bar = f'<div class="bar"><i style="width:{100 * p:.1f}%"></i></div>'
-        rows.append(f"<tr{chosen}><td>{escape(label)}</td><td>{bar}</td><td>{p:.1%}</td></tr>")
+def _scores(s: Screening, thresholds: Sequence[float] | None) -> str:
+    """Return the table of probabilities; of findings each has its threshold, as a mark on its bar and as a number."""
+    rows, limits = [], [None] * len(s.labels) if thresholds is None else thresholds
+    for label, p, threshold in zip(s.labels, s.probabilities, limits, strict=True):
+        chosen = ' class="chosen"' if label in s.present else ""
+        mark = "" if threshold is None else f'<b style="left:{100 * threshold:.1f}%"></b>'
+        limit = "" if threshold is None else f'<td class="limit">{"&ge;" if chosen else "&lt;"} {threshold:.1%}</td>'
+        bar = f'<div class="bar"><i style="width:{100 * p:.1f}%"></i>{mark}</div>'
+        rows.append(f"<tr{chosen}><td>{escape(label)}</td><td>{bar}</td><td>{p:.1%}</td>{limit}</tr>")
     return f'<table class="scores">{"".join(rows)}</table>'
 
 
 def _members(s: Screening) -> str:
+    """Return the members' probabilities: a row per member, or per finding, of which there may be many."""
+    if s.findings is not None:
+        head = "".join(f"<th>{escape(m.member)}</th>" for m in s.members)
+        columns = zip(s.labels, *(m.probabilities for m in s.members), strict=True)
+        rows = "".join(
+            f"<tr><td>{escape(label)}</td>{''.join(f'<td>{p:.2f}</td>' for p in shares)}</tr>"
+            for label, *shares in columns
+        )
+        return f'<table class="members"><tr><th>finding</th>{head}</tr>{rows}</table>'
     head = "".join(f"<th>{escape(label)}</th>" for label in s.labels)
     rows = "".join(
         f"<tr><td>{escape(m.member)}</td>{''.join(f'<td>{p:.2f}</td>' for p in m.probabilities)}</tr>"

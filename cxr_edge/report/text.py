@@ -5,6 +5,8 @@ Takes a text stream and results one by one. The report ends with the failures, t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure, Screening
 from cxr_edge.report import RunInfo, TextStream
@@ -23,6 +25,7 @@ class TextWriter:
         self._stream = stream
         self._compact = compact
         self._bar = _bar_character(stream)
+        self._thresholds = run.thresholds
         self._screened = 0
         self._failures: list[Failure] = []
         print(f"{run.bundle} {run.version} ({run.digest[:12]}), {run.engines}", file=stream)
@@ -41,7 +44,7 @@ class TextWriter:
             self._failures.append(outcome)
         else:
             self._screened += 1
-            text = line(outcome) if self._compact else block(outcome, bar=self._bar) + "\n"
+            text = line(outcome) if self._compact else block(outcome, bar=self._bar, thresholds=self._thresholds) + "\n"
             print(text, file=self._stream)
 
     def close(self) -> None:
@@ -52,17 +55,19 @@ class TextWriter:
 
 
 def line(s: Screening) -> str:
-    """Return one line with decision, probability, milliseconds, file and flag codes."""
+    """Return one line with decision, probability of the leading label, milliseconds, file and flag codes."""
     flags = f"  [{', '.join(f.code for f in s.flags)}]" if s.flags else ""
     return f"{s.decision:<12}{_probability(s):>6.2f}  {s.times.total_ms:>7.1f}  {printable(s.source)}{flags}"
 
 
-def block(s: Screening, *, bar: str = _BAR_CHARACTER) -> str:
-    """Return all details of one screening in about ten lines. bar: character of the probability bars."""
+def block(s: Screening, *, bar: str = _BAR_CHARACTER, thresholds: Sequence[float] | None = None) -> str:
+    """Return all details of one screening in about ten lines.
+
+    bar: character of the probability bars. thresholds: of the labels, of a multi-label bundle.
+    """
     t, box = s.times, s.roi
     lines = [f"{printable(s.source)}  ({s.width_px} x {s.height_px} px)", f"  decision: {s.decision}"]
-    for label, p in zip(s.labels, s.probabilities, strict=True):
-        lines.append(f"  {label:<12}{p:>6.1%}  {bar * round(_BAR_LENGTH * p)}")
+    lines += _scores(s, bar) if thresholds is None else _findings(s, bar, thresholds)
     for member in s.members:
         scores = "  ".join(f"{label} {p:.2f}" for label, p in zip(s.labels, member.probabilities, strict=True))
         lines.append(f"  member {member.member}: {scores}")
@@ -72,8 +77,24 @@ def block(s: Screening, *, bar: str = _BAR_CHARACTER) -> str:
     return "\n".join(lines)
 
 
+def _scores(s: Screening, bar: str) -> list[str]:
+    pairs = zip(s.labels, s.probabilities, strict=True)
+    return [f"  {label:<12}{p:>6.1%}  {bar * round(_BAR_LENGTH * p)}" for label, p in pairs]
+
+
+def _findings(s: Screening, bar: str, thresholds: Sequence[float]) -> list[str]:
+    """Return a line per finding: present or absent, its probability, and the threshold that this was compared with."""
+    width = max(12, *(len(label) + 1 for label in s.labels))
+    lines = []
+    for label, p, threshold in zip(s.labels, s.probabilities, thresholds, strict=True):
+        state, sign = ("present", ">=") if label in s.present else ("absent", "<")
+        text = f"  {label:<{width}}{state:<8}{p:>6.1%} {sign:>2} {threshold:.1%}"
+        lines.append(f"{text:<{width + 28}}{bar * round(_BAR_LENGTH * p)}".rstrip())
+    return lines
+
+
 def _probability(s: Screening) -> float:
-    return s.probabilities[s.labels.index(s.decision)]
+    return s.probabilities[s.labels.index(s.leading_label)]
 
 
 def _bar_character(stream: TextStream) -> str:

@@ -25,9 +25,9 @@ from cxr_edge.errors import BackendError, BundleError, ContractError, CxrEdgeErr
 from cxr_edge.forks import keep_in_children
 from cxr_edge.names import printable
 from cxr_edge.ops import heatmap as heatmaps
-from cxr_edge.ops.combine import decide, member_probabilities
-from cxr_edge.records import Failure, Image, MemberScore, Roi, Screening
-from cxr_edge.screening.pipeline import HostPipeline, Pipeline
+from cxr_edge.ops.combine import decide, decide_findings, member_probabilities
+from cxr_edge.records import Failure, Flag, Image, MemberScore, Roi, Screening, decision_text
+from cxr_edge.screening.pipeline import HostPipeline, Outputs, Pipeline
 from cxr_edge.screening.resolution import resolution_flags
 
 __all__ = ["FileResult", "Screener", "internal_error"]
@@ -100,29 +100,31 @@ class Screener:
     def screen(self, image: Image, *, heatmap: bool = False, decode_ms: float = 0.0) -> Screening:
         """Screen one image. Raises InputError for anything else than an `Image`: `load_image` makes one.
 
-        heatmap: also compute the class activation map of the decided label. Its time is not part of any stage.
+        heatmap: also compute the class activation map of the screening's `leading_label`. Its time is not part of any stage.
         decode_ms: duration of decoding, for the stage times. The decision rule is part of the stage `combine`.
         """
         self._check(image)
         outputs = self._pipeline.run(image)
         start = perf_counter()
-        labels = self.manifest.labels
-        decision, flags = decide(outputs.probabilities, outputs.winner, labels, self.manifest.decision)
+        decision, findings, flags = self._decide(outputs)
         combine_ms = outputs.times.combine_ms + 1e3 * (perf_counter() - start)
-        return Screening(
+        screening = Screening(
             source=image.source,
             sha256=image.sha256,
             width_px=image.width_px,
             height_px=image.height_px,
-            labels=labels,
+            labels=self.manifest.labels,
             probabilities=tuple(float(p) for p in outputs.probabilities),
             decision=decision,
+            findings=findings,
             members=self._member_scores(outputs.logits),
             roi=outputs.roi,
             flags=(*image.flags, *outputs.flags, *resolution_flags(self._specs, outputs.roi, image), *flags),
             times=replace(outputs.times, decode_ms=decode_ms, combine_ms=combine_ms),
-            heatmap=self._heatmap(outputs.cams, decision, outputs.roi, image) if heatmap else None,
         )
+        if not heatmap:
+            return screening
+        return replace(screening, heatmap=self._heatmap(outputs.cams, screening.leading_label, outputs.roi, image))
 
     def screen_file(
         self, path: object, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
@@ -160,6 +162,15 @@ class Screener:
                 "process, or start processes by spawn or forkserver and pass them the Screener, which can be pickled"
             )
 
+    def _decide(self, outputs: Outputs) -> tuple[str, tuple[str, ...] | None, tuple[Flag, ...]]:
+        """Return the decision, the present findings (None in a single-label bundle), and the flags."""
+        labels, rule = self.manifest.labels, self.manifest.decision
+        if not self.manifest.multi_label:
+            decided, flags = decide(outputs.probabilities, outputs.winner, labels, rule)
+            return decided, None, flags
+        findings, flags = decide_findings(outputs.probabilities, labels, rule)
+        return decision_text(findings), findings, flags
+
     def _member_scores(self, logits: npt.NDArray[np.float32]) -> tuple[MemberScore, ...]:
         probabilities = member_probabilities(logits[None], self.manifest.combination)[0]
         return tuple(
@@ -168,12 +179,12 @@ class Screener:
         )
 
     def _heatmap(
-        self, cams: tuple[npt.NDArray[np.float32], ...], decision: str, roi: Roi, image: Image
+        self, cams: tuple[npt.NDArray[np.float32], ...], label: str, roi: Roi, image: Image
     ) -> npt.NDArray[np.float32] | None:
         if not cams:
             return None
         weights = self.manifest.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
-        return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(decision), self._specs, roi, image)
+        return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(label), self._specs, roi, image)
 
 
 def _check_arguments(bundle: object, engines: object, threads: object) -> None:

@@ -85,9 +85,11 @@ def build_toy_bundle(
     specs = {name: _region(MEMBER_SPECS[name], segmenter) for name in members}
     for name, spec in specs.items():
         model = member_model(name, spec, cam=cam, labels=len(labels))
-        onnx.save(
-            _told_apart(model, spec, _PRESENT if multi_label else 3 * np.eye(3, len(labels))), root / f"{name}.onnx"
-        )
+        if multi_label:
+            _told_apart(model, spec, _PRESENT, basis=member_model(name, spec, cam=False, labels=_BASIS))
+        else:
+            _told_apart(model, spec, 3 * np.eye(3, len(labels)), basis=model)
+        onnx.save(model, root / f"{name}.onnx")
     if segmenter:
         onnx.save(segmenter_model(SEGMENTER_SPEC), root / "segmenter.onnx")
     (root / "model-card.md").write_text("# Toy bundle\n\nRandom weights, for tests only.\n", encoding="utf-8")
@@ -238,26 +240,28 @@ def segmenter_model(spec: PreprocessSpec) -> onnx.ModelProto:
 
 
 # Logits of the findings in the toy images: two, one and none are present.
-_PRESENT = np.array([[2.0, 2.5, -2.0], [-2.5, -2.0, 2.0], [-3.0, -2.0, -2.5]])
+_PRESENT = np.array([[2.0, 2.5, -2.0], [-2.5, -2.0, 2.0], [-3.0, -2.0, -4.0]])
+_BASIS = 12  # random columns that they are mixed from: three would make them depend on the last pixel of the box
 
 
-def _told_apart(model: onnx.ModelProto, spec: PreprocessSpec, wanted: npt.NDArray[Any]) -> onnx.ModelProto:
-    """The member with its last layer mixed anew so that it gives the toy images the logits `wanted` (images, labels).
+def _told_apart(
+    model: onnx.ModelProto, spec: PreprocessSpec, wanted: npt.NDArray[Any], *, basis: onnx.ModelProto
+) -> None:
+    """Mix the last layer anew, so that it gives the toy images the logits `wanted` (images, labels).
 
     With random weights alone, one label would win always and narrowly, and an engine that is wrong would agree.
+    basis: the model, or one that differs from it by more columns.
     """
     images = list(toy_images().values())
     rois = [Roi(x0=w // 10, y0=h // 7, x1=w - w // 10, y1=h - h // 7) for h, w in (i.shape for i in images)]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(basis.SerializeToString(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": Preprocessor([spec]).run(images, rois)[0]})
-    weight, bias = model.graph.initializer[-2:]
-    mix = np.linalg.pinv(logits - logits.mean(axis=0)) @ (wanted - wanted.mean(axis=0))  # (labels, labels)
-    old_weight, old_bias = numpy_helper.to_array(weight), numpy_helper.to_array(bias)
+    old_weight, old_bias = (numpy_helper.to_array(t) for t in basis.graph.initializer[-2:])
+    mix = np.linalg.pinv(logits - logits.mean(axis=0)) @ (wanted - wanted.mean(axis=0))  # (columns, labels)
     new_weight = np.einsum("kchw,kl->lchw", old_weight, mix)
     new_bias = (old_bias - logits.mean(axis=0)) @ mix + wanted.mean(axis=0)
-    weight.CopyFrom(numpy_helper.from_array(new_weight.astype(np.float32), weight.name))
-    bias.CopyFrom(numpy_helper.from_array(new_bias.astype(np.float32), bias.name))
-    return model
+    for tensor, values in zip(model.graph.initializer[-2:], (new_weight, new_bias), strict=True):
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
 
 
 Trunk = Callable[[Graph, PreprocessSpec], tuple[str, int, int]]  # -> (features, their channels, their side)

@@ -146,7 +146,7 @@ def with_probabilities(name, spec, *, cam=True, labels=4):
 
 def test_a_member_that_gives_probabilities_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_bundle_module, "member_model", with_probabilities)
-    monkeypatch.setattr(toy_bundle_module, "_told_apart", lambda model, _: model)
+    monkeypatch.setattr(toy_bundle_module, "_told_apart", lambda *_, **__: None)
     bundle = build_toy_bundle(tmp_path / "toy")
     with pytest.raises(ContractError, match=r"plain: its output is declared as softmax-logits, .* without its softmax"):
         build(bundle, BuildSettings(precision="fp32"), tmp_path / "out")
@@ -163,7 +163,7 @@ def ruined_in_int8(name, spec, *, cam=True, labels=4):
 
 def test_a_member_with_constant_outputs_is_refused_although_all_decisions_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_bundle_module, "member_model", ruined_in_int8)
-    monkeypatch.setattr(toy_bundle_module, "_told_apart", lambda model, _: model)
+    monkeypatch.setattr(toy_bundle_module, "_told_apart", lambda *_, **__: None)
     bundle = build_toy_bundle(
         tmp_path / "toy", members=["plain"], segmenter=False, cam=False, activation_ranges=True, thresholds={}
     )

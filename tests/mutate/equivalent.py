@@ -130,7 +130,7 @@ _REASONS: dict[str, list[tuple[str, str]]] = {
     "no difference of two probabilities is exactly the limit of a tie": [
         (
             "cxr_edge/compiler/parity.py",
-            "agreement = (((reference >= 0.5) == (candidate >= 0.5)) | (shift < TIE)).mean(axis=0)",
+            "agreement = (((reference >= thresholds) == (candidate >= thresholds)) | (shift < ties)).mean(axis=0)",
         ),
         ("cxr_edge/compiler/parity.py", "agreement = float((same | (shift < TIE)).mean())"),
     ],

@@ -21,7 +21,7 @@ from cxr_edge.report import RunInfo, Skipped
 from cxr_edge.report.html import HtmlWriter, page_target
 from cxr_edge.report.overlay import OverlayWriter, render_image, render_overlay
 from cxr_edge.report.structured import CsvWriter, JsonLinesWriter, JsonWriter, spreadsheet_text
-from cxr_edge.report.text import TextWriter
+from cxr_edge.report.text import TextWriter, line
 from cxr_edge.report.unfinished import UnfinishedFile
 from cxr_edge.screening.screener import FileResult
 
@@ -328,3 +328,59 @@ def test_stage_times_show_gpu_copies_only_where_there_were_some():
     )
     assert gpu.total_ms == host.total_ms + 0.875
     assert list(gpu.by_stage()) == list(STAGES)
+
+
+FINDINGS_RUN = replace(RUN, labels=("effusion", "nodule"), thresholds=(0.4, 0.5))
+FINDINGS_SCREENING = replace(
+    SCREENING,
+    labels=("effusion", "nodule"),
+    probabilities=(0.875, 0.25),
+    decision="effusion",
+    findings=("effusion",),
+)
+
+
+def test_text_shows_each_finding_with_its_threshold():
+    stream = io.StringIO()
+    writer = TextWriter(stream, FINDINGS_RUN, compact=False)
+    writer.add(FileResult(outcome=FINDINGS_SCREENING, image=IMAGE))
+    none = replace(FINDINGS_SCREENING, probabilities=(0.125, 0.0), decision="no finding", findings=())
+    writer.add(FileResult(outcome=none, image=IMAGE))
+    text = stream.getvalue()
+    assert (
+        "  decision: effusion\n"
+        f"  effusion    present  87.5% >= 40.0%   {'█' * 26}\n"
+        f"  nodule      absent   25.0%  < 50.0%   {'█' * 8}\n"
+    ) in text
+    assert "  decision: no finding\n" in text
+    assert "  nodule      absent    0.0%  < 50.0%\n" in text
+    assert line(none) == "no finding    0.12      6.8  a.png  [uncertain]"
+
+
+def test_structured_reports_of_findings():
+    assert FINDINGS_RUN.as_json()["thresholds"] == {"effusion": 0.4, "nodule": 0.5}
+    assert "thresholds" not in RUN.as_json()
+    assert "findings" not in SCREENING.as_json()
+    both = replace(
+        FINDINGS_SCREENING, probabilities=(0.875, 0.5), decision="effusion+nodule", findings=("effusion", "nodule")
+    )
+    stream = io.StringIO()
+    writer = CsvWriter(stream, FINDINGS_RUN)
+    writer.add(FileResult(outcome=both, image=IMAGE))
+    (row,) = csv.DictReader(io.StringIO(stream.getvalue()))
+    assert (row["decision"], row["p_effusion"], row["p_nodule"]) == ("effusion+nodule", "0.875000", "0.500000")
+    assert both.as_json()["findings"] == ["effusion", "nodule"]
+
+
+def test_html_shows_each_finding_with_its_threshold(tmp_path):
+    path = tmp_path / "report.html"
+    writer = HtmlWriter(path, FINDINGS_RUN)
+    writer.add(FileResult(outcome=FINDINGS_SCREENING, image=IMAGE))
+    writer.close()
+    raw = path.read_text()
+    assert '<tr class="chosen"><td>effusion</td>' in raw
+    assert '<b style="left:40.0%"></b></div></td><td>87.5%</td><td class="limit">&ge; 40.0%</td>' in raw
+    assert "<tr><td>nodule</td>" in raw
+    assert '<td>25.0%</td><td class="limit">&lt; 50.0%</td>' in raw
+    assert "<tr><th>finding</th><th>plain</th></tr><tr><td>effusion</td><td>0.25</td></tr>" in raw
+    assert "class activation map: effusion" in raw
