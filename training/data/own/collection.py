@@ -19,7 +19,7 @@ from training.data.own.records import OwnData, OwnRecord
 from training.data.own.store import FILE, load
 from training.data.records import CollectedRecords, Record, Selection
 
-__all__ = ["read_own", "single_label_records"]
+__all__ = ["read_own", "record_of", "single_label_records"]
 
 _SOURCE = "own"
 
@@ -49,7 +49,7 @@ def single_label_records(data: OwnData) -> CollectedRecords:
     without = len(data.records) - sum(1 for _ in data.labelled())
     faults = [*_missing(data)]
     return CollectedRecords(
-        records=[_record(r) for r in data.labelled()],
+        records=[record_of(r) for r in data.labelled()],
         dropped=Counter({f"{_SOURCE}: no label": without} if without else {}),
         faults=faults,
     )
@@ -61,7 +61,8 @@ def _missing(data: OwnData) -> Iterator[Fault]:
             yield Fault(where=str(r.path), reason=f"the file is not there any more; {data.source} named it")
 
 
-def _record(r: OwnRecord) -> Record:
+def record_of(r: OwnRecord) -> Record:
+    """Return the record of an image with exactly one label."""
     (label,) = r.present
     return Record(
         path=r.path,
