@@ -1,4 +1,4 @@
-"""What a model card says of its data besides the figures: of the published collections, or of a user's own images."""
+"""Words of a model card on its data, besides the figures: of the published collections, or of a user's own images."""
 
 from __future__ import annotations
 

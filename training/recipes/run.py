@@ -25,6 +25,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
 from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.dataset import Sample, load, mark_unseen, prepare
+from training.data.findings import FRONTAL_VIEWS, projection
 from training.data.leakage import SplitSettings
 from training.data.splits import Side
 from training.data.targets import Target, check_sides
@@ -93,19 +94,23 @@ class Run:
         if not here.is_main:
             barrier(here)
             return mark_unseen(load(self.data, self.out / "table.csv"), c.unseen_sources)
-        collections = DEFAULT_COLLECTIONS if c.read_collections is None else c.read_collections
-        settings = SplitSettings(
+        samples = prepare(self.data, self.out, self.split_settings, threads=c.threads)
+        barrier(here)
+        return mark_unseen(samples, c.unseen_sources)
+
+    @property
+    def split_settings(self) -> SplitSettings:
+        """Settings that determine the split."""
+        c = self.config
+        return SplitSettings(
             seed=c.seed,
             shares=c.side_shares,
             unit=c.unit,
             preset=c.preset,
-            collections=collections,
+            collections=DEFAULT_COLLECTIONS if c.read_collections is None else c.read_collections,
             findings=c.findings,
             without=c.without,
         )
-        samples = prepare(self.data, self.out, settings, threads=c.threads)
-        barrier(here)
-        return mark_unseen(samples, c.unseen_sources)
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         """Yield the stages that train classifiers, each with its target and samples."""
@@ -251,8 +256,9 @@ class Run:
         return ClassifyTask(network, data, sampling, smoothing=smoothing, by_loss=c.by_loss)
 
     def _drawn_views(self) -> list[str] | None:
-        """Return the views by which batches are balanced, or None."""
-        if "view" not in self.config.balance_levels:
+        """Return the views by which batches are balanced; None without such balance, and if every image states its view."""
+        stated = all(projection(s.record.view) in FRONTAL_VIEWS for s in self.samples)
+        if "view" not in self.config.balance_levels or stated:
             return None
         return [self.views.views[s.record.key] for s in self.samples]
 
