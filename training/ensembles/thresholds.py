@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from cxr_edge.specs.combination import Combination, Decision
 from training.ensembles.multi_label import probabilities_of
+from training.evaluation.finding_metrics import decided
 from training.evaluation.metrics import Figure, proportion
 from training.json_records import as_json
 
-__all__ = ["ChosenThresholds", "LabelThreshold", "choose_thresholds", "decided"]
+__all__ = ["ChosenThresholds", "LabelThreshold", "choose_thresholds"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -76,12 +77,6 @@ def choose_thresholds(
         labels=rows,
         rule=f"{by} on validation patients",
     )
-
-
-def decided(probabilities: npt.NDArray[np.floating], decision: Decision, labels: Sequence[str]) -> Mask:
-    """Return which findings are present (N, labels), compared in float32 as deployed."""
-    limits = np.array([decision.threshold_of(label) for label in labels], dtype=np.float32)
-    return np.asarray(probabilities.astype(np.float32) >= limits)
 
 
 def _threshold(p: Floats, truth: npt.NDArray[np.float32], specificity: float | None) -> float | None:

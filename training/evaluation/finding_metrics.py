@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.specs.combination import Decision
 from training.evaluation.metrics import Bootstrap, Figure, auc_of_ranks, bootstrap, proportion, ranks
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FindingPredictions",
     "FindingsModelFigures",
     "average_precision",
+    "decided",
     "expected_calibration_error",
     "findings_figures",
     "masked_log_loss",
@@ -90,6 +92,12 @@ class FindingsModelFigures:
     macro_calibration_error: Figure
     log_loss: float  # mean over the known findings of an image, then over images
     labels: Mapping[str, FindingFigures]
+
+
+def decided(probabilities: npt.NDArray[np.floating], decision: Decision, labels: Sequence[str]) -> Mask:
+    """Return which findings are present (N, labels), compared in float32 as deployed."""
+    limits = np.array([decision.threshold_of(label) for label in labels], dtype=np.float32)
+    return np.asarray(probabilities.astype(np.float32) >= limits)
 
 
 def masked_log_loss(probabilities: Floats, truth: npt.NDArray[np.float32]) -> Floats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from training.data.guard import Guard
+from training.evaluation.finding_results import FindingsEvaluation
 from training.evaluation.metrics import ModelFigures, interval
 from training.evaluation.results import Evaluation, Safety, SourceClassifier
 from training.markdown import table
@@ -93,7 +94,7 @@ def _lungs(results: Evaluation) -> list[str]:
     return ["## Lungs", lungs_table(results), note]
 
 
-def lungs_table(results: Evaluation) -> str:
+def lungs_table(results: Evaluation | FindingsEvaluation) -> str:
     """Return the segmenter's figures, one row per source."""
     rows = (
         [name, row.images, *(f"{v:.3f}" for v in (row.dice, row.iou, row.worst_dice))]

@@ -11,6 +11,8 @@ from typing import Any
 from cxr_edge.bundle import Bundle
 from training.bundles.assemble import assemble
 from training.bundles.card_words import CardWords
+from training.bundles.findings import assemble_findings
+from training.evaluation.finding_results import FindingsEvaluation
 from training.evaluation.results import Evaluation
 from training.json_records import write_json
 from training.models import ARCHITECTURES, load_network
@@ -44,7 +46,7 @@ def export_members(run: StarterRun) -> None:
 
 def assemble_members(
     run: StarterRun, facts: Mapping[str, Any] | None = None, words: CardWords | None = None
-) -> Evaluation:
+) -> Evaluation | FindingsEvaluation:
     """Write OUT/bundle and OUT/results.json. Returns the results on test patients.
 
     facts: for the provenance, besides the members' plans. words: as of `assemble`.
@@ -53,7 +55,8 @@ def assemble_members(
     plans = {name: asdict(member) for name, member in config.members.items()}
     if config.segmenter_of is None:
         plans = {"segmenter": asdict(config.segmenter), **plans}
-    results = assemble(
+    make = assemble_findings if config.multi_label else assemble
+    results = make(
         run.out / "bundle",
         run.out,
         {name: _design(member) for name, member in config.members.items()},

@@ -17,10 +17,13 @@ import numpy.typing as npt
 
 from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner
+from cxr_edge.specs.combination import Combination
 from training.config import plan
 from training.data.dataset import Sample
+from training.data.finding_counts import truth_of
 from training.data.splits import SHARES, Side
 from training.data.targets import Target
+from training.ensembles import multi_label
 from training.ensembles.fit import fit
 from training.loop.plan import Plan
 from training.recipes.config import RunConfig, StagedMember, parse_segmenter, parse_staged_members
@@ -205,11 +208,17 @@ class SitesRun(Run):
         parts = self.train(variant, fold)
         logits, rows = _stacked(parts), parts[0].rows
         left_out = np.array([self.samples[i].record.source in self.config.folds[fold] for i in rows], dtype=bool)
-        true = self.truth(rows, self.config.of_variant(variant).target)
-        fitted = ~left_out & (true >= 0)
-        combination = fit("average", logits[fitted], true[fitted], seed=self.config.seed)
+        combination = self._combination(logits[~left_out], rows[~left_out], self.config.of_variant(variant).target)
         probabilities, _ = Combiner(combination, labels=logits.shape[2]).run(logits)
         return SitePredictions(rows=rows, left_out=left_out, probabilities=probabilities.astype(np.float64))
+
+    def _combination(self, logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], target: Target) -> Combination:
+        """Return the average of the networks, calibrated on validation patients' images. logits: (N, networks, K)."""
+        if target.multi_label:
+            truth = truth_of([self.samples[i].record for i in rows], target.labels)
+            return multi_label.fit("average", logits, truth, seed=self.config.seed)
+        true = self.truth(rows, target)
+        return fit("average", logits[true >= 0], true[true >= 0], seed=self.config.seed)
 
     def _with(self, config: SitesConfig) -> SitesRun:
         """Return this run with another configuration; samples and canvases are shared."""
@@ -225,6 +234,7 @@ class SitesRun(Run):
             "labels": list(c.labels),
             "partial": {k: list(v) for k, v in c.partial.items()},
             "renamed": dict(c.renamed),
+            **({"multi_label": True} if c.multi_label else {}),
             "epoch_images": c.epoch_images,
         }
 

@@ -13,8 +13,8 @@ from tests.ops import reference
 from tests.tolerances import PROBABILITY
 from training.ensembles import multi_label
 from training.ensembles.multi_label import STRATEGIES, Strategy, calibrated, choose_combination, fit, probabilities_of
-from training.ensembles.thresholds import choose_thresholds, decided
-from training.evaluation.finding_metrics import masked_log_loss
+from training.ensembles.thresholds import choose_thresholds
+from training.evaluation.finding_metrics import decided, masked_log_loss
 
 LABELS = ("a", "b", "c")
 

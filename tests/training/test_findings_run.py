@@ -1,0 +1,161 @@
+"""The starter's recipe on drawn X-rays with three findings, some unknown: split, members, pruning, bundle, engines, screening."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.onnx_check import check_networks
+from cxr_edge.cli import main as cxr_edge
+from tests.builders.cheap import make_cheap, trace_exports
+from tests.builders.finding_phantoms import FINDINGS, write_finding_phantoms
+from training import evaluate, starter
+from training.data.own.source import read_source
+from training.data.own.store import FOLDER, save
+from training.evaluation.finding_results import FindingsEvaluation
+from training.json_records import read_json
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CONFIG = """
+name = "findings"
+collections = ["own"]
+labels = ["effusion", "nodule", "line"]
+multi_label = true
+guard = ""
+threads = 1
+segmenter_of = "starter"
+canvas_px = 64
+epoch_images = 48
+range_images = 4
+known_answers = 3
+resamples = 10
+
+[thresholds]
+specificity = 0.8
+
+[members.one]
+architecture = "plain"
+epochs = 2
+batch = 16
+mixup = 0.2
+
+[members.one.prune]
+step = 0.2
+until = 0.2
+[members.one.prune.retrain]
+epochs = 1
+loss = "focal"
+
+[members.two]
+architecture = "plain"
+loss = "asymmetric"
+seed = 2
+epochs = 1
+batch = 16
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_cheap(patch.setattr)
+        trace_exports(patch.setattr)
+        folder = tmp_path_factory.mktemp("findings")
+        save(read_source(write_finding_phantoms(folder / "source", patients=70)), folder / "data" / FOLDER)
+        (folder / "findings.toml").write_text(CONFIG)
+        arguments = ["--data", str(folder / "data"), "--out", str(folder / "run")]
+        assert starter.main([*arguments, "--config", str(folder / "findings.toml")]) == 0
+        yield folder
+
+
+def test_a_bundle_of_findings_is_complete_and_pruned(run: Path) -> None:
+    bundle = Bundle.open(run / "run" / "bundle")
+    check_networks(bundle)
+    manifest = bundle.manifest
+    assert manifest.multi_label
+    assert manifest.labels == FINDINGS
+    assert set(manifest.decision.thresholds) == set(FINDINGS)
+    assert {m.output for m in manifest.members} == {"multi-label-logits"}
+    assert len(manifest.known_answers) == 3
+    assert (run / "run" / "one" / "pruned").is_dir()
+    assert manifest.provenance["validation"]["rule"].startswith("the lowest with a specificity of 0.8")
+
+
+def test_results_and_card_state_every_finding_and_what_unknown_means(run: Path) -> None:
+    results = read_json(FindingsEvaluation, run / "run" / "results.json")
+    assert set(results.models) == {"ensemble", "one alone", "two alone"}
+    ensemble = results.models["ensemble"]
+    for label in FINDINGS:
+        counts, row = results.counts["test"][label], ensemble.labels[label]
+        assert (row.known, row.present) == (counts.present + counts.absent, counts.present)
+        assert counts.present >= 1
+        assert sum(results.counts[side][label].unknown for side in results.counts) > 0
+    assert set(results.groups) == {"source", "view", "age", "sex"}
+    assert set(results.groups["source"]) == {"north", "south"}
+    card = (run / "run" / "bundle" / "MODEL_CARD.md").read_text()
+    assert "Unknown is not absent" in card
+    for label in FINDINGS:
+        assert f"| {label} | {ensemble.labels[label].known} |" in card
+    assert "COVID" not in card.replace("covid", "COVID")
+
+
+def test_a_bundle_of_findings_builds_and_screens(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, engines = str(run / "run" / "bundle"), str(tmp_path / "engines")
+    assert cxr_edge(["build-engine", bundle, "--engines", engines, "--precision", "fp32"]) == 0
+    capsys.readouterr()
+    images = [str(run / "source" / "images" / f"{i}.png") for i in range(3)]
+    assert cxr_edge(["screen", *images, "--bundle", bundle, "--engines", engines, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    limits = Bundle.open(bundle).manifest.decision.thresholds
+    for screening in found:
+        shares = dict(zip(FINDINGS, screening["probabilities"].values(), strict=True))
+        present = [k for k in FINDINGS if np.float32(shares[k]) >= np.float32(limits[k])]
+        assert screening["findings"] == present
+        assert screening["decision"] == ("+".join(present) or "no finding")
+
+
+def test_evaluate_repeats_the_runs_results_and_refuses_another_kind(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(run / "data"), "--run", str(run / "run"), "--bundle", str(run / "run" / "bundle")]
+    arguments += ["--out", str(tmp_path / "again")]
+    assert evaluate.main([*arguments, "--config", str(run / "findings.toml")]) == 0
+    first, again = (read_json(FindingsEvaluation, f) for f in (run / "run" / "results.json", tmp_path / "again.json"))
+    assert again.models == first.models
+    assert "## By finding, ensemble" in (tmp_path / "again.md").read_text()
+    single = CONFIG.replace("multi_label = true\n", "").replace("[thresholds]\nspecificity = 0.8\n", "")
+    single = single.replace('loss = "focal"\n', "").replace('loss = "asymmetric"\n', "")
+    (tmp_path / "single.toml").write_text(single)
+    assert evaluate.main([*arguments, "--config", str(tmp_path / "single.toml")]) == 2
+    assert "has findings (multi_label = true), the configuration labels that exclude" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("multi_label = true", "multi_label = false"), "thresholds are of findings: set multi_label = true"),
+        (('"line"]', '"lines"]'), "no image states lines (did you mean line?)"),
+        (
+            ('architecture = "plain"\nepochs', 'architecture = "plain"\nmodality = { epochs = 1 }\nepochs'),
+            "a modality stage",
+        ),
+        (('loss = "asymmetric"', 'loss = "hinge"'), "loss of a plan is bce, focal or asymmetric"),
+    ],
+)
+def test_settings_that_cannot_work_are_named_before_training(
+    run: Path, change: tuple[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert change[0] in CONFIG
+    (tmp_path / "x.toml").write_text(CONFIG.replace(*change))
+    arguments = ["--data", str(run / "data"), "--out", str(tmp_path / "run"), "--config", str(tmp_path / "x.toml")]
+    assert starter.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "epoch  " not in error
