@@ -22,12 +22,12 @@ _UNKNOWN = 0.15  # share of the cells
 def draw_findings(present: Sequence[bool], seed: int, *, size_px: int = 128) -> npt.NDArray[np.uint8]:
     """Return an X-ray (S, S): fluid at the base of a lung, a round opacity, a bright line down the middle, or none of them."""
     phantom = make_phantom("normal", size_px=size_px, seed=seed)
-    image, lungs = phantom.pixels.astype(np.float32), phantom.lung_mask
+    image, side = phantom.pixels.astype(np.float32), phantom.lung_mask.copy()
     rng = np.random.default_rng([seed, 5])
-    side = lungs.copy()
-    side[:, size_px // 2 :] &= bool(seed % 2)
-    side[:, : size_px // 2] &= not seed % 2
+    side &= (np.arange(size_px) < size_px // 2) == (rng.random() < 0.5)  # one of the lungs
     rows, columns = np.nonzero(side)
+    # Uneven exposure, so that no two patients' drawings are taken for the same image.
+    image += cv2.resize(rng.normal(0, 18, (4, 4)).astype(np.float32), image.shape, interpolation=cv2.INTER_CUBIC)
     if present[0]:
         image[(np.arange(size_px)[:, None] > np.quantile(rows, 0.65)) & side] += 90
     if present[1]:

@@ -112,7 +112,7 @@ def test_a_bundle_of_findings_builds_and_screens(run: Path, tmp_path: Path, caps
     capsys.readouterr()
     images = [str(run / "source" / "images" / f"{i}.png") for i in range(3)]
     assert cxr_edge(["screen", *images, "--bundle", bundle, "--engines", engines, "--json"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = json.loads(capsys.readouterr().out)["results"]
     limits = Bundle.open(bundle).manifest.decision.thresholds
     for screening in found:
         shares = dict(zip(FINDINGS, screening["probabilities"].values(), strict=True))
