@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
+from cxr_edge.errors import InputError
 from tests.builders.cheap import make_cheap, trace_exports
 from tests.builders.finding_phantoms import FINDINGS, write_finding_phantoms
 from training import evaluate, starter
@@ -19,6 +22,9 @@ from training.data.own.source import read_source
 from training.data.own.store import FOLDER, save
 from training.evaluation.finding_results import FindingsEvaluation
 from training.json_records import read_json
+from training.recipes.finding_sites import left_out_findings
+from training.recipes.sites import SitesRun, parse_sites
+from training.toml_tables import read_toml
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -159,3 +165,60 @@ def test_settings_that_cannot_work_are_named_before_training(
     error = capsys.readouterr().err
     assert message in error
     assert "epoch  " not in error
+
+
+def test_maps_are_measured_for_each_finding(run: Path) -> None:
+    results = read_json(FindingsEvaluation, run / "run" / "results.json")
+    assert set(results.lung_share) == {"one", "two"}
+    for member in ("one", "two"):
+        assert set(results.lung_share[member]) == set(results.lung_area)
+    for label, area in results.lung_area.items():
+        assert area.n == results.models["ensemble"].labels[label].present
+        assert 0.1 < area.value < 0.9
+
+
+SITES = """
+name = "sites"
+collections = ["own"]
+labels = ["effusion", "nodule", "line"]
+multi_label = true
+guard = ""
+threads = 1
+segmenter_of = "starter"
+canvas_px = 64
+epoch_images = 32
+resamples = 10
+least_site_images = 3
+
+[folds]
+north = ["north"]
+south = ["south"]
+
+[train]
+epochs = 1
+batch = 16
+
+[members.plain]
+
+[variants.plain]
+about = "a network"
+member = "plain"
+"""
+
+
+def test_sites_are_left_out_in_turn(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "sites.toml").write_text(SITES)
+    left_out = SitesRun(parse_sites(read_toml(tmp_path / "sites.toml"), "sites"), run / "data", tmp_path / "sites")
+    shutil.copytree(run / "run", left_out.out, ignore=shutil.ignore_patterns("one", "two", "bundle"))
+    sites = left_out_findings(left_out, "plain")
+    assert [(r.site, r.label) for r in sites.rows] == [(s, k) for s in ("north", "south") for k in FINDINGS]
+    for row in sites.rows:
+        truth = [s.record.findings[row.label] for s in left_out.samples if s.record.source == row.site]  # type: ignore[index]
+        assert (row.images, row.others) == (truth.count(True), truth.count(False))
+        assert row.sensitivity.n == row.images
+    assert set(sites.by_site) == {"north", "south"}
+    fold = left_out.predict_fold("plain", "north")
+    assert fold.probabilities.shape == (len(fold.rows), 3)
+    single = replace(left_out.config, multi_label=False, labels=("normal", "viral"))
+    with pytest.raises(InputError, match="need multi_label = true"):
+        left_out_findings(SitesRun(single, run / "data", tmp_path / "sites"), "plain")

@@ -36,7 +36,6 @@ from training.evaluation.metrics import (
     ModelFigures,
     Predictions,
     auc_figure,
-    bootstrap,
     figures,
     proportion,
 )
@@ -56,6 +55,7 @@ from training.evaluation.shortcuts import (
     lung_masks,
     lung_share,
     lungs_painted_over,
+    mean_figure,
     small_copies,
     source_classifier_accuracy,
 )
@@ -323,21 +323,12 @@ def _activation(
         return {}
     patients, draws = screened.patients[rows], Bootstrap.of(config)
     k = bundle.manifest.labels.index(config.guard)
-
-    def mean(values: npt.NDArray[np.float64]) -> Figure:
-        return bootstrap(lambda w: np.array([_weighted_mean(values, w)]), patients, draws)[0]
-
     shares = {}
     for m in bundle.manifest.members:
         if m.has_cam:
             maps = member_cams(bundle.file(m.file), lungs[rows], config.member_spec, threads=config.threads)
-            shares[m.name] = mean(lung_share(maps[:, k], masks[rows]))
-    return {"lung_share": shares, "lung_area": mean(masks[rows].mean(axis=(1, 2)))}
-
-
-def _weighted_mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64] | None) -> float:
-    w = np.where(np.isnan(values), 0.0, np.ones(len(values)) if weights is None else weights)
-    return float((np.nan_to_num(values) * w).sum() / w.sum()) if w.sum() else float("nan")
+            shares[m.name] = mean_figure(lung_share(maps[:, k], masks[rows]), patients, draws)
+    return {"lung_share": shares, "lung_area": mean_figure(masks[rows].mean(axis=(1, 2)), patients, draws)}
 
 
 def _screen_canvases(bundle: Bundle, canvases: npt.NDArray[np.uint8], like: Screened, config: BundleConfig) -> Screened:

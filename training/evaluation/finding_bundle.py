@@ -30,11 +30,19 @@ from training.data.splits import SIDES
 from training.evaluation.finding_metrics import FindingPredictions, FindingsModelFigures, decided, findings_figures
 from training.evaluation.finding_results import FindingCounts, FindingGroup, FindingsEvaluation, GroupFinding
 from training.evaluation.gaps import ATTRIBUTES
-from training.evaluation.metrics import Bootstrap, auc_figure, proportion
+from training.evaluation.metrics import Bootstrap, Figure, auc_figure, proportion
+from training.evaluation.onnx_features import member_cams
 from training.evaluation.onnx_logits import member_logits
 from training.evaluation.results import BundleName
 from training.evaluation.run_facts import lung_figures, lung_finder, sizes_of_sides, split_in_words
-from training.evaluation.shortcuts import lung_masks, lungs_painted_over, small_copies, source_classifier_accuracy
+from training.evaluation.shortcuts import (
+    lung_masks,
+    lung_share,
+    lungs_painted_over,
+    mean_figure,
+    small_copies,
+    source_classifier_accuracy,
+)
 from training.json_records import as_stored
 
 __all__ = ["ScreenedFindings", "evaluate_findings", "group_findings", "screen_findings"]
@@ -113,8 +121,8 @@ def evaluate_findings(
         uncertain=proportion(int(screened.flagged("uncertain").sum()), len(test)),
         lungs=lung_figures(bundle, samples, config),
         sources=source_classifier_accuracy(samples, small_copies(canvases.lungs), (), draws),
-        lungs_painted_over=_painted_over(bundle, samples, canvases, test, screened, config),
     )
+    found = _with_lungs(found, bundle, samples, canvases, test, screened, config)
     return as_stored(found if built is None else _with_engines(found, bundle, built, chosen, screened, config))
 
 
@@ -174,29 +182,62 @@ def _group_finding(p: FindingPredictions, k: int, draws: Bootstrap) -> GroupFind
     )
 
 
-def _painted_over(
+def _with_lungs(
+    found: FindingsEvaluation,
     bundle: Bundle,
     samples: Sequence[Sample],
     canvases: Canvases,
     test: Sequence[int],
     screened: ScreenedFindings,
     config: BundleConfig,
-) -> FindingsModelFigures | None:
-    """Return the ensemble's figures on canvases without lungs; None without a segmenter."""
-    find_lungs, manifest = lung_finder(bundle), bundle.manifest
+) -> FindingsEvaluation:
+    """Return the results with what is seen outside the lungs; unchanged without a segmenter."""
+    find_lungs = lung_finder(bundle)
     if find_lungs is None:
-        return None
+        return found
+    lungs = canvases.lungs[list(test)]
     masks = lung_masks(samples, canvases, test, find_lungs, config.member_spec, threads=config.threads)
+    shares, areas = _activation(bundle, lungs, masks, screened.predictions, config)
+    blind = _painted_over(bundle, lungs_painted_over(lungs, masks), screened.predictions, config)
+    return replace(found, lungs_painted_over=blind, lung_share=shares, lung_area=areas)
+
+
+def _painted_over(
+    bundle: Bundle, lungs: npt.NDArray[np.uint8], like: FindingPredictions, config: BundleConfig
+) -> FindingsModelFigures:
+    """Return the ensemble's figures on other canvases of the same images."""
+    manifest = bundle.manifest
     files = [bundle.file(m.file) for m in manifest.members]
-    lungs = lungs_painted_over(canvases.lungs[list(test)], masks)
     logits = member_logits(files, lungs, config.member_spec, threads=config.threads)
     probabilities, _ = Combiner(manifest.combination, labels=len(manifest.labels)).run(logits)
-    blind = replace(
-        screened.predictions,
-        probabilities=probabilities.astype(np.float64),
-        present=decided(probabilities, manifest.decision, manifest.labels),
-    )
+    present = decided(probabilities, manifest.decision, manifest.labels)
+    blind = replace(like, probabilities=probabilities.astype(np.float64), present=present)
     return findings_figures(blind, manifest.labels, Bootstrap.of(config))
+
+
+def _activation(
+    bundle: Bundle,
+    lungs: npt.NDArray[np.uint8],
+    masks: Mask,
+    p: FindingPredictions,
+    config: BundleConfig,
+) -> tuple[dict[str, dict[str, Figure]], dict[str, Figure]]:
+    """Return the share of each member's CAM inside the lungs by finding, and the lungs' share of the canvas."""
+    draws, manifest = Bootstrap.of(config), bundle.manifest
+    rows = {label: np.flatnonzero(p.truth[:, k] == 1) for k, label in enumerate(manifest.labels)}
+    rows = {label: own for label, own in rows.items() if len(own)}
+    areas = {label: mean_figure(masks[own].mean(axis=(1, 2)), p.patients[own], draws) for label, own in rows.items()}
+    shares = {}
+    for member in manifest.members:
+        if member.has_cam:
+            maps = member_cams(bundle.file(member.file), lungs, config.member_spec, threads=config.threads)
+            shares[member.name] = {
+                label: mean_figure(
+                    lung_share(maps[own, manifest.labels.index(label)], masks[own]), p.patients[own], draws
+                )
+                for label, own in rows.items()
+            }
+    return shares, areas
 
 
 def _with_engines(

@@ -124,6 +124,7 @@ def findings_as_markdown(results: FindingsEvaluation) -> str:
                 *_lungs(results),
                 "## Shortcuts",
                 *shortcut_sentences(results),
+                *_where(results),
             ]
         )
         + "\n"
@@ -136,6 +137,19 @@ def _engines(results: FindingsEvaluation) -> list[str]:
     return [
         f"Engines built here: {results.engines}; same findings as the reference: {interval(results.same_decision)}."
     ]
+
+
+def _where(results: FindingsEvaluation) -> list[str]:
+    """Return where the members' maps are, by finding."""
+    if not results.lung_share:
+        return []
+    rows = (
+        [label, interval(area), *(interval(own[label]) for own in results.lung_share.values())]
+        for label, area in results.lung_area.items()
+    )
+    head = ["finding", "the lungs' share of the canvas", *results.lung_share]
+    note = "Share of a finding's positive activation (CAM) inside the lungs, on images with it; some findings lie outside them."
+    return ["Where members look:", table(head, rows), note]
 
 
 def _lungs(results: FindingsEvaluation) -> list[str]:

@@ -64,6 +64,10 @@ class FindingsEvaluation:
     lungs: Mapping[str, LungFigures]  # by source; empty without a segmenter of this run
     sources: Mapping[str, SourceClassifier]  # a linear classifier of the source, by group of images
     lungs_painted_over: FindingsModelFigures | None = field(default=None, metadata=OPTIONAL)
+    # Member -> finding -> mean share of the finding's positive activation (CAM) inside the lungs, on images with the finding.
+    lung_share: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    # Finding -> mean share of the canvas that the lungs cover, on the same images: what activation without any aim would have.
+    lung_area: Mapping[str, Figure] = field(default_factory=dict)
     engines: str | None = field(default=None, metadata=OPTIONAL)  # description, of engines compared with the reference
     same_decision: Figure | None = field(
         default=None, metadata=OPTIONAL

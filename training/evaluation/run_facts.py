@@ -1,4 +1,4 @@
-"""What every evaluation of a bundle says of its run: separation and sizes of the sides, and the lung segmenter's figures."""
+"""Facts of a run that every evaluation states: separation and sizes of the sides, and the lung segmenter's figures."""
 
 from __future__ import annotations
 

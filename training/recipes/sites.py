@@ -32,7 +32,7 @@ from training.recipes.staged import train_stages
 from training.tasks.classify import Balance
 from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
-__all__ = ["SitePredictions", "SitesConfig", "SitesRun", "Variant", "load_sites", "parse_sites"]
+__all__ = ["SitePredictions", "SitesConfig", "SitesRun", "Variant", "load_sites", "parse_sites", "stacked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,13 +206,13 @@ class SitesRun(Run):
     def predict_fold(self, variant: str, fold: str) -> SitePredictions:
         """Return a variant's probabilities in a fold, combined and calibrated on its validation patients as a bundle's are."""
         parts = self.train(variant, fold)
-        logits, rows = _stacked(parts), parts[0].rows
+        logits, rows = stacked(parts), parts[0].rows
         left_out = np.array([self.samples[i].record.source in self.config.folds[fold] for i in rows], dtype=bool)
-        combination = self._combination(logits[~left_out], rows[~left_out], self.config.of_variant(variant).target)
+        combination = self.combination(logits[~left_out], rows[~left_out], self.config.of_variant(variant).target)
         probabilities, _ = Combiner(combination, labels=logits.shape[2]).run(logits)
         return SitePredictions(rows=rows, left_out=left_out, probabilities=probabilities.astype(np.float64))
 
-    def _combination(self, logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], target: Target) -> Combination:
+    def combination(self, logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], target: Target) -> Combination:
         """Return the average of the networks, calibrated on validation patients' images. logits: (N, networks, K)."""
         if target.multi_label:
             truth = truth_of([self.samples[i].record for i in rows], target.labels)
@@ -243,7 +243,7 @@ class SitesRun(Run):
         return {name: asdict(self.config.member_of(name)) for name, v in self.config.variants.items() if not v.average}
 
 
-def _stacked(parts: Sequence[SampleLogits]) -> npt.NDArray[np.float32]:
+def stacked(parts: Sequence[SampleLogits]) -> npt.NDArray[np.float32]:
     """Return logits (N, networks, K). Raises InputError for networks with other images or labels."""
     first = parts[0]
     if any(not np.array_equal(p.rows, first.rows) or p.logits.shape != first.logits.shape for p in parts):
