@@ -36,7 +36,7 @@ class UnseenSites:
 class Thresholds:
     """Choice of the threshold of each finding on validation patients."""
 
-    specificity: float | None = None  # the lowest threshold that reaches it; None: the one of the highest Youden's J
+    specificity: float | None = None  # to reach, with the highest sensitivity; None: the highest Youden's J
 
     def __post_init__(self) -> None:
         if self.specificity is not None and not 0 < self.specificity < 1:

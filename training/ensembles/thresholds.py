@@ -59,8 +59,8 @@ def choose_thresholds(
 
     logits: (N, members, labels).
     truth: (N, labels): 1 present, 0 absent, NaN unknown.
-    specificity: the lowest threshold that reaches it on validation; None: the threshold of the highest sensitivity +
-        specificity (Youden's J), of equal ones the highest.
+    specificity: to reach on validation, with the highest sensitivity; None: the highest sensitivity + specificity (Youden's J).
+        Of thresholds that are equal by that, the highest, which has the fewest false alarms.
     uncertain_share: share of the findings that are decided present on validation to be flagged.
     """
     p = probabilities_of(combination, logits)
@@ -75,7 +75,7 @@ def choose_thresholds(
     return ChosenThresholds(
         decision=Decision(thresholds=thresholds, uncertain_below=uncertain),
         labels=rows,
-        rule=f"{by} on validation patients",
+        rule=f"the highest {by} on validation patients",
     )
 
 
@@ -89,7 +89,8 @@ def _threshold(p: Floats, truth: npt.NDArray[np.float32], specificity: float | N
     found = 1 - np.searchsorted(present, limits, side="left") / len(present)
     if specificity is not None:
         needed = math.ceil(specificity * len(absent) - 1e-9) / len(absent)
-        return float(limits[np.argmax(rejected >= needed - 1e-12)])
+        found[rejected < needed - 1e-12] = -1
+        return float(limits[np.flatnonzero(found >= found.max() - 1e-12)[-1]])
     sums = found + rejected
     return float(limits[np.flatnonzero(sums >= sums.max() - 1e-12)[-1]])
 

@@ -164,18 +164,29 @@ def test_youdens_threshold_is_that_of_the_roc_curve() -> None:
 
 
 @pytest.mark.parametrize("specificity", [0.5, 0.9, 0.99])
-def test_a_stated_specificity_is_reached_by_the_lowest_threshold(specificity: float) -> None:
+def test_a_stated_specificity_is_reached_with_the_highest_sensitivity(specificity: float) -> None:
     logits, truth = _logits((0.5,))
     combination = fit("average", logits, truth, seed=0)
     chosen = choose_thresholds(combination, logits, truth, LABELS, specificity=specificity)
     p = probabilities_of(combination, logits)
     for k, label in enumerate(LABELS):
-        absent = np.sort(p[truth[:, k] == 0, k])
+        own = np.isfinite(truth[:, k])
+        fpr, tpr, _ = roc_curve(truth[own, k], p[own, k], drop_intermediate=False)
         row = chosen.labels[label]
         assert row.specificity.value >= specificity
-        below = absent[absent < (row.threshold or 0)][-1]
-        assert (absent < below).mean() < specificity, "a lower threshold would call one absent image more"
+        assert row.sensitivity.value == pytest.approx(tpr[fpr <= 1 - specificity + 1e-12].max())
+        best = fpr[tpr >= row.sensitivity.value - 1e-12].min()
+        assert row.specificity.value == pytest.approx(1 - best), "no false alarm that finds nothing"
     assert f"specificity of {specificity:g}" in chosen.rule
+
+
+def test_a_threshold_of_separate_kinds_is_between_them() -> None:
+    logits = np.array([-3.0, -2.0, 1.0, 2.0] * 3, np.float32)[:, None, None]
+    truth = (logits[:, 0] > 0).astype(np.float32)
+    combination = fit("average", logits, truth, seed=0, calibrate=False)
+    for specificity in (None, 0.5):
+        t = choose_thresholds(combination, logits, truth, ("a",), specificity=specificity).decision.thresholds["a"]
+        assert t == pytest.approx((1 / (1 + np.exp(2)) + 1 / (1 + np.exp(-1))) / 2)
 
 
 def test_a_finding_without_both_kinds_has_the_default_threshold() -> None:
