@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
@@ -21,7 +22,9 @@ from training import evaluate, starter
 from training.data.own.source import read_source
 from training.data.own.store import FOLDER, save
 from training.evaluation.finding_results import FindingsEvaluation
+from training.evaluation.gradcam import grad_cam
 from training.json_records import read_json
+from training.models import load_network
 from training.recipes.finding_sites import left_out_findings
 from training.recipes.sites import SitesRun, parse_sites
 from training.toml_tables import read_toml
@@ -74,7 +77,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make_cheap(patch.setattr)
         trace_exports(patch.setattr)
         folder = tmp_path_factory.mktemp("findings")
-        save(read_source(write_finding_phantoms(folder / "source", patients=70)), folder / "data" / FOLDER)
+        table = write_finding_phantoms(folder / "source", patients=60)
+        save(read_source(table, salt=b"always the same split"), folder / "data" / FOLDER)
         (folder / "findings.toml").write_text(CONFIG)
         arguments = ["--data", str(folder / "data"), "--out", str(folder / "run")]
         assert starter.main([*arguments, "--config", str(folder / "findings.toml")]) == 0
@@ -91,7 +95,7 @@ def test_a_bundle_of_findings_is_complete_and_pruned(run: Path) -> None:
     assert {m.output for m in manifest.members} == {"multi-label-logits"}
     assert len(manifest.known_answers) == 3
     assert (run / "run" / "one" / "pruned").is_dir()
-    assert manifest.provenance["validation"]["rule"].startswith("the lowest with a specificity of 0.8")
+    assert manifest.provenance["validation"]["rule"].startswith("the highest sensitivity with a specificity of 0.8")
 
 
 def test_results_and_card_state_every_finding_and_what_unknown_means(run: Path) -> None:
@@ -112,9 +116,16 @@ def test_results_and_card_state_every_finding_and_what_unknown_means(run: Path) 
     assert "COVID" not in card.replace("covid", "COVID")
 
 
-def test_a_bundle_of_findings_builds_and_screens(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle, engines = str(run / "run" / "bundle"), str(tmp_path / "engines")
-    assert cxr_edge(["build-engine", bundle, "--engines", engines, "--precision", "fp32"]) == 0
+@pytest.fixture(scope="module")
+def engines(run: Path) -> str:
+    """Folder of engines of the run's bundle."""
+    folder = str(run / "engines")
+    assert cxr_edge(["build-engine", str(run / "run" / "bundle"), "--engines", folder, "--precision", "fp32"]) == 0
+    return folder
+
+
+def test_a_bundle_of_findings_screens(run: Path, engines: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = str(run / "run" / "bundle")
     capsys.readouterr()
     images = [str(run / "source" / "images" / f"{i}.png") for i in range(3)]
     assert cxr_edge(["screen", *images, "--bundle", bundle, "--engines", engines, "--json"]) == 0
@@ -128,13 +139,17 @@ def test_a_bundle_of_findings_builds_and_screens(run: Path, tmp_path: Path, caps
 
 
 def test_evaluate_repeats_the_runs_results_and_refuses_another_kind(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, engines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--data", str(run / "data"), "--run", str(run / "run"), "--bundle", str(run / "run" / "bundle")]
-    arguments += ["--out", str(tmp_path / "again")]
+    arguments += ["--out", str(tmp_path / "again"), "--engines", engines]
     assert evaluate.main([*arguments, "--config", str(run / "findings.toml")]) == 0
     first, again = (read_json(FindingsEvaluation, f) for f in (run / "run" / "results.json", tmp_path / "again.json"))
+    built = again.models.pop("ensemble, engines built here")  # type: ignore[attr-defined]
     assert again.models == first.models
+    assert built == first.models["ensemble"]
+    assert again.same_decision is not None
+    assert again.same_decision.value == 1.0
     assert "## By finding, ensemble" in (tmp_path / "again.md").read_text()
     single = CONFIG.replace("multi_label = true\n", "").replace("[thresholds]\nspecificity = 0.8\n", "")
     single = single.replace('loss = "focal"\n', "").replace('loss = "asymmetric"\n', "")
@@ -165,6 +180,15 @@ def test_settings_that_cannot_work_are_named_before_training(
     error = capsys.readouterr().err
     assert message in error
     assert "epoch  " not in error
+
+
+def test_a_members_map_of_each_finding_is_its_grad_cam(run: Path) -> None:
+    network, _ = load_network(run / "run" / "one")
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, 64, 64)).astype(np.float32))
+    cam = network.eval()(image).cam[0].detach().numpy()
+    for k in range(3):
+        expected = np.maximum(cam[k], 0) / cam[k].size
+        np.testing.assert_allclose(grad_cam(network, image, k), expected, atol=1e-5)
 
 
 def test_maps_are_measured_for_each_finding(run: Path) -> None:

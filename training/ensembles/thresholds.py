@@ -69,9 +69,7 @@ def choose_thresholds(
     present = decided(p, Decision(thresholds=thresholds, uncertain_below=0.0), labels)
     uncertain = round(float(np.quantile(p[present], uncertain_share)), 2) if present.any() else 0.0
     rows = {label: _figures(chosen[k], present[:, k], truth[:, k]) for k, label in enumerate(labels)}
-    by = (
-        "the highest Youden's J" if specificity is None else f"the lowest with a specificity of {specificity:g} or more"
-    )
+    by = "Youden's J" if specificity is None else f"sensitivity with a specificity of {specificity:g} or more"
     return ChosenThresholds(
         decision=Decision(thresholds=thresholds, uncertain_below=uncertain),
         labels=rows,
@@ -89,8 +87,9 @@ def _threshold(p: Floats, truth: npt.NDArray[np.float32], specificity: float | N
     found = 1 - np.searchsorted(present, limits, side="left") / len(present)
     if specificity is not None:
         needed = math.ceil(specificity * len(absent) - 1e-9) / len(absent)
-        found[rejected < needed - 1e-12] = -1
-        return float(limits[np.flatnonzero(found >= found.max() - 1e-12)[-1]])
+        limits, found = limits[rejected >= needed - 1e-12], found[rejected >= needed - 1e-12]
+        best = np.flatnonzero(found >= found.max() - 1e-12)
+        return float(limits[best[-1] if found.max() > 0 else 0])  # a threshold above all would never call it present
     sums = found + rejected
     return float(limits[np.flatnonzero(sums >= sums.max() - 1e-12)[-1]])
 
