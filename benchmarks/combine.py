@@ -23,7 +23,7 @@ from benchmarks.harness.side_by_side import Implementation, Table, latency_table
 from benchmarks.peers import opencv_numpy
 from cxr_edge.cli.arguments import at_least_one
 from cxr_edge.ops.combine import Combiner
-from cxr_edge.specs.combination import STRATEGIES, Combination, parameter_shapes
+from cxr_edge.specs.combination import STRATEGIES, Activation, Combination, parameter_shapes
 
 __all__ = ["BENCHMARK", "combination", "implementations", "main"]
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def combination(strategy: str, *, members: int) -> Combination:
+def combination(strategy: str, *, members: int, activation: Activation = "softmax") -> Combination:
     """Return a combination with random parameters, the same in each run."""
     rng = np.random.default_rng(1)
     shapes = parameter_shapes(strategy, members=members, labels=LABELS)
@@ -74,7 +74,14 @@ def combination(strategy: str, *, members: int) -> Combination:
     }
     if strategy == "weighted-average":
         parameters["weights"] = [1 / members] * members
-    return Combination(strategy=strategy, member_temperatures=(1.2,) * members, temperature=1.5, parameters=parameters)
+    return Combination(
+        strategy=strategy,
+        member_temperatures=(1.2,) * members,
+        temperature=1.5,
+        parameters=parameters,
+        activation=activation,
+        label_temperatures=tuple(0.5 + 0.3 * k for k in range(LABELS)) if activation == "sigmoid" else (),
+    )
 
 
 def implementations(combining: Combination, logits: npt.NDArray[np.float32]) -> list[Implementation]:

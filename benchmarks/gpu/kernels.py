@@ -26,7 +26,7 @@ from cxr_edge.ops.combine import Combiner
 from cxr_edge.ops.lung_box import core_rule
 from cxr_edge.ops.preprocess import Preprocessor, core_spec
 from cxr_edge.records import GrayPixels, Roi
-from cxr_edge.specs.combination import STRATEGIES
+from cxr_edge.specs.combination import STRATEGIES, Activation
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 
@@ -226,17 +226,18 @@ def _boxes(device: Device, mask: npt.NDArray[np.float32]) -> Pair:
 
 
 def combinations(device: Device) -> list[Check]:
-    """Return one check per strategy: probabilities and the winner's index, which cannot differ by less than 1."""
-    return [
-        Check.of(
-            "combination", strategy, FP32, [_combine(device, strategy, m, seed) for m in MEMBERS for seed in range(8)]
-        )
-        for strategy in STRATEGIES
-    ]
+    """Return a check per strategy and activation: probabilities and the winner's index, which cannot differ by less than 1."""
+    checks = []
+    for strategy in STRATEGIES:
+        cases: tuple[tuple[Activation, str], ...] = (("softmax", strategy), ("sigmoid", f"{strategy}, findings"))
+        for activation, case in cases:
+            pairs = [_combine(device, strategy, activation, m, seed) for m in MEMBERS for seed in range(8)]
+            checks.append(Check.of("combination", case, FP32, pairs))
+    return checks
 
 
-def _combine(device: Device, strategy: str, members: int, seed: int) -> Pair:
-    cpu = Combiner(combination(strategy, members=members), labels=LABELS)
+def _combine(device: Device, strategy: str, activation: Activation, members: int, seed: int) -> Pair:
+    cpu = Combiner(combination(strategy, members=members, activation=activation), labels=LABELS)
     planned = cpu.core
     logits = np.random.default_rng(seed).normal(0, 4, (members, LABELS)).astype(np.float32)
     parameters, source = to_device(device, planned.values()), to_device(device, logits)

@@ -134,8 +134,13 @@ def _widen(occupied: npt.NDArray[np.intp], cells: int, length_px: int, margin: f
     return max(0, int((first - extra) * scale)), min(length_px, int(np.ceil((last + extra) * scale)))
 
 
+_LEAST_SHARE = 1e-12  # of a mean probability before its logit
+
+
 def combine(logits: Floats, combination: Combination) -> npt.NDArray[np.float64]:
     """Return probabilities (images, labels) from logits (images, members, labels), for any strategy."""
+    if combination.activation == "sigmoid":
+        return _combine_findings(logits, combination)
     scores = _softmax(logits / np.asarray(combination.member_temperatures)[:, None])
     if combination.strategy == "voting":
         votes = scores.argmax(axis=2)
@@ -157,6 +162,33 @@ def _mix(scores: npt.NDArray[np.float64], combination: Combination) -> npt.NDArr
     outer = np.einsum("ni,nj->nij", flat, flat).reshape(len(flat), -1)
     weights = np.tanh(outer @ p["module_weight"].T + p["module_bias"])
     return _softmax(np.einsum("nm,nml->nl", weights, scores))
+
+
+def _combine_findings(logits: Floats, combination: Combination) -> npt.NDArray[np.float64]:
+    """Combine logits of findings that do not exclude each other."""
+    scores = _sigmoid(logits / np.asarray(combination.member_temperatures)[:, None])
+    if combination.strategy == "voting":
+        return np.asarray((scores >= 0.5).mean(axis=1))
+    temperatures = combination.temperature * np.asarray(combination.label_temperatures or (1.0,) * logits.shape[2])
+    return _sigmoid(_logits_of_findings(scores, combination) / temperatures)
+
+
+def _logits_of_findings(scores: npt.NDArray[np.float64], combination: Combination) -> npt.NDArray[np.float64]:
+    p = {name: np.asarray(values) for name, values in combination.parameters.items()}
+    flat = scores.reshape(len(scores), -1)
+    if combination.strategy == "stacking":
+        hidden = np.maximum(flat @ p["hidden_weight"].T + p["hidden_bias"], 0)
+        return np.asarray(hidden @ p["output_weight"].T + p["output_bias"])
+    if combination.strategy == "flannel":
+        outer = np.einsum("ni,nj->nij", flat, flat).reshape(len(flat), -1)
+        weights = np.tanh(outer @ p["module_weight"].T + p["module_bias"])
+        return np.asarray(np.einsum("nm,nml->nl", weights, 2 * scores - 1))
+    mean = np.clip(_mix(scores, combination), _LEAST_SHARE, 1 - _LEAST_SHARE)
+    return np.asarray(np.log(mean / (1 - mean)))
+
+
+def _sigmoid(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values), dtype=np.float64)
 
 
 def _softmax(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -45,7 +45,20 @@ def add_parser(subparsers: Any) -> None:
         required=True,
         type=_labels,
         metavar="A,B,...",
-        help="labels in the order of the outputs; of a single finding: its absence, then its presence",
+        help="labels in the order of the outputs; of a single finding: its absence, then its presence; with --multi-label "
+        "nothing between two commas leaves an output out",
+    )
+    parser.add_argument(
+        "--multi-label",
+        action="store_true",
+        help="the labels are findings that do not exclude each other: a multi-label bundle",
+    )
+    parser.add_argument(
+        "--threshold",
+        action="append",
+        type=_threshold,
+        metavar="LABEL=VALUE",
+        help="probability from which a label is decided, or a finding is present (default of findings: 0.5)",
     )
     parser.add_argument(
         "--preprocess",
@@ -103,12 +116,15 @@ def run(args: argparse.Namespace) -> int:
     """Import, print the report, return the exit status."""
     if args.expected and args.images is None:
         raise InputError("--expected has values for the files of --images: give that folder too")
+    _check_labels(args.labels, args.multi_label)
     networks = _networks(args)
     from cxr_edge.imports.draft import ImportSettings  # imports onnx
     from cxr_edge.imports.run import import_networks
 
     settings = ImportSettings(
         labels=args.labels,
+        multi_label=args.multi_label,
+        thresholds=dict(args.threshold or ()),
         weights=_weights(args.combine, len(networks)),
         images=args.images,
         image_count=args.image_count,
@@ -147,10 +163,29 @@ def _each(values: Sequence[Value], count: int, option: str) -> list[Value]:
 
 
 def _labels(text: str) -> tuple[str, ...]:
-    labels = tuple(part.strip() for part in text.split(","))
-    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
-        raise argparse.ArgumentTypeError(f"expected two or more different labels, separated by commas, got {text!r}")
-    return labels
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _check_labels(labels: tuple[str, ...], multi_label: bool) -> None:
+    named = [label for label in labels if label]
+    different = len(set(named)) == len(named)
+    if multi_label and not (named and different):
+        raise InputError(f"--labels: expected different findings, separated by commas, got {','.join(labels)!r}")
+    if not multi_label and not (len(labels) >= 2 and different and all(labels)):
+        raise InputError(
+            f"--labels: expected two or more different labels, separated by commas, got {','.join(labels)!r}"
+        )
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    label, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not label.strip() or not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a label, = and a number from 0 to 1, got {text!r}")
+    return label.strip(), value
 
 
 def _column(text: str) -> int:

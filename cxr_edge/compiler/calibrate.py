@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,11 +19,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from cxr_edge.backends.base import CompileOptions
+from cxr_edge.backends.base import CompileOptions, Engine
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.compiler.graph.graph import Graph
+from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.digests import sha256_file
-from cxr_edge.errors import BundleError, ContractError, InputError
+from cxr_edge.errors import BundleError, ContractError, CxrEdgeError, InputError
 
 __all__ = ["SCHEMA", "Method", "Ranges", "choose_range", "measure_ranges"]
 
@@ -201,23 +202,50 @@ def _activations(
     onnx_path: Path, batches: Iterable[npt.NDArray[np.float32]]
 ) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
     """Yield every float activation of the network, including the input, image by image."""
-    with tempfile.TemporaryDirectory(prefix="cxr-edge-") as folder:
-        path = Path(folder, "all-outputs.onnx")
-        onnx.save(_with_all_outputs(onnx.load(onnx_path)), path)
-        engine = OnnxRuntimeBackend().load(path, CompileOptions())  # unoptimised, so that every tensor exists
-    name = engine.inputs[0].name
+    engines = [_load(model) for model in _measured_models(onnx_path)]
+    name = engines[0].inputs[0].name
     for batch in batches:
         for i in range(len(batch)):
             image = np.ascontiguousarray(batch[i : i + 1])
-            yield {name: image, **engine.run({name: image})}
+            values = {name: image}
+            for engine in reversed(engines):  # the network's own values replace those of the simplified one
+                values.update(engine.run({name: image}))
+            yield values
 
 
-def _with_all_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return `model` with all its float32 activations as outputs."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    graph = Graph(model)
+def _load(model: onnx.ModelProto) -> Engine:
+    with tempfile.TemporaryDirectory(prefix="cxr-edge-") as folder:
+        path = Path(folder, "all-outputs.onnx")
+        onnx.save(model, path)
+        return OnnxRuntimeBackend().load(path, CompileOptions())  # unoptimised, so that every tensor exists
+
+
+def _measured_models(onnx_path: Path) -> list[onnx.ModelProto]:
+    """Return the network with all its activations as outputs, then the simplified one with those that only it has.
+
+    Simplification replaces operators that are functions (HardSwish, local functions) by their bodies, whose tensors int8 needs.
+    """
+    original = onnx.load(onnx_path)
+    known, inputs = set(_float_activations(original)), {i.name for i in original.graph.input}
+    try:
+        simplified = simplify(onnx_path).model
+    except CxrEdgeError:  # the build ends with the reason
+        return [_with_outputs(original, known)]
+    added = {n for n in _float_activations(simplified) if n not in known | inputs}
+    return [_with_outputs(original, known), *([_with_outputs(simplified, added)] if added else [])]
+
+
+def _float_activations(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the model's float32 activations, without the input."""
+    inferred, graph = onnx.shape_inference.infer_shapes(model), Graph(model)
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
     activations = (out for node in graph.nodes if graph.activations(node) for out in node.output)
-    new = [n for n in activations if n not in graph.outputs and types.get(n) == TensorProto.FLOAT]
+    return [n for n in activations if types.get(n) == TensorProto.FLOAT]
+
+
+def _with_outputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """Return `model` with these tensors as outputs too."""
+    present = {o.name for o in model.graph.output}
+    new = sorted(set(names) - present)
     model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in new)
     return model

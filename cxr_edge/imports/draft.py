@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +23,8 @@ from cxr_edge.imports.original import Original
 from cxr_edge.imports.sample_images import SampleImages
 from cxr_edge.names import printable
 from cxr_edge.ops.preprocess import Preprocessor
-from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.combination import Activation, Combination, Decision
+from cxr_edge.specs.outputs import COMBINED_KINDS
 from cxr_edge.version import __version__
 
 __all__ = ["ImportSettings", "ReadNetwork", "complete", "facts", "member_inputs", "write_draft"]
@@ -35,12 +36,19 @@ CARD = "MODEL_CARD.md"
 class ImportSettings:
     """Settings of an import."""
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # one per column; with multi_label "" leaves a column out
+    multi_label: bool = False  # the labels are findings that do not exclude each other
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # by label; of findings 0.5 without one
     weights: tuple[float, ...] = ()  # one per network; empty: the plain average
     images: Path | None = None  # folder of X-rays; None: phantoms
     image_count: int = 16
     name: str | None = None  # of the bundle; None: of its folder
     threads: int = 1
+
+    @property
+    def activation(self) -> Activation:
+        """Activation of the bundle's combination."""
+        return "sigmoid" if self.multi_label else "softmax"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,7 @@ def write_draft(
                 preprocess=r.original.deployed().spec,
                 has_cam=graph.has_cam,
                 activation_ranges=None if measured is None else _ranges(root, r, measured, say),
+                output=COMBINED_KINDS[settings.activation],
             )
         )
     return write_bundle(
@@ -89,11 +98,11 @@ def write_draft(
             name=settings.name or folder,
             version="1",
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            labels=settings.labels,
+            labels=tuple(filter(None, settings.labels)),
             segmenter=_packaged_segmenter(root) if lungs else None,
             members=tuple(members),
             combination=_combination(settings, len(read)),
-            decision=Decision(thresholds={}, uncertain_below=0.0),
+            decision=Decision(thresholds=dict(settings.thresholds), uncertain_below=0.0),
             known_answers=(),
             model_card=file_ref(root, CARD),
             intended_use=INTENDED_USE,
@@ -137,6 +146,7 @@ def _combination(settings: ImportSettings, members: int) -> Combination:
         member_temperatures=(1.0,) * members,
         temperature=1.0,
         parameters={"weights": [w / total for w in settings.weights]} if settings.weights else {},
+        activation=settings.activation,
     )
 
 
@@ -151,7 +161,7 @@ def complete(bundle: Bundle, entries: Sequence[CardEntry], images: SampleImages)
     manifest, combination = bundle.manifest, bundle.manifest.combination
     weights = combination.parameters.get("weights", ())
     words = combination.strategy + (f" ({', '.join(f'{w:.3g}' for w in weights)})" if weights else "")
-    card = model_card(manifest.name, manifest.labels, words, images.description, entries)
+    card = model_card(manifest, words, images.description, entries)
     (bundle.root / CARD).write_text(card, encoding="utf-8")
     kind = "drawn phantoms" if images.folder is None else "X-rays of a folder"
     write_bundle(
@@ -183,6 +193,7 @@ def facts(entry: CardEntry) -> dict[str, Any]:
         "output": entry.columns.kind,
         "columns": entry.columns.count,
         "finding": entry.columns.finding,
+        **({"findings": list(entry.columns.findings)} if entry.columns.findings else {}),
         "has_cam": entry.graph.has_cam,
         "changes": list(entry.graph.changes),
         "parity": figures,

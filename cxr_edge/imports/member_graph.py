@@ -2,7 +2,7 @@
 
 An `Original` and the kind of its output come in, a `MemberGraph` comes out. The layers stay as they are: nodes are added at
 the input (factor and offset, whole numbers, channels last) and at the output (softmax or sigmoid removed, or undone by
-logarithms; one logit z to the two logits 0 and z).
+logarithms; one logit z to the two logits 0 and z, or some findings chosen).
 """
 
 from __future__ import annotations
@@ -40,10 +40,15 @@ class Columns:
     kind: OutputKind
     count: int
     finding: int | None = None  # the column of the one finding that becomes two labels; None: softmax over all
+    findings: tuple[
+        int, ...
+    ] = ()  # the columns that are the findings of a multi-label bundle, in the order of its labels
 
     @property
     def sources(self) -> tuple[int | None, ...]:
         """Original column of each label; None for the absence of the finding."""
+        if self.findings:
+            return self.findings
         return tuple(range(self.count)) if self.finding is None else (None, self.finding)
 
 
@@ -216,7 +221,7 @@ def _remove_last(graph: Graph, kind: str) -> bool:
 
 def _output_nodes(graph: Graph, logits: str, columns: Columns, class_map: ClassMap | None) -> list[str]:
     """Append the nodes that give `logits` (N, labels) and `cam`; return what they do."""
-    flat = "logits" if columns.finding is None else f"{_PREFIX}columns"
+    flat = "logits" if columns.sources == tuple(range(columns.count)) else f"{_PREFIX}columns"
     nodes, changes = [helper.make_node("Flatten", [logits], [flat], name=flat, axis=1)], []
     if columns.finding is not None:
         nodes += _two_logits(graph, flat, columns)
@@ -224,6 +229,10 @@ def _output_nodes(graph: Graph, logits: str, columns: Columns, class_map: ClassM
             f"The logit z of column {columns.finding} of {columns.count} became the two logits (0, z), whose softmax is its "
             "sigmoid."
         )
+    elif flat != "logits":
+        chosen = graph.add_constant(f"{_PREFIX}findings", np.array(columns.findings, np.int64))
+        nodes.append(helper.make_node("Gather", [flat, chosen], ["logits"], name="logits", axis=1))
+        changes.append(f"Of {columns.count} columns these are kept: {', '.join(map(str, columns.findings))}.")
     if class_map is not None:
         nodes += class_map.nodes(graph, columns.sources, "cam")
         changes.append("A class activation map was added: a 1x1 convolution with the weights of the dense layer.")

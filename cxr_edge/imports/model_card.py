@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.imports.member_graph import Columns, MemberGraph
 from cxr_edge.imports.original import Original
 from cxr_edge.imports.parity import Parity
@@ -21,7 +22,7 @@ _LIMITS = """## Limits
 
 - Frontal chest X-rays only, one image at a time.
 - Images are resized to a square, so their aspect ratio is not kept; a training that kept it saw other shapes.
-- The networks predict their labels only; any other finding gets one of them."""
+- The networks predict their labels only; {others}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,24 +37,37 @@ class CardEntry:
     expected: float | None  # largest difference from --expected
 
 
-def model_card(name: str, labels: Sequence[str], combination: str, images: str, entries: Sequence[CardEntry]) -> str:
+def model_card(manifest: Manifest, combination: str, images: str, entries: Sequence[CardEntry]) -> str:
     """Return the card as Markdown. combination, images: in words."""
     return (
         "\n\n".join(
             [
-                f"# Model card: {name}",
+                f"# Model card: {manifest.name}",
                 f"**{INTENDED_USE}**",
                 "This card was written by `cxr-edge import` and holds what the import knows. **No accuracy was measured**: not "
                 "on patients, not on any group of them. Nothing is known here about the training data; whoever trained the "
                 "networks has to add it. Probabilities are not calibrated, no threshold was fitted, and no answer is flagged "
                 "uncertain.",
-                f"Labels: {', '.join(labels)}. Combination: {combination}.",
+                f"{_labels(manifest)} Combination: {combination}.",
                 *(_entry(e, images) for e in entries),
-                _LIMITS,
+                _LIMITS.format(
+                    others="any other finding is not reported"
+                    if manifest.multi_label
+                    else "any other finding gets one of them"
+                ),
             ]
         )
         + "\n"
     )
+
+
+def _labels(manifest: Manifest) -> str:
+    rule = manifest.decision
+    if manifest.multi_label:
+        limits = ", ".join(f"{label} from {rule.threshold_of(label):g}" for label in manifest.labels)
+        return f"Findings, each present from a probability that nobody has measured to be a good one: {limits}."
+    limits = ", ".join(f"{label} from {value:g}" for label, value in rule.thresholds.items())
+    return f"Labels: {', '.join(manifest.labels)}." + (f" Thresholds: {limits}." if limits else "")
 
 
 def _entry(entry: CardEntry, images: str) -> str:

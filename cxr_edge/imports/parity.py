@@ -43,7 +43,8 @@ class Parity:
     member: str
     images: int
     probability: float  # largest absolute difference
-    logit: float | None  # the same of the logits, each image's mean subtracted; None: the original gives probabilities
+    # The same of the logits, before a softmax with each image's mean subtracted; None: the original gives probabilities.
+    logit: float | None
     variation: float  # largest error (RMS) of an output over its variation over the images
     worst: str  # image with the largest difference of a probability
     passed: bool
@@ -75,14 +76,17 @@ def measure_parity(
     logits: tuple[Values, Values] | None,
     *,
     half: bool = False,
+    centred: bool = True,
 ) -> Parity:
     """Compare values of the original and of the member, (images, labels) each.
 
-    names: of the images. logits: None if the original gives probabilities. half: it computes in half precision.
+    names: of the images. logits: None if the original gives probabilities. half: it computes in half precision. centred: a number
+    added to all logits of an image changes nothing, as before a softmax.
     """
     shift = np.abs(probabilities[0] - probabilities[1])
-    centred = None if logits is None else tuple(v - v.mean(axis=1, keepdims=True) for v in logits)
-    expected, actual = centred or probabilities
+    expected, actual = logits or probabilities
+    if logits is not None and centred:
+        expected, actual = (v - v.mean(axis=1, keepdims=True) for v in logits)
     error = np.sqrt(np.square(actual - expected).mean(axis=0))
     spread = expected.std(axis=0) if len(names) > 1 else np.abs(expected).max(axis=0)
     scale = float(np.abs(probabilities[0] if logits is None else logits[0]).max())

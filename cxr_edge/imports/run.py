@@ -31,12 +31,12 @@ from cxr_edge.imports.draft import ImportSettings, ReadNetwork, complete, facts,
 from cxr_edge.imports.member_graph import Columns, MemberGraph, member_graph, without_cam
 from cxr_edge.imports.model_card import CardEntry
 from cxr_edge.imports.original import Original, read_original
-from cxr_edge.imports.output_columns import columns_of, label_logits, label_probabilities
+from cxr_edge.imports.output_columns import columns_of, columns_of_findings, label_logits, label_probabilities
 from cxr_edge.imports.parity import Parity, check_expected, measure_parity, read_expected
 from cxr_edge.imports.sample_images import SampleImages, sample_images
 from cxr_edge.imports.trained_input import TrainedInput
 from cxr_edge.names import printable
-from cxr_edge.ops.combine import softmax
+from cxr_edge.ops.combine import sigmoid, softmax
 from cxr_edge.screening.pipeline import HostPipeline
 from cxr_edge.specs.outputs import OutputChoice
 
@@ -102,12 +102,13 @@ def import_networks(
     cannot express or that would compute something else.
     """
     _check_out(out)
+    _check_thresholds(settings)
     originals = [read_original(n.path, n.trained, output=n.output_name) for n in networks]
     lungs = any(n.trained.region == "lungs" for n in networks)
     count, threads = settings.image_count, settings.threads
     images = sample_images(settings.images, count=count, lungs=lungs, threads=threads, say=say)
     names = _member_names([n.path for n in networks])
-    read = [_run(*one, images, settings.labels, say) for one in zip(names, originals, networks, strict=True)]
+    read = [_run(*one, images, settings, say) for one in zip(names, originals, networks, strict=True)]
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=out.parent) as scratch:
         root = Path(scratch, "bundle")
         root.mkdir()
@@ -144,6 +145,13 @@ def _check_out(out: Path) -> None:
         raise InputError(f"there is no folder {out.parent} to put the bundle in: make it, or give another --out")
 
 
+def _check_thresholds(settings: ImportSettings) -> None:
+    known = tuple(filter(None, settings.labels))
+    for label, value in settings.thresholds.items():
+        if label not in known:
+            raise InputError(f"--threshold {label}={value:g}: the labels are {', '.join(known)}")
+
+
 def _member_names(paths: Sequence[Path]) -> list[str]:
     """Return a name for each member, from its file's."""
     names: list[str] = []
@@ -160,15 +168,26 @@ def _run(
     original: Original,
     network: NetworkToImport,
     images: SampleImages,
-    labels: Sequence[str],
+    settings: ImportSettings,
     say: Callable[[str], None],
 ) -> ReadNetwork:
     """Run the original on the images, recognise its output, and compare with its own program's values."""
     say(f"{name}: running the original network on {images.description}")
     raw = np.stack([original.run(i.image, i.box) for i in images.items])
-    columns = columns_of(original, raw, labels, choice=network.output, column=network.column)
+    columns = _columns(original, raw, network, settings)
     expected = None if network.expected is None else _compare_expected(name, network.expected, columns, raw, images)
     return ReadNetwork(name=name, original=original, columns=columns, raw=raw, expected=expected)
+
+
+def _columns(original: Original, raw: Values, network: NetworkToImport, settings: ImportSettings) -> Columns:
+    if not settings.multi_label:
+        return columns_of(original, raw, settings.labels, choice=network.output, column=network.column)
+    if network.column is not None:
+        raise InputError(
+            "--column takes one finding for a single-label bundle: with --multi-label leave out columns by empty labels, "
+            "as in --labels a,,b"
+        )
+    return columns_of_findings(original, raw, settings.labels, choice=network.output)
 
 
 def _compare_expected(name: str, file: Path, columns: Columns, raw: Values, images: SampleImages) -> float:
@@ -238,13 +257,15 @@ def _parities(bundle: Bundle, read: Sequence[ReadNetwork], images: SampleImages,
     parities = []
     for k, r in enumerate(read):
         member, before = logits[:, k], label_logits(r.columns, r.raw)
+        activate = sigmoid if bundle.manifest.multi_label else softmax
         parities.append(
             measure_parity(
                 r.name,
                 names,
-                (label_probabilities(r.columns, r.raw), softmax(member)),
+                (label_probabilities(r.columns, r.raw), activate(member)),
                 None if before is None else (before, member),
                 half=_is_half(r.original),
+                centred=not bundle.manifest.multi_label,
             )
         )
     return parities

@@ -42,13 +42,14 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px; margin: 18px 0;
   break-inside: avoid; }
 .head { display: flex; justify-content: space-between; align-items: baseline; gap: 16px; margin-bottom: 12px; }
-.decision { font-size: 17px; font-weight: 650; color: var(--accent); white-space: nowrap; }
+.decision { font-size: 17px; font-weight: 650; color: var(--accent); max-width: 65%; overflow-wrap: anywhere; text-align: right; }
 .body { display: grid; grid-template-columns: 1fr 1fr minmax(270px, 1fr); gap: 16px; }
 figure { margin: 0; } figure img { width: 100%; border-radius: 6px; background: #000; display: block; }
 figcaption, .small { color: var(--soft); font-size: 12.5px; margin-top: 4px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .scores td { padding: 2px 0; } .scores td:first-child { width: 6.2em; overflow-wrap: anywhere; }
-.scores td:nth-child(3) { width: 4em; text-align: right; } .scores .limit { width: 5em; text-align: right; color: var(--soft); }
+.scores td:nth-child(3) { width: 4em; text-align: right; }
+.scores .limit { width: 5em; text-align: right; color: var(--soft); white-space: nowrap; }
 .bar { position: relative; } .bar b { position: absolute; top: -2px; width: 2px; height: 14px; background: var(--ink); }
 .bar { background: var(--line); border-radius: 4px; height: 10px; } .bar i { display: block; height: 10px;
   border-radius: 4px; background: var(--soft); } .chosen .bar i { background: var(--accent); } .chosen { font-weight: 650; }

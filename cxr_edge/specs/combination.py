@@ -22,12 +22,22 @@ from cxr_edge.specs.json_fields import (
     require_shape,
 )
 
-__all__ = ["ACTIVATIONS", "DEFAULT_THRESHOLD", "STRATEGIES", "Combination", "Decision", "parameter_shapes"]
+__all__ = [
+    "ACTIVATIONS",
+    "DEFAULT_THRESHOLD",
+    "STRATEGIES",
+    "Activation",
+    "Combination",
+    "Decision",
+    "parameter_shapes",
+]
 
 STRATEGIES = _core.COMBINATION_STRATEGIES
 ACTIVATIONS = _core.COMBINATION_ACTIVATIONS
 
 _OPTIONAL: dict[str, Any] = {"activation": "softmax", "label_temperatures": []}  # keys that may be absent
+
+Activation = Literal["softmax", "sigmoid"]
 
 DEFAULT_THRESHOLD = 0.5  # of a finding in a multi-label bundle
 
@@ -57,7 +67,7 @@ class Combination:
     member_temperatures: tuple[float, ...]  # one per member
     temperature: float
     parameters: dict[str, Any]  # exactly the arrays of the strategy (`parameter_shapes`), as nested lists
-    activation: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: the labels do not exclude each other
+    activation: Activation = "softmax"  # sigmoid: the labels do not exclude each other
     label_temperatures: tuple[float, ...] = ()  # sigmoid only: one per label; (): 1 for each
 
     def __post_init__(self) -> None:

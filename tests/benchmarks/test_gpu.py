@@ -106,7 +106,7 @@ class TestKernels:
         named = [row[0] for row in table.rows]
         assert named.count("preprocessing") == (len(PRESETS) + 4) * 2 * 2  # the toy's four; dtypes, bit depths
         assert named.count("lung box") == len(SMALL.mask_sides)
-        assert named.count("combination") == 5
+        assert named.count("combination") == 10
         assert "sane, fp16, 16 bit" in [row[1] for row in table.rows]
 
     @pytest.mark.parametrize(

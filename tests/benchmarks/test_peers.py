@@ -37,7 +37,7 @@ from cxr_edge.ops.lung_box import lung_box
 from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Roi
 from cxr_edge.screening.screener import Screener
-from cxr_edge.specs.combination import STRATEGIES
+from cxr_edge.specs.combination import STRATEGIES, Activation
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec
 from tests.benchmarks.scripts import Script, report_of
@@ -145,8 +145,9 @@ def test_pillow_matches_torchvision_and_nearly_the_fused_preprocessing(dtype: ty
 
 @pytest.mark.parametrize("members", combine.MEMBERS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_numpy_combination_matches_the_native_one(strategy: str, members: int) -> None:
-    combination = combine.combination(strategy, members=members)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_numpy_combination_matches_the_native_one(strategy: str, members: int, activation: Activation) -> None:
+    combination = combine.combination(strategy, members=members, activation=activation)
     logits = np.random.default_rng(5).normal(0, 2, (50, members, combine.LABELS)).astype(np.float32)
     native, _ = Combiner(combination, labels=combine.LABELS).run(logits)
     for implementation in combine.implementations(combination, logits):

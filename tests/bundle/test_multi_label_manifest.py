@@ -17,7 +17,10 @@ from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.digests import sha256_file
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.specs.combination import STRATEGIES, Decision
+from cxr_edge.specs.json_fields import parse
 from tests.builders.toy_bundle import FINDINGS, build_toy_bundle
+
+DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,17 @@ def test_a_multi_label_bundle_has_schema_2(bundle: Bundle, document: dict[str, A
     assert document["members"][0]["output"] == "multi-label-logits"
     assert Manifest.from_json(document) == bundle.manifest
     assert bundle.manifest.as_json() == document
+
+
+def test_a_manifest_of_schema_2_still_loads() -> None:
+    """Never regenerate the file: every later release must read it unchanged."""
+    manifest = Manifest.from_json(parse((DATA / "manifest-schema-2.json").read_bytes()))
+    assert manifest.multi_label
+    assert manifest.labels == ("effusion", "nodule", "opacity")
+    assert [m.output for m in manifest.members] == ["multi-label-logits"] * 2
+    assert manifest.combination.label_temperatures == (1.0, 0.5, 2.0)
+    assert manifest.decision.thresholds == {"opacity": 0.4}
+    assert len(manifest.known_answers) == 3
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from cxr_edge.compiler import calibrate
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
+from cxr_edge.compiler.graph.int8 import SCHEMES, quantize
+from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.errors import BundleError, ContractError, InputError
+from cxr_edge.specs.preprocess import PreprocessSpec
+from tests.builders.toy_bundle import Graph
 from tests.compiler.networks import chain, engine_of, images, saved
 
 
@@ -127,3 +131,42 @@ def test_values_that_are_not_finite(network):
     image[0, 0, 3, 3] = np.nan
     with pytest.raises(ContractError, match="not finite"):
         measure_ranges(network, [image], source="test")
+
+
+def test_tensors_that_simplification_adds_are_measured_too(tmp_path):
+    """HardSwish is a function: its body takes its place, and int8 needs the range of the tensor inside (MobileNet-V3, ViT)."""
+    spec, g = PreprocessSpec(region="frame", canvas_px=16, crop_px=16), Graph(seed=1)
+    x = g.op("HardSwish", g.conv("image", 1, 8, stride=2))
+    x = g.op("HardSwish", g.conv(x, 8, 8, stride=2))
+    g.op("Flatten", g.op("GlobalAveragePool", g.conv(x, 8, 3, 1)), name="logits")
+    network = saved(g.model(spec, {"logits": ("N", 3)}), tmp_path)
+    batch = [np.random.default_rng(i).normal(size=(1, 1, 16, 16)).astype(np.float32) for i in range(8)]
+    ranges, simplified = measure_ranges(network, batch, source="test"), simplify(network).model
+    added = {o for n in simplified.graph.node for o in n.output} - {o for n in g.nodes for o in n.output}
+    assert added <= set(ranges.tensors)
+    assert len(added) == 2
+    assert all(0 <= low <= high <= 1 for low, high in (ranges.tensors[name] for name in added))  # a HardSigmoid
+    outputs = [
+        np.concatenate([engine_of(m, tmp_path).run({"image": x})["logits"] for x in batch])
+        for m in (simplified, quantize(simplified, ranges.tensors, SCHEMES["uint8"]))
+    ]
+    assert np.abs(outputs[1] - outputs[0]).max() < 0.05 * np.ptp(outputs[0])
+
+
+def test_whole_numbers_are_not_quantised(tmp_path):
+    """As in ViT: the size of a tensor that Expand makes for the batch is joined by a Concat, before the layers."""
+    spec, g = PreprocessSpec(region="frame", canvas_px=8, crop_px=8), Graph(seed=1)
+    x = g.op("Relu", g.conv("image", 1, 4, stride=2))
+    batch_size = g.op("Shape", "image", start=0, end=1)
+    size = g.op("Concat", batch_size, g.constant([4, 1, 4], np.int64), axis=0)
+    joined = g.op("Concat", x, g.op("Expand", g.constant(np.full((1, 1, 1, 1), 0.5)), size), axis=2)
+    g.op("Flatten", g.op("GlobalAveragePool", g.conv(joined, 4, 3, 1)), name="logits")
+    network = saved(g.model(spec, {"logits": ("N", 3)}), tmp_path)
+    batch = [np.random.default_rng(i).normal(size=(1, 1, 8, 8)).astype(np.float32) for i in range(8)]
+    ranges, simplified = measure_ranges(network, batch, source="test"), simplify(network).model
+    assert any(n.op_type == "Expand" for n in simplified.graph.node)
+    quantised = quantize(simplified, ranges.tensors, SCHEMES["int8"])
+    sizes = {n.input[1] for n in quantised.graph.node if n.op_type == "Expand"}
+    producers = {o: n for n in quantised.graph.node for o in n.output}
+    assert [producers[name].op_type for name in sizes] == ["Concat"]
+    assert engine_of(quantised, tmp_path).run({"image": batch[0]})["logits"].shape == (1, 3)

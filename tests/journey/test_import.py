@@ -16,7 +16,7 @@ from cxr_edge.cli import main
 from cxr_edge.decoding.decode import decode
 from training.phantoms import write_samples
 
-SIDE, FINDINGS, FINDING = 32, 6, 4
+SIDE, FINDINGS, FINDING = 32, 18, 4
 
 
 class Layer(nn.Module):
@@ -114,3 +114,42 @@ def test_the_answer_is_that_of_pytorch(tmp_path, xrays, capsys):
     with torch.no_grad():
         expected = network(torch.from_numpy(values)[None, None])[0, FINDING].item()
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_all_findings_at_once(tmp_path, xrays, capsys):
+    """A multi-label bundle of 17 of the 18 findings: the gate compares int8, and the answers are PyTorch's sigmoids."""
+    path, network = exported(tmp_path)
+    bundle, image = tmp_path / "bundle", tmp_path / "one.png"
+    names = ["" if i == FINDING else f"finding {i}" for i in range(FINDINGS)]
+    words = [
+        "--multi-label",
+        "--labels",
+        ",".join(names),
+        "--threshold",
+        "finding 0=0.25",
+        "--preprocess",
+        "torchxrayvision",
+    ]
+    assert main(["import", str(path), *words, "--images", str(xrays), "--out", str(bundle), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["members"][0]
+    assert report["has_cam"]
+    assert FINDING not in report["findings"]
+    assert main(["build-engine", str(bundle), "--threads", "1", "--json"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    rows = {row["precision"]: row for row in built["rows"]}
+    assert {"fp32", "int8", "uint8"} <= set(rows)
+    assert rows["uint8"]["parity"] is not None  # the gate compared it
+    assert all("finding " in rows[p]["reason"] for p in ("uint8", "int8") if rows[p]["status"] == "rejected")
+
+    pixels = decode(sorted(xrays.glob("*.jpg"))[0]).pixels[100 : 100 + SIDE, 100 : 100 + SIDE]
+    cv2.imwrite(str(image), pixels)
+    assert main(["build-engine", str(bundle), "--precision", "fp32"]) == 0
+    capsys.readouterr()
+    assert main(["screen", str(image), "--bundle", str(bundle), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)["results"][0]
+    values = (2 * (pixels.astype(np.float32) / 255) - 1) * 1024
+    with torch.no_grad():
+        shares = dict(zip(names, network(torch.from_numpy(values)[None, None])[0].tolist(), strict=True))
+    del shares[""]
+    assert result["probabilities"] == pytest.approx(shares, abs=1e-4)
+    assert result["findings"] == [f for f, p in shares.items() if p >= (0.25 if f == "finding 0" else 0.5)]

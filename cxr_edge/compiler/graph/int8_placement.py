@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from cxr_edge.compiler.graph.dtypes import element_types
 from cxr_edge.compiler.graph.graph import Graph, attribute, precedes_layer
+from cxr_edge.errors import BundleError
 
 __all__ = ["WITH_WEIGHTS", "choose_nodes", "choose_tensors", "foldable_activations", "same_scale", "weight_of"]
 
+_FLOAT = onnx.TensorProto.FLOAT
 WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 # Operators whose output holds values of their input, so both share one scale and runtimes need not requantise.
 _SAME_SCALE = ("MaxPool", "Resize", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "DepthToSpace")
@@ -25,14 +28,23 @@ _PASS_THROUGH = (*_SAME_SCALE, "Add", "Mul", "Concat", "AveragePool", "GlobalAve
 def choose_nodes(graph: Graph, keep_float: frozenset[str]) -> dict[str, onnx.NodeProto]:
     """Return the nodes that will compute in int8, by the name of their first output."""
     inside = precedes_layer(graph, lambda node: weight_of(graph, node) is not None)
+    types = _types(graph)
     chosen = {}
     for node in graph.nodes:
         out = node.output[0]
-        if out in keep_float or out in graph.outputs or out not in inside:
-            continue
+        if out in keep_float or out in graph.outputs or out not in inside or types.get(out, _FLOAT) != _FLOAT:
+            continue  # whole numbers: the sizes that a Reshape or Expand takes (ViT)
         if weight_of(graph, node) is not None or _passes_through(graph, node):
             chosen[out] = node
     return chosen
+
+
+def _types(graph: Graph) -> dict[str, int]:
+    """Return the element type of every tensor; none if an operator (If, Loop) does not determine it."""
+    try:
+        return element_types(graph)
+    except BundleError:
+        return {}
 
 
 def foldable_activations(graph: Graph, quantized: Mapping[str, onnx.NodeProto]) -> dict[str, str]:
