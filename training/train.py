@@ -18,7 +18,7 @@ from cxr_edge.errors import CxrEdgeError, InputError
 from training.check_data import options_of
 from training.recipes.own.flow import train
 from training.recipes.own.request import Request
-from training.recipes.own.run import Settings
+from training.recipes.own.run import Settings, copy_salt
 
 __all__ = ["main", "run"]
 
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """Train. Returns 0; a run that is interrupted says how to go on."""
     repeated = None if args.config is None else Settings.read(args.config)
     request = _request(args, repeated)
+    if repeated is not None:
+        copy_salt(args.config.parent, args.out)
     try:
         train(request, args.out, threads=args.threads, repeated=repeated)
     except KeyboardInterrupt:

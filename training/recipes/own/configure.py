@@ -94,8 +94,8 @@ def make_tables(
     training = {
         **common,
         "half_weights": True,
-        "range_images": 100,
-        "known_answers": 10,
+        "range_images": preset.range_images,
+        "known_answers": preset.known_answers,
         "members": _members(preset, epochs),
         **({"segmenter": {"epochs": 40}} if own_segmenter else {}),
     }

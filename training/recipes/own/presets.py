@@ -30,6 +30,8 @@ class Preset:
     prune: Table | None = None  # of the first member
     own_segmenter: bool = False  # train the segmenter if there are masks enough
     resamples: int = 1000
+    range_images: int = 100  # on which activation ranges are measured
+    known_answers: int = 10
 
 
 _PRUNE: Table = {
