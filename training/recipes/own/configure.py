@@ -27,6 +27,7 @@ class Epochs:
     """Length of the trainings: a place between a preset's least and largest numbers of epochs."""
 
     share: float  # 0 to 1
+    sites_share: float = 0.5  # epochs of a network without a site, as a share of a member's
 
     def of(self, preset: Preset, network: str) -> int:
         """Return the epochs of a member."""
@@ -34,9 +35,9 @@ class Epochs:
         return round(low + self.share * (high - low))
 
     def without_a_site(self, preset: Preset, network: str) -> int:
-        """Return the epochs of a network that a site is left out of: half of a member's, but not below the least."""
+        """Return the epochs of a network that a site is left out of, not below the least."""
         low, _ = preset.epochs if "imagenet" in NETWORKS[network] else preset.scratch_epochs
-        return max(low, round(self.of(preset, network) / 2))
+        return max(low, round(self.sites_share * self.of(preset, network)))
 
 
 @dataclass(frozen=True, kw_only=True)

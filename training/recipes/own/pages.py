@@ -52,7 +52,7 @@ def _sites_section(facts: RunFacts) -> list[str]:
         return [f"**No figure of another site exists.** {' '.join(sentence)}"]
     about = (
         "Each site trained nothing in turn: one network was trained, combined, calibrated and given its thresholds on the other "
-        "sites alone, for fewer epochs than the members of the bundle and unpruned. This is what to expect of a new hospital. "
+        "sites alone, not longer than the members of the bundle, and unpruned. This is what to expect of a new hospital. "
         "Intervals are 95 %: exact for shares (by image), bootstrap of patients for AUROC."
     )
     return [about, *sites_table(facts.sites), *sentence]

@@ -75,10 +75,13 @@ class TimePlan:
 
 
 def fit_epochs(make: Callable[[Epochs], Tables], work: Work, machine: Machine, budget_minutes: float) -> Tables:
-    """Return the tables with the most epochs that fit the budget; those with the least if none do."""
+    """Return the tables with the most epochs that fit the budget; those with the least if none do.
+
+    Networks without a site have half of a member's epochs, and as many as it if there is time for that.
+    """
     tables = make(Epochs(share=0.0))
-    for k in range(1, _TRIED + 1):
-        longer = make(Epochs(share=k / _TRIED))
+    for epochs in (*(Epochs(share=k / _TRIED) for k in range(1, _TRIED + 1)), Epochs(share=1.0, sites_share=1.0)):
+        longer = make(epochs)
         if time_plan(longer, work, machine, budget_minutes).minutes > budget_minutes:
             break
         tables = longer
