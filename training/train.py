@@ -16,11 +16,14 @@ from cxr_edge.cli.output import print_message
 from cxr_edge.cli.train import add_options
 from cxr_edge.errors import CxrEdgeError, InputError
 from training.check_data import options_of
+from training.data.own.options import Options
 from training.recipes.own.flow import train
 from training.recipes.own.request import Request
 from training.recipes.own.run import Settings, copy_salt
 
 __all__ = ["main", "run"]
+
+_NAMES = {"source": "SOURCE", "minutes": "--time"}  # of arguments, where they differ
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _request(args: argparse.Namespace, repeated: Settings | None) -> Request:
     if repeated is not None:
-        given = [name for name in ("source", "preset", "minutes", "guard") if getattr(args, name) is not None]
+        names = ("source", "preset", "minutes", "guard", "seed", "collections")
+        given = [_NAMES.get(name, f"--{name}") for name in names if getattr(args, name) is not None]
+        given += ["the options of reading"] if options_of(args) != Options() else []
         if given:
             raise InputError(f"--config has the whole request: leave out {', '.join(given)}, or leave out --config")
         return repeated.request
@@ -63,7 +68,7 @@ def _request(args: argparse.Namespace, repeated: Settings | None) -> Request:
         preset=args.preset or "quick",
         minutes=args.minutes or 0.0,
         guard=args.guard or "",
-        seed=args.seed,
+        seed=1 if args.seed is None else args.seed,
         collections=tuple(args.collections or ()),
         columns=dict(options.columns),
         findings=options.findings,

@@ -129,7 +129,7 @@ def test_a_finished_run_repeats_nothing(run: Path, source: Path, capsys: pytest.
     assert "going on with the run that was started here" in err
     assert out.startswith(f"{source}: what was understood")
     assert out.index("sites that trained nothing") < out.index("test patients of the sites that trained it")
-    assert f"cxr-edge build-engine '{run / 'bundle'}'" in out
+    assert f"cxr-edge build-engine '{run / 'bundle'}' --precision fp32" in out
 
 
 def test_other_settings_are_refused_with_what_differs(
@@ -162,8 +162,8 @@ def test_config_toml_repeats_the_run_and_an_interrupted_one_goes_on(
     assert cxr_edge([*command.split()[1:], "--threads", "1"]) == 0
     assert {k: v for k, v in _stamps(again).items() if k in kept} == kept, "what was finished is kept"
     assert Bundle.open(again / "bundle").manifest.combination == Bundle.open(run / "bundle").manifest.combination
-    assert cxr_edge([*repeat, "x"]) == 2
-    assert "leave out source, or leave out --config" in capsys.readouterr().err
+    assert cxr_edge([*repeat, "x", "--seed", "2", "--layout", "label/-"]) == 2
+    assert "leave out SOURCE, --seed, the options of reading, or leave out --config" in capsys.readouterr().err
 
 
 def test_pages_of_one_site_say_so(run: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cxr_edge.cli import train
 from training.data.records import Record
 from training.recipes.own import configure
 from training.recipes.own.configure import Epochs, Tables, make_tables, members_config, sites_config
@@ -127,6 +128,10 @@ def test_tables_are_valid_configurations() -> None:
             assert config.guard == "tb"
             assert bool(config.balance_levels) == (candidate != "plain")
         assert found_labels(sites) == ("tb",)
+
+
+def test_the_command_knows_the_presets() -> None:
+    assert set(train._PRESETS) == set(PRESETS)
 
 
 def test_without_imagenet_small_networks_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
