@@ -15,6 +15,7 @@ from pathlib import Path
 from cxr_edge.cli.output import print_message
 from cxr_edge.cli.train import add_options
 from cxr_edge.errors import CxrEdgeError, InputError
+from cxr_edge.names import printable
 from training.check_data import options_of
 from training.data.own.options import Options
 from training.recipes.own.flow import train
@@ -63,6 +64,7 @@ def _request(args: argparse.Namespace, repeated: Settings | None) -> Request:
     if args.source is None:
         raise InputError("nothing to train on: give SOURCE, or --config with the config.toml of another run")
     options = options_of(args)
+    _require_unicode(args.source, options.root, options.table)
     return Request(
         source=os.path.abspath(args.source),
         preset=args.preset or "quick",
@@ -79,6 +81,15 @@ def _request(args: argparse.Namespace, repeated: Settings | None) -> Request:
         layout=options.layout,
         patient_pattern=options.patient_pattern,
     )
+
+
+def _require_unicode(*paths: Path | None) -> None:
+    """Raise InputError for a path that no configuration file can hold."""
+    for path in filter(None, paths):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the name {printable(path)} is not UTF-8: rename it, or give a link to it") from None
 
 
 def _absolute(path: Path | None) -> str:

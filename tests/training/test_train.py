@@ -47,6 +47,7 @@ def test_several_findings_in_an_image_are_refused(tmp_path: Path, capsys: pytest
         (["--out", "run"], "nothing to train on: give SOURCE, or --config"),
         (["data", "--out", "run", "--config", "none.toml"], "none.toml cannot be read"),
         (["data", "--out", "run", "--layout", "x/y"], "has the level 'x'"),
+        (["da\udcffta", "--out", "run"], "the name da\\xffta is not UTF-8: rename it, or give a link to it"),
     ],
 )
 def test_invalid_arguments(

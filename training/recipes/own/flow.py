@@ -174,7 +174,6 @@ def _ending(run: OwnRun, results: Evaluation, sites: LeftOutSites | None) -> lis
         f"{bundle}: {worst}; {area.value:.3f} on {results.sides['test'].patients} test patients of the sites that trained it",
         f"results: {run.out / _PAGE}; model card: {bundle / 'MODEL_CARD.md'}",
         "next:",
-        f"  cxr-edge build-engine {shlex.quote(str(bundle))} --precision fp32",
+        f"  cxr-edge build-engine {shlex.quote(str(bundle))}",
         f"  cxr-edge screen {shlex.quote(os.path.relpath(image))} --bundle {shlex.quote(str(bundle))}",
-        "without --precision, build-engine looks for faster int8 engines, too, which takes some minutes",
     ]

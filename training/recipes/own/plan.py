@@ -98,7 +98,9 @@ def time_plan(tables: Tables, work: Work, machine: Machine, budget_minutes: floa
     epochs = ", ".join(f"{name} {m.train.epochs}" for name, m in config.members.items())
     pruned = ", pruned" if any(m.prune for m in config.members.values()) else ""
     bundle = _BUNDLE_S + _EXPORT_S * len(members) + predicted + 2 * work.tested * machine.decoding_s
+    segmenter = 0.0 if config.segmenter_of is not None else 60 * (config.segmenter.minutes or 0.0)
     found = [
+        ("segmenter", segmenter, f"trained on the lung masks, {config.segmenter.epochs} epochs if they fit"),
         ("lung boxes", work.images * machine.decoding_s * 1.2, f"{work.images} images cut by the lung segmenter"),
         ("left-out sites", _together(sites, machine.processes), about),
         ("members", _together(members, machine.processes), f"{len(members)} networks{pruned}, epochs: {epochs}"),

@@ -95,6 +95,8 @@ def test_the_bundle_names_its_data_and_screens(run: Path, source: Path, capsys: 
     assert bundle.manifest.name == "first-run"
     assert bundle.manifest.labels == ("normal", "opacity")
     assert [m.name for m in bundle.manifest.members] == ["plain", "inverted"]
+    assert bundle.manifest.combination.strategy == "average", "12 validation images choose nothing"
+    assert bundle.manifest.decision.thresholds == {}
     assert bundle.manifest.provenance["made_by"] == "cxr-edge train"
     assert bundle.manifest.provenance["images_left_out"] == {"unreadable": 1, "the same picture under two labels": 2}
     card = (run / "bundle" / "MODEL_CARD.md").read_text()
@@ -129,7 +131,7 @@ def test_a_finished_run_repeats_nothing(run: Path, source: Path, capsys: pytest.
     assert "going on with the run that was started here" in err
     assert out.startswith(f"{source}: what was understood")
     assert out.index("sites that trained nothing") < out.index("test patients of the sites that trained it")
-    assert f"cxr-edge build-engine '{run / 'bundle'}' --precision fp32" in out
+    assert f"cxr-edge build-engine '{run / 'bundle'}'\n" in out
 
 
 def test_other_settings_are_refused_with_what_differs(
@@ -137,7 +139,7 @@ def test_other_settings_are_refused_with_what_differs(
 ) -> None:
     assert cxr_edge([*_arguments(source, run), "--guard", "opacity", "--time", "2h"]) == 2
     error = capsys.readouterr().err
-    assert "minutes 0.0, not 120.0; guard , not opacity" in error
+    assert "minutes none, not 120.0; guard none, not opacity" in error
     assert "give another --out" in error
 
 
@@ -195,3 +197,23 @@ def test_figures_of_a_site_without_one_of_the_labels(run: Path) -> None:
     lines = left_out.as_terminal_lines(found)
     assert lines[-1] == f"  trained on all sites: {found.chosen}"
     assert sum("Harbour" in line for line in lines) == 1
+
+
+def test_one_site_and_a_guarded_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_two_sites(tmp_path / "xrays", sites=("Harbour",))
+    out = tmp_path / "run"
+    assert cxr_edge([*_arguments(source, out), "--guard", "opacity"]) == 0
+    printed = capsys.readouterr().out
+    assert "left-out sites" not in printed
+    assert "no site could be left out" in printed
+    assert not (out / "sites.json").exists()
+    manifest = Bundle.open(out / "bundle").manifest
+    assert set(manifest.decision.thresholds) == {"opacity"}
+    assert manifest.provenance["left_out_sites"] is None
+    text = (out / "index.md").read_text()
+    assert "**No figure of another site exists.** All images are of one site, or none is stated" in text
+    assert "Specificity of opacity by group:" in text
+    assert "As the data state view, age and sex." in text
+    card = (out / "bundle" / "MODEL_CARD.md").read_text()
+    assert "these data cannot show by how much: no site could be left out" in card
+    assert "collection" not in card

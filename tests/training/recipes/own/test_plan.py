@@ -53,11 +53,13 @@ def test_one_site_has_a_reason() -> None:
     assert "all images are of one site, or none is stated" in folds.reason
 
 
-def _make(preset: Preset, sites: tuple[str, ...] = ("A", "B c"), guard: str = "") -> Callable[[Epochs], Tables]:
+def _make(
+    preset: Preset, sites: tuple[str, ...] = ("A", "B c"), guard: str = "", segmenter_minutes: float = 0.0
+) -> Callable[[Epochs], Tables]:
     def make(epochs: Epochs) -> Tables:
         return make_tables(
             preset, epochs, name="My hospital!", labels=LABELS, sites=sites, guard=guard, seed=3, epoch_images=1000,
-            own_segmenter=False, by_view=False,
+            segmenter_minutes=segmenter_minutes, by_view=False,
         )  # fmt: skip
 
     return make
@@ -102,6 +104,15 @@ def test_a_slower_machine_needs_longer_and_two_processes_half() -> None:
     assert two.of("members") == pytest.approx(one.of("members") / 2)
     assert slow.of("members") == pytest.approx(2 * two.of("members"))
     assert sum(s.minutes for s in two.stages) == two.minutes
+
+
+def test_a_segmenter_of_its_own_is_planned() -> None:
+    tables = _make(PRESETS["standard"], segmenter_minutes=4.5)(Epochs(share=0.0))
+    assert time_plan(tables, WORK, _machine(40), 60).of("segmenter") == 4.5
+    config = members_config(tables, "plain", threads=1)
+    assert config.segmenter_of is None
+    assert config.segmenter.minutes == 4.5
+    assert time_plan(_make(PRESETS["standard"])(Epochs(share=0.0)), WORK, _machine(40), 60).of("segmenter") == 0
 
 
 def test_lines_name_stages_end_and_what_does_not_fit() -> None:
