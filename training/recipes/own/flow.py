@@ -123,7 +123,7 @@ def _facts(run: OwnRun, started: Started, sites: LeftOutSites | None) -> RunFact
 
 def _bundle(run: OwnRun, facts: RunFacts, candidate: str) -> Evaluation:
     """Write the bundle, unless it is finished. Returns its results."""
-    if not (run.out / _RESULTS).exists():
+    if not ((run.out / _RESULTS).exists() and (run.out / "bundle").exists()):
         print_message("stage: bundle")
         members = run.members(candidate)
         export_members(members)

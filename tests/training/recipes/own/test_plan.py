@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -38,13 +39,20 @@ def test_sites_with_both_labels_are_left_out_the_largest_first() -> None:
     records = _records(small=(20, 25), large=(50, 60), one_label=(90, 0), few=(19, 40))
     folds = choose_folds(records, LABELS, most=3)
     assert folds.sites == ("large", "small")
-    assert folds.reason.startswith("not left out: few, one_label: fewer than 20 images of two labels")
+    assert folds.reason.startswith("not left out: few, one_label: fewer than 20 patients of two labels")
     assert choose_folds(records, LABELS, most=1).sites == ("large",)
     assert "small: the preset leaves out 1 sites at most" in choose_folds(records, LABELS, most=1).reason
 
 
 def test_a_site_that_holds_nearly_all_of_a_label_is_not_left_out() -> None:
     assert choose_folds(_records(a=(50, 50), b=(50, 19)), LABELS, most=5).sites == ()
+
+
+def test_many_images_of_few_patients_are_few() -> None:
+    records = _records(a=(50, 50), b=(50, 50))
+    assert choose_folds(records, LABELS, most=5).sites == ("a", "b")
+    same = [replace(r, patient=f"{r.source}{i % 19}") for i, r in enumerate(records)]
+    assert choose_folds(same, LABELS, most=5).sites == ()
 
 
 def test_one_site_has_a_reason() -> None:
