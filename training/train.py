@@ -15,12 +15,16 @@ from pathlib import Path
 from cxr_edge.cli.output import print_message
 from cxr_edge.cli.train import add_options
 from cxr_edge.errors import CxrEdgeError, InputError
+from cxr_edge.names import printable
 from training.check_data import options_of
+from training.data.own.options import Options
 from training.recipes.own.flow import train
 from training.recipes.own.request import Request
-from training.recipes.own.run import Settings
+from training.recipes.own.run import Settings, copy_salt
 
 __all__ = ["main", "run"]
+
+_NAMES = {"source": "SOURCE", "minutes": "--time"}  # of arguments, where they differ
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """Train. Returns 0; a run that is interrupted says how to go on."""
     repeated = None if args.config is None else Settings.read(args.config)
     request = _request(args, repeated)
+    if repeated is not None:
+        copy_salt(args.config.parent, args.out)
     try:
         train(request, args.out, threads=args.threads, repeated=repeated)
     except KeyboardInterrupt:
@@ -49,19 +55,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _request(args: argparse.Namespace, repeated: Settings | None) -> Request:
     if repeated is not None:
-        given = [name for name in ("source", "preset", "minutes", "guard") if getattr(args, name) is not None]
+        names = ("source", "preset", "minutes", "guard", "seed", "collections")
+        given = [_NAMES.get(name, f"--{name}") for name in names if getattr(args, name) is not None]
+        given += ["the options of reading"] if options_of(args) != Options() else []
         if given:
             raise InputError(f"--config has the whole request: leave out {', '.join(given)}, or leave out --config")
         return repeated.request
     if args.source is None:
         raise InputError("nothing to train on: give SOURCE, or --config with the config.toml of another run")
     options = options_of(args)
+    _require_unicode(args.source, options.root, options.table)
     return Request(
         source=os.path.abspath(args.source),
         preset=args.preset or "quick",
         minutes=args.minutes or 0.0,
         guard=args.guard or "",
-        seed=args.seed,
+        seed=1 if args.seed is None else args.seed,
         collections=tuple(args.collections or ()),
         columns=dict(options.columns),
         findings=options.findings,
@@ -72,6 +81,15 @@ def _request(args: argparse.Namespace, repeated: Settings | None) -> Request:
         layout=options.layout,
         patient_pattern=options.patient_pattern,
     )
+
+
+def _require_unicode(*paths: Path | None) -> None:
+    """Raise InputError for a path that no configuration file can hold."""
+    for path in filter(None, paths):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the name {printable(path)} is not UTF-8: rename it, or give a link to it") from None
 
 
 def _absolute(path: Path | None) -> str:

@@ -61,9 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of the whole run, such as 90m or 2h; scales the epochs",
     )
     parser.add_argument("--guard", metavar="LABEL", help="label whose false alarms are limited by its threshold")
-    parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of the split and of the trainings (%(default)s)"
-    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the split and of the trainings (1)")
     parser.add_argument(
         "--config", type=path_argument, metavar="FILE", help="config.toml of a run, which is repeated or gone on with"
     )

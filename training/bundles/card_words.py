@@ -16,7 +16,7 @@ class CardWords:
         "Licences of the collections are mixed: some non-commercial, some unstated. No image of theirs is in this bundle; "
         "its known-answer images are synthetic."
     )
-    data: str = "these collections"  # where label and source are correlated
+    labels: str = "Label and source are correlated in these collections"  # before the sources of each label
     stated_by: str = "the collections"  # view, age and sex
     source: str = "collection"  # what a classifier of the source predicts
     how_much: str | None = (

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import images_by_side
 from training.bundles.card_words import CardWords
 from training.bundles.finding_card import finding_card, finding_metrics
@@ -44,6 +45,7 @@ def assemble_findings(
     *,
     preset: str = "sane",
     split: str = "by patient, patients that share an image kept together",
+    combination: Combination | None = None,
     words: CardWords | None = None,
 ) -> FindingsEvaluation:
     """Write the bundle in `root`. Returns the results of `evaluate_findings` on test patients. Arguments as of `assemble`."""
@@ -62,7 +64,7 @@ def assemble_findings(
         "split": split,
         **facts,
     }
-    fitted = _fit(validation, logits, config, provenance)
+    fitted = _fit(validation, logits, config, provenance, combination)
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate_findings(bundle, samples, canvases, config)
@@ -73,17 +75,24 @@ def assemble_findings(
 
 
 def _fit(
-    validation: Sequence[Sample], logits: npt.NDArray[np.float32], config: BundleConfig, facts: Mapping[str, Any]
+    validation: Sequence[Sample],
+    logits: npt.NDArray[np.float32],
+    config: BundleConfig,
+    facts: Mapping[str, Any],
+    combination: Combination | None,
 ) -> FittedEnsemble:
     """Fit combination, temperatures and thresholds."""
     truth = truth_of([s.record for s in validation], config.labels)
-    combined = choose_combination(logits, truth, [s.group for s in validation], seed=config.seed)
+    losses: Mapping[str, float] = {}
+    if combination is None:
+        combined = choose_combination(logits, truth, [s.group for s in validation], seed=config.seed)
+        combination, losses = combined.combination, combined.log_loss
     limits = config.thresholds.specificity
-    chosen = choose_thresholds(combined.combination, logits, truth, config.labels, specificity=limits)
-    found = {"images": len(validation), "log_loss_out_of_fold": dict(combined.log_loss), **chosen.as_json()}
+    chosen = choose_thresholds(combination, logits, truth, config.labels, specificity=limits)
+    found = {"images": len(validation), "log_loss_out_of_fold": dict(losses), **chosen.as_json()}
     print(f"on validation: {json.dumps(found)}", file=sys.stderr)
     return FittedEnsemble(
-        combination=combined.combination,
+        combination=combination,
         decision=chosen.decision,
         lung_box=LUNG_BOX if config.member_spec.region == "lungs" else None,
         provenance={**facts, "validation": found},

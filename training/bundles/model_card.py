@@ -184,7 +184,7 @@ def _limits(results: Evaluation, sites: VariantRow | None, words: CardWords) -> 
     if results.gaps:
         fairness = "Origin was not measured, and the groups by view, age and sex are small."
     lines = [
-        f"- Label and source are correlated in {words.data} ({_sources_of_labels(results)}). Figures on other hospitals' "
+        f"- {words.labels} ({_sources_of_labels(results)}). Figures on other hospitals' "
         f"images will be lower; {how_much}.",
         "- It predicts its labels only. Any other finding (tumours, fractures, devices) gets one of the labels.",
         *(f"- {limit}" for name, limit in source_limits().items() if name in found),

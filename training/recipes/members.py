@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_edge.bundle import Bundle
+from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import assemble
 from training.bundles.card_words import CardWords
 from training.bundles.findings import assemble_findings
@@ -45,11 +46,14 @@ def export_members(run: StarterRun) -> None:
 
 
 def assemble_members(
-    run: StarterRun, facts: Mapping[str, Any] | None = None, words: CardWords | None = None
+    run: StarterRun,
+    facts: Mapping[str, Any] | None = None,
+    words: CardWords | None = None,
+    combination: Combination | None = None,
 ) -> Evaluation | FindingsEvaluation:
     """Write OUT/bundle and OUT/results.json. Returns the results on test patients.
 
-    facts: for the provenance, besides the members' plans. words: as of `assemble`.
+    facts: for the provenance, besides the members' plans. words, combination: as of `assemble`.
     """
     config = run.config
     plans = {name: asdict(member) for name, member in config.members.items()}
@@ -69,6 +73,7 @@ def assemble_members(
             **_segmenter_facts(config.segmenter_of),
             **(facts or {}),
         },
+        combination=combination,
         words=words,
     )
     write_json(run.out / "results.json", results)

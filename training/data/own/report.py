@@ -285,7 +285,7 @@ def _unusable(faults: Sequence[Fault]) -> Problem | None:
     return Problem(
         severity="unusable",
         title=f"{len(faults)} files or rows cannot be used",
-        advice="Mend or delete them; a training refuses to start as long as there are some",
+        advice="Mend or delete them: `cxr-edge train` leaves them out, and the recipes refuse to start",
         examples=_examples(faults),
     )
 

@@ -27,6 +27,7 @@ class Epochs:
     """Length of the trainings: a place between a preset's least and largest numbers of epochs."""
 
     share: float  # 0 to 1
+    sites_share: float = 0.5  # epochs of a network without a site, as a share of a member's
 
     def of(self, preset: Preset, network: str) -> int:
         """Return the epochs of a member."""
@@ -34,9 +35,9 @@ class Epochs:
         return round(low + self.share * (high - low))
 
     def without_a_site(self, preset: Preset, network: str) -> int:
-        """Return the epochs of a network that a site is left out of: half of a member's, but not below the least."""
+        """Return the epochs of a network that a site is left out of, not below the least."""
         low, _ = preset.epochs if "imagenet" in NETWORKS[network] else preset.scratch_epochs
-        return max(low, round(self.of(preset, network) / 2))
+        return max(low, round(self.sites_share * self.of(preset, network)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,13 @@ def make_tables(
     guard: str,
     seed: int,
     epoch_images: int,
-    own_segmenter: bool,
+    segmenter_minutes: float,
     by_view: bool,
 ) -> Tables:
     """Return the tables of a run.
 
-    sites: that are left out in turn. by_view: every image states AP or PA, so that candidates can balance by view.
+    sites: that are left out in turn. segmenter_minutes: to train a segmenter; 0 takes the packaged one.
+    by_view: every image states AP or PA, so that candidates can balance by view.
     """
     common = {
         "name": _slug(name) or "own",
@@ -88,16 +90,16 @@ def make_tables(
         "canvas_px": preset.canvas_px,
         "source_px": 2 * preset.canvas_px,
         "epoch_images": epoch_images,
-        **({} if own_segmenter else {"segmenter_of": "starter"}),
+        **({} if segmenter_minutes else {"segmenter_of": "starter"}),
         "resamples": preset.resamples,
     }
     training = {
         **common,
         "half_weights": True,
-        "range_images": 100,
-        "known_answers": 10,
+        "range_images": preset.range_images,
+        "known_answers": preset.known_answers,
         "members": _members(preset, epochs),
-        **({"segmenter": {"epochs": 40}} if own_segmenter else {}),
+        **({"segmenter": {"epochs": 40, "minutes": round(segmenter_minutes, 2)}} if segmenter_minutes else {}),
     }
     return Tables(training=training, sites=_sites(preset, epochs, common, sites, by_view) if sites else None)
 

@@ -14,13 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cxr_edge.cli.output import print_message, print_results
 from cxr_edge.errors import InputError
+from cxr_edge.specs.combination import Combination
 from training.data.dataset import prepare
 from training.data.own.collection import record_of
+from training.ensembles.fit import fit
 from training.evaluation.results import Evaluation
 from training.json_records import read_json, write_json
-from training.recipes.members import assemble_members, export_members
+from training.recipes.members import StarterRun, assemble_members, export_members
 from training.recipes.own.folds import choose_folds
 from training.recipes.own.jobs import Job, run_jobs
 from training.recipes.own.left_out import LeftOutSites, as_terminal_lines, left_out_sites
@@ -30,11 +34,13 @@ from training.recipes.own.request import Request
 from training.recipes.own.run import OwnRun, Settings
 from training.recipes.own.start import Started, start_or_resume
 from training.recipes.own.understand import Understood
+from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import segment
 from training.shared_files import try_lock, write_text
 
 __all__ = ["train"]
 
+_LEAST_CHOOSING = 200  # validation images by which a combination is chosen
 _SITES, _RESULTS, _PAGE = "sites.json", "results.json", "index.md"
 
 
@@ -117,12 +123,27 @@ def _facts(run: OwnRun, started: Started, sites: LeftOutSites | None) -> RunFact
 
 def _bundle(run: OwnRun, facts: RunFacts, candidate: str) -> Evaluation:
     """Write the bundle, unless it is finished. Returns its results."""
-    if not (run.out / _RESULTS).exists():
+    if not ((run.out / _RESULTS).exists() and (run.out / "bundle").exists()):
         print_message("stage: bundle")
         members = run.members(candidate)
         export_members(members)
-        assemble_members(members, _provenance(run, facts), card_words(facts))
+        assemble_members(members, _provenance(run, facts), card_words(facts), _combination(members))
     return read_json(Evaluation, run.out / _RESULTS)
+
+
+def _combination(run: StarterRun) -> Combination | None:
+    """Return the members' calibrated average if there are too few validation images to choose a combination by them.
+
+    Stacking looked best out of fold on 79 images (log loss 0.24) and was the worst on test patients (1.24, each member 0.5).
+    """
+    parts = [SampleLogits.load(run.train_member(name) / PREDICTIONS) for name in run.config.members]
+    rows = parts[0].rows
+    true = run.truth(rows, run.config.target)
+    fitted = run.side_mask("validation", rows) & (true >= 0)
+    if fitted.sum() >= _LEAST_CHOOSING:
+        return None
+    logits = np.ascontiguousarray(np.stack([p.logits[fitted] for p in parts], axis=1))
+    return fit("average", logits, true[fitted], seed=run.config.fit_seed)
 
 
 def _provenance(run: OwnRun, facts: RunFacts) -> dict[str, Any]:
@@ -131,6 +152,7 @@ def _provenance(run: OwnRun, facts: RunFacts) -> dict[str, Any]:
     return {
         "made_by": "cxr-edge train",
         "licences": "a matter of who owns the images",
+        "data": "An image of no named patient counts as a patient of its own.",
         "images_left_out": own.left_out,
         "images_without_patient": own.unnamed,
         "left_out_sites": None if sites is None else {"worst_auroc": sites.best.worst, "mean_auroc": sites.best.mean},

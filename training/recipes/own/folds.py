@@ -1,4 +1,4 @@
-"""Sites that train nothing in turn: records in, the sites with images enough of two labels out, largest first."""
+"""Sites that train nothing in turn: records in, the sites with patients enough of two labels out, largest first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from training.data.records import Record
 
-__all__ = ["LEAST_IMAGES", "Folds", "choose_folds"]
+__all__ = ["LEAST_PATIENTS", "Folds", "choose_folds"]
 
-LEAST_IMAGES = 20  # of each of two labels, at a site that is left out
+LEAST_PATIENTS = 20  # of each of two labels, at a site that is left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,14 @@ class Folds:
     reason: str  # a sentence on the sites that are not left out; empty if all are
 
 
-def choose_folds(records: Sequence[Record], labels: Sequence[str], *, most: int, least: int = LEAST_IMAGES) -> Folds:
+def choose_folds(records: Sequence[Record], labels: Sequence[str], *, most: int, least: int = LEAST_PATIENTS) -> Folds:
     """Return the sites to leave out.
 
-    A site is left out if it has `least` images of two labels or more, and the other sites have as many of every label.
+    A site is left out if it has `least` patients of two labels or more, and the other sites have as many of every label.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for r in records:
-        counts[r.source][r.label] += 1
+    counts: dict[str, Counter[str]] = defaultdict(Counter)  # site -> label -> patients
+    for site, label, _ in {(r.source, r.label, r.patient) for r in records}:
+        counts[site][label] += 1
     total = sum(counts.values(), Counter[str]())
     fit = [
         site
@@ -49,7 +49,7 @@ def _reason(counts: dict[str, Counter[str]], fit: Sequence[str], most: int, leas
     parts = []
     if few:
         parts.append(
-            f"{', '.join(sorted(few))}: fewer than {least} images of two labels, or too few of a label elsewhere"
+            f"{', '.join(sorted(few))}: fewer than {least} patients of two labels, or too few of a label elsewhere"
         )
     if len(fit) > most:
         parts.append(f"{', '.join(fit[most:])}: the preset leaves out {most} sites at most")

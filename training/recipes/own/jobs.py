@@ -6,6 +6,7 @@ also by SIGKILL, because it waits for the end of its standard input; the same co
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from cxr_edge.cli.output import print_message
 from cxr_edge.errors import BackendError, InputError
 from training.shared_files import write_text
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["Job", "end_with_parent", "run_jobs"]
 
 _WORKER = "training.recipes.own.work"
 _INVALID = 2  # exit status of a worker whose inputs cannot be used
@@ -123,7 +124,7 @@ def _run(job: Job, out: Path, threads: int, started: _Started) -> None:
         lines = []
         for line in process.stderr:
             lines.append(line)
-            print_message(line.rstrip("\n"))
+            print_message(_titled(line.rstrip("\n"), job.title))
         status = process.wait()
     log = out / "log" / f"{job.title.replace(' ', '-')}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -132,3 +133,20 @@ def _run(job: Job, out: Path, threads: int, started: _Started) -> None:
         raise InputError(f"{job.title}: {lines[-1].strip() if lines else 'no message'}")
     if status:
         raise BackendError(f"the training of {job.title} ended with status {status}: its messages are in {log}")
+
+
+def _titled(line: str, title: str) -> str:
+    """Return a line of the training's log with the job's title in place of the folder's name."""
+    _, mark, figures = line.partition(": epoch ")
+    return f"{title}: epoch {figures}" if mark else line
+
+
+def end_with_parent() -> None:
+    """End this process, a worker, as soon as its parent has ended."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock would be held when the interpreter ends
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -34,7 +34,7 @@ def card_words(facts: RunFacts) -> CardWords:
         own_source="a site of the data that this bundle was trained on",
         licences="Permission to use the images, and their licence, are matters of who owns the data. No image is in this "
         "bundle; its known-answer images are synthetic.",
-        data="these data",
+        labels="A label is learnt from the sites that have it",
         stated_by="the data",
         source="site",
         how_much="the table of sites that trained nothing shows by how much"
@@ -52,7 +52,7 @@ def _sites_section(facts: RunFacts) -> list[str]:
         return [f"**No figure of another site exists.** {' '.join(sentence)}"]
     about = (
         "Each site trained nothing in turn: one network was trained, combined, calibrated and given its thresholds on the other "
-        "sites alone, for fewer epochs than the members of the bundle and unpruned. This is what to expect of a new hospital. "
+        "sites alone, not longer than the members of the bundle, and unpruned. This is what to expect of a new hospital. "
         "Intervals are 95 %: exact for shares (by image), bootstrap of patients for AUROC."
     )
     return [about, *sites_table(facts.sites), *sentence]
@@ -143,6 +143,8 @@ def _where(results: Evaluation) -> list[str]:
             "with them: near 0.5 the frame around the lungs tells nothing; far above, it does."
         )
     for group, found in shortcuts.sources.items():
+        if group == "adults only":  # patients of no stated age count as adults
+            continue
         parts.append(
             f"A linear classifier on 32 px copies of the lungs predicts the site ({group}) with a balanced accuracy of "
             f"{interval(found.balanced_accuracy)}; chance is {found.chance:.2f}."

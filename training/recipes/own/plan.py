@@ -75,10 +75,13 @@ class TimePlan:
 
 
 def fit_epochs(make: Callable[[Epochs], Tables], work: Work, machine: Machine, budget_minutes: float) -> Tables:
-    """Return the tables with the most epochs that fit the budget; those with the least if none do."""
+    """Return the tables with the most epochs that fit the budget; those with the least if none do.
+
+    Networks without a site have half of a member's epochs, and as many as it if there is time for that.
+    """
     tables = make(Epochs(share=0.0))
-    for k in range(1, _TRIED + 1):
-        longer = make(Epochs(share=k / _TRIED))
+    for epochs in (*(Epochs(share=k / _TRIED) for k in range(1, _TRIED + 1)), Epochs(share=1.0, sites_share=1.0)):
+        longer = make(epochs)
         if time_plan(longer, work, machine, budget_minutes).minutes > budget_minutes:
             break
         tables = longer
@@ -95,7 +98,9 @@ def time_plan(tables: Tables, work: Work, machine: Machine, budget_minutes: floa
     epochs = ", ".join(f"{name} {m.train.epochs}" for name, m in config.members.items())
     pruned = ", pruned" if any(m.prune for m in config.members.values()) else ""
     bundle = _BUNDLE_S + _EXPORT_S * len(members) + predicted + 2 * work.tested * machine.decoding_s
+    segmenter = 0.0 if config.segmenter_of is not None else 60 * (config.segmenter.minutes or 0.0)
     found = [
+        ("segmenter", segmenter, f"trained on the lung masks, {config.segmenter.epochs} epochs if they fit"),
         ("lung boxes", work.images * machine.decoding_s * 1.2, f"{work.images} images cut by the lung segmenter"),
         ("left-out sites", _together(sites, machine.processes), about),
         ("members", _together(members, machine.processes), f"{len(members)} networks{pruned}, epochs: {epochs}"),

@@ -30,6 +30,8 @@ class Preset:
     prune: Table | None = None  # of the first member
     own_segmenter: bool = False  # train the segmenter if there are masks enough
     resamples: int = 1000
+    range_images: int = 100  # on which activation ranges are measured
+    known_answers: int = 10
 
 
 _PRUNE: Table = {
@@ -46,8 +48,8 @@ PRESETS: dict[str, Preset] = {
         minutes=60,
         members=("lite0", "lite0-b", "inverted"),
         candidates=("plain", "balanced"),
-        epochs=(5, 20),
-        scratch_epochs=(12, 50),
+        epochs=(5, 30),
+        scratch_epochs=(12, 60),
         epoch_images=4000,
         sites=3,
         prune=_PRUNE,

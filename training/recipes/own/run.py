@@ -8,23 +8,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cxr_edge.cli.output import print_message
 from cxr_edge.errors import InputError
+from training.data.own.identities import SALT
 from training.recipes.members import StarterRun
 from training.recipes.own.configure import Tables, members_config, sites_config
 from training.recipes.own.jobs import Job
 from training.recipes.own.request import Request
 from training.recipes.run import Run
 from training.recipes.sites import SitesRun
-from training.shared_files import write_text
+from training.shared_files import atomic_write, write_text
 from training.toml_tables import as_toml, check_keys, parse_table, read_toml
 
-__all__ = ["CONFIG", "OwnRun", "Settings"]
+__all__ = ["CONFIG", "OwnRun", "Settings", "copy_salt"]
 
 CONFIG = "config.toml"  # of a run folder
 
-_HEAD = """# Written by cxr-edge train. This repeats the run, with the same epochs and split:
+_HEAD = """# Written by cxr-edge train. This repeats the run with the same epochs and, with salt.bin beside it, the same split:
 #   cxr-edge train --config config.toml --out ANOTHER-FOLDER
-# [request] is what was requested; the other tables follow from it, from the data and from this machine's speed.
+# [request] is what was requested; the other tables follow from it, from the data and from the speed of the machine.
 """
 
 
@@ -68,6 +70,21 @@ class _Content:
     training: Any
     sites: Any
     versions: Any
+
+
+def copy_salt(run: Path, out: Path) -> None:
+    """Give a repeated run the salt of the first: the split orders patients by their pseudonyms."""
+    if (out / SALT).exists():
+        return
+    if not (run / SALT).exists():
+        print_message(
+            f"note: {run} holds no {SALT} of the first run, so that patients are split in another way than there"
+        )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out / SALT) as beside:
+        beside.touch(0o600)
+        beside.write_bytes((run / SALT).read_bytes())
 
 
 class OwnRun:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from training.parallel import world
 from training.recipes.own.configure import Epochs, Tables, has_imagenet, make_tables, members_config
 from training.recipes.own.folds import choose_folds
 from training.recipes.own.plan import Machine, TimePlan, Work, fit_epochs, plan_lines, time_plan
-from training.recipes.own.presets import FROM_SCRATCH, PRESETS, Preset
+from training.recipes.own.presets import FROM_SCRATCH, PRESETS
 from training.recipes.own.request import Request
 from training.recipes.own.run import CONFIG, Settings
 from training.recipes.own.speed import decoding_s, measure
@@ -35,6 +36,7 @@ __all__ = ["Started", "start_or_resume"]
 
 _PLAN = "plan.json"
 _LEAST_MASKS = 40  # training images with a lung mask, to train a segmenter
+_SEGMENTER_SHARE = 0.15  # of the budget, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def start_or_resume(request: Request, out: Path, threads: int, repeated: Setting
         return _start(request, out, threads, repeated)
     settings = Settings.read(out / CONFIG)
     remedy = "repeat the first command, or give another --out"
-    require_same_settings(settings.request.as_table(), request.as_table(), f"{out} was started with", remedy)
+    require_same_settings(_shown(settings.request), _shown(request), f"{out} was started with", remedy)
     if repeated is not None and repeated.tables != settings.tables:
         raise InputError(f"{out} was started with other tables than the given configuration has: {remedy}")
     print_message(f"{out}: going on with the run that was started here; its source is not read again")
@@ -60,6 +62,11 @@ def start_or_resume(request: Request, out: Path, threads: int, repeated: Setting
     plan = read_json(TimePlan, out / _PLAN)
     print_results("\n".join(["", *plan_lines(plan, datetime.now(), resumed=True)]))
     return Started(settings=settings, understood=understood, plan=plan)
+
+
+def _shown(request: Request) -> dict[str, Any]:
+    """Return the settings for a message."""
+    return {name: value or "none" for name, value in request.as_table().items()}
 
 
 def _start(request: Request, out: Path, threads: int, repeated: Settings | None) -> Started:
@@ -74,7 +81,7 @@ def _start(request: Request, out: Path, threads: int, repeated: Settings | None)
     preset = PRESETS[request.preset]
     if not has_imagenet():
         print_message(f"note: {FROM_SCRATCH}")
-    make = partial(_tables, request, preset, out.resolve().name, labels, records)
+    make = partial(_tables, request, out.resolve().name, labels, records)
     first = make(Epochs(share=0.0)) if repeated is None else _checked(repeated, labels, records)
     work, machine = _work(records, first), _machine(first, records, threads)
     spent = understood.seconds / 60
@@ -88,9 +95,9 @@ def _start(request: Request, out: Path, threads: int, repeated: Settings | None)
     return Started(settings=settings, understood=understood, plan=plan)
 
 
-def _tables(
-    request: Request, preset: Preset, name: str, labels: tuple[str, ...], records: list[Record], epochs: Epochs
-) -> Tables:
+def _tables(request: Request, name: str, labels: tuple[str, ...], records: list[Record], epochs: Epochs) -> Tables:
+    preset = PRESETS[request.preset]
+    budget = request.minutes or preset.minutes
     masks = sum(r.mask is not None for r in records) * SHARES["train"]
     return make_tables(
         preset,
@@ -101,7 +108,7 @@ def _tables(
         guard=request.guard,
         seed=request.seed,
         epoch_images=min(preset.epoch_images, max(256, round(SHARES["train"] * len(records)))),
-        own_segmenter=preset.own_segmenter and masks >= _LEAST_MASKS,
+        segmenter_minutes=_SEGMENTER_SHARE * budget if preset.own_segmenter and masks >= _LEAST_MASKS else 0.0,
         by_view=all(projection(r.view) in FRONTAL_VIEWS for r in records),
     )
 

@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from cxr_edge.errors import CxrEdgeError
-from training.recipes.own.jobs import Job
+from training.recipes.own.jobs import Job, end_with_parent
 from training.recipes.own.run import CONFIG, OwnRun, Settings
 
 __all__ = ["main"]
@@ -39,11 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     sys.exit(main())
