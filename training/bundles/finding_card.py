@@ -124,7 +124,7 @@ def _sources(manifest: Manifest, words: CardWords) -> str:
 
 def _limits(results: FindingsEvaluation, words: CardWords) -> Iterator[str]:
     few = [k for k, row in results.models["ensemble"].labels.items() if min(row.present, row.known - row.present) < 20]
-    yield f"Findings and sources are correlated in {words.data}. Figures on other hospitals' images will be lower" + (
+    yield f"{words.labels}. Figures on other hospitals' images will be lower" + (
         f"; {words.how_much}." if words.how_much else "; these data cannot show by how much."
     )
     yield "It says nothing of any other finding: an image without a present finding is not therefore normal."

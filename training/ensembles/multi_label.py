@@ -35,6 +35,10 @@ Logits = npt.NDArray[np.float32]
 Truth = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
+_FLEXIBLE: tuple[Strategy, ...] = ("stacking", "flannel")
+_LEAST_PATIENTS = (
+    100  # that a flexible strategy is chosen on: with fewer it can look best out of fold and fail on others
+)
 _FOLDS = 5
 _STEPS = 400  # of stacking and of the module
 _RATE, _DECAY = 0.02, 0.01
@@ -47,6 +51,8 @@ _LEAST = 5  # images with, and without, a finding that its own temperature is fi
 def choose_combination(logits: Logits, truth: Truth, patients: Sequence[str], *, seed: int) -> ChosenCombination:
     """Fit the simplest strategy with a log loss at most one standard error above the best one's, on all images.
 
+    Stacking and FLANNEL's module are among the candidates from 100 patients on.
+
     logits: (N, members, labels).
     truth: (N, labels): 1 present, 0 absent, NaN unknown.
     patients: (N,) names; a patient's images are in one fold.
@@ -56,9 +62,10 @@ def choose_combination(logits: Logits, truth: Truth, patients: Sequence[str], *,
     _check(logits, truth)
     rows = np.isfinite(truth).any(axis=1)
     logits, truth, patients = logits[rows], truth[rows], np.asarray(patients)[rows].tolist()
-    losses = {s: _out_of_fold(s, logits, truth, patients, seed) for s in STRATEGIES}
-    best = losses[min(STRATEGIES, key=lambda s: losses[s].mean())]
-    near = (s for s in STRATEGIES if _excess(losses[s] - best) <= 0)
+    few = len(set(patients)) < _LEAST_PATIENTS
+    losses = {s: _out_of_fold(s, logits, truth, patients, seed) for s in STRATEGIES if not (few and s in _FLEXIBLE)}
+    best = losses[min(losses, key=lambda s: losses[s].mean())]
+    near = (s for s in losses if _excess(losses[s] - best) <= 0)
     return ChosenCombination(
         combination=fit(next(near), logits, truth, seed=seed),
         log_loss={s: float(v.mean()) for s, v in losses.items()},

@@ -125,8 +125,16 @@ def test_among_equals_the_simplest_is_selected() -> None:
     logits, truth = _logits((0.2, 0.2), n=120)
     chosen = choose_combination(logits, truth, [f"p{i // 2}" for i in range(120)], seed=0)
     assert chosen.combination.strategy == "average"
-    assert set(chosen.log_loss) == set(STRATEGIES)
+    assert set(chosen.log_loss) == {"average", "weighted-average", "voting"}
     assert chosen.log_loss["voting"] > chosen.log_loss["average"]
+
+
+def test_flexible_strategies_need_patients_enough() -> None:
+    logits, truth = _logits((0.3, 0.3), n=130)
+    logits[:, 1] *= -1
+    chosen = choose_combination(logits, truth, [f"p{i}" for i in range(130)], seed=0)
+    assert set(chosen.log_loss) == set(STRATEGIES)
+    assert chosen.log_loss[chosen.combination.strategy] < chosen.log_loss["average"]
 
 
 def test_images_without_a_known_finding_take_no_part() -> None:
