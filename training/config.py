@@ -23,6 +23,9 @@ __all__ = ["BundleConfig", "Thresholds", "UnseenSites", "check_segmenter_plan", 
 Subgroups = Mapping[str, Subgroup]
 
 
+_WATCHED: Subgroups = {"children": Subgroup(adult=False), "tuberculosis": Subgroup(label="tuberculosis")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnseenSites:
     """Results of `training.sites` on a training like this bundle's, for its model card and threshold."""
@@ -60,9 +63,7 @@ class BundleConfig:
     # Subgroups by name. In these the guarded label's specificity limits score and threshold ...
     guard_groups: Subgroups = field(default_factory=lambda: {"adult_normals": Subgroup(label="normal", adult=True)})
     # ... in these it is only reported ...
-    watch: Subgroups = field(
-        default_factory=lambda: {"children": Subgroup(adult=False), "tuberculosis": Subgroup(label="tuberculosis")}
-    )
+    watch: Subgroups = field(default_factory=lambda: dict(_WATCHED))
     # ... and within these its AUC is reported; the first also with the lungs painted over.
     auc_groups: Subgroups = field(
         default_factory=lambda: {
@@ -110,6 +111,8 @@ class BundleConfig:
     def _check_findings(self) -> None:
         if isinstance(self.thresholds, Mapping):  # as TOML has it
             object.__setattr__(self, "thresholds", parse_table(Thresholds, self.thresholds, "thresholds"))
+        if self.multi_label and self.watch == _WATCHED:  # groups of the published collections
+            object.__setattr__(self, "watch", {})
         if self.thresholds.specificity is not None and not self.multi_label:
             raise InputError("thresholds are of findings: set multi_label = true, or leave them out")
         if self.multi_label and (self.guard is not None or self.renamed or self.unseen_sites is not None):

@@ -48,6 +48,9 @@ resamples = 10
 [thresholds]
 specificity = 0.8
 
+[watch.lines]
+label = "line"
+
 [members.one]
 architecture = "plain"
 epochs = 2
@@ -107,7 +110,8 @@ def test_results_and_card_state_every_finding_and_what_unknown_means(run: Path) 
         assert (row.known, row.present) == (counts.present + counts.absent, counts.present)
         assert counts.present >= 1
         assert sum(results.counts[side][label].unknown for side in results.counts) > 0
-    assert set(results.groups) == {"source", "view", "age", "sex"}
+    assert set(results.groups) == {"source", "view", "age", "sex", "watch"}
+    assert results.groups["watch"]["lines"].images == ensemble.labels["line"].present
     assert set(results.groups["source"]) == {"north", "south"}
     card = (run / "run" / "bundle" / "MODEL_CARD.md").read_text()
     assert "Unknown is not absent" in card

@@ -111,14 +111,10 @@ def _rule(manifest: Manifest) -> str:
 def _sources(manifest: Manifest, words: CardWords) -> str:
     counts: Mapping[str, Mapping[str, int]] = manifest.provenance.get("images", {})
     described = source_descriptions()
-    names = sorted({key.split("/")[0] for side in counts.values() for key in side})
+    names = sorted({name for side in counts.values() for name in side})
     return table(
         ["source (images)", *counts],
-        (
-            [f"{name}: {described.get(name, words.own_source)}"]
-            + [sum(n for key, n in side.items() if key.split("/")[0] == name) for side in counts.values()]
-            for name in names
-        ),
+        ([f"{n}: {described.get(n, words.own_source)}", *(side.get(n, 0) for side in counts.values())] for n in names),
     )
 
 

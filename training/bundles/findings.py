@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.specs.combination import Combination
-from training.bundles.assemble import images_by_side
 from training.bundles.card_words import CardWords
 from training.bundles.finding_card import finding_card, finding_metrics
 from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
@@ -24,6 +24,7 @@ from training.config import BundleConfig
 from training.data.canvases import LUNG_BOX, Canvases, onnx_session
 from training.data.dataset import Sample
 from training.data.finding_counts import truth_of
+from training.data.splits import SIDES
 from training.ensembles.multi_label import choose_combination
 from training.ensembles.thresholds import choose_thresholds
 from training.evaluation.finding_bundle import evaluate_findings
@@ -57,7 +58,7 @@ def assemble_findings(
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
     provenance = {
         "seed": config.seed,
-        "images": images_by_side(samples),
+        "images": _images(samples),
         "data": UNKNOWN,
         "licences": "of the sources",
         "preset": preset,
@@ -72,6 +73,12 @@ def assemble_findings(
     size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)
     return results
+
+
+def _images(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """Return side -> source -> number of images. (Sets of findings would be hundreds.)"""
+    counts = {side: Counter(s.record.source for s in samples if s.side == side) for side in SIDES}
+    return {side: dict(sorted(found.items())) for side, found in counts.items()}
 
 
 def _fit(

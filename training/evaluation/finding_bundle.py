@@ -25,6 +25,7 @@ from training.config import BundleConfig
 from training.data.canvases import Canvases
 from training.data.dataset import Sample
 from training.data.finding_counts import truth_of
+from training.data.guard import Subgroup
 from training.data.records import Record
 from training.data.splits import SIDES
 from training.evaluation.finding_metrics import FindingPredictions, FindingsModelFigures, decided, findings_figures
@@ -116,7 +117,7 @@ def evaluate_findings(
         counts=_counts(samples, manifest.labels),
         thresholds={label: manifest.decision.threshold_of(label) for label in manifest.labels},
         models=_models(screened, manifest, draws),
-        groups=group_findings(screened.predictions, records, manifest.labels, draws),
+        groups=group_findings(screened.predictions, records, manifest.labels, draws, config.watch),
         lung_box_failed=proportion(int(screened.flagged("lung_box_failed").sum()), len(test)),
         uncertain=proportion(int(screened.flagged("uncertain").sum()), len(test)),
         lungs=lung_figures(bundle, samples, config),
@@ -150,15 +151,21 @@ def _models(screened: ScreenedFindings, manifest: Manifest, draws: Bootstrap) ->
 
 
 def group_findings(
-    p: FindingPredictions, records: Sequence[Record], labels: Sequence[str], draws: Bootstrap
+    p: FindingPredictions,
+    records: Sequence[Record],
+    labels: Sequence[str],
+    draws: Bootstrap,
+    watch: Mapping[str, Subgroup] | None = None,
 ) -> dict[str, dict[str, FindingGroup]]:
-    """Return attribute (source; view, age, sex where any record states it) -> group -> figures."""
+    """Return attribute (source; view, age, sex where any record states it; `watch`, the named subgroups) -> group -> figures."""
     attributes: Mapping[str, Callable[[Record], str]] = {"source": lambda r: r.source, **ATTRIBUTES}
     found = {}
     for name, group_of in attributes.items():
         names = np.array([group_of(r) for r in records])
         if set(names.tolist()) != {"not stated"}:
             found[name] = {str(g): _group(p.only(names == g), labels, draws) for g in np.unique(names)}
+    if watch:
+        found["watch"] = {name: _group(p.only(g.mask(records)), labels, draws) for name, g in watch.items()}
     return found
 
 

@@ -71,11 +71,11 @@ def _cells(row: FindingFigures) -> list[str]:
 
 
 def groups_sections(results: FindingsEvaluation) -> Iterator[str]:
-    """Yield a title and a table for source, view, age and sex, as far as they are stated and there are two groups."""
+    """Yield a title and a table for source, view, age and sex, if there are two groups of it, and for the groups to watch."""
     for attribute, groups in results.groups.items():
-        if len(groups) > 1:
-            yield f"## By {attribute}"
-            yield _groups_table(attribute, groups)
+        if attribute == "watch" or len(groups) > 1:
+            yield "## Groups to watch" if attribute == "watch" else f"## By {attribute}"
+            yield _groups_table("group" if attribute == "watch" else attribute, groups)
 
 
 def _groups_table(attribute: str, groups: Mapping[str, FindingGroup]) -> str:

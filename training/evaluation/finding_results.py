@@ -58,7 +58,7 @@ class FindingsEvaluation:
     counts: Mapping[str, Mapping[str, FindingCounts]]  # side -> finding
     thresholds: Mapping[str, float]  # finding -> threshold
     models: Mapping[str, FindingsModelFigures]
-    groups: Mapping[str, Mapping[str, FindingGroup]]  # attribute (source, view, age, sex) -> group
+    groups: Mapping[str, Mapping[str, FindingGroup]]  # attribute (source, view, age, sex, watch) -> group
     lung_box_failed: Figure  # share of images
     uncertain: Figure
     lungs: Mapping[str, LungFigures]  # by source; empty without a segmenter of this run

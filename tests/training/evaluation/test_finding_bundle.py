@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tests.builders.finding_records import finding_record
+from training.data.guard import Subgroup
 from training.data.records import Record
 from training.evaluation.finding_bundle import group_findings
 from training.evaluation.finding_metrics import FindingPredictions
@@ -49,6 +50,21 @@ def test_groups_are_those_that_are_stated() -> None:
     unknown = groups["source"]["t"].labels["c"]
     assert (unknown.known, unknown.present) == (0, 0)
     assert np.isnan(unknown.auroc.value)
+
+
+def test_watched_groups_are_those_with_a_finding_present() -> None:
+    p, records = _predictions()
+    watch = {
+        "with c": Subgroup(label="c"),
+        "nothing": Subgroup(label="no finding"),
+        "neither": Subgroup(without=("a", "c")),
+    }
+    groups = group_findings(p, records, LABELS, DRAWS, watch)["watch"]
+    present = p.truth == 1
+    assert groups["with c"].images == present[:, 2].sum()
+    assert groups["nothing"].images == (~present.any(axis=1)).sum()
+    assert groups["neither"].images == (~present[:, [0, 2]].any(axis=1)).sum()
+    assert groups["neither"].labels["a"].present == 0
 
 
 def test_sites_are_compared_by_their_mean_over_findings_with_images_enough() -> None:
