@@ -128,6 +128,16 @@ def test_import_build_and_screen(tmp_path: Path, xrays: Path, capsys: pytest.Cap
     assert "<th>finding</th><th>net</th>" in page.read_text(encoding="utf-8")
 
 
+def test_one_finding_is_one_label(tmp_path: Path, xrays: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, out = saved(network(Design(columns=1)), tmp_path), tmp_path / "bundle"
+    assert command(net, "--labels", "opacity", "--output", "logit", "--out", out) == 0
+    assert main(["build-engine", str(out), "--precision", "fp32"]) == 0
+    capsys.readouterr()
+    assert main(["screen", str(xrays), "--bundle", str(out), "--json"]) == 0
+    for result in json.loads(capsys.readouterr().out)["results"]:
+        assert result["decision"] == ("opacity" if result["probabilities"]["opacity"] >= 0.5 else "no finding")
+
+
 def test_the_gate_refuses_int8_that_changes_findings(tmp_path: Path, xrays: Path) -> None:
     net, out = saved(network(Design(end="Sigmoid", scale=4.0)), tmp_path), tmp_path / "bundle"
     assert command(net, "--labels", "effusion,nodule,opacity", "--out", out, "--images", xrays) == 0
