@@ -69,12 +69,12 @@ def make_tables(
     guard: str,
     seed: int,
     epoch_images: int,
-    segmenter_minutes: float,
+    segmenter_epochs: int,
     by_view: bool,
 ) -> Tables:
     """Return the tables of a run.
 
-    sites: that are left out in turn. segmenter_minutes: to train a segmenter; 0 takes the packaged one.
+    sites: that are left out in turn. segmenter_epochs: to train a segmenter; 0 takes the packaged one.
     by_view: every image states AP or PA, so that candidates can balance by view.
     """
     common = {
@@ -90,7 +90,7 @@ def make_tables(
         "canvas_px": preset.canvas_px,
         "source_px": 2 * preset.canvas_px,
         "epoch_images": epoch_images,
-        **({} if segmenter_minutes else {"segmenter_of": "starter"}),
+        **({} if segmenter_epochs else {"segmenter_of": "starter"}),
         "resamples": preset.resamples,
     }
     training = {
@@ -99,7 +99,7 @@ def make_tables(
         "range_images": preset.range_images,
         "known_answers": preset.known_answers,
         "members": _members(preset, epochs),
-        **({"segmenter": {"epochs": 40, "minutes": round(segmenter_minutes, 2)}} if segmenter_minutes else {}),
+        **({"segmenter": {"epochs": segmenter_epochs}} if segmenter_epochs else {}),
     }
     return Tables(training=training, sites=_sites(preset, epochs, common, sites, by_view) if sites else None)
 

@@ -32,10 +32,10 @@ from training.recipes.own.pages import RunFacts, card_words, page
 from training.recipes.own.presets import PRESETS
 from training.recipes.own.request import Request
 from training.recipes.own.run import OwnRun, Settings
+from training.recipes.own.segmenter import choose_segmenter
 from training.recipes.own.start import Started, start_or_resume
 from training.recipes.own.understand import Understood
 from training.recipes.run import PREDICTIONS, SampleLogits
-from training.recipes.segmenter import segment
 from training.shared_files import try_lock, write_text
 
 __all__ = ["train"]
@@ -53,8 +53,7 @@ def train(request: Request, out: Path, *, threads: int, repeated: Settings | Non
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         started = start_or_resume(request, out, threads, repeated)
-        run = OwnRun(started.settings.tables, out, threads=threads)
-        _cut(run, started.understood)
+        run = _cut(OwnRun(started.settings.tables, out, threads=threads), started.understood)
         sites = _train_networks(run, started)
         facts = _facts(run, started, sites)
         results = _bundle(run, facts, "" if sites is None else sites.chosen)
@@ -70,15 +69,16 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _cut(run: OwnRun, understood: Understood) -> None:
-    """Split, take or train the segmenter, and cut the lung boxes."""
+def _cut(run: OwnRun, understood: Understood) -> OwnRun:
+    """Split, take or train the segmenter, and cut the lung boxes. Returns the run with the segmenter that was taken."""
     first = run.first
     print_message("stage: split and lung boxes")
     settings = first.split_settings
     prepare(run.out, run.out, settings, threads=run.threads, same=understood.same_pictures)
     first.check_tasks()
-    segment(first)
-    _ = first.canvases
+    cut = OwnRun(choose_segmenter(run), run.out, threads=run.threads)
+    _ = cut.first.canvases
+    return cut
 
 
 def _train_networks(run: OwnRun, started: Started) -> LeftOutSites | None:

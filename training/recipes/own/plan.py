@@ -33,6 +33,7 @@ class Machine:
     threads: int  # of each
     decoding_s: float  # of an image, with all threads
     speeds: Mapping[str, Speed]  # of each network, by member
+    segmenter: float = 0.0  # training images a second with all threads; 0 if none is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Work:
     trained: int  # sides
     validated: int
     tested: int
+    masks: int = 0  # of training images
     site_images: Mapping[str, int]  # fold -> images that are left out
 
 
@@ -98,9 +100,9 @@ def time_plan(tables: Tables, work: Work, machine: Machine, budget_minutes: floa
     epochs = ", ".join(f"{name} {m.train.epochs}" for name, m in config.members.items())
     pruned = ", pruned" if any(m.prune for m in config.members.values()) else ""
     bundle = _BUNDLE_S + _EXPORT_S * len(members) + predicted + 2 * work.tested * machine.decoding_s
-    segmenter = 0.0 if config.segmenter_of is not None else 60 * (config.segmenter.minutes or 0.0)
+    segmented = 1.2 * config.segmenter.epochs * work.masks / machine.segmenter if machine.segmenter else 0.0
     found = [
-        ("segmenter", segmenter, f"trained on the lung masks, {config.segmenter.epochs} epochs if they fit"),
+        ("segmenter", segmented, f"trained on {work.masks} lung masks, epochs: {config.segmenter.epochs}"),
         ("lung boxes", work.images * machine.decoding_s * 1.2, f"{work.images} images cut by the lung segmenter"),
         ("left-out sites", _together(sites, machine.processes), about),
         ("members", _together(members, machine.processes), f"{len(members)} networks{pruned}, epochs: {epochs}"),

@@ -22,12 +22,14 @@ from training.data.records import Record
 from training.loop.batches import Batch
 from training.loop.cpu_speed import DepthwiseInFp32
 from training.loop.optimizer import build_optimizer
-from training.models import build
+from training.loop.plan import Plan
+from training.models import NetworkSpec, build
 from training.parallel import computes_bfloat16, world
 from training.recipes.config import Config
 from training.tasks.classify import ClassifyTask, MemberData, Sampling
+from training.tasks.segment import FrameWithMask, SegmentTask
 
-__all__ = ["Speed", "decoding_s", "measure"]
+__all__ = ["Speed", "decoding_s", "measure", "measure_segmenter"]
 
 _DRAWN = 64  # images
 _STEPS = 3
@@ -59,15 +61,30 @@ def measure(config: Config, member: str, *, processes: int, threads: int) -> Spe
 
 
 def _measure(config: Config, member: str, threads: int) -> Speed:
+    return _speed_of(_task(config, member), config.members[member].train, threads)
+
+
+def measure_segmenter(config: Config, *, threads: int) -> Speed:
+    """Return the speed of the segmenter's training in one process."""
+    plan, side = config.segmenter, config.segmenter_px * 3 // 2
+    pixels = np.random.default_rng(1).integers(0, 256, (side, side), dtype=np.uint8)
+    frame = FrameWithMask(frame=pixels, mask=np.full_like(pixels, 255))
+    network = build(NetworkSpec(architecture=config.segmenter_architecture, labels=1))
+    task = SegmentTask([frame] * plan.batch, [frame], config.segmenter_spec, batch=plan.batch, seed=1, model=network)
+    return _speed_of(task, plan, threads)
+
+
+def _speed_of(task: ClassifyTask | SegmentTask, plan: Plan, threads: int) -> Speed:
     torch.set_num_threads(threads)
-    task, plan, device = _task(config, member), config.members[member].train, world().device
+    device = world().device
     network = task.model.to(device).to(memory_format=torch.channels_last)
     optimizer, half = build_optimizer(network, plan), computes_bfloat16(device)
     batches = task.batches(0, world())
 
     def step(train: bool) -> None:
         images, *truth = batches[0]
-        batch: Batch = (images.to(device), *(t.to(device) for t in truth))
+        images = images.to(device, memory_format=torch.channels_last)
+        batch: Batch = (images, *(t.to(device) for t in truth))
         fp32 = DepthwiseInFp32() if half and device.type == "cpu" else nullcontext()
         with torch.set_grad_enabled(train), torch.autocast(device.type, torch.bfloat16, enabled=half), fp32:
             loss = task.loss(network.train(train), batch)

@@ -27,7 +27,8 @@ from training.recipes.own.plan import Machine, TimePlan, Work, fit_epochs, plan_
 from training.recipes.own.presets import FROM_SCRATCH, PRESETS
 from training.recipes.own.request import Request
 from training.recipes.own.run import CONFIG, Settings
-from training.recipes.own.speed import decoding_s, measure
+from training.recipes.own.segmenter import segmenter_epochs
+from training.recipes.own.speed import decoding_s, measure, measure_segmenter
 from training.recipes.own.understand import Understood, load_understood, understand
 from training.recipes.own.usable import labels_of
 from training.shared_files import require_same_settings
@@ -36,7 +37,6 @@ __all__ = ["Started", "start_or_resume"]
 
 _PLAN = "plan.json"
 _LEAST_MASKS = 40  # training images with a lung mask, to train a segmenter
-_SEGMENTER_SHARE = 0.15  # of the budget, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +96,7 @@ def _start(request: Request, out: Path, threads: int, repeated: Settings | None)
 
 
 def _tables(request: Request, name: str, labels: tuple[str, ...], records: list[Record], epochs: Epochs) -> Tables:
-    preset = PRESETS[request.preset]
-    budget = request.minutes or preset.minutes
-    masks = sum(r.mask is not None for r in records) * SHARES["train"]
+    preset, masks = PRESETS[request.preset], _masks(records)
     return make_tables(
         preset,
         epochs,
@@ -108,9 +106,14 @@ def _tables(request: Request, name: str, labels: tuple[str, ...], records: list[
         guard=request.guard,
         seed=request.seed,
         epoch_images=min(preset.epoch_images, max(256, round(SHARES["train"] * len(records)))),
-        segmenter_minutes=_SEGMENTER_SHARE * budget if preset.own_segmenter and masks >= _LEAST_MASKS else 0.0,
+        segmenter_epochs=segmenter_epochs(masks) if preset.own_segmenter and masks >= _LEAST_MASKS else 0,
         by_view=all(projection(r.view) in FRONTAL_VIEWS for r in records),
     )
+
+
+def _masks(records: list[Record]) -> int:
+    """Return the number of training images with a lung mask, about."""
+    return round(SHARES["train"] * sum(r.mask is not None for r in records))
 
 
 def _checked(repeated: Settings, labels: tuple[str, ...], records: list[Record]) -> Tables:
@@ -135,6 +138,7 @@ def _work(records: list[Record], tables: Tables) -> Work:
         trained=round(SHARES["train"] * n),
         validated=round(SHARES["validation"] * n),
         tested=round(SHARES["test"] * n),
+        masks=_masks(records),
         site_images={fold: sum(sites[site] for site in left_out) for fold, left_out in folds.items()},
     )
 
@@ -151,6 +155,7 @@ def _machine(tables: Tables, records: list[Record], threads: int) -> Machine:
         threads=own,
         decoding_s=decoding_s(records, threads),
         speeds={name: measure(config, name, processes=processes, threads=own) for name in config.members},
+        segmenter=measure_segmenter(config, threads=threads).train if config.segmenter_of is None else 0.0,
     )
 
 

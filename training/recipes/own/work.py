@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cxr_edge.errors import CxrEdgeError
 from training.recipes.own.jobs import Job, end_with_parent
-from training.recipes.own.run import CONFIG, OwnRun, Settings
 
 __all__ = ["main"]
 
@@ -26,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--candidate", default="")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
+    from training.recipes.own.run import CONFIG, OwnRun, Settings  # seconds, in which the parent may end
+
     try:
         tables = Settings.read(args.out / CONFIG).tables
         OwnRun(tables, args.out, threads=args.threads).train(

@@ -17,6 +17,7 @@ from training.recipes.own.folds import choose_folds
 from training.recipes.own.left_out import found_labels
 from training.recipes.own.plan import Machine, Work, fit_epochs, plan_lines, time_plan
 from training.recipes.own.presets import PRESETS, Preset
+from training.recipes.own.segmenter import segmenter_epochs
 from training.recipes.own.speed import Speed, measure
 
 LABELS = ("normal", "tb")
@@ -62,12 +63,12 @@ def test_one_site_has_a_reason() -> None:
 
 
 def _make(
-    preset: Preset, sites: tuple[str, ...] = ("A", "B c"), guard: str = "", segmenter_minutes: float = 0.0
+    preset: Preset, sites: tuple[str, ...] = ("A", "B c"), guard: str = "", segmenter_epochs: int = 0
 ) -> Callable[[Epochs], Tables]:
     def make(epochs: Epochs) -> Tables:
         return make_tables(
             preset, epochs, name="My hospital!", labels=LABELS, sites=sites, guard=guard, seed=3, epoch_images=1000,
-            segmenter_minutes=segmenter_minutes, by_view=False,
+            segmenter_epochs=segmenter_epochs, by_view=False,
         )  # fmt: skip
 
     return make
@@ -115,12 +116,12 @@ def test_a_slower_machine_needs_longer_and_two_processes_half() -> None:
 
 
 def test_a_segmenter_of_its_own_is_planned() -> None:
-    tables = _make(PRESETS["standard"], segmenter_minutes=4.5)(Epochs(share=0.0))
-    assert time_plan(tables, WORK, _machine(40), 60).of("segmenter") == 4.5
-    config = members_config(tables, "plain", threads=1)
-    assert config.segmenter_of is None
-    assert config.segmenter.minutes == 4.5
+    tables = _make(PRESETS["standard"], segmenter_epochs=30)(Epochs(share=0.0))
+    work, machine = replace(WORK, masks=200), replace(_machine(40), segmenter=20.0)
+    assert time_plan(tables, work, machine, 60).of("segmenter") == pytest.approx(1.2 * 30 * 200 / 20 / 60)
+    assert members_config(tables, "plain", threads=1).segmenter_of is None
     assert time_plan(_make(PRESETS["standard"])(Epochs(share=0.0)), WORK, _machine(40), 60).of("segmenter") == 0
+    assert [segmenter_epochs(n) for n in (40, 200, 5000)] == [60, 30, 12]
 
 
 def test_lines_name_stages_end_and_what_does_not_fit() -> None:
