@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "ensembles",
         "bundles",
         "recipes",
-        "starter evaluate seeds papers",
+        "starter evaluate seeds papers train",
         "unseen reproduce",
         "papers_smoke probe sites",
     ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cxr_edge.errors import InputError
+from cxr_edge.records import NO_FINDING
 from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.guard import Guard, Subgroup
 from training.data.targets import Target
@@ -17,9 +18,12 @@ from training.loop.plan import Plan, upgrade_keys
 from training.pruning.prune import PrunePlan
 from training.toml_tables import check_keys, construct, parse_table, require_table
 
-__all__ = ["BundleConfig", "UnseenSites", "check_segmenter_plan", "plan", "prune_plan"]
+__all__ = ["BundleConfig", "Thresholds", "UnseenSites", "check_segmenter_plan", "plan", "prune_plan"]
 
 Subgroups = Mapping[str, Subgroup]
+
+
+_WATCHED: Subgroups = {"children": Subgroup(adult=False), "tuberculosis": Subgroup(label="tuberculosis")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,17 @@ class UnseenSites:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Choice of the threshold of each finding on validation patients."""
+
+    specificity: float | None = None  # to reach, with the highest sensitivity; None: the highest Youden's J
+
+    def __post_init__(self) -> None:
+        if self.specificity is not None and not 0 < self.specificity < 1:
+            raise InputError(f"specificity of thresholds is between 0 and 1, such as 0.9; got {self.specificity}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BundleConfig:
     """Settings of every recipe, whatever its members. Raises InputError for values that cannot work."""
 
@@ -40,14 +55,15 @@ class BundleConfig:
     seed: int = 1
     threads: int = 2
     labels: tuple[str, ...] = ("normal", "bacterial", "viral", "covid-19")  # of the members, in order
+    # The labels are findings that do not exclude each other: sigmoid outputs, unknown ones masked. It needs guard = "".
+    multi_label: bool = False
+    thresholds: Thresholds = field(default_factory=lambda: Thresholds())  # of the findings; in TOML a table
     # The label with limited false alarms; None, in TOML "": decisions are the most probable label, the score is macro-F1.
     guard: str | None = "covid-19"
     # Subgroups by name. In these the guarded label's specificity limits score and threshold ...
     guard_groups: Subgroups = field(default_factory=lambda: {"adult_normals": Subgroup(label="normal", adult=True)})
     # ... in these it is only reported ...
-    watch: Subgroups = field(
-        default_factory=lambda: {"children": Subgroup(adult=False), "tuberculosis": Subgroup(label="tuberculosis")}
-    )
+    watch: Subgroups = field(default_factory=lambda: dict(_WATCHED))
     # ... and within these its AUC is reported; the first also with the lungs painted over.
     auc_groups: Subgroups = field(
         default_factory=lambda: {
@@ -85,11 +101,27 @@ class BundleConfig:
             object.__setattr__(self, "unseen_sites", parse_table(UnseenSites, self.unseen_sites, "unseen_sites"))
         for name in ("guard_groups", "watch", "auc_groups"):
             object.__setattr__(self, name, _subgroups(getattr(self, name), name))
+        self._check_findings()
         if self.guard is not None and self.guard not in self.labels:
             raise InputError(
                 f"guard is {self.guard!r}, which is none of the labels {', '.join(self.labels)}: name the label with "
                 'false alarms to limit (guard = "LABEL"), or none (guard = "")'
             )
+
+    def _check_findings(self) -> None:
+        if isinstance(self.thresholds, Mapping):  # as TOML has it
+            object.__setattr__(self, "thresholds", parse_table(Thresholds, self.thresholds, "thresholds"))
+        if self.multi_label and self.watch == _WATCHED:  # groups of the published collections
+            object.__setattr__(self, "watch", {})
+        if self.thresholds.specificity is not None and not self.multi_label:
+            raise InputError("thresholds are of findings: set multi_label = true, or leave them out")
+        if self.multi_label and (self.guard is not None or self.renamed or self.unseen_sites is not None):
+            raise InputError(
+                "multi_label = true has findings, each with a threshold of its own, and no guarded or renamed label; got guard = "
+                f'{self.guard!r}: set guard = "", and leave renamed and unseen_sites out'
+            )
+        if wrong := [label for label in self.labels if self.multi_label and ("+" in label or label == NO_FINDING)]:
+            raise InputError(f'a finding has no "+" in its name and is not {NO_FINDING!r}; got {wrong[0]!r}')
 
     @property
     def guarded(self) -> Guard | None:
@@ -105,6 +137,8 @@ class BundleConfig:
 
     def target_of(self, labels: tuple[str, ...]) -> Target:
         """Return a task of these labels, with the entries of `partial` that allow one of them."""
+        if self.multi_label:
+            return Target(labels=labels, multi_label=True)
         allowed = {k: tuple(n for n in names if n in labels) for k, names in self.partial.items() if k not in labels}
         renamed = {k: name for k, name in self.renamed.items() if name in labels and k not in labels}
         partial = {k: names for k, names in allowed.items() if names and k not in renamed}
@@ -130,7 +164,7 @@ def _subgroups(tables: Mapping[str, Any], name: str) -> Subgroups:
 
 def check_segmenter_plan(plan: Plan) -> None:
     """Raise InputError for settings that only a classifier's training has."""
-    for name in ("mixup", "cutmix", "frozen_epochs", "frozen_layers"):
+    for name in ("loss", "mixup", "cutmix", "frozen_epochs", "frozen_layers"):
         if getattr(plan, name):
             raise InputError(f"{name} of a segmenter's plan is 0, got {getattr(plan, name)!r}: leave it out")
 

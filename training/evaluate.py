@@ -10,18 +10,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cxr_edge import engines
 from cxr_edge.bundle import Bundle
-from cxr_edge.errors import CxrEdgeError
+from cxr_edge.engines import EngineSet
+from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.names import not_empty, path_argument
 from training.data.canvases import Canvases
-from training.data.dataset import data_folder, load
+from training.data.dataset import Sample, data_folder, load
 from training.evaluation.bundle import evaluate
+from training.evaluation.finding_bundle import evaluate_findings
+from training.evaluation.finding_pages import findings_as_markdown
 from training.evaluation.pages import results_as_markdown
 from training.json_records import write_json
 from training.recipes.arguments import add_out_argument, add_run_arguments
-from training.recipes.config import load_config
+from training.recipes.config import Config, load_config
 from training.shared_files import write_text
 
 __all__ = ["main"]
@@ -35,13 +39,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         samples = load(data_folder(args.data), args.run / "table.csv")
         canvases = Canvases.load(args.run / "canvases.npz")
         built = None if args.engines is None else engines.load(bundle, args.engines, threads=1)
-        results = evaluate(bundle, samples, canvases, config, built=built)
+        page = _evaluate(bundle, samples, canvases, config, built, args.out.with_suffix(".json"))
     except CxrEdgeError as error:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 2
-    write_json(args.out.with_suffix(".json"), results)
-    write_text(args.out.with_suffix(".md"), results_as_markdown(results))
+    write_text(args.out.with_suffix(".md"), page)
     return 0
+
+
+def _evaluate(
+    bundle: Bundle, samples: Sequence[Sample], canvases: Canvases, config: Config, built: EngineSet | None, file: Path
+) -> str:
+    """Write the results to `file`. Returns the page. Raises InputError for a configuration of another kind of labels."""
+    if bundle.manifest.multi_label != config.multi_label:
+        kinds = {True: "findings (multi_label = true)", False: "labels that exclude each other"}
+        raise InputError(
+            f"{bundle.root} has {kinds[bundle.manifest.multi_label]}, the configuration {kinds[config.multi_label]}: give the "
+            "configuration and the run folder that made the bundle"
+        )
+    if bundle.manifest.multi_label:
+        findings = evaluate_findings(bundle, samples, canvases, config, built=built)
+        write_json(file, findings)
+        return findings_as_markdown(findings)
+    results = evaluate(bundle, samples, canvases, config, built=built)
+    write_json(file, results)
+    return results_as_markdown(results)
 
 
 def _parser() -> argparse.ArgumentParser:

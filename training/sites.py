@@ -107,7 +107,7 @@ def evaluate_sites(run: SitesRun) -> SitesResults:
 
 def _guard(run: SitesRun) -> Guard:
     guard = run.config.guarded
-    assert guard is not None  # SitesConfig refuses it
+    assert guard is not None  # load_sites refuses it
     return guard
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
@@ -15,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Kind", "check_keys", "construct", "parse_table", "read_toml", "require_table"]
+__all__ = ["Kind", "as_toml", "check_keys", "construct", "parse_table", "read_toml", "require_table"]
 
 
 Kind = TypeVar("Kind")
@@ -51,6 +53,45 @@ def _parse(file: Path) -> dict[str, Any]:
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     tables = {k for k in above if isinstance(above[k], dict) and isinstance(below.get(k), dict)}
     return {**below, **above, **{k: _merge(below[k], above[k]) for k in tables}}
+
+
+def as_toml(values: Mapping[str, Any]) -> str:
+    """Return tables as TOML, those of the first two levels with a heading each; None is left out.
+
+    values: texts, numbers, switches, sequences, and tables of them. Raises TypeError for other values.
+    """
+    return "\n".join(_toml_lines(values, "")).strip() + "\n"
+
+
+def _toml_lines(values: Mapping[str, Any], name: str) -> list[str]:
+    level = name.count(".") + 1 if name else 0
+    tables = {k: v for k, v in values.items() if isinstance(v, Mapping) and v and level < 2}
+    lines = [f"{_toml(k)} = {_toml_value(v)}" for k, v in values.items() if k not in tables and v is not None]
+    head = ["", f"[{name}]"] if name and (lines or not tables) else []
+    return [
+        *head,
+        *lines,
+        *(line for k, v in tables.items() for line in _toml_lines(v, f"{name}.{_toml(k)}" if name else _toml(k))),
+    ]
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_toml(k)} = {_toml_value(v)}' for k, v in value.items() if v is not None)} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} has no form in TOML")
+    # JSON's escapes are TOML's, besides those of the delete character and of surrogates, which no TOML text can hold.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def _toml(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml_value(key)
 
 
 def parse_table(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:

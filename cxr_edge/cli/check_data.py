@@ -15,7 +15,7 @@ from cxr_edge.cli.arguments import at_least_one
 from cxr_edge.errors import BackendError
 from cxr_edge.names import path_argument
 
-__all__ = ["COLUMN_ROLES", "add_options", "add_parser", "run"]
+__all__ = ["COLUMN_ROLES", "add_options", "add_parser", "add_reading_options", "run"]
 
 COLUMN_ROLES = (
     *("path", "label", "patient", "study", "sop", "site", "scanner", "view", "age", "sex", "mask", "split"),
@@ -54,6 +54,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=at_least_one, default=available_cores(), metavar="N", help="threads to use (%(default)s)"
     )
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a source is read."""
     parser.add_argument(
         "--collections", nargs="+", metavar="NAME", help="SOURCE is a data folder with these published collections"
     )

@@ -58,8 +58,10 @@ def prepare_streams() -> None:
 
 
 def print_results(text: str) -> None:
-    """Print text, or JSON that is ASCII, to standard output. Raises OutputError."""
-    Results().write(f"{printable_lines(text)}\n")
+    """Print text, or JSON that is ASCII, to standard output at once. Raises OutputError."""
+    results = Results()
+    results.write(f"{printable_lines(text)}\n")
+    results.flush()
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_edge.compiler import calibrate, known_answers
-from training.ensembles import fit
+from training.ensembles import fit, multi_label
 from training.models import onnx_export
 from training.pruning import cost
 
@@ -29,6 +29,7 @@ Replace = Callable[[Any, str, Any], None]
 def make_cheap(replace: Replace = setattr) -> None:
     """Replace the constants by `replace`."""
     replace(fit, "_STACKING_STEPS", 10)
+    replace(multi_label, "_STEPS", 10)
     replace(known_answers, "_CANDIDATES_PER_ANSWER", 2)
     replace(calibrate, "_CUTS", calibrate._CUTS[::20])
 

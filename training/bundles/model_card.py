@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr_edge.bundle.manifest import Manifest
+from training.bundles.card_words import CardWords
 from training.data.collections import source_descriptions, source_limits
 from training.data.findings import FRONTAL_VIEWS
 from training.data.guard import Guard
@@ -47,8 +48,14 @@ def _guard_metrics(results: Evaluation) -> dict[str, Any]:
     return {"guard": results.guard.label, **shares}
 
 
-def model_card(manifest: Manifest, results: Evaluation, sites: VariantRow | None = None) -> str:
-    """Return the card as Markdown. sites: variant of `training.sites` that is trained like this."""
+def model_card(
+    manifest: Manifest, results: Evaluation, sites: VariantRow | None = None, words: CardWords | None = None
+) -> str:
+    """Return the card as Markdown.
+
+    sites: variant of `training.sites` that is trained like this. words: of the data; None for the published collections.
+    """
+    words = words or CardWords()
     return (
         "\n\n".join(
             [
@@ -58,7 +65,8 @@ def model_card(manifest: Manifest, results: Evaluation, sites: VariantRow | None
                 "## What it is",
                 _design(manifest),
                 "## Data",
-                _data(manifest),
+                _data(manifest, words),
+                *words.first,
                 "## Results on held-out patients",
                 _how(results),
                 models_table(results),
@@ -66,9 +74,9 @@ def model_card(manifest: Manifest, results: Evaluation, sites: VariantRow | None
                 *safety_section(results, "Specificity of {} by subgroup:"),
                 *_expected(results.guard, sites),
                 *_lungs(manifest, results),
-                *gaps_section(results),
+                *gaps_section(results, words.stated_by),
                 "## Limits",
-                _limits(results, sites),
+                _limits(results, sites, words),
             ]
         )
         + "\n"
@@ -98,16 +106,15 @@ def _design(manifest: Manifest) -> str:
     )
 
 
-def _data(manifest: Manifest) -> str:
+def _data(manifest: Manifest, words: CardWords) -> str:
     counts: Mapping[str, Mapping[str, int]] = manifest.provenance.get("images", {})
     found = sorted({key.split("/")[0] for side in counts.values() for key in side})
     sides, described = list(counts), source_descriptions()
     strata = sorted({key for side in counts.values() for key in side})
     return "\n\n".join(
         [
-            "\n".join(f"- {name}: {described.get(name, 'a collection of your own')}" for name in found),
-            "Licences of the collections are mixed: some non-commercial, some unstated. No image of theirs is in this bundle; "
-            "its known-answer images are synthetic.",
+            "\n".join(f"- {name}: {described.get(name, words.own_source)}" for name in found),
+            words.licences,
             table(["source / label (images)", *sides], ([k, *(counts[s].get(k, 0) for s in sides)] for k in strata)),
             f"Split {manifest.provenance['split']} (images with equal pixels or a nearly equal perceptual hash count as one). "
             f"{manifest.provenance['data']}",
@@ -168,23 +175,24 @@ def _lungs(manifest: Manifest, results: Evaluation) -> list[str]:
     ]
 
 
-def _limits(results: Evaluation, sites: VariantRow | None = None) -> str:
+def _limits(results: Evaluation, sites: VariantRow | None, words: CardWords) -> str:
     found = {row.source for row in results.sources}
-    how_much = (
+    how_much = words.how_much or (
         "these data cannot show by how much" if sites is None else "the table of left-out sites shows by how much"
     )
-    fairness = "Fairness across sex, age or origin was not measured: the collections hardly record them."
+    fairness = words.fairness
     if results.gaps:
         fairness = "Origin was not measured, and the groups by view, age and sex are small."
     lines = [
-        f"- Label and source are correlated in these collections ({_sources_of_labels(results)}). Figures on other hospitals' "
+        f"- {words.labels} ({_sources_of_labels(results)}). Figures on other hospitals' "
         f"images will be lower; {how_much}.",
         "- It predicts its labels only. Any other finding (tumours, fractures, devices) gets one of the labels.",
         *(f"- {limit}" for name, limit in source_limits().items() if name in found),
         "- Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
         "- Frontal views only.",
         f"- {fairness}",
-        *_shortcuts(results.shortcuts),
+        *_shortcuts(results.shortcuts, words),
+        *(f"- {limit}" for limit in words.limits),
     ]
     return "\n".join(lines)
 
@@ -196,11 +204,11 @@ def _sources_of_labels(results: Evaluation) -> str:
     return "; ".join(f"{label}: {', '.join(names) or 'none'}" for label, names in by_label.items())
 
 
-def _shortcuts(shortcuts: Shortcuts) -> list[str]:
+def _shortcuts(shortcuts: Shortcuts, words: CardWords) -> list[str]:
     lines, sources, blind = [], shortcuts.sources.get("all images"), shortcuts.lungs_painted_over
     if sources is not None:
         lines.append(
-            f"- A linear classifier on 32 px copies of the lung canvases predicts the collection with a balanced accuracy of "
+            f"- A linear classifier on 32 px copies of the lung canvases predicts the {words.source} with a balanced accuracy of "
             f"{sources.balanced_accuracy.value:.2f} (chance {sources.chance:.2f}): even the lungs reveal the source, "
             f"so a member could rely on it."
         )

@@ -33,6 +33,7 @@ from cxr_edge.ops.preprocess import Preprocessor, normalize
 from cxr_edge.records import Roi
 from cxr_edge.specs.combination import Combination, Decision
 from cxr_edge.specs.lung_box import LungBoxRule
+from cxr_edge.specs.outputs import COMBINED_KINDS, OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
 from training.bundles.half_weights import store_half
 from training.config import BundleConfig
@@ -110,7 +111,8 @@ def write_draft(
             activation_ranges=_ranges(root, "segmenter", frames),
         )
     lungs = canvases.lungs[chosen]
-    members = tuple(_member(root, name, design, config.member_spec, lungs) for name, design in designs.items())
+    kind = COMBINED_KINDS[fitted.combination.activation]
+    members = tuple(_member(root, name, design, config.member_spec, lungs, kind) for name, design in designs.items())
     manifest = Manifest(
         name=config.name,
         version=config.version,
@@ -129,7 +131,9 @@ def write_draft(
     return write_bundle(root, manifest)
 
 
-def _member(root: Path, name: str, design: str, spec: PreprocessSpec, lungs: npt.NDArray[np.uint8]) -> Member:
+def _member(
+    root: Path, name: str, design: str, spec: PreprocessSpec, lungs: npt.NDArray[np.uint8], kind: OutputKind
+) -> Member:
     inputs = (normalize(canvas, spec)[None] for canvas in lungs)
     return Member(
         name=name,
@@ -138,6 +142,7 @@ def _member(root: Path, name: str, design: str, spec: PreprocessSpec, lungs: npt
         preprocess=spec,
         has_cam=True,
         activation_ranges=_ranges(root, name, inputs),
+        output=kind,
     )
 
 

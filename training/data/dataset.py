@@ -34,6 +34,7 @@ from training.shared_files import atomic_write, exclusive_lock, reading, require
 __all__ = ["Sample", "data_folder", "load", "mark_unseen", "pixels", "prepare", "read_all", "read_table"]
 
 Result = TypeVar("Result")
+Pairs = Sequence[tuple[str, str]]
 
 UNUSABLE = "unusable.txt"  # in the run folder: all files and rows that cannot be used
 
@@ -104,9 +105,10 @@ def _decoded(record: Record) -> GrayPixels:
         raise InputError(reason_of(error, record.path)) from error
 
 
-def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int) -> list[Sample]:
+def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int, same: Pairs | None = None) -> list[Sample]:
     """Find duplicates, split, check for leaks; write table.csv, leakage.json and leakage.md to `out`.
 
+    same: keys of images that are the same, if all images were examined already; None examines them here.
     An existing table is read instead. Raises InputError for a split that leaks, for an existing table of other settings, and for
     files and rows that cannot be used: all of all collections are named, in `out`/unusable.txt too.
     """
@@ -117,9 +119,13 @@ def prepare(data: Path, out: Path, settings: SplitSettings, *, threads: int) -> 
             return load(data, table)
         collected = collect(data, settings.selection, collections=settings.collections)
         records = collected.records
-        examined = list(_in_threads(_examine, records, threads, "duplicates"))
+        examined = list(_in_threads(_examine, records, threads, "duplicates")) if same is None else []
         refuse([*collected.faults, *(fault for e in examined for fault in e.faults)], out / UNUSABLE)
-        pairs = same_image_pairs([e.print for e in examined if e.print is not None])
+        if same is None:
+            pairs = same_image_pairs([e.print for e in examined if e.print is not None])
+        else:
+            rows = {r.key: i for i, r in enumerate(records)}
+            pairs = [(rows[a], rows[b]) for a, b in same if a in rows and b in rows]
         names = patient_groups(records, pairs)
         sides = split(records, names, seed=settings.seed, shares=settings.shares, unit=settings.unit)
         report = check_leakage(records, names, sides, pairs, preset=settings.preset)

@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Subgroup:
-    """Images selected by label and age. `targets.check_names` refuses labels that no image has."""
+    """Images selected by label, or by a finding that is present, and age. `targets.check_names` refuses unknown labels."""
 
     label: str | None = None  # images with this label only; None: with any label
     adult: bool | None = None  # adults only (true) or children only (false); None: both
@@ -38,10 +38,15 @@ class Subgroup:
 
     def _contains(self, record: Record) -> bool:
         return (
-            self.label in (None, record.label)
+            (self.label is None or _has(record, self.label))
             and self.adult in (None, record.adult)
-            and record.label not in self.without
+            and not any(_has(record, name) for name in self.without)
         )
+
+
+def _has(record: Record, label: str) -> bool:
+    """Return whether a record has a label; a finding that is unknown is not one that it has."""
+    return record.label == label or (record.findings or {}).get(label) is True
 
 
 @dataclass(frozen=True, kw_only=True)

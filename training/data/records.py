@@ -37,6 +37,9 @@ class Record:
     basis: str = ""  # of the label: test, radiologists, text of the report; in the collection's wording
     age_years: float | None = None
     sex: str = ""  # F or M
+    # Of multi-label data: finding -> present, absent, or None for unknown. `label` then names those present, joined by "+", or is
+    # NO_FINDING, for strata and tables.
+    findings: Mapping[str, bool | None] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if not self.label:

@@ -1,7 +1,8 @@
 """Splits into train, validation and test: records and their groups in, the side of each record and a leakage report out.
 
 A group (a patient, or patients that share an image) is on one side only, for the segmenter and the members alike, so that no
-test patient trains anything. Strata are label and source; within a stratum groups are ordered by a hash of seed and name.
+test patient trains anything. Strata are label and source, or sets of findings (`finding_strata`); within a stratum groups are
+ordered by a hash of seed and name.
 Preset `code` may split images instead, as both papers' code does: then the report lists patients on two sides.
 """
 
@@ -17,6 +18,7 @@ from itertools import accumulate
 from typing import Literal, TypeVar
 
 from cxr_edge.errors import InputError
+from training.data.finding_strata import finding_strata, with_every_finding
 from training.data.records import Record
 
 __all__ = [
@@ -98,19 +100,22 @@ def split(
 
 
 def deal(records: Sequence[Record], groups: Sequence[str], *, seed: int, shares: Mapping[Part, float]) -> list[Part]:
-    """Return the part of each record. Groups stay whole; shares are met within each stratum of label and source."""
+    """Return the part of each record. Groups stay whole; shares are met within each stratum of label, or findings, and source."""
     members: dict[str, list[int]] = defaultdict(list)
     for i, group in enumerate(groups):
         members[group].append(i)
+    by_group = {group: [records[i] for i in members[group]] for group in sorted(members)}
+    several = any(r.findings is not None for r in records)
+    names = finding_strata(by_group) if several else {group: _stratum(own) for group, own in by_group.items()}
     strata: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for group in sorted(members):
-        strata[_stratum([records[i] for i in members[group]])].append(group)
-    parts = [next(iter(shares))] * len(records)
+    for group in by_group:
+        strata[names[group]].append(group)
+    dealt: dict[str, Part] = {}
     for stratum in sorted(strata):
-        for group, part in _deal(strata[stratum], members, seed, shares).items():
-            for i in members[group]:
-                parts[i] = part
-    return parts
+        dealt |= _deal(strata[stratum], members, seed, shares)
+    if several:
+        dealt = with_every_finding(dealt, by_group, shares, seed=seed)
+    return [dealt[group] for group in groups]
 
 
 def check_plan(shares: Mapping[Side, float], unit: Unit) -> None:

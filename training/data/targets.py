@@ -1,4 +1,4 @@
-"""Label tasks: a collection's label in, the label index or the set of possible labels of one task out.
+"""Label tasks: a collection's label in, the label index, the set of possible labels or the findings of one task out.
 
 A recipe can train several tasks in turn on the same images, as R20 does (`training.recipes.r20.tasks`).
 """
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cxr_edge.errors import InputError
 from training.data.dataset import Sample
+from training.data.finding_counts import check_finding_sides, truth_of
 from training.data.findings import LABELS
 from training.data.guard import Guard
 from training.data.records import Record
@@ -32,14 +33,26 @@ class Target:
     # Collection's label -> labels of the task, one of which is the true one; such images train and are not evaluated.
     partial: Mapping[str, Sequence[str]] = field(default_factory=dict)
     guard: Guard | None = None  # the label with limited false alarms, one of the task's
+    multi_label: bool = (
+        False  # the labels are findings, each present, absent or unknown; then the fields between are empty
+    )
 
     def __post_init__(self) -> None:
+        if self.multi_label:
+            self._check_findings()
+            return
         named = {*self.renamed.values(), *(name for names in self.partial.values() for name in names)}
         if len(set(self.labels)) < 2 or not named <= set(self.labels):
             raise InputError(f"a task has two labels or more, and renames to those only; got {self}")
         if self.guard is not None and self.guard.label not in self.labels:
             raise InputError(
                 f"the guarded label is one of the task's, {', '.join(self.labels)}; got {self.guard.label!r}"
+            )
+
+    def _check_findings(self) -> None:
+        if not self.labels or len(set(self.labels)) < len(self.labels) or self.renamed or self.partial or self.guard:
+            raise InputError(
+                f"a task of findings has one or more, and neither renamed, partial nor guarded labels; got {self}"
             )
 
     @property
@@ -56,6 +69,16 @@ class Target:
         """Return the possible labels as booleans (labels,): one, several, or none if such images are not used."""
         names = self.partial.get(label, (self.renamed.get(label, label),))
         return np.array([name in names for name in self.labels])
+
+    def is_trained(self, record: Record) -> bool:
+        """Return whether an image can train: one of its possible labels, or a finding of it, is the task's."""
+        return self.is_evaluated(record) if self.multi_label else bool(self.target_mask(record.label).any())
+
+    def is_evaluated(self, record: Record) -> bool:
+        """Return whether an image validates and is tested: its label, or a finding of it, is known and the task's."""
+        if self.multi_label:
+            return bool(np.isfinite(truth_of([record], self.labels)).any())
+        return self.label_index(record.label) >= 0
 
 
 def check_names(named: Collection[str], known: Collection[str]) -> None:
@@ -88,6 +111,14 @@ def check_labels(target: Target, train: Iterable[Record], *, min_images: int = 1
         )
 
 
+def _refuse_findings(samples: Sequence[Sample]) -> None:
+    if several := [s.record for s in samples if s.record.findings is not None]:
+        raise InputError(
+            f"{len(several)} images, such as {several[0].key}, have findings that do not exclude each other: set "
+            'multi_label = true (and guard = ""), or give data with one label per image'
+        )
+
+
 # Consequence of no image, and of one patient, on a side. Without training images a run is refused.
 _CONSEQUENCES: Mapping[Side, tuple[str, str]] = {
     "train": ("", "it is learnt from this patient alone"),
@@ -104,6 +135,9 @@ def check_sides(target: Target, samples: Sequence[Sample], *, min_images: int = 
 
     Raises InputError as `check_names`, as `check_labels` for the side `train`, and if another side has no image of any label.
     """
+    if target.multi_label:
+        return check_finding_sides(target.labels, samples, min_images=min_images)
+    _refuse_findings(samples)
     check_names(target.named, {s.record.label for s in samples})
     check_labels(target, [s.record for s in samples if s.side == "train"], min_images=min_images)
     known = [(s.side, target.label_index(s.record.label), s.group) for s in samples]

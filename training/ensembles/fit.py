@@ -7,7 +7,6 @@ with a few hundred patients the flexible ones mostly fit noise.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -21,6 +20,7 @@ from torch import nn
 from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner, decide
 from cxr_edge.specs.combination import Combination, Decision
+from training.ensembles.weight_search import search_weights
 from training.evaluation.metrics import log_loss
 from training.tasks.confusion import confusion, f1_scores
 
@@ -44,8 +44,6 @@ Mask = npt.NDArray[np.bool_]
 
 _FOLDS = 5
 _STACKING_STEPS = 400
-_WEIGHT_STEPS = 20  # weights are multiples of a twentieth: finer ones fit noise
-_EM_ROUNDS = 2000
 _THRESHOLDS = np.round(np.arange(0.20, 0.96, 0.05), 2)
 _F1_PLATEAU = 0.01
 _LOG_TEMPERATURES = (-2.0, 2.0)
@@ -139,7 +137,8 @@ def fit(
         temperatures = tuple(_temperature(single, logits[:, i : i + 1], true) for i in range(members))
     parameters: dict[str, Any] = {}
     if strategy == "weighted-average":
-        found = _weights(logits, true, temperatures) if weights is None else [float(w) for w in weights]
+        p = _true_label_probabilities(logits, true, temperatures)
+        found = search_weights(p) if weights is None else [float(w) for w in weights]
         parameters = {"weights": found}
     elif strategy == "stacking":
         parameters = _stacking(logits, true, temperatures, seed)
@@ -171,60 +170,12 @@ def _temperature(
     return round(float(np.exp(found.x)), 4)
 
 
-def _weights(logits: Logits, true: Labels, temperatures: tuple[float, ...]) -> list[float]:
-    """Return the weights, multiples of 1 / _WEIGHT_STEPS that sum to 1, with the least log loss.
-
-    The loss is convex in the weights, so the search starts at its minimum over all real weights, rounded, and moves one
-    or two steps of weight between members until no move lowers it. For three members this is the minimum of the full grid
-    (tested); the number of moves grows with the fourth power of the members, the grid exponentially.
-    """
-    p = _true_label_probabilities(logits, true, temperatures)
-
-    def loss(steps: npt.NDArray[np.int64]) -> float:
-        return float(log_loss((p @ (steps / _WEIGHT_STEPS))[:, None], np.zeros(len(p), dtype=np.int64)).mean())
-
-    best, moves = _rounded(_optimal_weights(p)), _weight_moves(p.shape[1])
-    while True:
-        candidates = [best, *(c for c in best + moves if (c >= 0).all())]
-        lowest = min(candidates, key=loss)
-        if lowest is best:
-            return [round(float(w), 4) for w in best / _WEIGHT_STEPS]
-        best = lowest
-
-
 def _true_label_probabilities(logits: Logits, true: Labels, temperatures: tuple[float, ...]) -> npt.NDArray[np.float64]:
     """Return each member's probability of the true label (N, members), as the deployed combiner computes it."""
     single = Combination(strategy="average", member_temperatures=(1.0,), temperature=1.0, parameters={})
     members = (replace(single, member_temperatures=(t,)) for t in temperatures)
     found = [_probabilities(m, logits[:, i : i + 1]) for i, m in enumerate(members)]
     return np.stack([p[np.arange(len(true)), true] for p in found], axis=1)
-
-
-def _optimal_weights(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the weights on the simplex with the least log loss, by expectation maximisation of a mixture's shares."""
-    weights = np.full(p.shape[1], 1 / p.shape[1])
-    for _ in range(_EM_ROUNDS):
-        previous = weights
-        weights = weights * (p / np.maximum(p @ weights, 1e-12)[:, None]).mean(axis=0)
-        weights /= weights.sum()
-        if np.abs(weights - previous).max() < 1e-6:
-            break
-    return weights
-
-
-def _rounded(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the weights in whole steps that sum to _WEIGHT_STEPS: the largest remainders are rounded up."""
-    steps = np.floor(weights * _WEIGHT_STEPS).astype(np.int64)
-    steps[np.argsort(steps - weights * _WEIGHT_STEPS)[: _WEIGHT_STEPS - steps.sum()]] += 1
-    return steps
-
-
-def _weight_moves(members: int) -> npt.NDArray[np.int64]:
-    """Return all moves (M, members) of one step of weight from a member to another, and all pairs of such moves."""
-    identity = np.eye(members, dtype=np.int64)
-    single = [identity[a] - identity[b] for a, b in itertools.permutations(range(members), 2)]
-    pairs = [a + b for a, b in itertools.combinations_with_replacement(single, 2)]
-    return np.unique(np.reshape([*single, *pairs], (-1, members)), axis=0)
 
 
 def _stacking(logits: Logits, true: Labels, temperatures: tuple[float, ...], seed: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -21,15 +20,14 @@ from cxr_edge.bundle.networks import Member
 from cxr_edge.engines import EngineSet
 from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner, decide
-from cxr_edge.records import Failure, GrayPixels
+from cxr_edge.records import Failure
 from cxr_edge.screening.folder import screen_files
 from cxr_edge.screening.screener import Screener
 from training.config import BundleConfig
-from training.data.canvases import Canvases, LungFinder
-from training.data.dataset import Sample, read_all
+from training.data.canvases import Canvases
+from training.data.dataset import Sample
 from training.data.guard import Guard, Subgroup
 from training.data.records import Record
-from training.data.splits import SIDES
 from training.data.targets import Target
 from training.evaluation.gaps import GroupFigures, gaps
 from training.evaluation.metrics import (
@@ -38,7 +36,6 @@ from training.evaluation.metrics import (
     ModelFigures,
     Predictions,
     auc_figure,
-    bootstrap,
     figures,
     proportion,
 )
@@ -49,21 +46,20 @@ from training.evaluation.results import (
     BundleName,
     Evaluation,
     FlagShares,
-    LungFigures,
     Safety,
     Shortcuts,
-    Side,
     SourceCounts,
 )
+from training.evaluation.run_facts import lung_figures, lung_finder, sizes_of_sides, split_in_words
 from training.evaluation.shortcuts import (
     lung_masks,
     lung_share,
     lungs_painted_over,
+    mean_figure,
     small_copies,
     source_classifier_accuracy,
 )
 from training.json_records import as_stored
-from training.tasks.segment import dice, read_mask
 
 __all__ = ["PAPERS_SOURCES", "Screened", "evaluate", "safety", "screen_samples"]
 
@@ -138,37 +134,22 @@ def evaluate(
     found = Evaluation(
         bundle=BundleName(name=manifest.name, version=manifest.version, manifest_sha256=bundle.digest),
         preset=manifest.provenance.get("preset", "sane"),
-        split=_split(samples),
+        split=split_in_words(samples),
         seed=config.seed,
         resamples=config.resamples,
         labels=manifest.labels,
         guard=config.guarded,
         reference=reference.describe(),
-        sides=_sides(samples),
+        sides=sizes_of_sides(samples),
         models=models,
         sources=_sources(screened, config.target_of(manifest.labels)),
         safety=safety(screened, manifest.labels, config),
         gaps=_gaps(screened, manifest.labels, config),
         flags=_flags(screened, manifest.labels, config),
-        lungs=_lungs(bundle, samples, config),
+        lungs=lung_figures(bundle, samples, config),
         shortcuts=_shortcuts(bundle, samples, canvases, test, screened, config),
     )
     return as_stored(found)
-
-
-def _split(samples: Sequence[Sample]) -> str:
-    """Describe how the test side is separated, as the samples show it."""
-    test, rest = ({s.group for s in samples if (s.side == "test") is is_test} for is_test in (True, False))
-    if not test & rest:
-        return "test patients: none of their images, nor copies of them, were used in training or selection"
-    return (
-        f"it leaks: {len(test & rest)} of {len(test)} test patients have images, or copies of them, on the other sides"
-    )
-
-
-def _sides(samples: Sequence[Sample]) -> dict[str, Side]:
-    by_side = {side: [s.group for s in samples if s.side == side] for side in SIDES}
-    return {side: Side(images=len(groups), patients=len(set(groups))) for side, groups in by_side.items()}
 
 
 def _predictions(
@@ -292,39 +273,6 @@ def _share(values: npt.NDArray[np.bool_]) -> Figure:
     return proportion(int(values.sum()), len(values))
 
 
-def _lungs(bundle: Bundle, samples: Sequence[Sample], config: BundleConfig) -> dict[str, LungFigures]:
-    """Return Dice and IoU of the segmenter on test patients with masks, at the masks' own resolution.
-
-    Nothing for a segmenter of another bundle: it may have been trained on these patients.
-    """
-    find_lungs = _lung_finder(bundle)
-    if find_lungs is None or config.segmenter_of is not None:
-        return {}
-    masked = [s.record for s in samples if s.side == "test" and s.record.mask is not None]
-
-    def measure(record: Record, image: GrayPixels) -> float:
-        mask = read_mask(record, image.shape)
-        probability = cv2.resize(find_lungs.mask(image), image.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        return dice(probability, (mask == 255).astype(np.float32), (mask != 127).astype(np.float32))
-
-    values = np.array(list(read_all(masked, config.threads, measure)), dtype=np.float64)
-    source = np.array([r.source for r in masked])
-    groups = {**{s: source == s for s in sorted(set(source.tolist()))}, TOGETHER: np.ones(len(values), dtype=bool)}
-    return {name: _lung_figures(values[rows]) for name, rows in groups.items() if rows.any()}
-
-
-def _lung_finder(bundle: Bundle) -> LungFinder | None:
-    segmenter = bundle.manifest.segmenter
-    if segmenter is None:
-        return None
-    return LungFinder(bundle.file(segmenter.file), segmenter.preprocess, segmenter.lung_box)
-
-
-def _lung_figures(dices: npt.NDArray[np.float64]) -> LungFigures:
-    iou = float((dices / (2 - dices)).mean())
-    return LungFigures(images=len(dices), dice=float(dices.mean()), iou=iou, worst_dice=float(dices.min()))
-
-
 def _shortcuts(
     bundle: Bundle,
     samples: Sequence[Sample],
@@ -333,7 +281,7 @@ def _shortcuts(
     screened: Screened,
     config: BundleConfig,
 ) -> Shortcuts:
-    manifest, find_lungs, draws = bundle.manifest, _lung_finder(bundle), Bootstrap.of(config)
+    manifest, find_lungs, draws = bundle.manifest, lung_finder(bundle), Bootstrap.of(config)
     groups = _label_groups(config)
     found = Shortcuts(
         sources=source_classifier_accuracy(samples, small_copies(canvases.lungs), groups, draws),
@@ -375,21 +323,12 @@ def _activation(
         return {}
     patients, draws = screened.patients[rows], Bootstrap.of(config)
     k = bundle.manifest.labels.index(config.guard)
-
-    def mean(values: npt.NDArray[np.float64]) -> Figure:
-        return bootstrap(lambda w: np.array([_weighted_mean(values, w)]), patients, draws)[0]
-
     shares = {}
     for m in bundle.manifest.members:
         if m.has_cam:
             maps = member_cams(bundle.file(m.file), lungs[rows], config.member_spec, threads=config.threads)
-            shares[m.name] = mean(lung_share(maps[:, k], masks[rows]))
-    return {"lung_share": shares, "lung_area": mean(masks[rows].mean(axis=(1, 2)))}
-
-
-def _weighted_mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64] | None) -> float:
-    w = np.where(np.isnan(values), 0.0, np.ones(len(values)) if weights is None else weights)
-    return float((np.nan_to_num(values) * w).sum() / w.sum()) if w.sum() else float("nan")
+            shares[m.name] = mean_figure(lung_share(maps[:, k], masks[rows]), patients, draws)
+    return {"lung_share": shares, "lung_area": mean_figure(masks[rows].mean(axis=(1, 2)), patients, draws)}
 
 
 def _screen_canvases(bundle: Bundle, canvases: npt.NDArray[np.uint8], like: Screened, config: BundleConfig) -> Screened:

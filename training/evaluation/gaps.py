@@ -15,7 +15,7 @@ from training.data.findings import FRONTAL_VIEWS, projection
 from training.data.records import Record
 from training.evaluation.metrics import Figure, proportion
 
-__all__ = ["GroupFigures", "gaps"]
+__all__ = ["ATTRIBUTES", "GroupFigures", "gaps"]
 
 Mask = npt.NDArray[np.bool_]
 _AGES = (18, 40, 60, 80)  # lower ends of the bands, in years
@@ -39,7 +39,7 @@ def gaps(records: Sequence[Record], label: str, called: Mask) -> dict[str, dict[
     has = np.array([r.label == label for r in records], dtype=bool)
     normal = np.array([r.label == "normal" for r in records], dtype=bool)
     found: dict[str, dict[str, GroupFigures]] = {}
-    for name, group_of in _ATTRIBUTES.items():
+    for name, group_of in ATTRIBUTES.items():
         groups = np.array([group_of(r) for r in records])
         found[name] = {
             str(group): GroupFigures(
@@ -71,7 +71,8 @@ def _age(record: Record) -> str:
     return f"{low} to {above[0] - 1}" if above else f"{low} or more"
 
 
-_ATTRIBUTES: Mapping[str, Callable[[Record], str]] = {
+# Attribute -> group of a record; `not stated` where the collection does not state it.
+ATTRIBUTES: Mapping[str, Callable[[Record], str]] = {
     "view": _view,
     "age": _age,
     "sex": lambda record: record.sex or "not stated",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from training.data.guard import Guard
+from training.evaluation.finding_results import FindingsEvaluation
 from training.evaluation.metrics import ModelFigures, interval
 from training.evaluation.results import Evaluation, Safety, SourceClassifier
 from training.markdown import table
@@ -93,7 +94,7 @@ def _lungs(results: Evaluation) -> list[str]:
     return ["## Lungs", lungs_table(results), note]
 
 
-def lungs_table(results: Evaluation) -> str:
+def lungs_table(results: Evaluation | FindingsEvaluation) -> str:
     """Return the segmenter's figures, one row per source."""
     rows = (
         [name, row.images, *(f"{v:.3f}" for v in (row.dice, row.iou, row.worst_dice))]
@@ -153,7 +154,7 @@ def _built(results: Evaluation) -> list[str]:
     return [f"Engines built here: {built.engines}; same decision as the reference: {interval(built.same_decision)}."]
 
 
-def gaps_section(results: Evaluation) -> list[str]:
+def gaps_section(results: Evaluation, stated_by: str = "the collections") -> list[str]:
     if results.guard is None or not results.gaps:
         return []
     label = results.guard.label
@@ -163,7 +164,7 @@ def gaps_section(results: Evaluation) -> list[str]:
         for group, f in groups.items()
     ]
     head = ["", "group", f"{label} found", f"normals not called {label}", f"all without {label} not called so"]
-    return ["## Gaps between groups of adults", "As the collections state view, age and sex.", table(head, rows)]
+    return ["## Gaps between groups of adults", f"As {stated_by} state view, age and sex.", table(head, rows)]
 
 
 def _sources_table(results: Evaluation) -> str:

@@ -24,7 +24,14 @@ from training.data.records import Record
 from training.evaluation.metrics import Bootstrap, Figure, bootstrap
 from training.evaluation.results import SourceClassifier
 
-__all__ = ["lung_masks", "lung_share", "lungs_painted_over", "small_copies", "source_classifier_accuracy"]
+__all__ = [
+    "lung_masks",
+    "lung_share",
+    "lungs_painted_over",
+    "mean_figure",
+    "small_copies",
+    "source_classifier_accuracy",
+]
 
 _SIDE_PX = 32
 _LUNG = 0.3  # threshold of the mask's probability: low, so that the whole lung is painted over
@@ -139,6 +146,16 @@ def lung_share(maps: npt.NDArray[np.float32], masks: npt.NDArray[np.bool_]) -> n
         if evidence.sum() > 0:
             shares[i] = float((evidence * inside).sum() / evidence.sum())
     return shares
+
+
+def mean_figure(values: npt.NDArray[np.float64], patients: npt.NDArray[np.str_], draws: Bootstrap) -> Figure:
+    """Return the mean of the values (N,) that are not NaN, with its interval by patient."""
+    return bootstrap(lambda w: np.array([_weighted_mean(values, w)]), patients, draws)[0]
+
+
+def _weighted_mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64] | None) -> float:
+    w = np.where(np.isnan(values), 0.0, np.ones(len(values)) if weights is None else weights)
+    return float((np.nan_to_num(values) * w).sum() / w.sum()) if w.sum() else float("nan")
 
 
 def _roi(values: npt.NDArray[np.int32]) -> Roi:

@@ -59,6 +59,9 @@ class Plan:
     frozen_layers: int = 0
     layer_decay: float = 1.0  # factor of the rate per layer, backwards from the head (`models.layers`)
     rate_decay: float = 0.0  # Keras's decay: the rate is divided by 1 + rate_decay x steps
+    # Of findings that do not exclude each other: `bce`, positives weighted by number; `focal`; `asymmetric`. None is bce for
+    # them, and cross entropy for labels that exclude each other, which have no other.
+    loss: Literal["bce", "focal", "asymmetric"] | None = None
     mixup: float = 0.0  # alpha of the Beta distribution of a batch's mixing share; 0 for none
     cutmix: float = 0.0  # the same for CutMix; with both, half of the batches each
     workers: int = 0  # processes that create batches; 0 for a thread
@@ -145,6 +148,7 @@ _EXPECTED: Mapping[str, Expected] = {
     "frozen_layers": _integer_from(0),
     "layer_decay": ("above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1),
     "rate_decay": _FROM_0,
+    "loss": _or_none(_one_of("bce", "focal", "asymmetric")),
     "mixup": _FROM_0,
     "cutmix": _FROM_0,
     "workers": _integer_from(0),

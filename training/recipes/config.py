@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from cxr_edge.errors import InputError
 from training.config import BundleConfig, check_segmenter_plan, plan, prune_plan
@@ -33,6 +33,7 @@ __all__ = [
     "RunConfig",
     "StagedMember",
     "load_config",
+    "parse_config",
     "parse_members",
     "parse_segmenter",
     "parse_staged_members",
@@ -99,6 +100,8 @@ class StagedMember(_MemberNetwork):
 class RunConfig(BundleConfig, ABC):
     """Configuration shared by all recipes."""
 
+    takes_findings: ClassVar[bool] = False  # whether the recipe has multi_label
+
     # `sane` splits by patient and augments against differences between collections, `paper` follows the text, and `code` the
     # published code, which splits by image; the report shows the leak.
     preset: Preset = "sane"
@@ -123,6 +126,10 @@ class RunConfig(BundleConfig, ABC):
         super().__post_init__()
         if self.preset not in ("sane", "paper", "code"):
             raise InputError(f"the preset is sane, paper or code, got {self.preset!r}")
+        if self.multi_label and not self.takes_findings:
+            raise InputError(
+                "multi_label is not of this recipe, whose paper has labels that exclude each other: use training.starter"
+            )
         if self.prune_segmenter is not None:
             check_segmenter_plan(self.prune_segmenter.retrain)
         check_keys(self.augment, Augmentation, "augment")
@@ -202,9 +209,27 @@ class RunConfig(BundleConfig, ABC):
 class Config(RunConfig):
     """Configuration of the starter's recipe."""
 
+    takes_findings: ClassVar[bool] = True
     name: str = "starter"
     epoch_images: int | None = 4000  # training images per member and epoch
     members: dict[str, StagedMember] = field(default_factory=dict)  # by name
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, member in self.members.items():
+            self._check_member(name, member)
+
+    def _check_member(self, name: str, member: StagedMember) -> None:
+        """Raise InputError for a member with a loss of findings without findings, and for findings with a modality stage."""
+        plans = [member.train, *([member.prune.retrain] if member.prune else [])]
+        if losses := [plan.loss for plan in plans if plan.loss is not None and not self.multi_label]:
+            raise InputError(
+                f"members.{name}: loss = {losses[0]!r} is of findings: set multi_label = true, or leave it out"
+            )
+        if self.multi_label and member.modality is not None:
+            raise InputError(
+                f"members.{name}: a modality stage learns normal against abnormal, which findings do not tell: leave it out"
+            )
 
     @property
     def side_shares(self) -> Mapping[Side, float]:
@@ -217,14 +242,19 @@ class Config(RunConfig):
 
 def load_config(file: Path) -> Config:
     """Load a TOML file. Raises InputError for a missing file and for unknown keys."""
-    values = read_toml(file)
+    return parse_config(read_toml(file), str(file))
+
+
+def parse_config(table: Mapping[str, Any], where: str) -> Config:
+    """Return the configuration of a table. where: file and table, for messages. Raises InputError as `load_config`."""
+    values = dict(table)
     base = Plan(epochs=100, threads=values.get("threads", 2), seed=values.get("training_seed", values.get("seed", 1)))
-    parse_segmenter(values, base, file)
-    values["members"] = parse_staged_members(values.get("members", {}), base, f"{file}: members")
-    return parse_table(Config, values, str(file))
+    parse_segmenter(values, base, where)
+    values["members"] = parse_staged_members(values.get("members", {}), base, f"{where}: members")
+    return parse_table(Config, values, where)
 
 
-def parse_segmenter(values: dict[str, Any], base: Plan, file: Path) -> None:
+def parse_segmenter(values: dict[str, Any], base: Plan, file: Path | str) -> None:
     """Replace the tables of the segmenter, `segmenter` and `prune_segmenter`, by their plans."""
     if "segmenter" in values:
         values["segmenter"] = plan(values["segmenter"], base, f"{file}: segmenter")

@@ -25,6 +25,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 from training.data.canvases import LUNG_BOX, Canvases, LungFinder, cut, cut_frames
 from training.data.collections import DEFAULT_COLLECTIONS
 from training.data.dataset import Sample, load, mark_unseen, prepare
+from training.data.findings import FRONTAL_VIEWS, projection
 from training.data.leakage import SplitSettings
 from training.data.splits import Side
 from training.data.targets import Target, check_sides
@@ -43,7 +44,9 @@ from training.pruning.plan import PrunePlan
 from training.pruning.prune import best_step, prune, step_folder, steps_of
 from training.recipes.config import RunConfig
 from training.shared_files import atomic_write, exclusive_lock, read_arrays
-from training.tasks.classify import ClassifyTask, MemberData, Sampling
+from training.tasks.classify import ClassifyTask
+from training.tasks.findings import FindingsTask
+from training.tasks.images import ImageTask, MemberData, Sampling
 from training.tasks.mixing import mixing_from_plan
 from training.tasks.predict import predict_logits
 from training.tasks.segment import FrameWithMask, SegmentTask, frames_with_masks
@@ -91,19 +94,23 @@ class Run:
         if not here.is_main:
             barrier(here)
             return mark_unseen(load(self.data, self.out / "table.csv"), c.unseen_sources)
-        collections = DEFAULT_COLLECTIONS if c.read_collections is None else c.read_collections
-        settings = SplitSettings(
+        samples = prepare(self.data, self.out, self.split_settings, threads=c.threads)
+        barrier(here)
+        return mark_unseen(samples, c.unseen_sources)
+
+    @property
+    def split_settings(self) -> SplitSettings:
+        """Settings that determine the split."""
+        c = self.config
+        return SplitSettings(
             seed=c.seed,
             shares=c.side_shares,
             unit=c.unit,
             preset=c.preset,
-            collections=collections,
+            collections=DEFAULT_COLLECTIONS if c.read_collections is None else c.read_collections,
             findings=c.findings,
             without=c.without,
         )
-        samples = prepare(self.data, self.out, settings, threads=c.threads)
-        barrier(here)
-        return mark_unseen(samples, c.unseen_sources)
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         """Yield the stages that train classifiers, each with its target and samples."""
@@ -215,7 +222,7 @@ class Run:
         plan: Plan,
         sources: Sequence[str] = (),
         samples: Sequence[Sample] | None = None,
-    ) -> ClassifyTask:
+    ) -> ImageTask:
         """Return the training task of a member on `target`.
 
         sources: to train and validate on; empty for all.
@@ -242,11 +249,16 @@ class Run:
             min_images=c.least_images,
         )
         smoothing = c.label_smoothing if c.preset == "sane" else 0.0
+        if target.multi_label:
+            return FindingsTask(
+                network, data, sampling, kind=plan.loss or "bce", smoothing=smoothing, by_loss=c.by_loss
+            )
         return ClassifyTask(network, data, sampling, smoothing=smoothing, by_loss=c.by_loss)
 
     def _drawn_views(self) -> list[str] | None:
-        """Return the views by which batches are balanced, or None."""
-        if "view" not in self.config.balance_levels:
+        """Return the views by which batches are balanced; None without such balance, and if every image states its view."""
+        stated = all(projection(s.record.view) in FRONTAL_VIEWS for s in self.samples)
+        if "view" not in self.config.balance_levels or stated:
             return None
         return [self.views.views[s.record.key] for s in self.samples]
 
@@ -267,7 +279,7 @@ class Run:
 
     def train_or_load(
         self,
-        make_task: Callable[[], ClassifyTask],
+        make_task: Callable[[], ImageTask],
         spec: NetworkSpec,
         plan: Plan,
         folder: Path,
@@ -320,12 +332,15 @@ class Run:
         return SampleLogits(rows=rows, logits=logits)
 
     def evaluated_rows(self, target: Target, sources: Sequence[str] = ()) -> npt.NDArray[np.int64]:
-        """Return the rows of validation and test images with a label of `target`. sources: to include; empty for all."""
+        """Return the rows of validation and test images with a label, or a known finding, of `target`.
+
+        sources: to include; empty for all.
+        """
         rows = [
             i
             for i, s in enumerate(self.samples)
             if s.side in ("validation", "test")
-            and target.label_index(s.record.label) >= 0
+            and target.is_evaluated(s.record)
             and (not sources or s.record.source in sources)
         ]
         return np.array(rows)

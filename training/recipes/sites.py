@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner
+from cxr_edge.specs.combination import Combination
 from training.config import plan
 from training.data.dataset import Sample
+from training.data.finding_counts import truth_of
 from training.data.splits import SHARES, Side
 from training.data.targets import Target
+from training.ensembles import multi_label
 from training.ensembles.fit import fit
 from training.loop.plan import Plan
 from training.recipes.config import RunConfig, StagedMember, parse_segmenter, parse_staged_members
@@ -29,7 +32,7 @@ from training.recipes.staged import train_stages
 from training.tasks.classify import Balance
 from training.toml_tables import check_keys, construct, parse_table, read_toml, require_table
 
-__all__ = ["SitePredictions", "SitesConfig", "SitesRun", "Variant", "load_sites"]
+__all__ = ["SitePredictions", "SitesConfig", "SitesRun", "Variant", "load_sites", "parse_sites", "stacked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Variant:
 class SitesConfig(RunConfig):
     """Configuration of the loop."""
 
+    takes_findings: ClassVar[bool] = True
     folds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> sources that are left out together
     members: Mapping[str, StagedMember] = field(default_factory=dict)  # by name
     variants: Mapping[str, Variant] = field(default_factory=dict)  # by name; the others are compared with the first
@@ -60,8 +64,6 @@ class SitesConfig(RunConfig):
         super().__post_init__()
         if not self.folds or not self.variants:
             raise InputError("give at least one fold ([folds] NAME = [sources]) and one variant ([variants.NAME])")
-        if self.guard is None:
-            raise InputError("the loop compares how a guarded label fares on unseen sites: name it (guard)")
         if self.found is not None and not 0 < self.found <= 1:
             raise InputError(
                 f"found is a share above 0, at most 1, such as 0.85; got {self.found}: change it, or leave it out"
@@ -123,16 +125,24 @@ class SitesConfig(RunConfig):
 
 
 def load_sites(file: Path) -> SitesConfig:
-    """Load a TOML file. Raises InputError for a missing file, unknown keys and invalid values."""
-    values = read_toml(file)
+    """Load a TOML file. Raises InputError for a missing file, unknown keys, invalid values, and without a guarded label."""
+    config = parse_sites(read_toml(file), str(file))
+    if config.guard is None:
+        raise InputError(f"{file}: the loop compares how a guarded label fares on unseen sites: name it (guard)")
+    return config
+
+
+def parse_sites(table: Mapping[str, Any], where: str) -> SitesConfig:
+    """Return the configuration of a table. where: file and table, for messages. Raises InputError as `load_sites`."""
+    values = dict(table)
     base = Plan(epochs=6, keep="last", threads=values.get("threads", 2), seed=values.get("seed", 1))
-    parse_segmenter(values, base, file)
-    base = plan(values.pop("train", {}), base, f"{file}: train")
-    values["members"] = parse_staged_members(values.get("members", {}), base, f"{file}: members")
+    parse_segmenter(values, base, where)
+    base = plan(values.pop("train", {}), base, f"{where}: train")
+    values["members"] = parse_staged_members(values.get("members", {}), base, f"{where}: members")
     variants = values.get("variants", {})
-    require_table(variants, f"{file}: variants")
-    values["variants"] = {k: parse_table(Variant, v, f"{file}: variants.{k}") for k, v in variants.items()}
-    return parse_table(SitesConfig, values, str(file))
+    require_table(variants, f"{where}: variants")
+    values["variants"] = {k: parse_table(Variant, v, f"{where}: variants.{k}") for k, v in variants.items()}
+    return parse_table(SitesConfig, values, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,13 +206,19 @@ class SitesRun(Run):
     def predict_fold(self, variant: str, fold: str) -> SitePredictions:
         """Return a variant's probabilities in a fold, combined and calibrated on its validation patients as a bundle's are."""
         parts = self.train(variant, fold)
-        logits, rows = _stacked(parts), parts[0].rows
+        logits, rows = stacked(parts), parts[0].rows
         left_out = np.array([self.samples[i].record.source in self.config.folds[fold] for i in rows], dtype=bool)
-        true = self.truth(rows, self.config.of_variant(variant).target)
-        fitted = ~left_out & (true >= 0)
-        combination = fit("average", logits[fitted], true[fitted], seed=self.config.seed)
+        combination = self.combination(logits[~left_out], rows[~left_out], self.config.of_variant(variant).target)
         probabilities, _ = Combiner(combination, labels=logits.shape[2]).run(logits)
         return SitePredictions(rows=rows, left_out=left_out, probabilities=probabilities.astype(np.float64))
+
+    def combination(self, logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], target: Target) -> Combination:
+        """Return the average of the networks, calibrated on validation patients' images. logits: (N, networks, K)."""
+        if target.multi_label:
+            truth = truth_of([self.samples[i].record for i in rows], target.labels)
+            return multi_label.fit("average", logits, truth, seed=self.config.seed)
+        true = self.truth(rows, target)
+        return fit("average", logits[true >= 0], true[true >= 0], seed=self.config.seed)
 
     def _with(self, config: SitesConfig) -> SitesRun:
         """Return this run with another configuration; samples and canvases are shared."""
@@ -218,6 +234,7 @@ class SitesRun(Run):
             "labels": list(c.labels),
             "partial": {k: list(v) for k, v in c.partial.items()},
             "renamed": dict(c.renamed),
+            **({"multi_label": True} if c.multi_label else {}),
             "epoch_images": c.epoch_images,
         }
 
@@ -226,7 +243,7 @@ class SitesRun(Run):
         return {name: asdict(self.config.member_of(name)) for name, v in self.config.variants.items() if not v.average}
 
 
-def _stacked(parts: Sequence[SampleLogits]) -> npt.NDArray[np.float32]:
+def stacked(parts: Sequence[SampleLogits]) -> npt.NDArray[np.float32]:
     """Return logits (N, networks, K). Raises InputError for networks with other images or labels."""
     first = parts[0]
     if any(not np.array_equal(p.rows, first.rows) or p.logits.shape != first.logits.shape for p in parts):

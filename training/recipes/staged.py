@@ -23,7 +23,7 @@ from training.pruning.prune import check_prunable
 from training.recipes.config import StagedMember
 from training.recipes.r20.tasks import modality
 from training.recipes.run import Run, selected_step
-from training.tasks.classify import ClassifyTask
+from training.tasks.images import ImageTask
 
 __all__ = ["train_stages"]
 
@@ -54,10 +54,10 @@ def train_stages(
         torch.manual_seed(member.train.seed)
         return transfer_trunk(load_network(folder / _MODALITY)[0], spec)
 
-    def modality_task(plan: Plan) -> ClassifyTask:
+    def modality_task(plan: Plan) -> ImageTask:
         return run.task(run.init_network(before, member.imagenet, plan.seed), modality(), plan, sources, samples)
 
-    def task() -> ClassifyTask:
+    def task() -> ImageTask:
         return run.task(start(), target, member.train, sources, samples)
 
     weights = {"imagenet": member.imagenet, "weights_of": None}

@@ -33,6 +33,15 @@ def test_a_table_is_reloaded_and_rejects_other_data(tmp_path: Path) -> None:
         prepare(data, tmp_path / "run", SplitSettings(seed=1), threads=1)
 
 
+def test_pictures_that_were_compared_already_are_not_read_again(data: Path, tmp_path: Path) -> None:
+    keys = sorted(s.record.key for s in prepare(data, tmp_path / "read", SplitSettings(seed=1), threads=1))
+    same = [(keys[0], keys[-1]), (keys[0], "left out before")]
+    found = {s.record.key: s for s in prepare(data, tmp_path / "given", SplitSettings(seed=1), threads=1, same=same)}
+    assert found[keys[0]].group == found[keys[-1]].group
+    assert found[keys[0]].record.patient != found[keys[-1]].record.patient
+    assert json.loads((tmp_path / "given" / "leakage.json").read_text())["same_image_pairs"] == 1
+
+
 def test_written_files(data: Path, tmp_path: Path) -> None:
     samples = prepare(data, tmp_path, SplitSettings(seed=1), threads=1)
     with (tmp_path / "table.csv").open(newline="") as file:

@@ -13,6 +13,7 @@ import pytest
 
 from training import seeds
 from training.bundles import model_card
+from training.bundles.card_words import CardWords
 from training.evaluation.pages import results_as_markdown
 from training.evaluation.results import Evaluation
 from training.json_records import as_json, read_json
@@ -92,6 +93,6 @@ def test_other_content_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_the_model_card_has_the_limits_of_the_collections_that_were_used() -> None:
     found = read_json(Evaluation, RESULTS / "starter.json")
-    assert "children of one hospital" in model_card._limits(found)
+    assert "children of one hospital" in model_card._limits(found, None, CardWords())
     others = tuple(row for row in found.sources if row.source != "kcx")
-    assert "children of one hospital" not in model_card._limits(replace(found, sources=others))
+    assert "children of one hospital" not in model_card._limits(replace(found, sources=others), None, CardWords())

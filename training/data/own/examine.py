@@ -16,7 +16,7 @@ from training.data.duplicates import Fingerprint, fingerprint
 from training.data.faults import Fault, each, reason_of
 from training.data.own.records import OwnRecord
 
-__all__ = ["Examined", "examine", "size_class"]
+__all__ = ["Examination", "Examined", "examine", "size_class"]
 
 _SIZES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
@@ -32,7 +32,10 @@ class Examined:
     bits: int
 
 
-def examine(records: Sequence[OwnRecord], threads: int) -> tuple[list[Examined | None], list[Fault]]:
+Examination = tuple[list[Examined | None], list[Fault]]  # a result for each record, None where there is a fault
+
+
+def examine(records: Sequence[OwnRecord], threads: int) -> Examination:
     """Decode every image with `threads` threads. Returns a result for each, None where there is a fault, and the faults."""
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(partial(each, make=_examine, where=_path), ([r] for r in records))

@@ -17,7 +17,7 @@ from training.data.demographics import is_adult
 from training.data.duplicates import same_image_pairs
 from training.data.faults import Fault
 from training.data.findings import FRONTAL_VIEWS, projection
-from training.data.own.examine import Examined, examine, size_class
+from training.data.own.examine import Examination, Examined, examine, size_class
 from training.data.own.intervals import exact_interval
 from training.data.own.records import OwnData, OwnRecord
 
@@ -112,9 +112,16 @@ class DataReport:
         return not any(p.severity in ("leak", "unusable") for p in self.problems)
 
 
-def check(data: OwnData, *, threads: int = 2, pixels: bool = True) -> DataReport:
-    """Examine own data. pixels: False reads no image, so finds no duplicate, unreadable file, size or format."""
-    examined, unreadable = examine(data.records, threads) if pixels else ([None] * len(data.records), [])
+def check(
+    data: OwnData, *, threads: int = 2, pixels: bool = True, examination: Examination | None = None
+) -> DataReport:
+    """Examine own data.
+
+    pixels: False reads no image, so finds no duplicate, unreadable file, size or format.
+    examination: results of `examine` on all records, if there are some already.
+    """
+    examination = examine(data.records, threads) if pixels and examination is None else examination
+    examined, unreadable = ([None] * len(data.records), []) if examination is None else examination
     faults = [*data.faults, *unreadable]
     same = _same_pictures(data.records, examined)
     associations = _associations(data, examined)
@@ -278,7 +285,7 @@ def _unusable(faults: Sequence[Fault]) -> Problem | None:
     return Problem(
         severity="unusable",
         title=f"{len(faults)} files or rows cannot be used",
-        advice="Mend or delete them; a training refuses to start as long as there are some",
+        advice="Mend or delete them: `cxr-edge train` leaves them out, and the recipes refuse to start",
         examples=_examples(faults),
     )
 

@@ -24,7 +24,7 @@ from training.recipes.flannel.run import PLAN, FlannelRun, FoldRun
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import check_same_split
 from training.shared_files import atomic_write, exclusive_lock
-from training.tasks.classify import ClassifyTask
+from training.tasks.images import ImageTask
 from training.tasks.predict import predict_logits
 
 __all__ = ["AUGMENTED", "STAGES"]
@@ -71,7 +71,7 @@ def _train_network(fold: FoldRun, name: str) -> None:
     run, c = fold.run, fold.run.config
     plan, spec = fold.plan(name, c.learn), c.network(name)
 
-    def task() -> ClassifyTask:
+    def task() -> ImageTask:
         start = run.init_network(spec, c.networks[name].imagenet, plan.seed)
         return run.task(start, c.target, plan, run.sources, fold.samples)
 

@@ -14,6 +14,7 @@ from tests.builders.own_data import write_folder, write_table
 from training.data.collections import OWN, read_collections
 from training.data.dataset import load, prepare
 from training.data.leakage import SplitSettings
+from training.data.own.collection import single_label_records
 from training.data.own.identities import SALT, run_salt
 from training.data.own.source import read_source
 from training.data.own.store import FOLDER, save
@@ -87,9 +88,9 @@ def test_own_data_that_is_no_single_label_task_is_refused(source: Path, tmp_path
     with pytest.raises(InputError, match=r"holds no images\.csv: .*training\.check_data SOURCE --out"):
         read_collections(tmp_path / "run", collections=(OWN,))
     rows = [{"path": "a.png", "N": "1", "M": "1"}, {"path": "b.png", "N": "0", "M": "0"}]
-    save(read_source(write_table(source.parent / "m.csv", rows)), tmp_path / "run" / FOLDER)
+    several = read_source(write_table(source.parent / "m.csv", rows))
     with pytest.raises(InputError, match=r"2 images, such as a\.png, have 2 findings, and a task of one label"):
-        read_collections(tmp_path / "run", collections=(OWN,))
+        single_label_records(several)
     save(read_source(write_table(source.parent / "n.csv", [{"path": "a.png", "label": ""}])), tmp_path / "run" / FOLDER)
     with pytest.raises(InputError, match="has a label"):
         read_collections(tmp_path / "run", collections=(OWN,))

@@ -1,0 +1,27 @@
+"""Words of a model card on its data, besides the figures: of the published collections, or of a user's own images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CardWords"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardWords:
+    """Sentences of a model card; the defaults are those of the published collections."""
+
+    own_source: str = "a collection of your own"  # description of a source that is no published collection
+    licences: str = (
+        "Licences of the collections are mixed: some non-commercial, some unstated. No image of theirs is in this bundle; "
+        "its known-answer images are synthetic."
+    )
+    labels: str = "Label and source are correlated in these collections"  # before the sources of each label
+    stated_by: str = "the collections"  # view, age and sex
+    source: str = "collection"  # what a classifier of the source predicts
+    how_much: str | None = (
+        None  # what shows how much lower figures are elsewhere; None: the loop's results, if there are any
+    )
+    fairness: str = "Fairness across sex, age or origin was not measured: the collections hardly record them."
+    first: tuple[str, ...] = ()  # sections before the results on test patients, with their titles
+    limits: tuple[str, ...] = ()  # sentences
