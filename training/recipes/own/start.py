@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,8 @@ __all__ = ["Started", "start_or_resume"]
 
 _PLAN = "plan.json"
 _LEAST_MASKS = 40  # training images with a lung mask, to train a segmenter
+_SHARE = 0.25  # of the budget that a segmenter may take
+_NO_TIME = "a segmenter trained on the lung masks would take {:.0f} of {:.0f} minutes: the packaged one is taken (or give --time)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,9 @@ def _start(request: Request, out: Path, threads: int, repeated: Settings | None)
     work, machine = _work(records, first), _machine(first, records, threads)
     spent = understood.seconds / 60
     budget = request.minutes or preset.minutes
+    if repeated is None and (minutes := time_plan(first, work, machine, budget).of("segmenter")) > _SHARE * budget:
+        print_message(f"note: {_NO_TIME.format(minutes, budget)}")
+        make, machine = partial(make, own_segmenter=False), replace(machine, segmenter=0.0)
     tables = first if repeated is not None else fit_epochs(make, work, machine, budget - spent)
     plan = time_plan(tables, work, machine, budget)
     print_results("\n".join(["", *plan_lines(plan, datetime.now(), spent_minutes=spent), ""]))
@@ -95,7 +100,15 @@ def _start(request: Request, out: Path, threads: int, repeated: Settings | None)
     return Started(settings=settings, understood=understood, plan=plan)
 
 
-def _tables(request: Request, name: str, labels: tuple[str, ...], records: list[Record], epochs: Epochs) -> Tables:
+def _tables(
+    request: Request,
+    name: str,
+    labels: tuple[str, ...],
+    records: list[Record],
+    epochs: Epochs,
+    *,
+    own_segmenter: bool = True,
+) -> Tables:
     preset, masks = PRESETS[request.preset], _masks(records)
     return make_tables(
         preset,
@@ -106,7 +119,9 @@ def _tables(request: Request, name: str, labels: tuple[str, ...], records: list[
         guard=request.guard,
         seed=request.seed,
         epoch_images=min(preset.epoch_images, max(256, round(SHARES["train"] * len(records)))),
-        segmenter_epochs=segmenter_epochs(masks) if preset.own_segmenter and masks >= _LEAST_MASKS else 0,
+        segmenter_epochs=segmenter_epochs(masks)
+        if own_segmenter and preset.own_segmenter and masks >= _LEAST_MASKS
+        else 0,
         by_view=all(projection(r.view) in FRONTAL_VIEWS for r in records),
     )
 
