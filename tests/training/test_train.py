@@ -31,13 +31,17 @@ def test_too_few_patients_are_refused_after_what_was_understood(
     assert not (tmp_path / "run" / "config.toml").exists()
 
 
-def test_several_findings_in_an_image_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finding_of_too_few_patients_is_refused_with_the_option_that_leaves_it_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [f"{i}.png" for i in range(24)]
     write_folder(tmp_path / "images", names)
     rows = [{"file": f"images/{n}", "nodule": i % 2, "effusion": i % 3 == 0} for i, n in enumerate(names)]
     table = write_table(tmp_path / "t.csv", rows)
     assert main([str(table), "--out", str(tmp_path / "run"), "--threads", "1"]) == 2
-    assert "images with several findings or none" in capsys.readouterr().err
+    assert (
+        "present in 8, absent in 16): add images, or leave them out with --ignore effusion" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,14 @@ from training.data.own.records import Findings, OwnData, OwnRecord
 from training.data.own.store import FILE, load
 from training.data.records import CollectedRecords, Record, Selection
 
-__all__ = ["multi_label_records", "read_own", "record_of", "single_label_records"]
+__all__ = [
+    "finding_names",
+    "multi_label_records",
+    "read_own",
+    "record_of",
+    "records_of",
+    "single_label_records",
+]
 
 _SOURCE = "own"
 
@@ -58,7 +65,7 @@ def multi_label_records(data: OwnData) -> CollectedRecords:
 
     Raises InputError without findings, and for a name that a multi-label bundle cannot have.
     """
-    names = tuple(name for name in data.findings if name.lower() not in NO_FINDING_WORDS)
+    names = finding_names(data)
     if not names:
         raise InputError(f"{data.source} has no finding besides {', '.join(data.findings)}: name a column of one")
     if wrong := [name for name in names if "+" in name]:
@@ -67,6 +74,16 @@ def multi_label_records(data: OwnData) -> CollectedRecords:
         )
     stated = ((r, _stated(r.findings, names)) for r in data.labelled())
     return _collected(data, [multi_label_record(r, f) for r, f in stated if any(v is not None for v in f.values())])
+
+
+def finding_names(data: OwnData) -> tuple[str, ...]:
+    """Return the findings of multi-label data, in their order, without a column such as `No Finding`."""
+    return tuple(name for name in data.findings if name.lower() not in NO_FINDING_WORDS)
+
+
+def records_of(data: OwnData) -> list[Record]:
+    """Return the records of data of either kind. Raises InputError as `single_label_records` or `multi_label_records`."""
+    return (single_label_records(data) if data.exclusive else multi_label_records(data)).records
 
 
 def _stated(findings: Findings, names: Sequence[str]) -> Findings:

@@ -20,15 +20,16 @@ from cxr_edge.cli.output import print_message, print_results
 from cxr_edge.errors import InputError
 from cxr_edge.specs.combination import Combination
 from training.data.dataset import prepare
-from training.data.own.collection import record_of
+from training.data.own.collection import records_of
 from training.ensembles.fit import fit
+from training.evaluation.finding_results import FindingsEvaluation
 from training.evaluation.results import Evaluation
 from training.json_records import read_json, write_json
 from training.recipes.members import StarterRun, assemble_members, export_members
 from training.recipes.own.folds import choose_folds
 from training.recipes.own.jobs import Job, run_jobs
 from training.recipes.own.left_out import LeftOutSites, as_terminal_lines, left_out_sites
-from training.recipes.own.pages import RunFacts, card_words, page
+from training.recipes.own.pages import RunFacts, card_words, ensemble_auc, page
 from training.recipes.own.presets import PRESETS
 from training.recipes.own.request import Request
 from training.recipes.own.run import OwnRun, Settings
@@ -107,7 +108,7 @@ def _train_networks(run: OwnRun, started: Started) -> LeftOutSites | None:
 
 
 def _facts(run: OwnRun, started: Started, sites: LeftOutSites | None) -> RunFacts:
-    records = [record_of(r) for r in started.understood.data.records]
+    records = records_of(started.understood.data)
     preset = PRESETS[started.settings.request.preset]
     folds = choose_folds(records, run.first.config.labels, most=preset.sites)
     members = run.first.config.members
@@ -121,13 +122,15 @@ def _facts(run: OwnRun, started: Started, sites: LeftOutSites | None) -> RunFact
     )
 
 
-def _bundle(run: OwnRun, facts: RunFacts, candidate: str) -> Evaluation:
+def _bundle(run: OwnRun, facts: RunFacts, candidate: str) -> Evaluation | FindingsEvaluation:
     """Write the bundle, unless it is finished. Returns its results."""
     if not ((run.out / _RESULTS).exists() and (run.out / "bundle").exists()):
         print_message("stage: bundle")
         members = run.members(candidate)
         export_members(members)
         assemble_members(members, _provenance(run, facts), card_words(facts), _combination(members))
+    if run.first.config.multi_label:
+        return read_json(FindingsEvaluation, run.out / _RESULTS)
     return read_json(Evaluation, run.out / _RESULTS)
 
 
@@ -136,6 +139,8 @@ def _combination(run: StarterRun) -> Combination | None:
 
     Stacking looked best out of fold on 79 images (log loss 0.24) and was the worst on test patients (1.24, each member 0.5).
     """
+    if run.config.multi_label:
+        return None  # `multi_label.choose_combination` has its own least number
     parts = [SampleLogits.load(run.train_member(name) / PREDICTIONS) for name in run.config.members]
     rows = parts[0].rows
     true = run.truth(rows, run.config.target)
@@ -160,9 +165,9 @@ def _provenance(run: OwnRun, facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _ending(run: OwnRun, results: Evaluation, sites: LeftOutSites | None) -> list[str]:
+def _ending(run: OwnRun, results: Evaluation | FindingsEvaluation, sites: LeftOutSites | None) -> list[str]:
     """Return what was made and the next two commands."""
-    bundle, area = run.out / "bundle", results.models["ensemble"].macro_auc
+    bundle, area = run.out / "bundle", ensemble_auc(results)
     worst = (
         "no site could be left out"
         if sites is None

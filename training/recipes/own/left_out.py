@@ -17,6 +17,7 @@ from training.ensembles.fit import choose_decision, fit
 from training.evaluation.metrics import Bootstrap, Figure, auc_figure, interval, proportion
 from training.json_records import ROUNDED, as_stored
 from training.markdown import table
+from training.recipes.finding_sites import left_out_findings
 from training.recipes.own.usable import is_normal
 from training.recipes.sites import SitesConfig, SitesRun
 
@@ -83,6 +84,28 @@ def _or_zero(value: float) -> float:
 
 
 def _candidate(run: SitesRun, name: str) -> Candidate:
+    return _finding_candidate(run, name) if run.config.multi_label else _label_candidate(run, name)
+
+
+def _finding_candidate(run: SitesRun, name: str) -> Candidate:
+    """Return a candidate's figures of findings; those too few to count at a site are shown, and not in worst and mean."""
+    found = left_out_findings(run, name)
+    rows = tuple(
+        SiteRow(
+            site=run.config.folds[row.site][0],
+            label=row.label,
+            images=row.images,
+            others=row.others,
+            auroc=row.auroc,
+            sensitivity=row.sensitivity,
+            specificity=row.specificity,
+        )
+        for row in found.rows
+    )
+    return Candidate(about=run.config.variants[name].about, rows=rows, worst=found.worst, mean=found.mean)
+
+
+def _label_candidate(run: SitesRun, name: str) -> Candidate:
     draws, rows = Bootstrap.of(run.config), []
     areas: dict[str, list[float]] = {}
     for fold, (site,) in run.config.folds.items():

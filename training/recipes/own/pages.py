@@ -6,14 +6,23 @@ from dataclasses import dataclass
 
 from cxr_edge.names import printable
 from training.bundles.card_words import CardWords
-from training.evaluation.metrics import interval
+from training.evaluation.finding_pages import (
+    UNKNOWN,
+    counts_table,
+    findings_models_table,
+    findings_table,
+    groups_sections,
+    shortcut_sentences,
+)
+from training.evaluation.finding_results import FindingsEvaluation
+from training.evaluation.metrics import Figure, interval
 from training.evaluation.pages import gaps_section, labels_table, lungs_table, models_table, safety_section
 from training.evaluation.results import Evaluation
 from training.markdown import table
 from training.recipes.own.left_out import LeftOutSites, sites_table
 from training.recipes.own.understand import Understood
 
-__all__ = ["RunFacts", "card_words", "page"]
+__all__ = ["RunFacts", "card_words", "ensemble_auc", "page"]
 
 _SITES = "Sites that trained nothing"
 
@@ -80,9 +89,9 @@ def _counted(counts: dict[str, int]) -> list[str]:
     return [f"{n} images ({kind})" for kind, n in counts.items()]
 
 
-def page(results: Evaluation, facts: RunFacts) -> str:
+def page(results: Evaluation | FindingsEvaluation, facts: RunFacts) -> str:
     """Return index.md."""
-    ensemble = results.models["ensemble"]
+    findings = isinstance(results, FindingsEvaluation)
     test = results.sides["test"]
     parts = [
         f"# {results.bundle.name}: what the training gave",
@@ -94,27 +103,56 @@ def page(results: Evaluation, facts: RunFacts) -> str:
         f"{test.images} images of {test.patients} patients that trained nothing, of sites that did: a new site will be worse. "
         f"Run through the deployed path ({results.reference}); 95 % intervals, exact for shares, {results.resamples} bootstrap "
         "draws of patients for F1 and AUC.",
-        models_table(results),
-        labels_table(ensemble),
-        "Confusion matrix (rows: true label; columns: decision):",
-        table(["", *results.labels], ([a, *row] for a, row in zip(results.labels, ensemble.confusion, strict=True))),
-        *safety_section(results, "Specificity of {} by group:"),
-        *gaps_section(results, "the data"),
+        *(_of_findings(results) if isinstance(results, FindingsEvaluation) else _of_labels(results)),
         *(["Lung segmenter:", lungs_table(results)] if results.lungs else []),
         "## Where it looks",
-        *_where(results),
+        *(shortcut_sentences(results) if isinstance(results, FindingsEvaluation) else _where(results)),
+        _MAPS,
         "## Limits",
-        "\n".join(f"- {limit}" for limit in [*_limits(facts), *_GENERAL]),
+        "\n".join(f"- {limit}" for limit in [*_limits(facts), _ONLY[findings], _CALIBRATED]),
         "## Files",
         _FILES,
     ]
     return "\n\n".join(parts) + "\n"
 
 
-_GENERAL = (
-    "It predicts its labels only; any other finding gets one of them.",
-    "Probabilities are calibrated for images like those of the validation patients, not for another prevalence.",
+def ensemble_auc(results: Evaluation | FindingsEvaluation) -> Figure:
+    """Return the ensemble's AUC on test patients, mean over labels or findings."""
+    if isinstance(results, FindingsEvaluation):
+        return results.models["ensemble"].macro_auroc
+    return results.models["ensemble"].macro_auc
+
+
+def _of_labels(results: Evaluation) -> list[str]:
+    ensemble = results.models["ensemble"]
+    return [
+        models_table(results),
+        labels_table(ensemble),
+        "Confusion matrix (rows: true label; columns: decision):",
+        table(["", *results.labels], ([a, *row] for a, row in zip(results.labels, ensemble.confusion, strict=True))),
+        *safety_section(results, "Specificity of {} by group:"),
+        *gaps_section(results, "the data"),
+    ]
+
+
+def _of_findings(results: FindingsEvaluation) -> list[str]:
+    return [
+        UNKNOWN,
+        counts_table(results),
+        findings_models_table(results),
+        findings_table(results, results.models["ensemble"]),
+        *groups_sections(results),
+    ]
+
+
+_ONLY = {
+    False: "It predicts its labels only; any other finding gets one of them.",
+    True: "It looks for its findings only: that none is present does not say that the image is normal.",
+}
+_CALIBRATED = (
+    "Probabilities are calibrated for images like those of the validation patients, not for another prevalence."
 )
+_MAPS = "Maps of single images: `cxr-edge screen IMAGE --bundle bundle --html page.html`."
 
 _FILES = (
     "`bundle/` with its model card; `config.toml` repeats the run; `check-data.html` is the check of the data, with pictures of "
@@ -154,5 +192,4 @@ def _where(results: Evaluation) -> list[str]:
         parts.append(
             f"Share of the activation inside the lungs: {shares}; the lungs are {interval(shortcuts.lung_area)}."
         )
-    parts.append("Maps of single images: `cxr-edge screen IMAGE --bundle bundle --html page.html`.")
     return parts

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cxr_edge.records import NO_FINDING
 from training.data.canvases import MARGIN, Canvases
 from training.data.dataset import Sample, pixels
 from training.data.records import Record
@@ -26,7 +27,9 @@ from training.loop.plan import Plan
 from training.models import NetworkSpec, build
 from training.parallel import computes_bfloat16, world
 from training.recipes.config import Config
-from training.tasks.classify import ClassifyTask, MemberData, Sampling
+from training.tasks.classify import ClassifyTask
+from training.tasks.findings import FindingsTask
+from training.tasks.images import ImageTask, MemberData, Sampling
 from training.tasks.segment import FrameWithMask, SegmentTask
 
 __all__ = ["Speed", "decoding_s", "measure", "measure_segmenter"]
@@ -74,7 +77,7 @@ def measure_segmenter(config: Config, *, threads: int) -> Speed:
     return _speed_of(task, plan, threads)
 
 
-def _speed_of(task: ClassifyTask | SegmentTask, plan: Plan, threads: int) -> Speed:
+def _speed_of(task: ImageTask | SegmentTask, plan: Plan, threads: int) -> Speed:
     torch.set_num_threads(threads)
     device = world().device
     network = task.model.to(device).to(memory_format=torch.channels_last)
@@ -106,16 +109,17 @@ def _seconds(run: Callable[[], None]) -> float:
     return (time.perf_counter() - begin) / _STEPS
 
 
-def _task(config: Config, member: str) -> ClassifyTask:
+def _task(config: Config, member: str) -> ImageTask:
     """Return the task of a member on drawn canvases."""
     plan, labels = config.members[member].train, config.labels
+    kinds = (*labels, NO_FINDING) if config.multi_label else labels
     samples = [
         Sample(
-            record=_record(i, labels[i % len(labels)]),
+            record=_record(i, kinds[i % len(kinds)], config),
             group=str(i),
-            side="train" if i >= 2 * len(labels) else "validation",
+            side="train" if i >= 2 * len(kinds) else "validation",
         )
-        for i in range(max(_DRAWN, 4 * len(labels)))
+        for i in range(max(_DRAWN, 4 * len(kinds)))
     ]
     data = MemberData(
         samples=samples,
@@ -125,12 +129,23 @@ def _task(config: Config, member: str) -> ClassifyTask:
     )
     sampling = Sampling(batch=plan.batch, seed=1, augmentation=config.augmentation)
     network = build(config.members[member].network(len(labels), config.member_spec.channels))
+    if config.multi_label:
+        return FindingsTask(network, data, sampling, kind=plan.loss or "bce", smoothing=config.label_smoothing)
     return ClassifyTask(network, data, sampling, smoothing=config.label_smoothing)
 
 
-def _record(i: int, label: str) -> Record:
+def _record(i: int, label: str, config: Config) -> Record:
+    findings = {name: name == label for name in config.labels} if config.multi_label else None
     return Record(
-        path=Path("drawn"), key=str(i), patient=str(i), label=label, source="drawn", view="", finding=label, adult=True
+        path=Path("drawn"),
+        key=str(i),
+        patient=str(i),
+        label=label,
+        source="drawn",
+        view="",
+        finding=label,
+        adult=True,
+        findings=findings,
     )
 
 

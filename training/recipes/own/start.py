@@ -16,7 +16,7 @@ from cxr_edge.cli.output import print_message, print_results
 from cxr_edge.errors import InputError
 from cxr_edge.version import __version__
 from training.data.findings import FRONTAL_VIEWS, projection
-from training.data.own.collection import record_of
+from training.data.own.collection import records_of
 from training.data.records import Record
 from training.data.splits import SHARES
 from training.json_records import read_json, write_json
@@ -76,10 +76,8 @@ def _start(request: Request, out: Path, threads: int, repeated: Settings | None)
     if foreign := [name for name in ("table.csv", "bundle", "canvases.npz") if (out / name).exists()]:
         raise InputError(f"{out} holds {', '.join(foreign)} of another run, without {CONFIG}: give another --out")
     understood = understand(request, out, threads=threads)
-    records = [record_of(r) for r in understood.data.records]
-    labels = labels_of(understood.data)
-    if request.guard and request.guard not in labels:
-        raise InputError(f"--guard {request.guard} is none of the labels {', '.join(labels)}: name one of these")
+    records, labels = records_of(understood.data), labels_of(understood.data)
+    _check_guard(request.guard, labels, multi_label=not understood.data.exclusive)
     preset = PRESETS[request.preset]
     if not has_imagenet():
         print_message(f"note: {FROM_SCRATCH}")
@@ -100,6 +98,16 @@ def _start(request: Request, out: Path, threads: int, repeated: Settings | None)
     return Started(settings=settings, understood=understood, plan=plan)
 
 
+def _check_guard(guard: str, labels: tuple[str, ...], *, multi_label: bool) -> None:
+    if guard and multi_label:
+        raise InputError(
+            f"--guard {guard} limits the false alarms of one label among labels that exclude each other, and these images have "
+            "several findings, each with a threshold of its own: leave --guard out"
+        )
+    if guard and guard not in labels:
+        raise InputError(f"--guard {guard} is none of the labels {', '.join(labels)}: name one of these")
+
+
 def _tables(
     request: Request,
     name: str,
@@ -116,6 +124,7 @@ def _tables(
         name=name,
         labels=labels,
         sites=choose_folds(records, labels, most=preset.sites).sites,
+        multi_label=records[0].findings is not None,
         guard=request.guard,
         seed=request.seed,
         epoch_images=min(preset.epoch_images, max(256, round(SHARES["train"] * len(records)))),

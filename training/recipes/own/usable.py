@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from cxr_edge.errors import InputError
 from cxr_edge.names import printable
 from training.data.faults import Fault, each
 from training.data.masks import read_mask
-from training.data.own.collection import record_of
+from training.data.own.collection import finding_names, multi_label_records, record_of
 from training.data.own.records import OwnData, OwnRecord
 from training.data.own.report import SamePicture
 from training.shared_files import write_text
@@ -116,10 +117,8 @@ def require_trainable(found: Usable) -> None:
         why = "; ".join(f"{n} {kind}" for kind, n in found.counts.items()) or "the source names none"
         raise InputError(f"no image of {data.source} can be used ({why}): see check-data.html")
     if not data.exclusive:
-        raise InputError(
-            f"{data.source} has images with several findings or none, and this command trains labels of which each image has "
-            "one: name the column of the label (--label-column), or leave columns out (--ignore)"
-        )
+        _require_findings(data)
+        return
     patients = {name: len({r.unit for r in data.records if r.findings[name]}) for name in data.findings}
     present = [name for name, n in patients.items() if n]
     if len(present) < 2:
@@ -134,8 +133,25 @@ def require_trainable(found: Usable) -> None:
         )
 
 
+def _require_findings(data: OwnData) -> None:
+    """Raise InputError for a finding that is present, or absent, in too few patients; unknown counts as neither."""
+    records, few = multi_label_records(data).records, []
+    for name in finding_names(data):
+        present, absent = (len({r.patient for r in records if (r.findings or {})[name] is v}) for v in (True, False))
+        if min(present, absent) < LEAST_PATIENTS:
+            few.append((name, f"{name} (present in {present}, absent in {absent})"))
+    if few:
+        ignored = " ".join(shlex.quote(name) for name, _ in few)
+        raise InputError(
+            f"each finding needs {LEAST_PATIENTS} patients or more with it, and without it, to be trained, validated and tested; "
+            f"too few have {', '.join(text for _, text in few)}: add images, or leave them out with --ignore {ignored}"
+        )
+
+
 def labels_of(data: OwnData) -> tuple[str, ...]:
-    """Return the labels that images have, the one for normal images first."""
+    """Return the labels that images have, the one for normal images first; of multi-label data the findings."""
+    if not data.exclusive:
+        return finding_names(data)
     present = [name for name in data.findings if any(r.findings[name] for r in data.records)]
     return tuple(sorted(present, key=lambda name: not is_normal(name)))
 

@@ -62,7 +62,13 @@ def test_the_normal_label_is_the_first() -> None:
         (_data(("tb", 30)), "all images have the label tb: a classifier needs two labels"),
         (_data(("tb", 9), ("normal", 10)), "each label needs 10 patients or more .* too few have tb 9"),
         (_data(), "no image of /x can be used .the source names none"),
-        (replace(_data(("tb", 30), ("normal", 30)), exclusive=False), "images with several findings or none"),
+        (
+            replace(
+                _data(("tb", 30), ("nodule", 9), ("No Finding", 5), labels=("tb", "nodule", "No Finding")),
+                exclusive=False,
+            ),
+            r"too few have nodule .present in 9, absent in 35.: .* --ignore nodule",
+        ),
     ],
 )
 def test_what_cannot_be_trained(data: OwnData, message: str) -> None:
