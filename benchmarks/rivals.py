@@ -101,7 +101,7 @@ class Result:
     auc: Figure | None
     sensitivity: Figure | None
     specificity: Figure | None
-    said: tuple[str, ...]  # lines of its log on copies or leaks
+    reported: tuple[str, ...]  # lines of its log on copies or leaks
     failed: str = ""  # reason
 
 
@@ -113,14 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         inside, outside = [r for r in rows if r.site != args.left_out], [r for r in rows if r.site == args.left_out]
         _check(inside, outside, args)
         inside, planted = plant(inside, outside, args.planted, args.out / "planted")
-        judged = [r for r in outside if r.path not in planted]
-        results = [_run(trainer, inside, judged, args) for trainer in TRAINERS if trainer.name in args.only]
+        measured = [r for r in outside if r.path not in planted]
+        results = [_run(trainer, inside, measured, args) for trainer in TRAINERS if trainer.name in args.only]
     except InputError as error:
         print(f"rivals: {error}", file=sys.stderr)
         return 2
     facts = {
         "left_out": args.left_out, "positive": args.positive, "minutes": args.minutes, "threads": os.cpu_count(),
-        "training_images": len(inside), "planted": len(planted), "judged_images": len(judged),
+        "training_images": len(inside), "planted": len(planted), "measured_images": len(measured),
     }  # fmt: skip
     write_json(args.out / "rivals.json", {"settings": facts, "results": [asdict(r) for r in results]})
     page = as_markdown(results, facts)
@@ -173,25 +173,25 @@ def _check(inside: Sequence[Row], outside: Sequence[Row], args: argparse.Namespa
             )
 
 
-def _run(trainer: Trainer, inside: Sequence[Row], judged: Sequence[Row], args: argparse.Namespace) -> Result:
+def _run(trainer: Trainer, inside: Sequence[Row], measured: Sequence[Row], args: argparse.Namespace) -> Result:
     folder = args.out / trainer.name
     folder.mkdir(parents=True, exist_ok=True)
     log, start = folder / "log.txt", time.monotonic()
     print(f"{trainer.name}: {args.minutes:g} minutes, log in {log}", file=sys.stderr, flush=True)
     with log.open("w", encoding="utf-8") as output:
         if trainer.script is None:
-            failed = _ours(folder, inside, judged, args, output)
+            failed = _ours(folder, inside, measured, args, output)
         else:
-            failed = _rival(trainer.script, folder, inside, judged, args, dict(args.python).get(trainer.name), output)
+            failed = _rival(trainer.script, folder, inside, measured, args, dict(args.python).get(trainer.name), output)
     seconds = time.monotonic() - start
     none: dict[str, Figure | None] = dict.fromkeys(("auc", "sensitivity", "specificity"))
-    found = none if failed else figures(folder / "predictions.csv", judged, args.positive)
+    found = none if failed else figures(folder / "predictions.csv", measured, args.positive)
     return Result(
-        name=trainer.name, steps=trainer.steps, seconds=seconds, said=_said(log), failed=failed, **found
+        name=trainer.name, steps=trainer.steps, seconds=seconds, reported=_reported(log), failed=failed, **found
     )  # fmt: skip
 
 
-def _ours(folder: Path, inside: Sequence[Row], judged: Sequence[Row], args: argparse.Namespace, output: Any) -> str:
+def _ours(folder: Path, inside: Sequence[Row], measured: Sequence[Row], args: argparse.Namespace, output: Any) -> str:
     """Train, build and screen with this project's commands. Returns the reason for a failure, or nothing."""
     source = folder / "table.csv"
     with source.open("w", newline="", encoding="utf-8") as file:
@@ -201,7 +201,7 @@ def _ours(folder: Path, inside: Sequence[Row], judged: Sequence[Row], args: argp
     command = [sys.executable, "-m", "cxr_edge.cli"]
     bundle, engines, table = folder / "run" / "bundle", folder / "engines", folder / "screened.csv"
     images = folder / "images"
-    link_images(judged, images)
+    link_images(measured, images)
     commands = (
         [*command, "train", str(source), "--out", str(folder / "run"), "--time", f"{args.minutes:g}m"],
         [*command, "build-engine", str(bundle), "--engines", str(engines)],
@@ -212,7 +212,7 @@ def _ours(folder: Path, inside: Sequence[Row], judged: Sequence[Row], args: argp
         status = subprocess.run(line, stdout=target, stderr=output, check=False).returncode
         if status:
             return f"{line[3]} ended with status {status}"
-    predictions_of_screenings(table, judged, folder / "predictions.csv")
+    predictions_of_screenings(table, measured, folder / "predictions.csv")
     return ""
 
 
@@ -220,7 +220,7 @@ def _rival(
     script: str,
     folder: Path,
     inside: Sequence[Row],
-    judged: Sequence[Row],
+    measured: Sequence[Row],
     args: argparse.Namespace,
     python: str | None,
     output: Any,
@@ -233,7 +233,7 @@ def _rival(
         for name in ("train", "validation")
     }
     job = {
-        **sides, "predict": [r.path for r in judged], "labels": sorted({r.label for r in inside}), "minutes": args.minutes,
+        **sides, "predict": [r.path for r in measured], "labels": sorted({r.label for r in inside}), "minutes": args.minutes,
         "threads": os.cpu_count(), "side_px": 128, "folder": os.path.abspath(folder), "network": _LITE0,
         "weights": str(weights_file("package", spec)) if script == "timm_loop.py" else None,
         "predictions": os.path.abspath(folder / "predictions.csv"),
@@ -247,7 +247,7 @@ def _rival(
     return f"ended with status {status}: see its log" if status else ""
 
 
-def _said(log: Path) -> tuple[str, ...]:
+def _reported(log: Path) -> tuple[str, ...]:
     """Return the lines of a log that speak of copies or leaks."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return tuple(line.strip()[:200] for line in lines if any(word in line.lower() for word in _WORDS))[:5]
@@ -259,15 +259,15 @@ def as_markdown(results: Sequence[Result], facts: Mapping[str, Any]) -> str:
     rows = [
         (
             r.name, interval(r.auc), interval(r.sensitivity), interval(r.specificity), f"{r.seconds / 60:.1f}",
-            str(len(r.steps)), "; ".join(r.said) or "nothing", r.failed or "",
+            str(len(r.steps)), "; ".join(r.reported) or "nothing", r.failed or "",
         )
         for r in results
     ]  # fmt: skip
-    head = ("program", "AUC", "sensitivity", "specificity", "minutes", "steps", "said of the copies", "failed")
+    head = ("program", "AUC", "sensitivity", "specificity", "minutes", "steps", "reported of the copies", "failed")
     steps = "\n".join(f"- {r.name}: {'; '.join(r.steps)}" for r in results)
     return (
         f"# Trainers side by side\n\nMade by `python -m benchmarks.rivals`. {facts['training_images']} training images, of which "
-        f"{facts['planted']} are copies of images of {site}; figures on the other {facts['judged_images']} images of {site}, "
+        f"{facts['planted']} are copies of images of {site}; figures on the other {facts['measured_images']} images of {site}, "
         f"{facts['positive']} against the rest, 95 % intervals (AUC by patient). {facts['minutes']:g} minutes for each on "
         f"{facts['threads']} cores; a rival decides at 0.5, this project by its bundle.\n\n{table(head, rows)}\n\n"
         f"What a person does:\n\n{steps}\n"

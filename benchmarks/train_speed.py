@@ -4,7 +4,7 @@
 
 A run is one epoch with its validation, from a new network to its saved weights: the loop (`training.loop.fit`) with its
 augmentation, and the loops that timm's documentation shows, with a random crop and a flip. All read the same canvases, which
-lie in memory, in batches of the same size on as many threads, so that no decoding is measured.
+are in memory, in batches of the same size on as many threads, so that no decoding is measured.
 """
 
 from __future__ import annotations

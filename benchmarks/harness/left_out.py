@@ -76,7 +76,7 @@ def link_images(rows: Sequence[Row], folder: Path) -> None:
             link.symlink_to(row.path)
 
 
-def predictions_of_screenings(table: Path, judged: Sequence[Row], target: Path) -> None:
+def predictions_of_screenings(table: Path, measured: Sequence[Row], target: Path) -> None:
     """Write screenings as predictions: path, then the probability of each label."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -86,16 +86,16 @@ def predictions_of_screenings(table: Path, judged: Sequence[Row], target: Path) 
         writer.writerow(["path", *labels, "decision"])
         for row in rows:
             i = int(Path(row["source"]).stem)
-            writer.writerow([judged[i].path, *(row[f"p_{label}"] for label in labels), row["decision"]])
+            writer.writerow([measured[i].path, *(row[f"p_{label}"] for label in labels), row["decision"]])
 
 
-def figures(predictions: Path, judged: Sequence[Row], positive: str) -> dict[str, Figure]:
+def figures(predictions: Path, measured: Sequence[Row], positive: str) -> dict[str, Figure]:
     """Return AUC, sensitivity and specificity of a CSV of predictions: path, the probability of each label, and the decision if
     there is one; without, the label is decided from 0.5 on.
     """
     with predictions.open(newline="", encoding="utf-8") as file:
         found: Mapping[str, dict[str, str]] = {row["path"]: row for row in csv.DictReader(file)}
-    rows = [r for r in judged if r.path in found]
+    rows = [r for r in measured if r.path in found]
     true: npt.NDArray[np.bool_] = np.array([r.label == positive for r in rows])
     scores = np.array([float(found[r.path][positive]) for r in rows])
     decided = [found[r.path].get("decision") for r in rows]

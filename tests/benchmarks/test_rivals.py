@@ -47,19 +47,19 @@ def test_copies_are_cropped_and_have_patients_of_their_own(table: Path, tmp_path
 
 
 def test_figures_of_predictions(tmp_path: Path) -> None:
-    judged = [Row(path=f"/{i}.png", label=("a", "b")[i % 2], patient=f"p{i}", site="s") for i in range(8)]
+    measured = [Row(path=f"/{i}.png", label=("a", "b")[i % 2], patient=f"p{i}", site="s") for i in range(8)]
     lines = ["path,a,b"] + [f"/{i}.png,{1 - s},{s}" for i, s in enumerate([0.1, 0.9, 0.2, 0.8, 0.3, 0.4, 0.6, 0.7])]
     (tmp_path / "p.csv").write_text("\n".join(lines))
-    found = figures(tmp_path / "p.csv", judged, "b")
+    found = figures(tmp_path / "p.csv", measured, "b")
     assert found["auc"].value == pytest.approx(15 / 16)
     assert (found["sensitivity"].hits, found["sensitivity"].n) == (3, 4)
     assert (found["specificity"].hits, found["specificity"].n) == (3, 4)
 
 
 def test_screenings_become_predictions_with_decisions(tmp_path: Path) -> None:
-    judged = [Row(path=f"/{i}.png", label="a", patient=f"p{i}", site="s") for i in range(2)]
+    measured = [Row(path=f"/{i}.png", label="a", patient=f"p{i}", site="s") for i in range(2)]
     (tmp_path / "s.csv").write_text("source,decision,p_a,p_b\nx/00001.png,b,0.2,0.8\nx/00000.png,a,0.7,0.3\n")
-    predictions_of_screenings(tmp_path / "s.csv", judged, tmp_path / "p.csv")
+    predictions_of_screenings(tmp_path / "s.csv", measured, tmp_path / "p.csv")
     assert (tmp_path / "p.csv").read_text().splitlines() == [
         "path,a,b,decision",
         "/1.png,0.2,0.8,b",
