@@ -38,15 +38,15 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "bundles",
         "recipes",
         "starter evaluate seeds papers train",
-        "unseen reproduce",
+        "reproduce",
         "papers_smoke probe sites",
     ),
     "benchmarks": (
         "harness",
-        "sensors peers cold_probe",
+        "sensors peers trainers cold_probe",
         "combine",
         "gpu",
-        "preprocess end_to_end cold_start throughput latency scenarios idle sustained",
+        "preprocess end_to_end cold_start throughput latency scenarios idle sustained train_speed rivals",
         "__main__",
     ),
 }

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas
-from autogluon.multimodal import MultiModalPredictor
-
 
 def main() -> None:
     """Train and predict one job."""
+    import pandas
+    from autogluon.multimodal import MultiModalPredictor
+
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     rows = pandas.DataFrame([*job["train"], *job["validation"]], columns=["image", "label"])
     predictor = MultiModalPredictor(label="label", path=str(Path(job["folder"]) / "run"), problem_type="classification")

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ultralytics import YOLO
-
 
 def main() -> None:
     """Train and predict one job."""
+    from ultralytics import YOLO
+
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(job["folder"])
     data = folder / "data"
