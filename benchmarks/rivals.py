@@ -198,7 +198,7 @@ def _ours(folder: Path, inside: Sequence[Row], measured: Sequence[Row], args: ar
         writer = csv.writer(file)
         writer.writerow(["path", "label", "patient", "site"])
         writer.writerows([r.path, r.label, r.patient, r.site] for r in inside)
-    command = [sys.executable, "-m", "cxr_edge.cli"]
+    command = [sys.executable, "-c", "import sys; from cxr_edge.cli import main; sys.exit(main())"]
     bundle, engines, table = folder / "run" / "bundle", folder / "engines", folder / "screened.csv"
     images = folder / "images"
     link_images(measured, images)
