@@ -2,8 +2,8 @@
 
     python -m benchmarks.rivals TABLE --positive tuberculosis --left-out montgomery --minutes 10
 
-TABLE has the columns path, label, patient and site. Some images of the left-out site are planted among the training images under
-another patient's name, slightly cropped, as copies in public collections are; the figures are of the other images of that site.
+TABLE has the columns path, label, patient and site. Copies of some training images are planted among them under other patients'
+names, slightly cropped, as copies in public collections are; every second one has the wrong label.
 Every program runs in its own process, one after the other, with what its quick start tells a person to do; a rival that another
 environment holds is named by `--python NAME=PYTHON`. The log of each is searched for what it says of the planted copies.
 """
@@ -112,15 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = read_rows(args.table)
         inside, outside = [r for r in rows if r.site != args.left_out], [r for r in rows if r.site == args.left_out]
         _check(inside, outside, args)
-        inside, planted = plant(inside, outside, args.planted, args.out / "planted")
-        measured = [r for r in outside if r.path not in planted]
-        results = [_run(trainer, inside, measured, args) for trainer in TRAINERS if trainer.name in args.only]
+        inside = plant(inside, args.planted, args.out / "planted")
+        results = [_run(trainer, inside, outside, args) for trainer in TRAINERS if trainer.name in args.only]
     except InputError as error:
         print(f"rivals: {error}", file=sys.stderr)
         return 2
     facts = {
         "left_out": args.left_out, "positive": args.positive, "minutes": args.minutes, "threads": os.cpu_count(),
-        "training_images": len(inside), "planted": len(planted), "measured_images": len(measured),
+        "training_images": len(inside), "planted": args.planted, "measured_images": len(outside),
     }  # fmt: skip
     write_json(args.out / "rivals.json", {"settings": facts, "results": [asdict(r) for r in results]})
     page = as_markdown(results, facts)
@@ -140,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         type=at_least_one,
         default=10,
         metavar="N",
-        help="copies of left-out images among the others (%(default)s)",
+        help="copies of training images, cropped (%(default)s)",
     )
     names = [t.name for t in TRAINERS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="programs to run (all)")
@@ -267,9 +266,10 @@ def as_markdown(results: Sequence[Result], facts: Mapping[str, Any]) -> str:
     steps = "\n".join(f"- {r.name}: {'; '.join(r.steps)}" for r in results)
     return (
         f"# Trainers side by side\n\nMade by `python -m benchmarks.rivals`. {facts['training_images']} training images, of which "
-        f"{facts['planted']} are copies of images of {site}; figures on the other {facts['measured_images']} images of {site}, "
-        f"{facts['positive']} against the rest, 95 % intervals (AUC by patient). {facts['minutes']:g} minutes for each on "
-        f"{facts['threads']} cores; a rival decides at 0.5, this project by its bundle.\n\n{table(head, rows)}\n\n"
+        f"{facts['planted']} are cropped copies of others under other patients' names, every second with the wrong label. "
+        f"Figures on {facts['measured_images']} images of {site}, which nobody trained on: {facts['positive']} against the rest, "
+        f"95 % intervals (AUC by patient). {facts['minutes']:g} minutes for each on {facts['threads']} cores; a rival decides at "
+        f"0.5, this project by its bundle.\n\n{table(head, rows)}\n\n"
         f"What a person does:\n\n{steps}\n"
     )
 

@@ -1,4 +1,4 @@
-"""A table of images with one site left out: copies of its images planted among the others, predictions and figures on the rest.
+"""A table of images with one site left out: copies planted among the others, predictions and figures on that site.
 
 For `benchmarks.rivals`: rows in; folders and CSV files of predictions between; AUC, sensitivity and specificity out.
 """
@@ -50,21 +50,26 @@ def _row(record: OwnRecord) -> Row:
     )
 
 
-def plant(inside: Sequence[Row], outside: Sequence[Row], count: int, folder: Path) -> tuple[list[Row], set[str]]:
-    """Return the training rows with copies of left-out images among them, and the paths of the images that were copied."""
-    drawn = np.random.default_rng(0).permutation(len(outside))[:count]
+def plant(inside: Sequence[Row], count: int, folder: Path) -> list[Row]:
+    """Return the rows with copies of some of their images, slightly cropped, each of a patient of its own.
+
+    Every second copy has the other label. Raises InputError for an image that OpenCV does not read.
+    """
+    drawn = np.random.default_rng(0).permutation(len(inside))[:count]
     folder.mkdir(parents=True, exist_ok=True)
     copies: list[Row] = []
     for i in drawn:
-        row = outside[i]
+        row = inside[i]
         pixels = cv2.imread(row.path, cv2.IMREAD_GRAYSCALE)
         if pixels is None:
             raise InputError(f"{row.path} cannot be read: give images that OpenCV reads")
         dy, dx = (round(_CROP * side) for side in pixels.shape)
         file = folder / f"copy-{len(copies)}.png"
         cv2.imwrite(str(file), pixels[dy : pixels.shape[0] - dy, dx : pixels.shape[1] - dx])
-        copies.append(Row(path=os.path.abspath(file), label=row.label, patient=file.stem, site=inside[0].site))
-    return [*inside, *copies], {outside[i].path for i in drawn}
+        others = sorted({r.label for r in inside} - {row.label})
+        label = others[0] if len(copies) % 2 and others else row.label
+        copies.append(Row(path=os.path.abspath(file), label=label, patient=file.stem, site=row.site))
+    return [*inside, *copies]
 
 
 def link_images(rows: Sequence[Row], folder: Path) -> None:

@@ -36,14 +36,16 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_copies_are_cropped_and_have_patients_of_their_own(table: Path, tmp_path: Path) -> None:
     rows = read_rows(table)
-    inside, outside = [r for r in rows if r.site == "here"], [r for r in rows if r.site == "there"]
-    assert (len(inside), len(outside)) == (12, 12)
-    found, planted = plant(inside, outside, 3, tmp_path)
-    assert len(found) == 15
-    assert len(planted) == 3
-    copy = found[-1]
-    assert (copy.site, copy.patient) == ("here", "copy-2")
-    assert cv2.imread(copy.path, cv2.IMREAD_GRAYSCALE).shape == (SIDE_PX - 4, SIDE_PX - 4)
+    inside = [r for r in rows if r.site == "here"]
+    assert (len(rows), len(inside)) == (24, 12)
+    found = plant(inside, 4, tmp_path)
+    assert found[:12] == inside
+    copies = found[12:]
+    assert [c.patient for c in copies] == [f"copy-{k}" for k in range(4)]
+    assert {c.site for c in copies} == {"here"}
+    assert cv2.imread(copies[0].path, cv2.IMREAD_GRAYSCALE).shape == (SIDE_PX - 4, SIDE_PX - 4)
+    drawn = np.random.default_rng(0).permutation(12)[:4]
+    assert [c.label == inside[i].label for c, i in zip(copies, drawn, strict=True)] == [True, False, True, False]
 
 
 def test_figures_of_predictions(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_a_rival_trains_and_a_missing_one_has_its_reason(table: Path, tmp_path: 
     assert rivals.main([str(table), *options, "--only", "timm", "ultralytics", *python]) == 0
     report = json.loads((tmp_path / "rivals.json").read_text())
     timm, missing = report["results"]
-    assert timm["auc"]["n"] == 10
+    assert timm["auc"]["n"] == 12
     assert timm["failed"] == ""
     assert missing["auc"] is None
     assert "cannot be started" in missing["failed"]
