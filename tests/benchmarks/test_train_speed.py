@@ -12,6 +12,12 @@ from benchmarks.train_speed import OURS, PLAIN, TUNED, Epoch, main
 EPOCH = Epoch(network="test_resnet", images=16, side_px=32, batch=8, threads=1)
 
 
+@pytest.fixture(autouse=True)
+def _memory_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that this process keeps would hide the growth that later tests measure (tests/fuzz)."""
+    monkeypatch.setattr("training.loop.fit.keep_freed_memory", lambda: None)
+
+
 def test_each_loop_leaves_weights(tmp_path: Path) -> None:
     for name in ("ours", "plain", "tuned"):
         (tmp_path / name).mkdir()
