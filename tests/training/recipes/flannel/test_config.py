@@ -43,7 +43,7 @@ def test_the_run_on_two_cores_is_sane() -> None:
     assert config.unseen_sources == ("nih", "armiro", "tbx11k")
     assert list(config.networks) == [*config.learners, *config.baselines]
     assert (config.learn.keep, config.learn.weight_decay) == ("last", 0.0), "no epoch chosen on its fold's images"
-    assert config.network("covid-net").architecture == "narrow-covid-net"
+    assert config.network("vgg").architecture == "plain"
     assert config.side_shares == FLANNEL_SHARES
 
 
