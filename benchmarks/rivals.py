@@ -204,7 +204,7 @@ def _ours(folder: Path, inside: Sequence[Row], measured: Sequence[Row], args: ar
     commands = (
         [*command, "train", str(source), "--out", str(folder / "run"), "--time", f"{args.minutes:g}m"],
         [*command, "build-engine", str(bundle), "--engines", str(engines)],
-        [*command, "screen", str(images), "--bundle", str(bundle), "--engines", str(engines), "--format", "csv"],
+        [*command, "screen", str(images), "--bundle", str(bundle), "--engines", str(engines), "--csv"],
     )
     for line in commands:
         target = table.open("w", encoding="utf-8") if line[3] == "screen" else output
