@@ -247,7 +247,7 @@ _BASIS = 12  # random columns that they are mixed from: three would make them de
 def _told_apart(
     model: onnx.ModelProto, spec: PreprocessSpec, wanted: npt.NDArray[Any], *, basis: onnx.ModelProto
 ) -> None:
-    """Mix the last layer anew, so that it gives the toy images the logits `wanted` (images, labels).
+    """Solve for the weights of the last layer that give the toy images the logits `wanted` (images, labels).
 
     With random weights alone, one label would win always and narrowly, and an engine that is wrong would agree.
     basis: the model, or one that differs from it by more columns.

@@ -40,10 +40,11 @@ def test_the_run_on_two_cores_is_sane() -> None:
     config = load_flannel(CONFIGS / "flannel-cpu.toml")
     assert (config.preset, config.unit, config.folds, config.balance) == ("sane", "group", 5, "none")
     assert list(config.learners) == ["densenet", "inception", "resnet", "resnext", "vgg"]
+    assert list(config.baselines) == ["covid-net", "ai-covid"]
     assert config.unseen_sources == ("nih", "armiro", "tbx11k")
     assert list(config.networks) == [*config.learners, *config.baselines]
     assert (config.learn.keep, config.learn.weight_decay) == ("last", 0.0), "no epoch chosen on its fold's images"
-    assert config.network("vgg").architecture == "plain"
+    assert config.network("covid-net").architecture == "narrow-covid-net"
     assert config.side_shares == FLANNEL_SHARES
 
 
