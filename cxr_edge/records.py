@@ -6,9 +6,9 @@ JSON form; the steps themselves are in `decoding`, `ops` and `screening`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,13 @@ from cxr_edge.names import json_name
 __all__ = [
     "NO_FINDING",
     "STAGES",
+    "AcquisitionFacts",
     "Failure",
     "Flag",
     "GrayPixels",
     "Image",
     "MemberScore",
+    "Outcome",
     "Roi",
     "Screening",
     "StageTimes",
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 NO_FINDING = "no finding"  # decision of a multi-label bundle without a present finding
+
+# answered: the decision is an answer. abstained: it is too uncertain for one. refused: the bundle is not made for the image.
+Outcome = Literal["answered", "abstained", "refused"]
 
 GrayPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -85,6 +90,14 @@ class Roi:
         return (self.x0, self.y0, self.x1, self.y1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AcquisitionFacts:
+    """What the header of a DICOM file says of patient and view; empty for other formats, and for what it does not say."""
+
+    view: str = ""  # AP, PA, or LATERAL
+    age_years: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Image:
     """A decoded chest X-ray: upright, gray, black is low."""
@@ -96,6 +109,7 @@ class Image:
     stored_bits: int  # significant bits per pixel in the file or array
     sha256: str  # hexadecimal: of the file's bytes, of a data set's pixel data, of an array's bytes (`tobytes()`)
     flags: tuple[Flag, ...] = ()
+    facts: AcquisitionFacts = AcquisitionFacts()
 
     def __post_init__(self) -> None:
         p = self.pixels
@@ -169,6 +183,7 @@ class StageTimes:
     decode_ms: float
     upload_ms: float = 0.0  # pixels to the GPU, with the copy into pinned memory and the graph launch; 0 on the host
     lungs_ms: float
+    checks_ms: float = 0.0  # whether the bundle is made for such an image; 0 without a checker
     preprocess_ms: float
     members_ms: float
     combine_ms: float
@@ -183,9 +198,9 @@ class StageTimes:
         return {stage: getattr(self, f"{stage}_ms") for stage in STAGES}
 
     def describe(self) -> str:
-        """Return the stages as text; the GPU copies are omitted where there were none."""
+        """Return the stages as text; stages that a screening may lack are omitted where there were none."""
         stages = self.by_stage().items()
-        used = [(stage, ms) for stage, ms in stages if ms or stage not in ("upload", "download")]
+        used = [(stage, ms) for stage, ms in stages if ms or stage not in ("upload", "checks", "download")]
         return ", ".join(f"{stage} {ms:.{1 if stage in _SLOW_STAGES else 2}f}" for stage, ms in used)
 
 
@@ -205,7 +220,7 @@ class MemberScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Screening:
-    """The result for one image."""
+    """The result for one image: an answer, or why there is none."""
 
     source: str  # name of the image, as the user gave it
     sha256: str  # of the image, hexadecimal
@@ -213,12 +228,20 @@ class Screening:
     height_px: int
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]  # calibrated, of the ensemble, in the order of `labels`
-    decision: str  # one of `labels`; of a multi-label bundle the findings joined by +, or NO_FINDING
+    # By the decision rule, whatever the outcome: one of `labels`; of a multi-label bundle findings joined by +, or NO_FINDING.
+    forced_decision: str
     members: tuple[MemberScore, ...]
     roi: Roi  # the lung box, or the full frame if it was rejected (a flag says so)
     flags: tuple[Flag, ...]
     times: StageTimes
     findings: tuple[str, ...] | None = None  # the present ones, in the order of `labels`; None in a single-label bundle
+    outcome: Outcome = "answered"
+    reason: Flag | None = None  # for an outcome other than `answered`
+    # Labels that are not excluded at the budget's coverage, in the order of `labels`; None without a budget.
+    prediction_set: tuple[str, ...] | None = None
+    view: str = ""  # AP, PA or LATERAL by the header, or AP or PA by the checker's estimate; empty if unknown
+    view_estimated: bool = False
+    checks: Mapping[str, float] = field(default_factory=dict)  # the checker's scores by name; empty without one
     # (h, w) float32 in 0..1 over the roi, for the `leading_label`; None if it was not requested or the members have no CAM.
     heatmap: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
@@ -226,13 +249,20 @@ class Screening:
         if len(self.probabilities) != len(self.labels) or not self._decided():
             raise ValueError(
                 f"a screening needs one probability per label and a decision among {self.labels}, "
-                f"got {len(self.probabilities)} and {self.decision!r}"
+                f"got {len(self.probabilities)} and {self.forced_decision!r}"
             )
+        if (self.reason is None) is not (self.outcome == "answered"):
+            raise ValueError(f"a screening has a reason unless it is answered, got {self.outcome} and {self.reason}")
+
+    @property
+    def decision(self) -> str | None:
+        """The `forced_decision` if it is an answer; None if the image was refused or the ensemble abstained."""
+        return self.forced_decision if self.outcome == "answered" else None
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The labels that the decision consists of: the decided one, or the present findings."""
-        return (self.decision,) if self.findings is None else self.findings
+        """The labels that the forced decision consists of: the decided one, or the present findings."""
+        return (self.forced_decision,) if self.findings is None else self.findings
 
     @property
     def leading_label(self) -> str:
@@ -240,26 +270,39 @@ class Screening:
         return max(self.present or self.labels, key=lambda label: self.probabilities[self.labels.index(label)])
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of this screening, without pixels."""
+        """Return the JSON object of this screening, without pixels. A refused image has no probabilities in it."""
+        refused = self.outcome == "refused"
+        findings = None if self.findings is None or self.outcome != "answered" else list(self.findings)
+        scores = dict(zip(self.labels, self.probabilities, strict=True))
+        members = {m.member: dict(zip(self.labels, m.probabilities, strict=True)) for m in self.members}
         return {
             **_source_json(self.source),
             "sha256": self.sha256,
             "width_px": self.width_px,
             "height_px": self.height_px,
+            "outcome": self.outcome,
+            "reason": None if self.reason is None else _flag_json(self.reason),
             "decision": self.decision,
-            **({} if self.findings is None else {"findings": list(self.findings)}),
-            "probabilities": dict(zip(self.labels, self.probabilities, strict=True)),
-            "members": {m.member: dict(zip(self.labels, m.probabilities, strict=True)) for m in self.members},
+            **({} if self.findings is None else {"findings": findings}),
+            **({} if self.prediction_set is None or refused else {"prediction_set": list(self.prediction_set)}),
+            "probabilities": None if refused else scores,
+            "members": None if refused else members,
             "roi": list(self.roi.as_tuple()),
-            "flags": [{"code": f.code, "message": f.message} for f in self.flags],
+            **({"view": self.view, "view_estimated": self.view_estimated} if self.view else {}),
+            **({"checks": dict(self.checks)} if self.checks else {}),
+            "flags": [_flag_json(f) for f in self.flags],
             "times_ms": {**self.times.by_stage(), "total": self.times.total_ms},
         }
 
     def _decided(self) -> bool:
         if self.findings is None:
-            return self.decision in self.labels
+            return self.forced_decision in self.labels
         known = self.findings == tuple(label for label in self.labels if label in self.findings)
-        return known and self.decision == decision_text(self.findings)
+        return known and self.forced_decision == decision_text(self.findings)
+
+
+def _flag_json(flag: Flag) -> dict[str, str]:
+    return {"code": flag.code, "message": flag.message}
 
 
 def decision_text(findings: Sequence[str]) -> str:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cxr_edge.bundle.networks import FileRef, Member, Segmenter
+from cxr_edge.bundle.networks import Checker, FileRef, Member, Segmenter
 from cxr_edge.errors import BundleError
 from cxr_edge.records import NO_FINDING
+from cxr_edge.specs.budget import ErrorBudget
 from cxr_edge.specs.combination import SUM_TOLERANCE, Combination, Decision
 from cxr_edge.specs.json_fields import (
     FieldError,
@@ -41,6 +42,8 @@ __all__ = [
     "MULTI_LABEL_SCHEMA",
     "NO_FINDING",
     "SCHEMA",
+    "Checker",
+    "ErrorBudget",
     "FileRef",
     "KnownAnswer",
     "LungBoxRule",
@@ -50,7 +53,10 @@ __all__ = [
 ]
 
 SCHEMA = "cxr-edge-bundle/1"
-MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"  # of bundles whose labels are findings that do not exclude each other
+# Of bundles with findings that do not exclude each other, or with a key of _SCHEMA_2_KEYS.
+MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"
+
+_SCHEMA_2_KEYS = ("checker", "budget", "reference")  # absent where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,9 @@ class Manifest:
     intended_use: str
     provenance: dict[str, Any]  # any JSON object; only displayed
     metrics: dict[str, Any]  # any JSON object; only displayed
+    checker: Checker | None = None  # None: every image is answered
+    budget: ErrorBudget | None = None  # None: every decision is an answer
+    reference: FileRef | None = None  # JSON of the statistics that drift is measured against (`cxr_edge.drift`)
 
     def __post_init__(self) -> None:
         require_text(self.name, "name", longest=200)
@@ -126,14 +135,20 @@ class Manifest:
             yield f"{key}.file", network.file
             if network.activation_ranges is not None:
                 yield f"{key}.activation_ranges", network.activation_ranges
+        if self.checker is not None:
+            yield "checker.file", self.checker.file
+        if self.reference is not None:
+            yield "reference", self.reference
         for i, answer in enumerate(self.known_answers):
             yield f"known_answers[{i}].file", answer.file
         yield "model_card", self.model_card
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of manifest.json; `from_json` reads it."""
+        optional = {name: getattr(self, name) for name in _SCHEMA_2_KEYS}
+        present = {name: value.as_json() for name, value in optional.items() if value is not None}
         return {
-            "schema": MULTI_LABEL_SCHEMA if self.multi_label else SCHEMA,
+            "schema": MULTI_LABEL_SCHEMA if self.multi_label or present else SCHEMA,
             "name": self.name,
             "version": self.version,
             "created": self.created,
@@ -145,6 +160,7 @@ class Manifest:
             "decision": self.decision.as_json(),
             "known_answers": [k.as_json() for k in self.known_answers],
             "model_card": self.model_card.as_json(),
+            **present,
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
@@ -155,10 +171,12 @@ class Manifest:
 
         Raises BundleError with the path of the invalid key, or ContractError if a spec does not match its stored digest.
         """
-        _check_schema(require_object(value, ""))
-        found = require_keys(value, [*field_names(cls), "schema"])
-        if found.pop("schema") == SCHEMA:
-            _check_schema_1(found["combination"])
+        given = require_object(value, "")
+        _check_schema(given)
+        if given["schema"] == SCHEMA:
+            _check_schema_1(given)
+        found = require_keys({**dict.fromkeys(_SCHEMA_2_KEYS), **given}, [*field_names(cls), "schema"])
+        del found["schema"]
         return cls(
             **{
                 **found,
@@ -169,6 +187,9 @@ class Manifest:
                 "decision": read_field(found, "decision", Decision.from_json),
                 "known_answers": read_list(found, "known_answers", KnownAnswer.from_json),
                 "model_card": read_field(found, "model_card", FileRef.from_json),
+                "checker": read_field(found, "checker", lambda v: None if v is None else Checker.from_json(v)),
+                "budget": read_field(found, "budget", lambda v: None if v is None else ErrorBudget.from_json(v)),
+                "reference": read_field(found, "reference", lambda v: None if v is None else FileRef.from_json(v)),
             }
         )
 
@@ -213,19 +234,28 @@ class Manifest:
             "empty in a multi-label bundle, whose findings are decided one by one",
             self.decision.first,
         )
+        self._check_budget()
         for i, answer in enumerate(self.known_answers):
             count, key = len(answer.probabilities), f"known_answers[{i}].probabilities"
             require(count == len(self.labels), key, f"{len(self.labels)} numbers, one per label", f"{count} numbers")
             normalized = self.multi_label or abs(sum(answer.probabilities) - 1) <= SUM_TOLERANCE
             require(normalized, key, "numbers whose sum is 1", answer.probabilities)
 
+    def _check_budget(self) -> None:
+        if self.budget is None:
+            return
+        require(not self.multi_label, "budget", "absent in a multi-label bundle", "a budget")
+        for label in self.budget.labels:
+            require(label in self.labels, "budget.labels", f"of labels among {list(self.labels)}", label)
 
-def _check_schema_1(combination: object) -> None:
+
+def _check_schema_1(found: dict[str, Any]) -> None:
     """Reject what schema 1 did not have: programs of its time would ignore, or refuse, how the labels are decided."""
-    found = combination if isinstance(combination, dict) else {}
-    for key in ("activation", "label_temperatures"):
-        if key in found:
-            raise FieldError(f"combination.{key}", f"is a key of {MULTI_LABEL_SCHEMA}, and the schema is {SCHEMA}")
+    combination = found.get("combination")
+    inner = combination if isinstance(combination, dict) else {}
+    keys = [f"combination.{key}" for key in ("activation", "label_temperatures") if key in inner]
+    for key in [*keys, *(key for key in _SCHEMA_2_KEYS if key in found)]:
+        raise FieldError(key, f"is a key of {MULTI_LABEL_SCHEMA}, and the schema is {SCHEMA}")
 
 
 def _check_schema(found: dict[str, Any]) -> None:

@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cxr_edge.errors import ContractError
+from cxr_edge.specs.checks import POPULATIONS, Check, ImageLimits, read_checks
 from cxr_edge.specs.json_fields import (
     FieldError,
     field_names,
     is_number,
     read_field,
+    read_list,
     require,
     require_keys,
     require_object,
@@ -26,7 +28,7 @@ from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.outputs import COMBINED_KINDS, OUTPUT_KINDS, OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
 
-__all__ = ["FileRef", "Member", "Segmenter"]
+__all__ = ["Checker", "FileRef", "Member", "Segmenter"]
 
 # A member's name is also the name of its engine files, next to the segmenter's.
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -96,9 +98,59 @@ class Segmenter:
         found = require_keys(value, [*field_names(cls), "preprocess_digest"])
         return cls(
             file=read_field(found, "file", FileRef.from_json),
-            preprocess=_read_preprocess(found),
+            preprocess=_read_preprocess(found, "segmenter"),
             lung_box=read_field(found, "lung_box", LungBoxRule.from_json),
             activation_ranges=read_field(found, "activation_ranges", _optional_file),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checker:
+    """The network that decides whether an image is one that the bundle is made for, with the limits of its scores.
+
+    ONNX input `image` (N, 1, S, S) float32, output `scores` (N, len(scores)). It runs in ONNX Runtime on the CPU from its fp32
+    file on every machine; an image is refused, not answered, where a check holds.
+    """
+
+    file: FileRef
+    preprocess: PreprocessSpec  # the full frame; where it equals the segmenter's, both share one tensor
+    scores: tuple[str, ...]  # names of the output's columns
+    checks: tuple[Check, ...]
+    limits: ImageLimits
+    population: str = "any"  # the patients that the bundle is made for: one of POPULATIONS
+
+    def __post_init__(self) -> None:
+        region = self.preprocess.region
+        require(region == "frame", "preprocess.region", "'frame' for the checker, which sees the whole image", region)
+        require(self.preprocess.channels == 1, "preprocess.channels", "1 for the checker", self.preprocess.channels)
+        for i, name in enumerate(self.scores):
+            require_text(name, f"scores[{i}]", longest=64)
+        distinct = len(set(self.scores)) == len(self.scores) >= 1
+        require(distinct, "scores", "1 or more different texts", self.scores)
+        for i, check in enumerate(self.checks):
+            require(check.score in self.scores, f"checks[{i}].score", f"one of {list(self.scores)}", check.score)
+        require(self.population in POPULATIONS, "population", f"one of {', '.join(POPULATIONS)}", self.population)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file.as_json(),
+            **_preprocess_as_json(self.preprocess),
+            "scores": list(self.scores),
+            "checks": [check.as_json() for check in self.checks],
+            "limits": self.limits.as_json(),
+            "population": self.population,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Checker:
+        found = require_keys(value, [*field_names(cls), "preprocess_digest"])
+        return cls(
+            file=read_field(found, "file", FileRef.from_json),
+            preprocess=_read_preprocess(found, "checker"),
+            scores=read_list(found, "scores"),
+            checks=read_checks(found),
+            limits=read_field(found, "limits", ImageLimits.from_json),
+            population=found["population"],
         )
 
 
@@ -146,7 +198,7 @@ class Member:
             name=found["name"],
             architecture=found["architecture"],
             file=read_field(found, "file", FileRef.from_json),
-            preprocess=_read_preprocess(found),
+            preprocess=_read_preprocess(found, found["name"]),
             has_cam=found["has_cam"],
             activation_ranges=read_field(found, "activation_ranges", _optional_file),
             output=found["output"],
@@ -183,12 +235,11 @@ _PREPROCESS_TYPES = {name: _json_type(hint) for name, hint in get_type_hints(Pre
 }
 
 
-def _read_preprocess(found: dict[str, Any]) -> PreprocessSpec:
+def _read_preprocess(found: dict[str, Any], network: object) -> PreprocessSpec:
     spec = read_field(found, "preprocess", _preprocess_from_json)
     if found["preprocess_digest"] != spec.digest():
-        name = show(found.get("name", "segmenter"))
         raise ContractError(
-            f"manifest.json: the preprocessing of {name} was altered: its digest is {spec.digest()}, but "
+            f"manifest.json: the preprocessing of {show(network)} was altered: its digest is {spec.digest()}, but "
             f"preprocess_digest is {show(found['preprocess_digest'])}; export the bundle again"
         )
     return spec

@@ -30,6 +30,7 @@ from cxr_edge.names import not_empty, path_argument, printable, printable_lines
 from cxr_edge.records import Failure
 from cxr_edge.screening.folder import screen_files
 from cxr_edge.screening.screener import FileResult, Screener, internal_error
+from cxr_edge.specs.checks import POPULATIONS
 from cxr_edge.version import __version__
 
 if TYPE_CHECKING:
@@ -82,6 +83,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--min-side", type=at_least_one, default=MIN_SIDE_PX, metavar="N",
         help="reject images with a side shorter than this, in pixels (%(default)s)",
     )  # fmt: skip
+    answers = parser.add_argument_group("answers")
+    answers.add_argument(
+        "--answer-all", action="store_true",
+        help="answer images too that the bundle is not made for, and decisions that are too uncertain; a flag says so",
+    )  # fmt: skip
+    answers.add_argument(
+        "--population", choices=POPULATIONS,
+        help="refuse children (adults), adults (children) or neither (any); default: as the bundle says",
+    )  # fmt: skip
     add_traceback_options(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -98,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
     workers = min(args.threads, selection.images)
     threads = args.threads // workers
     engines = load_engines(args, bundle, threads=threads)
-    screener = Screener(bundle, engines, threads=threads)
+    screener = Screener(
+        bundle, engines, threads=threads, answer_all=args.answer_all, population=args.population
+    )  # fmt: skip
     results = screen_files(
         screener,
         selection.items(),

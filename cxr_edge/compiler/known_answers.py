@@ -47,7 +47,7 @@ def add_known_answers(bundle: Bundle, *, count: int, candidates: int | None = No
     by_decision: dict[str, list[_Candidate]] = {decision: [] for decision in decisions}
     for i in range((candidates or _CANDIDATES_PER_ANSWER) * count):
         candidate = _candidate(screener, i)
-        by_decision.setdefault(candidate.screening.decision, []).append(candidate)
+        by_decision.setdefault(candidate.screening.forced_decision, []).append(candidate)
     chosen = in_turn(list(by_decision.values()), count)
     answers = [_known_answer(bundle.root, candidate) for candidate in chosen]
     return write_bundle(bundle.root, replace(manifest, known_answers=tuple(answers)))

@@ -197,7 +197,7 @@ def compare_ensemble(
 ) -> ParityResult:
     """Compare the screenings of the full ensemble, image by image."""
     before, after = (np.array([s.probabilities for s in side]) for side in (reference, candidate))
-    same = np.array([a.decision == b.decision for a, b in zip(reference, candidate, strict=True)])
+    same = np.array([a.forced_decision == b.forced_decision for a, b in zip(reference, candidate, strict=True)])
     return _compare(before, after, same, truth, limits, limits.ensemble_agreement, "decision")
 
 

@@ -23,6 +23,7 @@ from cxr_edge.digests import sha256_file
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord, BuildSettings, SideCar
 from cxr_edge.errors import ContractError, EngineError, InputError
 from cxr_edge.forks import keep_in_children
+from cxr_edge.specs.budget import OperatingPoint
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class EngineSet:
     parts: tuple[str, ...]  # names of the networks, the segmenter first if there is one
     precisions: tuple[str, ...]  # one per network
     versions: Mapping[str, str]  # of the backend
+    operating_point: OperatingPoint | None = None  # of these engines; None: the manifest's decision and budget
     device: Device | None = None  # whose memory the engines can use; None if they take arrays of the host only
     # Loads the same engines again, in another process; can be pickled. None if they were not loaded from a bundle.
     reload: Callable[[Bundle], EngineSet] | None = field(default=None, repr=False, compare=False)

@@ -12,9 +12,19 @@ import numpy.typing as npt
 import cxr_edge._core as _core
 from cxr_edge.errors import BundleError
 from cxr_edge.records import Flag
+from cxr_edge.specs.budget import ErrorBudget
 from cxr_edge.specs.combination import Combination, Decision
 
-__all__ = ["Combiner", "decide", "decide_findings", "member_probabilities", "sigmoid", "softmax"]
+__all__ = [
+    "Combiner",
+    "abstention",
+    "decide",
+    "decide_findings",
+    "member_probabilities",
+    "prediction_set",
+    "sigmoid",
+    "softmax",
+]
 
 
 class Combiner:
@@ -137,3 +147,37 @@ def decide_findings(
         f"Present with a probability below {decision.uncertain_below:.2f}: {listed}; have the image read by a person."
     )
     return present, (Flag(code="uncertain", message=message),)
+
+
+def prediction_set(
+    probabilities: npt.NDArray[np.float32], labels: tuple[str, ...], budget: ErrorBudget
+) -> tuple[str, ...]:
+    """Return the labels of one image that are not excluded at the budget's coverage, in the order of `labels`.
+
+    probabilities: (labels). A label without limits is never excluded.
+    """
+    limits = budget.labels
+    shares = zip(labels, probabilities, strict=True)
+    return tuple(label for label, p in shares if label not in limits or p >= np.float32(limits[label].set_from))
+
+
+def abstention(
+    probabilities: npt.NDArray[np.float32], decided: str, labels: tuple[str, ...], budget: ErrorBudget
+) -> Flag | None:
+    """Return why the decision is no answer, or None if it is one.
+
+    probabilities: (labels). decided: the label of the decision rule.
+    """
+    found, share = budget.labels.get(decided), probabilities[labels.index(decided)]
+    limit = None if found is None else found.answer_from
+    promise = f"at most {budget.max_wrong:.0%} of such answers are wrong"
+    if limit is None:
+        message = f"The decision would be {decided}, but from no probability on could it be shown that {promise}."
+        return Flag(code="never_answered", message=f"{message} Have the image read by a person.")
+    if share >= np.float32(limit):
+        return None
+    message = (
+        f"The decision would be {decided} with a probability of {share:.2f}; only from {limit:.2f} on {promise}. "
+        "Have the image read by a person."
+    )
+    return Flag(code="uncertain_answer", message=message)

@@ -6,7 +6,7 @@ of one image. Names are displayed through `cxr_edge.names`; a file that cannot b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from cxr_edge.errors import OutputError
 from cxr_edge.names import printable
 from cxr_edge.screening.screener import FileResult
 
-__all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "output_errors"]
+__all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "outcome_counts", "output_errors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,12 @@ class ReportWriter(Protocol):
     def close(self) -> None:
         """Write the end. Nothing may be added after it; a writer that is not closed leaves no finished file."""
         ...
+
+
+def outcome_counts(outcomes: Mapping[str, int]) -> str:
+    """Return the number of screenings, with those that are no answers: `12 screened (2 refused, 1 abstained)`."""
+    unanswered = [f"{outcomes[kind]} {kind}" for kind in ("refused", "abstained") if outcomes.get(kind)]
+    return f"{sum(outcomes.values())} screened" + (f" ({', '.join(unanswered)})" if unanswered else "")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -18,7 +19,7 @@ import cv2
 from cxr_edge.errors import InputError, OutputError
 from cxr_edge.names import printable
 from cxr_edge.records import Failure, Image, Screening
-from cxr_edge.report import RunInfo, Skipped, output_errors
+from cxr_edge.report import RunInfo, Skipped, outcome_counts, output_errors
 from cxr_edge.report.overlay import BgrImage, render_image, render_overlay
 from cxr_edge.report.unfinished import UnfinishedFile, clear_unfinished
 from cxr_edge.screening.screener import FileResult
@@ -43,6 +44,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
   break-inside: avoid; }
 .head { display: flex; justify-content: space-between; align-items: baseline; gap: 16px; margin-bottom: 12px; }
 .decision { font-size: 17px; font-weight: 650; color: var(--accent); max-width: 65%; overflow-wrap: anywhere; text-align: right; }
+.none { color: var(--warn); }
 .body { display: grid; grid-template-columns: 1fr 1fr minmax(270px, 1fr); gap: 16px; }
 figure { margin: 0; } figure img { width: 100%; border-radius: 6px; background: #000; display: block; }
 figcaption, .small { color: var(--soft); font-size: 12.5px; margin-top: 4px; }
@@ -89,7 +91,7 @@ class HtmlWriter:
         target = page_target(path)
         self._skipped = skipped
         self._hidden = hidden
-        self._screened = 0
+        self._outcomes: Counter[str] = Counter()
         self._failed = 0
         self._thresholds = run.thresholds
         try:
@@ -119,7 +121,7 @@ class HtmlWriter:
             self._failed += 1
         else:
             self._write(_card(outcome, result.image, self._thresholds))
-            self._screened += 1
+            self._outcomes[outcome.outcome] += 1
 
     def close(self) -> None:
         """Write the end and replace the old page."""
@@ -128,7 +130,7 @@ class HtmlWriter:
             self._write(f'<p class="small">Skipped: {text}</p>\n')
         if self._hidden:
             self._write(f'<p class="small">Hidden files and folders skipped: {self._hidden}</p>\n')
-        self._write(f"<p>{self._screened} screened, {self._failed} failed.</p>\n</body>\n</html>\n")
+        self._write(f"<p>{outcome_counts(self._outcomes)}, {self._failed} failed.</p>\n</body>\n</html>\n")
         try:
             with output_errors(self._path):
                 self._file.finish()
@@ -177,11 +179,33 @@ def _failure(outcome: Failure | Screening) -> str:
 def _card(s: Screening, image: Image, thresholds: Sequence[float] | None) -> str:
     content = "lung box and class activation map" if s.heatmap is not None else "lung box"
     return (
-        f'<article>\n<div class="head"><h2>{_name(s)}</h2><span class="decision">{escape(s.decision)}</span></div>\n'
+        f'<article>\n<div class="head"><h2>{_name(s)}</h2>{_headline(s)}</div>\n{_reason(s)}'
         f'<div class="body">\n{_figure(render_image(image), f"{s.width_px} x {s.height_px} px")}'
         f"{_figure(render_overlay(image, s), f'{content}: {s.leading_label}' if s.heatmap is not None else content)}"
-        f"<div>{_scores(s, thresholds)}{_members(s)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"
+        f"<div>{_answer(s, thresholds)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"
     )
+
+
+def _headline(s: Screening) -> str:
+    kind = "decision" if s.decision is not None else "decision none"
+    return f'<span class="{kind}">{escape(s.decision or s.outcome)}</span>'
+
+
+def _reason(s: Screening) -> str:
+    if s.reason is None:
+        return ""
+    return f'<p class="banner">{escape(s.reason.message)} <span class="small">{escape(s.reason.code)}</span></p>\n'
+
+
+def _answer(s: Screening, thresholds: Sequence[float] | None) -> str:
+    """Return probabilities, members, prediction set and view; of a refused image only the view."""
+    view = f'<p class="small">View: {s.view}{" (estimated)" if s.view_estimated else ""}</p>' if s.view else ""
+    if s.outcome == "refused":
+        return view
+    possible = ""
+    if s.prediction_set is not None:
+        possible = f'<p class="small">Not excluded: {escape(", ".join(s.prediction_set) or "none of the labels")}</p>'
+    return f"{_scores(s, thresholds)}{_members(s)}{possible}{view}"
 
 
 def _figure(pixels: BgrImage, caption: str) -> str:
@@ -195,7 +219,7 @@ def _scores(s: Screening, thresholds: Sequence[float] | None) -> str:
     """Return the table of probabilities; of findings each has its threshold, as a mark on its bar and as a number."""
     rows, limits = [], [None] * len(s.labels) if thresholds is None else thresholds
     for label, p, threshold in zip(s.labels, s.probabilities, limits, strict=True):
-        chosen = ' class="chosen"' if label in s.present else ""
+        chosen = ' class="chosen"' if s.decision is not None and label in s.present else ""
         mark = "" if threshold is None else f'<b style="left:{100 * threshold:.1f}%"></b>'
         limit = "" if threshold is None else f'<td class="limit">{"&ge;" if chosen else "&lt;"} {threshold:.1%}</td>'
         bar = f'<div class="bar"><i style="width:{100 * p:.1f}%"></i>{mark}</div>'

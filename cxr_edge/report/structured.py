@@ -85,7 +85,9 @@ class CsvWriter:
     """CSV writer.
 
     Columns: source, status (ok or failed), reason, decision, p_<label> for each label, roi_x0, roi_y0, roi_x1, roi_y1,
-    flags (codes, joined by a space), total_ms, sha256. Cells of text are written by `spreadsheet_text`.
+    flags (codes, joined by a space), total_ms, sha256, outcome, code (of a refusal or abstention), prediction_set (labels,
+    joined by a |), view. Without an answer `decision` is empty, of a refused image the probabilities too, and `reason` says why.
+    Cells of text are written by `spreadsheet_text`.
     """
 
     def __init__(self, stream: TextStream, run: RunInfo) -> None:
@@ -93,7 +95,9 @@ class CsvWriter:
         self._rows = csv.writer(stream, lineterminator="\n")
         scores = [f"p_{label}" for label in run.labels]
         box = ["roi_x0", "roi_y0", "roi_x1", "roi_y1"]
-        self._rows.writerow(["source", "status", "reason", "decision", *scores, *box, "flags", "total_ms", "sha256"])
+        outcome = ["outcome", "code", "prediction_set", "view"]
+        facts = ["flags", "total_ms", "sha256", *outcome]
+        self._rows.writerow(["source", "status", "reason", "decision", *scores, *box, *facts])
 
     def add(self, result: FileResult) -> None:
         """Write one row."""
@@ -101,12 +105,15 @@ class CsvWriter:
         name = spreadsheet_text(printable(s.source))
         if isinstance(s, Failure):
             reason = spreadsheet_text(printable(s.reason))
-            self._rows.writerow([name, "failed", reason, "", *[""] * (len(self._labels) + 4), "", "", ""])
+            self._rows.writerow([name, "failed", reason, "", *[""] * (len(self._labels) + 11)])
             return
-        scores = [f"{p:.6f}" for p in s.probabilities]
+        refused = s.outcome == "refused"
+        scores = ["" if refused else f"{p:.6f}" for p in s.probabilities]
         codes = " ".join(f.code for f in s.flags)
-        decision = spreadsheet_text(s.decision)
-        row = [name, "ok", "", decision, *scores, *s.roi.as_tuple(), codes, f"{s.times.total_ms:.3f}", s.sha256]
+        reason, code = ("", "") if s.reason is None else (spreadsheet_text(s.reason.message), s.reason.code)
+        possible = "" if refused else "|".join(s.prediction_set or ())
+        row = [name, "ok", reason, spreadsheet_text(s.decision or ""), *scores, *s.roi.as_tuple(), codes]
+        row += [f"{s.times.total_ms:.3f}", s.sha256, s.outcome, code, spreadsheet_text(possible), s.view]
         self._rows.writerow(row)
 
     def close(self) -> None:

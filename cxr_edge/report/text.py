@@ -5,11 +5,12 @@ Takes a text stream and results one by one. The report ends with the failures, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure, Screening
-from cxr_edge.report import RunInfo, TextStream
+from cxr_edge.report import RunInfo, TextStream, outcome_counts
 from cxr_edge.screening.screener import FileResult
 
 __all__ = ["TextWriter", "block", "line"]
@@ -26,7 +27,7 @@ class TextWriter:
         self._compact = compact
         self._bar = _bar_character(stream)
         self._thresholds = run.thresholds
-        self._screened = 0
+        self._outcomes: Counter[str] = Counter()
         self._failures: list[Failure] = []
         print(f"{run.bundle} {run.version} ({run.digest[:12]}), {run.engines}", file=stream)
         print(run.machine, file=stream)
@@ -43,7 +44,7 @@ class TextWriter:
         if isinstance(outcome, Failure):
             self._failures.append(outcome)
         else:
-            self._screened += 1
+            self._outcomes[outcome.outcome] += 1
             text = line(outcome) if self._compact else block(outcome, bar=self._bar, thresholds=self._thresholds) + "\n"
             print(text, file=self._stream)
 
@@ -51,13 +52,15 @@ class TextWriter:
         """Print the failures and the count."""
         for failure in self._failures:
             print(f"failed: {printable(failure.source)}: {printable(failure.reason)}", file=self._stream)
-        print(f"{self._screened} screened, {len(self._failures)} failed", file=self._stream)
+        print(f"{outcome_counts(self._outcomes)}, {len(self._failures)} failed", file=self._stream)
 
 
 def line(s: Screening) -> str:
-    """Return one line with decision, probability of the leading label, milliseconds, file and flag codes."""
-    flags = f"  [{', '.join(f.code for f in s.flags)}]" if s.flags else ""
-    return f"{s.decision:<12}{_probability(s):>6.2f}  {s.times.total_ms:>7.1f}  {printable(s.source)}{flags}"
+    """Return one line with decision or outcome, probability of the leading label, milliseconds, file and codes."""
+    codes = [f.code for f in (*([s.reason] if s.reason else []), *s.flags)]
+    share = "" if s.outcome == "refused" else f"{_probability(s):.2f}"
+    listed = f"  [{', '.join(codes)}]" if codes else ""
+    return f"{s.decision or s.outcome:<12}{share:>6}  {s.times.total_ms:>7.1f}  {printable(s.source)}{listed}"
 
 
 def block(s: Screening, *, bar: str = _BAR_CHARACTER, thresholds: Sequence[float] | None = None) -> str:
@@ -66,15 +69,30 @@ def block(s: Screening, *, bar: str = _BAR_CHARACTER, thresholds: Sequence[float
     bar: character of the probability bars. thresholds: of the labels, of a multi-label bundle.
     """
     t, box = s.times, s.roi
-    lines = [f"{printable(s.source)}  ({s.width_px} x {s.height_px} px)", f"  decision: {s.decision}"]
-    lines += _scores(s, bar) if thresholds is None else _findings(s, bar, thresholds)
-    for member in s.members:
-        scores = "  ".join(f"{label} {p:.2f}" for label, p in zip(s.labels, member.probabilities, strict=True))
-        lines.append(f"  member {member.member}: {scores}")
+    lines = [f"{printable(s.source)}  ({s.width_px} x {s.height_px} px)"]
+    if s.reason is None:
+        lines.append(f"  decision: {s.decision}")
+    else:
+        lines += [f"  {s.outcome}: {s.reason.message.removeprefix('Refused: ')} [{s.reason.code}]"]
+    if s.outcome != "refused":
+        lines += _scores(s, bar) if thresholds is None else _findings(s, bar, thresholds)
+        lines += _members(s)
+    if s.prediction_set is not None and s.outcome != "refused":
+        lines.append(f"  not excluded: {', '.join(s.prediction_set) or 'none of the labels'}")
     lines.append(f"  lung box: x {box.x0}..{box.x1}, y {box.y0}..{box.y1}")
+    if s.view:
+        lines.append(f"  view: {s.view}{' (estimated)' if s.view_estimated else ''}")
     lines += [f"  note: {flag.message} [{flag.code}]" for flag in s.flags]
     lines.append(f"  time: {t.total_ms:.1f} ms ({t.describe()})")
     return "\n".join(lines)
+
+
+def _members(s: Screening) -> list[str]:
+    lines = []
+    for member in s.members:
+        scores = "  ".join(f"{label} {p:.2f}" for label, p in zip(s.labels, member.probabilities, strict=True))
+        lines.append(f"  member {member.member}: {scores}")
+    return lines
 
 
 def _scores(s: Screening, bar: str) -> list[str]:

@@ -37,6 +37,8 @@ class Outputs:
     probabilities: npt.NDArray[np.float32]  # (labels,), of the ensemble
     winner: int  # index of the label that the combination ranks first
     times: StageTimes  # without decoding
+    # (1, 1, S, S), the segmenter's input, for the checker; None on a GPU and without a segmenter
+    frame: npt.NDArray[np.float32] | None = None
 
 
 class Pipeline(Protocol):
@@ -72,7 +74,7 @@ class HostPipeline:
     def run(self, image: Image) -> Outputs:
         """See `Pipeline`."""
         start = perf_counter()
-        roi, flags = self._find_lungs(image)
+        roi, flags, frame = self._find_lungs(image)
         lungs_done = perf_counter()
         tensors = self._preprocessor.run([image.pixels], [roi])
         preprocess_done = perf_counter()
@@ -95,17 +97,18 @@ class HostPipeline:
             probabilities=probabilities[0],
             winner=int(winners[0]),
             times=times,
+            frame=frame,
         )
 
-    def _find_lungs(self, image: Image) -> tuple[Roi, tuple[Flag, ...]]:
-        """Return the lung box, or the full frame with a flag for the reason (no flag without a segmenter)."""
+    def _find_lungs(self, image: Image) -> tuple[Roi, tuple[Flag, ...], npt.NDArray[np.float32] | None]:
+        """Return the lung box, or the full frame with a flag for the reason (no flag without a segmenter), and its input."""
         segmenter, frame = self._manifest.segmenter, Roi.full(image.width_px, image.height_px)
         if segmenter is None or self._engines.segmenter is None or self._lung_preprocessor is None:
-            return frame, ()
+            return frame, (), None
         (tensor,) = self._lung_preprocessor.run([image.pixels], [frame])
         mask = self._engines.segmenter.run({"image": tensor})["mask"][0, 0]
         roi, flag = lung_box(mask, width_px=image.width_px, height_px=image.height_px, rule=segmenter.lung_box)
-        return roi, (flag,) if flag else ()
+        return roi, (flag,) if flag else (), tensor
 
     def _run_members(
         self, tensors: Iterable[npt.NDArray[np.float32]]

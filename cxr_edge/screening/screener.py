@@ -25,10 +25,13 @@ from cxr_edge.errors import BackendError, BundleError, ContractError, CxrEdgeErr
 from cxr_edge.forks import keep_in_children
 from cxr_edge.names import printable
 from cxr_edge.ops import heatmap as heatmaps
-from cxr_edge.ops.combine import decide, decide_findings, member_probabilities
-from cxr_edge.records import Failure, Flag, Image, MemberScore, Roi, Screening, decision_text
+from cxr_edge.ops.combine import abstention, decide, decide_findings, member_probabilities, prediction_set
+from cxr_edge.records import Failure, Flag, Image, MemberScore, Outcome, Roi, Screening, decision_text
+from cxr_edge.screening.checker import Checked, ImageChecker
 from cxr_edge.screening.pipeline import HostPipeline, Outputs, Pipeline
 from cxr_edge.screening.resolution import resolution_flags
+from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.specs.checks import Population
 
 __all__ = ["FileResult", "Screener", "internal_error"]
 
@@ -54,6 +57,8 @@ class Screener:
     GPU engines run as one CUDA graph per image where that is possible; `describe` reports the execution mode.
 
     threads: number of threads for preprocessing one image on the host; the engines were loaded with their own number.
+    answer_all: answer every image; what would have been the reason of a refusal or an abstention becomes a flag.
+    population: `adults` or `children`: refuse the others; `any`: refuse neither; None: as the bundle says.
 
     It works in the process that made it. In a child that inherited it by fork, `screen` raises BackendError. Pickled, for
     another process, it is the bundle's path and digest and how the engines were loaded; unpickling opens and loads them there
@@ -62,7 +67,15 @@ class Screener:
     Raises ContractError if the number of engines does not match the bundle, InputError for arguments of other types.
     """
 
-    def __init__(self, bundle: Bundle, engines: EngineSet, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: EngineSet,
+        *,
+        threads: int = 1,
+        answer_all: bool = False,
+        population: Population | None = None,
+    ) -> None:
         _check_arguments(bundle, engines, threads)
         manifest = bundle.manifest
         if len(engines.members) != len(manifest.members) or (engines.segmenter is None) != (manifest.segmenter is None):
@@ -74,8 +87,16 @@ class Screener:
         self.manifest = manifest
         self._specs = tuple(m.preprocess for m in manifest.members)
         self._engines = engines
-        self._threads = threads
+        self._options: dict[str, Any] = {"threads": threads, "answer_all": answer_all, "population": population}
+        self._answer_all = answer_all
+        point = OperatingPoint(decision=manifest.decision, budget=manifest.budget)
+        self.operating_point = engines.operating_point or point
         self._pipeline = _pipeline(manifest, engines, threads)
+        self._checker = _checker(bundle, threads, population)
+        segmenter = manifest.segmenter
+        self._shared = (
+            self._checker is not None and segmenter is not None and self._checker.shares(segmenter.preprocess)
+        )
         self._process = os.getpid()
         keep_in_children(self)
 
@@ -89,7 +110,7 @@ class Screener:
             digest=self.bundle.digest,
             reload=self._engines.reload,
             engines=self._engines.describe(),
-            threads=self._threads,
+            options=self._options,
         )
         return _screener, (type(self), recipe)
 
@@ -100,14 +121,19 @@ class Screener:
     def screen(self, image: Image, *, heatmap: bool = False, decode_ms: float = 0.0) -> Screening:
         """Screen one image. Raises InputError for anything else than an `Image`: `load_image` makes one.
 
-        heatmap: also compute the class activation map of the screening's `leading_label`. Its time is not part of any stage.
+        heatmap: also compute the class activation map of the `leading_label`, unless the image is refused. Its time is
+        not part of any stage.
         decode_ms: duration of decoding, for the stage times. The decision rule is part of the stage `combine`.
         """
         self._check(image)
         outputs = self._pipeline.run(image)
         start = perf_counter()
+        checked = _UNCHECKED if self._checker is None else self._checker.run(image, self._frame(outputs))
+        checks_done = perf_counter()
         decision, findings, flags = self._decide(outputs)
-        combine_ms = outputs.times.combine_ms + 1e3 * (perf_counter() - start)
+        outcome, reasons = self._outcome(checked, outputs, decision)
+        budget = self.operating_point.budget
+        combine_ms = outputs.times.combine_ms + 1e3 * (perf_counter() - checks_done)
         screening = Screening(
             source=image.source,
             sha256=image.sha256,
@@ -115,14 +141,33 @@ class Screener:
             height_px=image.height_px,
             labels=self.manifest.labels,
             probabilities=tuple(float(p) for p in outputs.probabilities),
-            decision=decision,
+            forced_decision=decision,
             findings=findings,
+            outcome=outcome,
+            reason=None if outcome == "answered" else reasons[0],
+            prediction_set=None
+            if budget is None
+            else prediction_set(outputs.probabilities, self.manifest.labels, budget),
+            view=checked.view or image.facts.view,
+            view_estimated=checked.view_estimated,
+            checks=checked.scores,
             members=self._member_scores(outputs.logits),
             roi=outputs.roi,
-            flags=(*image.flags, *outputs.flags, *resolution_flags(self._specs, outputs.roi, image), *flags),
-            times=replace(outputs.times, decode_ms=decode_ms, combine_ms=combine_ms),
+            flags=(
+                *image.flags,
+                *outputs.flags,
+                *resolution_flags(self._specs, outputs.roi, image),
+                *(reasons if outcome == "answered" else reasons[1:]),
+                *flags,
+            ),
+            times=replace(
+                outputs.times,
+                decode_ms=decode_ms,
+                checks_ms=outputs.times.checks_ms + 1e3 * (checks_done - start),
+                combine_ms=combine_ms,
+            ),
         )
-        if not heatmap:
+        if not heatmap or outcome == "refused":
             return screening
         return replace(screening, heatmap=self._heatmap(outputs.cams, screening.leading_label, outputs.roi, image))
 
@@ -164,12 +209,24 @@ class Screener:
 
     def _decide(self, outputs: Outputs) -> tuple[str, tuple[str, ...] | None, tuple[Flag, ...]]:
         """Return the decision, the present findings (None in a single-label bundle), and the flags."""
-        labels, rule = self.manifest.labels, self.manifest.decision
+        labels, rule = self.manifest.labels, self.operating_point.decision
         if not self.manifest.multi_label:
             decided, flags = decide(outputs.probabilities, outputs.winner, labels, rule)
             return decided, None, flags
         findings, flags = decide_findings(outputs.probabilities, labels, rule)
         return decision_text(findings), findings, flags
+
+    def _frame(self, outputs: Outputs) -> npt.NDArray[np.float32] | None:
+        return outputs.frame if self._shared else None
+
+    def _outcome(self, checked: Checked, outputs: Outputs, decision: str) -> tuple[Outcome, tuple[Flag, ...]]:
+        """Return the outcome, and the reasons against an answer, the first first."""
+        budget, labels = self.operating_point.budget, self.manifest.labels
+        abstained = None if budget is None else abstention(outputs.probabilities, decision, labels, budget)
+        reasons = (*checked.refusals, *([abstained] if abstained else []))
+        if self._answer_all or not reasons:
+            return "answered", reasons
+        return ("refused" if checked.refusals else "abstained"), reasons
 
     def _member_scores(self, logits: npt.NDArray[np.float32]) -> tuple[MemberScore, ...]:
         probabilities = member_probabilities(logits[None], self.manifest.combination)[0]
@@ -204,7 +261,7 @@ class _Recipe:
     digest: str
     reload: Callable[[Bundle], EngineSet]
     engines: str  # their description
-    threads: int
+    options: dict[str, Any]  # of the Screener
 
 
 def _screener(kind: type[Screener], recipe: _Recipe) -> Screener:
@@ -221,7 +278,21 @@ def _screener(kind: type[Screener], recipe: _Recipe) -> Screener:
             f"the engines have changed since the Screener was pickled: expected {recipe.engines}, found "
             f"{engines.describe()}; make the Screener again"
         )
-    return kind(bundle, engines, threads=recipe.threads)
+    return kind(bundle, engines, **recipe.options)
+
+
+_UNCHECKED = Checked(scores={}, refusals=(), view="", view_estimated=False)
+
+
+def _checker(bundle: Bundle, threads: int, population: Population | None) -> ImageChecker | None:
+    """Return the bundle's checker, or None. Raises InputError for a population that a bundle without one cannot tell."""
+    if bundle.manifest.checker is not None:
+        return ImageChecker(bundle, threads=threads, population=population)
+    if population not in (None, "any"):
+        raise InputError(
+            f"population {population!r} needs a bundle with a checker, which {bundle.manifest.name!r} lacks: leave it out"
+        )
+    return None
 
 
 def _pipeline(manifest: Manifest, engines: EngineSet, threads: int) -> Pipeline:

@@ -134,7 +134,7 @@ def screening(p, decision):
     times = StageTimes(decode_ms=0, lungs_ms=0, preprocess_ms=0, members_ms=0, combine_ms=0)
     return Screening(
         source="x", sha256="0" * 64, width_px=9, height_px=9, labels=labels, probabilities=(p, 1 - p),
-        decision=decision, members=(), roi=Roi.full(9, 9), flags=(), times=times,
+        forced_decision=decision, members=(), roi=Roi.full(9, 9), flags=(), times=times,
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ IMAGE = Image(
 
 SCREENING = Screening(
     source="a.png", sha256="cd", width_px=400, height_px=200, labels=("normal", "covid-19"), probabilities=(0.125, 0.875),
-    decision="covid-19", members=(MemberScore(member="plain", probabilities=(0.25, 0.75)),),
+    forced_decision="covid-19", members=(MemberScore(member="plain", probabilities=(0.25, 0.75)),),
     roi=Roi(x0=100, y0=50, x1=300, y1=150), flags=(Flag(code="uncertain", message="Look at it."),),
     times=StageTimes(decode_ms=1.0, lungs_ms=2.0, preprocess_ms=0.5, members_ms=3.0, combine_ms=0.25),
     heatmap=np.ones((8, 8), np.float32),
@@ -144,7 +144,7 @@ def test_text_for_spreadsheets(text):
 
 def test_csv_cells_of_text_are_safe_for_spreadsheets():
     run = replace(RUN, labels=("=a", "b"))
-    screening = replace(SCREENING, source="=HYPERLINK(1).png", labels=("=a", "b"), decision="=a")
+    screening = replace(SCREENING, source="=HYPERLINK(1).png", labels=("=a", "b"), forced_decision="=a")
     stream = io.StringIO()
     writer = CsvWriter(stream, run)
     writer.add(FileResult(outcome=screening, image=IMAGE))
@@ -335,7 +335,7 @@ FINDINGS_SCREENING = replace(
     SCREENING,
     labels=("effusion", "nodule"),
     probabilities=(0.875, 0.25),
-    decision="effusion",
+    forced_decision="effusion",
     findings=("effusion",),
 )
 
@@ -344,7 +344,7 @@ def test_text_shows_each_finding_with_its_threshold():
     stream = io.StringIO()
     writer = TextWriter(stream, FINDINGS_RUN, compact=False)
     writer.add(FileResult(outcome=FINDINGS_SCREENING, image=IMAGE))
-    none = replace(FINDINGS_SCREENING, probabilities=(0.125, 0.0), decision="no finding", findings=())
+    none = replace(FINDINGS_SCREENING, probabilities=(0.125, 0.0), forced_decision="no finding", findings=())
     writer.add(FileResult(outcome=none, image=IMAGE))
     text = stream.getvalue()
     assert (
@@ -362,7 +362,7 @@ def test_structured_reports_of_findings():
     assert "thresholds" not in RUN.as_json()
     assert "findings" not in SCREENING.as_json()
     both = replace(
-        FINDINGS_SCREENING, probabilities=(0.875, 0.5), decision="effusion+nodule", findings=("effusion", "nodule")
+        FINDINGS_SCREENING, probabilities=(0.875, 0.5), forced_decision="effusion+nodule", findings=("effusion", "nodule")
     )
     stream = io.StringIO()
     writer = CsvWriter(stream, FINDINGS_RUN)

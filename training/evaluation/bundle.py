@@ -105,7 +105,7 @@ def screen_samples(screener: Screener, samples: Sequence[Sample], *, threads: in
     return Screened(
         samples=tuple(samples),
         probabilities=np.array([s.probabilities for s in found], dtype=np.float64),
-        predicted=np.array([labels.index(s.decision) for s in found], dtype=np.int64),
+        predicted=np.array([labels.index(s.forced_decision) for s in found], dtype=np.int64),
         members=np.array([[m.probabilities for m in s.members] for s in found], dtype=np.float64),
         flags=tuple(frozenset(f.code for f in s.flags) for s in found),
     )
