@@ -362,7 +362,10 @@ def test_structured_reports_of_findings():
     assert "thresholds" not in RUN.as_json()
     assert "findings" not in SCREENING.as_json()
     both = replace(
-        FINDINGS_SCREENING, probabilities=(0.875, 0.5), forced_decision="effusion+nodule", findings=("effusion", "nodule")
+        FINDINGS_SCREENING,
+        probabilities=(0.875, 0.5),
+        forced_decision="effusion+nodule",
+        findings=("effusion", "nodule"),
     )
     stream = io.StringIO()
     writer = CsvWriter(stream, FINDINGS_RUN)
