@@ -13,12 +13,12 @@ from statistics import median
 from typing import Literal
 
 from cxr_edge.names import printable
+from cxr_edge.ops.binomial import exact_interval
 from training.data.demographics import is_adult
 from training.data.duplicates import same_image_pairs
 from training.data.faults import Fault
 from training.data.findings import FRONTAL_VIEWS, projection
 from training.data.own.examine import Examination, Examined, examine, size_class
-from training.data.own.intervals import exact_interval
 from training.data.own.records import OwnData, OwnRecord
 
 __all__ = ["Association", "DataReport", "FindingCounts", "Problem", "SamePicture", "check"]

@@ -10,7 +10,6 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from tests.builders.own_data import write_folder, write_image, write_table
-from training.data.own.intervals import exact_interval
 from training.data.own.page import as_html, as_lines
 from training.data.own.pictures import contact_sheet, sampled
 from training.data.own.report import DataReport, Problem, check
@@ -42,13 +41,6 @@ def _sound_rows(n: int = 40) -> list[dict[str, object]]:
 def _problem(report: DataReport, words: str) -> Problem:
     (found,) = [p for p in report.problems if words in p.title]
     return found
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (1, 1), (9, 10), (36, 40), (450, 500), (30_000, 33_334)])
-def test_the_interval_is_exact(hits: int, n: int) -> None:
-    assert exact_interval(hits, n) == pytest.approx(proportion_confint(hits, n, alpha=0.05, method="beta"), abs=1e-6)
-    with pytest.raises(ValueError, match="is no share"):
-        exact_interval(n + 1, n)
 
 
 def test_sound_data_has_counts_and_the_one_problem_that_it_has(tmp_path: Path) -> None:
