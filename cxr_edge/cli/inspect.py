@@ -16,9 +16,11 @@ from cxr_edge.bundle import ENGINES_DIR, Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
 from cxr_edge.cli.output import print_json, print_results
+from cxr_edge.engines.records import BUILD_FILE, BuildRecord
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.names import not_empty, printable
-from cxr_edge.specs.combination import Combination
+from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.specs.combination import DEFAULT_THRESHOLD, Combination
 from cxr_edge.specs.outputs import OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
 
@@ -69,6 +71,7 @@ def _as_json(bundle: Bundle, networks: tuple[Network, ...]) -> dict[str, Any]:
         "digest": bundle.digest,
         "networks": _network_facts(bundle, networks),
         "engines": _engines(bundle),
+        "operating_points": {name: point.as_json() for name, point in _moved_points(bundle).items()},
         "unlisted_files": list(bundle.unlisted_files()),
         "manifest": bundle.manifest.as_json(),
     }
@@ -199,9 +202,38 @@ def _engines(bundle: Bundle) -> dict[str, list[str]]:
 
 
 def _engine_lines(bundle: Bundle) -> list[str]:
-    found = _engines(bundle).items()
-    lines = [f"  {printable(name)}: {', '.join(map(printable, files)) or 'none'}" for name, files in found]
+    lines, moved = [], _moved_points(bundle)
+    for name, files in _engines(bundle).items():
+        lines.append(f"  {printable(name)}: {', '.join(map(printable, files)) or 'none'}")
+        lines += [f"    limits of these engines: {_moves(bundle, moved[name])}"] if name in moved else []
     return lines or [f"  none yet: cxr-edge build-engine {bundle.root}"]
+
+
+def _moved_points(bundle: Bundle) -> dict[str, OperatingPoint]:
+    """Return the operating points of built engines that differ from the manifest's, by backend."""
+    found = {}
+    for name in _engines(bundle):
+        try:
+            record = BuildRecord.read(bundle.root / ENGINES_DIR / name / BUILD_FILE)
+        except ValueError:  # which `screen` refuses
+            continue
+        if record.operating_point is not None and record.bundle_sha256 == bundle.digest:
+            found[name] = record.operating_point
+    return found
+
+
+def _moves(bundle: Bundle, point: OperatingPoint) -> str:
+    """Return the limits that differ from the manifest's."""
+    manifest = OperatingPoint(decision=bundle.manifest.decision, budget=bundle.manifest.budget).limits()
+    return "; ".join(
+        f"{name} {_limit(manifest.get(name, DEFAULT_THRESHOLD))} -> {_limit(value)}"
+        for name, value in point.limits().items()
+        if value != manifest.get(name, DEFAULT_THRESHOLD)
+    )
+
+
+def _limit(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _pairs(pairs: dict[str, str]) -> Iterator[str]:

@@ -217,13 +217,13 @@ def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str)
     from cxr_edge.backends.cpu_info import processor_name
     from cxr_edge.report import RunInfo
 
-    bundle, manifest = screener.bundle, screener.manifest
+    bundle, manifest, decision = screener.bundle, screener.manifest, screener.operating_point.decision
     return RunInfo(
         bundle=manifest.name,
         version=manifest.version,
         digest=bundle.digest,
         labels=manifest.labels,
-        thresholds=tuple(map(manifest.decision.threshold_of, manifest.labels)) if manifest.multi_label else None,
+        thresholds=tuple(map(decision.threshold_of, manifest.labels)) if manifest.multi_label else None,
         intended_use=manifest.intended_use,
         engines=screener.describe(),
         machine=f"{processor_name()}, {args.threads} threads ({use_of_threads})",

@@ -2,7 +2,7 @@
 
 A bundle and `BuildSettings` come in, a `BuildReport` comes out, and the selected engines are stored beside the bundle.
 The order: check the bundle and that this machine reproduces its known answers; try every candidate of every network;
-check the fastest that passed together as an ensemble; only then write.
+check the fastest that passed together as an ensemble, at limits moved for them; only then write.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from cxr_edge.compiler.build_lock import build_lock
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
 from cxr_edge.compiler.candidates import Candidate, choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
+from cxr_edge.compiler.ensemble import EnsembleResult, compare_at_points
 from cxr_edge.compiler.graph.simplify import simplify
 from cxr_edge.compiler.output_kinds import ComparedOutput, compared_output, constant_note
-from cxr_edge.compiler.parity import Findings, Limits, ParityResult, compare_ensemble, compare_ensemble_findings
+from cxr_edge.compiler.parity import Limits
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import Samples
 from cxr_edge.compiler.selection import EngineSelection, select_engines
@@ -165,20 +166,21 @@ class _BundleBuild:
         measured.write(cache)
         return measured
 
-    def _compare_ensemble(self, candidates: Mapping[str, Candidate]) -> ParityResult:
-        """Screen the images with these engines and compare the screenings with the reference's."""
+    def _compare_ensemble(self, candidates: Mapping[str, Candidate]) -> EnsembleResult:
+        """Screen the images with these engines, move the limits for them, and compare with the reference's screenings."""
         ordered = [candidates[n.name] for n in engines.parts(self.bundle)]
         precisions = tuple(c.recipe.name for c in ordered)
         loaded = engines.engine_set(self.bundle, self.context.backend, [c.engine for c in ordered], precisions)
         screener = Screener(self.bundle, loaded, threads=self.context.options.threads)
         after = [screener.screen(decode(s.path)) for s in self.images.items]
-        before = [s.screening for s in self.images.items]
-        manifest, truth = self.bundle.manifest, self.images.truth()
-        if not manifest.multi_label:
-            return compare_ensemble(before, after, truth, self._limits)
-        thresholds = tuple(map(manifest.decision.threshold_of, manifest.labels))
-        findings = Findings(labels=manifest.labels, thresholds=thresholds, truth=truth)
-        return compare_ensemble_findings(before, after, self._limits, findings)
+        return compare_at_points(
+            self.bundle.manifest,
+            [s.screening for s in self.images.items],
+            after,
+            truth=self.images.truth(),
+            known=self.images.known(len(self.bundle.manifest.labels)),
+            limits=self._limits,
+        )
 
     def _report(self, results: Mapping[str, TrialResult], selection: EngineSelection) -> BuildReport:
         backend, unreadable = self.context.backend, len(self.images.unreadable)
@@ -192,7 +194,8 @@ class _BundleBuild:
             images=self.images.description,
             engines=str(self._folder),
             rows=tuple(selection.final_row(row, r) for r in results.values() for row in r.rows),
-            ensemble=selection.ensemble,
+            ensemble=None if selection.ensemble is None else selection.ensemble.parity,
+            operating_point=None if selection.ensemble is None else selection.ensemble.report,
             outputs=tuple(self.compared),
             notes=(*self.notes, *skipped, *ignored_options_note(backend, self.settings.gpu)),
         )
@@ -221,6 +224,7 @@ class _BundleBuild:
             bundle_sha256=self.bundle.digest,
             precisions=report.precisions,
             settings=self.settings,
+            operating_point=selection.ensemble.point if selection.ensemble is not None and report.complete else None,
             report=report.as_json(),
         )
         if report.complete:

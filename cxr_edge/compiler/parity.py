@@ -8,20 +8,22 @@ were measured in training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.compiler.auc import auc
 from cxr_edge.ops.lung_box import lung_box
-from cxr_edge.records import Roi, Screening
+from cxr_edge.records import Roi
 from cxr_edge.specs.combination import DEFAULT_THRESHOLD
 from cxr_edge.specs.lung_box import LungBoxRule
 
 __all__ = [
     "PER_OUTPUT",
+    "TIE",
     "TRUE_FINDINGS",
+    "Agreement",
     "Findings",
     "Limits",
     "ParityResult",
@@ -30,7 +32,9 @@ __all__ = [
     "compare_findings",
     "compare_member",
     "compare_segmenter",
+    "largest_shift",
     "macro_auc",
+    "tie",
 ]
 
 FloatArray = npt.NDArray[np.floating]
@@ -49,8 +53,9 @@ TRUE_FINDINGS = "true findings"
 class Limits:
     """Limits of a candidate, all from max_loss (X, a share).
 
-    The ensemble must keep the decision on 1 - X of the images. A member or the segmenter, whose errors the others even
-    out, must agree on 1 - 3X; so with few images no change at all is allowed. AUC may fall by X, from 50 images on.
+    The ensemble must keep the decision, at the operating point, on 1 - X of the images, and whether it is an answer on 1 - X
+    of them too. A member or the segmenter, whose errors the others even out, must agree on 1 - 3X; so with few images no
+    change at all is allowed. AUC may fall by X, from 50 images on.
     Probabilities may change by 2X in the mean and by 20X in any one image. A mask may lose 3X of its mean overlap. Raw
     outputs may be off by half of their variation over the images, with a large X by more, but never as much as a constant.
     """
@@ -102,6 +107,9 @@ class ParityResult:
     output_change: float | None = None  # largest RMS error of a raw output over its variation (`variation`)
     mask_iou: float | None = None  # mean over images; segmenters only
     worst_finding: str | None = None  # label of the lowest agreement, if findings have labels and it is below 1
+    answers: float | None = (
+        None  # share of images of an ensemble with a budget that are answered, or not, as by the reference
+    )
     reasons: tuple[str, ...] = ()  # empty if it passed
 
     @property
@@ -113,7 +121,7 @@ def compare_member(
     reference: FloatArray, candidate: FloatArray, truth: npt.NDArray[np.int64] | None, limits: Limits
 ) -> ParityResult:
     """Compare probabilities (images, labels) of one member. truth: (images) label indices, or None."""
-    same = reference.argmax(1) == candidate.argmax(1)
+    same = (reference.argmax(1) == candidate.argmax(1)) | (largest_shift(reference, candidate) <= TIE)
     return _compare(reference, candidate, same, truth, limits, limits.network_agreement, "top label")
 
 
@@ -123,6 +131,7 @@ class Findings:
 
     labels: tuple[str, ...] = ()  # one per output; (): not known, outputs are called by their number
     thresholds: tuple[float, ...] = ()  # one per output, from which a finding is present; (): 0.5 for each
+    moved: tuple[float, ...] = ()  # the candidate's, one per output; (): the same
     truth: npt.NDArray[np.int64] | None = None  # (images, outputs), 1 where the finding is present; None: not known
 
     def name(self, output: int) -> str:
@@ -132,6 +141,10 @@ class Findings:
     def limits(self, outputs: int) -> FloatArray:
         """Return the thresholds (outputs), as float32: the decision rule compares so."""
         return np.asarray(self.thresholds or (DEFAULT_THRESHOLD,) * outputs, np.float32)
+
+    def candidate_limits(self, outputs: int) -> FloatArray:
+        """Return the candidate's thresholds (outputs), as float32."""
+        return np.asarray(self.moved, np.float32) if self.moved else self.limits(outputs)
 
 
 def compare_findings(
@@ -150,8 +163,8 @@ def compare_findings(
         return _not_finite(len(reference))
     known, shift = findings or Findings(), np.abs(candidate - reference)
     thresholds = known.limits(reference.shape[1])
-    ties = TIE * 2 * np.minimum(thresholds, 1 - thresholds)  # of a threshold near 0 or 1, a change beside it is less
-    agreement = (((reference >= thresholds) == (candidate >= thresholds)) | (shift <= ties)).mean(axis=0)
+    same = (reference >= thresholds) == (candidate >= known.candidate_limits(reference.shape[1]))
+    agreement = (same | (shift <= tie(thresholds))).mean(axis=0)
     losses = _finding_auc_losses(reference, candidate, limits, known)
     least, most, largest = (
         int(i) for i in (agreement.argmin(), shift.mean(axis=0).argmax(), shift.max(axis=0).argmax())
@@ -181,24 +194,44 @@ def compare_findings(
 
 
 def compare_ensemble_findings(
-    reference: Sequence[Screening], candidate: Sequence[Screening], limits: Limits, findings: Findings
+    reference: FloatArray, candidate: FloatArray, limits: Limits, findings: Findings
 ) -> ParityResult:
-    """Compare the screenings of an ensemble of findings: each is decided at the bundle's threshold, the worst one counts."""
-    pairs = list(zip(reference, candidate, strict=True))
-    before, after = (np.array([pair[side].probabilities for pair in pairs]) for side in (0, 1))
-    return compare_findings(before, after, limits, findings, min_agreement=limits.ensemble_agreement)
+    """Compare probabilities (images, findings) of an ensemble of findings, each decided at its threshold; the worst counts."""
+    return compare_findings(reference, candidate, limits, findings, min_agreement=limits.ensemble_agreement)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Where a candidate gives the reference's verdict, image by image (N,); ties count as the same."""
+
+    decisions: npt.NDArray[np.bool_]
+    answers: npt.NDArray[np.bool_] | None  # None without a budget: every decision is an answer
 
 
 def compare_ensemble(
-    reference: Sequence[Screening],
-    candidate: Sequence[Screening],
+    reference: FloatArray,
+    candidate: FloatArray,
+    same: Agreement,
     truth: npt.NDArray[np.int64] | None,
     limits: Limits,
 ) -> ParityResult:
-    """Compare the screenings of the full ensemble, image by image."""
-    before, after = (np.array([s.probabilities for s in side]) for side in (reference, candidate))
-    same = np.array([a.forced_decision == b.forced_decision for a, b in zip(reference, candidate, strict=True)])
-    return _compare(before, after, same, truth, limits, limits.ensemble_agreement, "decision")
+    """Compare probabilities (images, labels) of the full ensemble, and its verdicts at the operating point."""
+    result = _compare(reference, candidate, same.decisions, truth, limits, limits.ensemble_agreement, "decision")
+    if same.answers is None:
+        return result
+    answers = float(same.answers.mean())
+    reasons = _too_low("agreement on which images are answered", answers, limits.ensemble_agreement)
+    return replace(result, answers=answers, reasons=(*result.reasons, *reasons))
+
+
+def tie(limits: FloatArray) -> FloatArray:
+    """Return the largest change of a probability that leaves its side of each limit open: TIE at 0.5, less near 0 and 1."""
+    return np.asarray(TIE * 2 * np.minimum(limits, 1 - limits))
+
+
+def largest_shift(reference: FloatArray, candidate: FloatArray) -> FloatArray:
+    """Return the largest change of a probability of each image (images)."""
+    return np.asarray(np.abs(candidate - reference).max(axis=1))
 
 
 def compare_segmenter(
@@ -241,8 +274,7 @@ def _compare(
 ) -> ParityResult:
     if not np.isfinite(candidate).all():
         return _not_finite(len(reference))
-    shift = np.abs(candidate - reference).max(axis=1)
-    agreement = float((same | (shift <= TIE)).mean())
+    shift, agreement = largest_shift(reference, candidate), float(same.mean())
     change, against = _auc_change(reference, candidate, truth)
     reasons = [
         *_too_low(f"{subject} agreement", agreement, min_agreement),

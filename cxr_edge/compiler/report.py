@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cxr_edge.compiler.output_kinds import ComparedOutput
 from cxr_edge.compiler.parity import PER_OUTPUT, TRUE_FINDINGS, ParityResult
+from cxr_edge.compiler.point_report import PointReport
 from cxr_edge.compiler.sensitivity import LayerSensitivity
 from cxr_edge.compiler.timing import Timing
 
@@ -70,6 +71,7 @@ class BuildReport:
     ensemble: ParityResult | None  # of the selected engines together; None if some network has none
     notes: tuple[str, ...]
     outputs: tuple[ComparedOutput, ...] = ()  # what each network's outputs were taken for
+    operating_point: PointReport | None = None  # of these engines together; None for a single network
 
     @property
     def precisions(self) -> dict[str, str]:
@@ -91,6 +93,7 @@ class BuildReport:
         lines += ["", f"Gate: {self.images}, compared with the fp32 networks; at most {self.max_loss:g} may be lost."]
         lines += [*self._reasons(), *self._layers()]
         lines += [] if self.ensemble is None else [_ensemble_line(self.ensemble)]
+        lines += [] if self.operating_point is None else self.operating_point.lines()
         parity = [(r.precision, r.parity) for r in self.rows if r.parity]
         against = sorted({p.auc_against for _, p in parity if p.auc_against})
         lines += [f"Outputs: {', '.join(map(str, self.outputs))}."] if self.outputs else []
@@ -137,7 +140,8 @@ def _ensemble_line(parity: ParityResult) -> str:
     shift = "" if parity.max_shift is None else f", largest change of a probability {parity.max_shift:.3f}"
     result = "passed" if parity.passed else "REJECTED: " + "; ".join(parity.reasons)
     of = f" of {parity.worst_finding}, the worst finding," if parity.worst_finding else ""
-    agreement = f"decision agreement {parity.agreement:.3f}{of} on {parity.images} images"
+    answers = "" if parity.answers is None else f", of answered or not {parity.answers:.3f}"
+    agreement = f"decision agreement {parity.agreement:.3f}{of}{answers} on {parity.images} images"
     return f"The selected engines together: {agreement}{shift}; {result}."
 
 

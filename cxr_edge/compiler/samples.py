@@ -60,6 +60,14 @@ class Samples:
         labels = [s.label for s in self.items if s.label is not None]
         return np.array(labels, np.int64) if len(labels) == len(self.items) else None
 
+    def known(self, labels: int) -> npt.NDArray[np.int8]:
+        """Return 1 where a label is true, 0 where it is not, and -1 in the rows of images of unknown truth (images, labels)."""
+        found = np.full((len(self.items), labels), -1, np.int8)
+        for row, sample in zip(found, self.items, strict=True):
+            if sample.label is not None:
+                row[:] = np.arange(labels) == sample.label if isinstance(sample.label, int) else sample.label
+        return found
+
     def digest(self) -> str:
         """Return the SHA-256 of the images' digests in order: equal for the same images."""
         return hashlib.sha256("\n".join(s.screening.sha256 for s in self.items).encode()).hexdigest()

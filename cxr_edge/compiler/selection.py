@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from cxr_edge.compiler.candidates import Candidate
-from cxr_edge.compiler.parity import ParityResult
+from cxr_edge.compiler.ensemble import EnsembleResult
 from cxr_edge.compiler.report import Row
 from cxr_edge.compiler.trial import TrialResult
 
@@ -22,7 +22,7 @@ class EngineSelection:
     """Selected candidate per network."""
 
     candidates: Mapping[str, Candidate]  # by name of the network; empty if no set passed
-    ensemble: ParityResult | None  # of all of them together; None if some network has no candidate
+    ensemble: EnsembleResult | None  # of all of them together; None if some network has no candidate
 
     def final_row(self, row: Row, result: TrialResult) -> Row:
         """Return a row with its final status: selected, or passed or rejected with the reason."""
@@ -40,7 +40,7 @@ class EngineSelection:
 
 def select_engines(
     results: Mapping[str, TrialResult],
-    compare: Callable[[Mapping[str, Candidate]], ParityResult],
+    compare: Callable[[Mapping[str, Candidate]], EnsembleResult],
     say: Callable[[str], None],
 ) -> EngineSelection:
     """Select the fastest candidate of each network such that the ensemble passes.
@@ -53,7 +53,7 @@ def select_engines(
     while True:
         say("comparing the selected engines together")
         ensemble = compare(selected)
-        if ensemble.passed:
+        if ensemble.parity.passed:
             return EngineSelection(candidates=selected, ensemble=ensemble)
         fallbacks = {name: c for name, r in results.items() if (c := _fallback(r, selected[name]))}
         if not fallbacks:

@@ -122,7 +122,8 @@ def load(
     options = CompileOptions(threads=threads, gpu=record.settings.gpu)
     loaded = [_load_engine(folder, n, record, runtime, options, rebuild_hint) for n in networks]
     again = partial(load, engines_dir=engines_dir and root.resolve(), backend=runtime.name, threads=threads)
-    return engine_set(bundle, runtime, loaded, tuple(record.precisions[n.name] for n in networks), reload=again)
+    precisions = tuple(record.precisions[n.name] for n in networks)
+    return engine_set(bundle, runtime, loaded, precisions, reload=again, operating_point=record.operating_point)
 
 
 def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
@@ -142,8 +143,9 @@ def engine_set(
     loaded: Sequence[Engine],
     precisions: tuple[str, ...],
     reload: Callable[[Bundle], EngineSet] | None = None,
+    operating_point: OperatingPoint | None = None,
 ) -> EngineSet:
-    """Return the set of `loaded` engines, one per network of `bundle` in its order."""
+    """Return the set of `loaded` engines, one per network of `bundle` in its order. operating_point: None for the manifest's."""
     first = 0 if bundle.manifest.segmenter is None else 1
     return EngineSet(
         backend=backend.name,
@@ -152,6 +154,7 @@ def engine_set(
         parts=tuple(n.name for n in parts(bundle)),
         precisions=precisions,
         versions=backend.versions(),
+        operating_point=operating_point,
         device=backend.device() if isinstance(backend, DeviceBackend) else None,
         reload=reload,
     )
@@ -174,7 +177,7 @@ def last_build_settings(bundle: Bundle, engines_dir: Path | None, backend: str) 
     names = [name for name in backends.BACKENDS if backend in ("auto", name)]
     for path in (root / name / BUILD_FILE for name in names):
         try:
-            return BuildRecord.read(path).settings
+            return BuildRecord.read_settings(path)
         except ValueError:
             continue
     return BuildSettings()
@@ -210,12 +213,24 @@ def _read_record(folder: Path, bundle: Bundle, rebuild_hint: str) -> BuildRecord
             f"the engines in {folder} are outdated: they were built from a bundle with digest "
             f"{record.bundle_sha256[:12]}..., {bundle.manifest.name!r} now has {bundle.digest[:12]}...; {rebuild_hint}"
         )
+    if not _fits(record.operating_point, bundle):
+        raise EngineError(
+            f"{path} has an operating point of other labels than {bundle.manifest.name!r}: {rebuild_hint}"
+        )
     missing = [n.name for n in parts(bundle) if n.name not in record.precisions]
     if missing:
         raise EngineError(
             f"the last build in {folder} ended without an engine for {', '.join(missing)}: {rebuild_hint}"
         )
     return record
+
+
+def _fits(point: OperatingPoint | None, bundle: Bundle) -> bool:
+    """Return whether an operating point has thresholds of the bundle's labels, and a budget of the bundle's budget's labels."""
+    if point is None:
+        return True
+    budgets = [None if budget is None else set(budget.labels) for budget in (point.budget, bundle.manifest.budget)]
+    return budgets[0] == budgets[1] and set(point.decision.thresholds) <= set(bundle.manifest.labels)
 
 
 def _load_engine(

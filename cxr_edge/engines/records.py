@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from cxr_edge.backends.base import GpuOptions, option
 from cxr_edge.errors import InputError
+from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.specs.json_fields import FieldError
 
 __all__ = ["BUILD_FILE", "PRECISION_CHOICES", "BuildRecord", "BuildSettings", "PrecisionChoice", "SideCar"]
 
@@ -24,7 +26,9 @@ PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
 
 _ENGINE_SCHEMA = "cxr-edge-engine/1"
-_BUILD_SCHEMA = "cxr-edge-build/2"
+_BUILD_SCHEMA = "cxr-edge-build/3"
+# Without an operating point: its engines are refused, and a rebuild repeats its settings.
+_BUILD_SCHEMA_2 = "cxr-edge-build/2"
 
 Options = TypeVar("Options")
 
@@ -119,23 +123,48 @@ class BuildSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRecord:
-    """Contents of build.json: chosen precision per network, settings and report."""
+    """Contents of build.json: chosen precision per network, settings, operating point and report."""
 
     backend: str
     bundle_sha256: str
     precisions: Mapping[str, str]  # by name of the network
     settings: BuildSettings
+    operating_point: OperatingPoint | None  # of these engines; None: the manifest's decision and budget
     report: Mapping[str, Any]  # the build's table, for people
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        return {"schema": _BUILD_SCHEMA, **asdict(self), "settings": self.settings.as_json()}
+        point = self.operating_point
+        return {
+            "schema": _BUILD_SCHEMA,
+            **asdict(self),
+            "settings": self.settings.as_json(),
+            "operating_point": None if point is None else point.as_json(),
+        }
 
     @classmethod
     def read(cls, path: Path) -> BuildRecord:
         """Read a build.json. Raises ValueError if it is none, or of another schema."""
         values = _read_json(path, _BUILD_SCHEMA, _names(cls))
-        return cls(**{**values, "settings": BuildSettings.from_json(values["settings"])})
+        settings, point = BuildSettings.from_json(values["settings"]), _operating_point(values["operating_point"])
+        return cls(**{**values, "settings": settings, "operating_point": point})
+
+    @classmethod
+    def read_settings(cls, path: Path) -> BuildSettings:
+        """Read the settings of a build.json, of schema 2 too, for a rebuild. Raises ValueError if it is none."""
+        try:
+            return cls.read(path).settings
+        except ValueError:
+            values = _read_json(path, _BUILD_SCHEMA_2, _names(cls) - {"operating_point"})
+            return BuildSettings.from_json(values["settings"])
+
+
+def _operating_point(value: object) -> OperatingPoint | None:
+    """Return the operating point of its JSON values. Raises ValueError for anything else."""
+    try:
+        return None if value is None else OperatingPoint.from_json(value)
+    except FieldError as error:
+        raise ValueError(f"its operating point is invalid: {error.key} {error.message}") from None
 
 
 def _names(kind: Any) -> set[str]:

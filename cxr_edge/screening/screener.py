@@ -110,6 +110,7 @@ class Screener:
             digest=self.bundle.digest,
             reload=self._engines.reload,
             engines=self._engines.describe(),
+            operating_point=self.operating_point,
             options=self._options,
         )
         return _screener, (type(self), recipe)
@@ -261,6 +262,7 @@ class _Recipe:
     digest: str
     reload: Callable[[Bundle], EngineSet]
     engines: str  # their description
+    operating_point: OperatingPoint
     options: dict[str, Any]  # of the Screener
 
 
@@ -278,7 +280,13 @@ def _screener(kind: type[Screener], recipe: _Recipe) -> Screener:
             f"the engines have changed since the Screener was pickled: expected {recipe.engines}, found "
             f"{engines.describe()}; make the Screener again"
         )
-    return kind(bundle, engines, **recipe.options)
+    screener = kind(bundle, engines, **recipe.options)
+    if screener.operating_point != recipe.operating_point:
+        raise EngineError(
+            "the engines were built again since the Screener was pickled, and their limits (operating point) have changed; make "
+            "the Screener again"
+        )
+    return screener
 
 
 _UNCHECKED = Checked(scores={}, refusals=(), view="", view_estimated=False)

@@ -88,6 +88,14 @@ class OperatingPoint:
     decision: Decision
     budget: ErrorBudget | None
 
+    def limits(self) -> dict[str, float | None]:
+        """Return every limit by its name: `threshold LABEL`, `uncertain_below`, `set_from LABEL`, `answer_from LABEL`."""
+        found: dict[str, float | None] = {f"threshold {k}": v for k, v in self.decision.thresholds.items()}
+        found["uncertain_below"] = self.decision.uncertain_below
+        for label, limits in ({} if self.budget is None else self.budget.labels).items():
+            found |= {f"set_from {label}": limits.set_from, f"answer_from {label}": limits.answer_from}
+        return found
+
     def as_json(self) -> dict[str, Any]:
         return {"decision": self.decision.as_json(), "budget": None if self.budget is None else self.budget.as_json()}
 

@@ -10,6 +10,9 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.cli import main
+from cxr_edge.engines.records import BuildRecord, BuildSettings
+from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.specs.combination import Decision
 from tests.builders.toy_bundle import MEMBER_SPECS, build_toy_bundle
 
 
@@ -136,3 +139,25 @@ def test_a_missing_bundle_argument_is_a_usage_error(capsys: pytest.CaptureFixtur
         main(["inspect"])
     assert caught.value.code == 2
     assert "BUNDLE" in capsys.readouterr().err
+
+
+def test_limits_that_a_build_moved_are_shown(toy_bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = Bundle.open(toy_bundle_copy)
+    moved = OperatingPoint(decision=Decision(thresholds={"covid-19": 0.2345}, uncertain_below=0.5), budget=None)
+    for folder, digest in (("onnxruntime", bundle.digest), ("outdated", "0" * 64)):
+        record = BuildRecord(
+            backend=folder,
+            bundle_sha256=digest,
+            precisions={},
+            settings=BuildSettings(),
+            operating_point=moved,
+            report={},
+        )
+        (toy_bundle_copy / "engines" / folder).mkdir(parents=True)
+        (toy_bundle_copy / "engines" / folder / "build.json").write_text(json.dumps(record.as_json()))
+    main(["inspect", str(toy_bundle_copy)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "    limits of these engines: threshold covid-19 0.2000 -> 0.2345" in lines
+    assert sum("limits of these engines" in line for line in lines) == 1, "none of engines of another bundle"
+    main(["inspect", str(toy_bundle_copy), "--json"])
+    assert json.loads(capsys.readouterr().out)["operating_points"] == {"onnxruntime": moved.as_json()}

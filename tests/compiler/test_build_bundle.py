@@ -14,7 +14,7 @@ import pytest
 from cxr_edge import backends, engines
 from cxr_edge.backends.self_test import SELF_TEST_STEM
 from cxr_edge.bundle import Bundle, write_bundle
-from cxr_edge.compiler import build_bundle, candidates, comparison, trial
+from cxr_edge.compiler import build_bundle, candidates, comparison, ensemble, trial
 from cxr_edge.compiler.build_bundle import build
 from cxr_edge.compiler.parity import ParityResult
 from cxr_edge.compiler.sensitivity import rank_layers
@@ -93,7 +93,7 @@ def test_the_fastest_of_each_network_is_selected(ranged, tmp_path, quick):
 def test_build_json_holds_the_report(ranged, tmp_path):
     report = build(ranged, BuildSettings(precision="fp32"), tmp_path)
     stored = json.loads((tmp_path / "onnxruntime" / "build.json").read_text())
-    assert stored["schema"] == "cxr-edge-build/2"
+    assert stored["schema"] == "cxr-edge-build/3"
     assert stored["bundle_sha256"] == ranged.digest
     assert stored["report"] == json.loads(json.dumps(report.as_json()))
     assert stored["report"]["images"] == "3 synthetic known-answer images of the bundle"
@@ -201,11 +201,11 @@ def test_the_ensemble_falls_back_where_it_costs_least(ranged, tmp_path, monkeypa
     quick(["uint8", "fp32"])
     compared = []
 
-    def compare(before, after, truth, limits):
+    def compare(before, after, same, truth, limits):
         compared.append(after)
         return ParityResult(images=3, agreement=1.0, reasons=("too much together",) if len(compared) == 1 else ())
 
-    monkeypatch.setattr(build_bundle, "compare_ensemble", compare)
+    monkeypatch.setattr(ensemble, "compare_ensemble", compare)
     report = build(ranged, BuildSettings(max_loss=GENEROUS), tmp_path)
     assert sorted(report.precisions.values()) == ["fp32", "uint8", "uint8", "uint8"]
     changed = next(p for p, precision in report.precisions.items() if precision == "fp32")
@@ -216,7 +216,7 @@ def test_the_ensemble_falls_back_where_it_costs_least(ranged, tmp_path, monkeypa
 
 def test_an_ensemble_that_never_passes_leaves_no_engine(ranged, tmp_path, monkeypatch):
     bad = ParityResult(images=3, agreement=0.0, reasons=("decision agreement 0.000",))
-    monkeypatch.setattr(build_bundle, "compare_ensemble", lambda *_: bad)
+    monkeypatch.setattr(ensemble, "compare_ensemble", lambda *_: bad)
     report = build(ranged, engines_dir=tmp_path)
     assert not report.complete
     assert files(tmp_path) == ["onnxruntime/build.json"]

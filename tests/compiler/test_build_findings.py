@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from cxr_edge import engines
 from cxr_edge.bundle import Bundle, write_bundle
-from cxr_edge.compiler import build_bundle, candidates, samples
+from cxr_edge.compiler import candidates, ensemble, samples
 from cxr_edge.compiler.build_bundle import build
 from cxr_edge.compiler.comparison import output_comparison
 from cxr_edge.compiler.known_answers import add_known_answers
@@ -32,10 +32,8 @@ from cxr_edge.compiler.parity import (
 )
 from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import BuildSettings
-from cxr_edge.records import Screening, decision_text
 from cxr_edge.screening.screener import Screener
 from tests.builders.toy_bundle import FINDINGS, build_toy_bundle
-from tests.compiler.test_parity import screening
 
 Values = npt.NDArray[np.float64]
 Damage = Callable[[Values], Values]
@@ -66,27 +64,13 @@ def logits(images: int = 60) -> Values:
     return np.asarray(np.random.default_rng(8).normal((0.5, -1.0, -4.0), (2.0, 1.5, 1.0), (images, 3)))
 
 
-def screenings(probabilities: Values) -> list[Screening]:
-    found = []
-    for row in probabilities:
-        present = tuple(f for f, p, limit in zip(FINDINGS, row, THRESHOLDS, strict=True) if p >= limit)
-        values = {
-            "labels": FINDINGS,
-            "probabilities": tuple(row),
-            "findings": present,
-            "decision": decision_text(present),
-        }
-        found.append(dataclasses.replace(screening(0.6, "a"), **values))
-    return found
-
-
 def sigmoid(values: Values) -> Values:
     return np.asarray(1 / (1 + np.exp(-values)))
 
 
 def together(before: Values, after: Values, truth: npt.NDArray[np.int64] | None = None) -> ParityResult:
     findings = Findings(labels=FINDINGS, thresholds=THRESHOLDS, truth=truth)
-    return compare_ensemble_findings(screenings(before), screenings(after), LIMITS, findings)
+    return compare_ensemble_findings(before, after, LIMITS, findings)
 
 
 def test_equal_ensembles_pass() -> None:
@@ -219,14 +203,14 @@ def test_an_ensemble_that_is_wrong_together_is_refused(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its members pass one by one: only the comparison of the whole ensemble has the bundle's thresholds."""
-    real = build_bundle.compare_ensemble_findings
+    real = ensemble.compare_ensemble_findings
 
     def compare(before: Any, after: Any, limits: Limits, findings: Findings) -> ParityResult:
         assert findings.thresholds == (0.5, 0.5, 0.4)
         assert findings.labels == FINDINGS
         return real(before, after[::-1], limits, findings)
 
-    monkeypatch.setattr(build_bundle, "compare_ensemble_findings", compare)
+    monkeypatch.setattr(ensemble, "compare_ensemble_findings", compare)
     report = build(bundle, BuildSettings(precision="fp32"), tmp_path)
     assert not report.complete
     assert "the worst finding, on 3 images" in "\n".join(report.lines())

@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_edge.compiler.parity import TIE, Limits, compare_ensemble, compare_member, compare_segmenter, macro_auc
-from cxr_edge.records import Roi, Screening, StageTimes
+from cxr_edge.compiler.parity import (
+    TIE,
+    Agreement,
+    Limits,
+    compare_ensemble,
+    compare_member,
+    compare_segmenter,
+    macro_auc,
+)
 from cxr_edge.specs.lung_box import LungBoxRule
 
 LIMITS = Limits(max_loss=0.01)
@@ -129,21 +136,21 @@ def test_a_segmenter_that_finds_no_lung_is_rejected():
     assert compare_segmenter([empty], [empty], [(64, 64)], RULE, LIMITS).passed
 
 
-def screening(p, decision):
-    labels = ("a", "b")
-    times = StageTimes(decode_ms=0, lungs_ms=0, preprocess_ms=0, members_ms=0, combine_ms=0)
-    return Screening(
-        source="x", sha256="0" * 64, width_px=9, height_px=9, labels=labels, probabilities=(p, 1 - p),
-        forced_decision=decision, members=(), roi=Roi.full(9, 9), flags=(), times=times,
-    )  # fmt: skip
-
-
 def test_the_ensemble_is_compared_by_its_decisions_not_by_its_top_labels():
-    before = [screening(0.6, "a")] * 10
-    after = [screening(0.55, "a")] * 9 + [screening(0.55, "b")]  # a threshold on b was reached
-    result = compare_ensemble(before, after, None, Limits(max_loss=0.05))
-    assert result.agreement == 0.9
+    p = np.array([[0.6, 0.4]] * 10)
+    same = Agreement(decisions=np.arange(10) > 0, answers=None)
+    result = compare_ensemble(p, p, same, None, Limits(max_loss=0.05))
+    assert (result.agreement, result.answers) == (0.9, None)
     assert result.reasons == ("decision agreement 0.900, at least 0.950 is required",)
+
+
+def test_the_ensemble_must_answer_the_same_images():
+    p = np.array([[0.6, 0.4]] * 10)
+    same = Agreement(decisions=np.ones(10, dtype=bool), answers=np.arange(10) > 0)
+    result = compare_ensemble(p, p, same, None, Limits(max_loss=0.05))
+    assert (result.agreement, result.answers) == (1.0, 0.9)
+    assert result.reasons == ("agreement on which images are answered 0.900, at least 0.950 is required",)
+    assert compare_ensemble(p, p, same, None, Limits(max_loss=0.1)).passed
 
 
 @pytest.mark.parametrize("loss", [0.0, -0.1, 1.5, float("nan")])

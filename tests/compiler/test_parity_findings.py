@@ -8,6 +8,7 @@ import pytest
 
 from cxr_edge.compiler.parity import (
     PER_OUTPUT,
+    Agreement,
     Limits,
     ParityResult,
     compare_ensemble,
@@ -16,7 +17,7 @@ from cxr_edge.compiler.parity import (
     compare_segmenter,
 )
 from cxr_edge.specs.lung_box import LungBoxRule
-from tests.compiler.test_parity import lung_mask, screening
+from tests.compiler.test_parity import lung_mask
 
 LIMITS = Limits(max_loss=0.01)
 Floats = npt.NDArray[np.float64]
@@ -131,11 +132,9 @@ def test_top_labels_are_compared_image_by_image() -> None:
 
 
 def test_an_ensemble_is_compared_with_true_labels_if_they_are_known() -> None:
-    before = [screening(0.6, "a"), screening(0.4, "b")]
-    result = compare_ensemble(before, before, np.array([1, 0]), LIMITS)
+    before, same = np.array([[0.6, 0.4], [0.4, 0.6]]), Agreement(decisions=np.ones(2, dtype=bool), answers=None)
+    result = compare_ensemble(before, before, same, np.array([1, 0]), LIMITS)
     assert (result.auc_change, result.auc_against) == (0.0, "true labels")
-    with pytest.raises(ValueError, match="zip"):
-        compare_ensemble(before, before[:1], None, LIMITS)
 
 
 def test_masks_of_the_threshold_itself_are_lung() -> None:

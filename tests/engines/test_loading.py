@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from cxr_edge import engines
 from cxr_edge.backends.base import GpuOptions
 from cxr_edge.bundle import PACKAGED, Bundle, write_bundle
 from cxr_edge.compiler.build_bundle import build
+from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import loading
-from cxr_edge.errors import BackendError, ContractError
+from cxr_edge.errors import BackendError, ContractError, EngineError
+from cxr_edge.screening.screener import Screener
 from tests.tolerances import assert_close
 
 
@@ -131,7 +134,7 @@ def test_a_build_of_schema_1_is_refused_with_the_command(bundle, folder):
     del settings["images"]
     (folder / "build.json").write_text(json.dumps({**values, "schema": "cxr-edge-build/1", "asked": settings}))
     message, command = refusal(bundle)
-    assert "build.json does not follow cxr-edge-build/2" in message
+    assert "build.json does not follow cxr-edge-build/3" in message
     assert command == f"cxr-edge build-engine {bundle.root}"
 
 
@@ -220,3 +223,61 @@ def test_loading_imports_no_onnx(bundle):
         "sys.exit('onnx' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+MOVED = {"decision": {"thresholds": {"covid-19": 0.2345}, "uncertain_below": 0.5}, "budget": None}
+
+
+def test_the_operating_point_of_a_build_is_that_of_its_screener_here_and_in_other_processes(bundle, folder):
+    assert engines.load(bundle).operating_point is None, "of fp32 engines that equal the reference"
+    edit(folder / "build.json", operating_point=MOVED)
+    loaded = engines.load(bundle)
+    screener = Screener(bundle, loaded)
+    assert screener.operating_point.decision.thresholds == {"covid-19": 0.2345}
+    assert screener.manifest.decision.thresholds == {"covid-19": 0.2}
+    assert loaded.reload(bundle).operating_point == loaded.operating_point
+    text = pickle.dumps(screener)
+    assert pickle.loads(text).operating_point == screener.operating_point
+    edit(folder / "build.json", operating_point=None)
+    with pytest.raises(EngineError, match="built again since the Screener was pickled, and their limits"):
+        pickle.loads(text)
+
+
+def test_the_moved_threshold_decides(bundle, folder):
+    image = decode(bundle.file(bundle.manifest.known_answers[0].file))
+    before = Screener(bundle, engines.load(bundle)).screen(image)
+    rule = {"thresholds": {before.forced_decision: 1.0}, "uncertain_below": 0.0}
+    edit(folder / "build.json", operating_point={"decision": rule, "budget": None})
+    after = Screener(bundle, engines.load(bundle)).screen(image)
+    assert after.forced_decision != before.forced_decision
+    assert after.probabilities == before.probabilities
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"decision": {}}, "its operating point is invalid"),
+        (
+            {**MOVED, "decision": {"thresholds": {"covid-19": 7}, "uncertain_below": 0.5}},
+            "thresholds.covid-19 must be a number",
+        ),
+        (
+            {**MOVED, "decision": {"thresholds": {"flu": 0.5}, "uncertain_below": 0.5}},
+            "has an operating point of other labels",
+        ),
+    ],
+)
+def test_an_operating_point_that_cannot_be_used(bundle, folder, point, message):
+    edit(folder / "build.json", operating_point=point)
+    assert message in refusal(bundle)[0]
+
+
+def test_a_build_of_schema_2_is_refused_and_its_settings_are_repeated(bundle, folder):
+    """Engines without an operating point: what they were built with is still known."""
+    values = json.loads((folder / "build.json").read_text())
+    del values["operating_point"]
+    values["settings"]["images"] = 30
+    (folder / "build.json").write_text(json.dumps({**values, "schema": "cxr-edge-build/2"}))
+    message, command = refusal(bundle)
+    assert "build.json does not follow cxr-edge-build/3" in message
+    assert command == f"cxr-edge build-engine {bundle.root} --precision fp32 --images 30"
