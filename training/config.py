@@ -62,7 +62,7 @@ class BundleConfig:
     guard: str | None = "covid-19"
     # Subgroups by name. In these the guarded label's specificity limits score and threshold ...
     guard_groups: Subgroups = field(default_factory=lambda: {"adult_normals": Subgroup(label="normal", adult=True)})
-    # ... in these it is only reported ...
+    # ... in these it is reported, and its sensitivity in those of images with the label; a `floor` stops a bundle below it ...
     watch: Subgroups = field(default_factory=lambda: dict(_WATCHED))
     # ... and within these its AUC is reported; the first also with the lungs painted over.
     auc_groups: Subgroups = field(
@@ -102,6 +102,7 @@ class BundleConfig:
         for name in ("guard_groups", "watch", "auc_groups"):
             object.__setattr__(self, name, _subgroups(getattr(self, name), name))
         self._check_findings()
+        self._check_floors()
         if self.guard is not None and self.guard not in self.labels:
             raise InputError(
                 f"guard is {self.guard!r}, which is none of the labels {', '.join(self.labels)}: name the label with "
@@ -123,12 +124,38 @@ class BundleConfig:
         if wrong := [label for label in self.labels if self.multi_label and ("+" in label or label == NO_FINDING)]:
             raise InputError(f'a finding has no "+" in its name and is not {NO_FINDING!r}; got {wrong[0]!r}')
 
+    def _check_floors(self) -> None:
+        """Raise InputError for a floor of a figure that the results do not have."""
+        for name in ("guard_groups", "watch", "auc_groups"):
+            for key, group in getattr(self, name).items():
+                self._check_floor(name, group, f"{name}.{key}")
+
+    def _check_floor(self, name: str, group: Subgroup, where: str) -> None:
+        if group.of is not None and (not self.multi_label or group.of not in self.labels):
+            expected = (
+                f"one of {', '.join(self.labels)}" if self.multi_label else "of multi-label data only: leave it out"
+            )
+            raise InputError(f"{where}: of is the finding of a floor, {expected}; got {group.of!r}")
+        if group.floor is None:
+            return
+        if name == "auc_groups":
+            raise InputError(
+                f"{where}: a floor is of guard_groups and of watch, whose figures are shares: move the group there"
+            )
+        if self.multi_label and group.of is None:
+            raise InputError(f'{where}: a floor of findings needs the finding that it is of: of = "{self.labels[0]}"')
+        if self.guard is None and not self.multi_label:
+            raise InputError(
+                f'{where}: a floor is of the guarded label: name one (guard = "LABEL"), or leave the floor out'
+            )
+
     @property
     def guarded(self) -> Guard | None:
         """The guarded label with its subgroups; None if there is none."""
         if self.guard is None:
             return None
-        return Guard(label=self.guard, groups=self.guard_groups, watch=self.watch, auc_groups=self.auc_groups)
+        watch = self.watch if self.watch != _WATCHED else {k: g for k, g in _WATCHED.items() if g.label != self.guard}
+        return Guard(label=self.guard, groups=self.guard_groups, watch=watch, auc_groups=self.auc_groups)
 
     @property
     def target(self) -> Target:

@@ -18,7 +18,7 @@ from training import seeds
 from training.data.dataset import data_folder
 from training.json_records import write_json
 from training.parallel import barrier, broadcast, world
-from training.recipes.arguments import add_run_arguments
+from training.recipes.arguments import add_floor_argument, add_run_arguments
 from training.recipes.config import RunConfig
 from training.recipes.flannel import finish as flannel_finish
 from training.recipes.flannel import stages as flannel_stages
@@ -124,6 +124,7 @@ def _run_stages(
 ) -> None:
     """Run the selected stage, or all in order: training stages on all processes, report stages on the main one."""
     process = world()
+    run.below_floor = args.below_floor
     images = len(run.samples)
     if process.is_main:
         print(f"{images} images; leakage report: {run.out / 'leakage.md'}", file=sys.stderr, flush=True)
@@ -167,6 +168,7 @@ def _add_common(paper: argparse.ArgumentParser, stages: Sequence[str]) -> None:
     paper.add_argument(
         "--segmenter-of", type=path_argument, metavar="RUN", help="copy the segmenter of a run with the same split"
     )
+    add_floor_argument(paper)
 
 
 def _seed(text: str) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, Bundle
 from cxr_edge.errors import CxrEdgeError, InputError
 from training.data.dataset import Sample, data_folder, load
-from training.recipes.arguments import add_run_arguments
+from training.recipes.arguments import add_floor_argument, add_run_arguments
 from training.recipes.config import load_config
 from training.recipes.members import StarterRun, assemble_members, export_members
 from training.recipes.segmenter import segment
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         run = StarterRun(load_config(args.config), data_folder(args.data), args.out)
+        run.below_floor = args.below_floor
         run.check_tasks()
         if args.member is not None:
             _one_member(run, args.member)
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--member", metavar="NAME", help="train this member and end: several processes share the work, with threads = 1"
     )
+    add_floor_argument(parser)
     parser.add_argument("--install", action="store_true", help="install the bundle as cxr_edge's packaged starter")
     return parser
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if repeated is not None:
         copy_salt(args.config.parent, args.out)
     try:
-        train(request, args.out, threads=args.threads, repeated=repeated)
+        train(request, args.out, threads=args.threads, repeated=repeated, below_floor=args.below_floor)
     except KeyboardInterrupt:
         print_message(f"stopped; to go on: {_again(args)}")
         raise

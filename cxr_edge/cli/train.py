@@ -68,6 +68,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=at_least_one, default=available_cores(), metavar="N", help="threads to use (%(default)s)"
     )
+    parser.add_argument(
+        "--below-floor",
+        action="store_true",
+        help="write the bundle although a group that config.toml watches is below its floor; the model card says so",
+    )
     add_reading_options(parser)
 
 

@@ -50,6 +50,8 @@ specificity = 0.8
 
 [watch.lines]
 label = "line"
+of = "line"
+floor = 0.99
 
 [members.one]
 architecture = "plain"
@@ -84,7 +86,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         save(read_source(table, salt=b"always the same split"), folder / "data" / FOLDER)
         (folder / "findings.toml").write_text(CONFIG)
         arguments = ["--data", str(folder / "data"), "--out", str(folder / "run")]
-        assert starter.main([*arguments, "--config", str(folder / "findings.toml")]) == 0
+        arguments += ["--config", str(folder / "findings.toml")]
+        assert starter.main(arguments) == 2
+        assert not (folder / "run" / "bundle" / "manifest.json").exists(), "below a floor there is no bundle"
+        assert starter.main([*arguments, "--stage", "bundle", "--below-floor"]) == 0
         yield folder
 
 
@@ -118,6 +123,15 @@ def test_results_and_card_state_every_finding_and_what_unknown_means(run: Path) 
     for label in FINDINGS:
         assert f"| {label} | {ensemble.labels[label].known} |" in card
     assert "COVID" not in card.replace("covid", "COVID")
+
+
+def test_a_floor_below_which_the_bundle_was_written_is_recorded_and_on_the_card(run: Path) -> None:
+    bundle = Bundle.open(run / "run" / "bundle")
+    (missed,) = bundle.manifest.provenance["below_floor"]
+    assert missed.startswith("lines, line found: ")
+    assert missed.endswith("floor 0.99, too few images to tell: at least 368 are needed")
+    card = (bundle.root / "MODEL_CARD.md").read_text()
+    assert f"below floors of its own configuration:** {missed}." in card
 
 
 @pytest.fixture(scope="module")

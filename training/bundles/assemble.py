@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cxr_edge.specs.combination import Combination
 from training.bundles.card_words import CardWords
+from training.bundles.floors import keep_above_floors
 from training.bundles.model_card import key_metrics, model_card
 from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
 from training.config import BundleConfig
@@ -46,6 +47,7 @@ def assemble(
     split: str = "by patient, patients that share an image kept together",
     combination: Combination | None = None,
     words: CardWords | None = None,
+    below_floor: bool = False,
 ) -> Evaluation:
     """Write the bundle in `root`. Returns the results of `evaluate` on test patients.
 
@@ -56,6 +58,7 @@ def assemble(
     preset, split: of the run, in words.
     combination: fitted already; None selects one on validation patients.
     words: of the model card; None for the published collections.
+    below_floor: write the bundle although a watched group is below its floor; otherwise that is an InputError.
     """
     rows = [i for i, s in enumerate(samples) if s.side == "validation"]
     validation, cut = [samples[i] for i in rows], canvases.rows(rows)
@@ -69,6 +72,7 @@ def assemble(
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate(bundle, samples, canvases, config)
+    bundle = keep_above_floors(bundle, results, below_floor=below_floor)
     bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, sites, words))
     size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)

@@ -1,10 +1,12 @@
-"""Words of a model card on its data, besides the figures: of the published collections, or of a user's own images."""
+"""Words of a model card, besides the figures: on the published collections, or a user's own images; keys of the provenance."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CardWords"]
+__all__ = ["BELOW_FLOOR", "CardWords"]
+
+BELOW_FLOOR = "below_floor"  # key of the provenance: the floors below which a bundle was written, in words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cxr_edge.bundle.manifest import Manifest
-from training.bundles.card_words import CardWords
+from training.bundles.card_words import BELOW_FLOOR, CardWords
 from training.data.collections import source_descriptions
 from training.evaluation.finding_pages import (
     UNKNOWN,
@@ -18,6 +18,7 @@ from training.evaluation.finding_pages import (
     shortcut_sentences,
 )
 from training.evaluation.finding_results import FindingsEvaluation
+from training.evaluation.floors import floors_section
 from training.evaluation.pages import lungs_table
 from training.json_records import as_json
 from training.markdown import table
@@ -69,6 +70,7 @@ def finding_card(manifest: Manifest, results: FindingsEvaluation, words: CardWor
         findings_models_table(results),
         findings_table(results, results.models["ensemble"]),
         *groups_sections(results),
+        *floors_section(results, manifest.provenance.get(BELOW_FLOOR, ())),
         *(["## Lung segmenter", lungs_table(results)] if results.lungs else []),
         "## Limits",
         "\n".join(f"- {limit}" for limit in _limits(results, words)),

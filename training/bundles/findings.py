@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cxr_edge.specs.combination import Combination
 from training.bundles.card_words import CardWords
 from training.bundles.finding_card import finding_card, finding_metrics
+from training.bundles.floors import keep_above_floors
 from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
 from training.config import BundleConfig
 from training.data.canvases import LUNG_BOX, Canvases, onnx_session
@@ -48,6 +49,7 @@ def assemble_findings(
     split: str = "by patient, patients that share an image kept together",
     combination: Combination | None = None,
     words: CardWords | None = None,
+    below_floor: bool = False,
 ) -> FindingsEvaluation:
     """Write the bundle in `root`. Returns the results of `evaluate_findings` on test patients. Arguments as of `assemble`."""
     rows = [i for i, s in enumerate(samples) if s.side == "validation" and config.target.is_evaluated(s.record)]
@@ -69,6 +71,7 @@ def assemble_findings(
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_known_answers(draft, count=config.known_answers)
     results = evaluate_findings(bundle, samples, canvases, config)
+    bundle = keep_above_floors(bundle, results, below_floor=below_floor)
     bundle = add_figures(bundle, finding_metrics(results), finding_card(bundle.manifest, results, words))
     size = sum(f.stat().st_size for f in bundle.root.rglob("*") if f.is_file()) / 1e6
     print(f"{bundle.root}: {size:.1f} MB, {bundle.manifest.combination.strategy}", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr_edge.bundle.manifest import Manifest
-from training.bundles.card_words import CardWords
+from training.bundles.card_words import BELOW_FLOOR, CardWords
 from training.data.collections import source_descriptions, source_limits
 from training.data.findings import FRONTAL_VIEWS
 from training.data.guard import Guard
@@ -45,7 +45,8 @@ def _guard_metrics(results: Evaluation) -> dict[str, Any]:
         return {}
     groups = {name: by_source[TOGETHER] for name, by_source in results.safety.groups.items()}
     shares = {f"specificity_{name}": share for name, share in {**groups, **results.safety.watch}.items()}
-    return {"guard": results.guard.label, **shares}
+    found = {f"sensitivity_{name}": share for name, share in results.safety.found.items()}
+    return {"guard": results.guard.label, **shares, **found}
 
 
 def model_card(
@@ -71,7 +72,7 @@ def model_card(
                 _how(results),
                 models_table(results),
                 labels_table(results.models["ensemble"]),
-                *safety_section(results, "Specificity of {} by subgroup:"),
+                *safety_section(results, "Specificity of {} by subgroup:", manifest.provenance.get(BELOW_FLOOR, ())),
                 *_expected(results.guard, sites),
                 *_lungs(manifest, results),
                 *gaps_section(results, words.stated_by),

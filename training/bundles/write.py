@@ -23,7 +23,7 @@ import onnx
 import onnxruntime
 import torch
 
-from cxr_edge.bundle import Bundle, file_ref, write_bundle
+from cxr_edge.bundle import MANIFEST_NAME, Bundle, file_ref, write_bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.networks import FileRef, Member, Segmenter
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
@@ -45,9 +45,11 @@ __all__ = [
     "CARD",
     "INTENDED_USE",
     "FittedEnsemble",
+    "add_facts",
     "add_figures",
     "add_known_answers",
     "spread_over_strata",
+    "withdraw",
     "write_draft",
 ]
 
@@ -175,6 +177,17 @@ def _tools() -> dict[str, Any]:
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     return {"git_commit": commit or None, "versions": versions}
+
+
+def withdraw(root: Path) -> None:
+    """Remove the manifest, so that what was written in `root` is no bundle; activation ranges stay for the next attempt."""
+    (root / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+def add_facts(bundle: Bundle, facts: Mapping[str, Any]) -> Bundle:
+    """Add facts to the provenance."""
+    manifest = bundle.manifest
+    return write_bundle(bundle.root, replace(manifest, provenance={**manifest.provenance, **facts}))
 
 
 def add_figures(bundle: Bundle, metrics: Mapping[str, Any], card: str) -> Bundle:

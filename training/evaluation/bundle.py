@@ -215,7 +215,8 @@ def _source_counts(screened: Screened, target: Target, source: str, label: str) 
 
 
 def safety(screened: Screened, labels: Sequence[str], config: BundleConfig) -> Safety:
-    """Return the guarded label's specificity by subgroup and its AUC within subgroups; empty without a guarded label.
+    """Return the guarded label's specificity by subgroup, its sensitivity in watched subgroups of images with it, and its AUC
+    within subgroups; empty without a guarded label.
 
     The subgroups that limit false alarms are given by source, too.
     """
@@ -234,7 +235,17 @@ def safety(screened: Screened, labels: Sequence[str], config: BundleConfig) -> S
         groups[name] = {**by_source, TOGETHER: specificity(rows)}
     return Safety(
         groups=groups,
-        watch={name: specificity(guard.negatives(g, screened.records)) for name, g in guard.watch.items()},
+        watch={
+            name: specificity(guard.negatives(g, screened.records))
+            for name, g in guard.watch.items()
+            if not guard.is_found_in(g)
+        },
+        found={
+            name: proportion(int(flagged[rows].sum()), int(rows.sum()))
+            for name, g in guard.watch.items()
+            if guard.is_found_in(g)
+            for rows in (g.mask(screened.records),)
+        },
         areas={name: _guard_auc(screened, labels, guard, g, config) for name, g in guard.auc_groups.items()},
     )
 

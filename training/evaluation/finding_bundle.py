@@ -118,6 +118,7 @@ def evaluate_findings(
         thresholds={label: manifest.decision.threshold_of(label) for label in manifest.labels},
         models=_models(screened, manifest, draws),
         groups=group_findings(screened.predictions, records, manifest.labels, draws, config.watch),
+        watch=config.watch,
         lung_box_failed=proportion(int(screened.flagged("lung_box_failed").sum()), len(test)),
         uncertain=proportion(int(screened.flagged("uncertain").sum()), len(test)),
         lungs=lung_figures(bundle, samples, config),

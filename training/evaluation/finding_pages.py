@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from training.evaluation.finding_metrics import FindingFigures, FindingsModelFigures
 from training.evaluation.finding_results import FindingGroup, FindingsEvaluation
+from training.evaluation.floors import floors_section
 from training.evaluation.metrics import interval
 from training.evaluation.pages import lungs_table
 from training.markdown import table
@@ -118,6 +119,7 @@ def findings_as_markdown(results: FindingsEvaluation) -> str:
                 "At a threshold of 0.5: a member alone has none of its own.",
                 *(f"{n}:\n\n{findings_table(results, m)}" for n, m in results.models.items() if n.endswith(" alone")),
                 *groups_sections(results),
+                *floors_section(results),
                 "## Flags",
                 f"Lung box failed: {interval(results.lung_box_failed)} of the images; a present finding uncertain: "
                 f"{interval(results.uncertain)}.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from training.data.guard import Subgroup
 from training.evaluation.finding_metrics import FindingsModelFigures
 from training.evaluation.metrics import Figure
 from training.evaluation.results import BundleName, LungFigures, Side, SourceClassifier
@@ -63,6 +64,7 @@ class FindingsEvaluation:
     uncertain: Figure
     lungs: Mapping[str, LungFigures]  # by source; empty without a segmenter of this run
     sources: Mapping[str, SourceClassifier]  # a linear classifier of the source, by group of images
+    watch: Mapping[str, Subgroup] = field(default_factory=dict)  # the groups of `groups["watch"]`, with their floors
     lungs_painted_over: FindingsModelFigures | None = field(default=None, metadata=OPTIONAL)
     # Member -> finding -> mean share of the finding's positive activation (CAM) inside the lungs, on images with the finding.
     lung_share: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)

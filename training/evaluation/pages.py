@@ -5,10 +5,11 @@ All figures come from it, so that a page cannot differ from its results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from training.data.guard import Guard
 from training.evaluation.finding_results import FindingsEvaluation
+from training.evaluation.floors import floors_section
 from training.evaluation.metrics import ModelFigures, interval
 from training.evaluation.results import Evaluation, Safety, SourceClassifier
 from training.markdown import table
@@ -57,12 +58,16 @@ def labels_table(model: ModelFigures) -> str:
     )
 
 
-def safety_section(results: Evaluation, title: str) -> list[str]:
-    """Return the guarded label's tables under a title that names it, with `{}` for the label; empty without one."""
+def safety_section(results: Evaluation, title: str, missed: Sequence[str] = ()) -> list[str]:
+    """Return the guarded label's tables under a title that names it, with `{}` for the label; empty without one.
+
+    missed: floors below which the bundle was written.
+    """
     guard = results.guard
     if guard is None:
         return []
-    return [title.format(guard.label), safety_table(guard, results), guard_auc(guard, results.safety)]
+    tables = [safety_table(guard, results), *_found_table(guard, results.safety)]
+    return [title.format(guard.label), *tables, guard_auc(guard, results.safety), *floors_section(results, missed)]
 
 
 def safety_table(guard: Guard, results: Evaluation) -> str:
@@ -71,10 +76,18 @@ def safety_table(guard: Guard, results: Evaluation) -> str:
     for name in guard.groups:
         rows += [[f"{_words(name)}, {source}", interval(f)] for source, f in results.safety.groups[name].items()]
     for name, group in guard.watch.items():
+        if guard.is_found_in(group):
+            continue
         outside = group.label not in (None, *results.labels)
         note = " (not a label of the bundle)" if outside else ""
         rows.append([f"{_words(name)}{note}", interval(results.safety.watch[name])])
     return table([f"images without {guard.label}", f"not predicted {guard.label}"], rows)
+
+
+def _found_table(guard: Guard, safety: Safety) -> list[str]:
+    """Return the guarded label's sensitivity, one row per watched group of images with it; empty without such groups."""
+    rows = [[_words(name), interval(figure)] for name, figure in safety.found.items()]
+    return [table([f"images with {guard.label}", f"predicted {guard.label}"], rows)] if rows else []
 
 
 def guard_auc(guard: Guard, safety: Safety) -> str:

@@ -61,30 +61,34 @@ class SourceCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Safety:
-    """The guarded label's false alarms, by name of the subgroup."""
+    """The guarded label's false alarms, and how often it is found, by name of the subgroup."""
 
     groups: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)  # by source, too: specificity
     watch: Mapping[str, Figure] = field(default_factory=dict)  # specificity
+    found: Mapping[str, Figure] = field(default_factory=dict)  # sensitivity, of watched groups of images with the label
     areas: Mapping[str, Figure] = field(default_factory=dict)  # AUC within the subgroup
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object: a key per subgroup."""
         shares = {f"specificity_{name}": as_json(v) for name, v in (*self.groups.items(), *self.watch.items())}
+        shares |= {f"sensitivity_{name}": as_json(v) for name, v in self.found.items()}
         return {**shares, **{f"auc_among_{name}": as_json(v) for name, v in self.areas.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> Safety:
         """Read the JSON object; a subgroup by source is an object of figures."""
-        groups, watch, areas = {}, {}, {}
+        groups, watch, found, areas = {}, {}, {}, {}
         for key, value in content.items():
             kind, _, name = key.partition("_among_" if key.startswith("auc") else "_")
             if kind == "auc":
                 areas[name] = from_json(Figure, value, f"{where}{key}.")
+            elif kind == "sensitivity":
+                found[name] = from_json(Figure, value, f"{where}{key}.")
             elif "value" in value:
                 watch[name] = from_json(Figure, value, f"{where}{key}.")
             else:
                 groups[name] = {k: from_json(Figure, v, f"{where}{key}.{k}.") for k, v in value.items()}
-        return cls(groups=groups, watch=watch, areas=areas)
+        return cls(groups=groups, watch=watch, found=found, areas=areas)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.names import path_argument
+from training.evaluation.floors import OPTION
 
-__all__ = ["add_out_argument", "add_run_arguments", "write_pages_again"]
+__all__ = ["add_floor_argument", "add_out_argument", "add_run_arguments", "write_pages_again"]
 
 
 def add_run_arguments(
@@ -28,6 +29,12 @@ def add_run_arguments(
     parser.add_argument("--config", type=path_argument, required=config is None, default=default, help=shown)
     shown = "run folder; default: runs/NAME" if folder is None else "run folder (%(default)s)"
     parser.add_argument(option, type=path_argument, default=None if folder is None else Path(folder), help=shown)
+
+
+def add_floor_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that writes a bundle although a watched group is below its floor."""
+    text = "write the bundle although a watched group is below its floor; its card says so"
+    parser.add_argument(OPTION, action="store_true", help=text)
 
 
 def add_out_argument(parser: argparse.ArgumentParser, out: str) -> None:

@@ -75,6 +75,7 @@ def assemble_members(
         },
         combination=combination,
         words=words,
+        below_floor=run.below_floor,
     )
     write_json(run.out / "results.json", results)
     return results

@@ -138,6 +138,7 @@ def export_bundle(
         preset=c.preset,
         split=split,
         combination=combination,
+        below_floor=run.below_floor,
     )
     write_json(folder / "bundle.json", evaluation)
     write_text(folder / "bundle.md", results_as_markdown(evaluation))

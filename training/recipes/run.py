@@ -83,6 +83,8 @@ class Run:
     out: run folder.
     """
 
+    below_floor = False  # write a bundle although a watched group is below its floor
+
     def __init__(self, config: RunConfig, data: Path, out: Path) -> None:
         self.config, self.data, self.out = config, data, out
         keep_freed_memory()

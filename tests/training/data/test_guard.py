@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,46 @@ def _record(label: str, *, adult: bool = True, source: str = "kcx", patient: str
 def test_a_subgroup_selects_by_label_and_age(group: Subgroup, expected: list[bool]) -> None:
     records = [_record("normal"), _record("normal", adult=False), _record("covid-19"), _record("tuberculosis")]
     assert group.mask(records).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        (Subgroup(view="AP"), [True, False, False, False]),
+        (Subgroup(view="PA"), [False, True, False, False]),
+        (Subgroup(sex="F"), [True, False, False, False]),
+        (Subgroup(age=(18, 40)), [True, False, False, False]),
+        (Subgroup(age=(39.9, 41)), [False, True, False, False]),
+    ],
+)
+def test_a_subgroup_selects_by_what_is_stated(group: Subgroup, expected: list[bool]) -> None:
+    first = replace(_record("normal"), view="AP Supine", age_years=18.0, sex="F")
+    records = [
+        first,
+        replace(first, view="PA", age_years=40.0, sex="M"),
+        replace(first, view="L", age_years=None, sex=""),
+        replace(first, view="unknown", age_years=80.0, sex="M"),
+    ]
+    assert group.mask(records).tolist() == expected
+
+
+def test_images_with_the_guarded_label_are_watched_for_being_found() -> None:
+    sick = Subgroup(label="covid-19", view="PA")
+    guard = Guard(label="covid-19", groups={"sick": sick}, watch={"sick": sick, "others": Subgroup(view="PA")})
+    assert (set(guard.groups), set(guard.watch)) == (set(), {"sick", "others"})
+    assert [guard.is_found_in(g) for g in guard.watch.values()] == [True, False]
+    records = [_record("covid-19"), _record("covid-19"), _record("normal"), replace(_record("covid-19"), view="AP")]
+    screened = Screened(
+        samples=tuple(Sample(record=r, group=str(i), side="test") for i, r in enumerate(records)),
+        probabilities=np.zeros((4, 4)),
+        predicted=np.array([3, 0, 3, 3]),
+        members=np.zeros((4, 1, 4)),
+        flags=(frozenset(),) * 4,
+    )
+    watch = {"sick": sick, "others": Subgroup(view="PA")}
+    found = safety(screened, LABELS, Config(resamples=10, watch=watch, auc_groups={}))
+    assert {name: (f.hits, f.n) for name, f in found.found.items()} == {"sick": (1, 2)}
+    assert {name: (f.hits, f.n) for name, f in found.watch.items()} == {"others": (0, 1)}
 
 
 def test_a_subgroup_and_a_guard_name_their_labels() -> None:
@@ -168,7 +209,23 @@ def test_labels_of_own_data_are_checked_with_its_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[guard_groups.old]\nage = 80\n", r"guard_groups\.old: unknown keys \['age'\]"),
+        ("[guard_groups.old]\nyears = 80\n", r"guard_groups\.old: unknown keys \['years'\]"),
+        ("[guard_groups.old]\nage = 80\n", r"guard_groups\.old: age of a group is two numbers of years, .*got 80"),
+        ("[watch.old]\nage = [80, 60]\n", r"watch\.old: age of a group is two numbers"),
+        ('[watch.ap]\nview = "ap"\n', r"watch\.ap: view of a group is AP or PA, got 'ap'"),
+        ('[watch.women]\nsex = "female"\n', r"watch\.women: sex of a group is F or M, got 'female'"),
+        ("[watch.ap]\nfloor = 1.0\n", r"watch\.ap: floor of a group is a share above 0 and below 1, got 1\.0"),
+        ("[auc_groups.ap]\nfloor = 0.9\n", r"auc_groups\.ap: a floor is of guard_groups and of watch"),
+        ('[watch.ap]\nof = "covid-19"\n', r"watch\.ap: of is the finding of a floor, of multi-label data only"),
+        ('guard = ""\n[watch.ap]\nfloor = 0.9\n', r"watch\.ap: a floor is of the guarded label: name one"),
+        (
+            'guard = ""\nmulti_label = true\nlabels = ["a", "b"]\n[watch.ap]\nfloor = 0.9\n',
+            r'watch\.ap: a floor of findings needs the finding that it is of: of = "a"',
+        ),
+        (
+            'guard = ""\nmulti_label = true\nlabels = ["a", "b"]\n[watch.ap]\nof = "c"\n',
+            r"watch\.ap: of is the finding of a floor, one of a, b; got 'c'",
+        ),
         ('[watch.flu]\nlabel = "flu"\n', r"watch\.flu: no collection has the labels \['flu'\]"),
         ('[watch.tb]\nlabel = "tuberclosis"\n', r"\['tuberclosis'\] \(did you mean tuberculosis\?\)"),
         ('[renamed]\nflu = "viral"\n', r"no collection has the labels \['flu'\]"),

@@ -45,11 +45,14 @@ _LEAST_CHOOSING = 200  # validation images by which a combination is chosen
 _SITES, _RESULTS, _PAGE = "sites.json", "results.json", "index.md"
 
 
-def train(request: Request, out: Path, *, threads: int, repeated: Settings | None = None) -> None:
+def train(
+    request: Request, out: Path, *, threads: int, repeated: Settings | None = None, below_floor: bool = False
+) -> None:
     """Train, or go on with, the run of `out`.
 
-    threads: to use. repeated: contents of another run's config.toml, whose epochs and members are trained.
-    Raises InputError for a source that cannot be trained, and for a folder of another run.
+    threads: to use. repeated: contents of another run's config.toml, whose epochs and members are trained. below_floor: write the
+    bundle although a watched group is below its floor.
+    Raises InputError for a source that cannot be trained, for a folder of another run, and for a group below its floor.
     """
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
@@ -57,7 +60,7 @@ def train(request: Request, out: Path, *, threads: int, repeated: Settings | Non
         run = _cut(OwnRun(started.settings.tables, out, threads=threads), started.understood)
         sites = _train_networks(run, started)
         facts = _facts(run, started, sites)
-        results = _bundle(run, facts, "" if sites is None else sites.chosen)
+        results = _bundle(run, facts, "" if sites is None else sites.chosen, below_floor=below_floor)
         write_text(out / _PAGE, page(results, facts))
         print_results("\n".join(_ending(run, results, sites)))
 
@@ -122,11 +125,12 @@ def _facts(run: OwnRun, started: Started, sites: LeftOutSites | None) -> RunFact
     )
 
 
-def _bundle(run: OwnRun, facts: RunFacts, candidate: str) -> Evaluation | FindingsEvaluation:
+def _bundle(run: OwnRun, facts: RunFacts, candidate: str, *, below_floor: bool) -> Evaluation | FindingsEvaluation:
     """Write the bundle, unless it is finished. Returns its results."""
     if not ((run.out / _RESULTS).exists() and (run.out / "bundle").exists()):
         print_message("stage: bundle")
         members = run.members(candidate)
+        members.below_floor = below_floor
         export_members(members)
         assemble_members(members, _provenance(run, facts), card_words(facts), _combination(members))
     if run.first.config.multi_label:
