@@ -7,6 +7,7 @@ that stays where it was then decides other images. docs/decisions/0018-operating
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,6 +24,7 @@ LimitName = Literal["threshold", "uncertain_below", "set_from", "answer_from"]
 
 LEAST_NEAR = 10  # images near a limit, below which it is never moved: fewer cannot tell a shift from chance
 _NEAR = 1.0  # in log odds: of a limit of 0.5 from 0.27 to 0.73, of 0.9 from 0.77 to 0.96
+_CHANCE = 0.01  # that changes without a common direction look as if they had one
 _ROUNDING = 1e-4  # a smaller move is what fp32 sums in another order differ by
 _LEAST_ODDS = 1e-6  # probabilities of 0 and 1 have no log odds
 
@@ -75,7 +77,7 @@ class FittedPoint:
 
 
 def fit_point(manifest: OperatingPoint, outputs: Outputs) -> FittedPoint:
-    """Return the operating point of the engines: the limits at which they decide most images as the reference does."""
+    """Return the operating point of the engines: each limit moved as `fit_limit` does."""
     limits = tuple(
         _fit(name, label, value, outputs.reference[rows], outputs.engines[rows])
         for name, label, value, rows in _limits(manifest, outputs)
@@ -87,15 +89,23 @@ def fit_limit(reference: Values, engines: Values, limit: float) -> float:
     """Return the limit of the engines' probabilities (n) that `limit` is of the reference's.
 
     It is `limit` moved by the median change, in log odds, of the probabilities near it; and `limit` itself where fewer than
-    LEAST_NEAR images lie near it, or where that changes the side of no fewer images.
+    LEAST_NEAR images lie near it, where their changes have no common direction, or where more images would change sides.
     """
     near = _near(reference, limit)
-    if near.sum() < LEAST_NEAR:
+    changes = _log_odds(engines[near]) - _log_odds(reference[near])
+    if near.sum() < LEAST_NEAR or _by_chance(changes) > _CHANCE:
         return limit
-    shift = float(np.median(_log_odds(engines[near]) - _log_odds(reference[near])))
-    moved = round(float(1 / (1 + np.exp(-(_log_odds(np.array(limit)) + shift)))), 6)
-    fewer = _changed(reference, engines, limit, moved) < _changed(reference, engines, limit, limit)
-    return moved if fewer and abs(moved - limit) >= _ROUNDING else limit
+    moved = round(float(1 / (1 + np.exp(-(_log_odds(np.array(limit)) + np.median(changes))))), 6)
+    worse = _changed(reference, engines, limit, moved) > _changed(reference, engines, limit, limit)
+    return limit if worse or abs(moved - limit) < _ROUNDING else moved
+
+
+def _by_chance(changes: Values) -> float:
+    """Return the probability that as many changes have one direction if each has either with probability 1/2 (sign test)."""
+    up, down = int((changes > 0).sum()), int((changes < 0).sum())
+    n = up + down
+    one_side = sum(math.comb(n, k) for k in range(max(up, down), n + 1)) / 2**n
+    return min(1.0, 2 * one_side)
 
 
 def _fit(name: LimitName, label: str | None, limit: float, reference: Values, engines: Values) -> LimitFit:

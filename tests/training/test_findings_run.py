@@ -75,6 +75,9 @@ batch = 16
 """
 
 
+FLOOR = 'of = "line"\nfloor = 0.99\n'  # more than 60 patients can show
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A finished run folder."""
@@ -170,7 +173,8 @@ def test_evaluate_repeats_the_runs_results_and_refuses_another_kind(
     assert again.same_decision.value == 1.0
     assert "## By finding, ensemble" in (tmp_path / "again.md").read_text()
     single = CONFIG.replace("multi_label = true\n", "").replace("[thresholds]\nspecificity = 0.8\n", "")
-    single = single.replace('loss = "focal"\n', "").replace('loss = "asymmetric"\n', "")
+    for setting in ('loss = "focal"\n', 'loss = "asymmetric"\n', FLOOR):
+        single = single.replace(setting, "")
     (tmp_path / "single.toml").write_text(single)
     assert evaluate.main([*arguments, "--config", str(tmp_path / "single.toml")]) == 2
     assert "has findings (multi_label = true), the configuration labels that exclude" in capsys.readouterr().err
@@ -192,7 +196,7 @@ def test_settings_that_cannot_work_are_named_before_training(
     run: Path, change: tuple[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert change[0] in CONFIG
-    (tmp_path / "x.toml").write_text(CONFIG.replace(*change))
+    (tmp_path / "x.toml").write_text(CONFIG.replace(FLOOR, "").replace(*change))
     arguments = ["--data", str(run / "data"), "--out", str(tmp_path / "run"), "--config", str(tmp_path / "x.toml")]
     assert starter.main(arguments) == 2
     error = capsys.readouterr().err
