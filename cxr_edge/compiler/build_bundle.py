@@ -180,6 +180,7 @@ class _BundleBuild:
             truth=self.images.truth(),
             known=self.images.known(len(self.bundle.manifest.labels)),
             limits=self._limits,
+            drawn=self.settings.calibration is None,
         )
 
     def _report(self, results: Mapping[str, TrialResult], selection: EngineSelection) -> BuildReport:

@@ -57,10 +57,11 @@ def compare_at_points(
     truth: npt.NDArray[np.int64] | None,
     known: Known,
     limits: Limits,
+    drawn: bool = False,
 ) -> EnsembleResult:
     """Move the limits for the engines, and compare their screenings at the moved limits with the reference's at the manifest's.
 
-    reference, engines: made at the manifest's operating point. truth, known: as of `Samples`.
+    reference, engines: made at the manifest's operating point. truth, known: as of `Samples`. drawn: as of `fit_point`.
     """
     at, before, after = manifest_point(manifest), probabilities_of(reference), probabilities_of(engines)
     expected = Verdicts.made(at, reference)
@@ -75,13 +76,14 @@ def compare_at_points(
             engines=after,
             decided=expected.decided,
         ),
+        drawn=drawn,
     )
     unmoved = Verdicts.made(at, engines)
     found = Verdicts.at(fitted.point, engines) if fitted.moved else unmoved
     return EnsembleResult(
         parity=_parity(manifest, fitted.point, before, after, expected, found, truth, limits),
         point=fitted.point if fitted.moved else None,
-        report=point_report(manifest, fitted, expected, unmoved, found, known),
+        report=point_report(manifest, fitted, expected, unmoved, found, known, drawn=drawn),
     )
 
 

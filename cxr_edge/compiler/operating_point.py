@@ -76,10 +76,13 @@ class FittedPoint:
         return any(limit.moved for limit in self.limits)
 
 
-def fit_point(manifest: OperatingPoint, outputs: Outputs) -> FittedPoint:
-    """Return the operating point of the engines: each limit moved as `fit_limit` does."""
+def fit_point(manifest: OperatingPoint, outputs: Outputs, *, drawn: bool = False) -> FittedPoint:
+    """Return the operating point of the engines: each limit moved as `fit_limit` does.
+
+    drawn: the images are drawings, whose probabilities need not shift as those of X-rays do: no limit is moved.
+    """
     limits = tuple(
-        _fit(name, label, value, outputs.reference[rows], outputs.engines[rows])
+        _fit(name, label, value, outputs.reference[rows], outputs.engines[rows], drawn=drawn)
         for name, label, value, rows in _limits(manifest, outputs)
     )
     return FittedPoint(point=_with_limits(manifest, limits), limits=limits)
@@ -108,8 +111,10 @@ def _by_chance(changes: Values) -> float:
     return min(1.0, 2 * one_side)
 
 
-def _fit(name: LimitName, label: str | None, limit: float, reference: Values, engines: Values) -> LimitFit:
-    moved = fit_limit(reference, engines, limit)
+def _fit(
+    name: LimitName, label: str | None, limit: float, reference: Values, engines: Values, *, drawn: bool
+) -> LimitFit:
+    moved = limit if drawn else fit_limit(reference, engines, limit)
     return LimitFit(
         name=name,
         label=label,

@@ -45,6 +45,7 @@ class PointReport:
     """What the images of a build show of the engines' operating point."""
 
     images: int
+    drawn: bool  # known answers of the bundle, on which no limit is moved
     limits: tuple[LimitFit, ...]
     same_decision: Share  # as the reference's, exactly: what the gate takes for ties is not among them
     same_answer: Share | None  # answered, or not, as by the reference; None without an error budget
@@ -54,10 +55,7 @@ class PointReport:
 
     def lines(self) -> list[str]:
         """Return sentences and tables, line by line."""
-        moved = sum(limit.moved for limit in self.limits)
-        near = sum(limit.near < LEAST_NEAR for limit in self.limits)
-        few = f"; {near} had fewer than {LEAST_NEAR} images near them, too few to tell" if near else ""
-        lines = [f"Operating point: {moved} of {len(self.limits)} limits moved for these engines{few}."]
+        lines = [f"Operating point: {self._summary()}."]
         lines += (
             [f"  {line}" for line in _aligned([_LIMITS_HEAD, *map(_limit_cells, self.limits)])] if self.limits else []
         )
@@ -72,6 +70,13 @@ class PointReport:
             )
             lines += [f"  {line}" for line in _aligned([_FIGURES_HEAD, *rows])]
         return lines
+
+    def _summary(self) -> str:
+        if self.drawn:
+            return "the manifest's, since drawings cannot tell how X-rays shift (give X-rays with --calibration DIR)"
+        moved, near = (sum(v) for v in ([k.moved for k in self.limits], [k.near < LEAST_NEAR for k in self.limits]))
+        few = f"; {near} had fewer than {LEAST_NEAR} images near them, too few to tell" if near else ""
+        return f"{moved} of {len(self.limits)} limits moved for these engines{few}"
 
     def _figures(self) -> Iterator[tuple[str, ...]]:
         for own in self.labels:
@@ -94,6 +99,8 @@ def point_report(
     unmoved: Verdicts,
     found: Verdicts,
     known: npt.NDArray[np.int8],
+    *,
+    drawn: bool = False,
 ) -> PointReport:
     """Return the report. expected: of the reference. unmoved, found: of the engines at the manifest's limits, and at theirs.
 
@@ -103,6 +110,7 @@ def point_report(
     has_budget, told = manifest.budget is not None, bool((known >= 0).any())
     return PointReport(
         images=len(known),
+        drawn=drawn,
         limits=fitted.limits,
         same_decision=_share((expected.decided == found.decided).all(axis=1), all_images),
         same_answer=_share(expected.answered == found.answered, all_images) if has_budget else None,

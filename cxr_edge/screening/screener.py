@@ -110,7 +110,7 @@ class Screener:
             digest=self.bundle.digest,
             reload=self._engines.reload,
             engines=self._engines.describe(),
-            operating_point=self.operating_point,
+            limits=self.operating_point.digest(),
             options=self._options,
         )
         return _screener, (type(self), recipe)
@@ -262,7 +262,7 @@ class _Recipe:
     digest: str
     reload: Callable[[Bundle], EngineSet]
     engines: str  # their description
-    operating_point: OperatingPoint
+    limits: str  # digest of the operating point
     options: dict[str, Any]  # of the Screener
 
 
@@ -281,7 +281,7 @@ def _screener(kind: type[Screener], recipe: _Recipe) -> Screener:
             f"{engines.describe()}; make the Screener again"
         )
     screener = kind(bundle, engines, **recipe.options)
-    if screener.operating_point != recipe.operating_point:
+    if screener.operating_point.digest() != recipe.limits:
         raise EngineError(
             "the engines were built again since the Screener was pickled, and their limits (operating point) have changed; make "
             "the Screener again"

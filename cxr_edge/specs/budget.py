@@ -5,6 +5,8 @@ Fitted by training on validation patients, or by `cxr-edge calibrate` on a site'
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +97,10 @@ class OperatingPoint:
         for label, limits in ({} if self.budget is None else self.budget.labels).items():
             found |= {f"set_from {label}": limits.set_from, f"answer_from {label}": limits.answer_from}
         return found
+
+    def digest(self) -> str:
+        """Return the SHA-256 of its JSON, hexadecimal: equal for equal limits."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         return {"decision": self.decision.as_json(), "budget": None if self.budget is None else self.budget.as_json()}

@@ -7,6 +7,7 @@ import functools
 import json
 import shutil
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -24,7 +25,7 @@ from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import BackendError, ContractError, InputError
 from cxr_edge.screening.screener import Screener
 from tests.builders import toy_bundle as toy_bundle_module
-from tests.builders.toy_bundle import build_toy_bundle, member_model
+from tests.builders.toy_bundle import build_toy_bundle, member_model, toy_images
 from tests.compiler.networks import HalfOnCpu, deep, headed
 
 # Toy networks have little redundancy, so int8 costs them more than real ones.
@@ -433,3 +434,49 @@ def test_a_ranking_that_would_take_too_long_is_skipped(ranged, tmp_path, monkeyp
 def test_settings_validate_themselves(wrong, message):
     with pytest.raises(InputError, match=message):
         BuildSettings(**wrong)
+
+
+def blends(folder, count):
+    """Write drawings between two of the toy images, for which the toy's probabilities are neither 0 nor 1."""
+    folder.mkdir()
+    first, second = (
+        cv2.resize(toy_images()[f"known-{k}.png"].astype(np.uint8), (220, 200)) for k in ("smooth", "fine")
+    )
+    paths = [folder / f"{i:02}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        cv2.imwrite(str(path), cv2.addWeighted(first, i / count, second, 1 - i / count, 0))
+    return paths
+
+
+def test_limits_move_with_engines_that_shift_a_label_by_a_known_amount(tmp_path, monkeypatch):
+    """The compiled network has 0.6 less in one logit; the ensemble's temperature of 1.5 leaves 0.4 of it in log odds."""
+    bundle = build_toy_bundle(tmp_path / "toy", members=("plain",), segmenter=False, known_answers=False)
+    reference = Screener(bundle, engines.reference(bundle))
+    xrays = blends(tmp_path / "xrays", 60)
+    limit = round(float(np.median([reference.screen(decode(path)).probabilities[2] for path in xrays])), 4)
+    rule = dataclasses.replace(bundle.manifest.decision, thresholds={"viral": limit}, first=("viral",))
+    bundle = write_bundle(bundle.root, dataclasses.replace(bundle.manifest, decision=rule))
+
+    def lowered(recipe, model, ranges):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        bias = next(t for t in changed.graph.initializer if tuple(t.dims) == (4,))
+        values = onnx.numpy_helper.to_array(bias) - np.array([0, 0, 0.6, 0], np.float32)
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        return changed
+
+    monkeypatch.setattr(candidates, "_rewrite", lowered)
+    monkeypatch.setattr(comparison, "_with_change", lambda result, *_: result)  # else the member is rejected by itself
+    settings = BuildSettings(precision="fp32", max_loss=0.9, calibration=tmp_path / "xrays")
+    report = build(bundle, settings, tmp_path / "engines")
+    moved = Screener(bundle, engines.load(bundle, tmp_path / "engines"))
+    found = moved.operating_point.decision.thresholds["viral"]
+    assert np.log(found / (1 - found)) - np.log(limit / (1 - limit)) == pytest.approx(-0.4, abs=0.02)
+    expected = Screener(bundle, engines.reference(bundle))
+    same = [moved.screen(image).decision == expected.screen(image).decision for image in map(decode, xrays)]
+    threshold = report.operating_point.limits[0]
+    assert sum(same) == report.operating_point.same_decision.hits >= 58
+    assert threshold.changed > 5
+    assert "of 2 limits moved for these engines" in "\n".join(report.lines())
+    stored = json.loads((tmp_path / "engines" / "onnxruntime" / "build.json").read_text())
+    assert stored["operating_point"]["decision"]["thresholds"] == {"viral": found}

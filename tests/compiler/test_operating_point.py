@@ -86,12 +86,14 @@ BUDGET = ErrorBudget(
 POINT = OperatingPoint(decision=Decision(thresholds={"sick": 0.3}, uncertain_below=0.6, first=("sick",)), budget=BUDGET)
 
 
-def fitted(p: Values, q: Values, point: OperatingPoint = POINT, *, multi_label: bool = False) -> FittedPoint:
+def fitted(
+    p: Values, q: Values, point: OperatingPoint = POINT, *, multi_label: bool = False, drawn: bool = False
+) -> FittedPoint:
     """Fit on two labels, of which `p` and `q` are the second's probability by the reference and by the engines."""
     before, after = (np.stack([1 - v, v], axis=1).astype(np.float32) for v in (p, q))
     decided = np.stack([before[:, 1] < 0.3, before[:, 1] >= 0.3], axis=1)
     outputs = Outputs(labels=LABELS, multi_label=multi_label, reference=before, engines=after, decided=decided)
-    return fit_point(point, outputs)
+    return fit_point(point, outputs, drawn=drawn)
 
 
 def test_every_limit_moves_with_the_probabilities_that_it_is_compared_with() -> None:
@@ -122,6 +124,13 @@ def test_the_answers_limit_is_seen_on_images_decided_for_its_label_only() -> Non
     p = np.linspace(0.7, 0.9, 100)
     found = {limit.title: limit for limit in fitted(p, shifted(p), point).limits}
     assert (found["answer_from normal"].near, found["answer_from normal"].moved) == (0, False)
+
+
+def test_drawings_move_nothing() -> None:
+    p = scores()
+    found = fitted(p, shifted(p), drawn=True)
+    assert not found.moved
+    assert found.limits[0].changed == found.limits[0].changed_if_moved > 5
 
 
 def test_equal_engines_keep_the_manifests_point() -> None:
