@@ -107,8 +107,8 @@ def _by_chance(changes: Values) -> float:
     """Return the probability that as many changes have one direction if each has either with probability 1/2 (sign test)."""
     up, down = int((changes > 0).sum()), int((changes < 0).sum())
     n = up + down
-    one_side = sum(math.comb(n, k) for k in range(max(up, down), n + 1)) / 2**n
-    return min(1.0, 2 * one_side)
+    one_side = sum(math.comb(n, k) for k in range(max(up, down), n + 1))
+    return min(1.0, one_side / (1 << (n - 1))) if n else 1.0  # of whole numbers, which do not overflow
 
 
 def _fit(

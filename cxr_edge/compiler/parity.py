@@ -202,7 +202,7 @@ def compare_ensemble_findings(
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Where a candidate gives the reference's verdict, image by image (N,); ties count as the same."""
+    """Images (N,) on which a candidate gives the reference's verdict; ties count as the same."""
 
     decisions: npt.NDArray[np.bool_]
     answers: npt.NDArray[np.bool_] | None  # None without a budget: every decision is an answer

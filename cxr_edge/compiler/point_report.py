@@ -42,7 +42,7 @@ class LabelFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class PointReport:
-    """What the images of a build show of the engines' operating point."""
+    """Operating point of the engines as the images of a build show it."""
 
     images: int
     drawn: bool  # known answers of the bundle, on which no limit is moved
@@ -107,7 +107,7 @@ def point_report(
     known: (images, labels) 1 where the label is true, 0 where it is not, -1 where that is unknown.
     """
     sides, all_images = (expected, unmoved, found), np.ones(len(known), dtype=bool)
-    has_budget, told = manifest.budget is not None, bool((known >= 0).any())
+    has_budget, labelled = manifest.budget is not None, bool((known >= 0).any())
     return PointReport(
         images=len(known),
         drawn=drawn,
@@ -115,8 +115,8 @@ def point_report(
         same_decision=_share((expected.decided == found.decided).all(axis=1), all_images),
         same_answer=_share(expected.answered == found.answered, all_images) if has_budget else None,
         answered=_three([v.answered for v in sides], [all_images] * 3) if has_budget else None,
-        labels=tuple(_label_figures(manifest, label, sides, known) for label in _shown(manifest)) if told else (),
-        right_answers=_right_answers(sides, known) if has_budget and told else None,
+        labels=tuple(_label_figures(manifest, label, sides, known) for label in _shown(manifest)) if labelled else (),
+        right_answers=_right_answers(sides, known) if has_budget and labelled else None,
     )
 
 
@@ -138,8 +138,8 @@ def _label_figures(
 
 
 def _right_answers(sides: Sequence[Verdicts], known: npt.NDArray[np.int8]) -> ThreeShares:
-    told = (known >= 0).all(axis=1)
-    return _three([(v.decided == (known == 1)).all(axis=1) for v in sides], [v.answered & told for v in sides])
+    labelled = (known >= 0).all(axis=1)
+    return _three([(v.decided == (known == 1)).all(axis=1) for v in sides], [v.answered & labelled for v in sides])
 
 
 def _three(hits: Sequence[Mask], among: Sequence[Mask]) -> ThreeShares:

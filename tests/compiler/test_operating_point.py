@@ -30,8 +30,9 @@ def changed(p: Values, q: Values, before: float, after: float) -> int:
 
 
 @pytest.mark.parametrize("limit", [0.2, 0.5, 0.9])
-def test_a_known_shift_moves_the_limit_by_as_much(limit: float) -> None:
-    p = scores()
+@pytest.mark.parametrize("images", [200, 5000])  # 2 to the 5000 is no float
+def test_a_known_shift_moves_the_limit_by_as_much(limit: float, images: int) -> None:
+    p = scores(images)
     moved = fit_limit(p, shifted(p), limit)
     assert moved == pytest.approx(shifted(np.array([limit]))[0], abs=1e-5)
     assert changed(p, shifted(p), limit, limit) > 5

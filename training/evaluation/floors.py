@@ -1,6 +1,6 @@
 """Floors of watched groups: results in; what each floor shows, a table for pages, and an error below a floor, out.
 
-A floor is met if the exact 95 % interval of the group's figure lies above it: a group with few images then does not pass by
+A floor is met if the exact 95 % interval of the group's figure is above it: a group with few images then does not pass by
 chance, and how few are too few follows from the floor. The figure is the share of the group's images that are not called the
 guarded label or finding, or, in a group of images with it, the share that is.
 """
@@ -87,7 +87,7 @@ def floors_section(results: Evaluation | FindingsEvaluation, missed: Sequence[st
     floors = floors_of(results)
     if not floors:
         return
-    yield "Floors of watched groups; one is met if the whole 95 % interval of the figure lies above it:"
+    yield "Floors of watched groups; one is met if the whole 95 % interval of the figure is above it:"
     yield table(
         ["group", "figure", "found", "floor", "status"],
         ([f.name, f.what, interval(f.figure), f"{f.floor:g}", f.status] for f in floors),
