@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.compiler.operating_point import LEAST_NEAR, FittedPoint, LimitFit
+from cxr_edge.compiler.shares import Share
 from cxr_edge.compiler.verdicts import Verdicts
-from cxr_edge.ops.binomial import Share
 
 __all__ = ["LabelFigures", "PointReport", "ThreeShares", "point_report"]
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cxr_edge.ops.binomial import Share, exact_interval
+from cxr_edge.ops.binomial import exact_interval
 
 
 def _at_most(hits: int, n: int, share: float) -> float:
@@ -37,9 +37,3 @@ def test_the_interval_is_exact(hits: int, n: int) -> None:
 def test_impossible_counts_are_refused(hits: int, n: int) -> None:
     with pytest.raises(ValueError, match="is no share"):
         exact_interval(hits, n)
-
-
-def test_a_share_is_shown_with_its_counts() -> None:
-    assert str(Share.of(152, 160)) == "0.950 [0.904, 0.978] (152/160)"
-    assert str(Share.of(0, 0)) == "-"
-    assert (Share.of(0, 0).low, Share.of(0, 0).high) == (0.0, 1.0)
