@@ -9,6 +9,10 @@ import pytest
 from hypothesis import settings
 
 import cxr_edge  # noqa: F401  # before any test imports ONNX Runtime: switches its telemetry off, also for child processes
+from cxr_edge.backends import onnxruntime
+from cxr_edge.backends.base import CompileOptions
+from cxr_edge.compiler import candidates
+from cxr_edge.compiler.graph.int8 import SCHEMES
 from tests.builders.toy_bundle import build_toy_bundle
 
 settings.register_profile("cxr-edge", deadline=None, derandomize=True, max_examples=60)
@@ -59,3 +63,23 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_bundle_copy(toy_bundle: Path, tmp_path: Path) -> Path:
     """Return the folder of a toy bundle that the test may change."""
     return Path(shutil.copytree(toy_bundle, tmp_path / "toy"))
+
+
+@pytest.fixture
+def exact_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the 8-bit layers of builds in this process as with VNNI: toy networks lose too much with 7-bit weights.
+
+    Without VNNI, builds take 7-bit weights, since the sums of 8-bit ones would saturate. Here the Q/DQ pairs stay in the graph
+    and are computed in float32, so that a build's result does not depend on the processor that runs the tests.
+    """
+    scheme, settings = SCHEMES["uint8"], onnxruntime._settings
+    if candidates.scheme_for_processor(scheme) == scheme:
+        return
+
+    def without_kernels(options: CompileOptions) -> object:
+        found = settings(options)
+        found.add_session_config_entry("session.disable_quant_qdq", "1")
+        return found
+
+    monkeypatch.setattr(candidates, "scheme_for_processor", lambda scheme: scheme)
+    monkeypatch.setattr(onnxruntime, "_settings", without_kernels)

@@ -29,7 +29,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = ["GPU_STAGES", "RECORD", "Frame", "GpuScreening"]
 
-GPU_STAGES = STAGES[1:]  # all but decoding, which runs on the host
+GPU_STAGES = tuple(stage for stage in STAGES if stage not in ("decode", "checks"))  # those run on the host
 
 RECORD = np.dtype([("crop", "<i4", 4), ("detected", "<i4", 4), ("status", "<i4")])  # `LungRecord` of cxr/device.h
 

@@ -257,7 +257,9 @@ def _told_apart(
     session = onnxruntime.InferenceSession(basis.SerializeToString(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": Preprocessor([spec]).run(images, rois)[0]})
     old_weight, old_bias = (numpy_helper.to_array(t) for t in basis.graph.initializer[-2:])
-    mix = np.linalg.pinv(logits - logits.mean(axis=0)) @ (wanted - wanted.mean(axis=0))  # (columns, labels)
+    # Without a mean, n images span n - 1 directions; the last singular value is rounding, which differs by processor.
+    centred = (logits - logits.mean(axis=0)).astype(np.float64)
+    mix = np.linalg.pinv(centred, rcond=1e-3) @ (wanted - wanted.mean(axis=0))  # (columns, labels)
     new_weight = np.einsum("kchw,kl->lchw", old_weight, mix)
     new_bias = (old_bias - logits.mean(axis=0)) @ mix + wanted.mean(axis=0)
     for tensor, values in zip(model.graph.initializer[-2:], (new_weight, new_bias), strict=True):

@@ -157,6 +157,7 @@ def test_a_layer_that_overflows_in_half_is_named(tmp_path, capsys, monkeypatch):
     assert rows[1]["fp32_layers"] == [{"layers": ["layer_3"], "relative_change": None}]
 
 
+@pytest.mark.usefixtures("exact_int8")
 @pytest.mark.parametrize("precision", ["uint8", "int8"])
 def test_a_layer_that_fails_in_int8_is_named(precision, single, capsys):
     onnx.save(deep(6, bad=3, how="int8"), single / "net.onnx")

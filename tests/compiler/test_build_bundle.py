@@ -31,6 +31,8 @@ from tests.compiler.networks import HalfOnCpu, deep, headed
 # Toy networks have little redundancy, so int8 costs them more than real ones.
 GENEROUS = 0.5
 
+pytestmark = pytest.mark.usefixtures("exact_int8")
+
 
 @pytest.fixture(scope="module")
 def ranged(tmp_path_factory):

@@ -44,8 +44,7 @@ def test_the_heat_map_is_of_the_leading_label(bundle: Bundle, screenings: list[S
     assert [s.leading_label for s in screenings] == [max(p, key=lambda label: p[label]) for p in of_all]
     probable_but_absent = dataclasses.replace(bundle.manifest.decision, thresholds={screenings[0].leading_label: 1.0})
     manifest = dataclasses.replace(bundle.manifest, decision=probable_but_absent)
-    screener = Screener(bundle, engines.reference(bundle))
-    screener.manifest = manifest
+    screener = Screener(dataclasses.replace(bundle, manifest=manifest), engines.reference(bundle))
     second = screener.screen(decode(bundle.file(manifest.known_answers[0].file)), heatmap=True)
     assert second.leading_label != screenings[0].leading_label
     assert second.findings == (second.leading_label,)
@@ -97,8 +96,8 @@ def test_each_finding_is_decided_by_its_own_threshold(
     [
         {"findings": ("nodule", "effusion")},  # not in the order of the labels
         {"findings": ("effusion",)},  # which the decision does not say
-        {"findings": ("effusion", "cat"), "decision": "effusion+cat"},
-        {"findings": (), "decision": ""},
+        {"findings": ("effusion", "cat"), "forced_decision": "effusion+cat"},
+        {"findings": (), "forced_decision": ""},
         {"findings": None},  # then the decision is one label
     ],
 )
