@@ -1,13 +1,14 @@
-"""Exact (Clopper-Pearson) interval of a share: counts in, its ends out, for what a number of cases can show.
+"""Exact binomial tails and (Clopper-Pearson) bounds of a share: counts in, for what a number of cases can show.
 
-In Python alone, without SciPy or statsmodels, since `build-engine` and `check-data` run without training's packages.
+In Python alone, without SciPy or statsmodels, since `build-engine`, `check-data` and `calibrate` run without training's packages.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 
-__all__ = ["exact_interval"]
+__all__ = ["at_most", "exact_interval", "least_cases", "most_wrong", "upper_bound"]
 
 _LEVEL = 0.95
 _STEPS = 50  # of bisection
@@ -18,12 +19,57 @@ _PRECISION = 1e-12
 
 def exact_interval(hits: int, n: int) -> tuple[float, float]:
     """Return the 95 % interval of `hits` of `n`. Raises ValueError for impossible counts."""
-    if not 0 <= hits <= n or n < 1:
-        raise ValueError(f"{hits} of {n} is no share")
+    _check(hits, n)
     tail = (1 - _LEVEL) / 2
     low = 0.0 if hits == 0 else _share(hits - 1, n, 1 - tail)
     high = 1.0 if hits == n else _share(hits, n, tail)
     return low, high
+
+
+def at_most(hits: int, n: int, share: float) -> float:
+    """Return the probability of at most `hits` of `n` when each hits with the probability `share`."""
+    if hits >= n:
+        return 1.0
+    if hits < 0:
+        return 0.0
+    if not 0 < share < 1:
+        return 1.0 if share <= 0 else 0.0
+    return _incomplete_beta(n - hits, hits + 1, 1 - share)
+
+
+def upper_bound(hits: int, n: int, confidence: float) -> float:
+    """Return the share that is not exceeded with this confidence, one-sided. Raises ValueError for impossible counts."""
+    _check(hits, n)
+    return 1.0 if hits == n else _share(hits, n, 1 - confidence)
+
+
+@cache
+def most_wrong(n: int, max_wrong: float, confidence: float) -> int | None:
+    """Return the most wrong ones of `n` with which a share of at most `max_wrong` is shown with this confidence.
+
+    None if `n` is too small to show it even without a wrong one.
+    """
+    low, high = -1, n  # shown with `low` wrong ones, not with `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        if at_most(middle, n, max_wrong) <= 1 - confidence + _PRECISION:
+            low = middle
+        else:
+            high = middle
+    return low if low >= 0 else None
+
+
+def least_cases(max_wrong: float, confidence: float, wrong: int = 0) -> int:
+    """Return the fewest cases that show `max_wrong` with this confidence when `wrong` of them are wrong."""
+    n = wrong + 1
+    while at_most(wrong, n, max_wrong) > 1 - confidence + _PRECISION:
+        n += 1
+    return n
+
+
+def _check(hits: int, n: int) -> None:
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"{hits} of {n} is no share")
 
 
 def _share(hits: int, n: int, probability: float) -> float:
