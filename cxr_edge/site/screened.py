@@ -1,0 +1,115 @@
+"""Screening of a site's cases by the bundle's fp32 reference: cases in, their probabilities and what speaks against them out.
+
+The reference, and not this machine's engines: `build-engine` moves the operating point of the manifest to the engines it keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxr_edge.bundle import Bundle
+from cxr_edge.calibration import LabelledCases
+from cxr_edge.engines import reference
+from cxr_edge.errors import InputError
+from cxr_edge.records import Failure, Image, Screening
+from cxr_edge.screening.folder import screen_files
+from cxr_edge.screening.screener import Screener
+from cxr_edge.site.cases import Case, cases_digest_line, listed
+
+__all__ = ["ScreenedCases", "screen_cases"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenedCases:
+    """Cases that the bundle screens, none of them refused."""
+
+    cases: tuple[Case, ...]
+    predictions: LabelledCases
+    sizes: tuple[tuple[int, int], ...]  # width and height in pixels, per case
+    engines: str  # that screened them, in words
+    digest: str  # SHA-256 of files and labels, in any order
+
+
+def screen_cases(
+    bundle: Bundle, cases: Sequence[Case], *, threads: int, say: Callable[[str], None] = lambda line: None
+) -> ScreenedCases:
+    """Screen the cases. say: takes lines of progress.
+
+    Raises InputError, with every case concerned, for images that cannot be read or that the bundle refuses, for a picture twice,
+    and for the bundle's own known answers.
+    """
+    screener = Screener(bundle, reference(bundle, threads=1))
+    say(f"screening {len(cases)} cases with the fp32 reference")
+    screenings, images, faults = [], [], []
+    for case, result in zip(cases, screen_files(screener, [c.path for c in cases], workers=threads), strict=True):
+        fault = _fault(result.outcome)
+        if fault or result.image is None or isinstance(result.outcome, Failure):
+            faults.append(f"{case.where}: {fault}")
+            continue
+        screenings.append(result.outcome)
+        images.append(_pixel_digest(result.image))
+    if faults:
+        raise InputError(
+            f"{len(faults)} of {len(cases)} cases cannot be used, leave them out or replace them: {listed(faults)}"
+        )
+    _check_pictures(bundle, cases, screenings, images)
+    return ScreenedCases(
+        cases=tuple(cases),
+        predictions=_predictions(bundle, cases, screenings),
+        sizes=tuple((s.width_px, s.height_px) for s in screenings),
+        engines=screener.describe(),
+        digest=_digest(cases, screenings),
+    )
+
+
+def _fault(outcome: Screening | Failure) -> str:
+    if isinstance(outcome, Failure):
+        return f"it cannot be read ({outcome.reason})"
+    if outcome.outcome == "refused" and outcome.reason is not None:
+        return f"the bundle refuses it ({outcome.reason.code}: {outcome.reason.message})"
+    return ""
+
+
+def _pixel_digest(image: Image) -> str:
+    return hashlib.sha256(repr(image.pixels.shape).encode() + image.pixels.tobytes()).hexdigest()
+
+
+def _check_pictures(
+    bundle: Bundle, cases: Sequence[Case], screenings: Sequence[Screening], pixels: Sequence[str]
+) -> None:
+    known = {answer.file.sha256 for answer in bundle.manifest.known_answers}
+    faults = [
+        f"{c.where}: a known answer of the bundle" for c, s in zip(cases, screenings, strict=True) if s.sha256 in known
+    ]
+    first: dict[str, Case] = {}
+    for case, digest in zip(cases, pixels, strict=True):
+        other = first.setdefault(digest, case)
+        if other is not case:
+            faults.append(f"{case.where}: the same picture as {other.where}")
+    if faults:
+        raise InputError(f"cases that are no further cases, leave them out: {listed(faults)}")
+
+
+def _predictions(bundle: Bundle, cases: Sequence[Case], screenings: Sequence[Screening]) -> LabelledCases:
+    labels = bundle.manifest.labels
+    probabilities = np.array([s.probabilities for s in screenings], dtype=np.float32)
+    means = np.array([np.mean([m.probabilities for m in s.members], axis=0) for s in screenings])
+    ties = probabilities == probabilities.max(
+        axis=1, keepdims=True
+    )  # the combination decides them by the members' mean
+    return LabelledCases(
+        labels=labels,
+        probabilities=probabilities,
+        winners=np.where(ties, means, -1.0).argmax(axis=1).astype(np.int64),
+        true=np.array([labels.index(c.label) for c in cases], dtype=np.int64),
+        patients=np.array([c.patient for c in cases], dtype=np.str_),
+    )
+
+
+def _digest(cases: Sequence[Case], screenings: Sequence[Screening]) -> str:
+    lines = sorted(cases_digest_line(c, s.sha256) for c, s in zip(cases, screenings, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
