@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cxr_edge.calibration import Promise
 from cxr_edge.errors import InputError
 from cxr_edge.records import NO_FINDING
 from cxr_edge.specs.preprocess import PreprocessSpec
@@ -84,6 +85,8 @@ class BundleConfig:
     # Findings that are not labels -> the label that they count as, in training and evaluation, such as tuberculosis -> other.
     renamed: Mapping[str, str] = field(default_factory=dict)
     unseen_sites: UnseenSites | None = None
+    # Error budget, fitted on validation patients; in TOML a table such as { max_wrong = 0.05 }. None: every decision is answered.
+    budget: Promise | None = None
     half_weights: bool = False  # store the members' weights in fp16: half the size; they are computed in fp32 as before
     range_images: int = 200  # validation images on which activation ranges are measured
     known_answers: int = 20  # synthetic images in the bundle
@@ -99,6 +102,8 @@ class BundleConfig:
         object.__setattr__(self, "guard", self.guard or None)
         if isinstance(self.unseen_sites, Mapping):  # as TOML has it
             object.__setattr__(self, "unseen_sites", parse_table(UnseenSites, self.unseen_sites, "unseen_sites"))
+        if isinstance(self.budget, Mapping):  # as TOML has it
+            object.__setattr__(self, "budget", parse_table(Promise, self.budget, "budget"))
         for name in ("guard_groups", "watch", "auc_groups"):
             object.__setattr__(self, name, _subgroups(getattr(self, name), name))
         self._check_findings()
@@ -121,6 +126,8 @@ class BundleConfig:
                 "multi_label = true has findings, each with a threshold of its own, and no guarded or renamed label; got guard = "
                 f'{self.guard!r}: set guard = "", and leave renamed and unseen_sites out'
             )
+        if self.multi_label and self.budget is not None:
+            raise InputError("a budget is of labels that exclude each other: leave it out with multi_label = true")
         if wrong := [label for label in self.labels if self.multi_label and ("+" in label or label == NO_FINDING)]:
             raise InputError(f'a finding has no "+" in its name and is not {NO_FINDING!r}; got {wrong[0]!r}')
 

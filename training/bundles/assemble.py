@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cxr_edge.specs.combination import Combination
+from cxr_edge.specs.budget import ErrorBudget
+from cxr_edge.specs.combination import Combination, Decision
+from training.bundles.budget import NOT_SHOWN, apart, bundle_budget, labelled_cases
 from training.bundles.card_words import CardWords
 from training.bundles.floors import keep_above_floors
 from training.bundles.model_card import key_metrics, model_card
@@ -87,8 +89,13 @@ def _fit(
     combination: Combination | None,
     sites: VariantRow | None,
 ) -> FittedEnsemble:
-    """Fit combination, temperatures and decision. Findings that are not labels only count in the decision's specificity."""
-    labels, records = config.labels, [s.record for s in validation]
+    """Fit combination, temperatures, decision and budget. Other findings only count in the decision's specificity."""
+    labels = config.labels
+    held = apart([s.group for s in validation], seed=config.seed) if config.budget is not None else None
+    everything, whole = logits, validation
+    if held is not None and held.any():
+        validation, logits = [s for s, own in zip(validation, held, strict=True) if not own], logits[~held]
+    records = [s.record for s in validation]
     true = np.array([config.target.label_index(r.label) for r in records])
     known = true >= 0
     losses: Mapping[str, float] = {}
@@ -110,9 +117,34 @@ def _fit(
     return FittedEnsemble(
         combination=combination,
         decision=decided.decision,
+        budget=_budget(whole, everything, config, combination, decided.decision),
         lung_box=LUNG_BOX if config.member_spec.region == "lungs" else None,
         provenance={**facts, "validation": chosen},
     )
+
+
+def _budget(
+    validation: Sequence[Sample],
+    logits: npt.NDArray[np.float32],
+    config: BundleConfig,
+    combination: Combination,
+    decision: Decision,
+) -> ErrorBudget | None:
+    """Fit the configured error budget, on patients of its own if there are enough; None without one that could be kept."""
+    if config.budget is None:
+        return None
+    groups = [s.group for s in validation]
+    true = np.array([config.target.label_index(s.record.label) for s in validation])
+    held = apart(groups, seed=config.seed)
+    rows = held if held.any() else ~held
+    cases = labelled_cases(combination, logits[rows], true[rows], np.asarray(groups)[rows].tolist(), config.labels)
+    found = bundle_budget(cases, decision, config.budget, own_patients=bool(held.any()), seed=config.seed)
+    if found is None:
+        print(
+            f"no error budget: {NOT_SHOWN.format(config.budget.max_wrong)}; every decision is an answer",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _provenance(samples: Sequence[Sample], config: BundleConfig) -> dict[str, Any]:

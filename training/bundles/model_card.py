@@ -10,6 +10,7 @@ from training.bundles.card_words import BELOW_FLOOR, CardWords
 from training.data.collections import source_descriptions, source_limits
 from training.data.findings import FRONTAL_VIEWS
 from training.data.guard import Guard
+from training.evaluation.budget import budget_section
 from training.evaluation.metrics import interval
 from training.evaluation.pages import gaps_section, labels_table, lungs_table, models_table, safety_section
 from training.evaluation.results import TOGETHER, Evaluation, Shortcuts
@@ -76,6 +77,7 @@ def model_card(
                 *_expected(results.guard, sites),
                 *_lungs(manifest, results),
                 *gaps_section(results, words.stated_by),
+                *budget_section(results.budget),
                 "## Limits",
                 _limits(results, sites, words),
             ]

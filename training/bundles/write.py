@@ -31,6 +31,7 @@ from cxr_edge.compiler.known_answers import add_known_answers, in_turn
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.ops.preprocess import Preprocessor, normalize
 from cxr_edge.records import Roi
+from cxr_edge.specs.budget import ErrorBudget
 from cxr_edge.specs.combination import Combination, Decision
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.outputs import COMBINED_KINDS, OutputKind
@@ -66,6 +67,7 @@ class FittedEnsemble:
 
     combination: Combination
     decision: Decision
+    budget: ErrorBudget | None = None  # None: every decision is an answer
     lung_box: LungBoxRule | None  # None: the members' input is the full frame, and there is no segmenter
     provenance: Mapping[str, Any]  # for the manifest
 
@@ -124,6 +126,7 @@ def write_draft(
         members=members,
         combination=fitted.combination,
         decision=fitted.decision,
+        budget=fitted.budget,
         known_answers=(),
         model_card=file_ref(root, CARD),
         intended_use=INTENDED_USE,

@@ -17,6 +17,7 @@ from cxr_edge import engines
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.networks import Member
+from cxr_edge.calibration import LabelledCases
 from cxr_edge.engines import EngineSet
 from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner, decide
@@ -29,6 +30,7 @@ from training.data.dataset import Sample
 from training.data.guard import Guard, Subgroup
 from training.data.records import Record
 from training.data.targets import Target
+from training.evaluation.budget import BudgetFigures, budget_figures
 from training.evaluation.gaps import GroupFigures, gaps
 from training.evaluation.metrics import (
     Bootstrap,
@@ -61,7 +63,7 @@ from training.evaluation.shortcuts import (
 )
 from training.json_records import as_stored
 
-__all__ = ["PAPERS_SOURCES", "Screened", "evaluate", "safety", "screen_samples"]
+__all__ = ["PAPERS_SOURCES", "Screened", "budget_of", "evaluate", "labelled", "safety", "screen_samples"]
 
 PAPERS_SOURCES = ("kcx", "ccx", "twitter")  # of both papers and of the plain classifier we compare with
 
@@ -148,6 +150,7 @@ def evaluate(
         flags=_flags(screened, manifest.labels, config),
         lungs=lung_figures(bundle, samples, config),
         shortcuts=_shortcuts(bundle, samples, canvases, test, screened, config),
+        budget=budget_of(screened, manifest, config.target_of(manifest.labels), seed=config.seed),
     )
     return as_stored(found)
 
@@ -260,6 +263,31 @@ def _guard_auc(
         screened.patients[rows],
         Bootstrap.of(config),
     )
+
+
+def budget_of(screened: Screened, manifest: Manifest, target: Target, *, seed: int) -> BudgetFigures | None:
+    """Return the figures of the bundle's error budget on images with one of its labels; None without one."""
+    if manifest.budget is None:
+        return None
+    cases, known = labelled(screened, manifest.labels, target)
+    records = [r for r, own in zip(screened.records, known, strict=True) if own]
+    return budget_figures(cases, records, manifest.decision, manifest.budget, seed=seed)
+
+
+def labelled(
+    screened: Screened, labels: tuple[str, ...], target: Target
+) -> tuple[LabelledCases, npt.NDArray[np.bool_]]:
+    """Return the predictions on images with one of the labels, and the mask of these images (N,)."""
+    true = np.array([target.label_index(r.label) for r in screened.records], dtype=np.int64)
+    known = true >= 0
+    cases = LabelledCases(
+        labels=labels,
+        probabilities=screened.probabilities[known].astype(np.float32),
+        winners=screened.probabilities[known].argmax(axis=1),
+        true=true[known],
+        patients=screened.patients[known],
+    )
+    return cases, known
 
 
 def _gaps(screened: Screened, labels: Sequence[str], config: BundleConfig) -> dict[str, dict[str, GroupFigures]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from training.data.guard import Guard
+from training.evaluation.budget import budget_section
 from training.evaluation.finding_results import FindingsEvaluation
 from training.evaluation.floors import floors_section
 from training.evaluation.metrics import ModelFigures, interval
@@ -136,6 +137,7 @@ def results_as_markdown(results: Evaluation) -> str:
                 *(f"{n}:\n\n{labels_table(m)}" for n, m in results.models.items() if n.endswith(" alone")),
                 *safety_section(results, "## False alarms of {}"),
                 *gaps_section(results),
+                *budget_section(results.budget),
                 "## By source",
                 _sources_table(results),
                 "## Flags",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.data.guard import Guard, Subgroup
+from training.evaluation.budget import BudgetFigures
 from training.evaluation.gaps import GroupFigures
 from training.evaluation.metrics import Figure, ModelFigures
 from training.json_records import OPTIONAL, as_json, from_json, named, spread
@@ -165,3 +166,4 @@ class Evaluation:
     flags: FlagShares
     lungs: Mapping[str, LungFigures]  # by source; empty without a segmenter
     shortcuts: Shortcuts
+    budget: BudgetFigures | None = field(default=None, metadata=OPTIONAL)  # None: the bundle has none

@@ -21,6 +21,12 @@ __all__ = ["Epochs", "Tables", "has_imagenet", "make_tables", "member_names", "m
 
 Table = Mapping[str, Any]
 
+_BUDGET = {
+    "max_wrong": 0.1,
+    "confidence": 0.9,
+    "coverage": 0.95,
+}  # of single-label bundles, where validation patients show it
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epochs:
@@ -100,6 +106,7 @@ def make_tables(
         "half_weights": True,
         "range_images": preset.range_images,
         "known_answers": preset.known_answers,
+        **({} if multi_label else {"budget": _BUDGET}),
         "members": _members(preset, epochs),
         **({"segmenter": {"epochs": segmenter_epochs}} if segmenter_epochs else {}),
     }
