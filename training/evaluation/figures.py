@@ -31,6 +31,7 @@ __all__ = [
     "cam_picture",
     "compared_picture",
     "confusion_picture",
+    "line_picture",
     "precision_recall_picture",
     "pruning_picture",
     "roc_picture",
@@ -231,6 +232,30 @@ def bars_picture(
     axes.grid(axis="x", color="#E5E5E5")
     if len(series) > 1:
         drawing.legend(loc="outside lower center", ncols=4, frameon=False)
+    return _save(drawing, file)
+
+
+def line_picture(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    file: Path | str,
+    *,
+    x: str,
+    y: str,
+    diagonal: bool = False,
+) -> Drawing:
+    """Draw lines over shares, both axes from 0 to 1. lines: name -> x, y. x, y: names of the axes. diagonal: draw x = y."""
+    drawing, axes = _blank(title, 7.2, 5.6)
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color=_GRAY, lw=0.8, ls=(0, (2, 3)))
+    for i, (name, (across, up)) in enumerate(lines.items()):
+        marker = _MARKERS[i % len(_MARKERS)] if diagonal else None
+        axes.plot(
+            across, up, color=_COLOURS[i % len(_COLOURS)], ls=_DASHES[i % len(_DASHES)], marker=marker, label=name
+        )
+    axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1))
+    axes.grid(color="#E5E5E5")
+    drawing.legend(loc="outside lower center", ncols=2, frameon=False)
     return _save(drawing, file)
 
 
