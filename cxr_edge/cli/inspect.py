@@ -19,7 +19,7 @@ from cxr_edge.cli.output import print_json, print_results
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.names import not_empty, printable
-from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.specs.budget import ErrorBudget, OperatingPoint
 from cxr_edge.specs.combination import DEFAULT_THRESHOLD, Combination
 from cxr_edge.specs.outputs import OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
@@ -96,6 +96,7 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
             "Findings" if manifest.multi_label else "Labels": ", ".join(manifest.labels),
             "Combination": _combination(manifest.combination),
             "Decision": _decision(manifest),
+            **({} if manifest.budget is None else {"Error budget": _budget(manifest.budget)}),
             "Lung box": _lung_box(manifest),
             "Known answers": ", ".join(k.file.path for k in manifest.known_answers) or "none",
             "Model card": manifest.model_card.path,
@@ -182,6 +183,16 @@ def _decision(manifest: Manifest) -> str:
     )
     rules = rules or "no thresholds"
     return f"{rules}; {uncertain}"
+
+
+def _budget(budget: ErrorBudget) -> str:
+    answered = [f"{k} from {v.answer_from:.3g}" for k, v in budget.labels.items() if v.answer_from is not None]
+    never = [k for k, v in budget.labels.items() if v.answer_from is None]
+    return (
+        f"at most {budget.max_wrong:.1%} of the answers of a label wrong (confidence {budget.confidence:.0%}), sets cover "
+        f"{budget.coverage:.1%}; answered: {', '.join(answered) or 'none'}; never: {', '.join(never) or 'none'}; fitted on "
+        f"{budget.fitted_on}"
+    )
 
 
 def _lung_box(manifest: Manifest) -> str:

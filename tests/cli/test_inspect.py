@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cxr_edge.bundle import Bundle
+from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.cli import main
 from cxr_edge.engines.records import BuildRecord, BuildSettings
-from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.specs.budget import ErrorBudget, LabelLimits, OperatingPoint
 from cxr_edge.specs.combination import Decision
 from tests.builders.toy_bundle import MEMBER_SPECS, build_toy_bundle
 
@@ -37,6 +38,20 @@ def test_the_table_shows_the_facts_about_a_bundle(toy_bundle: Path, capsys: pyte
         "All files are unaltered, and the networks match the manifest.",
     ):
         assert line in lines
+
+
+def test_the_error_budget_is_shown(toy_bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = LabelLimits(set_from=0.1, answer_from=0.75, cases=50, answered=45, wrong=0)
+    labels = {"normal": limits, "viral": replace(limits, answer_from=None, answered=0)}
+    budget = ErrorBudget(max_wrong=0.05, confidence=0.9, coverage=0.95, fitted_on="100 patients", labels=labels)
+    write_bundle(toy_bundle_copy, replace(Bundle.open(toy_bundle_copy).manifest, budget=budget))
+    assert main(["inspect", str(toy_bundle_copy)]) == 0
+    line = (
+        "Error budget   at most 5.0% of the answers of a label wrong (confidence 90%), sets cover 95.0%; answered: "
+        "normal from 0.75; "
+        "never: viral; fitted on 100 patients"
+    )
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_each_network_has_a_row(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
