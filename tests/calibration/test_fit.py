@@ -96,6 +96,21 @@ def test_threshold_and_answers_from_the_same_cases_keep_both_promises():
     assert all(count <= most for count in failures.values()), failures
 
 
+def test_rules_that_could_have_been_chosen_raise_the_limits_of_other_labels():
+    """At a threshold of 0.99, COVID-19 is decided normal where normal is more probable: such a limit must hold there, too."""
+    cases = draw(400, np.random.default_rng(8), strength=2.5)
+    alone = fitted(cases, FIRST, Promise(max_wrong=0.1)).labels
+    chosen = fitted(cases, FIRST, Promise(max_wrong=0.1), rules=threshold_rules(FIRST)).labels
+    assert chosen["normal"].answer_from > alone["normal"].answer_from
+    assert chosen["covid-19"].answer_from is not None
+
+
+def test_false_calls_have_a_share_of_their_own():
+    cases = draw(400, np.random.default_rng(8), strength=2.5)
+    strict, loose = (fit_threshold(cases, FIRST, Promise(max_called=share), seed=1) for share in (0.02, 0.2))
+    assert strict.thresholds["covid-19"] > loose.thresholds["covid-19"]
+
+
 def test_few_cases_promise_nothing():
     budget = fitted(draw(18, np.random.default_rng(1)), PLAIN)
     assert all(limits.set_from == 0 and limits.answer_from is None for limits in budget.labels.values())
