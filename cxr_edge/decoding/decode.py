@@ -88,6 +88,7 @@ def decode(
         stored_bits=gray.stored_bits,
         sha256=read.sha256,
         flags=gray.flags,
+        facts=gray.facts,
     )
 
 

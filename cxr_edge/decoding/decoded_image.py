@@ -6,12 +6,12 @@ DICOM defines its own steps and returns a `GrayImage`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy.typing as npt
 
-from cxr_edge.records import Flag, GrayPixels
+from cxr_edge.records import AcquisitionFacts, Flag, GrayPixels
 
 __all__ = ["DAMAGED", "TRUNCATED", "DecodedImage", "GrayImage"]
 
@@ -42,3 +42,4 @@ class GrayImage:
     pixels: GrayPixels
     stored_bits: int
     flags: tuple[Flag, ...]
+    facts: AcquisitionFacts = field(default_factory=AcquisitionFacts)

@@ -25,6 +25,7 @@ from cxr_edge.decoding.decoded_image import GrayImage
 from cxr_edge.decoding.dicom_dataset import dataset_elements
 from cxr_edge.decoding.dicom_display import Display, read_display
 from cxr_edge.decoding.dicom_elements import HEADER_TRUNCATED, Elements, read_elements
+from cxr_edge.decoding.dicom_facts import acquisition_facts
 from cxr_edge.decoding.dicom_geometry import lateral_view_flags, resample_square, rotate_upright
 from cxr_edge.decoding.dicom_header import Header
 from cxr_edge.decoding.dicom_pixels import PixelLayout, StoredValues, read_pixel_layout, read_stored_values
@@ -98,6 +99,7 @@ def _decode_elements(elements: Elements, limits: Limits) -> GrayImage:
         pixels=pixels,
         stored_bits=stored.bits,
         flags=(*kind, *stored.flags, *display, *aspect, *orientation, *header.flags()),
+        facts=acquisition_facts(header),
     )
 
 

@@ -2,7 +2,7 @@
 
 It exists because the lengths in a DICOM file cannot be trusted: elements are skipped one by one (PS3.5 section 7), sequences
 of undefined length without recursion, and pydicom gets only the elements in `KEYWORDS`, each once and of bounded size. Time
-and memory are linear in the file's length; nothing that identifies a patient is parsed.
+and memory are linear in the file's length; of what identifies a patient only age, or birth date, is parsed, for the age in years.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KEYWORDS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction"),
-    *("WindowCenter", "WindowWidth"),
+    *("WindowCenter", "WindowWidth", "PatientAge", "PatientBirthDate", "StudyDate"),
 )
 TAGS = frozenset(int(tag_for_keyword(k) or 0) for k in KEYWORDS)
 

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cxr_edge.decoding.dicom_facts import LATERAL_POSITIONS, is_lateral_orientation, view_meanings
 from cxr_edge.decoding.dicom_header import Header
 from cxr_edge.decoding.limits import Limits
 from cxr_edge.errors import InputError
@@ -21,20 +22,14 @@ __all__ = ["lateral_view_flags", "resample_square", "rotate_upright"]
 
 _TOLERANCE = 0.01
 _LARGEST_RATIO = 4.0
-_LATERAL_POSITIONS = ("LL", "RL", "L", "LAT", "LATERAL", "LLO", "RLO")
 
 
 def lateral_view_flags(header: Header) -> tuple[Flag, ...]:
     """Return the flag `lateral_view` if view position, view code or orientation are those of a lateral view."""
-    meanings = [
-        str(header.value_of(item, "ViewCodeSequence", "CodeMeaning") or "").upper()
-        for item in header.items("ViewCodeSequence")
-    ]
     # Lateral decubitus is a frontal view of a patient lying on the side.
-    by_view = header.code("ViewPosition") in _LATERAL_POSITIONS or any(
-        "LATERAL" in m and "DECUB" not in m for m in meanings
-    )
-    by_orientation = any(code[:1] in ("A", "P") for code in header.codes("PatientOrientation"))
+    by_meaning = any("LATERAL" in m and "DECUB" not in m for m in view_meanings(header))
+    by_view = header.code("ViewPosition") in LATERAL_POSITIONS or by_meaning
+    by_orientation = is_lateral_orientation(header)
     if not by_view and not by_orientation:
         return ()
     return (Flag(code="lateral_view", message="by its header this is a lateral view; the models expect a frontal one"),)

@@ -60,6 +60,14 @@ class Header:
         """Return the first coded value, "" if there is none."""
         return next(iter(self.codes(keyword)), "")
 
+    def text(self, keyword: str) -> str:
+        """Return a text value without its padding, "" if it is missing, has several values or cannot be read."""
+        try:
+            value = self._value(keyword)
+        except InputError:
+            return ""
+        return value.strip(" \0") if isinstance(value, str) else ""
+
     def integer(self, keyword: str, default: int | None = None) -> int:
         """Return an integer, or `default` if it is missing or empty. Raises InputError naming the element."""
         value = self._value(keyword)
