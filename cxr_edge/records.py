@@ -92,7 +92,7 @@ class Roi:
 
 @dataclass(frozen=True, kw_only=True)
 class AcquisitionFacts:
-    """What the header of a DICOM file says of patient and view; empty for other formats, and for what it does not say."""
+    """View and age by the header of a DICOM file; empty for other formats, and for what the header does not say."""
 
     view: str = ""  # AP, PA, or LATERAL
     age_years: float | None = None

@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "ensembles",
         "bundles",
         "recipes",
-        "starter evaluate seeds papers train budget",
+        "starter evaluate seeds papers train budget checker",
         "reproduce",
         "papers_smoke probe sites site_kit",
     ),

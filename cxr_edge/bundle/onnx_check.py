@@ -46,7 +46,7 @@ class Network:
 
 
 def check_networks(bundle: Bundle) -> tuple[Network, ...]:
-    """Check the segmenter (first, named `segmenter`) and every member of a bundle.
+    """Check the segmenter (first, named `segmenter`), every member, and the checker (last, named `checker`) of a bundle.
 
     Raises BundleError for a malformed file, external data or an unsupported opset; ContractError if inputs, outputs or
     the preprocessing digest differ from the manifest; BackendError if the installed onnx is too old for a file.
@@ -64,6 +64,9 @@ def check_networks(bundle: Bundle) -> tuple[Network, ...]:
         network = check_network(member.name, bundle.file(member.file), member.preprocess, outputs)
         _check_logits(network, manifest.combination.activation)
         networks.append(network)
+    if (checker := manifest.checker) is not None:
+        outputs = {"scores": ("N", len(checker.scores))}
+        networks.append(check_network("checker", bundle.file(checker.file), checker.preprocess, outputs))
     return tuple(networks)
 
 

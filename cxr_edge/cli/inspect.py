@@ -21,7 +21,6 @@ from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.names import not_empty, printable
 from cxr_edge.specs.budget import ErrorBudget, OperatingPoint
 from cxr_edge.specs.combination import DEFAULT_THRESHOLD, Combination
-from cxr_edge.specs.outputs import OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = ["add_parser", "run"]
@@ -98,6 +97,7 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
             "Decision": _decision(manifest),
             **({} if manifest.budget is None else {"Error budget": _budget(manifest.budget)}),
             "Lung box": _lung_box(manifest),
+            "Refusals": _refusals(manifest),
             "Known answers": ", ".join(k.file.path for k in manifest.known_answers) or "none",
             "Model card": manifest.model_card.path,
         }
@@ -132,6 +132,8 @@ def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator
         (m.architecture, "yes" if m.has_cam else "no", m.activation_ranges is not None, m.preprocess)
         for m in manifest.members
     ]
+    if (c := manifest.checker) is not None:
+        entries.append(("image checker", "", False, c.preprocess))
     kinds = _output_kinds(manifest)
     for network, kind, (architecture, cam, ranges, spec) in zip(networks, kinds, entries, strict=True):
         yield (
@@ -148,10 +150,11 @@ def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator
         )
 
 
-def _output_kinds(manifest: Manifest) -> list[OutputKind]:
+def _output_kinds(manifest: Manifest) -> list[str]:
     """Return the kind of each network's output, in the order of `check_networks`."""
-    segmenter: list[OutputKind] = [] if manifest.segmenter is None else ["mask"]
-    return [*segmenter, *(m.output for m in manifest.members)]
+    segmenter = [] if manifest.segmenter is None else ["mask"]
+    checker = [] if manifest.checker is None else ["scores"]
+    return [*segmenter, *(m.output for m in manifest.members), *checker]
 
 
 def _preprocessing(spec: PreprocessSpec) -> str:
@@ -203,6 +206,18 @@ def _lung_box(manifest: Manifest) -> str:
         f"mask from {rule.threshold:.3g}, margin {rule.margin:.0%}; valid if it covers "
         f"{rule.min_area:.0%} to {rule.max_area:.0%} of the frame with an aspect of {rule.min_aspect:.3g} to "
         f"{rule.max_aspect:.3g}"
+    )
+
+
+def _refusals(manifest: Manifest) -> str:
+    if (checker := manifest.checker) is None:
+        return "none, every image is answered"
+    limits = checker.limits
+    checks = ", ".join(f"{c.code} {'up to' if c.below else 'from'} {c.limit:.4g}" for c in checker.checks)
+    return (
+        f"made for {'patients of any age' if checker.population == 'any' else checker.population}; too_small below "
+        f"{limits.min_side_px} px, blank below a contrast of {limits.min_contrast:.3g}, saturated above "
+        f"{limits.max_saturated:.0%}; {checks or 'no scores'}"
     )
 
 

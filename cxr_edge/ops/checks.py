@@ -1,4 +1,4 @@
-"""Whether a bundle is made for an image: limits of its pixels, and of the scores of the checker network.
+"""Apply the checks of an image: limits of its pixels, and of the scores of the checker network.
 
 Pixels and scores come in, a refusal or None and flags come out. `specs.checks` has the codes and the limits, `screening`
 runs the network.
@@ -18,7 +18,7 @@ __all__ = ["ADULT_YEARS", "Grays", "estimated_view", "gray_statistics", "refusal
 
 ADULT_YEARS = 18.0
 
-_MAX_SAMPLES = 1 << 16  # gray values that the statistics are taken of, from a grid over the image
+_MAX_SAMPLES = 1 << 14  # gray values that the statistics are taken of, from a grid over the image
 _VIEW_LIMIT = 0.5
 
 _REASONS = {
@@ -45,13 +45,14 @@ class Grays:
 
 
 def gray_statistics(pixels: GrayPixels) -> Grays:
-    """Return the statistics of (height, width) gray values, of at most 65,536 of them."""
+    """Return the statistics of (height, width) gray values, of at most 16,384 of them."""
     step = max(1, int(np.ceil(np.sqrt(pixels.size / _MAX_SAMPLES))))
-    values = pixels[::step, ::step]
-    full = float(np.iinfo(pixels.dtype).max)
-    low, high = np.percentile(values, (1, 99))
-    ends = np.count_nonzero((values == values.min()) | (values == values.max()))
-    return Grays(contrast=float(high - low) / full, saturated=ends / values.size)
+    values = np.sort(pixels[::step, ::step], axis=None)  # ten times as fast as np.percentile
+    last = values.size - 1
+    contrast = float(values[round(0.99 * last)]) - float(values[round(0.01 * last)])
+    lowest, highest = np.searchsorted(values, values[0], "right"), np.searchsorted(values, values[-1], "left")
+    at_ends = values.size if values[0] == values[-1] else int(lowest) + values.size - int(highest)
+    return Grays(contrast=contrast / float(np.iinfo(pixels.dtype).max), saturated=at_ends / values.size)
 
 
 def refusals(

@@ -27,7 +27,7 @@ __all__ = ["Checked", "ImageChecker"]
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What the checks found."""
+    """Result of the checks of one image."""
 
     scores: Mapping[str, float]  # of the network, by name
     refusals: tuple[Flag, ...]  # reasons to refuse the image, the first first

@@ -21,26 +21,30 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
 from cxr_edge.bundle.manifest import KnownAnswer, Manifest
-from cxr_edge.bundle.networks import FileRef, Member, Segmenter
+from cxr_edge.bundle.networks import Checker, FileRef, Member, Segmenter
 from cxr_edge.decoding.decode import decode
 from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Roi
+from cxr_edge.specs.checks import AP_SCORE, SCORED_CODES, Check, ImageLimits
 from cxr_edge.specs.combination import Combination, Decision
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.outputs import COMBINED_KINDS
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = [
+    "CHECKER_SCORES",
     "FINDINGS",
     "LABELS",
     "MEMBER_SPECS",
     "SEGMENTER_SPEC",
     "Graph",
     "build_toy_bundle",
+    "checker_model",
     "combination_parameters",
     "member_model",
     "segmenter_model",
     "toy_images",
+    "toy_refused_image",
 ]
 
 LABELS = ("normal", "bacterial", "viral", "covid-19")
@@ -57,6 +61,10 @@ MEMBER_SPECS = {
     "residual": PreprocessSpec(canvas_px=64, crop_px=64, median=True),
 }
 
+# Scores of the toy checker, each a cell of the frame, row by row.
+CHECKER_SCORES = (*SCORED_CODES, AP_SCORE)
+_CELLS = 4  # in a row and in a column
+
 OPSET = 17
 _IR_VERSION = 9  # what runtimes of that opset's time read
 
@@ -72,12 +80,14 @@ def build_toy_bundle(
     known_answers: bool = True,
     activation_ranges: bool = False,
     multi_label: bool = False,
+    checker: bool = False,
 ) -> Bundle:
     """Write a bundle into the folder `root` (made if need be) and open it.
 
     members: names out of MEMBER_SPECS. segmenter=False: no segmenter, and members that take the whole frame.
     cam=False: members without the `cam` output. activation_ranges: measured on the known answers' images, as an int8
     build without images wants them. multi_label: FINDINGS, of which an image may have none, one or two.
+    checker: with a checker that refuses an image for the cell of CHECKER_SCORES that is white, see `toy_refused_image`.
     """
     labels, activation = (FINDINGS, "sigmoid") if multi_label else (LABELS, "softmax")
     default = {"opacity": 0.4} if multi_label else {"covid-19": 0.2}
@@ -92,6 +102,8 @@ def build_toy_bundle(
         onnx.save(model, root / f"{name}.onnx")
     if segmenter:
         onnx.save(segmenter_model(SEGMENTER_SPEC), root / "segmenter.onnx")
+    if checker:
+        onnx.save(checker_model(SEGMENTER_SPEC), root / "checker.onnx")
     (root / "model-card.md").write_text("# Toy bundle\n\nRandom weights, for tests only.\n", encoding="utf-8")
     manifest = Manifest(
         name="toy",
@@ -124,6 +136,7 @@ def build_toy_bundle(
         intended_use="Tests of cxr-edge. Its answers mean nothing.",
         provenance={"made_by": "tests/builders/toy_bundle.py"},
         metrics={"test": {"patients": 0}},
+        checker=_checker(root) if checker else None,
     )
     bundle = write_bundle(root, manifest)
     bundle = _with_known_answers(bundle) if known_answers else bundle
@@ -162,6 +175,15 @@ def toy_images() -> dict[str, npt.NDArray[Any]]:
         "known-coarse.png": _lungs(310, 260, np.uint16, stripes=8),
         "known-fine.png": _lungs(240, 240, np.uint8, stripes=24),
     }
+
+
+def toy_refused_image(*names: str, side_px: int = 240) -> npt.NDArray[np.uint8]:
+    """Return a toy image whose cells of these scores are white; of the others, none is."""
+    picture = _lungs(side_px, side_px, np.uint8, stripes=0)
+    cell = side_px // _CELLS
+    for row, column in (divmod(CHECKER_SCORES.index(name), _CELLS) for name in names):
+        picture[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = 255
+    return picture
 
 
 class Graph:
@@ -216,6 +238,19 @@ def member_model(name: str, spec: PreprocessSpec, *, cam: bool = True, labels: i
         g.op("Identity", maps, name="cam")
         outputs["cam"] = ("N", labels, side, side)
     return g.model(spec, outputs)
+
+
+def checker_model(spec: PreprocessSpec) -> onnx.ModelProto:
+    """The mean gray value of a cell of the frame per score, from 0 to 1: linear in the pixels."""
+    side, g = spec.crop_px, Graph(seed=13)
+    cell = side // _CELLS
+    weight = np.zeros((len(CHECKER_SCORES), side, side))
+    for k in range(len(CHECKER_SCORES)):
+        y, x = (cell * i for i in divmod(k, _CELLS))
+        weight[k, y : y + cell, x : x + cell] = 1 / cell**2
+    flat = g.op("Flatten", "image", axis=1)
+    g.op("MatMul", flat, g.constant(weight.reshape(len(weight), -1).T), name="scores")
+    return g.model(spec, {"scores": ("N", len(CHECKER_SCORES))})
 
 
 def segmenter_model(spec: PreprocessSpec) -> onnx.ModelProto:
@@ -302,6 +337,16 @@ def _pooled(g: Graph, maps: str) -> str:
 
 def _region(spec: PreprocessSpec, segmenter: bool) -> PreprocessSpec:
     return spec if segmenter else PreprocessSpec.from_json({**spec.as_json(), "region": "frame"})
+
+
+def _checker(root: Path) -> Checker:
+    return Checker(
+        file=file_ref(root, "checker.onnx"),
+        preprocess=SEGMENTER_SPEC,
+        scores=CHECKER_SCORES,
+        checks=tuple(Check(code=code, score=code, limit=0.95) for code in SCORED_CODES),
+        limits=ImageLimits(min_side_px=100, min_contrast=0.05, max_saturated=0.5),
+    )
 
 
 def _segmenter(root: Path) -> Segmenter:

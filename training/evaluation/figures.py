@@ -35,6 +35,7 @@ __all__ = [
     "precision_recall_picture",
     "pruning_picture",
     "roc_picture",
+    "shares_picture",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -93,6 +94,26 @@ def confusion_picture(
     axes.set_yticks(range(len(labels)), [f"{name}\nn = {n:,.0f}" for name, n in zip(labels, rows[:, 0], strict=True)])
     axes.set(xlabel="predicted", ylabel="true")
     drawing.colorbar(image, ax=axes, label="share of the true label's images", shrink=0.85)
+    return _save(drawing, file)
+
+
+def shares_picture(
+    table: npt.NDArray[np.number], rows: Sequence[str], columns: Sequence[str], title: str, file: Path | str
+) -> Drawing:
+    """Draw counts of cases by row and column, with each row's shares. table: (rows, columns)."""
+    counts = np.asarray(table, np.float64)
+    if counts.shape != (len(rows), len(columns)) or not counts.size:
+        raise ValueError(f"{len(rows)} rows and {len(columns)} columns were named, the table is {counts.shape}")
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    drawing, axes = _blank(title, 4.2 + 0.75 * len(columns), 1.8 + 0.42 * len(rows))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, f"{shares[row, column]:.1%}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
     return _save(drawing, file)
 
 
