@@ -16,8 +16,10 @@ from pathlib import Path
 
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, Bundle
 from cxr_edge.errors import CxrEdgeError, InputError
+from cxr_edge.names import path_argument
 from training.data.dataset import Sample, data_folder, load
 from training.recipes.arguments import add_floor_argument, add_run_arguments
+from training.recipes.checker.attach import attach_checker
 from training.recipes.config import load_config
 from training.recipes.members import StarterRun, assemble_members, export_members
 from training.recipes.segmenter import segment
@@ -48,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"stage {stage}", file=sys.stderr, flush=True)
             with exclusive_lock(args.out / stage):
                 STAGES[stage](run)
+        if args.checker is not None and args.stage in (None, "bundle"):
+            attach_checker(args.out / "bundle", args.checker, version=run.config.version)
         if args.install:
             _install(args.out / "bundle", PACKAGED)
     except CxrEdgeError as error:
@@ -64,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--member", metavar="NAME", help="train this member and end: several processes share the work, with threads = 1"
     )
     add_floor_argument(parser)
+    parser.add_argument(
+        "--checker", type=path_argument, metavar="RUN", help="finished run of training.checker, for the bundle's refusals"
+    )
     parser.add_argument("--install", action="store_true", help="install the bundle as cxr_edge's packaged starter")
     return parser
 

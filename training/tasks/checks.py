@@ -132,7 +132,7 @@ def _area(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> fl
 
 
 class _Pool:
-    """Draws images of one side: a kind, then a source by the square root of its size, then an image."""
+    """Draws images of one side: a kind, then a source (of chests by the square root of its size), then an image."""
 
     def __init__(self, staged: StagedFrames) -> None:
         self._staged = staged
@@ -150,7 +150,8 @@ class _Pool:
             return draw(str(rng.choice(TRAINED)), rng), _truth(not_chest=True)
         by_source = self._rows[kind]
         names = list(by_source)
-        weights = np.sqrt([len(by_source[name]) for name in names])
+        # A package of many small icons counts as one of few photographs.
+        weights = np.array([1.0 if kind == "picture" else len(by_source[name]) ** 0.5 for name in names])
         rows = by_source[names[rng.choice(len(names), p=weights / weights.sum())]]
         row = rows[rng.integers(len(rows))]
         image, facts = self._staged.frames[row], self._staged.facts[row]

@@ -1,7 +1,7 @@
 """Images that train and measure the checker: collections and installed packages in, items with their side out.
 
-Frontal images have the side of the run's split. Lateral views and slices of the Montreal collection have the side of their
-patient; a patient without a frontal image has one by its name. Pictures train if their package is one of `pictures.TRAINED`.
+Frontal images have the side of the run's split. There are few lateral views and slices, so every other patient with one, by the
+name, measures with all images, whatever the split says; the others train. Pictures train if `pictures.TRAINED` has their package.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from pathlib import Path
 from training.data import pictures
 from training.data.collections import read_collections
 from training.data.dataset import Sample
-from training.data.findings import projection
+from training.data.findings import FRONTAL_VIEWS, projection
 from training.data.records import Record, Selection
 from training.data.splits import Side
 from training.tasks.checks import Kind
 
-__all__ = ["Item", "frontal_items", "other_views", "picture_items"]
+__all__ = ["Item", "chest_items", "picture_items"]
 
 _ADULT_YEARS = 18
-# Share of the patients with lateral views or slices alone; there are few, and half of them measure.
-_TRAIN_SHARE, _VALIDATION_SHARE = 0.5, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,32 +38,18 @@ class Item:
     label: str = ""
 
 
-def frontal_items(samples: Sequence[Sample]) -> list[Item]:
-    """Return the frontal images of a split."""
-    return [
-        Item(
-            kind="frontal",
-            path=s.record.path,
-            source=s.record.source,
-            side=s.side,
-            patient=s.group,
-            child=_is_child(s.record),
-            ap={"AP": True, "PA": False}.get(projection(s.record.view)),
-            label=s.record.label,
-        )
-        for s in samples
-    ]
-
-
-def other_views(data: Path, samples: Sequence[Sample]) -> list[Item]:
-    """Return the lateral views and the CT slices of the Montreal collection; none if it is not there."""
-    sides = {s.record.patient: s.side for s in samples}
-    found = []
-    for kind, selection in _SELECTIONS.items():
-        for record in _read(data, selection):
-            side = sides.get(record.patient) or _side_by_name(record.patient)
-            found.append(Item(kind=kind, path=record.path, source=record.source, side=side, patient=record.patient))
-    return found
+def chest_items(data: Path, samples: Sequence[Sample]) -> list[Item]:
+    """Return the frontal images of a split, and the lateral views and CT slices of the Montreal collection if it is there."""
+    others = _other_views(data)
+    groups = {s.record.patient: s.group for s in samples}
+    sides: dict[str, Side] = {s.group: s.side for s in samples}
+    for record in others:
+        group = groups.setdefault(record.patient, record.patient)
+        if sides.get(group) != "test" and _measures(group):
+            sides[group] = "test"
+        sides.setdefault(group, "train")
+    frontal = [_frontal(s, sides[s.group]) for s in samples]
+    return [*frontal, *(_other(record, groups[record.patient], sides) for record in others)]
 
 
 def picture_items() -> list[Item]:
@@ -79,22 +63,39 @@ def picture_items() -> list[Item]:
     ]
 
 
-_SELECTIONS: Mapping[Kind, Selection] = {
-    "lateral": Selection(views=("L", "Lateral")),
-    "slice": Selection(views=("Axial", "Coronal"), modalities=("CT",)),
-}
+_LATERAL, _SLICES = ("L", "Lateral"), ("Axial", "Coronal")
+_ALL_VIEWS = Selection(views=(*FRONTAL_VIEWS, *_LATERAL, *_SLICES), modalities=("X-ray", "CT"))
 
 
-def _read(data: Path, selection: Selection) -> list[Record]:
+def _other_views(data: Path) -> list[Record]:
     if not (data / "covid-chestxray-dataset" / "metadata.csv").is_file():
         return []
-    return read_collections(data, selection, collections=("ccx",)).records
+    records = read_collections(data, _ALL_VIEWS, collections=("ccx",)).records
+    return [record for record in records if record.modality == "CT" or record.view in _LATERAL]
+
+
+def _other(record: Record, group: str, sides: Mapping[str, Side]) -> Item:
+    kind: Kind = "slice" if record.modality == "CT" else "lateral"
+    return Item(kind=kind, path=record.path, source=record.source, side=sides[group], patient=group)
+
+
+def _frontal(s: Sample, side: Side) -> Item:
+    return Item(
+        kind="frontal",
+        path=s.record.path,
+        source=s.record.source,
+        side=side,
+        patient=s.group,
+        child=_is_child(s.record),
+        ap={"AP": True, "PA": False}.get(projection(s.record.view)),
+        label=s.record.label,
+    )
 
 
 def _is_child(record: Record) -> bool:
     return not record.adult if record.age_years is None else record.age_years < _ADULT_YEARS
 
 
-def _side_by_name(patient: str) -> Side:
-    share = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:4], "big") / 2**32
-    return "train" if share < _TRAIN_SHARE else "validation" if share < _TRAIN_SHARE + _VALIDATION_SHARE else "test"
+def _measures(patient: str) -> bool:
+    """Return True for every other patient, by the name."""
+    return hashlib.sha256(patient.encode()).digest()[0] % 2 == 0

@@ -20,7 +20,7 @@ from training.loop.plan import Plan
 from training.models.checker import CheckerForExport, CheckerNetwork
 from training.models.onnx_export import export
 from training.recipes.checker.frames import lung_finder, stage
-from training.recipes.checker.items import Item, frontal_items, other_views, picture_items
+from training.recipes.checker.items import Item, chest_items, picture_items
 from training.recipes.checker.measure import RefusalResults, Scorer, choose_checks, measure
 from training.shared_files import exclusive_lock
 from training.tasks.checks import OUTPUTS, CheckTask, StagedFrames, good_inputs
@@ -68,7 +68,7 @@ class CheckerRun:
     @cached_property
     def items(self) -> list[Item]:
         """All images of the run."""
-        return [*frontal_items(self.samples), *other_views(self.data, self.samples), *picture_items()]
+        return [*chest_items(self.data, self.samples), *picture_items()]
 
     def side(self, name: str) -> list[Item]:
         """Return the items of one side, without the sources that are left out of the training."""
