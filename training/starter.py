@@ -69,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_floor_argument(parser)
     parser.add_argument(
-        "--checker", type=path_argument, metavar="RUN", help="finished run of training.checker, for the bundle's refusals"
+        "--checker",
+        type=path_argument,
+        metavar="RUN",
+        help="finished run of training.checker, for the bundle's refusals",
     )
     parser.add_argument("--install", action="store_true", help="install the bundle as cxr_edge's packaged starter")
     return parser

@@ -178,7 +178,7 @@ def photographed(image: Gray, rng: Rng) -> Gray:
         photo += _glare(height, width, rng)
     blurred = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.001, 0.006) * width)
     noisy = blurred + rng.normal(0, rng.uniform(0, 4), photo.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
 
 
 def _crop(image: Gray, box: Box, crop: Box) -> tuple[Gray, Box]:
@@ -203,7 +203,7 @@ def _border(image: Gray, box: Box, rng: Rng) -> tuple[Gray, Box]:
     left, right = (rng.uniform(0, 0.12, 2) * width).astype(int)
     top, bottom = (rng.uniform(0, 0.12, 2) * height).astype(int)
     value = int(rng.choice([0, 0, 255, rng.uniform(0, 255)]))
-    framed = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=value)
+    framed = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=[value])
     crop = Box(
         x0=-left / width, y0=-top / height, x1=1 + right / width, y1=1 + bottom / height
     )  # a crop larger than the image
@@ -275,9 +275,10 @@ def _with_frame(image: Gray, rng: Rng) -> Gray:
     """Put the image into the window of a viewer, with a tool bar, or between the edges of a monitor."""
     height, width = image.shape
     edge = (rng.uniform(0.015, 0.07, 4) * (height, height, width, width)).astype(int)
-    framed = np.asarray(
-        cv2.copyMakeBorder(image, *edge.tolist(), cv2.BORDER_CONSTANT, value=int(rng.uniform(0, 70))), dtype=np.uint8
-    )
+    top, bottom, left, right = edge.tolist()
+    bezel = [int(rng.uniform(0, 70))]
+    bordered = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=bezel)
+    framed = np.asarray(bordered, dtype=np.uint8)
     if rng.random() < 0.5:
         for i in range(rng.integers(3, 9)):
             x, side = int((0.03 + 0.07 * i) * width), max(3, int(0.03 * width))
@@ -307,7 +308,7 @@ def _quadrilateral(height: int, width: int, rng: Rng) -> npt.NDArray[np.float64]
     corners += rng.uniform(-0.045, 0.045, (4, 2))
     angle = np.deg2rad(rng.uniform(-7, 7))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return ((corners - 0.5) @ turn.T + 0.5) * (width, height)
+    return np.asarray(((corners - 0.5) @ turn.T + 0.5) * (width, height), dtype=np.float64)
 
 
 def _moire(height: int, width: int, rng: Rng) -> npt.NDArray[np.float32]:

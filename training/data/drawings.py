@@ -171,7 +171,7 @@ def _stars(rng: Rng, side: int) -> Gray:
 
 
 def _grays(values: npt.NDArray[np.floating] | npt.NDArray[np.integer] | cv2.typing.MatLike) -> Gray:
-    return np.clip(values, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(values, 0, 255), dtype=np.uint8)
 
 
 _KINDS: Mapping[str, Callable[[Rng, int], Gray]] = {

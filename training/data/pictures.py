@@ -19,13 +19,12 @@ __all__ = ["MEASURED", "SLICES", "TRAINED", "package_pictures", "read_picture"]
 # By what a package ships: photographs and figures; no package is on both sides.
 TRAINED = ("skimage", "arcade", "gradio")
 MEASURED = ("pygame", "matplotlib", "sklearn", "scipy", "torchvision", "ultralytics", "networkx", "sympy", "coverage")
-SLICES = (
-    "pydicom",
-    "data_store",
-)  # test files of DICOM readers: slices of CT and MR, ultrasound; pydicom-data is data_store
+# Test files of a DICOM reader, of which slices of CT and MR count; data_store is pydicom-data.
+SLICES = ("pydicom", "data_store")
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm"})
 _LEAST_PX = 32
+_SLICE_MODALITIES = ("CT", "MR")
 
 
 def package_pictures(name: str, *, most: int = 400) -> list[Path]:
@@ -37,7 +36,7 @@ def package_pictures(name: str, *, most: int = 400) -> list[Path]:
 
 
 def read_picture(path: Path) -> npt.NDArray[np.uint8] | None:
-    """Return the gray pixels (H, W) of a picture, of a DICOM file its first frame; None for one that has none, or under 32 px."""
+    """Return the gray pixels (H, W) of a picture, of a DICOM file the first slice; None if it has none, or under 32 px."""
     pixels = _dicom_frame(path) if path.suffix.lower() == ".dcm" else cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if pixels is None or min(pixels.shape) < _LEAST_PX or pixels.min() == pixels.max():
         return None
@@ -48,7 +47,10 @@ def _dicom_frame(path: Path) -> npt.NDArray[np.uint8] | None:
     import pydicom
 
     try:
-        values: Any = pydicom.dcmread(path, force=True).pixel_array
+        data = pydicom.dcmread(path, force=True)
+        if data.get("Modality") not in _SLICE_MODALITIES:
+            return None
+        values: Any = data.pixel_array
     except Exception:  # test files of a DICOM reader are damaged on purpose, in all ways
         return None
     while values.ndim > 2 and values.shape[-1] not in (3, 4):

@@ -131,15 +131,17 @@ def test_pictures_are_every_kth_of_an_installed_package(tmp_path: Path, monkeypa
 
 
 def test_what_is_no_picture_is_none(tmp_path: Path, image: np.ndarray) -> None:
-    files = {name: tmp_path / name for name in ("good.png", "small.png", "flat.png", "broken.png", "a.dcm", "bad.dcm")}
+    names = ("good.png", "small.png", "flat.png", "broken.png", "slice.dcm", "xray.dcm", "bad.dcm")
+    files = {name: tmp_path / name for name in names}
     cv2.imwrite(str(files["good.png"]), image)
     cv2.imwrite(str(files["small.png"]), image[:20])
     cv2.imwrite(str(files["flat.png"]), np.zeros((64, 64), np.uint8))
     files["broken.png"].write_bytes(b"no picture")
     files["bad.dcm"].write_bytes(b"no file")
-    files["a.dcm"].write_bytes(file_bytes(dataset(xray_pixels(rows=50, columns=40))))
+    files["slice.dcm"].write_bytes(file_bytes(dataset(xray_pixels(rows=50, columns=40), Modality="CT")))
+    files["xray.dcm"].write_bytes(file_bytes(dataset(xray_pixels(rows=50, columns=40))))
     read = {name: pictures.read_picture(path) for name, path in files.items()}
-    assert [name for name, pixels in read.items() if pixels is not None] == ["good.png", "a.dcm"]
+    assert [name for name, pixels in read.items() if pixels is not None] == ["good.png", "slice.dcm"]
     assert (read["good.png"] == image).all()
-    assert read["a.dcm"] is not None
-    assert (read["a.dcm"].shape, read["a.dcm"].min(), read["a.dcm"].max()) == ((50, 40), 0, 255)
+    assert read["slice.dcm"] is not None
+    assert (read["slice.dcm"].shape, read["slice.dcm"].min(), read["slice.dcm"].max()) == ((50, 40), 0, 255)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxr_edge.digests import sha256_file
 from training.data import pictures
 from training.data.collections import read_collections
 from training.data.dataset import Sample
@@ -53,14 +54,15 @@ def chest_items(data: Path, samples: Sequence[Sample]) -> list[Item]:
 
 
 def picture_items() -> list[Item]:
-    """Return the pictures of the installed packages: those of `TRAINED` train, the others are of the test side."""
+    """Return the pictures of the installed packages, each once: those of `TRAINED` train, the others are of the test side."""
     by_side: Mapping[Side, Sequence[str]] = {"train": pictures.TRAINED, "test": (*pictures.MEASURED, *pictures.SLICES)}
-    return [
-        Item(kind="slice" if name in pictures.SLICES else "picture", path=path, source=name, side=side)
-        for side, names in by_side.items()
-        for name in names
-        for path in pictures.package_pictures(name)
-    ]
+    found: dict[str, Item] = {}  # by digest: packages ship copies
+    for side, names in by_side.items():
+        for name in names:
+            for path in pictures.package_pictures(name):
+                kind: Kind = "slice" if name in pictures.SLICES else "picture"
+                found.setdefault(sha256_file(path), Item(kind=kind, path=path, source=name, side=side))
+    return list(found.values())
 
 
 _LATERAL, _SLICES = ("L", "Lateral"), ("Axial", "Coronal")

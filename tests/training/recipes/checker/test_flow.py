@@ -21,6 +21,7 @@ from cxr_edge.screening.screener import Screener
 from tests.builders.image_collections import write_collections
 from tests.builders.toy_bundle import build_toy_bundle, toy_images
 from training import checker as command
+from training import starter
 from training.data import pictures
 from training.data.drawings import draw
 from training.evaluation.metrics import Figure
@@ -32,6 +33,7 @@ from training.recipes.checker.items import chest_items
 from training.recipes.checker.measure import RefusalResults, RefusalRow
 from training.recipes.checker.pages import refusals_as_markdown
 from training.recipes.checker.run import CHECKER_SPEC, ONNX, RESULTS, SCORES, CheckerRun, CheckerSettings
+from training.recipes.config import load_config
 from training.tasks import checks
 
 
@@ -53,9 +55,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckerRun]:
     """A finished run; pictures of packages are drawn, whatever is installed here."""
     shipped, rng = tmp_path_factory.mktemp("package"), np.random.default_rng(1)
-    for i in range(3):
+    for i in range(6):
         cv2.imwrite(str(shipped / f"{i}.png"), draw("text page", rng, size_px=64))
     (shipped / "broken.png").write_bytes(b"no picture")
+    files = sorted(shipped.iterdir())
+    packages = {"skimage": files[:3], "sklearn": files[2:]}  # one picture is in both
     settings = CheckerSettings(
         collections=("kcx", "ccx", "twitter", "tuberculosis"),
         without=(),
@@ -63,11 +67,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checke
         epoch_images=16,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            pictures,
-            "package_pictures",
-            lambda name: sorted(shipped.iterdir()) if name in ("skimage", "sklearn") else [],
-        )
+        patch.setattr(pictures, "package_pictures", lambda name: packages.get(name, []))
         patch.setattr(checks, "_VALIDATED", 24)
         patch.setattr(measuring, "_DRAWINGS", 2)
         run = CheckerRun(data, tmp_path_factory.mktemp("run"), settings)
@@ -89,7 +89,7 @@ def test_no_patient_is_on_two_sides(run: CheckerRun) -> None:
     assert len(sides) > 20
     assert all(len(own) == 1 for own in sides.values())
     assert {item.side for item in run.items if item.kind == "picture"} == {"train", "test"}
-    assert Counter(item.kind for item in run.items if not item.patient) == {"picture": 8}
+    assert Counter(item.side for item in run.items if item.kind == "picture") == {"train": 3, "test": 4}
 
 
 def test_a_lateral_view_has_the_side_of_its_patients_frontal_image(run: CheckerRun, data: Path) -> None:
@@ -180,6 +180,18 @@ def test_a_bundle_with_the_checker_screens(run: CheckerRun, tmp_path: Path) -> N
     bundle = attach_checker(bundle.root, run.out, version="2")
     screening = Screener(bundle, reference(bundle), answer_all=True).screen(decode(toy_images()["known-smooth.png"]))
     assert tuple(screening.checks) == SCORES
+
+
+def test_the_starters_command_ends_with_the_checker(
+    run: CheckerRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = build_toy_bundle(tmp_path / "bundle", known_answers=False)
+    monkeypatch.setattr(starter.StarterRun, "check_tasks", lambda _: None)
+    monkeypatch.setattr(starter, "STAGES", {"bundle": lambda _: None})
+    assert starter.main(["--data", str(run.data), "--out", str(tmp_path), "--checker", str(run.out)]) == 0
+    manifest = Bundle.open(bundle.root).manifest
+    assert manifest.checker is not None
+    assert manifest.version == load_config(Path("training/configs/starter.toml")).version
 
 
 def test_a_run_that_is_not_finished_cannot_be_attached(tmp_path: Path) -> None:
