@@ -18,6 +18,7 @@ from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import reference
 from cxr_edge.errors import InputError
 from cxr_edge.screening.screener import Screener
+from tests.builders.cheap import trace_exports
 from tests.builders.image_collections import write_collections
 from tests.builders.toy_bundle import build_toy_bundle, toy_images
 from training import checker as command
@@ -40,7 +41,7 @@ from training.tasks import checks
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn collections, with two lateral views and a CT slice among the Montreal images, and pictures of a package."""
-    root = write_collections(tmp_path_factory.mktemp("data"), patients=9)
+    root = write_collections(tmp_path_factory.mktemp("data"), patients=7)
     folder, rng = root / "covid-chestxray-dataset", np.random.default_rng(0)
     rows = []
     for i, (patient, view, modality) in enumerate((("0", "L", "X-ray"), ("77", "L", "X-ray"), ("78", "Axial", "CT"))):
@@ -67,6 +68,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checke
         epoch_images=16,
     )
     with pytest.MonkeyPatch.context() as patch:
+        trace_exports(patch.setattr)
         patch.setattr(pictures, "package_pictures", lambda name: packages.get(name, []))
         patch.setattr(checks, "_VALIDATED", 24)
         patch.setattr(measuring, "_DRAWINGS", 2)
