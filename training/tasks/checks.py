@@ -108,7 +108,7 @@ class CheckTask:
         model.eval()
         images, truth = self._validation
         device = next(model.parameters()).device
-        parts = [model(part.to(device)).float().cpu() for part in images.split(self.batch)]
+        parts = [model(part.to(device)).float().cpu() for part in torch.split(images, self.batch)]
         logits, known = torch.cat(parts).numpy(), truth.numpy()
         areas = {name: _area(logits[:, k], known[:, k]) for k, name in enumerate(OUTPUTS)}
         found = {name: area for name, area in areas.items() if not np.isnan(area)}
@@ -202,11 +202,7 @@ def _lateral(image: Gray, facts: FrameFacts, rng: np.random.Generator) -> tuple[
     """Return a lateral view, from either side; rarely with an alteration that leaves it one."""
     mild, box = mildly(image, facts.box, rng)
     mild = np.ascontiguousarray(mild[:, ::-1]) if rng.random() < 0.5 else mild
-    kinds: frozenset[Alteration] = frozenset(
-        kind
-        for kind in ("inverted", "turned", "photo")
-        if rng.random() < 0.08  # type: ignore[misc]
-    )
+    kinds: frozenset[Alteration] = frozenset(kind for kind in ("inverted", "turned", "photo") if rng.random() < 0.08)
     truth = _truth(not_chest=False, lateral=True, **{kind: kind in kinds for kind in ("inverted", "turned", "photo")})
     return altered(mild, box, kinds, rng), truth
 

@@ -212,7 +212,7 @@ def _scored(case: Case, scorer: Scorer, checks: Sequence[Check], grays: list[tup
         grays.append((min(case.image.shape), statistics.contrast, statistics.saturated))
     scores = scorer.scores(case.image)
     populations: tuple[Population, ...] = ("any", "adults", "children")
-    codes = {
+    codes: dict[str, tuple[str, ...]] = {
         population: tuple(
             flag.code
             for flag in refusals(
