@@ -35,7 +35,7 @@ ONNX, RESULTS = "checker.onnx", "refusals.json"  # in the run folder
 _COLLECTIONS = ("kcx", "ccx", "twitter", "tuberculosis", "adults")  # of the starter
 _SHRINKAGE = 0.05  # of the features' covariance towards its diagonal
 _PLAN = Plan(
-    epochs=24, batch=64, learning_rate=3e-3, weight_decay=1e-2, ema=0.995, keep="last", threads=1, precision="fp32"
+    epochs=36, batch=64, learning_rate=3e-3, weight_decay=1e-2, ema=0.995, keep="last", threads=1, precision="fp32"
 )
 
 
