@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run.train()
             run.measure()
         if args.page is not None:
-            _write_page(args.out, args.page)
+            _write_page(args.out, args.page, args.note)
         if args.attach is not None:
             bundle = attach_checker(args.attach, args.out, version=args.version)
             print(f"{bundle.root}: {bundle.manifest.name} {bundle.manifest.version}")
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--left-out", nargs="+", default=(), metavar="SOURCE", help="sources that do not train, to measure on them"
     )
     parser.add_argument("--page", type=path_argument, help="write the results page: PAGE.md, PAGE.json and PAGE.png")
+    parser.add_argument("--note", default="", help="paragraph for the results page")
     parser.add_argument("--attach", type=path_argument, metavar="BUNDLE", help="put the checker into this bundle")
     parser.add_argument("--version", help="of the bundle with the checker; default: the second number is raised")
     return parser
@@ -64,8 +65,8 @@ def _settings(args: argparse.Namespace) -> CheckerSettings:
     return settings if args.epochs is None else replace(settings, plan=replace(settings.plan, epochs=args.epochs))
 
 
-def _write_page(run: Path, page: Path) -> None:
-    results = read_json(RefusalResults, run / RESULTS)
+def _write_page(run: Path, page: Path, note: str) -> None:
+    results = replace(read_json(RefusalResults, run / RESULTS), note=note)
     picture = page.with_suffix(".png")
     write_json(page.with_suffix(".json"), results)
     refusals_picture(results, picture)

@@ -125,6 +125,7 @@ class RefusalResults:
     rows: tuple[RefusalRow, ...]
     by_source: Mapping[str, tuple[RefusalRow, ...]]  # row -> the same by source, package or kind
     views: tuple[ViewRow, ...]
+    note: str = ""  # of the person who ran it, for the page
 
 
 class Scorer:

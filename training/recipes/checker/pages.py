@@ -80,6 +80,8 @@ def _opening(results: RefusalResults) -> Iterator[str]:
         f"{interval(results.validation.refused)} of "
         "these, which flatters them. Everything below was measured with these limits."
     )
+    if results.note:
+        yield results.note
 
 
 def _table(results: RefusalResults) -> Iterator[str]:

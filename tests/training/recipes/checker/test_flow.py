@@ -148,11 +148,16 @@ def test_the_command_writes_the_page_and_attaches(
     _set_version(bundle, "1.4.0", card)
     before = {p.name: p.read_bytes() for p in bundle.root.iterdir()}
     page = tmp_path / "refusals"
-    assert command.main(["--out", str(run.out), "--page", str(page), "--attach", str(bundle.root)]) == 0
+    assert (
+        command.main(["--out", str(run.out), "--page", str(page), "--note", "N. B.", "--attach", str(bundle.root)]) == 0
+    )
     assert "toy 1.5.0" in capsys.readouterr().out
     assert page.with_suffix(".png").stat().st_size > 10_000
     assert "| inverted |" in page.with_suffix(".md").read_text()
-    assert read_json(RefusalResults, page.with_suffix(".json")) == read_json(RefusalResults, run.out / RESULTS)
+    assert "\n\nN. B.\n\n" in page.with_suffix(".md").read_text()
+    assert read_json(RefusalResults, page.with_suffix(".json")) == replace(
+        read_json(RefusalResults, run.out / RESULTS), note="N. B."
+    )
     after = Bundle.open(bundle.root)
     same = {name for name, content in before.items() if (bundle.root / name).read_bytes() == content}
     assert set(before) - same == {"manifest.json", "model-card.md"}
