@@ -50,7 +50,8 @@ class ImageChecker:
         self._checker = checker
         self._population: Population = population or checker.population  # type: ignore[assignment]  # checked there
         self._preprocessor = Preprocessor([checker.preprocess], threads=threads)
-        self._engine = OnnxRuntimeBackend().load_reference(bundle.file(checker.file), CompileOptions(threads=threads))
+        # One thread: so small a network is no faster with two, and waits for the second on a busy machine.
+        self._engine = OnnxRuntimeBackend().load_reference(bundle.file(checker.file), CompileOptions(threads=1))
         expected = TensorInfo(name="image", dtype="float32", shape=(None, *checker.preprocess.tensor_shape))
         if self._engine.inputs != (expected,):
             raise ContractError(f"checker: expected the one input {expected}, the network has {self._engine.inputs}")
