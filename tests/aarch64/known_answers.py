@@ -41,7 +41,9 @@ def cxr_edge(*arguments: str) -> str:
 def compare(bundle: Bundle) -> float:
     """The largest difference of a probability."""
     answers = {str(bundle.file(a.file)): a for a in bundle.manifest.known_answers}
-    results = json.loads(cxr_edge("screen", "--bundle", str(bundle.root), "--json", *answers))["results"]
+    results = json.loads(cxr_edge("screen", "--bundle", str(bundle.root), "--answer-all", "--json", *answers))[
+        "results"
+    ]
     worst = 0.0
     for result in results:
         answer = answers.pop(result["source"])
