@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_edge.bundle import Bundle
@@ -25,15 +26,16 @@ from cxr_edge.cli.output import Results, print_message
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.formats import FORMAT_LIST
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
-from cxr_edge.errors import CxrEdgeError
+from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.names import not_empty, path_argument, printable, printable_lines
-from cxr_edge.records import Failure
+from cxr_edge.records import Failure, Screening
 from cxr_edge.screening.folder import screen_files
 from cxr_edge.screening.screener import FileResult, Screener, internal_error
 from cxr_edge.specs.checks import POPULATIONS
 from cxr_edge.version import __version__
 
 if TYPE_CHECKING:
+    from cxr_edge.drift import DriftMonitor
     from cxr_edge.report import ReportWriter, RunInfo
 
 __all__ = ["add_parser", "run"]
@@ -92,6 +94,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--population", choices=POPULATIONS,
         help="refuse children (adults), adults (children) or neither (any); default: as the bundle says",
     )  # fmt: skip
+    parser.add_argument(
+        "--drift-state", type=path_argument, metavar="FILE",
+        help="go on with the comparison with the bundle's reference exams from run to run; FILE is made if need be",
+    )  # fmt: skip
     add_traceback_options(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -105,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = Bundle.open(args.bundle)
+    drift = _drift(args.drift_state, bundle, selection)
     workers = min(args.threads, selection.images)
     threads = args.threads // workers
     engines = load_engines(args, bundle, threads=threads)
@@ -122,8 +129,10 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         output = Results(utf8=args.json or args.jsonl)
         info = _run_info(args, screener, f"images at a time: {workers}, threads for each: {threads}")
-        writers = _writers(args, output, info, selection, stack)
-        failed = _write(_progress(results, selection.count), writers, output, tracebacks)
+        writers = _writers(args, output, info, selection, drift, stack)
+        failed = _write(_progress(results, selection.count), writers, drift, output, tracebacks)
+    if drift is not None:
+        _end_drift(args, drift, bundle)
     if not args.json:
         _report_skipped(selection)
     for output in (args.html, args.heatmap):
@@ -144,12 +153,47 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_folder(args.heatmap)
 
 
+def _drift(state: Path | None, bundle: Bundle, selection: Selection) -> DriftMonitor | None:
+    """Return the monitor of the run; None for a few images without a state, and for a bundle without a reference."""
+    from cxr_edge.drift import DriftMonitor
+    from cxr_edge.drift.monitor import LEAST_SHOWN
+    from cxr_edge.drift.state import read_state
+
+    if state is None and selection.images < LEAST_SHOWN:
+        return None
+    monitor = DriftMonitor.of_bundle(bundle)
+    if state is not None and monitor is None:
+        raise InputError(
+            f"--drift-state needs a bundle with reference exams, which {bundle.manifest.name!r} lacks: leave it out"
+        )
+    if state is not None and monitor is not None:
+        read_state(monitor, state, digest=bundle.digest)
+    return monitor
+
+
+def _end_drift(args: argparse.Namespace, drift: DriftMonitor, bundle: Bundle) -> None:
+    """Write the state, and say on stderr what the output has no place for."""
+    from cxr_edge.drift.state import write_state
+    from cxr_edge.report.drift import drift_lines
+
+    if args.drift_state is not None:
+        write_state(drift, args.drift_state, digest=bundle.digest)
+    if drift.alarm is not None and (args.csv or args.jsonl):
+        print_message("\n".join(drift_lines(drift.report())))
+
+
 def _write(
-    results: Iterable[FileResult], writers: list[ReportWriter], output: Results, tracebacks: TracebackLog
+    results: Iterable[FileResult],
+    writers: list[ReportWriter],
+    drift: DriftMonitor | None,
+    output: Results,
+    tracebacks: TracebackLog,
 ) -> int:
     """Pass every result to every writer, and what is printed on at once. Returns the number of failed files."""
     failed = 0
     for result in results:
+        if drift is not None and isinstance(result.outcome, Screening) and result.image is not None:
+            drift.add(result.outcome, result.image)
         for writer in writers:
             result = _add(writer, result)
         output.flush()
@@ -173,7 +217,12 @@ def _add(writer: ReportWriter, result: FileResult) -> FileResult:
 
 
 def _writers(
-    args: argparse.Namespace, output: Results, info: RunInfo, selection: Selection, stack: ExitStack
+    args: argparse.Namespace,
+    output: Results,
+    info: RunInfo,
+    selection: Selection,
+    drift: DriftMonitor | None,
+    stack: ExitStack,
 ) -> list[ReportWriter]:
     """Return the requested writers. Those with images come first, so that a rendering error is a failure in all of them."""
     from cxr_edge.report.structured import CsvWriter, JsonLinesWriter, JsonWriter
@@ -189,14 +238,14 @@ def _writers(
 
         writers.append(stack.enter_context(HtmlWriter(args.html, info, selection.skipped, hidden=selection.hidden)))
     if args.json:
-        writers.append(JsonWriter(output, info, selection.skipped, hidden=selection.hidden))
+        writers.append(JsonWriter(output, info, selection.skipped, hidden=selection.hidden, drift=drift))
     elif args.jsonl:
         writers.append(JsonLinesWriter(output, info))
     elif args.csv:
         writers.append(CsvWriter(output, info))
     else:
         compact = selection.count is None or selection.count > _MAX_BLOCKS
-        writers.append(TextWriter(output, info, compact=compact))
+        writers.append(TextWriter(output, info, compact=compact, drift=drift))
     return writers
 
 

@@ -11,12 +11,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from cxr_edge.drift import DriftMonitor, DriftReport
 from cxr_edge.names import json_name, json_text, printable
 from cxr_edge.records import Failure
 from cxr_edge.report import RunInfo, Skipped, TextStream
 from cxr_edge.screening.screener import FileResult
 
-__all__ = ["CsvWriter", "JsonLinesWriter", "JsonWriter", "spreadsheet_text"]
+__all__ = ["CsvWriter", "JsonLinesWriter", "JsonWriter", "drift_json", "spreadsheet_text"]
 
 # What spreadsheets take for the start of a formula, in their wide forms too (OWASP, CSV injection), and the mark itself.
 _FORMULA_START = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|'")
@@ -36,10 +37,20 @@ class JsonWriter:
 
     stream: must accept any character, as UTF-8 does.
     hidden: number of hidden files and folders that were skipped.
+    drift: for a last key `drift`.
     """
 
-    def __init__(self, stream: TextStream, run: RunInfo, skipped: Sequence[Skipped] = (), *, hidden: int = 0) -> None:
+    def __init__(
+        self,
+        stream: TextStream,
+        run: RunInfo,
+        skipped: Sequence[Skipped] = (),
+        *,
+        hidden: int = 0,
+        drift: DriftMonitor | None = None,
+    ) -> None:
         self._stream = stream
+        self._drift = drift
         self._first = True
         head = json_text({"run": run.as_json(), **_skipped_json(skipped), "hidden": hidden})
         stream.write(head[:-1] + ', "results": [')
@@ -52,7 +63,8 @@ class JsonWriter:
 
     def close(self) -> None:
         """Write the end."""
-        self._stream.write("\n]}\n")
+        last = "" if self._drift is None else f', "drift": {json_text(drift_json(self._drift.report()))}'
+        self._stream.write(f"\n]{last}}}\n")
 
 
 class JsonLinesWriter:
@@ -71,6 +83,14 @@ class JsonLinesWriter:
 
     def close(self) -> None:
         """Do nothing: every line is already written."""
+
+
+def drift_json(report: DriftReport) -> dict[str, Any]:
+    """Return the JSON object of a drift report; the name of the alarm's file is written as every `source`."""
+    found = report.as_json()
+    if found["alarm"]:
+        found["alarm"]["source"] = json_name(found["alarm"]["source"])[0]
+    return found
 
 
 def _skipped_json(skipped: Sequence[Skipped]) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from cxr_edge.drift import DriftMonitor
+from cxr_edge.drift.monitor import LEAST_SHOWN
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure, Screening
 from cxr_edge.report import RunInfo, TextStream, outcome_counts
+from cxr_edge.report.drift import drift_lines
 from cxr_edge.screening.screener import FileResult
 
 __all__ = ["TextWriter", "block", "line"]
@@ -20,10 +23,11 @@ _BAR_CHARACTER, _PLAIN_BAR_CHARACTER = "█", "#"
 
 
 class TextWriter:
-    """Report writer for text. compact: one line per image instead of a block."""
+    """Report writer for text. compact: one line per image instead of a block. drift: for a note at the end."""
 
-    def __init__(self, stream: TextStream, run: RunInfo, *, compact: bool) -> None:
+    def __init__(self, stream: TextStream, run: RunInfo, *, compact: bool, drift: DriftMonitor | None = None) -> None:
         self._stream = stream
+        self._drift = drift
         self._compact = compact
         self._bar = _bar_character(stream)
         self._thresholds = run.thresholds
@@ -49,10 +53,13 @@ class TextWriter:
             print(text, file=self._stream)
 
     def close(self) -> None:
-        """Print the failures and the count."""
+        """Print the failures, the count, and the note on drift."""
         for failure in self._failures:
             print(f"failed: {printable(failure.source)}: {printable(failure.reason)}", file=self._stream)
         print(f"{outcome_counts(self._outcomes)}, {len(self._failures)} failed", file=self._stream)
+        if self._drift is not None and (report := self._drift.report()).exams >= LEAST_SHOWN:
+            for text in drift_lines(report):
+                print(text, file=self._stream)
 
 
 def line(s: Screening) -> str:
