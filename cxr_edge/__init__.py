@@ -25,6 +25,7 @@ from cxr_edge.version import __version__
 if TYPE_CHECKING:
     from cxr_edge.bundle import Bundle
     from cxr_edge.decoding.decode import decode as load_image
+    from cxr_edge.drift import DriftMonitor
     from cxr_edge.engines import load as load_engines
     from cxr_edge.errors import (
         BackendError,
@@ -45,6 +46,7 @@ __all__ = [
     "BundleError",
     "ContractError",
     "CxrEdgeError",
+    "DriftMonitor",
     "EngineError",
     "Image",
     "InputError",
@@ -67,6 +69,7 @@ moved.install("cxr_edge", moved.CXR_EDGE)
 # Module and attribute of each public name. Imported on first use, so that `import cxr_edge` is fast.
 _PUBLIC = {
     "Bundle": ("bundle", "Bundle"),
+    "DriftMonitor": ("drift", "DriftMonitor"),
     "Image": ("records", "Image"),
     "Screener": ("screening.screener", "Screener"),
     "Screening": ("records", "Screening"),

@@ -11,18 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from cxr_edge.bundle import Bundle
-from cxr_edge.drift import attach_reference
+from cxr_edge.drift import Reference
 from cxr_edge.errors import CxrEdgeError
 from cxr_edge.names import not_empty
-from training.bundles.reference import reference_of
+from training.bundles.reference import attach_validation
 from training.data.dataset import data_folder
 from training.recipes.arguments import add_run_arguments
 from training.recipes.config import load_config
 from training.recipes.members import StarterRun
 
-__all__ = ["OF_VALIDATION", "main"]
-
-OF_VALIDATION = "validation patients of the bundle's training, one image of each"
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle, config = Bundle.open(args.bundle), load_config(args.config)
         samples = StarterRun(config, data_folder(args.data), args.run).samples
-        validation = [s for s in samples if s.side == "validation"]
-        made = reference_of(bundle, validation, of=OF_VALIDATION, seed=config.seed, threads=config.threads)
-        attach_reference(bundle, made)
+        changed = attach_validation(bundle, samples, seed=config.seed, threads=config.threads)
+        made = Reference.of_bundle(changed)
     except CxrEdgeError as error:
         print(f"training.drift_reference: {error}", file=sys.stderr)
+        return 2
+    if made is None:
         return 2
     print(f"{bundle.root}: {made.exams} reference exams, {len(made.statistics)} statistics", file=sys.stderr)
     return 0

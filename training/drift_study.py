@@ -1,4 +1,4 @@
-"""How soon drift is noticed: real exams by the packaged networks in, JSON and Markdown out: `python -m training.drift_study`.
+"""Study of drift: real exams by the packaged networks in, JSON and Markdown out: `python -m training.drift_study`.
 
 Patients that trained no network are screened once (RUN/exams.npz); streams are drawn from their statistics. Of patients of the
 test side, the images are also changed as another scanner would, and screened again.

@@ -16,6 +16,7 @@ from cxr_edge.bundle import ENGINES_DIR, Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
 from cxr_edge.cli.output import print_json, print_results
+from cxr_edge.drift import Reference
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.names import not_empty, printable
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         bundle = Bundle.open(args.bundle)
         networks = check_networks(bundle)
+        Reference.of_bundle(bundle)
     except (BundleError, ContractError) as error:
         if args.json:
             print_json({"usable": False, "error": str(error)})
@@ -99,6 +101,7 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
             "Lung box": _lung_box(manifest),
             "Refusals": _refusals(manifest),
             "Known answers": ", ".join(k.file.path for k in manifest.known_answers) or "none",
+            "Reference": _reference(bundle),
             "Model card": manifest.model_card.path,
         }
     )
@@ -196,6 +199,13 @@ def _budget(budget: ErrorBudget) -> str:
         f"{budget.coverage:.1%}; answered: {', '.join(answered) or 'none'}; never: {', '.join(never) or 'none'}; fitted on "
         f"{budget.fitted_on}"
     )
+
+
+def _reference(bundle: Bundle) -> str:
+    reference = Reference.of_bundle(bundle)
+    if reference is None:
+        return "none, drift is not measured"
+    return f"{reference.exams} exams, {len(reference.statistics)} statistics: {printable(reference.of)}"
 
 
 def _lung_box(manifest: Manifest) -> str:

@@ -71,7 +71,7 @@ class Alarm:
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticDrift:
-    """What became of one statistic."""
+    """State of one statistic in a stream."""
 
     moved: Moved
     evidence: float  # log10 of the highest wealth for one unit of stake

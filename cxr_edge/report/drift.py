@@ -16,7 +16,7 @@ _HEAD = ("statistic", "reference", "now", "above", "evidence", "alarm at exam")
 
 
 def drift_lines(report: DriftReport) -> Iterator[str]:
-    """Yield the note for the end of a report: no alarm, or when it came and what moved."""
+    """Yield the note for the end of a report: no alarm, or its exam and what moved."""
     of = f"{report.reference_exams} reference exams ({printable(report.reference)})"
     if report.alarm is None:
         yield f"drift: none found in {report.exams} exams, compared with {of}"

@@ -163,3 +163,14 @@ def test_csv_rows_are_as_without_a_reference(drawn, built, capsys):
     rows = list(csv.DictReader(io.StringIO(run(capsys, "screen", drawn / "known", "--csv", *built).out)))
     assert len(rows) == 30
     assert not any("drift" in key for key in rows[0])
+
+
+def test_inspect_shows_the_reference(drawn, built, toy_bundle, capsys):
+    assert "50 exams, 20 statistics: drawn exams" in run(capsys, "inspect", built[1]).out
+    assert "none, drift is not measured" in run(capsys, "inspect", toy_bundle).out
+
+
+def test_a_reference_of_other_networks_makes_the_bundle_unusable(drawn, capsys, tmp_path):
+    bundle = build_toy_bundle(tmp_path, known_answers=False)
+    attach_reference(bundle, Reference.of_exams([{"check.ap": 1.0}] * 50, of="another bundle"))
+    assert "the statistic check.ap" in run(capsys, "inspect", tmp_path, status=3).err

@@ -18,4 +18,4 @@ def exams(count, seed, shift=0.0):
 
 @pytest.fixture(scope="session")
 def reference():
-    return Reference.of_exams([dict(zip(NAMES, row)) for row in exams(400, 99)], of="random exams")
+    return Reference.of_exams([dict(zip(NAMES, row, strict=True)) for row in exams(400, 99)], of="random exams")

@@ -32,7 +32,7 @@ def test_the_wealth_is_the_product_of_what_the_bets_pay():
     np.testing.assert_allclose(total, first + second, rtol=1e-12)
 
 
-@pytest.mark.parametrize("low, high", [(0.0, 0.4), (0.6, 1.0), (0.3, 0.7), (0.25, 0.3)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.4), (0.6, 1.0), (0.3, 0.7), (0.25, 0.3)])
 def test_p_values_in_a_part_of_the_range_make_the_wealth_grow(low, high):
     wealth, draws = betting.start(1), np.random.default_rng(2)
     totals = [betting.play(wealth, draws.uniform(low, high, 1), exam)[0] for exam in range(100)]

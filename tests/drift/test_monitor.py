@@ -21,7 +21,7 @@ def follow(monitor, rows):
 
 
 def random_reference(seed, count=100):
-    return Reference.of_exams([dict(zip(NAMES, row)) for row in exams(count, seed)], of="random exams")
+    return Reference.of_exams([dict(zip(NAMES, row, strict=True)) for row in exams(count, seed)], of="random exams")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -29,14 +29,14 @@ def test_values_are_sorted_each_by_itself(reference):
 
 
 def test_at_most_a_thousand_exams_are_kept():
-    many = [dict(zip(NAMES, row)) for row in exams(MOST_EXAMS + 200, 1)]
+    many = [dict(zip(NAMES, row, strict=True)) for row in exams(MOST_EXAMS + 200, 1)]
     kept = Reference.of_exams(many, of="many")
     assert kept.exams == MOST_EXAMS == len(kept.statistics["image.a"])
     assert kept == Reference.of_exams(many, of="many")
 
 
 def test_too_few_or_different_exams_are_refused():
-    rows = [dict(zip(NAMES, row)) for row in exams(60, 1)]
+    rows = [dict(zip(NAMES, row, strict=True)) for row in exams(60, 1)]
     with pytest.raises(InputError, match="needs exams of 50 patients or more, got 49"):
         Reference.of_exams(rows[:49], of="few")
     with pytest.raises(InputError, match="different statistics: screen all of them with the same bundle"):
@@ -44,7 +44,7 @@ def test_too_few_or_different_exams_are_refused():
 
 
 @pytest.mark.parametrize(
-    "key, value, message",
+    ("key", "value", "message"),
     [
         ("schema", "cxr-edge-reference/9", "schema must be"),
         ("exams", 49, "exams must be a whole number from 50 to 1000, got 49"),
@@ -93,7 +93,7 @@ def test_a_bundle_carries_it_and_lacks_it(tmp_path):
 
 def test_a_reference_of_other_networks_is_refused(tmp_path):
     bundle = attach_reference(build_toy_bundle(tmp_path, known_answers=False), toy_reference(["check.ap"]))
-    with pytest.raises(BundleError, match="has the statistic check.ap, which bundle 'toy' does not give"):
+    with pytest.raises(BundleError, match=r"has the statistic check\.ap, which bundle 'toy' does not give"):
         DriftMonitor.of_bundle(bundle)
 
 

@@ -70,12 +70,14 @@ def test_there_is_none_yet(reference, file):
 
 def test_the_state_of_another_bundle_is_refused(reference, file):
     write_state(DriftMonitor(reference), file, digest="cd" * 32)
-    with pytest.raises(InputError, match=r"of another bundle, or of another version.*expected digest abab.*move it away"):
+    with pytest.raises(
+        InputError, match=r"of another bundle, or of another version.*expected digest abab.*move it away"
+    ):
         read_state(DriftMonitor(reference), file, digest=DIGEST)
 
 
 @pytest.mark.parametrize(
-    "key, value, message",
+    ("key", "value", "message"),
     [
         ("schema", "other", "schema must be"),
         ("names", ["image.a"], "names must be those of this monitor"),
@@ -121,7 +123,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(reference, file, monke
     monkeypatch.setattr(type(file), "replace", full_disk)
     monitor = DriftMonitor(reference)
     monitor.add_row(exams(1, 1)[0])
-    with pytest.raises(OutputError, match="could not be written to .*: No space left on device"):
+    with pytest.raises(OutputError, match=r"could not be written to .*: No space left on device"):
         write_state(monitor, file, digest=DIGEST)
     assert file.read_text() == before
     assert [p.name for p in file.parent.iterdir()] == [file.name]

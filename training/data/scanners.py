@@ -32,7 +32,7 @@ def _smaller(gray: Floats) -> Floats:
 
 def _noise(gray: Floats) -> Floats:
     draws = np.random.default_rng(gray.size)
-    return gray + draws.normal(0, 0.02, gray.shape).astype(np.float32)
+    return np.asarray(gray + draws.normal(0, 0.02, gray.shape), dtype=np.float32)
 
 
 def _jpeg(gray: Floats) -> Floats:

@@ -76,7 +76,7 @@ class Streams:
 
 @dataclass(frozen=True, kw_only=True)
 class Noticed:
-    """How soon a change was noticed, over streams of the same exams in another order."""
+    """Exams until a change was noticed, over streams of the same exams in another order."""
 
     name: str
     reference_exams: int
@@ -93,7 +93,7 @@ class Noticed:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """How the promise was kept on streams of independent exams like the reference's."""
+    """Alarms on streams of independent exams like the reference's."""
 
     promised: float  # false_alarms
     streams: int

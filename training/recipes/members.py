@@ -13,6 +13,7 @@ from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import assemble
 from training.bundles.card_words import CardWords
 from training.bundles.findings import assemble_findings
+from training.bundles.reference import attach_validation
 from training.evaluation.finding_results import FindingsEvaluation
 from training.evaluation.results import Evaluation
 from training.json_records import write_json
@@ -78,6 +79,8 @@ def assemble_members(
         below_floor=run.below_floor,
     )
     write_json(run.out / "results.json", results)
+    bundle = Bundle.open(run.out / "bundle")
+    attach_validation(bundle, run.samples, seed=config.seed, threads=config.threads)
     return results
 
 
