@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from time import perf_counter
@@ -24,7 +24,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.decoding.decode import decode
 from cxr_edge.drift import DriftMonitor, exam_statistics
 from cxr_edge.errors import CxrEdgeError
-from cxr_edge.names import not_empty
+from cxr_edge.names import not_empty, path_argument
 from cxr_edge.records import Image
 from cxr_edge.screening.screener import Screener
 from training.bundles.reference import one_of_each_patient
@@ -50,7 +50,7 @@ from training.shared_files import atomic_write, write_text
 
 __all__ = ["main"]
 
-_STREAMS = 50  # of each real change
+_STREAMS, _LATE_STREAMS = 50, 20  # of each change at once, and after quiet exams
 _CHANGED_PATIENTS = 400
 _LEAST_STREAM = 20  # patients of a source that is a stream
 _MIXED = "mix of all sources"
@@ -77,12 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bundle", type=not_empty, default="starter", help="folder of the bundle, or the word starter (%(default)s)"
     )
+    parser.add_argument(
+        "--engines",
+        type=path_argument,
+        help="engines built from it: do their outputs look like drift? (default: left out)",
+    )
     args = parser.parse_args(arguments)
     try:
         bundle, config = Bundle.open(args.bundle), load_config(args.config)
         samples = StarterRun(config, data_folder(args.data), args.run).samples
         screened = _screened(bundle, samples, args.run / "exams.npz", seed=config.seed)
-        results = as_stored(_study(bundle, screened, samples, seed=config.seed))
+        results = _study(bundle, screened, samples, seed=config.seed)
+        if args.engines is not None:
+            built = _built(bundle, args.engines, samples, screened, seed=config.seed)
+            results = replace(results, engines=built)
+        results = as_stored(results)
     except CxrEdgeError as error:
         print(f"training.drift_study: {error}", file=sys.stderr)
         return 2
@@ -93,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _screened(bundle: Bundle, samples: Sequence[Sample], file: Path, *, seed: int) -> _Screened:
     """Return the statistics of one image of each patient that trained no network; screened once for a bundle."""
-    unseen = one_of_each_patient([s for s in samples if s.side != "train"], seed=seed)
+    unseen = _unseen(samples, seed)
     test = [i for i, s in enumerate(unseen) if s.side == "test"]
     altered = np.zeros(len(unseen), dtype=bool)
     altered[np.random.default_rng(seed).permutation(test)[:_CHANGED_PATIENTS]] = True
@@ -107,6 +116,10 @@ def _screened(bundle: Bundle, samples: Sequence[Sample], file: Path, *, seed: in
             altered=altered,
             changed={name: Exams(names=names, values=stored[name]) for name in CHANGES},
         )
+
+
+def _unseen(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    return one_of_each_patient([s for s in samples if s.side != "train"], seed=seed)
 
 
 def _screen(bundle: Bundle, unseen: Sequence[Sample], altered: npt.NDArray[np.bool_], file: Path) -> None:
@@ -134,7 +147,7 @@ def _study(bundle: Bundle, screened: _Screened, samples: Sequence[Sample], *, se
         *drawn_promise((0.1, 0.01, 1e-3, 1e-4), streams=50, exams=10_000, seed=seed + 1),
     )
     drawn = tuple(
-        drawn_shift(size, quiet=quiet, streams=_STREAMS, seed=seed)
+        drawn_shift(size, quiet=quiet, streams=_LATE_STREAMS if quiet else _STREAMS, seed=seed)
         for quiet in (0, 2000, 3900)
         for size in (0.3, 0.5, 0.7, 1.0)
     )
@@ -148,7 +161,7 @@ def _study(bundle: Bundle, screened: _Screened, samples: Sequence[Sample], *, se
         patients=dict(sorted(counts.items())),
         promise=promise,
         drawn=drawn,
-        same=tuple(s for s in (same_patients(_MIXED, screened.exams, streams=200, seed=seed), *same) if s is not None),
+        same=tuple(s for s in (same_patients(_MIXED, screened.exams, streams=100, seed=seed), *same) if s is not None),
         scanners=_scanners(screened, (), seed),
         scanners_grays=_scanners(screened, SIZE_AND_FORMAT, seed),
         hospitals=_hospitals(screened, (), seed),
@@ -164,10 +177,23 @@ def _scanners(screened: _Screened, without: Sequence[str], seed: int) -> tuple[N
     known = screened.exams.rows(~screened.altered).without(without)
     quiet = len(known) // 2
     return tuple(
-        changed_stream(name, known, exams.without(without), quiet=before, streams=_STREAMS, seed=seed)
-        for before in (0, quiet)
+        changed_stream(name, known, exams.without(without), quiet=before, streams=streams, seed=seed)
+        for before, streams in ((0, _STREAMS), (quiet, _LATE_STREAMS))
         for name, exams in screened.changed.items()
     )
+
+
+def _built(
+    bundle: Bundle, folder: Path, samples: Sequence[Sample], screened: _Screened, *, seed: int
+) -> tuple[Noticed, ...]:
+    """Screen the patients of the changed images, unchanged, with built engines; the reference is of fp32 networks."""
+    screener = Screener(bundle, engines.load(bundle, folder, threads=1))
+    images = (decode(s.record.path) for s, own in zip(_unseen(samples, seed), screened.altered, strict=True) if own)
+    rows = [list(exam_statistics(screener.screen(image), image).values()) for image in images]
+    known = screened.exams.rows(~screened.altered)
+    exams = Exams(names=known.names, values=np.array(rows))
+    name = f"engines built here: {screener.describe()}"
+    return (changed_stream(name, known, exams, quiet=0, streams=_STREAMS, seed=seed),)
 
 
 def _hospitals(screened: _Screened, without: Sequence[str], seed: int) -> tuple[Noticed, ...]:

@@ -130,6 +130,7 @@ class DriftStudy:
     hospitals: tuple[Noticed, ...]
     hospitals_grays: tuple[Noticed, ...]
     mixed: tuple[Noticed, ...]  # single hospitals against a reference of all
+    engines: tuple[Noticed, ...] = ()  # unchanged images by engines built here, against a reference by fp32 networks
     cost_us: float = 0.0  # median of one exam
     machine: str = ""
 

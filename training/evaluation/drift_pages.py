@@ -75,6 +75,9 @@ def _scanners(r: DriftStudy) -> Iterator[str]:
     yield _table("change", r.scanners)
     yield "The same without the statistics of size and format:"
     yield _table("change", r.scanners_grays)
+    if r.engines:
+        yield "Unchanged images of these patients by built engines, against the reference by fp32 networks; an alarm is wrong:"
+        yield _table("change", r.engines)
     yield _COMMAND
 
 

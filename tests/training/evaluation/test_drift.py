@@ -88,11 +88,12 @@ def test_page_and_file_have_every_row(tmp_path):
         hospitals=(noticed,),
         hospitals_grays=(noticed,),
         mixed=(noticed,),
+        engines=(noticed,),
         cost_us=70.5,
         machine="a machine",
     )
     page = drift_as_markdown(study)
-    assert page.count("gamma 9") == 6
+    assert page.count("gamma 9") == 7
     assert page.count("`python -m training.drift_study`") == 5
     assert "Noticed within 200 exams: 2 of 2 streams, 100.0%; in all streams of 1 of the 1 pairs." in page
     assert "1.000 [0.158, 1.000] (2/2)" in page
