@@ -78,9 +78,9 @@ def assemble_members(
         words=words,
         below_floor=run.below_floor,
     )
-    write_json(run.out / "results.json", results)
     bundle = Bundle.open(run.out / "bundle")
     attach_validation(bundle, run.samples, seed=config.seed, threads=config.threads)
+    write_json(run.out / "results.json", results)  # last: with it the bundle counts as finished
     return results
 
 
