@@ -37,7 +37,8 @@ def _noise(gray: Floats) -> Floats:
 
 def _jpeg(gray: Floats) -> Floats:
     _, data = cv2.imencode(".jpg", np.round(255 * gray).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 30])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), dtype=np.float32) / np.float32(255)
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+    return np.asarray(decoded / 255, dtype=np.float32)
 
 
 def _white_border(gray: Floats) -> Floats:
