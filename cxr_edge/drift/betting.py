@@ -5,7 +5,8 @@ independent of the earlier ranks if reference and stream are exchangeable: a con
 Online, 2021). A gambler who bets against uniformity at fair odds cannot expect to win; by Ville's inequality the probability that
 his wealth ever reaches c times the stake is at most 1/c, however often one looks. Here he divides the stake over fixed bets, and
 half of it over later starts, so that a change after a long quiet time is noticed too, when earlier bets have lost their stake.
-Every function is a few NumPy calls on small arrays.
+The caller gives each statistic its part of the permitted false alarms, which holds however they depend on each other; the mean of
+their wealths would not do, since each game is fair only for one who does not see the others.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ LEAST_SHOWN = 20  # exams from which on a report says more than a coincidence
 
 _RECENT = 200  # exams of the epoch before that the medians of a report may go back to
 _AT_ALARM = 50  # exams before an alarm whose medians it tells
-_NAMED_WRONGLY = 0.01  # probability that an alarm names any statistic that did not move, beside the strongest
+_NAMED_WRONGLY = 0.01  # probability that an alarm names any statistic that did not move
 _KEY_DIGITS = 16  # of a picture's SHA-256, by which a repeated one is recognised
 _LEAST_WEALTH = 1e-99
 
@@ -74,8 +74,8 @@ class StatisticDrift:
     """State of one statistic in a stream."""
 
     moved: Moved
-    evidence: float  # log10 of the highest wealth for one unit of stake
-    alarm_exam: int | None  # first exam at which this statistic alone gave the alarm
+    evidence: float  # log10 of its highest wealth for one unit of stake of all statistics; the alarm is at `limit`
+    alarm_exam: int | None  # first exam at which this statistic gave the alarm
 
     def as_json(self) -> dict[str, Any]:
         return {**self.moved.as_json(), "evidence": round(self.evidence, 2), "alarm_exam": self.alarm_exam}
@@ -83,14 +83,14 @@ class StatisticDrift:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftReport:
-    """State of a stream. Evidence is log10 of a wealth: the alarm is at `limit`."""
+    """State of a stream."""
 
     exams: int
     repeated: int  # pictures that had been there before, not counted
     reference: str  # whose exams it is
     reference_exams: int
     recent: int  # exams that the medians are taken of, the last ones
-    evidence: float
+    evidence: float  # of the strongest statistic
     limit: float  # 4 for one false alarm in 10,000 streams
     alarm: Alarm | None
     statistics: tuple[StatisticDrift, ...]  # the strongest evidence first
@@ -121,9 +121,7 @@ class Progress:
     rows: list[Row]  # of the epoch, after up to 200 of the one before it
     seen: list[str]  # beginnings of their pictures' SHA-256
     wealth: npt.NDArray[np.float64]  # (statistics, bets)
-    highest: npt.NDArray[
-        np.float64
-    ]  # (statistics + 1,) highest wealth times the epoch's share; the last: of all together
+    highest: npt.NDArray[np.float64]  # (statistics,) highest wealth, times the shares of epoch and statistic
     alarm_exams: list[int]  # (statistics,) 0 for none
     alarm: Alarm | None = None
 
@@ -148,7 +146,7 @@ class DriftMonitor:
                 rows=[],
                 seen=[],
                 wealth=betting.start(count),
-                highest=np.full(count + 1, _LEAST_WEALTH),
+                highest=np.full(count, _LEAST_WEALTH),
                 alarm_exams=[0] * count,
             )
         )
@@ -206,7 +204,7 @@ class DriftMonitor:
             moved = self._moved(len(p.rows))
             found = [
                 StatisticDrift(moved=moved[i], evidence=float(evidence[i]), alarm_exam=p.alarm_exams[i] or None)
-                for i in np.argsort(-evidence[:-1], kind="stable").tolist()
+                for i in np.argsort(-evidence, kind="stable").tolist()
                 if moved
             ]
             return DriftReport(
@@ -215,7 +213,7 @@ class DriftMonitor:
                 reference=self.reference.of,
                 reference_exams=self.reference.exams,
                 recent=len(p.rows),
-                evidence=float(evidence[-1]),
+                evidence=float(evidence.max()),
                 limit=-log10(self.false_alarms),
                 alarm=p.alarm,
                 statistics=tuple(found),
@@ -226,15 +224,14 @@ class DriftMonitor:
         if len(p.rows) - p.first == betting.EPOCH_EXAMS:
             self._next_epoch()
         exam = len(p.rows) - p.first
-        wealth = betting.play(p.wealth, self._p_values(row, exam), exam) * betting.epoch_share(p.epoch)
+        share = betting.epoch_share(p.epoch) / len(self.names)
+        wealth = betting.play(p.wealth, self._p_values(row, exam), exam) * share
         p.exams += 1
         p.rows.append(row)
         p.seen.append(key)
         self._seen.add(key)
-        np.maximum(p.highest[:-1], wealth, out=p.highest[:-1])
-        together = float(wealth.sum()) / len(self.names)
-        p.highest[-1] = max(p.highest[-1], together)
-        if together * self.false_alarms >= 1:
+        np.maximum(p.highest, wealth, out=p.highest)
+        if wealth.max() * self.false_alarms >= 1:
             self._note_alarm(wealth, source)
 
     def _p_values(self, row: Row, exam: int) -> npt.NDArray[np.float64]:
@@ -266,16 +263,15 @@ class DriftMonitor:
         self.restore(p)
 
     def _note_alarm(self, wealth: npt.NDArray[np.float64], source: str) -> None:
-        """Note which statistics give the alarm by themselves, and the first alarm with the strongest one at least."""
+        """Note which statistics give the alarm, and the first one with all that probably moved."""
         p = self.progress
-        alone = wealth * self.false_alarms >= len(self.names)
-        for i in np.flatnonzero(alone).tolist():
+        for i in np.flatnonzero(wealth * self.false_alarms >= 1).tolist():
             p.alarm_exams[i] = p.alarm_exams[i] or p.exams
         if p.alarm is None:
             moved = self._moved(_AT_ALARM)
             ordered = np.argsort(-wealth, kind="stable").tolist()
-            count = int((wealth * _NAMED_WRONGLY >= len(self.names)).sum())
-            chosen = tuple(moved[i] for i in ordered[: max(1, count)])
+            count = int((wealth * max(_NAMED_WRONGLY, self.false_alarms) >= 1).sum())
+            chosen = tuple(moved[i] for i in ordered[:count])
             p.alarm = Alarm(exam=p.exams, moved=chosen, source=source)
 
     def _moved(self, exams: int) -> list[Moved]:

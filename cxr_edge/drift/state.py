@@ -112,7 +112,7 @@ def _progress(found: dict[str, Any], count: int) -> Progress:
         rows=list(rows),
         seen=list(seen),
         wealth=_array(found, "wealth", (count, betting.prior().size)),
-        highest=_array(found, "highest", (count + 1,)),
+        highest=_array(found, "highest", (count,)),
         alarm_exams=[int(exam) for exam in alarm_exams],
         alarm=read_field(found, "alarm", _alarm),
     )

@@ -88,7 +88,7 @@ def test_the_state_of_another_bundle_is_refused(reference, file):
         ("seen", [], "seen must be a list of 3, one of each row"),
         ("seen", [1, 2, 3], r"seen\[0\] must be a text"),
         ("wealth", [[1.0]], "wealth must be a list of 8"),
-        ("highest", [-1.0] * 9, "highest must be numbers of 0 or more"),
+        ("highest", [-1.0] * 8, "highest must be numbers of 0 or more"),
         ("alarm_exams", [0], "alarm_exams must be a list of 8"),
         ("alarm", {"exam": 0, "moved": []}, "alarm.exam must be a whole number, 1 or more"),
         ("alarm", {"exam": 1, "moved": [{}]}, r"alarm.moved\[0\].above is missing"),
