@@ -102,3 +102,13 @@ def test_an_altered_reference_is_noticed_when_the_bundle_is_opened(tmp_path):
     (tmp_path / "reference.json").write_text("{}")
     with pytest.raises(BundleError, match=r"reference.json in .* was altered"):
         Bundle.open(tmp_path)
+
+
+def test_the_packaged_starter_has_one_of_all_its_statistics():
+    """If this fails after a change of the starter: python -m training.drift_reference."""
+    bundle = Bundle.open("starter")
+    manifest, reference = bundle.manifest, Reference.of_bundle(bundle)
+    scores = () if manifest.checker is None else manifest.checker.scores
+    assert tuple(reference.statistics) == statistic_names(manifest.labels, scores)
+    assert reference.exams >= 500
+    assert bundle.file(manifest.reference).stat().st_size <= 200_000
