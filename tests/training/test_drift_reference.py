@@ -1,6 +1,7 @@
 """`training.drift_reference`: one image of each validation patient becomes the bundle's reference; nothing else changes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from training import drift_reference
 from training.bundles.reference import OF_VALIDATION, one_of_each_patient, reference_of
 from training.data.dataset import Sample
 from training.data.records import make_record
+from training.recipes import members
 
 
 def sample(folder: Path, patient: int, image: int, side: str) -> Sample:
@@ -73,3 +75,22 @@ def test_an_image_that_cannot_be_read_is_named(samples, tmp_path):
     bundle = build_toy_bundle(tmp_path / "bundle", known_answers=False)
     with pytest.raises(InputError, match=r"0-\d.png cannot be screened"):
         reference_of(bundle, samples[:1], of="one")
+
+
+def test_training_attaches_it_before_the_results_are_written(samples, tmp_path, monkeypatch):
+    """A run counts as finished with its results: a run that is killed before them makes the bundle again."""
+
+    def assembled(root, *arguments, **options):
+        build_toy_bundle(root, known_answers=False)
+        return {"results": 1}
+
+    def written(file, results):
+        assert Reference.of_bundle(Bundle.open(tmp_path / "bundle")).exams == 52
+        file.write_text(str(results))
+
+    monkeypatch.setattr(members, "assemble", assembled)
+    monkeypatch.setattr(members, "write_json", written)
+    config = SimpleNamespace(members={}, segmenter_of="starter", multi_label=False, seed=1, threads=1)
+    run = SimpleNamespace(config=config, out=tmp_path, samples=samples, canvases=None, below_floor=False)
+    assert members.assemble_members(run) == {"results": 1}
+    assert (tmp_path / "results.json").exists()
