@@ -71,9 +71,10 @@ setup: $(VENV)/.dev
 
 demo: $(VENV)/.runtime
 	$(BIN)/cxr-edge build-engine starter
-	$(if $(IMAGES),,$(BIN)/python -m training.phantoms $(DEMO)/images)
+	$(if $(IMAGES),,$(INSTALL) pydicom-data)
+	$(if $(IMAGES),,$(BIN)/python -m training.phantoms $(DEMO)/images --radiographs)
 	$(BIN)/cxr-edge screen $(or $(IMAGES),$(DEMO)/images) --html $(DEMO)/report.html \
-	  $(if $(IMAGES),,--note "These X-rays are synthetic: drawn by a program. The answers mean nothing.")
+	  $(if $(IMAGES),,--note "chest and leg are real radiographs (pydicom-data); the other pictures are drawn by a program and refused.")
 	$(BIN)/cxr-edge bench
 
 # Without the tests that train, start many processes or measure (tests/conftest.py lists them).

@@ -7,6 +7,8 @@ them.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +17,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.errors import InputError
 from cxr_edge.names import path_argument, printable
 from cxr_edge.phantoms import LABELS, Phantom, make_phantom
 
-__all__ = ["LABELS", "Phantom", "make_phantom", "write_dicom", "write_samples"]
+__all__ = ["LABELS", "Phantom", "copy_radiographs", "make_phantom", "write_dicom", "write_samples"]
+
+# Radiographs of the package pydicom-data (MIT), by the name of their copy.
+_RADIOGRAPHS = {"chest.dcm": "RG1_UNCR.dcm", "leg.dcm": "RG3_UNCR.dcm"}
 
 
 def write_dicom(path: Path, phantom: Phantom, *, monochrome1: bool) -> None:
@@ -68,6 +74,19 @@ def _write_sample(folder: Path, i: int, seed: int, size_px: int) -> Path:
     return path
 
 
+def copy_radiographs(folder: Path) -> list[Path]:
+    """Copy a chest radiograph and one of a leg from the package pydicom-data into `folder`. Returns the copies.
+
+    Raises InputError if the package is not installed.
+    """
+    package = importlib.util.find_spec("data_store")
+    if package is None or not package.submodule_search_locations:
+        raise InputError("the radiographs are in the package pydicom-data, which is not installed: pip install pydicom-data")
+    source = Path(package.submodule_search_locations[0]) / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(source / original, folder / name)) for name, original in _RADIOGRAPHS.items()]
+
+
 def _burn_in(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: str) -> None:
     """Write letters into the upper left corner, at full brightness."""
     letters, scale = np.zeros(pixels.shape, np.uint8), pixels.shape[0] / 1000
@@ -84,9 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=2000, help="height in pixels (%(default)s)")
+    parser.add_argument("--radiographs", action="store_true", help="add a chest and a leg of the package pydicom-data")
     args = parser.parse_args(arguments)
     written = write_samples(args.folder, count=args.count, seed=args.seed, size_px=args.size)
     print(f"{len(written)} synthetic X-rays in {printable(args.folder)}", file=sys.stderr)
+    if args.radiographs:
+        try:
+            copied = copy_radiographs(args.folder)
+        except InputError as error:
+            print(f"training.phantoms: {error}", file=sys.stderr)
+            return 2
+        print(f"{len(copied)} radiographs beside them", file=sys.stderr)
     return 0
 
 

@@ -172,7 +172,7 @@ def abstention(
     limit = None if found is None else found.answer_from
     promise = f"at most {budget.max_wrong:.0%} of such answers are wrong"
     if limit is None:
-        message = f"The decision would be {decided}, but from no probability on could it be shown that {promise}."
+        message = f"The decision would be {decided}, for which the cases show at no limit that {promise}."
         return Flag(code="never_answered", message=f"{message} Have the image read by a person.")
     if share >= np.float32(limit):
         return None

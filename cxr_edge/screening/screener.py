@@ -159,7 +159,7 @@ class Screener:
                 *outputs.flags,
                 *resolution_flags(self._specs, outputs.roi, image),
                 *(reasons if outcome == "answered" else reasons[1:]),
-                *flags,
+                *(() if outcome == "refused" else flags),
             ),
             times=replace(
                 outputs.times,
@@ -221,13 +221,13 @@ class Screener:
         return outputs.frame if self._shared else None
 
     def _outcome(self, checked: Checked, outputs: Outputs, decision: str) -> tuple[Outcome, tuple[Flag, ...]]:
-        """Return the outcome, and the reasons against an answer, the first first."""
+        """Return the outcome, and the reasons against an answer, the first first; of a refused image only why it is refused."""
+        if checked.refusals and not self._answer_all:
+            return "refused", checked.refusals
         budget, labels = self.operating_point.budget, self.manifest.labels
         abstained = None if budget is None else abstention(outputs.probabilities, decision, labels, budget)
         reasons = (*checked.refusals, *([abstained] if abstained else []))
-        if self._answer_all or not reasons:
-            return "answered", reasons
-        return ("refused" if checked.refusals else "abstained"), reasons
+        return ("answered" if self._answer_all or not reasons else "abstained"), reasons
 
     def _member_scores(self, logits: npt.NDArray[np.float32]) -> tuple[MemberScore, ...]:
         probabilities = member_probabilities(logits[None], self.manifest.combination)[0]

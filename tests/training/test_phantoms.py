@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cxr_edge.decoding.decode import decode
-from training.phantoms import LABELS, make_phantom, write_samples
+from cxr_edge.errors import InputError
+from training.phantoms import LABELS, copy_radiographs, make_phantom, write_samples
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -53,3 +54,12 @@ def test_samples_have_several_formats_and_can_be_decoded(tmp_path):
         flags |= {f.code for f in image.flags}
     assert "monochrome1_inverted" in flags
     assert {image.stored_bits for image in map(decode, files)} >= {8, 12, 16}
+
+
+def test_radiographs_are_copied_from_an_installed_package(tmp_path, monkeypatch):
+    chest, leg = copy_radiographs(tmp_path)
+    assert (chest.name, leg.name) == ("chest.dcm", "leg.dcm")
+    assert decode(chest).width_px == 1841
+    monkeypatch.setattr("training.phantoms.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install pydicom-data"):
+        copy_radiographs(tmp_path)
