@@ -81,7 +81,9 @@ def copy_radiographs(folder: Path) -> list[Path]:
     """
     package = importlib.util.find_spec("data_store")
     if package is None or not package.submodule_search_locations:
-        raise InputError("the radiographs are in the package pydicom-data, which is not installed: pip install pydicom-data")
+        raise InputError(
+            "the radiographs are in the package pydicom-data, which is not installed: pip install pydicom-data"
+        )
     source = Path(package.submodule_search_locations[0]) / "data"
     folder.mkdir(parents=True, exist_ok=True)
     return [Path(shutil.copyfile(source / original, folder / name)) for name, original in _RADIOGRAPHS.items()]

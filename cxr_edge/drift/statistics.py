@@ -15,7 +15,7 @@ import numpy as np
 from cxr_edge.records import GrayPixels, Image, Screening
 from cxr_edge.specs.checks import CODES
 
-__all__ = ["FORMATS", "GROUPS", "exam_statistics", "group_of", "shown", "statistic_names"]
+__all__ = ["FORMATS", "GROUPS", "exam_statistics", "group_of", "output_statistics", "shown", "statistic_names"]
 
 # First part of a name -> what the statistics of that kind tell.
 GROUPS: Mapping[str, str] = MappingProxyType({
@@ -58,12 +58,16 @@ def exam_statistics(screening: Screening, image: Image) -> dict[str, float]:
 
     A refused image counts as any other: `check.refused` is 1 for it, also where it was answered all the same.
     """
-    numbers = [round(p, 2) for p in screening.probabilities]
-    found = {f"output.{label}": p for label, p in zip(screening.labels, numbers, strict=True)}
-    found["output.top"] = max(numbers)
+    found = output_statistics(screening.labels, screening.probabilities)
     found |= {f"check.{name}": _rounded(score) for name, score in screening.checks.items()}
     found["check.refused"] = float(any(flag.code in CODES for flag in (screening.reason, *screening.flags) if flag))
     return found | _box(screening) | _acquisition(image) | _grays(image.pixels)
+
+
+def output_statistics(labels: Iterable[str], probabilities: Iterable[float]) -> dict[str, float]:
+    """Return the statistics of the outputs: the probabilities of the labels, in their order."""
+    found = {f"output.{label}": round(p, 2) for label, p in zip(labels, probabilities, strict=True)}
+    return {**found, "output.top": max(found.values())}
 
 
 def group_of(name: str) -> str:

@@ -22,6 +22,9 @@ from cxr_edge.bundle.manifest import KnownAnswer, Manifest
 from cxr_edge.calibration import LabelledCases, Promise, one_per_patient
 from cxr_edge.calibration.figures import counted
 from cxr_edge.calibration.temperature import sharpened
+from cxr_edge.drift import Reference, attach_reference
+from cxr_edge.drift.reference import LEAST_EXAMS
+from cxr_edge.drift.statistics import output_statistics
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
 from cxr_edge.site.card import with_section
@@ -37,6 +40,7 @@ __all__ = ["SiteRequest", "calibrate"]
 
 _OTHER_BUDGETS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 _DIGITS = 4  # of a temperature
+_REFERENCE_SEED = 1  # chooses one image of each patient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +176,18 @@ def _write(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, report: 
     """Write the folder `report.out`: all files of the bundle, its card with a section, and a manifest."""
     with tempfile.TemporaryDirectory(prefix=".calibrating-", dir=report.out.absolute().parent) as scratch:
         root = Path(scratch, "bundle")
-        for _, ref in bundle.manifest.files():
+        for key, ref in bundle.manifest.files():
+            if key == "reference":  # of other exams
+                continue
             target = root / ref.path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.file(ref), target)
         card = root / bundle.manifest.model_card.path
         card.write_text(with_section(card.read_text(encoding="utf-8"), report), encoding="utf-8", newline="\n")
-        write_bundle(root, _manifest(bundle, screened, point, report, root))
+        written = write_bundle(root, _manifest(bundle, screened, point, report, root))
+        reference = _reference(screened, point, report)
+        if reference is not None:
+            attach_reference(written, reference)
         if report.out.is_dir():
             report.out.rmdir()  # empty, as checked
         root.rename(report.out)
@@ -203,10 +212,25 @@ def _manifest(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, repor
         combination=replace(old.combination, temperature=temperature),
         decision=point.decision,
         budget=point.budget,
+        reference=None,
         model_card=file_ref(root, old.model_card.path),
         known_answers=_known_answers(old, old.combination.temperature / temperature),
         provenance={**old.provenance, "site": facts},
     )
+
+
+def _reference(screened: ScreenedCases, point: FittedPoint, report: SiteReport) -> Reference | None:
+    """Return the cases, one image of each patient, as the exams that drift is measured against; None for too few."""
+    predictions = screened.predictions
+    rows = one_per_patient(predictions.patients, seed=_REFERENCE_SEED)
+    if len(rows) < LEAST_EXAMS:
+        return None
+    outputs = sharpened(predictions.probabilities[rows], point.sharpness)
+    exams = [
+        {**screened.statistics[row], **output_statistics(predictions.labels, map(float, shares))}
+        for row, shares in zip(rows, outputs, strict=True)
+    ]
+    return Reference.of_exams(exams, of=f"cases of version {report.version}, one image of each patient")
 
 
 def _known_answers(manifest: Manifest, sharpness: float) -> tuple[KnownAnswer, ...]:

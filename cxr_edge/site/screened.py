@@ -13,6 +13,7 @@ import numpy as np
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.calibration import LabelledCases
+from cxr_edge.drift import exam_statistics
 from cxr_edge.engines import reference
 from cxr_edge.errors import InputError
 from cxr_edge.records import Failure, Image, Screening
@@ -29,6 +30,7 @@ class ScreenedCases:
 
     cases: tuple[Case, ...]
     predictions: LabelledCases
+    statistics: tuple[dict[str, float], ...]  # per case, as drift is measured by
     sizes: tuple[tuple[int, int], ...]  # width and height in pixels, per case
     engines: str  # that screened them, in words
     digest: str  # SHA-256 of files and labels, in any order
@@ -44,7 +46,7 @@ def screen_cases(
     """
     screener = Screener(bundle, reference(bundle, threads=1))
     say(f"screening {len(cases)} cases with the fp32 reference")
-    screenings, images, faults = [], [], []
+    screenings, images, statistics, faults = [], [], [], []
     for case, result in zip(cases, screen_files(screener, [c.path for c in cases], workers=threads), strict=True):
         fault = _fault(result.outcome)
         if fault or result.image is None or isinstance(result.outcome, Failure):
@@ -52,6 +54,7 @@ def screen_cases(
             continue
         screenings.append(result.outcome)
         images.append(_pixel_digest(result.image))
+        statistics.append(exam_statistics(result.outcome, result.image))
     if faults:
         raise InputError(
             f"{len(faults)} of {len(cases)} cases cannot be used, leave them out or replace them: {listed(faults)}"
@@ -60,6 +63,7 @@ def screen_cases(
     return ScreenedCases(
         cases=tuple(cases),
         predictions=_predictions(bundle, cases, screenings),
+        statistics=tuple(statistics),
         sizes=tuple((s.width_px, s.height_px) for s in screenings),
         engines=screener.describe(),
         digest=_digest(cases, screenings),

@@ -10,6 +10,7 @@ from cxr_edge import Bundle, load_image
 from cxr_edge.bundle import write_bundle
 from cxr_edge.calibration import Promise
 from cxr_edge.cli import main
+from cxr_edge.drift import Reference, exam_statistics
 from cxr_edge.engines import reference
 from cxr_edge.errors import InputError
 from cxr_edge.screening.screener import Screener
@@ -272,3 +273,20 @@ def test_the_plan_needs_no_bundle(capsys):
 
 def test_the_promise_is_the_default_of_the_command():
     assert Promise() == Promise(max_wrong=0.05, confidence=0.9, coverage=0.95)
+
+
+@pytest.mark.parametrize("temperature", [False, True])
+def test_drift_is_measured_against_the_cases(toy_bundle, cases, tmp_path, monkeypatch, temperature):
+    """The reference is what the new bundle itself finds in the cases, at its own temperature too."""
+    if temperature:  # of which a quarter fits the temperature
+        monkeypatch.setattr("cxr_edge.site.fit.LEAST_CASES", 80)
+    report = calibrate(Bundle.open(toy_bundle), cases, tmp_path / "new", SiteRequest(promise=Promise(max_wrong=0.2)))
+    bundle, old = Bundle.open(report.out), Bundle.open(toy_bundle)
+    assert (bundle.manifest.combination.temperature != old.manifest.combination.temperature) is temperature
+    found = Reference.of_bundle(bundle)
+    screener = Screener(bundle, reference(bundle))
+    images = [load_image(path) for path in sorted(cases.rglob("*.png"))]
+    exams = [exam_statistics(screener.screen(image), image) for image in images]
+    assert found.exams == len(exams) == 100
+    for name, values in found.statistics.items():
+        assert values == pytest.approx(sorted(exam[name] for exam in exams), abs=0.011), name
