@@ -173,7 +173,7 @@ class DriftMonitor:
         self._draws: tuple[int, npt.NDArray[np.float64]] | None = None
 
     def add(self, screening: Screening, image: Image) -> bool:
-        """Count one exam; a picture that had been there before (by its SHA-256) is not. Returns False for such a one.
+        """Count one exam; a picture that was counted before (by its SHA-256) is not, and gives False.
 
         image: the one that was screened. Raises InputError if the screening lacks a statistic of the reference.
         """

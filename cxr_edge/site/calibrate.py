@@ -67,6 +67,7 @@ def calibrate(
     cases = read_cases(source, manifest.labels, request.reading)
     _check_counts(cases, request)
     screened = screen_cases(bundle, cases, threads=request.threads, say=say)
+    _check_counts(screened.cases, request)
     wanted = _point_request(manifest, screened.predictions, request)
     say("fitting the operating point")
     point = fit_point(screened.predictions, wanted)

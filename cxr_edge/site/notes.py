@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 from cxr_edge.bundle.manifest import Manifest
@@ -17,11 +17,20 @@ __all__ = ["notes_on_cases", "notes_on_point", "training_sources"]
 def notes_on_cases(screened: ScreenedCases, manifest: Manifest) -> list[str]:
     """Return what limits the worth of the cases."""
     return [
+        *_left_out(screened),
         *_sites(screened),
         *_confounded(screened.cases),
         *_sources(screened.cases, manifest),
         *_again(screened, manifest),
     ]
+
+
+def _left_out(screened: ScreenedCases) -> Iterator[str]:
+    """Yield how many cases are left out, and why; without their names, since the card has these notes."""
+    if screened.left_out:
+        reasons = ", ".join(f"{n} {code}" for code, n in sorted(Counter(screened.left_out).items()))
+        given = len(screened.cases) + len(screened.left_out)
+        yield f"{len(screened.left_out)} of {given} cases are left out, since the bundle would not answer them: {reasons}."
 
 
 def _sites(screened: ScreenedCases) -> Iterator[str]:

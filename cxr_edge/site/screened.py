@@ -23,12 +23,15 @@ from cxr_edge.site.cases import Case, cases_digest_line, listed
 
 __all__ = ["ScreenedCases", "screen_cases"]
 
+_MOST_LEFT_OUT = 0.1  # share of the cases: more of them are a mistake to look into
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenedCases:
     """Cases that the bundle screens, none of them refused."""
 
     cases: tuple[Case, ...]
+    left_out: tuple[str, ...]  # why, in a word, for each case that cannot be read or that the bundle refuses
     predictions: LabelledCases
     statistics: tuple[dict[str, float], ...]  # per case, as drift is measured by
     sizes: tuple[tuple[int, int], ...]  # width and height in pixels, per case
@@ -41,41 +44,51 @@ def screen_cases(
 ) -> ScreenedCases:
     """Screen the cases. say: takes lines of progress.
 
-    Raises InputError, with every case concerned, for images that cannot be read or that the bundle refuses, for a picture twice,
-    and for the bundle's own known answers.
+    Images that cannot be read, or that the bundle refuses, are left out and listed: `screen` would not answer them either.
+
+    Raises InputError, with every case concerned, if more than a tenth of the cases are, for a picture twice, and for the bundle's
+    own known answers.
     """
     screener = Screener(bundle, reference(bundle, threads=1))
     say(f"screening {len(cases)} cases with the fp32 reference")
-    screenings, images, statistics, faults = [], [], [], []
+    used, screenings, images, statistics, left_out, faults = [], [], [], [], [], []
     for case, result in zip(cases, screen_files(screener, [c.path for c in cases], workers=threads), strict=True):
         fault = _fault(result.outcome)
-        if fault or result.image is None or isinstance(result.outcome, Failure):
-            faults.append(f"{case.where}: {fault}")
+        if fault is not None or result.image is None or isinstance(result.outcome, Failure):
+            code, reason = fault or ("unreadable", "it has no image")
+            left_out.append(code)
+            faults.append(f"{case.where}: {reason}")
             continue
+        used.append(case)
         screenings.append(result.outcome)
         images.append(_pixel_digest(result.image))
         statistics.append(exam_statistics(result.outcome, result.image))
-    if faults:
+    if len(faults) > _MOST_LEFT_OUT * len(cases):
         raise InputError(
-            f"{len(faults)} of {len(cases)} cases cannot be used, leave them out or replace them: {listed(faults)}"
+            f"{len(faults)} of {len(cases)} cases cannot be used, more than {_MOST_LEFT_OUT:.0%}: leave them out or replace "
+            f"them: {listed(faults)}"
         )
-    _check_pictures(bundle, cases, screenings, images)
+    if faults:
+        say(f"{len(faults)} of {len(cases)} cases are left out: {listed(faults)}")
+    _check_pictures(bundle, used, screenings, images)
     return ScreenedCases(
-        cases=tuple(cases),
-        predictions=_predictions(bundle, cases, screenings),
+        cases=tuple(used),
+        left_out=tuple(left_out),
+        predictions=_predictions(bundle, used, screenings),
         statistics=tuple(statistics),
         sizes=tuple((s.width_px, s.height_px) for s in screenings),
         engines=screener.describe(),
-        digest=_digest(cases, screenings),
+        digest=_digest(used, screenings),
     )
 
 
-def _fault(outcome: Screening | Failure) -> str:
+def _fault(outcome: Screening | Failure) -> tuple[str, str] | None:
+    """Return a code and a reason for an image that is no case, or None."""
     if isinstance(outcome, Failure):
-        return f"it cannot be read ({outcome.reason})"
+        return "unreadable", f"it cannot be read ({outcome.reason})"
     if outcome.outcome == "refused" and outcome.reason is not None:
-        return f"the bundle refuses it ({outcome.reason.code}: {outcome.reason.message})"
-    return ""
+        return outcome.reason.code, f"the bundle refuses it ({outcome.reason.code})"
+    return None
 
 
 def _pixel_digest(image: Image) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import pytest
 
 from cxr_edge import Bundle, load_image
@@ -17,7 +18,7 @@ from cxr_edge.screening.screener import Screener
 from cxr_edge.site.calibrate import SiteRequest, calibrate
 from cxr_edge.specs.budget import ErrorBudget, LabelLimits
 from tests.builders.site_cases import draw_case, write_cases
-from tests.builders.toy_bundle import build_toy_bundle
+from tests.builders.toy_bundle import build_toy_bundle, toy_refused_image
 
 COUNTS = {"normal": 50, "bacterial": 50}
 PATIENT_NAME = "Miller"
@@ -166,17 +167,39 @@ def test_a_promise_that_no_limit_keeps_is_refused_with_one_that_is(toy_bundle, t
     assert "with --max-wrong 0." in text
 
 
-def test_unreadable_images_are_listed(toy_bundle, cases, tmp_path):
+def test_few_unreadable_images_are_left_out_and_listed(toy_bundle, cases, calibrated, tmp_path):
     source = shutil.copytree(cases, tmp_path / "cases")
-    (source / "normal" / "notes.txt").write_text("no image")
+    for i in range(11):
+        (source / "normal" / f"notes-{i}.txt").write_text("no image")
+    said: list[str] = []
+    report = calibrate(Bundle.open(toy_bundle), source, tmp_path / "new", SiteRequest(), say=said.append)
+    assert said[1].startswith("11 of 111 cases are left out: ")
+    assert "notes-0.txt: it cannot be read" in said[1]
+    note = "11 of 111 cases are left out, since the bundle would not answer them: 11 unreadable."
+    assert note in report.notes
+    assert note in (tmp_path / "new" / "model-card.md").read_text()
+    assert report.point == calibrated[0].point
+
+
+def test_many_unreadable_images_are_refused(toy_bundle, cases, tmp_path):
+    source = shutil.copytree(cases, tmp_path / "cases")
+    for i in range(12):
+        (source / "normal" / f"notes-{i}.txt").write_text("no image")
     text = refusal(toy_bundle, source, tmp_path)
-    assert text.startswith("1 of 101 cases cannot be used")
-    assert "notes.txt: it cannot be read" in text
+    assert text.startswith("12 of 112 cases cannot be used, more than 10%")
+    assert "notes-0.txt: it cannot be read" in text
+
+
+def test_cases_that_the_bundle_refuses_are_left_out(cases, tmp_path):
+    bundle = build_toy_bundle(tmp_path / "toy", checker=True)
+    source = shutil.copytree(cases, tmp_path / "cases")
+    cv2.imwrite(str(source / "normal" / "turned.png"), toy_refused_image("turned"))
+    report = calibrate(bundle, source, tmp_path / "new", SiteRequest())
+    assert "1 of 101 cases are left out, since the bundle would not answer them: 1 turned." in report.notes
+    assert report.patients == 100
 
 
 def test_the_same_picture_twice_is_refused_also_in_another_format(toy_bundle, cases, tmp_path):
-    import cv2
-
     source = shutil.copytree(cases, tmp_path / "cases")
     cv2.imwrite(str(source / "normal" / "again.bmp"), draw_case("normal", 3))
     text = refusal(toy_bundle, source, tmp_path)
