@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of timm (%(default)s)",
     )
-    for name, default in (("images", 1024), ("side-px", 128), ("batch", 32), ("threads", 2)):
+    for name, default in (("images", 256), ("side-px", 128), ("batch", 32), ("threads", 2)):
         parser.add_argument(f"--{name}", type=at_least_one, default=default, metavar="N", help="(%(default)s)")
     return parser
 
