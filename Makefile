@@ -122,7 +122,7 @@ papers-smoke: $(VENV)/.dev
 lock: $(VENV)/.made
 	$(INSTALL) uv
 	UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --python $(BIN)/python --universal --python-version 3.10 \
-	  --no-annotate --extra train --extra dev --extra bench --group tools pyproject.toml --output-file constraints.txt
+	  --no-annotate --extra train --extra dev --extra bench --extra sign --group tools pyproject.toml --output-file constraints.txt
 	sed -i -E "s/ (and )?(python_full_version < '3.15'|(implementation_name|platform_python_implementation) [!=]= '\w+'|sys_platform == 'linux')//g; \
 	  s/; and/;/; s/ ;$$//" constraints.txt
 
