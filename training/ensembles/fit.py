@@ -17,9 +17,9 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import nn
 
-from cxr_edge.errors import InputError
 from cxr_edge.ops.combine import Combiner, decide
 from cxr_edge.specs.combination import Combination, Decision
+from training.ensembles.out_of_fold import out_of_fold, simplest_of_best
 from training.ensembles.weight_search import search_weights
 from training.evaluation.metrics import log_loss
 from training.tasks.confusion import confusion, f1_scores
@@ -42,7 +42,6 @@ Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_FOLDS = 5
 _STACKING_STEPS = 400
 _THRESHOLDS = np.round(np.arange(0.20, 0.96, 0.05), 2)
 _F1_PLATEAU = 0.01
@@ -87,33 +86,19 @@ def choose_combination(logits: Logits, true: Labels, patients: Sequence[str], *,
 
     Raises InputError for fewer than two patients.
     """
-    losses = {s: _out_of_fold(s, logits, true, patients, seed) for s in STRATEGIES}
-    best = losses[min(STRATEGIES, key=lambda s: losses[s].mean())]
-    near = (s for s in STRATEGIES if _excess(losses[s], best) <= 0)
+
+    def loss(strategy: Strategy) -> npt.NDArray[np.float64]:
+        def held_out_loss(fitted: Mask, held_out: Mask) -> npt.NDArray[np.float64]:
+            combination = fit(strategy, logits[fitted], true[fitted], seed=seed)
+            return log_loss(_probabilities(combination, logits[held_out]), true[held_out])
+
+        return out_of_fold(held_out_loss, patients, seed=seed)
+
+    losses = {s: loss(s) for s in STRATEGIES}
     return ChosenCombination(
-        combination=fit(next(near), logits, true, seed=seed),
+        combination=fit(simplest_of_best(losses), logits, true, seed=seed),
         log_loss={s: float(v.mean()) for s, v in losses.items()},
     )
-
-
-def _excess(loss: npt.NDArray[np.float64], best: npt.NDArray[np.float64]) -> float:
-    difference = loss - best
-    return float(difference.mean() - difference.std() / np.sqrt(len(difference)))
-
-
-def _out_of_fold(
-    strategy: Strategy, logits: Logits, true: Labels, patients: Sequence[str], seed: int
-) -> npt.NDArray[np.float64]:
-    """Return the log loss per image (N,), by a combination that was fitted without its patient's fold."""
-    names, index = np.unique(np.asarray(patients), return_inverse=True)
-    if len(names) < 2:
-        raise InputError("a combination is chosen on two validation patients at least: give more images")
-    fold = np.random.default_rng(seed).permutation(len(names))[index] % _FOLDS
-    loss = np.zeros(len(true))
-    for held_out in (fold == k for k in np.unique(fold)):
-        combination = fit(strategy, logits[~held_out], true[~held_out], seed=seed)
-        loss[held_out] = log_loss(_probabilities(combination, logits[held_out]), true[held_out])
-    return loss
 
 
 def fit(

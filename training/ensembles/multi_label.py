@@ -22,6 +22,7 @@ from cxr_edge.ops.combine import Combiner, member_probabilities
 from cxr_edge.specs.combination import Combination
 from training.ensembles.fit import ChosenCombination
 from training.ensembles.neural_weights import NeuralWeightModule
+from training.ensembles.out_of_fold import out_of_fold, simplest_of_best
 from training.ensembles.weight_search import search_weights
 from training.evaluation.finding_metrics import masked_log_loss
 
@@ -34,12 +35,12 @@ STRATEGIES: tuple[Strategy, ...] = ("average", "weighted-average", "voting", "st
 Logits = npt.NDArray[np.float32]
 Truth = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 _FLEXIBLE: tuple[Strategy, ...] = ("stacking", "flannel")
 _LEAST_PATIENTS = (
     100  # that a flexible strategy is chosen on: with fewer it can look best out of fold and fail on others
 )
-_FOLDS = 5
 _STEPS = 400  # of stacking and of the module
 _RATE, _DECAY = 0.02, 0.01
 _MODULE_RATE, _MODULE_DECAY = 1e-2, 1e-4
@@ -63,11 +64,17 @@ def choose_combination(logits: Logits, truth: Truth, patients: Sequence[str], *,
     rows = np.isfinite(truth).any(axis=1)
     logits, truth, patients = logits[rows], truth[rows], np.asarray(patients)[rows].tolist()
     few = len(set(patients)) < _LEAST_PATIENTS
-    losses = {s: _out_of_fold(s, logits, truth, patients, seed) for s in STRATEGIES if not (few and s in _FLEXIBLE)}
-    best = losses[min(losses, key=lambda s: losses[s].mean())]
-    near = (s for s in losses if _excess(losses[s] - best) <= 0)
+
+    def loss(strategy: Strategy) -> Floats:
+        def held_out_loss(fitted: Mask, held_out: Mask) -> Floats:
+            combination = fit(strategy, logits[fitted], truth[fitted], seed=seed)
+            return masked_log_loss(probabilities_of(combination, logits[held_out]), truth[held_out])
+
+        return out_of_fold(held_out_loss, patients, seed=seed)
+
+    losses = {s: loss(s) for s in STRATEGIES if not (few and s in _FLEXIBLE)}
     return ChosenCombination(
-        combination=fit(next(near), logits, truth, seed=seed),
+        combination=fit(simplest_of_best(losses), logits, truth, seed=seed),
         log_loss={s: float(v.mean()) for s, v in losses.items()},
     )
 
@@ -79,23 +86,6 @@ def _check(logits: Logits, truth: Truth) -> None:
         )
     if not np.isfinite(truth).any():
         raise InputError("no image to fit a combination on has a known finding: give more images")
-
-
-def _excess(difference: Floats) -> float:
-    return float(difference.mean() - difference.std() / np.sqrt(len(difference)))
-
-
-def _out_of_fold(strategy: Strategy, logits: Logits, truth: Truth, patients: Sequence[str], seed: int) -> Floats:
-    """Return the log loss per image (N,), by a combination that was fitted without its patient's fold."""
-    names, index = np.unique(np.asarray(patients), return_inverse=True)
-    if len(names) < 2:
-        raise InputError("a combination is chosen on two validation patients at least: give more images")
-    fold = np.random.default_rng(seed).permutation(len(names))[index] % _FOLDS
-    loss = np.zeros(len(truth))
-    for held_out in (fold == k for k in np.unique(fold)):
-        combination = fit(strategy, logits[~held_out], truth[~held_out], seed=seed)
-        loss[held_out] = masked_log_loss(probabilities_of(combination, logits[held_out]), truth[held_out])
-    return loss
 
 
 def fit(

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from training.data.dataset import Sample
 from training.data.targets import Target, check_labels
-from training.loop.batches import Batch
 from training.tasks.confusion import confusion, f1_scores
 from training.tasks.images import (
     Balance,
@@ -68,15 +67,6 @@ class ClassifyTask(ImageTask):
 
     def _check(self, trained: Sequence[Sample]) -> None:
         check_labels(self.data.target, [s.record for s in trained], min_images=self.sampling.min_images)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        images, target_masks, *mixed = batch
-        logits = model(images.contiguous(memory_format=torch.channels_last)).logits.float()
-        loss = self._loss(logits, target_masks)
-        if not mixed:
-            return loss
-        other_masks, share = mixed
-        return share * loss + (1 - share) * self._loss(logits, other_masks)
 
     def _loss(self, logits: Tensor, target_masks: Tensor) -> Tensor:
         weights = self._weights.to(target_masks.device)

@@ -22,7 +22,6 @@ from cxr_edge.compiler.auc import auc
 from training.data.dataset import Sample
 from training.data.finding_counts import check_findings, truth_of
 from training.data.records import Record
-from training.loop.batches import Batch
 from training.tasks.finding_losses import FindingLoss, finding_loss
 from training.tasks.images import ImageTask, MemberData, Sampling
 from training.tasks.predict import input_batches, predict_logits
@@ -101,15 +100,6 @@ class FindingsTask(ImageTask):
 
     def _without_levels(self, trained: Sequence[Sample]) -> Floats:
         return finding_probabilities([s.record for s in trained])
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        images, truth, *mixed = batch
-        logits = model(images.contiguous(memory_format=torch.channels_last)).logits.float()
-        loss = self._loss(logits, truth)
-        if not mixed:
-            return loss
-        other, share = mixed
-        return share * loss + (1 - share) * self._loss(logits, other)
 
     def _loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         w, device = self._weights, truth.device

@@ -146,9 +146,19 @@ class ImageTask(ABC):
     def _check(self, trained: Sequence[Sample]) -> None:
         """Raise InputError for training images from which the target cannot be learnt."""
 
-    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the loss of a batch of `batches`."""
+        """Return the loss of a batch of `batches`; of mixed images by the shares of their targets."""
+        images, targets, *mixed = batch
+        logits = model(images.contiguous(memory_format=torch.channels_last)).logits.float()
+        loss = self._loss(logits, targets)
+        if not mixed:
+            return loss
+        other_targets, share = mixed
+        return share * loss + (1 - share) * self._loss(logits, other_targets)
+
+    @abstractmethod
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of logits (B, labels) against targets (B, K)."""
 
     @abstractmethod
     def score(self, model: nn.Module) -> dict[str, float]:
