@@ -8,7 +8,6 @@ with `budget` in its configuration does the same by itself.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.names import not_empty
 from cxr_edge.screening.screener import Screener
 from training.bundles.budget import NOT_SHOWN, bundle_budget
+from training.bundles.card_sections import with_section
 from training.data.dataset import Sample, data_folder, load
 from training.evaluation.budget import budget_section
 from training.evaluation.bundle import Screened, budget_of, labelled, screen_samples
@@ -29,9 +29,7 @@ from training.recipes.arguments import add_run_arguments
 from training.recipes.config import Config, load_config
 from training.shared_files import write_text
 
-__all__ = ["add_budget", "main", "with_section"]
-
-_HEADING = "## Answers and abstentions"
+__all__ = ["add_budget", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,16 +79,9 @@ def add_budget(bundle: Bundle, samples: Sequence[Sample], config: Config) -> str
     found = budget_of(screened["test"], manifest, target, seed=config.seed)
     section = "\n\n".join(budget_section(as_stored(found)))
     card = bundle.root / manifest.model_card.path
-    write_text(card, with_section(card.read_text(encoding="utf-8"), section))
+    write_text(card, with_section(card.read_text(encoding="utf-8"), section, before="## Limits"))
     write_bundle(bundle.root, replace(manifest, model_card=file_ref(bundle.root, manifest.model_card.path)))
     return section
-
-
-def with_section(card: str, section: str) -> str:
-    """Return a card with the section before its limits, in place of an earlier one of the same heading."""
-    without = re.sub(rf"^{_HEADING}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    head, mark, rest = without.partition("\n## Limits\n")
-    return f"{head.rstrip()}\n\n{section}\n{mark}{rest}" if mark else f"{without.rstrip()}\n\n{section}\n"
 
 
 def _screened(bundle: Bundle, samples: Sequence[Sample], side: str, threads: int) -> Screened:

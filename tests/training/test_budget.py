@@ -14,8 +14,9 @@ from cxr_edge.errors import InputError
 from cxr_edge.specs.combination import Decision
 from tests.builders.site_cases import STRIPES, write_cases
 from tests.calibration.populations import draw
-from training.budget import add_budget, with_section
+from training.budget import add_budget
 from training.bundles.budget import LEAST_APART, apart, bundle_budget
+from training.bundles.card_sections import with_section
 from training.data.dataset import Sample
 from training.data.records import Record
 from training.data.splits import Side
@@ -91,10 +92,15 @@ def test_other_labels_and_runs_are_refused(toy_bundle: Path) -> None:
 
 
 def test_the_section_stands_before_the_limits() -> None:
-    first = with_section("# Card\n\n## Data\n\n## Limits\n\n- a\n", "## Answers and abstentions\n\none")
+    first = with_section(
+        "# Card\n\n## Data\n\n## Limits\n\n- a\n", "## Answers and abstentions\n\none", before="## Limits"
+    )
     assert first == "# Card\n\n## Data\n\n## Answers and abstentions\n\none\n\n## Limits\n\n- a\n"
-    assert with_section(first, "## Answers and abstentions\n\ntwo") == first.replace("one", "two")
-    assert with_section("# Card\n", "## Answers and abstentions") == "# Card\n\n## Answers and abstentions\n"
+    assert with_section(first, "## Answers and abstentions\n\ntwo", before="## Limits") == first.replace("one", "two")
+    assert (
+        with_section("# Card\n", "## Answers and abstentions", before="## Limits")
+        == "# Card\n\n## Answers and abstentions\n"
+    )
 
 
 def test_many_patients_fit_nothing_but_the_budget() -> None:

@@ -16,6 +16,7 @@ from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.networks import Checker
 from cxr_edge.errors import InputError
 from cxr_edge.specs.checks import Check, ImageLimits
+from training.bundles.card_sections import with_section
 from training.json_records import read_json
 from training.recipes.checker.measure import RefusalResults
 from training.recipes.checker.pages import card_section
@@ -83,13 +84,7 @@ def _provenance(results: RefusalResults) -> dict[str, Any]:
 
 
 def _with_section(card: str, manifest: Manifest, version: str, section: str) -> str:
-    """Return the model card with the section on refusals before its second heading's end, and the new version in its title."""
-    card = card.replace(
-        f"# Model card: {manifest.name} {manifest.version}\n", f"# Model card: {manifest.name} {version}\n", 1
-    )
-    parts = re.split(r"(?m)^(?=## )", card)
-    kept = [part for part in parts if not part.startswith(_HEADING)]
-    text = f"{_HEADING}\n\n{section.strip()}\n\n"
-    at = next((i for i, part in enumerate(kept) if part.startswith("## Results")), len(kept))
-    before = "".join(kept[:at])
-    return (before if before.endswith("\n\n") else before.rstrip("\n") + "\n\n") + text + "".join(kept[at:])
+    """Return the model card with the section on refusals before its results, and the new version in its title."""
+    title = f"# Model card: {manifest.name} "
+    card = card.replace(f"{title}{manifest.version}\n", f"{title}{version}\n", 1)
+    return with_section(card, f"{_HEADING}\n\n{section.strip()}", before="## Results")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr_edge.bundle import Bundle
 from cxr_edge.cli.output import print_message, print_results
 from cxr_edge.errors import InputError
 from cxr_edge.specs.combination import Combination
@@ -31,6 +32,7 @@ from training.recipes.own.jobs import Job, run_jobs
 from training.recipes.own.left_out import LeftOutSites, as_terminal_lines, left_out_sites
 from training.recipes.own.pages import RunFacts, card_words, ensemble_auc, page
 from training.recipes.own.presets import PRESETS
+from training.recipes.own.refusals import OwnRefusals, attach_packaged_checker
 from training.recipes.own.request import Request
 from training.recipes.own.run import OwnRun, Settings
 from training.recipes.own.segmenter import choose_segmenter
@@ -42,7 +44,7 @@ from training.shared_files import try_lock, write_text
 __all__ = ["train"]
 
 _LEAST_CHOOSING = 200  # validation images by which a combination is chosen
-_SITES, _RESULTS, _PAGE = "sites.json", "results.json", "index.md"
+_SITES, _RESULTS, _REFUSALS, _PAGE = "sites.json", "results.json", "refusals.json", "index.md"
 
 
 def train(
@@ -61,7 +63,7 @@ def train(
         sites = _train_networks(run, started)
         facts = _facts(run, started, sites)
         results = _bundle(run, facts, "" if sites is None else sites.chosen, below_floor=below_floor)
-        write_text(out / _PAGE, page(results, facts))
+        write_text(out / _PAGE, page(results, facts, _refusals(run)))
         print_results("\n".join(_ending(run, results, sites)))
 
 
@@ -136,6 +138,17 @@ def _bundle(run: OwnRun, facts: RunFacts, candidate: str, *, below_floor: bool) 
     if run.first.config.multi_label:
         return read_json(FindingsEvaluation, run.out / _RESULTS)
     return read_json(Evaluation, run.out / _RESULTS)
+
+
+def _refusals(run: OwnRun) -> OwnRefusals:
+    """Put the packaged checker into the bundle, unless it is there. Returns what it says of validation images."""
+    file = run.out / _REFUSALS
+    bundle = Bundle.open(run.out / "bundle")
+    if bundle.manifest.checker is None or not file.exists():
+        print_message("stage: refusals")
+        files = [s.record.path for s in run.first.samples if s.side == "validation"]
+        write_json(file, attach_packaged_checker(bundle, files, threads=run.threads))
+    return read_json(OwnRefusals, file)
 
 
 def _combination(run: StarterRun) -> Combination | None:

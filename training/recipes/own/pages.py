@@ -20,6 +20,7 @@ from training.evaluation.pages import gaps_section, labels_table, lungs_table, m
 from training.evaluation.results import Evaluation
 from training.markdown import table
 from training.recipes.own.left_out import LeftOutSites, sites_table
+from training.recipes.own.refusals import OwnRefusals, refusals_sentence
 from training.recipes.own.understand import Understood
 
 __all__ = ["RunFacts", "card_words", "ensemble_auc", "page"]
@@ -89,7 +90,7 @@ def _counted(counts: dict[str, int]) -> list[str]:
     return [f"{n} images ({kind})" for kind, n in counts.items()]
 
 
-def page(results: Evaluation | FindingsEvaluation, facts: RunFacts) -> str:
+def page(results: Evaluation | FindingsEvaluation, facts: RunFacts, refusals: OwnRefusals) -> str:
     """Return index.md."""
     findings = isinstance(results, FindingsEvaluation)
     test = results.sides["test"]
@@ -105,6 +106,8 @@ def page(results: Evaluation | FindingsEvaluation, facts: RunFacts) -> str:
         "draws of patients for F1 and AUC.",
         *(_of_findings(results) if isinstance(results, FindingsEvaluation) else _of_labels(results)),
         *(["Lung segmenter:", lungs_table(results)] if results.lungs else []),
+        "## Refusals",
+        refusals_sentence(refusals),
         "## Where it looks",
         *(shortcut_sentences(results) if isinstance(results, FindingsEvaluation) else _where(results)),
         _MAPS,

@@ -20,6 +20,7 @@ from training.json_records import read_json
 from training.recipes.own import flow, left_out
 from training.recipes.own.pages import RunFacts, card_words, page
 from training.recipes.own.presets import PRESETS
+from training.recipes.own.refusals import OwnRefusals
 from training.recipes.own.run import CONFIG
 from training.recipes.own.understand import load_understood
 
@@ -176,7 +177,7 @@ def test_pages_of_one_site_say_so(run: Path) -> None:
         not_left_out="all images are of one site",
         epochs="plain (1 epochs)",
     )
-    text = page(results, facts)
+    text = page(results, facts, read_json(OwnRefusals, run / "refusals.json"))
     assert "**No figure of another site exists.** All images are of one site." in text
     words = card_words(facts)
     assert words.first[1].startswith("**No figure of another site exists.**")
