@@ -18,6 +18,9 @@ CORE := CMakeLists.txt pyproject.toml $(CONSTRAINTS) $(shell find csrc cmake -ty
 INSTALL = $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 # Two threads on networks as small as the tests' take twice the processor time of one.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# A process of pytest takes up to 2 GiB; PROCESSES=0: all tests in one.
+PROCESSES ?= auto
+IN_PROCESSES = -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 BUILD_CONSTRAINT := $(if $(CONSTRAINTS),--build-constraint $(CONSTRAINTS))
 
 .PHONY: help setup demo test test-fast wheel-test test-newest test-lowest test-aarch64 coverage mutate fuzz papers-smoke lock sanitize lint fmt bench wheel clean
@@ -79,10 +82,10 @@ demo: $(VENV)/.runtime
 
 # Without the tests that train, start many processes or measure (tests/conftest.py lists them).
 test-fast: $(VENV)/.dev
-	$(ONE_THREAD) $(BIN)/python -m pytest --fast
+	$(ONE_THREAD) $(BIN)/python -m pytest --fast $(IN_PROCESSES)
 
 test: $(VENV)/.dev $(VENV)/.bindings
-	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(IN_PROCESSES) $(PYTEST)
 
 # The whole suite on the newest of everything that pyproject.toml allows.
 test-newest:
@@ -91,7 +94,7 @@ test-newest:
 # The runtime's tests on the lowest version of each of its dependencies, without torch: what tests training is left out.
 test-lowest:
 	$(MAKE) build/lowest/.lowest VENV=build/lowest PYTHON=$(PYTHON_LOWEST)
-	$(ONE_THREAD) build/lowest/bin/python -m pytest tests -W default --ignore=tests/training --ignore=tests/journey --ignore=tests/benchmarks
+	$(ONE_THREAD) build/lowest/bin/python -m pytest tests $(IN_PROCESSES) -W default --ignore=tests/training --ignore=tests/journey --ignore=tests/benchmarks
 
 $(VENV)/.lowest: $(VENV)/.made $(CORE)
 	$(INSTALL) uv

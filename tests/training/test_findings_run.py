@@ -16,7 +16,7 @@ from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
 from cxr_edge.errors import InputError
-from tests.builders.cheap import make_cheap, trace_exports
+from tests.builders.cheap import make_cheap
 from tests.builders.finding_phantoms import FINDINGS, write_finding_phantoms
 from training import evaluate, starter
 from training.data.own.source import read_source
@@ -83,7 +83,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A finished run folder."""
     with pytest.MonkeyPatch.context() as patch:
         make_cheap(patch.setattr)
-        trace_exports(patch.setattr)
         folder = tmp_path_factory.mktemp("findings")
         table = write_finding_phantoms(folder / "source", patients=60)
         save(read_source(table, salt=b"always the same split"), folder / "data" / FOLDER)

@@ -6,6 +6,7 @@ One configuration guards tuberculosis, the other has no guarded label. In versio
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.cli import main as cxr_edge
+from tests.builders.cheap import make_cheap
 from tests.builders.image_collections import write_collections
 from training import starter
 from training.data.guard import Guard, Subgroup
@@ -44,6 +46,13 @@ batch = 8
 epochs = 1
 batch = 16
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_cheap(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="module")

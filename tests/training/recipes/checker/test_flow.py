@@ -18,7 +18,6 @@ from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import reference
 from cxr_edge.errors import InputError
 from cxr_edge.screening.screener import Screener
-from tests.builders.cheap import trace_exports
 from tests.builders.image_collections import write_collections
 from tests.builders.toy_bundle import build_toy_bundle, toy_images
 from training import checker as command
@@ -68,7 +67,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checke
         epoch_images=16,
     )
     with pytest.MonkeyPatch.context() as patch:
-        trace_exports(patch.setattr)
         patch.setattr(pictures, "package_pictures", lambda name: packages.get(name, []))
         patch.setattr(checks, "_VALIDATED", 24)
         patch.setattr(measuring, "_DRAWINGS", 2)

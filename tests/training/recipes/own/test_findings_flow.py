@@ -10,7 +10,7 @@ import pytest
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli import main as cxr_edge
-from tests.builders.cheap import make_cheap, trace_exports
+from tests.builders.cheap import make_cheap
 from tests.builders.finding_phantoms import FINDINGS, write_finding_phantoms
 from tests.builders.two_sites import TINY
 from training.recipes.own.presets import PRESETS
@@ -23,7 +23,6 @@ def _tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "quick", TINY)
         make_cheap(patch.setattr)
-        trace_exports(patch.setattr)
         yield
 
 

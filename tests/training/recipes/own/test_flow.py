@@ -13,7 +13,7 @@ import pytest
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli import main as cxr_edge
 from cxr_edge.errors import InputError
-from tests.builders.cheap import make_cheap, trace_exports
+from tests.builders.cheap import make_cheap
 from tests.builders.two_sites import LAYOUT, TINY, write_two_sites
 from training.evaluation.results import Evaluation
 from training.json_records import read_json
@@ -33,7 +33,6 @@ def _tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "quick", TINY)
         make_cheap(patch.setattr)
-        trace_exports(patch.setattr)
         yield
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from cxr_edge.bundle import STARTER, Bundle
 from cxr_edge.phantoms import make_phantom
-from tests.builders.cheap import trace_exports
 from tests.builders.two_sites import TINY
 from training.data.own.records import OwnData, OwnRecord
 from training.data.own.store import FOLDER, save
@@ -49,9 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         records.append(OwnRecord(path=image, key=image.name, findings=findings, patient=f"p{i}", mask=mask))
     data = OwnData(source=folder, records=tuple(records), findings=("normal", "bacterial"), exclusive=True)
     save(data, folder / "run" / FOLDER)
-    with pytest.MonkeyPatch.context() as patch:
-        trace_exports(patch.setattr)
-        segment(OwnRun(_tables(), folder / "run", threads=1).first)
+    segment(OwnRun(_tables(), folder / "run", threads=1).first)
     return folder / "run"
 
 
