@@ -17,7 +17,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "records defects phantoms",
         "specs decoding",
         "ops gpu bundle",
-        "backends calibration drift",
+        "backends calibration drift signing",
         "engines",
         "screening",
         "environment report compiler",
