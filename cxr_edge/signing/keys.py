@@ -1,6 +1,6 @@
 """Ed25519 keys: PEM files in, keys that sign and verify bytes out.
 
-The files are those of openssl: PKCS8 for a private key, SubjectPublicKeyInfo for a public one. `cryptography` does the arithmetic.
+The files are those of openssl: PKCS8 for a private key, SubjectPublicKeyInfo for a public one. The arithmetic is that of `cryptography`.
 It is imported when a key is first used, so that everything without signatures works without it.
 """
 
