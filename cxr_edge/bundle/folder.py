@@ -21,10 +21,23 @@ from cxr_edge.digests import sha256_file
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.specs.json_fields import FieldError, parse
 
-__all__ = ["ENGINES_DIR", "MANIFEST_NAME", "PACKAGED", "STARTER", "Bundle", "file_ref", "write_bundle"]
+__all__ = [
+    "CERTIFICATE_SUFFIX",
+    "ENGINES_DIR",
+    "MANIFEST_NAME",
+    "PACKAGED",
+    "SIGNATURES_DIR",
+    "SIGNATURE_SUFFIX",
+    "STARTER",
+    "Bundle",
+    "file_ref",
+    "write_bundle",
+]
 
 MANIFEST_NAME = "manifest.json"
 ENGINES_DIR = "engines"  # default output folder of build-engine; not part of the bundle
+SIGNATURES_DIR = "signatures"  # of detached signatures; not part of the bundle
+SIGNATURE_SUFFIX, CERTIFICATE_SUFFIX = ".dsse.json", ".certificate.json"
 STARTER = "starter"  # name of the bundle that is packaged with cxr-edge
 PACKAGED = Path(cxr_edge.__file__).resolve().parent / STARTER
 
@@ -59,14 +72,26 @@ class Bundle:
         return _locate(self.root, ref, "a file of the bundle")
 
     def unlisted_files(self) -> tuple[str, ...]:
-        """Return the files in the folder that the manifest does not name, sorted, without engines and hidden files.
+        """Return the files in the folder that the manifest does not name, sorted, without engines, signatures and hidden files.
 
         They are never read. `inspect` lists them, because a user may expect such a file to be in use.
         """
-        listed = {ref.path for _, ref in self.manifest.files()} | {MANIFEST_NAME}
+        signatures = (p.relative_to(self.root).as_posix() for p in (*self.signature_files(), *self.certificate_files()))
+        listed = {ref.path for _, ref in self.manifest.files()} | {MANIFEST_NAME, *signatures}
         found = (p.relative_to(self.root) for p in self.root.rglob("*") if not p.is_dir())
         own = (p for p in found if p.parts[0] != ENGINES_DIR and not any(q.startswith(".") for q in p.parts))
         return tuple(sorted(p.as_posix() for p in own if p.as_posix() not in listed))
+
+    def signature_files(self) -> tuple[Path, ...]:
+        """Return the files of detached signatures, sorted; none of them has been verified (`cxr_edge.signing`)."""
+        return self._beside(SIGNATURE_SUFFIX)
+
+    def certificate_files(self) -> tuple[Path, ...]:
+        """Return the files that say who trusts the keys of the signatures, sorted; not verified."""
+        return self._beside(CERTIFICATE_SUFFIX)
+
+    def _beside(self, suffix: str) -> tuple[Path, ...]:
+        return tuple(sorted((self.root / SIGNATURES_DIR).glob(f"[!.]*{suffix}")))
 
 
 def file_ref(root: Path, path: str) -> FileRef:

@@ -39,6 +39,7 @@ from cxr_edge.specs.outputs import COMBINED_KINDS
 from cxr_edge.version import __version__
 
 __all__ = [
+    "MAX_COUNTER",
     "MULTI_LABEL_SCHEMA",
     "NO_FINDING",
     "SCHEMA",
@@ -57,6 +58,8 @@ SCHEMA = "cxr-edge-bundle/1"
 MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"
 
 _SCHEMA_2_KEYS = ("checker", "budget", "reference")  # absent where there is none
+
+MAX_COUNTER = 2**53 - 1  # which every reader of JSON keeps exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +112,14 @@ class Manifest:
     checker: Checker | None = None  # None: every image is answered
     budget: ErrorBudget | None = None  # None: every decision is an answer
     reference: FileRef | None = None  # JSON of the statistics that drift is measured against (`cxr_edge.drift`)
+    counter: int = 0  # of releases of this name: a box refuses a signed bundle with a lower one than it has seen
 
     def __post_init__(self) -> None:
         require_text(self.name, "name", longest=200)
         require_text(self.version, "version", longest=200)
         require(_is_time(self.created), "created", "an ISO 8601 time", self.created)
+        require_integer(self.counter, "counter", least=0)
+        require(self.counter <= MAX_COUNTER, "counter", f"at most {MAX_COUNTER}", self.counter)
         self._check_labels()
         require_text(self.intended_use, "intended_use")
         for key, facts in (("provenance", self.provenance), ("metrics", self.metrics)):
@@ -148,7 +154,7 @@ class Manifest:
         optional = {name: getattr(self, name) for name in _SCHEMA_2_KEYS}
         present = {name: value.as_json() for name, value in optional.items() if value is not None}
         return {
-            "schema": MULTI_LABEL_SCHEMA if self.multi_label or present else SCHEMA,
+            "schema": MULTI_LABEL_SCHEMA if self.multi_label or present or self.counter else SCHEMA,
             "name": self.name,
             "version": self.version,
             "created": self.created,
@@ -161,6 +167,7 @@ class Manifest:
             "known_answers": [k.as_json() for k in self.known_answers],
             "model_card": self.model_card.as_json(),
             **present,
+            **({"counter": self.counter} if self.counter else {}),
             "provenance": self.provenance,
             "metrics": self.metrics,
         }
@@ -175,7 +182,7 @@ class Manifest:
         _check_schema(given)
         if given["schema"] == SCHEMA:
             _check_schema_1(given)
-        found = require_keys({**dict.fromkeys(_SCHEMA_2_KEYS), **given}, [*field_names(cls), "schema"])
+        found = require_keys({**dict.fromkeys(_SCHEMA_2_KEYS), "counter": 0, **given}, [*field_names(cls), "schema"])
         del found["schema"]
         return cls(
             **{
@@ -254,7 +261,7 @@ def _check_schema_1(found: dict[str, Any]) -> None:
     combination = found.get("combination")
     inner = combination if isinstance(combination, dict) else {}
     keys = [f"combination.{key}" for key in ("activation", "label_temperatures") if key in inner]
-    for key in [*keys, *(key for key in _SCHEMA_2_KEYS if key in found)]:
+    for key in [*keys, *(key for key in (*_SCHEMA_2_KEYS, "counter") if key in found)]:
         raise FieldError(key, f"is a key of {MULTI_LABEL_SCHEMA}, and the schema is {SCHEMA}")
 
 

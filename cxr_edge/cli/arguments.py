@@ -20,6 +20,9 @@ from cxr_edge.cli.output import print_message
 from cxr_edge.engines import EngineSet, engines_root, last_build_settings, load
 from cxr_edge.errors import EngineError
 from cxr_edge.names import not_empty, path_argument
+from cxr_edge.signing.box import Box
+from cxr_edge.signing.trust import DEFAULT_FOLDER, VARIABLE
+from cxr_edge.signing.verify import verify_bundle
 
 __all__ = [
     "add_bundle",
@@ -27,9 +30,14 @@ __all__ = [
     "add_fields",
     "add_gpu",
     "add_rebuild",
+    "add_signature",
+    "add_trust",
     "at_least_one",
     "gpu_options",
     "load_engines",
+    "open_bundle",
+    "record_bundle",
+    "trusted_box",
 ]
 
 
@@ -112,6 +120,54 @@ def add_rebuild(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_signature(parser: argparse.ArgumentParser) -> None:
+    """Add --require-signature, --trusted-keys and --state."""
+    group = parser.add_argument_group("signatures")
+    group.add_argument(
+        "--require-signature",
+        action="store_true",
+        help="use the bundle only if a trusted key has signed it and it is not older than before, and engines only "
+        "if this box has "
+        "built and signed them",
+    )
+    add_trust(group)
+
+
+def add_trust(group: argparse._ArgumentGroup) -> None:
+    """Add --trusted-keys and --state."""
+    group.add_argument(
+        "--trusted-keys",
+        type=path_argument,
+        metavar="DIR",
+        help=f"folder of the keys that are trusted (default: ${VARIABLE}, else {DEFAULT_FOLDER})",
+    )
+    group.add_argument(
+        "--state",
+        type=path_argument,
+        metavar="DIR",
+        help="folder of what this box has seen and of its key (default: cxr-edge in $XDG_STATE_HOME, else in ~/.local/state)",
+    )
+
+
+def open_bundle(args: argparse.Namespace, path: str) -> Bundle:
+    """Open a bundle; with --require-signature verify it. Raises BundleError if it is not accepted. Nothing is written."""
+    bundle = Bundle.open(path)
+    if args.require_signature:
+        verify_bundle(bundle, args.trusted_keys, state=args.state, record=False)
+    return bundle
+
+
+def record_bundle(args: argparse.Namespace, bundle: Bundle) -> None:
+    """With --require-signature, keep the counter of a bundle that is now in use, so that older ones are refused from now on."""
+    if args.require_signature:
+        verify_bundle(bundle, args.trusted_keys, state=args.state)
+
+
+def trusted_box(args: argparse.Namespace) -> Box | None:
+    """Return the box whose engines alone are accepted; None without --require-signature."""
+    return Box.of_state(args.state, args.trusted_keys) if getattr(args, "require_signature", False) else None
+
+
 def add_gpu(parser: argparse.ArgumentParser) -> None:
     """Add one option for each field of `GpuOptions`, which only TensorRT uses."""
     add_fields(parser.add_argument_group("GPU (TensorRT)"), GpuOptions)
@@ -144,8 +200,9 @@ def gpu_options(args: argparse.Namespace) -> GpuOptions:
 
 def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> EngineSet:
     """Load the configured engines with `threads` threads per inference; with --rebuild, build them where necessary."""
+    box = trusted_box(args)
     try:
-        return load(bundle, args.engines, backend=args.backend, threads=threads)
+        return load(bundle, args.engines, backend=args.backend, threads=threads, box=box)
     except EngineError as error:
         if not getattr(args, "rebuild", False):
             raise
@@ -163,9 +220,20 @@ def _rebuilt(args: argparse.Namespace, bundle: Bundle, threads: int) -> EngineSe
     from cxr_edge.compiler.build_lock import build_lock
 
     with build_lock(engines_root(bundle, args.engines), print_message):
+        box = trusted_box(args)  # whose key another process may have made
         try:
-            return load(bundle, args.engines, backend=args.backend, threads=threads)  # another process has built them
+            # Another process has built them.
+            return load(bundle, args.engines, backend=args.backend, threads=threads, box=box)
         except EngineError:
-            settings = last_build_settings(bundle, args.engines, args.backend)
-            build(bundle, settings, args.engines, backend=args.backend, threads=threads, say=print_message, locked=True)
-    return load(bundle, args.engines, backend=args.backend, threads=threads)
+            settings = last_build_settings(bundle, args.engines, args.backend, box)
+            build(
+                bundle,
+                settings,
+                args.engines,
+                backend=args.backend,
+                threads=threads,
+                say=print_message,
+                locked=True,
+                box=box,
+            )
+    return load(bundle, args.engines, backend=args.backend, threads=threads, box=trusted_box(args))

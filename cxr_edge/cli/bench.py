@@ -5,8 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, at_least_one, load_engines
+from cxr_edge.cli.arguments import (
+    add_bundle,
+    add_engines,
+    add_rebuild,
+    add_signature,
+    at_least_one,
+    load_engines,
+    open_bundle,
+)
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.limits import MAX_PIXELS
@@ -37,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_bundle(parser)
     add_engines(parser)
     add_rebuild(parser)
+    add_signature(parser)
     parser.add_argument("--warmup", type=at_least_one, default=10, metavar="N", help="unmeasured runs (%(default)s)")
     parser.add_argument("--iterations", type=at_least_one, default=100, metavar="N", help="measured runs (%(default)s)")
     parser.add_argument(
@@ -62,7 +70,7 @@ def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
     from cxr_edge import bench
 
     tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
-    bundle = Bundle.open(args.bundle)
+    bundle = open_bundle(args, args.bundle)
     engines = load_engines(args, bundle, threads=args.threads)
     screener = Screener(bundle, engines, threads=args.threads)
     images, description = _images(args, screener, tracebacks)

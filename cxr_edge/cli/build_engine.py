@@ -12,8 +12,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from cxr_edge.bundle import MANIFEST_NAME, STARTER, Bundle
-from cxr_edge.cli.arguments import add_engines, add_gpu, at_least_one, gpu_options
+from cxr_edge.bundle import MANIFEST_NAME, STARTER
+from cxr_edge.cli.arguments import (
+    add_engines,
+    add_gpu,
+    add_signature,
+    at_least_one,
+    gpu_options,
+    open_bundle,
+    trusted_box,
+)
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.engines import BuildSettings
 from cxr_edge.errors import InputError
@@ -60,6 +68,7 @@ def add_parser(subparsers: Any) -> None:
         default="auto",
         help="what its output holds; auto (default) recognises it, and compares engines as every kind that fits",
     )
+    add_signature(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
 
@@ -103,7 +112,7 @@ def _settings(args: argparse.Namespace) -> BuildSettings:
 
 
 def _build_bundle(args: argparse.Namespace) -> BuildReport:
-    bundle = Bundle.open(args.model)
+    bundle = open_bundle(args, args.model)
     if args.spec or args.preset or args.out or args.output != "auto":
         raise InputError(
             "--spec, --preset, --out and --output go with a single .onnx file; a bundle's manifest has its preprocessing and "
@@ -111,10 +120,20 @@ def _build_bundle(args: argparse.Namespace) -> BuildReport:
         )
     from cxr_edge.compiler.build_bundle import build  # imports onnx
 
-    return build(bundle, _settings(args), args.engines, backend=args.backend, threads=args.threads, say=print_message)
+    return build(
+        bundle,
+        _settings(args),
+        args.engines,
+        backend=args.backend,
+        threads=args.threads,
+        say=print_message,
+        box=trusted_box(args),
+    )
 
 
 def _build_network(args: argparse.Namespace) -> BuildReport:
+    if args.require_signature:
+        raise InputError("--require-signature goes with a bundle; a single .onnx file has no signature")
     if args.engines:
         raise InputError("--engines goes with a bundle; for a single .onnx file give --out DIR")
     from cxr_edge.compiler.build_network import build_network  # imports onnx

@@ -10,8 +10,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from cxr_edge.backends.cpu_quota import available_cores
-from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import at_least_one
+from cxr_edge.cli.arguments import add_signature, at_least_one, open_bundle
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.names import not_empty, path_argument
 
@@ -54,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
         "--threads", type=at_least_one, default=available_cores(), metavar="N", help="threads to use (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_signature(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         threads=args.threads,
     )
-    report = calibrate(Bundle.open(args.bundle), args.cases, args.out, request, say=print_message)
+    report = calibrate(open_bundle(args, args.bundle), args.cases, args.out, request, say=print_message)
     if args.json:
         print_json(report.as_json())
     else:

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, load_engines
+from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, add_signature, load_engines, open_bundle
 from cxr_edge.cli.files import Selection, select
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.drift import DriftMonitor, DriftReport
@@ -42,6 +41,7 @@ def add_parser(subparsers: Any) -> None:
     add_bundle(parser)
     add_engines(parser)
     add_rebuild(parser)
+    add_signature(parser)
     parser.add_argument(
         "--order",
         choices=ORDERS,
@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Screen, print, return the exit status."""
     selection = select(args.paths)
-    bundle = Bundle.open(args.bundle)
+    bundle = open_bundle(args, args.bundle)
     monitor = DriftMonitor.of_bundle(bundle)
     if monitor is None:
         raise InputError(

@@ -15,7 +15,9 @@ from typing import Any
 from cxr_edge.bundle import ENGINES_DIR, Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
+from cxr_edge.cli.arguments import add_signature, open_bundle
 from cxr_edge.cli.output import print_json, print_results
+from cxr_edge.cli.signature_facts import signature_facts, signature_text
 from cxr_edge.drift import Reference
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord
 from cxr_edge.errors import BundleError, ContractError
@@ -45,13 +47,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print JSON: the full manifest and facts about the networks"
     )
+    add_signature(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the bundle. Raises BundleError or ContractError, after printing it as JSON if that was requested."""
     try:
-        bundle = Bundle.open(args.bundle)
+        bundle = open_bundle(args, args.bundle)
+        signature = signature_facts(args, bundle)
         networks = check_networks(bundle)
         Reference.of_bundle(bundle)
     except (BundleError, ContractError) as error:
@@ -59,17 +63,18 @@ def run(args: argparse.Namespace) -> int:
             print_json({"usable": False, "error": str(error)})
         raise
     if args.json:
-        print_json(_as_json(bundle, networks))
+        print_json(_as_json(bundle, networks, signature))
     else:
-        print_results("\n".join(_lines(bundle, networks)))
+        print_results("\n".join(_lines(bundle, networks, signature)))
     return 0
 
 
-def _as_json(bundle: Bundle, networks: tuple[Network, ...]) -> dict[str, Any]:
+def _as_json(bundle: Bundle, networks: tuple[Network, ...], signature: dict[str, Any]) -> dict[str, Any]:
     return {
         "usable": True,
         "root": str(bundle.root),
         "digest": bundle.digest,
+        "signature": signature,
         "networks": _network_facts(bundle, networks),
         "engines": _engines(bundle),
         "operating_points": {name: point.as_json() for name, point in _moved_points(bundle).items()},
@@ -86,13 +91,15 @@ def _network_facts(bundle: Bundle, networks: tuple[Network, ...]) -> list[dict[s
     return facts
 
 
-def _lines(bundle: Bundle, networks: tuple[Network, ...]) -> Iterator[str]:
+def _lines(bundle: Bundle, networks: tuple[Network, ...], signature: dict[str, Any]) -> Iterator[str]:
     manifest = bundle.manifest
     yield f"{manifest.name} {manifest.version}, created {manifest.created}"
     yield from _pairs(
         {
             "Folder": str(bundle.root),
             "Digest": bundle.digest,
+            "Counter": str(manifest.counter) if manifest.counter else "none, older versions are not noticed",
+            "Signature": signature_text(signature),
             "Intended use": manifest.intended_use,
             "Findings" if manifest.multi_label else "Labels": ", ".join(manifest.labels),
             "Combination": _combination(manifest.combination),

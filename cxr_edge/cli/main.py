@@ -12,7 +12,20 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from cxr_edge.cli import bench, build_engine, calibrate, check_data, drift, import_networks, inspect, screen, train
+from cxr_edge.cli import (
+    bench,
+    build_engine,
+    calibrate,
+    check_data,
+    drift,
+    import_networks,
+    inspect,
+    keys,
+    screen,
+    sign,
+    train,
+    verify,
+)
 from cxr_edge.cli.output import Results, discard_results, prepare_streams, print_message
 from cxr_edge.cli.signals import ending_signals, exit_status
 from cxr_edge.errors import CxrEdgeError, InputError, OutputError
@@ -92,6 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cxr-edge {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (build_engine, screen, drift, bench, inspect, calibrate, check_data, train, import_networks):
+    for command in (
+        build_engine,
+        screen,
+        drift,
+        bench,
+        inspect,
+        calibrate,
+        check_data,
+        train,
+        import_networks,
+        sign,
+        verify,
+        keys,
+    ):
         command.add_parser(subparsers)
     return parser

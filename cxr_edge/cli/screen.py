@@ -18,8 +18,11 @@ from cxr_edge.cli.arguments import (
     add_bundle,
     add_engines,
     add_rebuild,
+    add_signature,
     at_least_one,
     load_engines,
+    open_bundle,
+    record_bundle,
 )
 from cxr_edge.cli.files import Selection, select
 from cxr_edge.cli.output import Results, print_message
@@ -66,6 +69,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_bundle(parser)
     add_engines(parser)
     add_rebuild(parser)
+    add_signature(parser)
     output = parser.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
@@ -110,11 +114,12 @@ def run(args: argparse.Namespace) -> int:
     selection = select(args.paths, args.files_from, limits=limits)
     _check_outputs(args)
     tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
-    bundle = Bundle.open(args.bundle)
+    bundle = open_bundle(args, args.bundle)
     drift = _drift(args.drift_state, bundle, selection)
     workers = min(args.threads, selection.images)
     threads = args.threads // workers
     engines = load_engines(args, bundle, threads=threads)
+    record_bundle(args, bundle)
     screener = Screener(
         bundle, engines, threads=threads, answer_all=args.answer_all, population=args.population
     )  # fmt: skip

@@ -35,6 +35,8 @@ from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import SEGMENTER, BuildRecord, BuildSettings, EngineSet, NetworkFile
 from cxr_edge.errors import BundleError
 from cxr_edge.screening.screener import Screener
+from cxr_edge.signing.box import Box
+from cxr_edge.signing.keys import PrivateKey
 
 __all__ = ["build", "ignored_options_note", "no_progress"]
 
@@ -54,11 +56,12 @@ def build(
     threads: int = 1,
     say: Callable[[str], None] = no_progress,
     locked: bool = False,
+    box: Box | None = None,
 ) -> BuildReport:
     """Build the engines of a bundle, after any other build in the same folder.
 
     settings: None for the defaults. engines_dir, backend, threads: as in `engines.load`. say: takes lines of progress.
-    locked: the caller has the `build_lock` of the engines folder.
+    locked: the caller has the `build_lock` of the engines folder. box: sign the engines with its key.
     Raises BackendError if nothing can run or be written here, ContractError if this machine does not reproduce the known
     answers, BundleError or InputError for unusable input. A network that ends without an engine raises nothing:
     `BuildReport.complete` is false and its rows have the reasons.
@@ -66,6 +69,7 @@ def build(
     settings = settings or BuildSettings()
     check_networks(bundle)
     runtime = backends.choose(backend)
+    box_key = None if box is None else box.signing_key()
     recipes = choose_recipes(settings.precision, runtime)
     root = engines.engines_root(bundle, engines_dir)
     lock = nullcontext() if locked else build_lock(root, say)
@@ -79,6 +83,7 @@ def build(
             reference=reference,
             images=_images(bundle, settings, reference, threads, say),
             context=BuildContext(backend=runtime, options=options, recipes=recipes, scratch=scratch, say=say),
+            box_key=box_key,
         )
         return bundle_build.run()
 
@@ -93,6 +98,7 @@ class _BundleBuild:
     reference: EngineSet
     images: Samples
     context: BuildContext
+    box_key: PrivateKey | None = None  # that signs the engines; None: they are not signed
     notes: list[str] = field(default_factory=list)  # for the report
     compared: list[ComparedOutput] = field(default_factory=list)  # likewise
 
@@ -232,6 +238,7 @@ class _BundleBuild:
             saved = self_test.save_self_test_engine(backend, self.context.scratch)
             files.moved.update({file.name: file for file in saved})
         store.write_build_record(files, record)
+        store.sign_files(files, record, self.box_key)
         files.place()
 
 

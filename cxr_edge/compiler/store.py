@@ -23,9 +23,18 @@ from cxr_edge.compiler.candidates import PRECISION_NAMES, Candidate
 from cxr_edge.compiler.report import Row
 from cxr_edge.digests import sha256_file
 from cxr_edge.engines import BUILD_FILE, BuildRecord, NetworkFile, SideCar
+from cxr_edge.signing.engine_files import ENGINE_SIGNATURE, sign_engine_files
+from cxr_edge.signing.keys import PrivateKey
 from cxr_edge.version import __version__
 
-__all__ = ["PendingFiles", "remove_other_engines", "save_engine", "scratch_folder", "write_build_record"]
+__all__ = [
+    "PendingFiles",
+    "remove_other_engines",
+    "save_engine",
+    "scratch_folder",
+    "sign_files",
+    "write_build_record",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,16 @@ def write_build_record(files: PendingFiles, record: BuildRecord) -> None:
     """Add build.json."""
     files.moved[BUILD_FILE] = files.scratch / BUILD_FILE
     files.moved[BUILD_FILE].write_text(json.dumps(record.as_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def sign_files(files: PendingFiles, record: BuildRecord, key: PrivateKey | None) -> None:
+    """Add the box's signature of all files that were added; without a key, let that of an earlier build be removed."""
+    if key is None:
+        files.removed.append(ENGINE_SIGNATURE)
+        return
+    data = sign_engine_files(files.moved, key, bundle_sha256=record.bundle_sha256, backend=record.backend)
+    files.moved[ENGINE_SIGNATURE] = files.scratch / ENGINE_SIGNATURE
+    files.moved[ENGINE_SIGNATURE].write_bytes(data)
 
 
 def _sync(file: Path) -> None:

@@ -21,7 +21,7 @@ from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, STARTER, Bundle
 from cxr_edge.digests import sha256_file
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord, BuildSettings, SideCar
-from cxr_edge.errors import ContractError, EngineError, InputError
+from cxr_edge.errors import BundleError, ContractError, EngineError, InputError
 from cxr_edge.forks import keep_in_children
 from cxr_edge.specs.budget import OperatingPoint
 from cxr_edge.specs.preprocess import PreprocessSpec
@@ -29,6 +29,7 @@ from cxr_edge.specs.preprocess import PreprocessSpec
 if TYPE_CHECKING:
     from cxr_edge.bundle.networks import FileRef
     from cxr_edge.gpu.interface import Device
+    from cxr_edge.signing.box import Box
 
 __all__ = [
     "SEGMENTER",
@@ -100,28 +101,35 @@ def engines_root(bundle: Bundle, engines_dir: Path | None) -> Path:
 
 
 def load(
-    bundle: Bundle, engines_dir: str | os.PathLike[str] | None = None, *, backend: str = "auto", threads: int = 1
+    bundle: Bundle,
+    engines_dir: str | os.PathLike[str] | None = None,
+    *,
+    backend: str = "auto",
+    threads: int = 1,
+    box: Box | None = None,
 ) -> EngineSet:
     """Load the engines that build-engine selected for `bundle`.
 
-    engines_dir: as in `engines_root`. backend: `auto` takes the first runtime that works here and has engines. Raises
-    EngineError, with the command to run, if there are none, or they are outdated, altered or from another machine.
+    engines_dir: as in `engines_root`. backend: `auto` takes the first runtime that works here and has engines. box: accept
+    only engines that this box has signed. Raises EngineError, with the command to run, if there are none, or they are
+    outdated, altered or from another machine.
     """
     if not isinstance(bundle, Bundle):
         raise InputError(f"load_engines takes an opened bundle, found {type(bundle).__name__}: pass Bundle.open(...)")
     engines_dir = None if engines_dir is None else Path(engines_dir)
     root = engines_root(bundle, engines_dir)
-    rebuild_hint = "build them with\n  " + rebuild_command(bundle, engines_dir, backend)
+    rebuild_hint = "build them with\n  " + rebuild_command(bundle, engines_dir, backend, box)
     built = [name for name in backends.BACKENDS if (root / name / BUILD_FILE).is_file()]
     usable = built if backend == "auto" else [n for n in built if n == backends.get(backend).name]
     if not usable:
         raise EngineError(f"there are no engines for bundle {bundle.manifest.name!r} in {root}: {rebuild_hint}")
-    runtime = backends.choose(backend, among=built, engines=root)
+    signed = usable if box is None else _signed(root, usable, box, rebuild_hint)
+    runtime = backends.choose(backend, among=signed, engines=root)
     folder, networks = root / runtime.name, parts(bundle)
     record = _read_record(folder, bundle, rebuild_hint)
     options = CompileOptions(threads=threads, gpu=record.settings.gpu)
     loaded = [_load_engine(folder, n, record, runtime, options, rebuild_hint) for n in networks]
-    again = partial(load, engines_dir=engines_dir and root.resolve(), backend=runtime.name, threads=threads)
+    again = partial(load, engines_dir=engines_dir and root.resolve(), backend=runtime.name, threads=threads, box=box)
     precisions = tuple(record.precisions[n.name] for n in networks)
     return engine_set(bundle, runtime, loaded, precisions, reload=again, operating_point=record.operating_point)
 
@@ -160,25 +168,34 @@ def engine_set(
     )
 
 
-def rebuild_command(bundle: Bundle, engines_dir: Path | None = None, backend: str = "auto") -> str:
+def rebuild_command(
+    bundle: Bundle, engines_dir: Path | None = None, backend: str = "auto", box: Box | None = None
+) -> str:
     """Return the exact command that builds the engines which `load` with the same arguments looks for.
 
-    It repeats the settings of the last build there.
+    It repeats the settings of the last build there; with a box, of one that it has signed.
     """
     words = ["cxr-edge", "build-engine", STARTER if bundle.root == PACKAGED else str(bundle.root)]
     words += [] if engines_dir in (None, engines_root(bundle, None)) else ["--engines", str(engines_dir)]
     words += [] if backend == "auto" else ["--backend", backend]
-    return shlex.join([*words, *last_build_settings(bundle, engines_dir, backend).cli_options()])
+    words += [] if box is None else box.cli_options()
+    return shlex.join([*words, *last_build_settings(bundle, engines_dir, backend, box).cli_options()])
 
 
-def last_build_settings(bundle: Bundle, engines_dir: Path | None, backend: str) -> BuildSettings:
-    """Return the settings of the engines that `load` looks for, usable or not; the defaults if there are none."""
+def last_build_settings(
+    bundle: Bundle, engines_dir: Path | None, backend: str, box: Box | None = None
+) -> BuildSettings:
+    """Return the settings of the engines that `load` looks for, usable or not; the defaults if there are none.
+
+    box: take them only from a build that it has signed.
+    """
     root = engines_root(bundle, engines_dir)
-    names = [name for name in backends.BACKENDS if backend in ("auto", name)]
-    for path in (root / name / BUILD_FILE for name in names):
+    for name in (name for name in backends.BACKENDS if backend in ("auto", name)):
         try:
-            return BuildRecord.read_settings(path)
-        except ValueError:
+            if box is not None:
+                box.check_engines(root / name, backend=name)
+            return BuildRecord.read_settings(root / name / BUILD_FILE)
+        except (ValueError, BundleError):
             continue
     return BuildSettings()
 
@@ -200,6 +217,20 @@ def _network(bundle: Bundle, name: str, file: FileRef, spec: PreprocessSpec, out
     return NetworkFile(
         name=name, onnx=bundle.root / file.path, onnx_sha256=file.sha256, preprocess=spec, outputs=outputs
     )
+
+
+def _signed(root: Path, built: Sequence[str], box: Box, rebuild_hint: str) -> list[str]:
+    """Return the backends whose engines this box has signed. Raises EngineError with a reason if there are none."""
+    signed, reasons = [], []
+    for name in built:
+        try:
+            box.check_engines(root / name, backend=name)
+            signed.append(name)
+        except BundleError as error:
+            reasons.append(f"the engines in {root / name} {error}")
+    if not signed:
+        raise EngineError(f"{'; '.join(reasons)}: {rebuild_hint}")
+    return signed
 
 
 def _read_record(folder: Path, bundle: Bundle, rebuild_hint: str) -> BuildRecord:

@@ -1,7 +1,8 @@
 """Ed25519 keys: PEM files in, keys that sign and verify bytes out.
 
-The files are those of openssl: PKCS8 for a private key, SubjectPublicKeyInfo for a public one. The arithmetic is that of `cryptography`.
-It is imported when a key is first used, so that everything without signatures works without it.
+The files are those of openssl: PKCS8 for a private key, SubjectPublicKeyInfo for a public one. The arithmetic is that of
+the package cryptography, which is imported when a key is first used, so that everything without signatures works without
+it.
 """
 
 from __future__ import annotations
@@ -112,16 +113,19 @@ class PrivateKey:
             raise InputError(_wrong_kind(source, "private"))
         return cls._of(key)
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write a new PEM file that only its owner can read, without a passphrase. Raises InputError if there is one already."""
+    def write(self, path: str | os.PathLike[str], *, passphrase: str = "") -> None:
+        """Write a new PEM file that only its owner can read. passphrase: empty for none. Raises InputError if it exists."""
         s = _library().serialization
-        pem = bytes(self._key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
+        locked = s.BestAvailableEncryption(passphrase.encode()) if passphrase else s.NoEncryption()
+        pem = bytes(self._key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, locked))
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE)
         except FileExistsError:
             raise InputError(
-                f"{printable(os.fspath(path))} exists already, a key is never overwritten: give another name"
+                f"{printable(os.fspath(path))} exists, a key is never overwritten: give another name"
             ) from None
+        except OSError as error:
+            raise InputError(f"the key {printable(os.fspath(path))} cannot be written ({error.strerror})") from None
         with os.fdopen(descriptor, "wb") as file:
             file.write(pem)
             file.flush()

@@ -65,7 +65,7 @@ def test_the_standard_vector(tmp_path):
 
 def test_a_key_is_never_overwritten(key, tmp_path):
     before = (tmp_path / "own").read_bytes()
-    with pytest.raises(InputError, match="own exists already, a key is never overwritten: give another name"):
+    with pytest.raises(InputError, match="own exists, a key is never overwritten: give another name"):
         PrivateKey.new().write(tmp_path / "own")
     assert (tmp_path / "own").read_bytes() == before
 
