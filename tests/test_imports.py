@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cxr_edge"
-HEAVY = ("torch", "tensorrt", "openvino", "onnx", "pydicom", "torchvision", "flask", "pycuda", "sklearn", "scipy")
+HEAVY = (
+    "torch",
+    "cryptography",
+    "tensorrt",
+    "openvino",
+    "onnx",
+    "pydicom",
+    "torchvision",
+    "flask",
+    "pycuda",
+    "sklearn",
+    "scipy",
+)
 
 
 def modules_after(statement: str) -> set[str]:
@@ -18,7 +30,15 @@ def modules_after(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["cxr_edge", "cxr_edge.screening.screener", "cxr_edge.cli", "cxr_edge.decoding.decode", "cxr_edge.bundle"]
+    "module",
+    [
+        "cxr_edge",
+        "cxr_edge.screening.screener",
+        "cxr_edge.cli",
+        "cxr_edge.decoding.decode",
+        "cxr_edge.bundle",
+        "cxr_edge.signing",
+    ],
 )
 def test_importing_the_runtime_loads_no_heavy_package(module):
     loaded = modules_after(f"import {module}")

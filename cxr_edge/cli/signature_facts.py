@@ -1,4 +1,4 @@
-"""What `inspect` shows of a bundle's signatures: whose they claim to be, and whether a trusted key's is among them."""
+"""A bundle's signatures as `inspect` shows them: whose they claim to be, and whether a trusted key's is among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the keeper of a root key does: write the folder of trusted keys that boxes get a copy of.
+"""Work of the keeper of a root key: write the folder of trusted keys that boxes get a copy of.
 
 The root's private key is needed for each of these, and nowhere else: it is best kept off every machine that builds bundles
 or runs them.

@@ -140,7 +140,7 @@ class PrivateKey:
 
 @dataclass(frozen=True, kw_only=True)
 class _Library:
-    """What is used of the package cryptography."""
+    """The used parts of the package cryptography."""
 
     ed25519: Any
     serialization: Any

@@ -33,7 +33,7 @@ class SignedBundle:
 
 
 def with_counter(bundle: Bundle, counter: int) -> Bundle:
-    """Return the bundle with this counter in its manifest, which is written anew where it had another one.
+    """Return the bundle with this counter in its manifest, which is written again where it had another one.
 
     Its digest changes then, so that engines must be built again, and earlier signatures no longer match. Raises InputError
     for a lower counter than it has.

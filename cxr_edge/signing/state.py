@@ -1,4 +1,4 @@
-"""What a box keeps: the highest counters that it has seen, and the key that signs the engines it builds.
+"""State of a box: the highest counters that it has seen, and the key that signs the engines it builds.
 
     seen.json   by root key: version of the root, serial of the list of revoked keys, counter of each bundle, returns to
     older ones box.key     private key, made by the first build that signs its engines; only its owner can read it box.pub

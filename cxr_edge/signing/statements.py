@@ -39,7 +39,7 @@ Kind = TypeVar("Kind", bound="Statement")
 
 
 class Statement(ABC):
-    """What is said, in the predicate, about what has these digests, the subjects."""
+    """A statement, whose predicate is about the files or keys with these digests, its subjects."""
 
     PREDICATE_TYPE: ClassVar[str]
 
@@ -235,8 +235,11 @@ def _of_subjects(made: Kind, subjects: dict[str, str]) -> Kind:
 def _subject(value: object) -> tuple[str, str]:
     found = require_keys(value, ("name", "digest"))
     require_text(found["name"], "name", longest=_LONGEST_NAME)
-    digest = read_field(found, "digest", lambda v: require_keys(v, ("sha256",)))
-    return found["name"], read_field(digest, "sha256", _digest)
+    return found["name"], read_field(found, "digest", _sha256)
+
+
+def _sha256(value: object) -> str:
+    return read_field(require_keys(value, ("sha256",)), "sha256", _digest)
 
 
 def _digest(value: object) -> str:

@@ -67,7 +67,7 @@ def trusted_keys_folder(given: str | os.PathLike[str] | None = None) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class TrustedKeys:
-    """What a folder says, each statement verified against the root in force."""
+    """Content of a folder, each statement verified against the root in force."""
 
     folder: Path
     anchor: str  # key id of root.pub, under which the box keeps what it has seen
