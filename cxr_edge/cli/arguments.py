@@ -22,7 +22,7 @@ from cxr_edge.errors import EngineError
 from cxr_edge.names import not_empty, path_argument
 from cxr_edge.signing.box import Box
 from cxr_edge.signing.trust import DEFAULT_FOLDER, VARIABLE
-from cxr_edge.signing.verify import verify_bundle
+from cxr_edge.signing.verify import refuse_changeable, verify_bundle
 
 __all__ = [
     "add_bundle",
@@ -150,9 +150,13 @@ def add_trust(group: argparse._ArgumentGroup) -> None:
 
 
 def open_bundle(args: argparse.Namespace, path: str) -> Bundle:
-    """Open a bundle; with --require-signature verify it. Raises BundleError if it is not accepted. Nothing is written."""
+    """Open a bundle; with --require-signature verify it, without writing anything.
+
+    Raises BundleError if it is not accepted, InputError if every user may change it.
+    """
     bundle = Bundle.open(path)
     if args.require_signature:
+        refuse_changeable(bundle)
         verify_bundle(bundle, args.trusted_keys, state=args.state, record=False)
     return bundle
 

@@ -23,6 +23,7 @@ from cxr_edge.signing.keys import PASSPHRASE_VARIABLE, PrivateKey, PublicKey
 from cxr_edge.signing.state import BoxState, Seen, state_folder
 from cxr_edge.signing.statements import ReleaseKey
 from cxr_edge.signing.trust import TrustedKeys, trusted_keys_folder
+from cxr_edge.specs.json_fields import FieldError
 
 __all__ = ["add_parser", "run"]
 
@@ -106,10 +107,11 @@ def _add_certify(actions: Any) -> None:
 
 
 def _certify(args: argparse.Namespace) -> Outcome:
-    if args.to_counter is not None and args.to_counter < args.from_counter:
-        raise InputError(f"--to-counter {args.to_counter} is below --from-counter {args.from_counter}")
     root, public = PrivateKey.read(args.root_key), PublicKey.read(args.public_key)
-    key = ReleaseKey(key=public, name=args.name, from_counter=args.from_counter, to_counter=args.to_counter)
+    try:
+        key = ReleaseKey(key=public, name=args.name, from_counter=args.from_counter, to_counter=args.to_counter)
+    except FieldError as error:
+        raise InputError(f"--{error.key.replace('_', '-')} {error.message}") from None
     file = certify(args.trusted_keys, root, key)
     line = f"{args.name}, key {public.key_id}, may sign counters {key.counters()}"
     return {"key_id": public.key_id, "file": str(file)}, [line, printable(file)]

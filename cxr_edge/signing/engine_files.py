@@ -14,7 +14,7 @@ from cxr_edge.digests import sha256_file
 from cxr_edge.errors import BundleError
 from cxr_edge.names import printable
 from cxr_edge.signing.dsse import IN_TOTO, Envelope
-from cxr_edge.signing.files import read_file
+from cxr_edge.signing.files import read_file, refuse_writable_by_others
 from cxr_edge.signing.keys import PrivateKey, PublicKey
 from cxr_edge.signing.statements import EngineBuild
 from cxr_edge.specs.json_fields import FieldError
@@ -32,13 +32,18 @@ def sign_engine_files(files: Mapping[str, Path], key: PrivateKey, *, bundle_sha2
 
 
 def check_engine_files(folder: Path, key: PublicKey, *, backend: str) -> None:
-    """Raise BundleError unless the folder has exactly the files that the key signed. Its message follows the folder's name."""
+    """Raise BundleError unless the folder has exactly the files that the key signed. Its message follows the folder's name.
+
+    Raises InputError if every user of the machine may change one of them.
+    """
     found = _statement(folder, key)
+    refuse_writable_by_others(folder)
     if found.backend != backend:
         raise BundleError(f"were signed as engines of {found.backend}, expected {backend}")
     for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name != ENGINE_SIGNATURE):
         if path.name not in found.files:
             raise BundleError(f"have a file that this box has not signed: {printable(path.name)}; delete it")
+        refuse_writable_by_others(path)
     for name, expected in found.files.items():
         actual = _digest(folder, name)
         if actual != expected:

@@ -62,11 +62,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def refuse_writable_by_others(path: Path) -> None:
-    """Raise InputError if every user of the machine may change the file or folder."""
-    mode = path.stat().st_mode
-    if mode & stat.S_IWOTH:
-        raise InputError(
-            f"every user may change {printable(path)} (mode {stat.S_IMODE(mode):o}), so that it protects nothing: "
-            f"chmod o-w it, after a look at what is in it"
-        )
+def refuse_writable_by_others(*paths: Path) -> None:
+    """Raise InputError if every user of the machine may change one of the files or folders."""
+    for path in paths:
+        mode = path.stat().st_mode
+        if mode & stat.S_IWOTH:
+            raise InputError(
+                f"every user may change {printable(path)} (mode {stat.S_IMODE(mode):o}), also after it was checked: "
+                f"chmod o-w it, "
+                f"after a look at what is in it"
+            )

@@ -81,8 +81,7 @@ class TrustedKeys:
     @classmethod
     def read(cls, folder: Path) -> TrustedKeys:
         """Read a folder. Raises InputError if it cannot be used, BundleError if a root or the list of revoked keys is invalid."""
-        for path in (folder, folder / ROOT_FILE):
-            refuse_writable_by_others(path)
+        refuse_writable_by_others(folder, folder / ROOT_FILE)
         first = PublicKey.read(folder / ROOT_FILE)
         root, version = _root_in_force(folder, first)
         list_of_revoked = _revoked(folder, root)

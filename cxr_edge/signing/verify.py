@@ -17,13 +17,13 @@ from cxr_edge.bundle import MANIFEST_NAME, Bundle
 from cxr_edge.errors import BundleError
 from cxr_edge.names import printable
 from cxr_edge.signing.dsse import IN_TOTO, Envelope
-from cxr_edge.signing.files import read_file
+from cxr_edge.signing.files import read_file, refuse_writable_by_others
 from cxr_edge.signing.state import BoxState, Return, Seen, state_folder
 from cxr_edge.signing.statements import BundleRelease, ReleaseKey
 from cxr_edge.signing.trust import TrustedKeys, short, trusted_keys_folder
 from cxr_edge.specs.json_fields import FieldError
 
-__all__ = ["Verified", "bundle_files", "signing_key_ids", "verify_bundle"]
+__all__ = ["Verified", "bundle_files", "refuse_changeable", "signing_key_ids", "verify_bundle"]
 
 _GET_AGAIN = "get the bundle again from its maker, with its signature"
 _MOST_SIGNATURES = 32
@@ -85,6 +85,12 @@ def verify_bundle(
         highest_seen=seen.counters[release.name],
         returned_from=highest if highest > release.counter else None,
     )
+
+
+def refuse_changeable(bundle: Bundle) -> None:
+    """Raise InputError if every user of the machine may change the bundle's folder or a file of it after it was verified."""
+    paths = [bundle.root / name for name in bundle_files(bundle)]
+    refuse_writable_by_others(*dict.fromkeys((bundle.root, *(p.parent for p in paths), *paths)))
 
 
 def signing_key_ids(bundle: Bundle) -> dict[str, tuple[str, ...]]:

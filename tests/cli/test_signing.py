@@ -142,7 +142,10 @@ def test_keys_certify_with_counters(run, signed):
     _, out, _ = run(*again, "--from-counter", "2", "--to-counter", "9")
     assert out.startswith(f"Test maker, key {key_id('release')}, may sign counters 2 to 9\n")
     status, _, err = run(*again, "--from-counter", "9", "--to-counter", "2")
-    assert (status, err) == (2, "cxr-edge: --to-counter 2 is below --from-counter 9\n")
+    assert (status, err) == (2, "cxr-edge: --to-counter must be a whole number, 9 or more, got 2\n")
+    status, _, err = run("keys", "certify", "release.pub", "--name", "a\x1bb", *signed)
+    assert status == 2
+    assert "cxr-edge: --name must be a printable text" in err
 
 
 def test_keys_revoke_by_file_or_id_and_show(run, signed):
@@ -220,6 +223,17 @@ def test_a_box_that_requires_signatures(run, signed, images, monkeypatch):
         status, out, err = run(*command, *require)
         assert (status, out) == (3, ""), command
         assert "has no signature, expected one by a key that root" in err
+
+
+@pytest.mark.parametrize("name", ["toy", "toy/manifest.json", "toy/plain.onnx"])
+def test_a_bundle_that_every_user_may_change_after_it_was_checked(run, signed, name):
+    path = Path(name)
+    path.chmod(path.stat().st_mode | 0o002)
+    status, _, err = run("build-engine", "toy", "--require-signature", "--trusted-keys", "keys")
+    assert status == 2
+    assert f"{name} (mode " in err
+    assert "also after it was checked: chmod o-w it" in err
+    assert run("verify", "toy", "--trusted-keys", "keys")[0] == 0  # nothing is run
 
 
 def test_rebuild_signs_again_and_repeats_only_signed_settings(run, signed, images):

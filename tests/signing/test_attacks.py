@@ -244,6 +244,13 @@ def test_a_statement_that_leaves_a_file_out(maker):
     refused(maker, root, "is of other files: of plain.onnx it has SHA-256 none, the bundle")
 
 
+def test_a_statement_with_another_counter_than_the_manifest(maker):
+    root = maker.signed(counter=1)
+    other = BundleRelease(name="toy", version="1", counter=9, files=bundle_files(Bundle.open(root)))
+    signature(root).write_bytes(Envelope.sign(other.payload(), maker.key).as_bytes())
+    refused(maker, root, "has counter 9, the manifest 1")
+
+
 def test_an_older_version(maker):
     older = maker.signed("older", counter=3)
     maker.verify(maker.signed("newer", counter=7, version="2"))
@@ -339,7 +346,7 @@ def test_keys_or_state_that_every_user_may_change(maker, name, tmp_path):
     maker.verify(root)
     path = tmp_path / name
     path.chmod(path.stat().st_mode | 0o002)
-    with pytest.raises(InputError, match=r"every user may change .*, so that it protects nothing: chmod o-w it"):
+    with pytest.raises(InputError, match=r"every user may change .*, also after it was checked: chmod o-w it"):
         maker.verify(root)
 
 
@@ -436,6 +443,32 @@ def test_a_self_test_engine_that_nobody_signed(box):
     bundle, folder, own = box
     (folder / "_self-test.plan").write_bytes(b"anything")
     engines_refused(bundle, own, r"have a file that this box has not signed: _self-test\.plan; delete it")
+
+
+@pytest.mark.parametrize("name", [".", "plain.fp32.onnx"])
+def test_engines_that_every_user_may_change(box, name):
+    bundle, folder, own = box
+    path = folder / name
+    path.chmod(path.stat().st_mode | 0o002)
+    with pytest.raises(InputError, match="every user may change"):
+        engines.load(bundle, box=own)
+
+
+def test_engines_of_a_backend_that_the_box_has_not_signed_beside_those_that_it_has(box, monkeypatch):
+    """They are passed over: not even their self-test engine is loaded."""
+    bundle, folder, own = box
+    shutil.copytree(folder, folder.with_name("tensorrt"))
+    asked = []
+    choose = engines.loading.backends.choose
+    monkeypatch.setattr(
+        engines.loading.backends,
+        "choose",
+        lambda *args, **kwargs: asked.append(kwargs["among"]) or choose(*args, **kwargs),
+    )
+    assert engines.load(bundle, box=own).backend == "onnxruntime"
+    assert asked == [["onnxruntime"]]
+    with pytest.raises(EngineError, match="tensorrt were signed as engines of onnxruntime, expected tensorrt"):
+        engines.load(bundle, backend="tensorrt", box=own)
 
 
 def test_engines_of_another_backend_under_this_name(box):

@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cxr_edge.bundle import Bundle
-from cxr_edge.errors import CxrEdgeError
+from cxr_edge.errors import BundleError, CxrEdgeError
 from cxr_edge.signing.dsse import IN_TOTO, Envelope, Signature
+from cxr_edge.signing.engine_files import check_engine_files, sign_engine_files
+from cxr_edge.signing.state import BoxState
 from cxr_edge.signing.statements import BundleRelease, ReleaseKey, RevokedKeys, RootKey
 from cxr_edge.signing.verify import Verified
 from cxr_edge.specs.json_fields import FieldError
@@ -156,3 +158,27 @@ def test_mutations_find_what_they_should(signed):
     assert mutated(data, 7, 0, "change")[7] == 0
     assert mutated(data, 7, 0, "cut") == data[:7]
     assert Bundle.open(root).manifest.counter == 1
+
+
+@SAME
+@given(st.sampled_from(["box-signature.json", "build.json", "a.onnx"]), *MUTATION)
+def test_mutated_engines(tmp_path, name, position, byte, how):
+    folder, box = tmp_path / "engines", BoxState(tmp_path / "box")
+    key = box.box_key()
+    if not folder.exists():
+        folder.mkdir()
+        files = {"build.json": folder / "build.json", "a.onnx": folder / "a.onnx"}
+        for file in files.values():
+            file.write_bytes(file.name.encode() * 9)
+        signature = sign_engine_files(files, key, bundle_sha256="0" * 64, backend="onnxruntime")
+        (folder / "box-signature.json").write_bytes(signature)
+    check_engine_files(folder, key.public, backend="onnxruntime")
+    original = (folder / name).read_bytes()
+    changed = mutated(original, position, byte, how)
+    try:
+        (folder / name).write_bytes(changed)
+        with suppress(BundleError):
+            check_engine_files(folder, key.public, backend="onnxruntime")
+            assert changed == original or Envelope.read(changed).payload == Envelope.read(original).payload
+    finally:
+        (folder / name).write_bytes(original)
