@@ -10,7 +10,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from cxr_edge.backends import BACKENDS
 from cxr_edge.backends.base import GpuOptions
@@ -20,9 +20,10 @@ from cxr_edge.cli.output import print_message
 from cxr_edge.engines import EngineSet, engines_root, last_build_settings, load
 from cxr_edge.errors import EngineError
 from cxr_edge.names import not_empty, path_argument
-from cxr_edge.signing.box import Box
-from cxr_edge.signing.trust import DEFAULT_FOLDER, VARIABLE
-from cxr_edge.signing.verify import refuse_changeable, verify_bundle
+from cxr_edge.signing.defaults import DEFAULT_FOLDER, TRUST_VARIABLE
+
+if TYPE_CHECKING:
+    from cxr_edge.signing.box import Box
 
 __all__ = [
     "add_bundle",
@@ -139,7 +140,7 @@ def add_trust(group: argparse._ArgumentGroup) -> None:
         "--trusted-keys",
         type=path_argument,
         metavar="DIR",
-        help=f"folder of the keys that are trusted (default: ${VARIABLE}, else {DEFAULT_FOLDER})",
+        help=f"folder of the keys that are trusted (default: ${TRUST_VARIABLE}, else {DEFAULT_FOLDER})",
     )
     group.add_argument(
         "--state",
@@ -156,6 +157,8 @@ def open_bundle(args: argparse.Namespace, path: str) -> Bundle:
     """
     bundle = Bundle.open(path)
     if args.require_signature:
+        from cxr_edge.signing.verify import refuse_changeable, verify_bundle
+
         refuse_changeable(bundle)
         verify_bundle(bundle, args.trusted_keys, state=args.state, record=False)
     return bundle
@@ -164,12 +167,18 @@ def open_bundle(args: argparse.Namespace, path: str) -> Bundle:
 def record_bundle(args: argparse.Namespace, bundle: Bundle) -> None:
     """With --require-signature, keep the counter of a bundle that is now in use, so that older ones are refused from now on."""
     if args.require_signature:
+        from cxr_edge.signing.verify import verify_bundle
+
         verify_bundle(bundle, args.trusted_keys, state=args.state)
 
 
 def trusted_box(args: argparse.Namespace) -> Box | None:
     """Return the box whose engines alone are accepted; None without --require-signature."""
-    return Box.of_state(args.state, args.trusted_keys) if getattr(args, "require_signature", False) else None
+    if not getattr(args, "require_signature", False):
+        return None
+    from cxr_edge.signing.box import Box
+
+    return Box.of_state(args.state, args.trusted_keys)
 
 
 def add_gpu(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,6 @@ from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
 from cxr_edge.cli.arguments import add_signature, open_bundle
 from cxr_edge.cli.output import print_json, print_results
-from cxr_edge.cli.signature_facts import signature_facts, signature_text
 from cxr_edge.drift import Reference
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord
 from cxr_edge.errors import BundleError, ContractError
@@ -53,6 +52,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the bundle. Raises BundleError or ContractError, after printing it as JSON if that was requested."""
+    from cxr_edge.cli.signature_facts import signature_facts
+
     try:
         bundle = open_bundle(args, args.bundle)
         signature = signature_facts(args, bundle)
@@ -92,6 +93,8 @@ def _network_facts(bundle: Bundle, networks: tuple[Network, ...]) -> list[dict[s
 
 
 def _lines(bundle: Bundle, networks: tuple[Network, ...], signature: dict[str, Any]) -> Iterator[str]:
+    from cxr_edge.cli.signature_facts import signature_text
+
     manifest = bundle.manifest
     yield f"{manifest.name} {manifest.version}, created {manifest.created}"
     yield from _pairs(

@@ -10,20 +10,19 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_edge.cli.arguments import add_trust
 from cxr_edge.cli.output import print_json, print_results
 from cxr_edge.cli.sign import counter_argument
 from cxr_edge.errors import InputError
 from cxr_edge.names import not_empty, path_argument, printable
-from cxr_edge.signing.authority import certify, revoke, rotate_root
-from cxr_edge.signing.files import write_file
-from cxr_edge.signing.keys import PASSPHRASE_VARIABLE, PrivateKey, PublicKey
-from cxr_edge.signing.state import BoxState, Seen, state_folder
-from cxr_edge.signing.statements import ReleaseKey
-from cxr_edge.signing.trust import TrustedKeys, trusted_keys_folder
-from cxr_edge.specs.json_fields import FieldError
+from cxr_edge.signing.defaults import PASSPHRASE_VARIABLE
+
+if TYPE_CHECKING:
+    from cxr_edge.signing.state import Seen
+    from cxr_edge.signing.statements import ReleaseKey
+    from cxr_edge.signing.trust import TrustedKeys
 
 __all__ = ["add_parser", "run"]
 
@@ -82,6 +81,9 @@ def _add_new(actions: Any) -> None:
 
 
 def _new(args: argparse.Namespace) -> Outcome:
+    from cxr_edge.signing.files import write_file
+    from cxr_edge.signing.keys import PrivateKey
+
     passphrase = os.environ.get(PASSPHRASE_VARIABLE, "") if args.passphrase else ""
     if args.passphrase and not passphrase:
         raise InputError(f"--passphrase needs the passphrase in the variable {PASSPHRASE_VARIABLE}, which is empty")
@@ -107,6 +109,11 @@ def _add_certify(actions: Any) -> None:
 
 
 def _certify(args: argparse.Namespace) -> Outcome:
+    from cxr_edge.signing.authority import certify
+    from cxr_edge.signing.keys import PrivateKey, PublicKey
+    from cxr_edge.signing.statements import ReleaseKey
+    from cxr_edge.specs.json_fields import FieldError
+
     root, public = PrivateKey.read(args.root_key), PublicKey.read(args.public_key)
     try:
         key = ReleaseKey(key=public, name=args.name, from_counter=args.from_counter, to_counter=args.to_counter)
@@ -125,6 +132,9 @@ def _add_revoke(actions: Any) -> None:
 
 
 def _revoke(args: argparse.Namespace) -> Outcome:
+    from cxr_edge.signing.authority import revoke
+    from cxr_edge.signing.keys import PrivateKey
+
     key_ids = [_key_id(text) for text in args.keys]
     revoked = revoke(args.trusted_keys, PrivateKey.read(args.root_key), key_ids)
     lines = [f"list {revoked.serial} of revoked keys: {len(revoked.keys)}", *revoked.keys]
@@ -132,6 +142,8 @@ def _revoke(args: argparse.Namespace) -> Outcome:
 
 
 def _key_id(text: str) -> str:
+    from cxr_edge.signing.keys import PublicKey
+
     is_id = len(text) == _KEY_ID_DIGITS and not set(text) - set("0123456789abcdef")
     return text if is_id else PublicKey.read(text).key_id
 
@@ -142,6 +154,9 @@ def _add_rotate_root(actions: Any) -> None:
 
 
 def _rotate_root(args: argparse.Namespace) -> Outcome:
+    from cxr_edge.signing.authority import rotate_root
+    from cxr_edge.signing.keys import PrivateKey
+
     root = rotate_root(args.trusted_keys, PrivateKey.read(args.root_key), PrivateKey.read(args.new_key))
     line = f"root {root.version} is key {root.key.key_id}; copy the whole folder to every box"
     return {"version": root.version, "key_id": root.key.key_id}, [line]
@@ -153,6 +168,9 @@ def _add_show(actions: Any) -> None:
 
 
 def _show(args: argparse.Namespace) -> Outcome:
+    from cxr_edge.signing.state import BoxState, state_folder
+    from cxr_edge.signing.trust import TrustedKeys, trusted_keys_folder
+
     trust = TrustedKeys.read(trusted_keys_folder(args.trusted_keys))
     folder = state_folder(args.state)
     seen = BoxState(folder).seen(trust.anchor)

@@ -9,8 +9,6 @@ from typing import Any
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.names import not_empty, path_argument, printable
-from cxr_edge.signing.keys import PrivateKey
-from cxr_edge.signing.sign import sign_bundle, with_counter
 
 __all__ = ["add_parser", "counter_argument", "run"]
 
@@ -52,6 +50,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sign, print, return the exit status."""
+    from cxr_edge.signing.keys import PrivateKey
+    from cxr_edge.signing.sign import sign_bundle, with_counter
+
     key = PrivateKey.read(args.key)
     bundle = Bundle.open(args.bundle)
     if args.counter is not None:

@@ -6,14 +6,16 @@ Status 3 with the reason if it is not accepted. Nothing is written without --rec
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.cli.arguments import add_trust
 from cxr_edge.cli.output import print_json, print_results
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.names import not_empty
-from cxr_edge.signing.verify import Verified, verify_bundle
+
+if TYPE_CHECKING:
+    from cxr_edge.signing.verify import Verified
 
 __all__ = ["add_parser", "run"]
 
@@ -48,6 +50,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, print, return the exit status. Raises BundleError, after printing it as JSON if that was requested."""
+    from cxr_edge.signing.verify import verify_bundle
+
     try:
         verified = verify_bundle(
             Bundle.open(args.bundle),

@@ -48,7 +48,7 @@ def check_engine_files(folder: Path, key: PublicKey, *, backend: str) -> None:
         actual = _digest(folder, name)
         if actual != expected:
             raise BundleError(
-                f"were replaced: this box has signed {name} with SHA-256 {expected[:12]}..., the file has {actual[:12]}..."
+                f"were replaced: this box has signed {name} with SHA-256 {expected[:12]}..., it has {actual}"
             )
 
 
@@ -71,6 +71,6 @@ def _statement(folder: Path, key: PublicKey) -> EngineBuild:
 
 def _digest(folder: Path, name: str) -> str:
     try:
-        return sha256_file(folder / name) if "/" not in name and not name.startswith(".") else "no such file"
-    except OSError:
-        return "no such file"
+        return sha256_file(folder / name)
+    except OSError as error:
+        return f"none ({error.strerror})"

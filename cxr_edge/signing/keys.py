@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
+from cxr_edge.signing.defaults import PASSPHRASE_VARIABLE
 
 __all__ = ["PASSPHRASE_VARIABLE", "PrivateKey", "PublicKey"]
-
-PASSPHRASE_VARIABLE = "CXR_EDGE_KEY_PASSPHRASE"
 
 _RAW_BYTES = 32  # of a public key
 _MAX_PEM_BYTES = 65_536

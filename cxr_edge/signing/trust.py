@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from cxr_edge.errors import BundleError, InputError
 from cxr_edge.names import printable
+from cxr_edge.signing.defaults import DEFAULT_FOLDER, TRUST_VARIABLE
 from cxr_edge.signing.dsse import IN_TOTO, Envelope
 from cxr_edge.signing.files import read_file, refuse_writable_by_others
 from cxr_edge.signing.keys import PublicKey
@@ -26,20 +27,16 @@ from cxr_edge.signing.statements import ReleaseKey, RevokedKeys, RootKey, Statem
 from cxr_edge.specs.json_fields import FieldError
 
 __all__ = [
-    "DEFAULT_FOLDER",
     "RELEASE_DIR",
     "REVOKED_FILE",
     "ROOT_DIR",
     "ROOT_FILE",
-    "VARIABLE",
     "TrustedKeys",
     "read_statement",
     "short",
     "trusted_keys_folder",
 ]
 
-VARIABLE = "CXR_EDGE_TRUSTED_KEYS"
-DEFAULT_FOLDER = Path("/etc/cxr-edge/trusted-keys")
 ROOT_FILE, ROOT_DIR, RELEASE_DIR, REVOKED_FILE = "root.pub", "root", "release", "revoked.json"
 
 _SHOWN = 12  # digits of a key id in messages
@@ -56,11 +53,11 @@ def short(key_id: str) -> str:
 
 def trusted_keys_folder(given: str | os.PathLike[str] | None = None) -> Path:
     """Return the given folder, else that of CXR_EDGE_TRUSTED_KEYS, else the machine's. Raises InputError if it is absent."""
-    folder = Path(given or os.environ.get(VARIABLE) or DEFAULT_FOLDER)
+    folder = Path(given or os.environ.get(TRUST_VARIABLE) or DEFAULT_FOLDER)
     if not (folder / ROOT_FILE).is_file():
         raise InputError(
             f"{printable(folder)} is no folder of trusted keys, it has no {ROOT_FILE}: give one with --trusted-keys DIR or in "
-            f"{VARIABLE} (docs/security.md says how to make it)"
+            f"{TRUST_VARIABLE} (docs/security.md says how to make it)"
         )
     return folder
 

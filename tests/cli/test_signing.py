@@ -17,7 +17,7 @@ from cxr_edge.signing import trust
 def home(tmp_path, monkeypatch):
     """Keep the state in the test's folder, and let no trusted keys of this machine count."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv(trust.VARIABLE, raising=False)
+    monkeypatch.delenv(trust.TRUST_VARIABLE, raising=False)
     monkeypatch.setattr(trust, "DEFAULT_FOLDER", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
 
@@ -98,6 +98,7 @@ def test_sign_says_that_a_new_counter_makes_another_bundle(run, signed):
     assert json.loads(out)["counter"] == 4
     assert "counter 3 -> 4" in err
     assert "has a new digest, so that its engines are to be built again" in err
+    assert run("sign", "toy", "--key", "release", "--counter", "4")[2] == ""
     assert run("sign", "toy", "--key", "release", "--counter", "2")[0] == 2
     with pytest.raises(SystemExit):
         run("sign", "toy", "--key", "release", "--counter", "-1")
@@ -107,7 +108,7 @@ def test_verify_without_trusted_keys(run, signed, monkeypatch):
     status, out, err = run("verify", "toy")
     assert (status, out) == (2, "")
     assert "none is no folder of trusted keys" in err
-    monkeypatch.setenv(trust.VARIABLE, "keys")
+    monkeypatch.setenv(trust.TRUST_VARIABLE, "keys")
     assert run("verify", "toy")[0] == 0
 
 

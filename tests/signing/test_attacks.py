@@ -422,6 +422,14 @@ def test_limits_in_build_json_are_changed(box):
     assert "--max-loss" not in message  # settings of a build that is not signed are not repeated
 
 
+def test_a_signed_engine_is_removed(box):
+    bundle, folder, own = box
+    (folder / "plain.fp32.onnx").unlink()
+    engines_refused(
+        bundle, own, r"has signed plain\.fp32\.onnx with SHA-256 .*, it has none \(No such file or directory\)"
+    )
+
+
 def test_engines_without_a_signature(box):
     bundle, folder, own = box
     (folder / ENGINE_SIGNATURE).unlink()

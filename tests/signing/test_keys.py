@@ -173,3 +173,8 @@ def test_keys_and_signatures_are_those_of_openssl(tmp_path):
     (tmp_path / "signature").write_bytes(key.sign(b"text"))
     check = "pkeyutl -verify -pubin -inkey own.pub -rawin -in data -sigfile signature"
     assert "Signature Verified Successfully" in openssl(*check.split())
+
+
+def test_a_key_that_cannot_be_written(key, tmp_path):
+    with pytest.raises(InputError, match=r"absent/own cannot be written \(No such file or directory\)"):
+        key.write(tmp_path / "absent" / "own")

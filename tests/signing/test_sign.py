@@ -88,3 +88,12 @@ def test_a_folder_that_cannot_be_written(maker):
     (bundle.root / "signatures").write_text("")
     with pytest.raises(OutputError, match="could not be written"):
         sign_bundle(bundle, maker.key)
+
+
+def test_names_of_the_package():
+    import cxr_edge.signing
+
+    for name in cxr_edge.signing.__all__:
+        assert getattr(cxr_edge.signing, name).__name__ == name
+    with pytest.raises(AttributeError, match=r"module 'cxr_edge\.signing' has no attribute 'nonsense'"):
+        cxr_edge.signing.nonsense  # noqa: B018

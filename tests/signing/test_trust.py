@@ -11,7 +11,7 @@ from cxr_edge.signing.dsse import Envelope
 from cxr_edge.signing.keys import PrivateKey
 from cxr_edge.signing.sign import sign_bundle
 from cxr_edge.signing.statements import ReleaseKey, RootKey
-from cxr_edge.signing.trust import VARIABLE, TrustedKeys, trusted_keys_folder
+from cxr_edge.signing.trust import TRUST_VARIABLE, TrustedKeys, trusted_keys_folder
 
 
 def test_a_new_folder_has_the_root_and_its_key(maker):
@@ -22,7 +22,7 @@ def test_a_new_folder_has_the_root_and_its_key(maker):
 
 
 def test_the_folder_is_the_given_one_the_variables_or_the_machines(maker, monkeypatch, tmp_path):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(TRUST_VARIABLE, raising=False)
     monkeypatch.setattr("cxr_edge.signing.trust.DEFAULT_FOLDER", tmp_path / "machine")
     with pytest.raises(
         InputError, match=r"machine is no folder of trusted keys, it has no root\.pub: give one with --trust"
@@ -30,7 +30,7 @@ def test_the_folder_is_the_given_one_the_variables_or_the_machines(maker, monkey
         trusted_keys_folder()
     shutil.copytree(maker.keys, tmp_path / "machine")
     assert trusted_keys_folder() == tmp_path / "machine"
-    monkeypatch.setenv(VARIABLE, str(maker.keys))
+    monkeypatch.setenv(TRUST_VARIABLE, str(maker.keys))
     assert trusted_keys_folder() == maker.keys
     assert trusted_keys_folder(tmp_path / "machine") == tmp_path / "machine"
     with pytest.raises(InputError, match="absent is no folder of trusted keys"):
