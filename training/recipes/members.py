@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from training.bundles.assemble import assemble
 from training.bundles.card_words import CardWords
 from training.bundles.findings import assemble_findings
 from training.bundles.reference import attach_validation
+from training.data.dataset import Sample
+from training.data.targets import Target
 from training.evaluation.finding_results import FindingsEvaluation
 from training.evaluation.results import Evaluation
 from training.json_records import write_json
@@ -30,6 +32,11 @@ class StarterRun(Run):
     """Run of the starter's recipe."""
 
     config: Config
+
+    def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
+        for name in (n for n, m in self.config.members.items() if m.modality is not None):
+            yield f"modality of {name}", self.modality_target, self.samples
+        yield from super().tasks()
 
     def train_member(self, name: str) -> Path:
         """Train a member through its stages. Returns the folder of its last network."""

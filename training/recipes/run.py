@@ -43,6 +43,7 @@ from training.parallel import barrier, world
 from training.pruning.plan import PrunePlan
 from training.pruning.prune import best_step, prune, step_folder, steps_of
 from training.recipes.config import RunConfig
+from training.recipes.r20.tasks import modality
 from training.shared_files import atomic_write, exclusive_lock, read_arrays
 from training.tasks.classify import ClassifyTask
 from training.tasks.findings import FindingsTask
@@ -113,6 +114,11 @@ class Run:
             findings=c.findings,
             without=c.without,
         )
+
+    @cached_property
+    def modality_target(self) -> Target:
+        """Task of the modality stage, normal or abnormal, with every label of the run's images."""
+        return modality({s.record.label for s in self.samples}, self.config.renamed)
 
     def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         """Yield the stages that train classifiers, each with its target and samples."""

@@ -164,6 +164,8 @@ class SitesRun(Run):
             for name in (n for n, v in self.config.variants.items() if not v.average):
                 sources = self.sources(name, fold)
                 own = [s for s in self.apart(fold) if s.record.source in sources]
+                if self.config.member_of(name).modality is not None:
+                    yield f"modality of {name} without {fold}", self.modality_target, own
                 yield f"{name} without {fold}", self.config.of_variant(name).target, own
 
     def sources(self, variant: str, fold: str) -> tuple[str, ...]:

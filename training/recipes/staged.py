@@ -21,7 +21,6 @@ from training.models import build, load_network
 from training.models.transfer import transfer_trunk
 from training.pruning.prune import check_prunable
 from training.recipes.config import StagedMember
-from training.recipes.r20.tasks import modality
 from training.recipes.run import Run, selected_step
 from training.tasks.images import ImageTask
 
@@ -55,7 +54,8 @@ def train_stages(
         return transfer_trunk(load_network(folder / _MODALITY)[0], spec)
 
     def modality_task(plan: Plan) -> ImageTask:
-        return run.task(run.init_network(before, member.imagenet, plan.seed), modality(), plan, sources, samples)
+        start = run.init_network(before, member.imagenet, plan.seed)
+        return run.task(start, run.modality_target, plan, sources, samples)
 
     def task() -> ImageTask:
         return run.task(start(), target, member.train, sources, samples)

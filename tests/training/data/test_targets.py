@@ -11,7 +11,9 @@ from tests.training.data.test_splits import record
 from training.data.dataset import Sample
 from training.data.findings import FINDINGS
 from training.data.targets import Target, check_names, check_sides
-from training.recipes.config import Config
+from training.loop.plan import Plan
+from training.recipes.config import Config, MemberPlan
+from training.recipes.r20.config import R20Config
 from training.recipes.r20.tasks import binary, modality
 
 
@@ -22,6 +24,23 @@ def test_modality_maps_all_other_labels_to_abnormal() -> None:
         "normal": 0, "viral": 1, "tuberculosis": 1, "other": 1, "covid-19": 1,
     }  # fmt: skip
     assert all(target.target_mask(label).sum() == 1 for label in FINDINGS.values())
+
+
+def test_modality_maps_labels_of_own_data_too() -> None:
+    """Own data name their labels themselves: none is dropped, and one that counts as normal does so in this stage."""
+    target = modality(("normal", "silicosis", "healthy"), {"healthy": "normal", "viral": "other"})
+    expected = {"normal": 0, "healthy": 0, "silicosis": 1, "viral": 1, "pneumonia": 1}
+    assert {label: target.label_index(label) for label in expected} == expected
+
+
+def test_the_binary_stage_renames_as_the_configuration() -> None:
+    member = {"plain": MemberPlan(architecture="narrow-vgg")}
+    config = R20Config(
+        name="x", members=member, renamed={"other": "normal", "viral": "bacterial"}, binary=Plan(epochs=1)
+    )
+    target = config.binary_target
+    assert [target.label_index(name) for name in ("normal", "other", "covid-19", "viral")] == [0, 0, 1, -1]
+    assert target.guard == config.guarded
 
 
 def test_binary_does_not_use_other_labels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -9,8 +10,10 @@ import pytest
 
 from cxr_edge.errors import InputError
 from tests.builders.image_collections import write_collections
+from tests.training.data.test_splits import record
 from training import starter
-from training.data.dataset import data_folder
+from training.data.dataset import Sample, data_folder
+from training.data.splits import SIDES
 from training.models import load_network
 from training.models.files import SPEC
 from training.pruning.prune import steps_of
@@ -109,3 +112,31 @@ def test_another_start_is_refused(finished: Path) -> None:
     config.write_text(CONFIG.replace("[members.staged.modality]\nepochs = 1\n", ""))
     with pytest.raises(InputError, match="weights_of"):
         StarterRun(load_config(config), data_folder(finished / "data"), finished / "run").train_member("staged")
+
+
+def test_a_members_modality_stage_is_checked_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a normal image there is nothing to learn normal against abnormal from."""
+    write_collections(tmp_path / "data", patients=8, size_px=64)
+    own = 'labels = ["bacterial", "viral"]\nguard = ""\ncollections = ["kcx"]\nwithout = ["kcx/normal"]\n'
+    (tmp_path / "c.toml").write_text(CONFIG.replace("threads = 1\n", f"threads = 1\n{own}", 1))
+    assert _start(tmp_path, "segment") == 2
+    assert "stage modality of staged: the task normal / abnormal has 0 of normal" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "whole").exists()
+
+
+def test_a_modality_stage_trains_on_every_label_of_own_data(tmp_path: Path) -> None:
+    """Also on one that the task does not have."""
+    own = 'labels = ["normal", "silicosis"]\nguard = ""\ncollections = ["own"]\n'
+    (tmp_path / "c.toml").write_text(CONFIG.replace("threads = 1\n", f"threads = 1\n{own}", 1))
+    run = StarterRun(load_config(tmp_path / "c.toml"), tmp_path, tmp_path / "run")
+    labels = ["normal", "silicosis", "asbestosis"]
+    run.__dict__["samples"] = [
+        Sample(record=record(f"{side} {i}", i, labels[i % 3], "own"), group=f"{side} {i}", side=side)
+        for side in SIDES
+        for i in range(6)
+    ]
+    run.check_tasks()
+    train = [s.record.label for s in run.samples if s.side == "train"]
+    assert Counter(run.modality_target.label_index(label) for label in train) == {0: 2, 1: 4}

@@ -91,7 +91,8 @@ class R20Config(RunConfig):
         """The binary stage's task: normal against the guarded label."""
         if self.guarded is None:
             raise InputError("the binary stage needs a guarded label")
-        return binary(self.guarded.label, self.guarded)
+        task = binary(self.guarded.label, self.guarded)
+        return replace(task, renamed=self.target_of(task.labels).renamed)
 
     def network(self, member: str, labels: int) -> NetworkSpec:
         """Return the spec of a member with this number of labels."""

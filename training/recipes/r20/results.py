@@ -43,7 +43,6 @@ from training.recipes.r20.records import (
 )
 from training.recipes.r20.run import R20Run
 from training.recipes.r20.stages import best_trial, chosen_step, is_done, member_folder, member_plan, top_members
-from training.recipes.r20.tasks import modality
 from training.recipes.run import PREDICTIONS, SampleLogits
 from training.recipes.segmenter import SEGMENTER
 from training.shared_files import read_json
@@ -114,7 +113,7 @@ def results(run: R20Run) -> Results:
         sides={side: _side(run, side) for side in SIDES},
         leakage=read_leakage(run),
         hyperparameters={m: _hyperparameters(run, m) for m in c.members},
-        modality=_stage(run, "modality", modality(), tuple(c.members)),
+        modality=_stage(run, "modality", run.modality_target, tuple(c.members)),
         binary=None if c.binary is None else _stage(run, "binary", c.binary_target, top_members(run)),
         multiclass=_stage(run, "multiclass", c.target, top_members(run)),
     )

@@ -20,7 +20,6 @@ from training.loop.plan import Plan
 from training.loop.search import Trial
 from training.models import NetworkSpec
 from training.recipes.r20.config import R20Config
-from training.recipes.r20.tasks import modality
 from training.recipes.run import Run, SampleLogits, probabilities_of
 
 __all__ = ["R20Run"]
@@ -34,7 +33,7 @@ class R20Run(Run):
     def tasks(self) -> Iterator[tuple[str, Target, list[Sample]]]:
         c = self.config
         if c.networks is None:  # else trained networks are copied and only pruned
-            yield "modality", modality(), self.samples_of(c.modality_sources)
+            yield "modality", self.modality_target, self.samples_of(c.modality_sources)
             if c.binary is not None:
                 yield "binary", c.binary_target, self.samples_of(c.task_sources)
         yield "multiclass", c.target, self.samples_of(c.task_sources)

@@ -25,7 +25,6 @@ from training.models import build, load_network
 from training.models.transfer import transfer_trunk
 from training.pruning.prune import check_prunable, steps_of
 from training.recipes.r20.run import R20Run
-from training.recipes.r20.tasks import modality
 from training.recipes.run import PREDICTIONS, SampleLogits, selected_step
 from training.recipes.segmenter import check_same_split, segment
 from training.shared_files import read_json, reading, write_text
@@ -65,7 +64,7 @@ def search_plans(run: R20Run) -> None:
 def _trial_score(run: R20Run, member: str, epochs: int, trial: Trial) -> float:
     plan = trial.plan(replace(_own_plan(run, member, run.config.modality), epochs=epochs))
     network, _ = run.init_member(member, 2, plan.seed, trial)
-    task = run.task(network, modality(), plan, run.config.modality_sources)
+    task = run.task(network, run.modality_target, plan, run.config.modality_sources)
     # A separate folder: on a file system without locks two processes may run this trial.
     with TemporaryDirectory(
         dir=_trials_folder(run, member), prefix=f"{trial.number}-", ignore_cleanup_errors=True
@@ -112,14 +111,16 @@ def learn_modality(run: R20Run) -> None:
     for member in members:
         plan = member_plan(run, member, run.config.modality)
         network, spec = run.init_member(member, 2, plan.seed, best_trial(run, member))
-        run.train(network, spec, modality(), plan, member_folder(run, "modality", member), run.config.modality_sources)
+        folder = member_folder(run, "modality", member)
+        run.train(network, spec, run.modality_target, plan, folder, run.config.modality_sources)
 
 
 def top_members(run: R20Run) -> tuple[str, ...]:
     """Return the members that are trained further, the best on the modality's validation images first; all if they are copied."""
     if run.config.networks is not None:
         return tuple(run.config.members)
-    scores = {m: _validation_score(run, member_folder(run, "modality", m), modality()) for m in run.config.members}
+    target, members = run.modality_target, run.config.members
+    scores = {m: _validation_score(run, member_folder(run, "modality", m), target) for m in members}
     return tuple(sorted(scores, key=lambda m: -scores[m])[: run.config.top])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from training.data.findings import LABELS
 from training.data.guard import Guard
 from training.data.targets import Target
@@ -11,10 +13,15 @@ __all__ = ["binary", "modality"]
 _NORMAL = "normal"
 
 
-def modality() -> Target:
-    """Return the task normal or abnormal, of any kind (R20's modality-specific training)."""
-    abnormal = dict.fromkeys(sorted(LABELS - {_NORMAL}), "abnormal")
-    return Target(labels=(_NORMAL, "abnormal"), renamed=abnormal)
+def modality(labels: Iterable[str] = (), renamed: Mapping[str, str] | None = None) -> Target:
+    """Return the task normal or abnormal, of any kind (R20's modality-specific training).
+
+    labels: of the images, besides those of the published collections; own data have labels of their own.
+    renamed: of the configuration; a label that counts as normal there does so here.
+    """
+    meanings = {label: label for label in sorted({*LABELS, *labels})} | dict(renamed or {})
+    kinds = {label: _NORMAL if _NORMAL in (label, name) else "abnormal" for label, name in meanings.items()}
+    return Target(labels=(_NORMAL, "abnormal"), renamed={k: v for k, v in kinds.items() if k != _NORMAL})
 
 
 def binary(positive: str = "covid-19", guard: Guard | None = None) -> Target:
