@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from training.bundles.assemble import assemble
 from training.data.canvases import onnx_session
 from training.data.dataset import Sample
 from training.evaluation.pages import results_as_markdown
-from training.json_records import from_json, read_json, write_json
+from training.json_records import OPTIONAL, from_json, read_json, write_json
 from training.models import load_network
 from training.pruning.prune import export_network
 from training.recipes.config import RunConfig
@@ -28,6 +28,7 @@ __all__ = [
     "Leakage",
     "RunResults",
     "caption",
+    "earlier_in_words",
     "export_bundle",
     "label_in_words",
     "leakage_of",
@@ -52,6 +53,9 @@ class RunResults:
     labels: tuple[str, ...]
     # The label that the paper separates from the rest; COVID-19 in files of version 0.1.
     positive: str = "covid-19"
+    # Of a run on other data or settings than the configuration now has: its date and what differs, a sentence for the page's
+    # start. Written by hand in results.json when the configuration changes.
+    earlier: str | None = field(default=None, metadata=OPTIONAL)
 
 
 def opening_facts(config: RunConfig, split: str) -> dict[str, Any]:
@@ -94,6 +98,11 @@ def share_in_words(value: float | None) -> str:
 def label_in_words(label: str) -> str:
     """Return the name of a label on pages."""
     return "COVID-19" if label == "covid-19" else label
+
+
+def earlier_in_words(found: RunResults) -> list[str]:
+    """Return the paragraph that says that a page is of an earlier run; nothing for others."""
+    return [] if found.earlier is None else [f"**An earlier run.** {found.earlier}"]
 
 
 def caption(found: RunResults, what: str, n: int | str) -> str:

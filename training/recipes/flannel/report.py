@@ -28,7 +28,7 @@ from training.recipes.flannel.records import Results, Summary
 from training.recipes.flannel.results import Table3Predictions, weights_of
 from training.recipes.flannel.run import FlannelRun
 from training.recipes.flannel.tables import in_words, tables
-from training.recipes.page import RESULTS, caption, label_in_words, leakage_of, share_in_words
+from training.recipes.page import RESULTS, caption, earlier_in_words, label_in_words, leakage_of, share_in_words
 
 __all__ = ["main", "write", "write_page"]
 
@@ -63,7 +63,12 @@ def write(run: FlannelRun, found: Results, folder: Path) -> Path:
 def write_page(folder: Path) -> Path:
     """Write page and tables from the folder's results.json, with the pictures in it. Returns the path of the page."""
     found = read_json(Results, folder / RESULTS)
-    opening = [_opening(found), *([_bundle(found)] if (folder / "bundle.md").exists() else [])]
+    opening = [
+        f"# FLANNEL reproduced: {found.config}",
+        *earlier_in_words(found),
+        _opening(found),
+        *([_bundle(found)] if (folder / "bundle.md").exists() else []),
+    ]
     pictures = {name: text for name, text in _captions(found).items() if (folder / f"{name}.png").exists()}
     before = read_json(Results, folder / BEFORE) if (folder / BEFORE).exists() else None
     return write_results(tables(found, before), folder, opening=opening, rest=["## Figures", *picture_links(pictures)])
@@ -73,7 +78,7 @@ def _opening(found: Results) -> str:
     leak, data = leakage_of(found.leakage), found.data
     leak_text = "**It leaks**" if leak.divided_patients + found.divided_by_folds else "Nothing leaks"
     return (
-        f"# FLANNEL reproduced: {found.config}\n\nMade by `python -m training.reproduce flannel`; every figure comes from "
+        f"Made by `python -m training.reproduce flannel`; every figure comes from "
         f"`results.json` beside this page. Preset `{found.preset}`, split {found.split}, seed {found.seed}: "
         f"{data['split, training'][0]} training and {data['split, test'][0]} test images. Intervals are 95 %. What is fitted or "
         f"chosen is so on training images and their folds; test images are asked once. Stage 2 is fitted on {found.fitted_on} "

@@ -100,8 +100,10 @@ def _data(found: Results) -> Table:
         if paper is not None:
             rows.append([f"paper: {name}", paper[0], *_by_label(paper[1:], found.labels)])
     title = f"Table 1: data (preset {found.preset}, {found.config}, {found.split}, seed {found.seed})"
+    # Earlier versions, which do not count what they leave out, read no other wordings.
+    wordings = "AP supine, AP semi erect and the like" if found.dropped else "AP supine"
     note = (
-        "AP with AP supine, AP semi erect and the like, as the paper counts. The paper's files are those of spring 2020; where "
+        f"AP with {wordings}, as the paper counts. The paper's files are those of spring 2020; where "
         f"the public set's other normals went is not known. {_ccx_labels(found)}"
     )
     return Table(title=title, head=("images", "total", *found.labels), rows=_rows(rows), note=note)
@@ -138,10 +140,10 @@ def _findings(found: Results) -> Table:
 
 
 def _dropped(found: Results) -> Table:
-    """Return the reasons why images of the two collections are not in Table 1."""
+    """Return the reasons why images of the learners' sources are not in Table 1."""
     title = f"Left out (preset {found.preset}, {found.config}, seed {found.seed})"
     note = (
-        "Images that Table 1's collections list and that neither train nor judge."
+        "Images that the learners' sources list and that neither train nor judge."
         if found.dropped
         else "Not counted, or none."
     )
@@ -191,12 +193,25 @@ def _methods(found: Results) -> Table:
             values = (*_by_label(printed[:-1], found.labels), printed[-1])
             rows.append([f"paper: {row}", *(_spaced(str(v)) for v in values)])
     note = "F1, one label against the rest: mean (standard deviation) of the folds' models on the same test images."
+    if set(found.labels) == set(LABELS):
+        rows += _without_ours(found)
     return Table(
         title=_caption(found, f"Table 3: F1 over {_folds(found)} folds"),
         head=("method", *found.labels, "macro"),
         rows=_rows(rows),
         note=note,
     )
+
+
+def _without_ours(found: Results) -> list[list[str]]:
+    """Return the paper's rows for which this run has no network, each after a row that says so."""
+    rows = []
+    for name in (n for n in TABLE_3 if n not in found.methods):
+        row, printed = TABLE_3[name]
+        values = (*_by_label(printed[:-1], found.labels), printed[-1])
+        rows.append([f"{in_words(name)}: not trained in this run", *("-" for _ in values)])
+        rows.append([f"paper: {row}", *(_spaced(str(v)) for v in values)])
+    return rows
 
 
 def _spaced(printed: str) -> str:
@@ -218,12 +233,24 @@ def _against_the_paper(found: Results) -> Table:
         _beside(f"{word} recall", recall, positive.recall, papers.get("recall")),
     ]
     note = (
-        "Comparable: the two collections, the task, the module, the loss, five folds, the mean over five models. Not comparable: "
-        "the images (Table 1; twice the COVID-19, other normals), the test patients, ImageNet's weights and learners' sizes, the "
-        "split (the published code splits by image), and what stage 2 is fitted on."
+        f"Comparable: the task, the module, the loss, {_folds(found)} folds, the mean over their models. Not comparable: the "
+        f"images (Table 1; {_data_beside(found)}), the test patients, ImageNet's weights and learners' sizes, the split (the "
+        "published code splits by image), and what stage 2 is fitted on."
     )
     head = ("FLANNEL", "ours, mean (sd)", "ours, the models together", "the paper", "the printed figure is")
     return Table(title=_caption(found, "Against the paper"), head=head, rows=_rows(rows), note=note)
+
+
+def _data_beside(found: Results) -> str:
+    """Return in words where a run's images differ from the paper's."""
+    added = [
+        name.partition(", ")[2] for name in found.data if name.startswith("original data") and name not in _ORIGINAL
+    ]
+    texts = [f"the collection {name} besides the paper's two" for name in added]
+    if COVID in found.labels:
+        images, papers = found.data["all, all"][1 + found.labels.index(COVID)], TABLE_1["all", "all"][1]
+        texts.append(f"{images} COVID-19 images, the paper {papers}")
+    return ", ".join([*texts, "other normals"])
 
 
 def _beside(words: str, over_folds: str, figure: Figure, printed: str | None) -> list[str]:
@@ -362,15 +389,15 @@ def _outside(found: Results) -> Table:
     shown, word = ("flannel", "voting", found.best_learner), label_in_words(found.positive)
     rows = [[name, *(interval(of[m]) for m in shown)] for name, of in found.outside.items()]
     note = (
-        f"Share called {word}, the folds' models together. Of normals and tuberculosis it should be 0: these are adults of "
-        "hospitals that no learner saw."
+        f"Share called {word}, the folds' models together. Of other labels it should be 0. No learner saw an image of these "
+        "sources."
     )
     if found.positive == COVID and {k for k in found.data if k.startswith("original")} == set(_ORIGINAL):
         note += " The paper's mix has children for normals and adults for COVID-19, and it shows."
     return Table(
         title=_caption(
             found,
-            f"Called {word} outside Table 1's collections",
+            f"Called {word} at sources that no learner saw",
             sum(next(iter(of.values())).n for of in found.outside.values()),
         ),
         head=("source, label", *(in_words(m) for m in shown)),

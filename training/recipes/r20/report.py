@@ -32,7 +32,7 @@ from training.models import load_network
 from training.pruning.prune import Step
 from training.recipes.arguments import write_pages_again
 from training.recipes.before import BEFORE
-from training.recipes.page import RESULTS, Leakage, caption, leakage_of, share_in_words
+from training.recipes.page import RESULTS, Leakage, caption, earlier_in_words, leakage_of, share_in_words
 from training.recipes.r20.records import CamAgreement, PrunedMember, Results
 from training.recipes.r20.results import Ensembles
 from training.recipes.r20.run import R20Run
@@ -63,11 +63,20 @@ def write_page(folder: Path) -> Path:
     found = read_json(Results, folder / RESULTS)
     rest = [*_pruning(found), *_paired(found), *_pictures(found)]
     before = read_json(Results, folder / BEFORE) if (folder / BEFORE).exists() else None
-    return write_results(tables(found, before), folder, opening=[_opening(found)], rest=rest)
+    return write_results(
+        tables(found, before),
+        folder,
+        opening=[_title_line(found), *earlier_in_words(found), _opening(found)],
+        rest=rest,
+    )
 
 
 def _title(found: Results, what: str) -> str:
     return caption(found, what, next(iter(found.stage("multiclass").values())).row.images)
+
+
+def _title_line(found: Results) -> str:
+    return f"# R20 reproduced: {found.config}"
 
 
 def _opening(found: Results) -> str:
@@ -79,7 +88,7 @@ def _opening(found: Results) -> str:
     )
     leak = leakage_of(found.leakage)
     return (
-        f"# R20 reproduced: {found.config}\n\nMade by `python -m training.reproduce r20`; every figure comes from "
+        f"Made by `python -m training.reproduce r20`; every figure comes from "
         f"`results.json` beside this page. Preset `{found.preset}`, split {found.split}, seed {found.seed}. {sides}. "
         f"Intervals are 95 %. All that is fitted or chosen is so on validation patients; test patients are asked once.\n\n"
         f"Leakage: {leak.divided_patients} patients and "
