@@ -63,20 +63,12 @@ def write_page(folder: Path) -> Path:
     found = read_json(Results, folder / RESULTS)
     rest = [*_pruning(found), *_paired(found), *_pictures(found)]
     before = read_json(Results, folder / BEFORE) if (folder / BEFORE).exists() else None
-    return write_results(
-        tables(found, before),
-        folder,
-        opening=[_title_line(found), *earlier_in_words(found), _opening(found)],
-        rest=rest,
-    )
+    opening = [f"# R20 reproduced: {found.config}", *earlier_in_words(found), _opening(found)]
+    return write_results(tables(found, before), folder, opening=opening, rest=rest)
 
 
 def _title(found: Results, what: str) -> str:
     return caption(found, what, next(iter(found.stage("multiclass").values())).row.images)
-
-
-def _title_line(found: Results) -> str:
-    return f"# R20 reproduced: {found.config}"
 
 
 def _opening(found: Results) -> str:
