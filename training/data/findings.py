@@ -75,7 +75,7 @@ LABELS = frozenset({*FINDINGS.values(), "pneumonia"})
 
 def projection(view: str) -> str:
     """Return AP or PA for a view in any wording (`AP Supine`, `Portable AP`), as FLANNEL's code does; others unchanged."""
-    match = re.search(r"\b(AP|PA)\b", view, re.IGNORECASE)
+    match = re.search(r"(?<![^\W_])(AP|PA)(?![^\W_])", view, re.IGNORECASE)
     return view.strip() if match is None else match[1].upper()
 
 

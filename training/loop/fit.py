@@ -98,7 +98,7 @@ def fit(task: Task, plan: Plan, folder: Path, *, name: str | None = None) -> Pat
     torch.set_num_threads(plan.threads)
     keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
-    with _deterministic_kernels(plan):
+    with _deterministic_kernels(plan), _compilation(plan):
         _fit(task, plan, folder, name, process)
     barrier(process)
     return _weights_file(folder)
@@ -168,6 +168,28 @@ def _deterministic_kernels(plan: Plan) -> Iterator[None]:
         raise
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def _compilation(plan: Plan) -> Iterator[None]:
+    """Raise InputError if the plan compiles the network and the compiler fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        if plan.compile and isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+            raise InputError(
+                f"compile = true, and torch.compile failed: {_cause(error)}. Install a C++ compiler (g++); if one is "
+                "installed, delete the folder of compiled code (TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among temporary "
+                "files), in which a killed compilation may have left part of a file; or set compile to false"
+            ) from error
+        raise
+
+
+def _cause(error: Exception) -> str:
+    """Return kind and first line of what the compiler raised."""
+    cause = getattr(error, "inner_exception", error)
+    line = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no reason given")
+    return f"{type(cause).__name__}: {line}"
 
 
 def _wrap(state: _State, plan: Plan, process: World) -> nn.Module:

@@ -85,6 +85,8 @@ def test_an_unknown_finding_raises_with_either_table() -> None:
         *((v, "AP") for v in VIEWS[1:]),
         ("PA", "PA"),
         ("PA erect", "PA"),
+        ("AP_Erect", "AP"),
+        ("PA2", "PA2"),
         ("L", "L"),
         ("LL", "LL"),
         ("", ""),

@@ -346,6 +346,18 @@ def test_a_compiled_network_trains_like_an_uncompiled_one(tmp_path: Path, monkey
     _same(tmp_path / "plain", tmp_path / "compiled", 1e-6)
 
 
+def test_a_compiler_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(graph: object, inputs: object) -> Any:
+        raise ImportError("main.so: file too short")
+
+    plainly = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: plainly(network, backend=failing))
+    with pytest.raises(
+        InputError, match=r"compile = true.*main\.so: file too short\. Install a C\+\+ compiler.*delete the folder"
+    ):
+        fit(_Task(batches=2), replace(BARE, epochs=1, compile=True), tmp_path)
+
+
 def test_deterministic_kernels_are_enabled_during_training_only(tmp_path: Path) -> None:
     enabled = []
 
