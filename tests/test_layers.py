@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "engines",
         "screening",
         "environment report compiler",
-        "bench imports site",
+        "bench imports site changes",
         "cli",
     ),
     "training": (

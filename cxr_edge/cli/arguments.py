@@ -31,6 +31,7 @@ __all__ = [
     "add_fields",
     "add_gpu",
     "add_rebuild",
+    "add_runtime",
     "add_signature",
     "add_trust",
     "at_least_one",
@@ -38,6 +39,7 @@ __all__ = [
     "load_engines",
     "open_bundle",
     "record_bundle",
+    "share_or_percent",
     "trusted_box",
 ]
 
@@ -72,6 +74,18 @@ def _share(text: str) -> float:
     return value
 
 
+def share_or_percent(text: str) -> float:
+    """Parse a share from 0 to 1, such as 0.05 or 5% (argparse type)."""
+    number, percent = (text[:-1], 100.0) if text.endswith("%") else (text, 1.0)
+    try:
+        value = float(number) / percent
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, such as 0.05 or 5%, got {text[:40]!r}")
+    return value
+
+
 def _threads(text: str) -> int:
     """Parse a number of threads and reduce it to what this machine can use, so that one script fits many machines."""
     threads, limit = at_least_one(text), thread_limit()
@@ -87,16 +101,21 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
         type=not_empty,
         default=STARTER,
         metavar="DIR",
-        help="folder of the bundle; `starter` is the packaged one (default)",
+        help="folder of the bundle, or of installed versions (cxr-edge install); `starter` is the packaged one (default)",
     )
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
     """Add --engines, --backend and --threads."""
-    group = parser.add_argument_group("engines")
+    group = add_runtime(parser)
     group.add_argument(
         "--engines", type=path_argument, metavar="DIR", help="folder of the engines (default: in the bundle)"
     )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add --backend and --threads; return their group."""
+    group = parser.add_argument_group("engines")
     group.add_argument(
         "--backend",
         default="auto",
@@ -110,6 +129,7 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads to use (default: the cores that this process may use, %(default)s; at most four for each)",
     )
+    return group
 
 
 def add_rebuild(parser: argparse.ArgumentParser) -> None:

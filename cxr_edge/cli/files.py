@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cxr_edge.cli import standard_input
 from cxr_edge.cli.file_list import listed_files
+from cxr_edge.cli.output import print_message
 from cxr_edge.cli.standard_input import StandardInput
 from cxr_edge.decoding.limits import DEFAULT_LIMITS, Limits
 from cxr_edge.errors import InputError
@@ -29,7 +30,9 @@ from cxr_edge.records import Failure
 from cxr_edge.report import Skipped
 from cxr_edge.screening.folder import Item
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "report_skipped", "select"]
+
+_MAX_SKIPPED = 20  # skipped files listed on stderr
 
 # Companion files of image collections. Every other file in a folder is opened, whatever its name: content decides.
 _NOT_IMAGE_SUFFIXES = frozenset((
@@ -85,6 +88,19 @@ def select(arguments: Sequence[str], files_from: str | None = None, *, limits: L
     if all(isinstance(file, Failure) for file in found.files):
         raise InputError("; ".join(f"{printable(f.source)}: {f.reason}" for f in found.files if isinstance(f, Failure)))
     return found
+
+
+def report_skipped(selection: Selection) -> None:
+    """Print the skipped entries of folders, up to a limit."""
+    skipped = selection.skipped
+    if skipped:
+        print_message(f"{len(skipped)} files or folders skipped:")
+    for entry in skipped[:_MAX_SKIPPED]:
+        print_message(f"  {printable(entry.path)}: {entry.reason}")
+    if len(skipped) > _MAX_SKIPPED:
+        print_message(f"  and {len(skipped) - _MAX_SKIPPED} more, listed with --json or --html")
+    if selection.hidden:
+        print_message(f"{selection.hidden} hidden files or folders skipped (names that begin with a dot)")
 
 
 def _check_standard_input(arguments: Sequence[str], files_from: str | None) -> None:

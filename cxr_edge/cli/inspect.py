@@ -1,4 +1,4 @@
-"""`cxr-edge inspect BUNDLE`: check a bundle without running it, and show its content.
+"""`cxr-edge inspect BUNDLE`: check a bundle without running it, and show its content; `--against OLD`: what changes from OLD.
 
 The table is for a person who decides whether to trust the bundle; `--json` prints the full manifest and the facts about
 the networks for a program. The exit status is 3 if the bundle cannot be used; the message gives the reason.
@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from cxr_edge.backends.cpu_quota import available_cores
 from cxr_edge.bundle import ENGINES_DIR, Bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
 from cxr_edge.cli.arguments import add_signature, open_bundle
-from cxr_edge.cli.output import print_json, print_results
+from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.drift import Reference
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord
-from cxr_edge.errors import BundleError, ContractError
-from cxr_edge.names import not_empty, printable
+from cxr_edge.errors import BundleError, ContractError, InputError
+from cxr_edge.names import not_empty, path_argument, printable
 from cxr_edge.specs.budget import ErrorBudget, OperatingPoint
 from cxr_edge.specs.combination import DEFAULT_THRESHOLD, Combination
 from cxr_edge.specs.preprocess import PreprocessSpec
@@ -46,27 +47,55 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print JSON: the full manifest and facts about the networks"
     )
+    changes = parser.add_argument_group("change plan")
+    changes.add_argument(
+        "--against", type=not_empty, metavar="OLD",
+        help="print what changes from the bundle OLD, the tests of the change, and its impact, under the headings of the FDA's "
+        "guidance on change control plans",
+    )  # fmt: skip
+    changes.add_argument(
+        "--images", type=path_argument, metavar="FOLDER",
+        help="X-rays to compare decisions on (default: images of the bundle)",
+    )  # fmt: skip
     add_signature(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the bundle. Raises BundleError or ContractError, after printing it as JSON if that was requested."""
-    from cxr_edge.cli.signature_facts import signature_facts
-
+    """Print the bundle, or the change plan. Raises BundleError or ContractError, after printing it as JSON if requested."""
+    if args.images is not None and args.against is None:
+        raise InputError("--images goes with --against OLD: leave it out, or name the bundle to compare with")
     try:
-        bundle = open_bundle(args, args.bundle)
-        signature = signature_facts(args, bundle)
-        networks = check_networks(bundle)
-        Reference.of_bundle(bundle)
+        return _print_bundle(args) if args.against is None else _print_changes(args)
     except (BundleError, ContractError) as error:
         if args.json:
             print_json({"usable": False, "error": str(error)})
         raise
+
+
+def _print_bundle(args: argparse.Namespace) -> int:
+    from cxr_edge.cli.signature_facts import signature_facts
+
+    bundle = open_bundle(args, args.bundle)
+    signature = signature_facts(args, bundle)
+    networks = check_networks(bundle)
+    Reference.of_bundle(bundle)
     if args.json:
         print_json(_as_json(bundle, networks, signature))
     else:
         print_results("\n".join(_lines(bundle, networks, signature)))
+    return 0
+
+
+def _print_changes(args: argparse.Namespace) -> int:
+    from cxr_edge.changes.plan import change_plan
+
+    old, new = Bundle.open(args.against), open_bundle(args, args.bundle)
+    plan = change_plan(old, new, images=args.images, threads=available_cores(), say=print_message)
+    if args.json:
+        print_json(plan.as_json())
+    else:
+        print_results("\n".join(plan.lines()))
     return 0
 
 

@@ -17,6 +17,7 @@ from cxr_edge.cli import (
     build_engine,
     calibrate,
     check_data,
+    compare,
     drift,
     import_networks,
     inspect,
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (
         build_engine,
         screen,
+        compare,
         drift,
         bench,
         inspect,

@@ -24,7 +24,7 @@ from cxr_edge.cli.arguments import (
     open_bundle,
     record_bundle,
 )
-from cxr_edge.cli.files import Selection, select
+from cxr_edge.cli.files import Selection, report_skipped, select
 from cxr_edge.cli.output import Results, print_message
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.formats import FORMAT_LIST
@@ -45,7 +45,6 @@ __all__ = ["add_parser", "run"]
 
 _MAX_BLOCKS = 4  # up to so many images are shown as blocks, more as one line each
 _MIN_PROGRESS = 8  # images from which on a progress bar is shown
-_MAX_SKIPPED = 20  # skipped files listed on stderr
 _SOME_FAILED = 1
 
 
@@ -139,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     if drift is not None:
         _end_drift(args, drift, bundle)
     if not args.json:
-        _report_skipped(selection)
+        report_skipped(selection)
     for output in (args.html, args.heatmap):
         if output is not None:
             print_message(f"written: {printable(output)}")
@@ -252,19 +251,6 @@ def _writers(
         compact = selection.count is None or selection.count > _MAX_BLOCKS
         writers.append(TextWriter(output, info, compact=compact, drift=drift))
     return writers
-
-
-def _report_skipped(selection: Selection) -> None:
-    """Print the skipped entries of folders, up to a limit."""
-    skipped = selection.skipped
-    if skipped:
-        print_message(f"{len(skipped)} files or folders skipped:")
-    for entry in skipped[:_MAX_SKIPPED]:
-        print_message(f"  {printable(entry.path)}: {entry.reason}")
-    if len(skipped) > _MAX_SKIPPED:
-        print_message(f"  and {len(skipped) - _MAX_SKIPPED} more, listed with --json or --html")
-    if selection.hidden:
-        print_message(f"{selection.hidden} hidden files or folders skipped (names that begin with a dot)")
 
 
 def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str) -> RunInfo:

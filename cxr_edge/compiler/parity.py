@@ -20,7 +20,9 @@ from cxr_edge.specs.combination import DEFAULT_THRESHOLD
 from cxr_edge.specs.lung_box import LungBoxRule
 
 __all__ = [
+    "MIN_IMAGES_FOR_AUC",
     "PER_OUTPUT",
+    "SAME_BOX_IOU",
     "TIE",
     "TRUE_FINDINGS",
     "Agreement",

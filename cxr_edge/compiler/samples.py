@@ -24,7 +24,16 @@ from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import NO_FINDING, Roi, Screening
 from cxr_edge.screening.screener import Screener
 
-__all__ = ["Sample", "Samples", "check_known_answers", "from_folder", "image_paths", "known_answers", "spread_evenly"]
+__all__ = [
+    "KNOWN_ANSWER_TOLERANCE",
+    "Sample",
+    "Samples",
+    "check_known_answers",
+    "from_folder",
+    "image_paths",
+    "known_answers",
+    "spread_evenly",
+]
 
 # fp32 sums in another order on another processor; a wrong resize or box changes probabilities far more.
 KNOWN_ANSWER_TOLERANCE = 1e-3
@@ -108,13 +117,16 @@ def from_folder(bundle: Bundle, reference: EngineSet, folder: Path, *, threads: 
     return Samples(description=f"{len(items)}{of} in {folder}", items=tuple(items), unreadable=tuple(unreadable))
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """Return all visible files in `folder` and below, sorted. Raises InputError if it is no folder or holds none."""
+def image_paths(folder: Path, option: str = "--calibration") -> list[Path]:
+    """Return all visible files in `folder` and below, sorted. option: that names the folder, for errors.
+
+    Raises InputError if it is no folder or holds none.
+    """
     if not folder.is_dir():
-        raise InputError(f"--calibration takes a folder of X-rays, there is none at {folder}")
+        raise InputError(f"{option} takes a folder of X-rays, there is none at {folder}")
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     if not paths:
-        raise InputError(f"the folder {folder} is empty: --calibration needs X-rays in it")
+        raise InputError(f"the folder {folder} is empty: {option} needs X-rays in it")
     return paths
 
 
