@@ -14,6 +14,7 @@ from cxr_edge.backends.base import CompileOptions
 from cxr_edge.compiler import candidates
 from cxr_edge.compiler.graph.int8 import SCHEMES
 from tests.builders.toy_bundle import build_toy_bundle
+from tests.builders.two_versions import TwoVersions, build_two_versions
 
 settings.register_profile("cxr-edge", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("cxr-edge")
@@ -57,6 +58,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a complete toy bundle, shared by all tests. To change files, use `toy_bundle_copy`."""
     return build_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy").root
+
+
+@pytest.fixture(scope="session")
+def two_versions(tmp_path_factory: pytest.TempPathFactory) -> TwoVersions:
+    """Return two versions of a toy bundle with their engines; the second has other thresholds."""
+    return build_two_versions(tmp_path_factory.mktemp("versions"))
 
 
 @pytest.fixture

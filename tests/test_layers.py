@@ -22,6 +22,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "screening",
         "environment report compiler",
         "bench imports site changes",
+        "installation",
         "cli",
     ),
     "training": (

@@ -22,7 +22,9 @@ from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.specs.json_fields import FieldError, parse
 
 __all__ = [
+    "BOX_MARK",
     "CERTIFICATE_SUFFIX",
+    "CURRENT",
     "ENGINES_DIR",
     "MANIFEST_NAME",
     "PACKAGED",
@@ -38,6 +40,8 @@ MANIFEST_NAME = "manifest.json"
 ENGINES_DIR = "engines"  # default output folder of build-engine; not part of the bundle
 SIGNATURES_DIR = "signatures"  # of detached signatures; not part of the bundle
 SIGNATURE_SUFFIX, CERTIFICATE_SUFFIX = ".dsse.json", ".certificate.json"
+CURRENT = "current"  # link to the bundle in use, in a folder that `cxr-edge install` made
+BOX_MARK = "box.json"  # in such a folder
 STARTER = "starter"  # name of the bundle that is packaged with cxr-edge
 PACKAGED = Path(cxr_edge.__file__).resolve().parent / STARTER
 
@@ -57,6 +61,8 @@ class Bundle:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
         """Open the folder `path`, or the packaged bundle if it is `starter` (write `./starter` for a folder).
+
+        Of a folder that `cxr-edge install` made, the version in use is opened, and stays open when another one is installed.
 
         Raises BundleError if the manifest or a file is missing, altered, malformed or outside the folder, and
         ContractError if a preprocessing spec is not the one that was exported.
@@ -143,12 +149,16 @@ def _root(path: str | os.PathLike[str]) -> Path:
         raise BundleError(
             f"there is no folder {root}: give the folder of a bundle, or the word {STARTER} for the packaged one"
         )
-    return root.resolve()
+    in_use = root / CURRENT
+    is_box = not (root / MANIFEST_NAME).is_file() and (in_use / MANIFEST_NAME).is_file()
+    return (in_use if is_box else root).resolve()
 
 
 def _manifest_bytes(root: Path) -> bytes:
     path = root / MANIFEST_NAME
     if not path.is_file():
+        if (root / BOX_MARK).is_file():
+            raise BundleError(f"{root} has no version in use: install one with cxr-edge install BUNDLE --into {root}")
         what = describe_foreign(root) or f"no bundle: give the folder that holds it, or {_COPY_AGAIN}"
         raise BundleError(f"{root} has no {MANIFEST_NAME}, so it is {what}")
     size = path.stat().st_size

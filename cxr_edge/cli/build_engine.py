@@ -32,7 +32,7 @@ from cxr_edge.specs.preprocess import PRESETS, PreprocessSpec, preset
 if TYPE_CHECKING:
     from cxr_edge.compiler.report import BuildReport
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "add_settings", "build_settings", "run"]
 
 INCOMPLETE = 3
 
@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_engines(parser)
     add_gpu(parser)
-    _add_settings(parser)
+    add_settings(parser)
     single = parser.add_argument_group("for a single .onnx file")
     single.add_argument("--spec", type=path_argument, metavar="JSON", help="its preprocessing, as in a manifest")
     single.add_argument("--preset", choices=tuple(PRESETS), help="or the name of its preprocessing")
@@ -89,7 +89,7 @@ def _is_network(model: str) -> bool:
     return model.lower().endswith(".onnx") or (path.is_file() and path.name != MANIFEST_NAME)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add one option per field of `BuildSettings`; those of `gpu` come from `add_gpu`."""
     group = parser.add_argument_group("precision and gate")
     types = get_type_hints(BuildSettings)
@@ -106,7 +106,8 @@ def _value_type(kind: Any) -> dict[str, Any]:
     return {"type": {int: at_least_one, float: _share, Path | None: path_argument}[kind]}
 
 
-def _settings(args: argparse.Namespace) -> BuildSettings:
+def build_settings(args: argparse.Namespace) -> BuildSettings:
+    """Return the settings that `add_settings` and `add_gpu` parsed. Raises InputError for inconsistent values."""
     values = {f.name: getattr(args, f.name) for f in fields(BuildSettings) if f.name != "gpu"}
     return BuildSettings(**values, gpu=gpu_options(args))
 
@@ -122,7 +123,7 @@ def _build_bundle(args: argparse.Namespace) -> BuildReport:
 
     return build(
         bundle,
-        _settings(args),
+        build_settings(args),
         args.engines,
         backend=args.backend,
         threads=args.threads,
@@ -142,7 +143,7 @@ def _build_network(args: argparse.Namespace) -> BuildReport:
     return build_network(
         path,
         _spec(args),
-        _settings(args),
+        build_settings(args),
         out=args.out or path.parent / "engines",
         output=args.output,
         backend=args.backend,

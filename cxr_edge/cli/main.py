@@ -21,6 +21,7 @@ from cxr_edge.cli import (
     drift,
     import_networks,
     inspect,
+    install,
     keys,
     screen,
     sign,
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (
         build_engine,
         screen,
+        install,
         compare,
         drift,
         bench,

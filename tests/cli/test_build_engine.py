@@ -126,9 +126,9 @@ def test_every_precision_is_an_option():
 
 def test_the_options_are_the_build_settings(tmp_path):
     """Defaults included, so that a command that a message shows and the command line agree."""
-    assert build_engine._settings(parse()) == BuildSettings()
+    assert build_engine.build_settings(parse()) == BuildSettings()
     settings = BuildSettings(precision="int8", calibration=tmp_path, images=7, max_loss=0.5)
-    assert build_engine._settings(parse(*settings.cli_options())) == settings
+    assert build_engine.build_settings(parse(*settings.cli_options())) == settings
 
 
 def test_an_unsupported_precision(single):
