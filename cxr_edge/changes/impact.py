@@ -109,6 +109,11 @@ def _warnings(old: Manifest, new: Manifest, description: Description, images: Co
             yield "the drift reference is the old one although outputs may change: the change itself may show as drift"
     if images.drawn and images.items and (old.checker, new.checker) != (None, None):
         yield "on drawings the checkers are left out, and changes of refusals do not show: give X-rays with --images FOLDER"
+    if images.items and not images.drawn:
+        yield (
+            "the figures on the images below hold only if no network was trained on them, and no limit fitted to them, of either "
+            "bundle: nothing here can tell"
+        )
     if not images.items:
         yield "no image was screened: give X-rays with --images FOLDER"
     if old.intended_use != new.intended_use:

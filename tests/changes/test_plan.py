@@ -104,6 +104,7 @@ def test_decisions_on_a_folder(old: Bundle, changed: Callable[..., Bundle], xray
         "bacterial": (1, 0), "covid-19": (0, 1), "normal": (1, 0), "all": (2, 1),
     }  # fmt: skip
     assert "drawings" not in warnings(plan)
+    assert "hold only if no network was trained on them, and no limit fitted to them" in warnings(plan)
 
 
 def test_figures_that_were_taken_over_are_named(old: Bundle, changed: Callable[..., Bundle]) -> None:
