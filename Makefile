@@ -77,7 +77,7 @@ demo: $(VENV)/.runtime
 	$(if $(IMAGES),,$(INSTALL) pydicom-data)
 	$(if $(IMAGES),,$(BIN)/python -m training.phantoms $(DEMO)/images --radiographs)
 	$(BIN)/cxr-edge screen $(or $(IMAGES),$(DEMO)/images) --html $(DEMO)/report.html \
-	  $(if $(IMAGES),,--note "chest and leg are real radiographs (pydicom-data); the other pictures are drawn by a program and refused.")
+	  $(if $(IMAGES),,--note "chest and leg are real radiographs (pydicom-data), in several transfer syntaxes; the other pictures are drawn by a program and refused.")
 	$(BIN)/cxr-edge bench
 
 # Without the tests that train, start many processes or measure (tests/conftest.py lists them).

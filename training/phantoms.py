@@ -21,10 +21,17 @@ from cxr_edge.errors import InputError
 from cxr_edge.names import path_argument, printable
 from cxr_edge.phantoms import LABELS, Phantom, make_phantom
 
-__all__ = ["LABELS", "Phantom", "copy_radiographs", "make_phantom", "write_dicom", "write_samples"]
+__all__ = ["LABELS", "Phantom", "copy_radiographs", "make_phantom", "radiograph", "write_dicom", "write_samples"]
 
 # Radiographs of the package pydicom-data (MIT), by the name of their copy.
-_RADIOGRAPHS = {"chest.dcm": "RG1_UNCR.dcm", "leg.dcm": "RG3_UNCR.dcm"}
+# The chest has the same pixels uncompressed and in lossless JPEG 2000, and slightly other ones in a lossy file.
+_RADIOGRAPHS = {
+    "chest.dcm": "RG1_UNCR.dcm",
+    "chest-jpeg-2000.dcm": "RG1_J2KR.dcm",
+    "chest-jpeg-2000-lossy.dcm": "RG1_J2KI.dcm",
+    "leg.dcm": "RG3_UNCR.dcm",
+    "leg-jpeg-2000.dcm": "RG3_J2KR.dcm",
+}
 
 
 def write_dicom(path: Path, phantom: Phantom, *, monochrome1: bool) -> None:
@@ -74,19 +81,24 @@ def _write_sample(folder: Path, i: int, seed: int, size_px: int) -> Path:
     return path
 
 
-def copy_radiographs(folder: Path) -> list[Path]:
-    """Copy a chest radiograph and one of a leg from the package pydicom-data into `folder`. Returns the copies.
-
-    Raises InputError if the package is not installed.
-    """
+def radiograph(name: str) -> Path:
+    """Return the path of a file of the package pydicom-data. Raises InputError if the package is not installed."""
     package = importlib.util.find_spec("data_store")
     if package is None or not package.submodule_search_locations:
         raise InputError(
             "the radiographs are in the package pydicom-data, which is not installed: pip install pydicom-data"
         )
-    source = Path(package.submodule_search_locations[0]) / "data"
+    return Path(package.submodule_search_locations[0]) / "data" / name
+
+
+def copy_radiographs(folder: Path) -> list[Path]:
+    """Copy a chest radiograph and one of a leg from the package pydicom-data into `folder`, in several transfer syntaxes.
+
+    Returns the copies. Raises InputError if the package is not installed.
+    """
+    sources = {folder / name: radiograph(original) for name, original in _RADIOGRAPHS.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(source / original, folder / name)) for name, original in _RADIOGRAPHS.items()]
+    return [Path(shutil.copyfile(original, copy)) for copy, original in sources.items()]
 
 
 def _burn_in(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: str) -> None:
@@ -105,7 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=2000, help="height in pixels (%(default)s)")
-    parser.add_argument("--radiographs", action="store_true", help="add a chest and a leg of the package pydicom-data")
+    parser.add_argument(
+        "--radiographs",
+        action="store_true",
+        help="add a chest and a leg of pydicom-data, each in several syntaxes",
+    )
     args = parser.parse_args(arguments)
     written = write_samples(args.folder, count=args.count, seed=args.seed, size_px=args.size)
     print(f"{len(written)} synthetic X-rays in {printable(args.folder)}", file=sys.stderr)
@@ -115,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except InputError as error:
             print(f"training.phantoms: {error}", file=sys.stderr)
             return 2
-        print(f"{len(copied)} radiographs beside them", file=sys.stderr)
+        print(f"{len(copied)} files of radiographs beside them", file=sys.stderr)
     return 0
 
 

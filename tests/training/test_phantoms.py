@@ -57,9 +57,13 @@ def test_samples_have_several_formats_and_can_be_decoded(tmp_path):
 
 
 def test_radiographs_are_copied_from_an_installed_package(tmp_path, monkeypatch):
-    chest, leg = copy_radiographs(tmp_path)
-    assert (chest.name, leg.name) == ("chest.dcm", "leg.dcm")
-    assert decode(chest).width_px == 1841
+    copies = {path.name: decode(path) for path in copy_radiographs(tmp_path)}
+    assert list(copies) == [
+        "chest.dcm", "chest-jpeg-2000.dcm", "chest-jpeg-2000-lossy.dcm", "leg.dcm", "leg-jpeg-2000.dcm",
+    ]  # fmt: skip
+    assert copies["chest.dcm"].width_px == 1841
+    same = [(copies[f"{name}.dcm"].pixels == copies[f"{name}-jpeg-2000.dcm"].pixels).all() for name in ("chest", "leg")]
+    assert same == [True, True]
     monkeypatch.setattr("training.phantoms.importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install pydicom-data"):
         copy_radiographs(tmp_path)
