@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "ensembles",
         "bundles",
         "recipes",
-        "starter evaluate seeds papers train budget checker drift_reference drift_study",
+        "starter evaluate seeds papers train budget checker drift_reference drift_study decoded_files",
         "reproduce",
         "papers_smoke probe sites site_kit",
     ),

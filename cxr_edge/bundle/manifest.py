@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from cxr_edge.bundle.decoded_file import DecodedFile
 from cxr_edge.bundle.networks import Checker, FileRef, Member, Segmenter
 from cxr_edge.errors import BundleError
 from cxr_edge.records import NO_FINDING
@@ -44,6 +45,7 @@ __all__ = [
     "NO_FINDING",
     "SCHEMA",
     "Checker",
+    "DecodedFile",
     "ErrorBudget",
     "FileRef",
     "KnownAnswer",
@@ -53,11 +55,13 @@ __all__ = [
     "Segmenter",
 ]
 
+Value = TypeVar("Value")
+
 SCHEMA = "cxr-edge-bundle/1"
 # Of bundles with findings that do not exclude each other, or with a key of _SCHEMA_2_KEYS.
 MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"
 
-_SCHEMA_2_KEYS = ("checker", "budget", "reference")  # absent where there is none
+_SCHEMA_2_KEYS = ("checker", "budget", "reference", "decoded_files")  # absent where there is none
 
 MAX_COUNTER = 2**53 - 1  # which every reader of JSON keeps exactly
 
@@ -113,6 +117,7 @@ class Manifest:
     budget: ErrorBudget | None = None  # None: every decision is an answer
     reference: FileRef | None = None  # JSON of the statistics that drift is measured against (`cxr_edge.drift`)
     counter: int = 0  # of releases of this name: a box refuses a signed bundle with a lower one than it has seen
+    decoded_files: tuple[DecodedFile, ...] = ()  # that a machine's libraries are compared with (`bundle.decode_check`)
 
     def __post_init__(self) -> None:
         require_text(self.name, "name", longest=200)
@@ -147,12 +152,14 @@ class Manifest:
             yield "reference", self.reference
         for i, answer in enumerate(self.known_answers):
             yield f"known_answers[{i}].file", answer.file
+        for i, decoded in enumerate(self.decoded_files):
+            yield f"decoded_files[{i}].file", decoded.file
         yield "model_card", self.model_card
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of manifest.json; `from_json` reads it."""
         optional = {name: getattr(self, name) for name in _SCHEMA_2_KEYS}
-        present = {name: value.as_json() for name, value in optional.items() if value is not None}
+        present = {name: _optional_json(value) for name, value in optional.items() if value not in (None, ())}
         return {
             "schema": MULTI_LABEL_SCHEMA if self.multi_label or present or self.counter else SCHEMA,
             "name": self.name,
@@ -197,6 +204,7 @@ class Manifest:
                 "checker": read_field(found, "checker", lambda v: None if v is None else Checker.from_json(v)),
                 "budget": read_field(found, "budget", lambda v: None if v is None else ErrorBudget.from_json(v)),
                 "reference": read_field(found, "reference", lambda v: None if v is None else FileRef.from_json(v)),
+                "decoded_files": _optional_list(found, "decoded_files", DecodedFile.from_json),
             }
         )
 
@@ -254,6 +262,19 @@ class Manifest:
         require(not self.multi_label, "budget", "absent in a multi-label bundle", "a budget")
         for label in self.budget.labels:
             require(label in self.labels, "budget.labels", f"of labels among {list(self.labels)}", label)
+
+
+def _optional_json(value: Any) -> Any:
+    return [item.as_json() for item in value] if isinstance(value, tuple) else value.as_json()
+
+
+def _optional_list(found: dict[str, Any], key: str, read: Callable[[Any], Value]) -> tuple[Value, ...]:
+    """Return the items of a list that may be absent; one that is there is not empty."""
+    if found[key] is None:
+        return ()
+    items = read_list(found, key, read)
+    require(len(items) >= 1, key, "a list of 1 or more, or absent", found[key])
+    return items
 
 
 def _check_schema_1(found: dict[str, Any]) -> None:

@@ -140,6 +140,7 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...], signature: dict[str, A
             "Lung box": _lung_box(manifest),
             "Refusals": _refusals(manifest),
             "Known answers": ", ".join(k.file.path for k in manifest.known_answers) or "none",
+            "Decoded files": ", ".join(f.file.path for f in manifest.decoded_files) or "none, decoding is not compared",
             "Reference": _reference(bundle),
             "Model card": manifest.model_card.path,
         }

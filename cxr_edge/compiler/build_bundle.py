@@ -1,8 +1,8 @@
 """`build`: compile the engines of a bundle for this machine, compare them with the fp32 reference, time and select them.
 
 A bundle and `BuildSettings` come in, a `BuildReport` comes out, and the selected engines are stored beside the bundle.
-The order: check the bundle and that this machine reproduces its known answers; try every candidate of every network;
-check the fastest that passed together as an ensemble, at limits moved for them; only then write.
+The order: check the bundle, that this machine decodes its files to the same pixels and reproduces its known answers; try every
+candidate of every network; check the fastest that passed together as an ensemble, at limits moved for them; only then write.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cxr_edge import backends, engines
 from cxr_edge.backends import self_test
 from cxr_edge.backends.base import Backend, CompileOptions, Engine, GpuOptions
 from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.decode_check import check_decoding
 from cxr_edge.bundle.onnx_check import check_networks
 from cxr_edge.compiler import samples, store
 from cxr_edge.compiler.build_lock import build_lock
@@ -25,6 +26,7 @@ from cxr_edge.compiler.candidates import Candidate, choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.ensemble import EnsembleResult, compare_at_points
 from cxr_edge.compiler.graph.simplify import simplify
+from cxr_edge.compiler.measured import measure
 from cxr_edge.compiler.output_kinds import ComparedOutput, compared_output, constant_note
 from cxr_edge.compiler.parity import Limits
 from cxr_edge.compiler.report import BuildReport
@@ -32,7 +34,7 @@ from cxr_edge.compiler.samples import Samples
 from cxr_edge.compiler.selection import EngineSelection, select_engines
 from cxr_edge.compiler.trial import BuildContext, Reference, Trial, TrialResult, run_trial
 from cxr_edge.decoding.decode import decode
-from cxr_edge.engines import SEGMENTER, BuildRecord, BuildSettings, EngineSet, NetworkFile
+from cxr_edge.engines import MEASURED_FILE, SEGMENTER, BuildRecord, BuildSettings, EngineSet, NetworkFile
 from cxr_edge.errors import BundleError
 from cxr_edge.screening.screener import Screener
 from cxr_edge.signing.box import Box
@@ -62,12 +64,13 @@ def build(
 
     settings: None for the defaults. engines_dir, backend, threads: as in `engines.load`. say: takes lines of progress.
     locked: the caller has the `build_lock` of the engines folder. box: sign the engines with its key.
-    Raises BackendError if nothing can run or be written here, ContractError if this machine does not reproduce the known
-    answers, BundleError or InputError for unusable input. A network that ends without an engine raises nothing:
-    `BuildReport.complete` is false and its rows have the reasons.
+    Raises BackendError if nothing can run or be written here, ContractError if this machine does not decode the bundle's files to
+    their pixels or does not reproduce the known answers, BundleError or InputError for unusable input. A network that ends
+    without an engine raises nothing: `BuildReport.complete` is false and its rows have the reasons.
     """
     settings = settings or BuildSettings()
     check_networks(bundle)
+    check_decoding(bundle)
     runtime = backends.choose(backend)
     box_key = None if box is None else box.signing_key()
     recipes = choose_recipes(settings.precision, runtime)
@@ -174,10 +177,7 @@ class _BundleBuild:
 
     def _compare_ensemble(self, candidates: Mapping[str, Candidate]) -> EnsembleResult:
         """Screen the images with these engines, move the limits for them, and compare with the reference's screenings."""
-        ordered = [candidates[n.name] for n in engines.parts(self.bundle)]
-        precisions = tuple(c.recipe.name for c in ordered)
-        loaded = engines.engine_set(self.bundle, self.context.backend, [c.engine for c in ordered], precisions)
-        screener = Screener(self.bundle, loaded, threads=self.context.options.threads)
+        screener = self._screener(candidates)
         after = [screener.screen(decode(s.path)) for s in self.images.items]
         return compare_at_points(
             self.bundle.manifest,
@@ -188,6 +188,13 @@ class _BundleBuild:
             limits=self._limits,
             drawn=self.settings.calibration is None,
         )
+
+    def _screener(self, candidates: Mapping[str, Candidate]) -> Screener:
+        """Return a screener of these engines at the manifest's operating point."""
+        ordered = [candidates[n.name] for n in engines.parts(self.bundle)]
+        precisions = tuple(c.recipe.name for c in ordered)
+        loaded = engines.engine_set(self.bundle, self.context.backend, [c.engine for c in ordered], precisions)
+        return Screener(self.bundle, loaded, threads=self.context.options.threads)
 
     def _report(self, results: Mapping[str, TrialResult], selection: EngineSelection) -> BuildReport:
         backend, unreadable = self.context.backend, len(self.images.unreadable)
@@ -237,9 +244,18 @@ class _BundleBuild:
         if report.complete:
             saved = self_test.save_self_test_engine(backend, self.context.scratch)
             files.moved.update({file.name: file for file in saved})
+            files.moved[MEASURED_FILE] = self._measured(selection.candidates)
+        else:
+            files.removed.append(MEASURED_FILE)
         store.write_build_record(files, record)
         store.sign_files(files, record, self.box_key)
         files.place()
+
+    def _measured(self, candidates: Mapping[str, Candidate]) -> Path:
+        """Write what the new engines give and take, for the self-test. Returns the file."""
+        file = self.context.scratch / MEASURED_FILE
+        measure(self._screener(candidates), threads=self.context.options.threads).write(file)
+        return file
 
 
 def ignored_options_note(backend: Backend, gpu: GpuOptions) -> list[str]:

@@ -30,7 +30,7 @@ from cxr_edge.compiler.verdicts import Verdicts, probabilities_of
 from cxr_edge.records import Screening
 from cxr_edge.specs.budget import OperatingPoint
 
-__all__ = ["EnsembleResult", "compare_at_points", "manifest_point"]
+__all__ = ["EnsembleResult", "compare_at_points", "ensemble_parity", "manifest_point"]
 
 Known = npt.NDArray[np.int8]  # (images, labels): 1 where the label is true, 0 where not, -1 where that is unknown
 
@@ -66,7 +66,7 @@ def compare_at_points(
     at, before, after = manifest_point(manifest), probabilities_of(reference), probabilities_of(engines)
     expected = Verdicts.made(at, reference)
     if not np.isfinite(after).all():
-        return EnsembleResult(parity=_parity(manifest, at, before, after, expected, expected, truth, limits))
+        return EnsembleResult(parity=ensemble_parity(manifest, at, before, after, expected, expected, truth, limits))
     fitted = fit_point(
         at,
         Outputs(
@@ -81,13 +81,13 @@ def compare_at_points(
     unmoved = Verdicts.made(at, engines)
     found = Verdicts.at(fitted.point, engines) if fitted.moved else unmoved
     return EnsembleResult(
-        parity=_parity(manifest, fitted.point, before, after, expected, found, truth, limits),
+        parity=ensemble_parity(manifest, fitted.point, before, after, expected, found, truth, limits),
         point=fitted.point if fitted.moved else None,
         report=point_report(manifest, fitted, expected, unmoved, found, known, drawn=drawn),
     )
 
 
-def _parity(
+def ensemble_parity(
     manifest: Manifest,
     moved: OperatingPoint,
     before: npt.NDArray[np.float32],
@@ -97,6 +97,11 @@ def _parity(
     truth: npt.NDArray[np.int64] | None,
     limits: Limits,
 ) -> ParityResult:
+    """Return the gate's judgement of an ensemble.
+
+    moved: the operating point of the engines. before, after: probabilities (N, K) by the reference and by the engines. expected,
+    found: their verdicts.
+    """
     if not manifest.multi_label:
         same = _agreement(manifest, largest_shift(before, after), expected, found)
         return compare_ensemble(before, after, same, truth, limits)

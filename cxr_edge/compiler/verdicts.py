@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.ops.combine import abstention, decide, decide_findings
 from cxr_edge.records import Screening
 from cxr_edge.specs.budget import OperatingPoint
@@ -36,6 +37,25 @@ class Verdicts:
     def made(cls, point: OperatingPoint, screenings: Sequence[Screening]) -> Verdicts:
         """Return the verdicts on screenings that were made at this operating point."""
         return cls._of(point, screenings, [s.present for s in screenings])
+
+    @classmethod
+    def of_probabilities(
+        cls, point: OperatingPoint, manifest: Manifest, probabilities: npt.NDArray[np.float32]
+    ) -> Verdicts:
+        """Return the verdicts on probabilities (N, K). Of equal highest ones the first label counts as the winner."""
+        labels, decision, budget = manifest.labels, point.decision, point.budget
+        present = [
+            decide_findings(row, labels, decision)[0]
+            if manifest.multi_label
+            else (decide(row, int(row.argmax()), labels, decision)[0],)
+            for row in probabilities
+        ]
+        answered = [
+            budget is None or abstention(row, own[0], labels, budget) is None
+            for row, own in zip(probabilities, present, strict=True)
+        ]
+        decided = [[label in own for label in labels] for own in present]
+        return cls(decided=np.array(decided, dtype=bool), answered=np.array(answered, dtype=bool))
 
     @classmethod
     def _of(

@@ -29,6 +29,7 @@ class FileFormat:
     name: str  # `Image.format`; also the module of cxr_edge.decoding that has `decode(data, limits)`
     label: str  # name in messages, help and documentation
     magic: re.Pattern[bytes]  # matched at the start of the file
+    packages: tuple[str, ...]  # that decode it, by their names in package indexes
 
     @property
     def decode(self) -> Callable[[bytes, Limits], DecodedImage | GrayImage]:
@@ -49,13 +50,21 @@ FORMATS = (
         name="dicom",
         label="DICOM",
         magic=_magic(rb".{128}DICM | [\x02\x08]\0.\0 (?: (?:UL|CS|UI|DA|TM|SH|LO|OB).{10} | .[\0-\3]\0\0.{8} )"),
+        packages=("pydicom", "imagecodecs", "simplejpeg"),
     ),
-    FileFormat(name="jpeg", label="JPEG", magic=_magic(rb"\xff\xd8")),
-    FileFormat(name="png", label="PNG", magic=_magic(rb"\x89PNG\r\n\x1a\n")),
-    FileFormat(name="tiff", label="TIFF", magic=_magic(rb"II[*+]\0 | MM\0[*+]")),
-    FileFormat(name="webp", label="WEBP", magic=_magic(rb"RIFF....WEBP")),
+    FileFormat(name="jpeg", label="JPEG", magic=_magic(rb"\xff\xd8"), packages=("simplejpeg",)),
+    FileFormat(name="png", label="PNG", magic=_magic(rb"\x89PNG\r\n\x1a\n"), packages=("imagecodecs",)),
+    FileFormat(
+        name="tiff",
+        label="TIFF",
+        magic=_magic(rb"II[*+]\0 | MM\0[*+]"),
+        packages=("tifffile", "imagecodecs", "simplejpeg"),
+    ),
+    FileFormat(name="webp", label="WEBP", magic=_magic(rb"RIFF....WEBP"), packages=("opencv-python-headless",)),
     # The header sizes 40, 108 and 124 of versions 3, 4 and 5.
-    FileFormat(name="bmp", label="BMP", magic=_magic(rb"BM.{12}[\x28\x6c\x7c]\0\0\0")),
+    FileFormat(
+        name="bmp", label="BMP", magic=_magic(rb"BM.{12}[\x28\x6c\x7c]\0\0\0"), packages=("opencv-python-headless",)
+    ),
 )
 
 _LABELS = [row.label for row in FORMATS]

@@ -4,6 +4,7 @@ from cxr_edge.engines.loading import (
     SEGMENTER,
     EngineSet,
     NetworkFile,
+    check_files,
     check_signature,
     engine_set,
     engines_root,
@@ -13,17 +14,28 @@ from cxr_edge.engines.loading import (
     rebuild_command,
     reference,
 )
-from cxr_edge.engines.records import BUILD_FILE, PRECISION_CHOICES, BuildRecord, BuildSettings, SideCar
+from cxr_edge.engines.records import (
+    BUILD_FILE,
+    MEASURED_FILE,
+    PRECISION_CHOICES,
+    BuildRecord,
+    BuildSettings,
+    Measured,
+    SideCar,
+)
 
 __all__ = [
     "BUILD_FILE",
+    "MEASURED_FILE",
     "PRECISION_CHOICES",
     "SEGMENTER",
     "BuildRecord",
     "BuildSettings",
     "EngineSet",
+    "Measured",
     "NetworkFile",
     "SideCar",
+    "check_files",
     "check_signature",
     "engine_set",
     "engines_root",

@@ -35,6 +35,7 @@ __all__ = [
     "SEGMENTER",
     "EngineSet",
     "NetworkFile",
+    "check_files",
     "check_signature",
     "engine_set",
     "engines_root",
@@ -60,6 +61,8 @@ class EngineSet:
     versions: Mapping[str, str]  # of the backend
     operating_point: OperatingPoint | None = None  # of these engines; None: the manifest's decision and budget
     device: Device | None = None  # whose memory the engines can use; None if they take arrays of the host only
+    folder: Path | None = None  # that they were loaded from; None: the bundle's own networks, or not from files
+    box: Box | None = None  # that has signed them; None: signatures were not checked
     # Loads the same engines again, in another process; can be pickled. None if they were not loaded from a bundle.
     reload: Callable[[Bundle], EngineSet] | None = field(default=None, repr=False, compare=False)
 
@@ -131,7 +134,8 @@ def load(
     loaded = [_load_engine(folder, n, record, runtime, options, rebuild_hint) for n in networks]
     again = partial(load, engines_dir=engines_dir and root.resolve(), backend=runtime.name, threads=threads, box=box)
     precisions = tuple(record.precisions[n.name] for n in networks)
-    return engine_set(bundle, runtime, loaded, precisions, reload=again, operating_point=record.operating_point)
+    point = record.operating_point
+    return engine_set(bundle, runtime, loaded, precisions, reload=again, operating_point=point, folder=folder, box=box)
 
 
 def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
@@ -152,6 +156,8 @@ def engine_set(
     precisions: tuple[str, ...],
     reload: Callable[[Bundle], EngineSet] | None = None,
     operating_point: OperatingPoint | None = None,
+    folder: Path | None = None,
+    box: Box | None = None,
 ) -> EngineSet:
     """Return the set of `loaded` engines, one per network of `bundle` in its order. operating_point: None for the manifest's."""
     first = 0 if bundle.manifest.segmenter is None else 1
@@ -164,8 +170,28 @@ def engine_set(
         versions=backend.versions(),
         operating_point=operating_point,
         device=backend.device() if isinstance(backend, DeviceBackend) else None,
+        folder=folder,
+        box=box,
         reload=reload,
     )
+
+
+def check_files(bundle: Bundle, engines: EngineSet) -> int:
+    """Return the number of engine files, after they were compared again with their side-cars, the bundle and this machine.
+
+    With the signature of their box too, if it was checked when they were loaded. Raises EngineError, as `load` does; nothing is
+    loaded. 0 for engines that are the bundle's own networks.
+    """
+    if engines.folder is None:
+        return 0
+    root = engines.folder.parent
+    rebuild_hint = "build them with\n  " + rebuild_command(bundle, root, engines.backend, engines.box)
+    if engines.box is not None:
+        _signed(root, [engines.backend], engines.box, rebuild_hint)
+    record, runtime = _read_record(engines.folder, bundle, rebuild_hint), backends.get(engines.backend)
+    for network in parts(bundle):
+        _engine_file(engines.folder, network, record, runtime, rebuild_hint)
+    return len(parts(bundle))
 
 
 def rebuild_command(
@@ -272,6 +298,13 @@ def _load_engine(
     options: CompileOptions,
     rebuild_hint: str,
 ) -> Engine:
+    engine = runtime.load(_engine_file(folder, network, record, runtime, rebuild_hint), options)
+    check_signature(engine, network)
+    return engine
+
+
+def _engine_file(folder: Path, network: NetworkFile, record: BuildRecord, runtime: Backend, rebuild_hint: str) -> Path:
+    """Return the file of a network's engine. Raises EngineError if it is altered, outdated or of another machine."""
     stem = f"{network.name}.{record.precisions[network.name]}"
     path = folder / f"{stem}{runtime.suffix}"
     try:
@@ -282,9 +315,7 @@ def _load_engine(
     difference = _difference(car, network, runtime.versions(), digest)
     if difference:
         raise EngineError(f"the engine {path.name} in {folder} {difference}; {rebuild_hint}")
-    engine = runtime.load(path, options)
-    check_signature(engine, network)
-    return engine
+    return path
 
 
 def _difference(car: SideCar, network: NetworkFile, versions: Mapping[str, str], engine_sha256: str) -> str | None:

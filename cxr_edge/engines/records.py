@@ -1,4 +1,4 @@
-"""JSON records beside built engines: the side-car of each engine file, and build.json of each folder.
+"""JSON records beside built engines: the side-car of each engine file, build.json and measured.json of each folder.
 
 Also the `BuildSettings` that build.json stores, which are the options of `cxr-edge build-engine` too: a new option is one
 field here and the code that uses it. Records are read strictly: unknown or missing keys, or another schema, raise
@@ -16,16 +16,27 @@ from typing import Any, Literal, TypeVar, get_args
 from cxr_edge.backends.base import GpuOptions, option
 from cxr_edge.errors import InputError
 from cxr_edge.specs.budget import OperatingPoint
-from cxr_edge.specs.json_fields import FieldError
+from cxr_edge.specs.json_fields import FieldError, is_number, is_share
 
-__all__ = ["BUILD_FILE", "PRECISION_CHOICES", "BuildRecord", "BuildSettings", "PrecisionChoice", "SideCar"]
+__all__ = [
+    "BUILD_FILE",
+    "MEASURED_FILE",
+    "PRECISION_CHOICES",
+    "BuildRecord",
+    "BuildSettings",
+    "Measured",
+    "PrecisionChoice",
+    "SideCar",
+]
 
 BUILD_FILE = "build.json"
+MEASURED_FILE = "measured.json"
 
 PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 PRECISION_CHOICES: tuple[str, ...] = get_args(PrecisionChoice)
 
 _ENGINE_SCHEMA = "cxr-edge-engine/1"
+_MEASURED_SCHEMA = "cxr-edge-measured/1"
 _BUILD_SCHEMA = "cxr-edge-build/3"
 # Without an operating point: its engines are refused, and a rebuild repeats its settings.
 _BUILD_SCHEMA_2 = "cxr-edge-build/2"
@@ -157,6 +168,48 @@ class BuildRecord:
         except ValueError:
             values = _read_json(path, _BUILD_SCHEMA_2, _names(cls) - {"operating_point"})
             return BuildSettings.from_json(values["settings"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Contents of measured.json: what a build's engines gave and took when they were new, for the self-test.
+
+    Only the self-test reads it, so that engines of builds without the file load all the same.
+    """
+
+    bundle_sha256: str
+    threads: int  # of the screenings below
+    known_answers: tuple[tuple[float, ...], ...]  # probabilities of the ensemble for each known answer, in order
+    gate_set: tuple[tuple[float, ...], ...]  # likewise for each image of the bundle's gate set; () if it has none
+    screening_ms: float  # median time of a screening of a known answer, with its decoding; 0 if there is none
+    screenings: int  # that were timed
+
+    def __post_init__(self) -> None:
+        for rows in (self.known_answers, self.gate_set):
+            if not all(is_number(share) and is_share(share) for row in rows for share in row):
+                raise ValueError("probabilities must be numbers from 0 to 1")
+        if not is_number(self.screening_ms) or self.screening_ms < 0:
+            raise ValueError(f"screening_ms must be a number of 0 or more, got {self.screening_ms!r}")
+        for name, least in (("threads", 1), ("screenings", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file."""
+        path.write_text(json.dumps({"schema": _MEASURED_SCHEMA, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """Read a file that `write` wrote. Raises ValueError if it is none."""
+        values = _read_json(path, _MEASURED_SCHEMA, _names(cls))
+        return cls(**{**values, **{name: _rows(values, name) for name in ("known_answers", "gate_set")}})
+
+
+def _rows(values: Mapping[str, Any], name: str) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(values[name], list) or not all(isinstance(row, list) for row in values[name]):
+        raise ValueError(f"{name} must be a list of lists of numbers")
+    return tuple(tuple(row) for row in values[name])
 
 
 def _operating_point(value: object) -> OperatingPoint | None:

@@ -23,6 +23,7 @@ from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.foreign_files import export_call
 from cxr_edge.bundle.onnx_check import check_networks
+from cxr_edge.compiler.decoded_files import add_decoded_files
 from cxr_edge.compiler.known_answers import add_known_answers
 from cxr_edge.compiler.output_kinds import constant_note
 from cxr_edge.engines import SEGMENTER, reference
@@ -125,6 +126,7 @@ def import_networks(
         )
         say("drawing known answers")
         bundle = add_known_answers(bundle, count=_KNOWN_ANSWERS, candidates=_CANDIDATES_PER_ANSWER)
+        bundle = add_decoded_files(bundle)
         complete(bundle, entries, images)
         root.rename(out)
     notes = [f"{line}, or --preprocess is wrong" for r in read for line in constant_note(r.name, r.raw)]

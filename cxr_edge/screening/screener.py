@@ -115,6 +115,16 @@ class Screener:
         )
         return _screener, (type(self), recipe)
 
+    @property
+    def engines(self) -> EngineSet:
+        """The loaded engines."""
+        return self._engines
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that preprocess one image."""
+        return int(self._options["threads"])
+
     def describe(self) -> str:
         """Return one line for reports: backend, precisions, and the execution mode."""
         return "; ".join(part for part in (self._engines.describe(), self._pipeline.execution_mode) if part)

@@ -147,8 +147,8 @@ def test_of_two_builds_into_one_folder_one_wins_whole(built, earlier, images, ca
     assert screens(built, engines, images)
     assert images_of_the_build(engines) in (7, 9)
     assert (
-        len(list((engines / "onnxruntime").iterdir())) == 11
-    )  # four networks and the self-test, side-cars, build.json
+        len(list((engines / "onnxruntime").iterdir())) == 12
+    )  # four networks and the self-test, side-cars, build.json, measured.json
     capsys.readouterr()
 
 

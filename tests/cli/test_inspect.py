@@ -31,6 +31,7 @@ def test_the_table_shows_the_facts_about_a_bundle(toy_bundle: Path, capsys: pyte
         "Combination    weighted-average (0.307, 0.358, 0.335); temperature 1.5, of the members 1, 1.25, 1.5",
         "Decision       covid-19 from 0.2; uncertain below 0.5",
         "Known answers  known-smooth.png, known-coarse.png, known-fine.png",
+        "Decoded files  none, decoding is not compared",
         "Model card     model-card.md",
         "    patients: 0",
         "  made_by: tests/builders/toy_bundle.py",

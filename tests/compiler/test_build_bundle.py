@@ -11,22 +11,26 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import simplejpeg
 
 from cxr_edge import backends, engines
 from cxr_edge.backends.self_test import SELF_TEST_STEM
 from cxr_edge.bundle import Bundle, write_bundle
 from cxr_edge.compiler import build_bundle, candidates, comparison, ensemble, trial
 from cxr_edge.compiler.build_bundle import build
+from cxr_edge.compiler.decoded_files import add_decoded_files
 from cxr_edge.compiler.parity import ParityResult
 from cxr_edge.compiler.sensitivity import rank_layers
 from cxr_edge.compiler.timing import Timing
 from cxr_edge.decoding.decode import decode
-from cxr_edge.engines import BuildSettings
+from cxr_edge.engines import MEASURED_FILE, BuildSettings, Measured
 from cxr_edge.errors import BackendError, ContractError, InputError
 from cxr_edge.screening.screener import Screener
 from tests.builders import toy_bundle as toy_bundle_module
 from tests.builders.toy_bundle import build_toy_bundle, member_model, toy_images
 from tests.compiler.networks import HalfOnCpu, deep, headed
+
+_DECODE_JPEG = simplejpeg.decode_jpeg
 
 # Toy networks have little redundancy, so int8 costs them more than real ones.
 GENEROUS = 0.5
@@ -73,8 +77,8 @@ def half_on_cpu(monkeypatch):
 
 
 def files(folder):
-    """Return the paths of the files that a build wrote, without the self-test engine (`backends.self_test`)."""
-    paths = (p for p in folder.rglob("*") if p.is_file() and p.stem != SELF_TEST_STEM)
+    """Return the paths of the files that a build wrote, without those of the self-tests."""
+    paths = (p for p in folder.rglob("*") if p.is_file() and p.stem != SELF_TEST_STEM and p.name != MEASURED_FILE)
     return sorted(p.relative_to(folder).as_posix() for p in paths)
 
 
@@ -91,6 +95,34 @@ def test_the_fastest_of_each_network_is_selected(ranged, tmp_path, quick):
     assert {p for _, p in statuses} == {"fp32", "uint8", "uint8-fp32-stem", "int8"}
     assert report.ensemble is not None
     assert report.ensemble.images == 3
+
+
+def test_what_new_engines_give_and_take_is_stored(ranged, tmp_path):
+    build(ranged, BuildSettings(precision="fp32"), tmp_path, threads=2)
+    measured = Measured.read(tmp_path / "onnxruntime" / MEASURED_FILE)
+    assert (measured.bundle_sha256, measured.threads, measured.gate_set) == (ranged.digest, 2, ())
+    expected = [answer.probabilities for answer in ranged.manifest.known_answers]
+    assert np.abs(np.array(measured.known_answers) - expected).max() < 1e-3
+    assert measured.screenings == 15
+    assert 0 < measured.screening_ms < 10_000
+
+
+def test_a_machine_that_decodes_differently_is_refused(toy_bundle_copy, tmp_path, monkeypatch):
+    bundle = add_decoded_files(Bundle.open(toy_bundle_copy))
+    build(bundle, BuildSettings(precision="fp32"), tmp_path)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", one_grey_level_more)
+    message = (
+        r"this machine does not decode files as training did: decoded/jpeg-baseline.jpg gives other pixels here: "
+        r"uint8 64x80 with SHA-256 .{12}\.\.\. by the manifest, .* here; decoded by simplejpeg [0-9.]+\. .*"
+        r"pip install --force-reinstall simplejpeg"
+    )
+    with pytest.raises(ContractError, match=message):
+        build(bundle, BuildSettings(precision="fp32"), tmp_path)
+
+
+def one_grey_level_more(*arguments, **options):
+    samples = _DECODE_JPEG(*arguments, **options)
+    return np.where(samples < 255, samples + 1, samples)
 
 
 def test_build_json_holds_the_report(ranged, tmp_path):
@@ -196,6 +228,7 @@ def test_without_any_good_candidate_there_is_no_engine(ranged, tmp_path, monkeyp
     assert report.ensemble is None
     assert report.lines()[-1] == "NO ENGINE for depthwise, plain, residual."
     assert not [f for f in files(tmp_path) if "plain" in f]
+    assert not (tmp_path / "onnxruntime" / MEASURED_FILE).exists()
     with pytest.raises(BackendError, match=r"ended without an engine for plain, depthwise, residual"):
         engines.load(ranged, tmp_path)
 

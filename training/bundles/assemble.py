@@ -22,7 +22,7 @@ from training.bundles.budget import NOT_SHOWN, apart, bundle_budget, labelled_ca
 from training.bundles.card_words import CardWords
 from training.bundles.floors import keep_above_floors
 from training.bundles.model_card import key_metrics, model_card
-from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
+from training.bundles.write import FittedEnsemble, add_decoded_files, add_figures, add_known_answers, write_draft
 from training.config import BundleConfig
 from training.data.canvases import LUNG_BOX, Canvases, onnx_session
 from training.data.dataset import Sample
@@ -72,7 +72,7 @@ def assemble(
     sites = configured_variant(config)
     fitted = _fit(validation, logits, config, provenance, combination, sites)
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
-    bundle = add_known_answers(draft, count=config.known_answers)
+    bundle = add_decoded_files(add_known_answers(draft, count=config.known_answers))
     results = evaluate(bundle, samples, canvases, config)
     bundle = keep_above_floors(bundle, results, below_floor=below_floor)
     bundle = add_figures(bundle, key_metrics(results), model_card(bundle.manifest, results, sites, words))

@@ -20,7 +20,7 @@ from cxr_edge.specs.combination import Combination
 from training.bundles.card_words import CardWords
 from training.bundles.finding_card import finding_card, finding_metrics
 from training.bundles.floors import keep_above_floors
-from training.bundles.write import FittedEnsemble, add_figures, add_known_answers, write_draft
+from training.bundles.write import FittedEnsemble, add_decoded_files, add_figures, add_known_answers, write_draft
 from training.config import BundleConfig
 from training.data.canvases import LUNG_BOX, Canvases, onnx_session
 from training.data.dataset import Sample
@@ -69,7 +69,7 @@ def assemble_findings(
     }
     fitted = _fit(validation, logits, config, provenance, combination)
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
-    bundle = add_known_answers(draft, count=config.known_answers)
+    bundle = add_decoded_files(add_known_answers(draft, count=config.known_answers))
     results = evaluate_findings(bundle, samples, canvases, config)
     bundle = keep_above_floors(bundle, results, below_floor=below_floor)
     bundle = add_figures(bundle, finding_metrics(results), finding_card(bundle.manifest, results, words))

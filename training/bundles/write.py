@@ -27,6 +27,7 @@ from cxr_edge.bundle import MANIFEST_NAME, Bundle, file_ref, write_bundle
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.networks import FileRef, Member, Segmenter
 from cxr_edge.compiler.calibrate import Ranges, measure_ranges
+from cxr_edge.compiler.decoded_files import add_decoded_files
 from cxr_edge.compiler.known_answers import add_known_answers, in_turn
 from cxr_edge.errors import BundleError, ContractError
 from cxr_edge.ops.preprocess import Preprocessor, normalize
@@ -46,6 +47,7 @@ __all__ = [
     "CARD",
     "INTENDED_USE",
     "FittedEnsemble",
+    "add_decoded_files",
     "add_facts",
     "add_figures",
     "add_known_answers",
