@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "engines",
         "screening",
         "environment report compiler",
-        "bench imports site changes",
+        "bench imports site changes health",
         "installation",
         "cli",
     ),

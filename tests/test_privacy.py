@@ -179,6 +179,12 @@ def test_bench_and_inspect_write_no_file(built, toy_bundle, tmp_path):
     assert_only(observe(tmp_path / "inspect", COMMAND, "inspect", str(toy_bundle)))
 
 
+def test_self_test_and_doctor_write_no_file(built, tmp_path):
+    where, _ = built
+    assert_only(observe(tmp_path / "self-test", COMMAND, "self-test", *where, "--time-factor", "1000"))
+    assert_only(observe(tmp_path / "doctor", COMMAND, "doctor", *where, "--time-factor", "1000"))
+
+
 @pytest.mark.skipif(NO_STRACE is not None, reason=f"{NO_STRACE}; the audit hook of the other tests still looks")
 def test_a_long_running_process_looks_up_no_host(built, tmp_path):
     where, images = built

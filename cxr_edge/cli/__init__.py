@@ -5,6 +5,11 @@ results could not be written; 128 + number: ended by that signal. It does not de
 to stdout, messages to stderr.
 """
 
-from cxr_edge.cli.main import main
+try:
+    from cxr_edge.cli.main import main
+except ImportError as error:
+    from cxr_edge.cli.incomplete import main_without
+
+    main = main_without(error)  # type: ignore[assignment]
 
 __all__ = ["main"]

@@ -26,6 +26,7 @@ from cxr_edge.cli.arguments import (
 )
 from cxr_edge.cli.files import Selection, report_skipped, select
 from cxr_edge.cli.output import Results, print_message
+from cxr_edge.cli.self_test import require_passed
 from cxr_edge.cli.traces import TracebackLog, add_traceback_options
 from cxr_edge.decoding.formats import FORMAT_LIST
 from cxr_edge.decoding.limits import MAX_PIXELS, MIN_SIDE_PX, Limits
@@ -101,6 +102,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--drift-state", type=path_argument, metavar="FILE",
         help="go on with the comparison with the bundle's reference exams from run to run; FILE is made if need be",
     )  # fmt: skip
+    parser.add_argument(
+        "--self-test", action="store_true", help="test bundle, engines and machine first; screen nothing if that fails"
+    )
     add_traceback_options(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -118,10 +122,11 @@ def run(args: argparse.Namespace) -> int:
     workers = min(args.threads, selection.images)
     threads = args.threads // workers
     engines = load_engines(args, bundle, threads=threads)
-    record_bundle(args, bundle)
     screener = Screener(
         bundle, engines, threads=threads, answer_all=args.answer_all, population=args.population
     )  # fmt: skip
+    tested = require_passed(screener, args) if args.self_test else ""
+    record_bundle(args, bundle)
     results = screen_files(
         screener,
         selection.items(),
@@ -132,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with ExitStack() as stack:
         output = Results(utf8=args.json or args.jsonl)
-        info = _run_info(args, screener, f"images at a time: {workers}, threads for each: {threads}")
+        info = _run_info(args, screener, f"images at a time: {workers}, threads for each: {threads}", tested)
         writers = _writers(args, output, info, selection, drift, stack)
         failed = _write(_progress(results, selection.count), writers, drift, output, tracebacks)
     if drift is not None:
@@ -253,7 +258,7 @@ def _writers(
     return writers
 
 
-def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str) -> RunInfo:
+def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str, self_test: str) -> RunInfo:
     from cxr_edge.backends.cpu_info import processor_name
     from cxr_edge.report import RunInfo
 
@@ -270,6 +275,7 @@ def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str)
         cxr_edge=__version__,
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         note=printable_lines(args.note),
+        self_test=self_test,
     )
 
 

@@ -34,11 +34,14 @@ class RunInfo:
     started: str  # local time, ISO 8601
     note: str = ""  # the user's text for the head of the report
     thresholds: tuple[float, ...] | None = None  # of the labels of a multi-label bundle; None in a single-label one
+    self_test: str = ""  # verdict of the self-test before the run; empty if there was none
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of this run; `thresholds` by label, in a multi-label bundle only."""
+        """Return the JSON object of this run; `thresholds` by label in a multi-label bundle, `self_test` where there was one."""
         values = asdict(self)
         del values["thresholds"]
+        if not self.self_test:
+            del values["self_test"]
         by_label = {} if self.thresholds is None else dict(zip(self.labels, self.thresholds, strict=True))
         return {**values, "thresholds": by_label} if by_label else values
 
