@@ -151,8 +151,7 @@ def check(
         signature.accept(bundle, older=older)
     signer = None if signature is None else signature.signer
     found = engines.load(bundle, backend=backend, threads=threads, box=signer)
-    max_loss = engines.last_build_settings(bundle, None, found.backend).max_loss
-    self_test(bundle, found, max_loss=max_loss, threads=threads)
+    self_test(bundle, found, threads=threads)
     return found
 
 
