@@ -60,6 +60,9 @@ class EngineSet:
     precisions: tuple[str, ...]  # one per network
     versions: Mapping[str, str]  # of the backend
     operating_point: OperatingPoint | None = None  # of these engines; None: the manifest's decision and budget
+    # SHA-256 (hexadecimal) of each engine's file, one per network; of the ONNX file for `reference`. Empty if not loaded from
+    # files.
+    digests: tuple[str, ...] = ()
     device: Device | None = None  # whose memory the engines can use; None if they take arrays of the host only
     folder: Path | None = None  # that they were loaded from; None: the bundle's own networks, or not from files
     box: Box | None = None  # that has signed them; None: signatures were not checked
@@ -132,21 +135,39 @@ def load(
     record = _read_record(folder, bundle, rebuild_hint)
     options = CompileOptions(threads=threads, gpu=record.settings.gpu)
     loaded = [_load_engine(folder, n, record, runtime, options, rebuild_hint) for n in networks]
+    engines, digests = [engine for engine, _ in loaded], tuple(digest for _, digest in loaded)
     again = partial(load, engines_dir=engines_dir and root.resolve(), backend=runtime.name, threads=threads, box=box)
     precisions = tuple(record.precisions[n.name] for n in networks)
-    point = record.operating_point
-    return engine_set(bundle, runtime, loaded, precisions, reload=again, operating_point=point, folder=folder, box=box)
+    return engine_set(
+        bundle,
+        runtime,
+        engines,
+        precisions,
+        reload=again,
+        operating_point=record.operating_point,
+        digests=digests,
+        folder=folder,
+        box=box,
+    )
 
 
 def reference(bundle: Bundle, *, threads: int = 1) -> EngineSet:
     """Load the bundle's own fp32 ONNX files into ONNX Runtime: the reference that engines are compared with."""
     runtime, options = OnnxRuntimeBackend(), CompileOptions(threads=threads)
     loaded: list[Engine] = []
-    for network in parts(bundle):
+    networks = parts(bundle)
+    for network in networks:
         engine = runtime.load_reference(network.onnx, options)
         check_signature(engine, network)
         loaded.append(engine)
-    return engine_set(bundle, runtime, loaded, ("fp32",) * len(loaded), reload=partial(reference, threads=threads))
+    return engine_set(
+        bundle,
+        runtime,
+        loaded,
+        ("fp32",) * len(loaded),
+        reload=partial(reference, threads=threads),
+        digests=tuple(n.onnx_sha256 for n in networks),
+    )
 
 
 def engine_set(
@@ -156,10 +177,14 @@ def engine_set(
     precisions: tuple[str, ...],
     reload: Callable[[Bundle], EngineSet] | None = None,
     operating_point: OperatingPoint | None = None,
+    digests: tuple[str, ...] = (),
     folder: Path | None = None,
     box: Box | None = None,
 ) -> EngineSet:
-    """Return the set of `loaded` engines, one per network of `bundle` in its order. operating_point: None for the manifest's."""
+    """Return the set of `loaded` engines, one per network of `bundle` in its order.
+
+    operating_point: None for the manifest's. digests: of the engines' files.
+    """
     first = 0 if bundle.manifest.segmenter is None else 1
     return EngineSet(
         backend=backend.name,
@@ -169,6 +194,7 @@ def engine_set(
         precisions=precisions,
         versions=backend.versions(),
         operating_point=operating_point,
+        digests=digests,
         device=backend.device() if isinstance(backend, DeviceBackend) else None,
         folder=folder,
         box=box,
@@ -297,14 +323,21 @@ def _load_engine(
     runtime: Backend,
     options: CompileOptions,
     rebuild_hint: str,
-) -> Engine:
-    engine = runtime.load(_engine_file(folder, network, record, runtime, rebuild_hint), options)
+) -> tuple[Engine, str]:
+    """Return the engine, and the SHA-256 of its file."""
+    file, digest = _engine_file(folder, network, record, runtime, rebuild_hint)
+    engine = runtime.load(file, options)
     check_signature(engine, network)
-    return engine
+    return engine, digest
 
 
-def _engine_file(folder: Path, network: NetworkFile, record: BuildRecord, runtime: Backend, rebuild_hint: str) -> Path:
-    """Return the file of a network's engine. Raises EngineError if it is altered, outdated or of another machine."""
+def _engine_file(
+    folder: Path, network: NetworkFile, record: BuildRecord, runtime: Backend, rebuild_hint: str
+) -> tuple[Path, str]:
+    """Return the file of a network's engine, and its SHA-256.
+
+    Raises EngineError if it is altered, outdated or of another machine.
+    """
     stem = f"{network.name}.{record.precisions[network.name]}"
     path = folder / f"{stem}{runtime.suffix}"
     try:
@@ -315,7 +348,7 @@ def _engine_file(folder: Path, network: NetworkFile, record: BuildRecord, runtim
     difference = _difference(car, network, runtime.versions(), digest)
     if difference:
         raise EngineError(f"the engine {path.name} in {folder} {difference}; {rebuild_hint}")
-    return path
+    return path, digest
 
 
 def _difference(car: SideCar, network: NetworkFile, versions: Mapping[str, str], engine_sha256: str) -> str | None:

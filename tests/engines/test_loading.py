@@ -18,6 +18,7 @@ from cxr_edge.backends.base import GpuOptions
 from cxr_edge.bundle import PACKAGED, Bundle, write_bundle
 from cxr_edge.compiler.build_bundle import build
 from cxr_edge.decoding.decode import decode
+from cxr_edge.digests import sha256_file
 from cxr_edge.engines import loading
 from cxr_edge.errors import BackendError, ContractError, EngineError
 from cxr_edge.screening.screener import Screener
@@ -68,6 +69,13 @@ def test_engines_load(bundle):
     assert len(loaded.members) == 3
     assert loaded.describe() == "onnxruntime: segmenter fp32, plain fp32, depthwise fp32, residual fp32"
     assert "onnxruntime" in loaded.versions
+
+
+def test_the_digests_are_those_of_the_files(bundle, folder):
+    files = [folder / f"{part}.fp32.onnx" for part in ("segmenter", "plain", "depthwise", "residual")]
+    assert engines.load(bundle).digests == tuple(map(sha256_file, files))
+    networks = [n.onnx for n in engines.parts(bundle)]
+    assert engines.reference(bundle).digests == tuple(map(sha256_file, networks))
 
 
 def test_the_engines_compute_what_the_reference_computes(bundle):
