@@ -23,6 +23,8 @@ class CxrEdgeError(Exception):
 class InputError(CxrEdgeError):
     """This image or argument cannot be used; others may."""
 
+    sha256 = ""  # hexadecimal, of a file's bytes that were read and cannot be used
+
 
 class OutputError(CxrEdgeError):
     """The results could not be written."""

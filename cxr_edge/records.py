@@ -53,6 +53,7 @@ class Failure:
 
     source: str  # name of the file, as the user gave it
     reason: str  # human-readable sentence
+    sha256: str = ""  # hexadecimal, of its bytes if they were read
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of this failure."""
@@ -92,10 +93,12 @@ class Roi:
 
 @dataclass(frozen=True, kw_only=True)
 class AcquisitionFacts:
-    """View and age by the header of a DICOM file; empty for other formats, and for what the header does not say."""
+    """View, age and UID by the header of a DICOM file; empty for other formats, and for what the header does not say."""
 
     view: str = ""  # AP, PA, or LATERAL
     age_years: float | None = None
+    # SOP Instance UID, in memory only: the evidence log stores its keyed hash, no report has it.
+    sop_instance_uid: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

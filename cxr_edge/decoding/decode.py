@@ -80,7 +80,9 @@ def decode(
         read = _read(image, scale, limits)
         gray = read.decoded if isinstance(read.decoded, GrayImage) else _to_gray_image(read.decoded)
     except InputError as error:
-        raise InputError(f"{printable(name)}: {error}") from error.__cause__
+        named = InputError(f"{printable(name)}: {error}")
+        named.sha256 = error.sha256
+        raise named from error.__cause__
     return Image(
         pixels=gray.pixels,
         source=name,
@@ -172,8 +174,12 @@ def _file_bytes(image: Any, limits: Limits) -> bytes:
 
 
 def _read_file(data: bytes, limits: Limits) -> _Read:
-    file_format = identify_format(data)
-    decoded = file_format.decode(data, limits)
+    try:
+        file_format = identify_format(data)
+        decoded = file_format.decode(data, limits)
+    except InputError as error:
+        error.sha256 = hashlib.sha256(data).hexdigest()
+        raise
     return _Read(format=file_format.name, decoded=decoded, sha256=hashlib.sha256(data).hexdigest())
 
 

@@ -2,7 +2,8 @@
 
 It exists because the lengths in a DICOM file cannot be trusted: elements are skipped one by one (PS3.5 section 7), sequences
 of undefined length without recursion, and pydicom gets only the elements in `KEYWORDS`, each once and of bounded size. Time
-and memory are linear in the file's length; of what identifies a patient only age, or birth date, is parsed, for the age in years.
+and memory are linear in the file's length; of what identifies a patient or an exam only age, or birth date, is parsed, for the
+age in years, and the SOP Instance UID, for the keyed hash of the evidence log.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _MAX_VALUE_BYTES = 1 << 20  # a lookup table of 65,536 entries takes an eighth o
 _INFLATED_STARTS = (1 << 20, FILE_OVERHEAD_BYTES)
 
 KEYWORDS = (
-    *("SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined", "ViewPosition", "ViewCodeSequence"),
+    *("SOPClassUID", "SOPInstanceUID"),
+    *("Modality", "PresentationIntentType", "BodyPartExamined", "ViewPosition", "ViewCodeSequence"),
     *("PatientOrientation", "PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "PresentationLUTShape"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),

@@ -1,4 +1,4 @@
-"""View and age by a DICOM header: a header in, `AcquisitionFacts` out.
+"""View, age and UID by a DICOM header: a header in, `AcquisitionFacts` out.
 
 They exist because a bundle is made for views and ages that an image does not show reliably. Only values with one meaning
 count (PS3.3 C.8.1.2.1 and C.8.11.5: View Position, View Code Sequence; PS3.5 6.2: AS, DA); others are ignored, never an
@@ -34,12 +34,15 @@ _VIEW_CODES = {
 _AGE = re.compile(r"([0-9]{1,3})([DWMY]?)")  # without a unit, as the RSNA challenge's files have it, years
 _UNITS_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
 _DATE = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})")
+_UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1
 _OLDEST_YEARS = 120.0
 
 
 def acquisition_facts(header: Header) -> AcquisitionFacts:
-    """Return what the header says of view and age; nothing of what it says unclearly, or not at all."""
-    return AcquisitionFacts(view=_view(header), age_years=_age_years(header))
+    """Return what the header says of view, age and UID; nothing of what it says unclearly, or not at all."""
+    return AcquisitionFacts(
+        view=_view(header), age_years=_age_years(header), sop_instance_uid=_sop_instance_uid(header)
+    )
 
 
 def view_meanings(header: Header) -> list[str]:
@@ -61,6 +64,11 @@ def _view(header: Header) -> str:
     except InputError:
         return ""
     return views.pop() if len(views) == 1 else ""
+
+
+def _sop_instance_uid(header: Header) -> str:
+    uid = header.text("SOPInstanceUID")
+    return uid if _UID.fullmatch(uid) else ""
 
 
 def _by_position(header: Header) -> str:

@@ -45,9 +45,9 @@ class FileResult:
     traceback: str = ""  # of an unexpected exception
 
 
-def internal_error(source: str, error: Exception) -> FileResult:
-    """Return the result of a file that ended in an unexpected exception."""
-    failure = Failure(source=source, reason=defects.reason(error))
+def internal_error(source: str, error: Exception, *, sha256: str = "") -> FileResult:
+    """Return the result of a file that ended in an unexpected exception. sha256: of its bytes if they were read."""
+    failure = Failure(source=source, reason=defects.reason(error), sha256=sha256)
     return FileResult(outcome=failure, traceback=defects.traceback_text(error))
 
 
@@ -125,6 +125,11 @@ class Screener:
         """The number of threads that preprocess one image."""
         return int(self._options["threads"])
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments by which it answers, by name: threads, answer_all, population."""
+        return dict(self._options)
+
     def describe(self) -> str:
         """Return one line for reports: backend, precisions, and the execution mode."""
         return "; ".join(part for part in (self._engines.describe(), self._pipeline.execution_mode) if part)
@@ -198,14 +203,16 @@ class Screener:
         takes. source: its name in the result, as of `load_image`.
         """
         start, name = perf_counter(), name_of(image) if source is None else source
+        decoded: Image | None = None
         try:
             decoded = decode(image, source=source, limits=limits)
             decode_ms = 1e3 * (perf_counter() - start)
             return FileResult(outcome=self.screen(decoded, heatmap=heatmap, decode_ms=decode_ms), image=decoded)
         except CxrEdgeError as error:
-            return FileResult(outcome=Failure(source=name, reason=str(error).removeprefix(f"{printable(name)}: ")))
+            reason = str(error).removeprefix(f"{printable(name)}: ")
+            return FileResult(outcome=Failure(source=name, reason=reason, sha256=_digest(decoded, error)))
         except Exception as error:
-            return internal_error(name, error)
+            return internal_error(name, error, sha256=_digest(decoded, error))
 
     def _check(self, image: object) -> None:
         if not isinstance(image, Image):
@@ -253,6 +260,11 @@ class Screener:
             return None
         weights = self.manifest.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
         return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(label), self._specs, roi, image)
+
+
+def _digest(decoded: Image | None, error: Exception) -> str:
+    """Return the SHA-256 of an input that failed, before or after it was decoded; empty if it was not read."""
+    return decoded.sha256 if decoded is not None else error.sha256 if isinstance(error, InputError) else ""
 
 
 def _check_arguments(bundle: object, engines: object, threads: object) -> None:

@@ -107,5 +107,17 @@ def test_the_stated_age_comes_before_the_dates() -> None:
     assert _facts(PatientAge="050Y", PatientBirthDate="20100401", StudyDate="20200331").age_years == 50.0
 
 
+def test_the_uid_is_known_and_not_shown() -> None:
+    facts = _facts(SOPInstanceUID="1.2.840.99.1")
+    assert facts.sop_instance_uid == "1.2.840.99.1"
+    assert "1.2.840" not in repr(facts)
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+@pytest.mark.parametrize("uid", ["", "Nobody^Knows", "1." * 40])
+def test_a_uid_that_is_none_is_left_out(uid: str) -> None:
+    assert decode(dataset(xray_pixels(), SOPInstanceUID=uid)).facts.sop_instance_uid == ""
+
+
 def test_other_formats_have_no_facts() -> None:
     assert decode(xray_pixels(bits=8).astype("uint8")).facts == AcquisitionFacts()

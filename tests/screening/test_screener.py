@@ -8,6 +8,7 @@ import pytest
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.decoding.decode import decode
+from cxr_edge.digests import sha256_file
 from cxr_edge.engines import reference
 from cxr_edge.errors import BackendError, ContractError
 from cxr_edge.records import Failure, Roi, Screening
@@ -126,6 +127,23 @@ def test_an_unexpected_exception_of_one_file_is_its_failure(screener, images, mo
     assert results[1].outcome.reason.startswith(f"internal error: {type(error).__name__}")
     assert "failing_on" in results[1].traceback or "wrapped" in results[1].traceback
     assert results[0].traceback == ""
+
+
+def test_a_failure_has_the_digest_of_what_was_read(screener, images):
+    *_, broken, missing = images
+    assert screener.screen_file(broken).outcome.sha256 == sha256_file(broken)
+    assert screener.screen_file(missing).outcome.sha256 == ""
+
+
+@pytest.mark.parametrize("error", [BackendError("out of memory"), KeyError("x")])
+def test_an_image_that_fails_after_decoding_has_its_digest(screener, images, monkeypatch, error):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(screener, "screen", fail)
+    failure = screener.screen_file(images[0]).outcome
+    assert (type(failure), failure.sha256) == (Failure, sha256_file(images[0]))
+    assert "sha256" not in failure.as_json()
 
 
 def test_a_backend_that_fails_on_one_file_does_not_end_the_run(screener, images, monkeypatch):
