@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         InputError,
         OutputError,
     )
+    from cxr_edge.evidence import EvidenceLog
     from cxr_edge.records import Image, Screening
     from cxr_edge.screening.folder import screen_files
     from cxr_edge.screening.screener import Screener
@@ -48,6 +49,7 @@ __all__ = [
     "CxrEdgeError",
     "DriftMonitor",
     "EngineError",
+    "EvidenceLog",
     "Image",
     "InputError",
     "OutputError",
@@ -70,6 +72,7 @@ moved.install("cxr_edge", moved.CXR_EDGE)
 _PUBLIC = {
     "Bundle": ("bundle", "Bundle"),
     "DriftMonitor": ("drift", "DriftMonitor"),
+    "EvidenceLog": ("evidence", "EvidenceLog"),
     "Image": ("records", "Image"),
     "Screener": ("screening.screener", "Screener"),
     "Screening": ("records", "Screening"),

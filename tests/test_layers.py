@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "backends calibration drift signing",
         "engines",
         "screening",
-        "environment report compiler",
+        "environment report compiler evidence",
         "bench imports site changes health",
         "installation",
         "cli",
