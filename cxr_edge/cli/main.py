@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cxr_edge.cli import (
+    audit,
     bench,
     build_engine,
     calibrate,
@@ -24,6 +25,7 @@ from cxr_edge.cli import (
     inspect,
     install,
     keys,
+    replay,
     screen,
     self_test,
     sign,
@@ -120,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         self_test,
         doctor,
         calibrate,
+        audit,
+        replay,
         check_data,
         train,
         import_networks,

@@ -24,6 +24,7 @@ from cxr_edge.cli.arguments import (
     open_bundle,
     record_bundle,
 )
+from cxr_edge.cli.evidence_options import add_evidence, check_evidence, logged, open_evidence
 from cxr_edge.cli.files import Selection, report_skipped, select
 from cxr_edge.cli.output import Results, print_message
 from cxr_edge.cli.self_test import require_passed
@@ -105,6 +106,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--self-test", action="store_true", help="test bundle, engines and machine first; screen nothing if that fails"
     )
+    add_evidence(parser)
     add_traceback_options(parser)
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -116,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(max_pixels=args.max_pixels, min_side_px=args.min_side)
     selection = select(args.paths, args.files_from, limits=limits)
     _check_outputs(args)
+    check_evidence(args)
     tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = open_bundle(args, args.bundle)
     drift = _drift(args.drift_state, bundle, selection)
@@ -136,10 +139,11 @@ def run(args: argparse.Namespace) -> int:
         min_side_px=args.min_side,
     )
     with ExitStack() as stack:
+        evidence = open_evidence(args, screener, workers, stack)
         output = Results(utf8=args.json or args.jsonl)
         info = _run_info(args, screener, f"images at a time: {workers}, threads for each: {threads}", tested)
         writers = _writers(args, output, info, selection, drift, stack)
-        failed = _write(_progress(results, selection.count), writers, drift, output, tracebacks)
+        failed = _write(_progress(logged(results, evidence), selection.count), writers, drift, output, tracebacks)
     if drift is not None:
         _end_drift(args, drift, bundle)
     if not args.json:
