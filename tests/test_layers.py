@@ -47,7 +47,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "sensors peers trainers cold_probe",
         "combine",
         "gpu",
-        "preprocess end_to_end cold_start throughput latency scenarios idle sustained train_speed rivals",
+        "preprocess end_to_end cold_start throughput latency scenarios idle sustained train_speed rivals evidence",
         "__main__",
     ),
 }

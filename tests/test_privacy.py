@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.builders.dicom_files import dataset, file_bytes, xray_pixels
+from tests.builders.dicom_files import PATIENT, dataset, file_bytes, xray_pixels
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "cxr-edge")
@@ -169,6 +169,16 @@ def test_screen_writes_only_its_reports(built, tmp_path):
     reports = ["--html", "page.html", "--heatmap", "maps"]
     observed = observe(tmp_path / "run", COMMAND, "screen", str(images), *where, *reports)
     assert_only(observed, "cwd/page.html", "cwd/maps/00001-a.png.png", "cwd/maps/00002-b.dcm.png")
+
+
+def test_screen_writes_only_its_evidence_log_and_no_name_into_it(built, tmp_path):
+    where, images = built
+    run = tmp_path / "run"
+    observed = observe(run, COMMAND, "screen", str(images), *where, "--evidence", "log")
+    assert_only(observed, "cwd/log/evidence-000001.jsonl", "cwd/log/head.json", "cwd/log/site.key")
+    text = (run / "cwd/log/evidence-000001.jsonl").read_text()
+    assert '"kind":"screening"' in text
+    assert not any(name in text for name in ("b.dcm", "a.png", PATIENT.split("^")[0]))
 
 
 def test_bench_and_inspect_write_no_file(built, toy_bundle, tmp_path):

@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from cxr_edge.evidence.export import verify_export
+    from cxr_edge.evidence.export_verification import verify_export
     from cxr_edge.evidence.lines import Head
     from cxr_edge.evidence.verification import verify
 

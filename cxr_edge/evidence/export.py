@@ -10,21 +10,20 @@ import csv
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from cxr_edge.errors import InputError, OutputError
-from cxr_edge.evidence.chain_records import Checkpoint, FileBegin, checkpoint_message
-from cxr_edge.evidence.lines import LOG_ID, Head, Line, content_digest, link, require_digest
+from cxr_edge.evidence.chain_records import Checkpoint, FileBegin
+from cxr_edge.evidence.lines import Head, content_digest
 from cxr_edge.evidence.records import FailureRecord, RunRecord, ScreeningRecord, read_record
-from cxr_edge.evidence.verification import Problem, Verification, VerifiedLine, Verifier, verify
+from cxr_edge.evidence.verification import Verification, VerifiedLine, verify
 from cxr_edge.names import printable
-from cxr_edge.specs.json_fields import FieldError, parse, require, require_integer, require_keys, require_object
 
-__all__ = ["EXPORT_SCHEMA", "Exported", "export_lines", "export_table", "verify_export"]
+__all__ = ["EXPORT_SCHEMA", "Exported", "export_lines", "export_table"]
 
 EXPORT_SCHEMA = "cxr-edge-evidence-export/1"
 
@@ -36,7 +35,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was exported."""
+    """Result of an export."""
 
     lines: int  # that were requested and found
     head: Head  # of the last line of the proof
@@ -112,118 +111,6 @@ def export_table(folder: Path, out: Path, *, first: int = 1, last: int | None = 
     if found.head is None:
         raise InputError(f"the evidence log in {printable(folder)} has no lines yet")
     return Exported(lines=count, head=found.head, signed=False)
-
-
-def verify_export(file: Path, *, keys: Sequence[Verifier] = (), expected: Sequence[Head] = ()) -> Verification:
-    """Verify a file that `export_lines` wrote. Raises InputError if it is none."""
-    result = Verification(files=1)
-    try:
-        with file.open("rb") as opened:
-            head = _export_head(opened.readline(), file)
-            result.problem = _check_export(head, opened.read().split(b"\n"), file.name, keys, expected, result)
-    except OSError as error:
-        raise InputError(f"{printable(file)} cannot be read ({error.strerror}): check path and permissions") from None
-    last = head["last"] or 0
-    if result.problem is None and keys and (result.signed_through is None or result.signed_through < last):
-        after = f" after line {last}" if last else ""
-        reason = f"no checkpoint{after} is signed by a given key"
-        result.problem = Problem(damage="signature", file=file.name, line=0, message=reason)
-    return result
-
-
-def _check_export(
-    head: dict[str, Any],
-    contents: list[bytes],
-    name: str,
-    keys: Sequence[Verifier],
-    expected: Sequence[Head],
-    result: Verification,
-) -> Problem | None:
-    digest, number = head["previous"], 0
-    known = {key.key_id: key for key in keys}
-    wanted = {h.number: h for h in expected}
-    for index, content in enumerate(contents, 2):
-        if not content:
-            continue
-        try:
-            entry = _entry(content)
-        except FieldError as error:
-            reason = f"line {index} is no line of an export: {error.key or 'the whole line'} {error.message}"
-            return Problem(damage="changed", file=name, line=index, message=reason)
-        if number and entry.number != number + 1:
-            reason = f"line {index} has number {entry.number}, expected {number + 1}"
-            return Problem(damage="missing", file=name, line=index, message=reason)
-        if entry.line is not None and entry.line.previous != digest:
-            reason = (
-                f"line {index} (number {entry.number}) does not follow from the lines before: one of them was changed"
-            )
-            return Problem(damage="changed", file=name, line=index, message=reason)
-        if entry.line is not None and entry.line.kind == Checkpoint.kind:
-            result.checkpoints += 1
-            if known and (reason := _wrong_signature(entry.line, head["log"], digest, known)):
-                return Problem(damage="signature", file=name, line=index, message=f"line {index}: {reason}")
-            result.signed_through = entry.number - 1 if known else None
-        digest, number = link(digest, entry.content), entry.number
-        if number in wanted and wanted[number].digest != digest:
-            reason = f"line {index} (number {number}) is not the one that the expected head names"
-            return Problem(damage="changed", file=name, line=index, message=reason)
-        result.first, result.lines = result.first or number, result.lines + 1
-        result.head = Head(log=head["log"], number=number, digest=digest)
-    return _unreached(name, expected, result)
-
-
-def _unreached(name: str, expected: Sequence[Head], result: Verification) -> Problem | None:
-    last = 0 if result.head is None else result.head.number
-    for head in expected:
-        if head.number > last or head.number < (result.first or 1):
-            reason = f"the export has lines {result.first} to {last}, the expected head names line {head.number}"
-            return Problem(damage="truncated", file=name, line=0, message=reason)
-    return None
-
-
-def _wrong_signature(line: Line, log: str, digest: str, keys: dict[str, Verifier]) -> str:
-    checkpoint = Checkpoint.from_json(line.record)
-    key = keys.get(checkpoint.key_id)
-    if key is None:
-        return f"the checkpoint is of another key ({checkpoint.key_id[:12]}...) than the given ones"
-    valid = key.verify(checkpoint_message(log, line.number - 1, digest), bytes.fromhex(checkpoint.signature))
-    return "" if valid else "the signature of the checkpoint is invalid"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    number: int
-    content: str  # SHA-256 of the line
-    line: Line | None  # None for a line that is there as its SHA-256 only
-
-
-def _entry(content: bytes) -> _Entry:
-    value = require_object(parse(content), "")
-    if "content" in value:
-        found = require_keys(value, ["number", "content"])
-        require_integer(found["number"], "number", least=1)
-        require_digest(found["content"], "content")
-        return _Entry(number=found["number"], content=found["content"], line=None)
-    line = Line.decode(content)
-    return _Entry(number=line.number, content=content_digest(content), line=line)
-
-
-def _export_head(content: bytes, file: Path) -> dict[str, Any]:
-    try:
-        head = require_keys(parse(content), ["schema", "log", "previous", "first", "last"])
-        require(head["schema"] == EXPORT_SCHEMA, "schema", EXPORT_SCHEMA, head["schema"])
-        require(
-            isinstance(head["log"], str) and bool(LOG_ID.fullmatch(head["log"])), "log", "the id of a log", head["log"]
-        )
-        require_digest(head["previous"], "previous")
-        if head["last"] is not None:
-            require_integer(head["last"], "last", least=1)
-    except FieldError as error:
-        raise InputError(
-            f"{printable(file)} is no export of an evidence log ({error.key or 'its first line'} {error.message}): give a "
-            "folder, or what `cxr-edge audit export` wrote"
-        ) from None
-    return head
 
 
 def _runs_of(folder: Path, first: int, last: int | None) -> set[int]:

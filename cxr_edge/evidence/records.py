@@ -96,7 +96,7 @@ class MachineRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What the screenings of a run have in common. It is repeated in every file of the log that the run writes to."""
+    """Common to all screenings of a run. It is repeated in every file of the log that the run writes to."""
 
     kind: ClassVar[str] = "run"
 

@@ -62,7 +62,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """What a log says of some inputs."""
+    """Entries of a log of some inputs."""
 
     verification: Verification
     entries: Mapping[str, tuple[Entry, ...]]  # by SHA-256 of the input, in their order

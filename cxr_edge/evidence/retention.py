@@ -30,7 +30,7 @@ _ASIDE = re.compile(r"torn-([0-9]+)\.bin")
 
 @dataclass(frozen=True, kw_only=True)
 class PruneResult:
-    """What was deleted."""
+    """Result of a deletion."""
 
     files: tuple[str, ...]
     lines: int

@@ -7,6 +7,7 @@ read.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ class Verification:
 
 
 def verify(
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     keys: Sequence[Verifier] = (),
     expected: Sequence[Head] = (),
@@ -93,7 +94,7 @@ def verify(
     visit: is called with each line, in order; the line before a problem may be the one that was changed. Raises InputError if
     there is no log.
     """
-    files = snapshot(folder)
+    files = snapshot(Path(folder))
     checker = _Checker(files, keys, expected)
     try:
         for verified in checker.run():
@@ -155,33 +156,35 @@ class _Checker:
 
     def finish(self) -> None:
         """Check what only the whole log shows. Raises _Found."""
-        files, last = self._files, max(self._files.sizes, default=0)
-        head = files.head
+        self._finish_head()
+        if self._anchor is not None and self._anchor not in self._pruned:
+            name = file_name(self._anchor[0])
+            reason = f"the files up to {name} are missing, and no line says that they were pruned"
+            raise _Found("missing", name, 0, reason)
+        for expected in self._expected:
+            self._check_unseen(expected)
+        self._finish_signatures()
+
+    def _finish_head(self) -> None:
+        head = self._files.head
         if head is None:
-            raise _Found(
-                "missing", HEAD_FILE, 0, f"{HEAD_FILE} {files.head_problem}, so lines at the end may be missing"
-            )
+            reason = f"{HEAD_FILE} {self._files.head_problem}, so lines at the end may be missing"
+            raise _Found("missing", HEAD_FILE, 0, reason)
         if head.number > self._number:
             raise self._truncated(f"{HEAD_FILE} names line {head.number}", head.number)
         if self._log and head.log != self._log:
             raise _Found("changed", HEAD_FILE, 0, f"{HEAD_FILE} is of another log ({head.log}, here {self._log})")
         if head.number < self._number:
-            self.result.notes.append(
-                f"{HEAD_FILE} is {self._number - head.number} lines behind: a writer was killed, or is at work"
-            )
-        if self._anchor is not None and self._anchor not in self._pruned:
-            raise _Found(
-                "missing",
-                file_name(self._anchor[0]),
-                0,
-                f"the files up to {file_name(self._anchor[0])} are missing, and no line says that they were pruned",
-            )
-        for expected in self._expected:
-            self._check_unseen(expected)
-        if self._keys and self.result.signed_through is None:
-            raise _Found("signature", file_name(last), 0, "no checkpoint is signed by a given key")
-        if self._keys and self.result.signed_through is not None:
-            unsigned = self._number - self.result.signed_through - 1  # the checkpoint itself
+            behind = f"{HEAD_FILE} is {self._number - head.number} lines behind: a writer was killed, or is at work"
+            self.result.notes.append(behind)
+
+    def _finish_signatures(self) -> None:
+        signed = self.result.signed_through
+        if self._keys and signed is None:
+            name = file_name(max(self._files.sizes, default=1))
+            raise _Found("signature", name, 0, "no checkpoint is signed by a given key")
+        if signed is not None:
+            unsigned = self._number - signed - 1  # the checkpoint itself
             self.result.notes += [f"{unsigned} lines after the last signed checkpoint"] if unsigned > 0 else []
         elif self.result.checkpoints:
             self.result.notes.append("the signatures of the checkpoints were not verified: give --key")

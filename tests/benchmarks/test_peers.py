@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as run_all
-from benchmarks import cold_start, combine, end_to_end, preprocess, throughput
+from benchmarks import cold_start, combine, end_to_end, evidence, preprocess, throughput
 from benchmarks.harness import page
 from benchmarks.harness.images import dicom_bytes, enlarge, jpeg_bytes, png_bytes, speckled_image
 from benchmarks.harness.report import Target, markdown
@@ -302,6 +302,20 @@ def test_throughput_runs(built_bundle: Path, tmp_path: Path) -> None:
     ]
     assert [row[0] for row in memory["rows"]] == [4]
     assert memory["rows"][0][1] > 10, "a process with NumPy in it holds more than 10 MiB"
+
+
+def test_the_cost_of_a_log_is_measured(built_bundle: Path, tmp_path: Path) -> None:
+    report = _run(evidence, tmp_path, "--bundle", str(built_bundle), "--files", "2", "--side-px", "200")
+    screened, lines, verified = report["tables"]
+    assert [row[0] for row in screened["rows"]] == ["without a log", "with a log", "with a log, one wait in 10"]
+    assert [row[0] for row in lines["rows"]] == ["with a log", "with a log, one wait in 10"]
+    assert verified["title"].startswith("verification of a log of 6")
+    assert report["settings"]["bytes of a line"] > 500
+    assert report["targets"][0]["measured"] > 0
+
+
+def test_a_page_may_have_another_title(tmp_path: Path) -> None:
+    assert page.page([], "Evidence").startswith("# Evidence\n")
 
 
 def test_the_page_of_results_is_generated_from_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -260,3 +262,11 @@ def test_standard_input_is_compared_too(log, built, images, capsys, monkeypatch)
     status, captured = run(capsys, "replay", log, "-", *built)
     assert status == 0, captured.err
     assert "-: equal bit for bit" in captured.out
+
+
+def test_without_a_log_nothing_of_it_is_imported():
+    program = "import sys, cxr_edge.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "cxr_edge.cli.audit" in loaded
+    assert not loaded & {"cxr_edge.evidence.log", "cxr_edge.evidence.verification", "importlib.metadata", "cryptography"}

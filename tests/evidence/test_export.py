@@ -7,7 +7,8 @@ import json
 import pytest
 
 from cxr_edge.errors import InputError, OutputError
-from cxr_edge.evidence.export import export_lines, verify_export
+from cxr_edge.evidence.export import export_lines
+from cxr_edge.evidence.export_verification import verify_export
 from cxr_edge.evidence.folder import file_name
 from cxr_edge.evidence.lines import Head
 from tests.evidence.conftest import KEY, StandInKey, checked, lines, write
@@ -75,7 +76,7 @@ def test_a_removed_line_is_found(exported):
 
 
 def test_another_key_another_head_and_no_line(exported):
-    assert "is of another key" in verify_export(exported, keys=[StandInKey("b")]).problem.message
+    assert "is a checkpoint of another key" in verify_export(exported, keys=[StandInKey("b")]).problem.message
     assert verify_export(exported).intact
     head = verified(exported).head
     wrong = Head(log=head.log, number=head.number, digest="0" * 64)
