@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 
 from benchmarks.harness.images import enlarge, jpeg_bytes
-from benchmarks.harness.report import Target, publish
+from benchmarks.harness.report import publish
 from benchmarks.harness.script import Benchmark, add_out, add_rounds, exit_status, make_parser
 from benchmarks.harness.side_by_side import Implementation, Table, latency_table, measure
 from cxr_edge.bundle import Bundle
@@ -89,7 +89,7 @@ def _run(args: argparse.Namespace) -> None:
         latency_table("one line alone", lines, baseline=EVERY, per_run=_LINES),
         latency_table(f"verification of a log of {count} lines", verified, baseline="verify"),
     ]
-    _publish(args, bundle, tables, screened[1].ratio_to(screened[0]), line_bytes)
+    _publish(args, bundle, tables, line_bytes)
 
 
 def _write_files(folder: Path, bundle: Bundle, side_px: int, count: int) -> list[Path]:
@@ -131,9 +131,7 @@ def _bytes_of_a_line(folder: Path, screener: Screener, result: FileResult) -> in
     return max(len(line) for line in file.read_bytes().splitlines() if b'"kind":"screening"' in line)
 
 
-def _publish(
-    args: argparse.Namespace, bundle: Bundle, tables: list[Table], ratio: float | None, line_bytes: int
-) -> None:
+def _publish(args: argparse.Namespace, bundle: Bundle, tables: list[Table], line_bytes: int) -> None:
     publish(
         name=BENCHMARK.name,
         question="What does the evidence log cost?",
@@ -147,15 +145,11 @@ def _publish(
             "bytes of a line": line_bytes,
         },
         tables=tables,
-        targets=[
-            Target(
-                text="times the time per image, with a log over without",
-                required=1.1,
-                at_least=False,
-                measured=ratio,
-            )
-        ],
-        notes=("Percentiles are of each round's mean time per image or line, not of single ones.",),
+        targets=[],
+        notes=(
+            "Percentiles are of each round's mean time per image or line, not of single ones.",
+            "A line's wait for the disk depends on the disk, and on what else writes to it.",
+        ),
         out=args.out,
     )
 

@@ -9,7 +9,7 @@ import argparse
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, load_en
 from cxr_edge.cli.files import select
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.digests import sha256_file
+from cxr_edge.errors import InputError
 from cxr_edge.evidence.constants import TOLERANCE
 from cxr_edge.names import json_name, path_argument, printable
 from cxr_edge.records import Failure
@@ -31,7 +32,7 @@ __all__ = ["add_parser", "run"]
 
 _DIFFERENT = 1
 _GOOD = ("equal", "within tolerance")
-_ORDER = (*_GOOD, "different", "other bundle", "no record", "not read")
+_ORDER = (*_GOOD, "different", "other bundle", "no record", "not compared")
 _IN_WORDS = {"equal": "equal bit for bit", "within tolerance": f"within {TOLERANCE:g}"}
 
 
@@ -66,7 +67,7 @@ class _File:
     source: str
     item: Item
     sha256: str  # empty if it could not be read
-    reason: str = ""  # why not
+    reason: str = ""  # why it is not compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ def _rows(files: Iterable[_File], log: Log, screener: Screener, *, other_bundle:
     screeners: dict[str, Screener] = {}
     for file in files:
         if not file.sha256:
-            yield _Row(file=file, status="not read")
+            yield _Row(file=file, status="not compared")
             continue
         entries = log.entries.get(file.sha256, ())
         if not entries:
@@ -149,8 +150,13 @@ def _rows(files: Iterable[_File], log: Log, screener: Screener, *, other_bundle:
                 yield _Row(file=file, status="other bundle", entry=entry)
                 continue
             options = options_of(entry.run, screener)
-            again = screeners.setdefault(repr(options), Screener(screener.bundle, screener.engines, **options))
-            yield _compared(file, entry, again)
+            try:
+                if repr(options) not in screeners:
+                    screeners[repr(options)] = Screener(screener.bundle, screener.engines, **options)
+            except InputError as error:  # an option that this bundle cannot follow
+                yield _Row(file=replace(file, reason=str(error)), status="not compared", entry=entry)
+                continue
+            yield _compared(file, entry, screeners[repr(options)])
 
 
 def _compared(file: _File, entry: Entry, screener: Screener) -> _Row:

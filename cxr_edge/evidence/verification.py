@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from cxr_edge.errors import InputError
 from cxr_edge.evidence.chain_records import Checkpoint, FileBegin, Pruned, Recovered, checkpoint_message
 from cxr_edge.evidence.folder import HEAD_FILE, Snapshot, file_name, snapshot
-from cxr_edge.evidence.lines import BEFORE_FIRST, Head, Line, content_digest, link
+from cxr_edge.evidence.lines import BEFORE_FIRST, SCHEMA, Head, Line, content_digest, link
 from cxr_edge.specs.json_fields import FieldError
+from cxr_edge.version import __version__
 
 __all__ = ["Damage", "Problem", "Verification", "VerifiedLine", "Verifier", "verify"]
 
@@ -286,6 +289,7 @@ class _Checker:
             )
         try:
             if line.kind == FileBegin.kind:
+                _check_schema(line)
                 self._check_begin(FileBegin.from_json(line.record), raw)
             elif line.kind == Checkpoint.kind:
                 self._check_checkpoint(Checkpoint.from_json(line.record), line, raw)
@@ -357,3 +361,12 @@ class _Checker:
         last = max(self._files.sizes, default=1)
         reason = f"the log ends with line {self._number}, {what}: {number - self._number} or more lines at its end are missing"
         return _Found("truncated", file_name(last), 0, reason)
+
+
+def _check_schema(line: Line) -> None:
+    """Raise InputError for a file of a later version, which is no damage."""
+    schema = line.record.get("schema")
+    if isinstance(schema, str) and re.fullmatch(r"cxr-edge-evidence/[0-9]{1,6}", schema) and schema != SCHEMA:
+        raise InputError(
+            f"the evidence log has schema {schema}, this cxr-edge ({__version__}) knows {SCHEMA}: use the version that wrote it"
+        )

@@ -222,6 +222,9 @@ class ChainWriter:
         head = Head(log=secrets.token_hex(16), number=0, digest=BEFORE_FIRST)
         write_head(self.folder, head)
         sync_folder(self._folder)
+        parent = open_folder(self.folder.absolute().parent, create=False)
+        sync_folder(parent)  # which has the name of the folder
+        os.close(parent)
         return head
 
     def _open_last(self, numbers: list[int]) -> None:

@@ -311,7 +311,6 @@ def test_the_cost_of_a_log_is_measured(built_bundle: Path, tmp_path: Path) -> No
     assert [row[0] for row in lines["rows"]] == ["with a log", "with a log, one wait in 10"]
     assert verified["title"].startswith("verification of a log of 6")
     assert report["settings"]["bytes of a line"] > 500
-    assert report["targets"][0]["measured"] > 0
 
 
 def test_a_page_may_have_another_title(tmp_path: Path) -> None:

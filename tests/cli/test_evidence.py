@@ -12,6 +12,7 @@ import pytest
 
 from cxr_edge.cli import main, standard_input
 from cxr_edge.evidence import folder as evidence_folder
+from cxr_edge.evidence import replay as replaying
 from cxr_edge.evidence.folder import file_name
 from tests.builders.dicom_files import dataset, file_bytes, xray_pixels
 
@@ -221,8 +222,8 @@ def test_a_file_without_a_record_and_one_that_cannot_be_read(log, built, images,
     status, captured = run(capsys, "replay", log, images / "new.png", images / "none.png", *built)
     assert status == 1
     assert "new.png: no record" in captured.out
-    assert "none.png: not read" in captured.out
-    assert "1 no record, 1 not read" in captured.out
+    assert "none.png: not compared" in captured.out
+    assert "1 no record, 1 not compared" in captured.out
 
 
 def test_an_altered_record_is_different_and_the_log_is_not_intact(log, built, images, capsys):
@@ -256,6 +257,14 @@ def test_another_bundle_is_compared_only_on_request(log, built, images, toy_bund
     assert row["comparison"]["causes"][0] == "another bundle: toy 1 when recorded, toy 2 now"
 
 
+def test_a_record_with_an_option_that_the_bundle_cannot_follow(log, built, images, capsys, monkeypatch):
+    monkeypatch.setattr(replaying, "options_of", lambda run, screener: {"threads": 1, "population": "adults"})
+    status, captured = run(capsys, "replay", log, images / "0.png", *built)
+    assert status == 1
+    assert "0.png: not compared" in captured.out
+    assert "needs a bundle with a checker" in captured.out
+
+
 def test_standard_input_is_compared_too(log, built, images, capsys, monkeypatch):
     monkeypatch.setattr(standard_input, "reject_terminal", lambda: None)
     monkeypatch.setattr(standard_input, "read_blocks", lambda descriptor: iter([(images / "0.png").read_bytes()]))
@@ -269,4 +278,9 @@ def test_without_a_log_nothing_of_it_is_imported():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "cxr_edge.cli.audit" in loaded
-    assert not loaded & {"cxr_edge.evidence.log", "cxr_edge.evidence.verification", "importlib.metadata", "cryptography"}
+    assert not loaded & {
+        "cxr_edge.evidence.log",
+        "cxr_edge.evidence.verification",
+        "importlib.metadata",
+        "cryptography",
+    }

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from cxr_edge.errors import InputError
+from cxr_edge.evidence.chain_records import FileBegin
 from cxr_edge.evidence.folder import file_name, file_numbers
 from cxr_edge.evidence.lines import Head, Line, content_digest, link
 from cxr_edge.evidence.verification import verify
@@ -294,6 +295,14 @@ def test_a_line_of_the_log_itself_in_a_wrong_place_or_form(log):
     writer.append(type("Odd", (Note,), {"kind": "checkpoint"})(text="no signature"))
     writer.close()
     assert "is damaged: record.text is not a key of this format" in found(log)[3]
+
+
+def test_a_log_of_a_later_version_is_no_damage(tmp_path, monkeypatch):
+    begin = FileBegin.as_json
+    monkeypatch.setattr(FileBegin, "as_json", lambda self: {**begin(self), "schema": "cxr-edge-evidence/2"})
+    write(tmp_path, 1)
+    with pytest.raises(InputError, match=r"has schema cxr-edge-evidence/2, this cxr-edge .* knows cxr-edge-evidence/1"):
+        verify(tmp_path)
 
 
 def test_a_head_that_is_none():
