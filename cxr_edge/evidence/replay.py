@@ -16,7 +16,7 @@ from cxr_edge.decoding.limits import DEFAULT_LIMITS, Limits
 from cxr_edge.evidence.chain_records import FileBegin
 from cxr_edge.evidence.constants import TOLERANCE
 from cxr_edge.evidence.describe import failure_record, run_record, screening_record
-from cxr_edge.evidence.records import FailureRecord, RunRecord, ScreeningRecord, read_record
+from cxr_edge.evidence.records import EngineRecord, FailureRecord, RunRecord, ScreeningRecord, read_record
 from cxr_edge.evidence.site_key import SiteKey
 from cxr_edge.evidence.verification import Verification, VerifiedLine, verify
 from cxr_edge.records import Failure
@@ -35,12 +35,8 @@ __all__ = [
     "run_of",
 ]
 
-_IRRELEVANT = {
-    "max_pixels",
-    "min_side_px",
-    "workers",
-    "deadline_ms",
-}  # options that change no output, or are not repeated
+# Options that change no output, or are not repeated.
+_IRRELEVANT = {"max_pixels", "min_side_px", "workers", "deadline_ms"}
 _NO_SITE = SiteKey(secret=bytes(32))
 
 Equality = Literal["equal", "within tolerance", "different"]
@@ -176,7 +172,8 @@ def causes(before: RunRecord, after: RunRecord) -> Iterator[str]:
     if before.backend != after.backend:
         yield f"another backend: {before.backend} when recorded, {after.backend} now"
     engines = {e.part: e for e in after.engines}
-    changed = [e.part for e in before.engines if e.part in engines and engines[e.part].sha256 != e.sha256]
+    pairs = [(e, engines[e.part]) for e in before.engines if e.part in engines]
+    changed = [_engine(old, new) for old, new in pairs if old.sha256 != new.sha256]
     if changed:
         yield f"other engines: {', '.join(changed)}"
     yield from _versions(before, after)
@@ -187,6 +184,12 @@ def causes(before: RunRecord, after: RunRecord) -> Iterator[str]:
     for name in sorted({*before.options, *after.options} - _IRRELEVANT):
         if before.options.get(name) != after.options.get(name):
             yield f"another option {name}: {before.options.get(name)} when recorded, {after.options.get(name)} now"
+
+
+def _engine(before: EngineRecord, after: EngineRecord) -> str:
+    if before.precision == after.precision:
+        return before.part
+    return f"{before.part} ({before.precision} when recorded, {after.precision} now)"
 
 
 def _versions(before: RunRecord, after: RunRecord) -> Iterator[str]:

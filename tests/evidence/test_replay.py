@@ -152,6 +152,10 @@ SOFTWARE, MACHINE = RUN.software, RUN.machine
         ({"operating_point": "0" * 64}, "another operating point"),
         ({"backend": "tensorrt"}, "another backend: onnxruntime when recorded, tensorrt now"),
         ({"engines": (replace(RUN.engines[0], sha256="0" * 64),)}, "other engines: a"),
+        (
+            {"engines": (replace(RUN.engines[0], sha256="0" * 64, precision="int8"),)},
+            "other engines: a (fp32 when recorded, int8 now)",
+        ),
         ({"machine": replace(MACHINE, processor="Q")}, "another machine (processor): 'P' when recorded, 'Q' now"),
         ({"machine": replace(MACHINE, instruction_sets="avx")}, "another machine (instruction sets)"),
         ({"versions": {**RUN.versions, "driver": "2"}}, "another driver: 1 when recorded, 2 now"),
