@@ -63,7 +63,12 @@ def open_evidence(args: argparse.Namespace, screener: Screener, workers: int, st
         key=args.evidence_key,
         site_key=args.site_key,
         names=args.evidence_names,
-        options={"workers": workers, "max_pixels": args.max_pixels, "min_side_px": args.min_side},
+        options={
+            "workers": workers,
+            "max_pixels": args.max_pixels,
+            "min_side_px": args.min_side,
+            "require_signature": args.require_signature,
+        },
         settings=WriterSettings(sync_every=args.evidence_sync),
     )
     return stack.enter_context(log)

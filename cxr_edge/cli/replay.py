@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_edge.bundle import Bundle
-from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, load_engines
+from cxr_edge.cli.arguments import add_bundle, add_engines, add_rebuild, add_signature, load_engines, open_bundle
 from cxr_edge.cli.files import select
 from cxr_edge.cli.output import print_json, print_message, print_results
 from cxr_edge.digests import sha256_file
@@ -56,6 +55,7 @@ def add_parser(subparsers: Any) -> None:
     add_bundle(parser)
     add_engines(parser)
     add_rebuild(parser)
+    add_signature(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
     files = [_file(item) for item in select(args.paths).items()]
     log = read_log(args.log, {file.sha256 for file in files if file.sha256}, every=args.every)
-    bundle = Bundle.open(args.bundle)
+    bundle = open_bundle(args, args.bundle)
     screener = Screener(bundle, load_engines(args, bundle, threads=args.threads), threads=args.threads)
     rows = list(_rows(files, log, screener, other_bundle=args.other_bundle))
     counts = Counter(row.status for row in rows)
