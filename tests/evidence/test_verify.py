@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 
 import pytest
@@ -56,6 +57,17 @@ def test_an_untouched_log_is_intact(log):
     assert result.signed_through == result.head.number - 1
     assert result.notes == []
     assert result.as_json()["head"] == str(result.head)
+
+
+def test_every_single_changed_byte_is_found(log):
+    paths = [*(log / file_name(n) for n in file_numbers(log)), log / "head.json"]
+    places = [(path, k) for path in paths for k in range(path.stat().st_size)]
+    for path, k in random.Random(1).sample(places, 200):
+        before = path.read_bytes()
+        path.write_bytes(before[:k] + bytes([before[k] ^ 1]) + before[k + 1 :])
+        assert not checked(log).intact, (path.name, k, before[max(0, k - 20) : k + 20])
+        path.write_bytes(before)
+    assert checked(log).intact
 
 
 def test_without_a_key_the_signatures_are_counted(log):
