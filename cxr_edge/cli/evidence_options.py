@@ -68,6 +68,7 @@ def open_evidence(args: argparse.Namespace, screener: Screener, workers: int, st
             "max_pixels": args.max_pixels,
             "min_side_px": args.min_side,
             "require_signature": args.require_signature,
+            "self_test": args.self_test,  # if it had failed, there would be no run
         },
         settings=WriterSettings(sync_every=args.evidence_sync),
     )

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # Options that change no output, or are not repeated.
-_IRRELEVANT = {"max_pixels", "min_side_px", "workers", "deadline_ms", "require_signature"}
+_IRRELEVANT = {"max_pixels", "min_side_px", "workers", "deadline_ms", "require_signature", "self_test"}
 _NO_SITE = SiteKey(secret=bytes(32))
 
 Equality = Literal["equal", "within tolerance", "different"]
