@@ -38,7 +38,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "ensembles",
         "bundles",
         "recipes",
-        "starter evaluate seeds papers train budget checker drift_reference drift_study decoded_files",
+        "starter evaluate seeds papers train budget checker drift_reference drift_study decoded_files "
+        "gate_set gate_study",
         "reproduce",
         "papers_smoke probe sites site_kit",
     ),

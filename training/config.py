@@ -13,6 +13,7 @@ from cxr_edge.calibration import Promise
 from cxr_edge.errors import InputError
 from cxr_edge.records import NO_FINDING
 from cxr_edge.specs.preprocess import PreprocessSpec
+from training.data.gate_images import GateImages
 from training.data.guard import Guard, Subgroup
 from training.data.targets import Target
 from training.loop.plan import Plan, upgrade_keys
@@ -87,6 +88,10 @@ class BundleConfig:
     unseen_sites: UnseenSites | None = None
     # Error budget, fitted on validation patients; in TOML a table such as { max_wrong = 0.05 }. None: every decision is answered.
     budget: Promise | None = None
+    # Gate set of the bundle, on which engines are compared: real images that may travel, in TOML a table with a folder or a
+    # collection, licence and attribution; or else a surrogate of the training images, which holds no patient's image.
+    gate_images: GateImages | None = None
+    gate_surrogate: bool = False
     half_weights: bool = False  # store the members' weights in fp16: half the size; they are computed in fp32 as before
     range_images: int = 200  # validation images on which activation ranges are measured
     known_answers: int = 20  # synthetic images in the bundle
@@ -104,6 +109,8 @@ class BundleConfig:
             object.__setattr__(self, "unseen_sites", parse_table(UnseenSites, self.unseen_sites, "unseen_sites"))
         if isinstance(self.budget, Mapping):  # as TOML has it
             object.__setattr__(self, "budget", parse_table(Promise, self.budget, "budget"))
+        if isinstance(self.gate_images, Mapping):  # as TOML has it
+            object.__setattr__(self, "gate_images", parse_table(GateImages, self.gate_images, "gate_images"))
         for name in ("guard_groups", "watch", "auc_groups"):
             object.__setattr__(self, name, _subgroups(getattr(self, name), name))
         self._check_findings()

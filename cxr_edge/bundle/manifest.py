@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from cxr_edge.bundle.decoded_file import DecodedFile
 from cxr_edge.bundle.networks import Checker, FileRef, Member, Segmenter
@@ -48,6 +48,8 @@ __all__ = [
     "DecodedFile",
     "ErrorBudget",
     "FileRef",
+    "GateKind",
+    "GateSet",
     "KnownAnswer",
     "LungBoxRule",
     "Manifest",
@@ -61,7 +63,7 @@ SCHEMA = "cxr-edge-bundle/1"
 # Of bundles with findings that do not exclude each other, or with a key of _SCHEMA_2_KEYS.
 MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"
 
-_SCHEMA_2_KEYS = ("checker", "budget", "reference", "decoded_files")  # absent where there is none
+_SCHEMA_2_KEYS = ("checker", "budget", "reference", "gate_set", "decoded_files")  # absent where there is none
 
 MAX_COUNTER = 2**53 - 1  # which every reader of JSON keeps exactly
 
@@ -96,6 +98,37 @@ class KnownAnswer:
         )
 
 
+GateKind = Literal["surrogate", "images"]  # draws from a model of training images, or real images that may travel
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSet:
+    """Images of the bundle on which engines are compared; `gate_set.read_gate_set` reads them."""
+
+    file: FileRef
+    kind: GateKind
+    images: int
+    counts: dict[str, int]  # label -> images of it: that it was drawn from, or that have it
+    licence: str  # terms under which the images travel
+    attribution: str  # whom they are of, or what they were drawn from
+
+    def __post_init__(self) -> None:
+        require(self.kind in get_args(GateKind), "kind", f"one of {', '.join(get_args(GateKind))}", self.kind)
+        require_integer(self.images, "images", least=1)
+        for label, count in require_object(self.counts, "counts").items():
+            require_integer(count, f"counts.{label}", least=0)
+        require_text(self.licence, "licence")
+        require_text(self.attribution, "attribution")
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in field_names(type(self))} | {"file": self.file.as_json()}
+
+    @classmethod
+    def from_json(cls, value: object) -> GateSet:
+        found = require_keys(value, field_names(cls))
+        return cls(**{**found, "file": read_field(found, "file", FileRef.from_json)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The full manifest of a bundle."""
@@ -116,6 +149,7 @@ class Manifest:
     checker: Checker | None = None  # None: every image is answered
     budget: ErrorBudget | None = None  # None: every decision is an answer
     reference: FileRef | None = None  # JSON of the statistics that drift is measured against (`cxr_edge.drift`)
+    gate_set: GateSet | None = None  # None: engines are compared on the known answers
     counter: int = 0  # of releases of this name: a box refuses a signed bundle with a lower one than it has seen
     decoded_files: tuple[DecodedFile, ...] = ()  # that a machine's libraries are compared with (`bundle.decode_check`)
 
@@ -150,6 +184,8 @@ class Manifest:
             yield "checker.file", self.checker.file
         if self.reference is not None:
             yield "reference", self.reference
+        if self.gate_set is not None:
+            yield "gate_set.file", self.gate_set.file
         for i, answer in enumerate(self.known_answers):
             yield f"known_answers[{i}].file", answer.file
         for i, decoded in enumerate(self.decoded_files):
@@ -204,6 +240,7 @@ class Manifest:
                 "checker": read_field(found, "checker", lambda v: None if v is None else Checker.from_json(v)),
                 "budget": read_field(found, "budget", lambda v: None if v is None else ErrorBudget.from_json(v)),
                 "reference": read_field(found, "reference", lambda v: None if v is None else FileRef.from_json(v)),
+                "gate_set": read_field(found, "gate_set", lambda v: None if v is None else GateSet.from_json(v)),
                 "decoded_files": _optional_list(found, "decoded_files", DecodedFile.from_json),
             }
         )
@@ -240,6 +277,13 @@ class Manifest:
     def _check_against_labels(self) -> None:
         with error_prefix("combination"):
             self.combination.check_sizes(members=len(self.members), labels=len(self.labels))
+        if self.gate_set is not None:
+            require(
+                list(self.gate_set.counts) == list(self.labels),
+                "gate_set.counts",
+                f"of {list(self.labels)}",
+                list(self.gate_set.counts),
+            )
         for label in self.decision.thresholds:
             require(label in self.labels, "decision.thresholds", f"of labels among {list(self.labels)}", label)
         empty = not (self.multi_label and self.decision.first)

@@ -14,6 +14,7 @@ from typing import Any
 
 from cxr_edge.backends.cpu_quota import available_cores
 from cxr_edge.bundle import ENGINES_DIR, Bundle
+from cxr_edge.bundle.gate_set import read_gate_set
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.bundle.onnx_check import Network, check_networks
 from cxr_edge.cli.arguments import add_signature, open_bundle
@@ -80,6 +81,7 @@ def _print_bundle(args: argparse.Namespace) -> int:
     signature = signature_facts(args, bundle)
     networks = check_networks(bundle)
     Reference.of_bundle(bundle)
+    read_gate_set(bundle)
     if args.json:
         print_json(_as_json(bundle, networks, signature))
     else:
@@ -141,6 +143,7 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...], signature: dict[str, A
             "Refusals": _refusals(manifest),
             "Known answers": ", ".join(k.file.path for k in manifest.known_answers) or "none",
             "Decoded files": ", ".join(f.file.path for f in manifest.decoded_files) or "none, decoding is not compared",
+            "Gate set": _gate_set(manifest),
             "Reference": _reference(bundle),
             "Model card": manifest.model_card.path,
         }
@@ -239,6 +242,15 @@ def _budget(budget: ErrorBudget) -> str:
         f"{budget.coverage:.1%}; answered: {', '.join(answered) or 'none'}; never: {', '.join(never) or 'none'}; fitted on "
         f"{budget.fitted_on}"
     )
+
+
+def _gate_set(manifest: Manifest) -> str:
+    if (gate := manifest.gate_set) is None:
+        return "none, engines are compared on the known answers"
+    counts = ", ".join(f"{label} {count}" for label, count in gate.counts.items())
+    what = "draws of a surrogate" if gate.kind == "surrogate" else "real images"
+    terms = f"{printable(gate.attribution)}; licence: {printable(gate.licence)}"
+    return f"{gate.images} {what} ({counts}) in {gate.file.path}; {terms}"
 
 
 def _reference(bundle: Bundle) -> str:

@@ -8,14 +8,14 @@ candidate of every network; check the fastest that passed together as an ensembl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cxr_edge import backends, engines
 from cxr_edge.backends import self_test
-from cxr_edge.backends.base import Backend, CompileOptions, Engine, GpuOptions
+from cxr_edge.backends.base import Backend, CompileOptions, DeviceBackend, Engine, GpuOptions
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.decode_check import check_decoding
 from cxr_edge.bundle.onnx_check import check_networks
@@ -26,14 +26,15 @@ from cxr_edge.compiler.candidates import Candidate, choose_recipes
 from cxr_edge.compiler.comparison import Comparison, output_comparison, segmenter_comparison
 from cxr_edge.compiler.ensemble import EnsembleResult, compare_at_points
 from cxr_edge.compiler.graph.simplify import simplify
+from cxr_edge.compiler.image_set import ImageSet
 from cxr_edge.compiler.measured import measure
 from cxr_edge.compiler.output_kinds import ComparedOutput, compared_output, constant_note
 from cxr_edge.compiler.parity import Limits
+from cxr_edge.compiler.remembering import RememberingEngine
 from cxr_edge.compiler.report import BuildReport
 from cxr_edge.compiler.samples import Samples
 from cxr_edge.compiler.selection import EngineSelection, select_engines
 from cxr_edge.compiler.trial import BuildContext, Reference, Trial, TrialResult, run_trial
-from cxr_edge.decoding.decode import decode
 from cxr_edge.engines import MEASURED_FILE, SEGMENTER, BuildRecord, BuildSettings, EngineSet, NetworkFile
 from cxr_edge.errors import BundleError
 from cxr_edge.screening.screener import Screener
@@ -42,6 +43,7 @@ from cxr_edge.signing.keys import PrivateKey
 
 __all__ = ["build", "ignored_options_note", "no_progress"]
 
+_SOURCES = {"surrogate": "gate set", "images": "gate set", "folder": "calibration folder"}
 RANGES_DIR = "ranges"  # beside the backends' folders: the same scales serve every runtime
 
 
@@ -79,12 +81,14 @@ def build(
     with lock, store.scratch_folder(root / runtime.name) as scratch:
         reference = engines.reference(bundle, threads=threads)
         options = CompileOptions(threads=threads, gpu=settings.gpu, progress=say)
+        images = _images(bundle, settings, reference, threads, say)
         bundle_build = _BundleBuild(
             bundle=bundle,
             settings=settings,
             root=root,
             reference=reference,
-            images=_images(bundle, settings, reference, threads, say),
+            images=images,
+            network_images=images.for_networks(),
             context=BuildContext(backend=runtime, options=options, recipes=recipes, scratch=scratch, say=say),
             box_key=box_key,
         )
@@ -100,10 +104,12 @@ class _BundleBuild:
     root: Path  # folder of the backends' folders
     reference: EngineSet
     images: Samples
+    network_images: Samples  # of them, those that single networks are compared on
     context: BuildContext
     box_key: PrivateKey | None = None  # that signs the engines; None: they are not signed
     notes: list[str] = field(default_factory=list)  # for the report
     compared: list[ComparedOutput] = field(default_factory=list)  # likewise
+    remembered: dict[Path, Engine] = field(default_factory=dict)  # by file of the candidate
 
     def run(self) -> BuildReport:
         results = {n.name: self._trial_result(n) for n in engines.parts(self.bundle)}
@@ -124,7 +130,7 @@ class _BundleBuild:
         simplified = simplify(network.onnx)
         self._note(simplified.notes[0])
         needs_ranges = any(r.scheme for r in self.context.recipes)
-        reference = Reference.run(self._reference(network), network, self.images.inputs(network.name))
+        reference = Reference.run(self._reference(network), network, self.network_images.inputs(network.name))
         trial = Trial(
             network=network,
             simplified=simplified,
@@ -148,20 +154,22 @@ class _BundleBuild:
         self.notes.extend(constant_note(network.name, raw))
         if network.name == SEGMENTER and manifest.segmenter is not None:
             self.compared.append(compared_output(SEGMENTER, "mask", raw, declared_by="segmenter of the bundle"))
-            sizes = [(s.screening.width_px, s.screening.height_px) for s in self.images.items]
+            sizes = [(s.screening.width_px, s.screening.height_px) for s in self.network_images.items]
             return segmenter_comparison(sizes, manifest.segmenter.lung_box, limits)
         index = [m.name for m in manifest.members].index(network.name)
         kind, temperature = manifest.members[index].output, manifest.combination.member_temperatures[index]
         compared = compared_output(network.name, kind, raw, declared_by="declared by the bundle")
         self.compared.append(compared)
         findings = manifest.labels if manifest.multi_label else ()
-        truth = self.images.truth()
+        truth = self.network_images.truth()
         return output_comparison(compared.kinds, limits, truth=truth, temperature=temperature, findings=findings)
 
     def _ranges(self, network: NetworkFile) -> Ranges | None:
-        """Return activation ranges measured on the user's images, or the bundle's, or None if it has none."""
+        """Return activation ranges measured on the user's images, or the bundle's; without these, on its gate set or None."""
         if self.settings.calibration is None:
-            return _bundled_ranges(self.bundle, network)
+            bundled = _bundled_ranges(self.bundle, network)
+            if bundled is not None or self.bundle.manifest.gate_set is None:
+                return bundled
         images = hashlib.sha256(f"{self.bundle.digest} {self.images.digest()}".encode()).hexdigest()
         cache = self.root / RANGES_DIR / f"{network.name}.json"
         cached = _cached_ranges(cache, network, images)
@@ -170,15 +178,17 @@ class _BundleBuild:
             return cached
         self.context.say(f"{network.name}: measuring activation ranges on {len(self.images.items)} images")
         inputs = self.images.inputs(network.name)
-        measured = measure_ranges(network.onnx, inputs, source="calibration folder", inputs_sha256=images)
+        measured = measure_ranges(network.onnx, inputs, source=_SOURCES[self.images.kind], inputs_sha256=images)
         cache.parent.mkdir(exist_ok=True)
         measured.write(cache)
         return measured
 
     def _compare_ensemble(self, candidates: Mapping[str, Candidate]) -> EnsembleResult:
         """Screen the images with these engines, move the limits for them, and compare with the reference's screenings."""
-        screener = self._screener(candidates)
-        after = [screener.screen(decode(s.path)) for s in self.images.items]
+        screener = self._screener(
+            samples.unchecked(self.bundle), list(map(self._remembering, self._ordered(candidates)))
+        )
+        after = [screener.screen(s.image()) for s in self.images.items]
         return compare_at_points(
             self.bundle.manifest,
             [s.screening for s in self.images.items],
@@ -186,15 +196,24 @@ class _BundleBuild:
             truth=self.images.truth(),
             known=self.images.known(len(self.bundle.manifest.labels)),
             limits=self._limits,
-            drawn=self.settings.calibration is None,
+            drawn=not self.images.moves_limits,
         )
 
-    def _screener(self, candidates: Mapping[str, Candidate]) -> Screener:
-        """Return a screener of these engines at the manifest's operating point."""
-        ordered = [candidates[n.name] for n in engines.parts(self.bundle)]
-        precisions = tuple(c.recipe.name for c in ordered)
-        loaded = engines.engine_set(self.bundle, self.context.backend, [c.engine for c in ordered], precisions)
-        return Screener(self.bundle, loaded, threads=self.context.options.threads)
+    def _ordered(self, candidates: Mapping[str, Candidate]) -> list[Candidate]:
+        return [candidates[n.name] for n in engines.parts(self.bundle)]
+
+    def _screener(self, bundle: Bundle, candidates: Sequence[Candidate]) -> Screener:
+        """Return a screener of these engines, in the bundle's order, at the manifest's operating point."""
+        precisions = tuple(c.recipe.name for c in candidates)
+        loaded = engines.engine_set(bundle, self.context.backend, [c.engine for c in candidates], precisions)
+        return Screener(bundle, loaded, threads=self.context.options.threads)
+
+    def _remembering(self, candidate: Candidate) -> Candidate:
+        """Return a candidate whose engine runs each image once if it is of the host: ensembles differ in few networks."""
+        if isinstance(self.context.backend, DeviceBackend):  # a CUDA graph of all engines is what will run
+            return candidate
+        engine = self.remembered.setdefault(candidate.file, RememberingEngine(candidate.engine))
+        return replace(candidate, engine=engine)
 
     def _report(self, results: Mapping[str, TrialResult], selection: EngineSelection) -> BuildReport:
         backend, unreadable = self.context.backend, len(self.images.unreadable)
@@ -206,6 +225,7 @@ class _BundleBuild:
             threads=self.context.options.threads,
             max_loss=self.settings.max_loss,
             images=self.images.description,
+            image_set=ImageSet.of(self.images, self.network_images, self.settings.max_loss),
             engines=str(self._folder),
             rows=tuple(selection.final_row(row, r) for r in results.values() for row in r.rows),
             ensemble=None if selection.ensemble is None else selection.ensemble.parity,
@@ -254,7 +274,9 @@ class _BundleBuild:
     def _measured(self, candidates: Mapping[str, Candidate]) -> Path:
         """Write what the new engines give and take, for the self-test. Returns the file."""
         file = self.context.scratch / MEASURED_FILE
-        measure(self._screener(candidates), threads=self.context.options.threads).write(file)
+        measure(self._screener(self.bundle, self._ordered(candidates)), threads=self.context.options.threads).write(
+            file
+        )
         return file
 
 
@@ -274,7 +296,10 @@ def _images(
         known = samples.known_answers(bundle, reference, threads=threads)
         samples.check_known_answers(bundle, known)
     if settings.calibration is None:
-        return known or samples.known_answers(bundle, reference, threads=threads)
+        if bundle.manifest.gate_set is not None:
+            say("running the fp32 reference on the bundle's gate set")
+        gate = samples.gate_set(bundle, reference, threads=threads)
+        return gate or known or samples.known_answers(bundle, reference, threads=threads)
     say(f"running the fp32 reference on images of {settings.calibration}")
     return samples.from_folder(bundle, reference, settings.calibration, threads=threads, limit=settings.images)
 

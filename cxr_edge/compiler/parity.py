@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.compiler.auc import auc
+from cxr_edge.ops.binomial import exact_interval
 from cxr_edge.ops.lung_box import lung_box
 from cxr_edge.records import Roi
 from cxr_edge.specs.combination import DEFAULT_THRESHOLD
@@ -117,6 +118,11 @@ class ParityResult:
     @property
     def passed(self) -> bool:
         return not self.reasons
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Exact 95 % interval of the agreement."""
+        return exact_interval(round(self.agreement * self.images), self.images)
 
 
 def compare_member(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from cxr_edge.compiler.image_set import ImageSet
 from cxr_edge.compiler.output_kinds import ComparedOutput
 from cxr_edge.compiler.parity import PER_OUTPUT, TRUE_FINDINGS, ParityResult
 from cxr_edge.compiler.point_report import PointReport
@@ -72,6 +73,7 @@ class BuildReport:
     notes: tuple[str, ...]
     outputs: tuple[ComparedOutput, ...] = ()  # what each network's outputs were taken for
     operating_point: PointReport | None = None  # of these engines together; None for a single network
+    image_set: ImageSet | None = None  # what the images can show; None for a single network
 
     @property
     def precisions(self) -> dict[str, str]:
@@ -85,12 +87,19 @@ class BuildReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return {**asdict(self), "complete": self.complete, "precisions": self.precisions}
+        values = {**asdict(self), "complete": self.complete, "precisions": self.precisions}
+        compared = [(values["ensemble"], self.ensemble)]
+        compared += [(row["parity"], own.parity) for row, own in zip(values["rows"], self.rows, strict=True)]
+        for found, parity in compared:
+            if parity is not None:
+                found["agreement_interval"] = parity.interval
+        return values
 
     def lines(self) -> list[str]:
         """Return the table and the sentences that explain it, line by line."""
         lines = _aligned([_HEAD, *(row.cells() for row in self.rows)])
         lines += ["", f"Gate: {self.images}, compared with the fp32 networks; at most {self.max_loss:g} may be lost."]
+        lines += [] if self.image_set is None else [self.image_set.line()]
         lines += [*self._reasons(), *self._layers()]
         lines += [] if self.ensemble is None else [_ensemble_line(self.ensemble)]
         lines += [] if self.operating_point is None else self.operating_point.lines()
@@ -141,7 +150,10 @@ def _ensemble_line(parity: ParityResult) -> str:
     result = "passed" if parity.passed else "REJECTED: " + "; ".join(parity.reasons)
     of = f" of {parity.worst_finding}, the worst finding," if parity.worst_finding else ""
     answers = "" if parity.answers is None else f", of answered or not {parity.answers:.3f}"
-    agreement = f"decision agreement {parity.agreement:.3f}{of}{answers} on {parity.images} images"
+    low, high = parity.interval
+    agreement = (
+        f"decision agreement {parity.agreement:.3f} [{low:.3f}, {high:.3f}]{of}{answers} on {parity.images} images"
+    )
     return f"The selected engines together: {agreement}{shift}; {result}."
 
 

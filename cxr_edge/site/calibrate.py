@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from cxr_edge.bundle import Bundle, file_ref, write_bundle
-from cxr_edge.bundle.manifest import KnownAnswer, Manifest
+from cxr_edge.bundle.gate_set import read_gate_file
+from cxr_edge.bundle.manifest import GateSet, KnownAnswer, Manifest
 from cxr_edge.calibration import LabelledCases, Promise, one_per_patient
 from cxr_edge.calibration.figures import counted
 from cxr_edge.calibration.temperature import sharpened
@@ -27,6 +28,7 @@ from cxr_edge.drift.reference import LEAST_EXAMS
 from cxr_edge.drift.statistics import output_statistics
 from cxr_edge.errors import InputError
 from cxr_edge.names import printable
+from cxr_edge.ops.combine import decide
 from cxr_edge.site.card import with_section
 from cxr_edge.site.cases import Reading, read_cases
 from cxr_edge.site.fit import FittedPoint, PointRequest, fit_point, out_of_fold
@@ -214,6 +216,7 @@ def _manifest(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, repor
         decision=point.decision,
         budget=point.budget,
         reference=None,
+        gate_set=_gate_set(bundle, root, point, old.combination.temperature / temperature),
         model_card=file_ref(root, old.model_card.path),
         known_answers=_known_answers(old, old.combination.temperature / temperature),
         provenance={**old.provenance, "site": facts},
@@ -232,6 +235,18 @@ def _reference(screened: ScreenedCases, point: FittedPoint, report: SiteReport) 
         for row, shares in zip(rows, outputs, strict=True)
     ]
     return Reference.of_exams(exams, of=f"cases of version {report.version}, one image of each patient")
+
+
+def _gate_set(bundle: Bundle, root: Path, point: FittedPoint, sharpness: float) -> GateSet | None:
+    """Write the gate set's answers at the new temperature and decision into its copy in `root`. Returns its entry."""
+    entry, labels = bundle.manifest.gate_set, bundle.manifest.labels
+    if entry is None:
+        return None
+    file = read_gate_file(bundle, entry)
+    shares = sharpened(np.array(file.probabilities), sharpness).astype(np.float32)
+    decisions = [decide(row, int(row.argmax()), labels, point.decision)[0] for row in shares]
+    file.answered(shares, decisions).write(root / entry.file.path)
+    return replace(entry, file=file_ref(root, entry.file.path))
 
 
 def _known_answers(manifest: Manifest, sharpness: float) -> tuple[KnownAnswer, ...]:

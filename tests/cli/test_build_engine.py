@@ -47,7 +47,7 @@ def test_the_table(toy_bundle, tmp_path, capsys):
         [part, "fp32", "selected"] for part in ("segmenter", "plain", "depthwise", "residual")
     ]
     assert "Gate: 3 synthetic known-answer images of the bundle, compared with the fp32 networks" in out
-    assert "decision agreement 1.000 on 3 images" in out
+    assert "decision agreement 1.000 [0.292, 1.000] on 3 images" in out
     assert f"Engines: {tmp_path / 'onnxruntime'}" in out
     assert "comparing this machine with the bundle's known answers" in err
     assert "plain: fp32" in err

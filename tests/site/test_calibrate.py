@@ -5,10 +5,13 @@ import shutil
 from dataclasses import replace
 
 import cv2
+import numpy as np
 import pytest
 
 from cxr_edge import Bundle, load_image
 from cxr_edge.bundle import write_bundle
+from cxr_edge.bundle.gate_file import pack_images
+from cxr_edge.bundle.gate_set import attach_gate_set, read_gate_set
 from cxr_edge.calibration import Promise
 from cxr_edge.cli import main
 from cxr_edge.drift import Reference, exam_statistics
@@ -313,3 +316,34 @@ def test_drift_is_measured_against_the_cases(toy_bundle, cases, tmp_path, monkey
     assert found.exams == len(exams) == 100
     for name, values in found.statistics.items():
         assert values == pytest.approx(sorted(exam[name] for exam in exams), abs=0.011), name
+
+
+@pytest.mark.parametrize("temperature", [False, True])
+def test_the_gate_set_is_kept_with_answers_at_the_new_point(toy_bundle, cases, tmp_path, monkeypatch, temperature):
+    """Its images stay, byte by byte; probabilities and decisions are what the new bundle finds in them."""
+    if temperature:
+        monkeypatch.setattr("cxr_edge.site.fit.LEAST_CASES", 80)
+    shutil.copytree(toy_bundle, tmp_path / "gated")
+    before = Bundle.open(tmp_path / "gated")
+    images = [load_image(path).pixels for path in sorted(cases.rglob("*.png"))[::10]]
+    screener = Screener(before, reference(before))
+    answers = [screener.screen(load_image(pixels)) for pixels in images]
+    file = pack_images(
+        images,
+        [None] * len(images),
+        before.manifest.labels,
+        np.array([a.probabilities for a in answers]),
+        [a.forced_decision for a in answers],
+    )
+    gated = attach_gate_set(before, file, licence="CC0-1.0", attribution="drawn")
+    report = calibrate(gated, cases, tmp_path / "new", SiteRequest(promise=Promise(max_wrong=0.2)))
+    bundle = Bundle.open(report.out)
+    found, screener = read_gate_set(bundle), Screener(bundle, reference(bundle))
+    assert (bundle.manifest.gate_set.file == gated.manifest.gate_set.file) is (
+        np.array_equal(found.probabilities, read_gate_set(gated).probabilities)
+        and found.decisions == read_gate_set(gated).decisions
+    )
+    for image, shares, decision in zip(found.images, found.probabilities, found.decisions, strict=True):
+        screening = screener.screen(image)
+        assert shares == pytest.approx(screening.probabilities, abs=1e-3)
+        assert decision == screening.forced_decision

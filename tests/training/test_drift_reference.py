@@ -90,7 +90,8 @@ def test_training_attaches_it_before_the_results_are_written(samples, tmp_path, 
 
     monkeypatch.setattr(members, "assemble", assembled)
     monkeypatch.setattr(members, "write_json", written)
-    config = SimpleNamespace(members={}, segmenter_of="starter", multi_label=False, seed=1, threads=1)
+    no_gate = {"gate_images": None, "gate_surrogate": False}
+    config = SimpleNamespace(members={}, segmenter_of="starter", multi_label=False, seed=1, threads=1, **no_gate)
     run = SimpleNamespace(config=config, out=tmp_path, samples=samples, canvases=None, below_floor=False)
     assert members.assemble_members(run) == {"results": 1}
     assert (tmp_path / "results.json").exists()

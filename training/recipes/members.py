@@ -13,6 +13,7 @@ from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import assemble
 from training.bundles.card_words import CardWords
 from training.bundles.findings import assemble_findings
+from training.bundles.gate_set import attach_configured
 from training.bundles.reference import attach_validation
 from training.data.dataset import Sample
 from training.data.targets import Target
@@ -86,7 +87,8 @@ def assemble_members(
         below_floor=run.below_floor,
     )
     bundle = Bundle.open(run.out / "bundle")
-    attach_validation(bundle, run.samples, seed=config.seed, threads=config.threads)
+    bundle = attach_validation(bundle, run.samples, seed=config.seed, threads=config.threads)
+    attach_configured(bundle, run.samples, config)
     write_json(run.out / "results.json", results)  # last: with it the bundle counts as finished
     return results
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cxr_edge.bundle import Bundle
 from cxr_edge.specs.combination import Combination
 from training.bundles.assemble import assemble
+from training.bundles.gate_set import attach_configured
 from training.data.canvases import onnx_session
 from training.data.dataset import Sample
 from training.evaluation.pages import results_as_markdown
@@ -149,5 +151,6 @@ def export_bundle(
         combination=combination,
         below_floor=run.below_floor,
     )
+    attach_configured(Bundle.open(run.out / "bundle"), samples, c)
     write_json(folder / "bundle.json", evaluation)
     write_text(folder / "bundle.md", results_as_markdown(evaluation))

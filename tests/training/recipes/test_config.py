@@ -87,3 +87,18 @@ def test_augmentation_settings_apply_to_sane_only(load: Callable[[Path], RunConf
     for preset in ("paper", "code"):
         changed, plain = (_papers(load, kind, tmp_path, preset, text) for text in (changes, ""))
         assert changed.augmentation == plain.augmentation
+
+
+def test_gate_images_are_a_table_with_their_terms(tmp_path: Path) -> None:
+    terms = 'folder = "images", licence = "CC0-1.0"'
+    found = load_config(
+        _config(tmp_path, f'gate_images = {{ {terms}, attribution = "us", images = 50 }}\n')
+    ).gate_images
+    assert found is not None
+    assert (found.folder, found.licence, found.attribution, found.images) == ("images", "CC0-1.0", "us", 50)
+    with pytest.raises(InputError, match="attribution"):
+        load_config(_config(tmp_path, f"gate_images = {{ {terms} }}\n"))
+
+
+def test_the_starter_has_a_surrogate() -> None:
+    assert load_config(Path(__file__).parents[3] / "training" / "configs" / "starter.toml").gate_surrogate
