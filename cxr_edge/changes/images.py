@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.gate_file import Truth
+from cxr_edge.bundle.gate_set import GateImages, read_gate_set
 from cxr_edge.bundle.manifest import Manifest
 from cxr_edge.compiler.samples import image_paths
 from cxr_edge.records import NO_FINDING, decision_text
@@ -32,7 +34,33 @@ def compared_images(old: Bundle, new: Bundle, folder: Path | None = None) -> Com
 
     A file in a sub-folder named like a decision of the new bundle (`normal`, `effusion+nodule`, `no finding`) has that one.
     """
-    return _of_folder(folder, new.manifest) if folder is not None else _known_answers(old, new)
+    if folder is not None:
+        return _of_folder(folder, new.manifest)
+    for which, bundle in (("new", new), ("old", old)):
+        gate = read_gate_set(bundle)
+        if gate is not None:
+            return _of_gate_set(gate, bundle.manifest, which)
+    return _known_answers(old, new)
+
+
+def _of_gate_set(gate: GateImages, manifest: Manifest, which: str) -> ComparedImages:
+    """Return the images of a gate set, with their true decisions if they are real."""
+    real = gate.kind == "images"
+    kind = "real images" if real else "drawn from a model of training images: they are no patients"
+    truth = zip(gate.images, gate.truth, strict=True) if real else ()
+    pairs = ((image.source, _decision(value, manifest)) for image, value in truth)
+    return ComparedImages(
+        description=f"{len(gate.images)} images of the {which} bundle's gate set, {kind}",
+        items=gate.images,
+        true={name: decision for name, decision in pairs if decision is not None},
+        drawn=not real,
+    )
+
+
+def _decision(truth: Truth, manifest: Manifest) -> str | None:
+    if truth is None or isinstance(truth, int):
+        return None if truth is None else manifest.labels[truth]
+    return decision_text([label for label, present in zip(manifest.labels, truth, strict=True) if present])
 
 
 def _of_folder(folder: Path, manifest: Manifest) -> ComparedImages:

@@ -134,6 +134,9 @@ def _built(bundle: Bundle) -> list[BuildRecord]:
 
 
 def _gate_images(bundle: Bundle) -> str:
-    known = len(bundle.manifest.known_answers)
+    known, gate = len(bundle.manifest.known_answers), bundle.manifest.gate_set
     own = f"{known} known answers of the bundle, which are drawings" if known else "none in the bundle"
+    if gate is not None:
+        kind = "real images" if gate.kind == "images" else "drawn from a model of training images"
+        own = f"the bundle's gate set of {gate.images} images ({kind})"
     return f"{own}, or X-rays of the site given with --calibration DIR"

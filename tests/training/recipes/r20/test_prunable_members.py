@@ -21,6 +21,7 @@ def test_a_member_without_zeros_is_refused_before_training(tmp_path: Path, monke
     }
     config = R20Config(name="small", members=members, canvas_px=64)
     monkeypatch.setattr(R20Run, "train", lambda *arguments: pytest.fail("a member was trained"))
+    monkeypatch.setattr(R20Run, "modality_target", None)  # which needs images
     run = R20Run(config, tmp_path, tmp_path)
     with pytest.raises(InputError, match=r'timm:test_efficientnet can be removed by its zeros.*ranking = "taylor"'):
         learn_modality(run)
