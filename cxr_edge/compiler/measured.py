@@ -8,18 +8,17 @@ never closer to the reference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 from cxr_edge.bundle import Bundle
+from cxr_edge.bundle.gate_set import read_gate_set
 from cxr_edge.decoding.decode import decode_bytes
 from cxr_edge.engines import Measured
 from cxr_edge.records import Image, Screening
 from cxr_edge.screening.screener import Screener
 
-__all__ = ["gate_images", "known_answer_files", "measure", "screen_all", "screening_times_ms"]
+__all__ = ["known_answer_files", "measure", "screen_all", "screening_times_ms"]
 
 _WARM_UP = 3
 _TIMED = 15
@@ -29,7 +28,7 @@ _TIMED_IMAGES = 5  # known answers that take turns
 def measure(screener: Screener, *, threads: int) -> Measured:
     """Screen known answers and gate set with new engines, and time some screenings. threads: of the engines."""
     bundle = screener.bundle
-    files, gate = known_answer_files(bundle), gate_images(bundle)
+    files, gate = known_answer_files(bundle), read_gate_set(bundle)
     known = [screener.screen(decode_bytes(data, source=name)) for name, data in files]
     times = screening_times_ms(screener, [data for _, data in files])
     return Measured(
@@ -45,13 +44,6 @@ def measure(screener: Screener, *, threads: int) -> Measured:
 def known_answer_files(bundle: Bundle) -> list[tuple[str, bytes]]:
     """Return the path in the bundle and the bytes of every known answer's file. Raises BundleError if one is missing."""
     return [(a.file.path, bundle.file(a.file).read_bytes()) for a in bundle.manifest.known_answers]
-
-
-def gate_images(bundle: Bundle) -> Any:
-    """Return the bundle's gate set (`bundle.gate_set.GateImages`), or None if it has none."""
-    if getattr(bundle.manifest, "gate_set", None) is None:
-        return None
-    return import_module("cxr_edge.bundle.gate_set").read_gate_set(bundle)
 
 
 def screen_all(screener: Screener, images: Sequence[Image]) -> list[Screening]:

@@ -24,8 +24,9 @@ from cxr_edge.backends.cpu_info import processor_name
 from cxr_edge.backends.self_test import run_self_test
 from cxr_edge.bundle import Bundle
 from cxr_edge.bundle.decode_check import decode_results
+from cxr_edge.bundle.gate_set import read_gate_set
 from cxr_edge.compiler.ensemble import ensemble_parity, manifest_point
-from cxr_edge.compiler.measured import gate_images, known_answer_files, screen_all, screening_times_ms
+from cxr_edge.compiler.measured import known_answer_files, screen_all, screening_times_ms
 from cxr_edge.compiler.parity import Limits, largest_shift
 from cxr_edge.compiler.samples import KNOWN_ANSWER_TOLERANCE
 from cxr_edge.compiler.verdicts import Verdicts, probabilities_of
@@ -270,7 +271,7 @@ class _SelfTest:
         )  # fmt: skip
 
     def _check_gate_set(self) -> Finding:
-        gate = gate_images(self._bundle)
+        gate = read_gate_set(self._bundle)
         if gate is None:
             return skipped("the bundle has no gate set")
         rows = _spread(len(gate.images), self._options.gate_images)

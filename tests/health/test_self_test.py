@@ -392,7 +392,7 @@ def gate_set(screener: Screener, count: int) -> SimpleNamespace:
 
 def test_the_gate_set(screener: Screener, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = gate_set(screener, 7)
-    monkeypatch.setattr(self_test, "gate_images", lambda bundle: gate)
+    monkeypatch.setattr(self_test, "read_gate_set", lambda bundle: gate)
     finding = found(run(screener, SelfTestOptions(gate_images=3)), "gate set")
     assert (finding.status, finding.figure) == (
         "passed",
@@ -405,7 +405,7 @@ def test_other_decisions_on_the_gate_set(screener: Screener, monkeypatch: pytest
     gate = gate_set(screener, 4)
     gate.decisions = ("another", *gate.decisions[1:])
     gate.probabilities = np.roll(gate.probabilities, 1, axis=1)
-    monkeypatch.setattr(self_test, "gate_images", lambda bundle: gate)
+    monkeypatch.setattr(self_test, "read_gate_set", lambda bundle: gate)
     message = found(run(screener), "gate set").message
     assert message.startswith("only 75.0% of the decisions are the reference's, at least 99.0% are required; ")
 
@@ -416,7 +416,7 @@ def test_the_gate_set_of_a_build_that_measured_it(screener: Screener, monkeypatc
     new = gate.probabilities.copy()
     gate.decisions = ("another", *gate.decisions[1:])
     gate.probabilities = np.roll(gate.probabilities, 1, axis=1)
-    monkeypatch.setattr(self_test, "gate_images", lambda bundle: gate)
+    monkeypatch.setattr(self_test, "read_gate_set", lambda bundle: gate)
     remeasured(screener, gate_set=tuple(map(tuple, new.tolist())))
     assert found(run(screener), "gate set").status == "passed"
     new[3] = np.roll(new[3], 1)
