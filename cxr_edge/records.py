@@ -19,6 +19,8 @@ __all__ = [
     "NO_FINDING",
     "STAGES",
     "AcquisitionFacts",
+    "DegradedState",
+    "DroppedMember",
     "Failure",
     "Flag",
     "GrayPixels",
@@ -222,6 +224,48 @@ class MemberScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DroppedMember:
+    """A member that takes no part in a screening."""
+
+    member: str
+    reason: str  # a clause, such as "its output is not finite"
+
+    def __str__(self) -> str:
+        return f"{self.member} ({self.reason})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradedState:
+    """Members that answered and members that did not, and what that costs."""
+
+    answered: tuple[str, ...]  # names, in the order of the bundle
+    dropped: tuple[DroppedMember, ...]
+    # Figures on validation patients by name, `macro_f1` of the members that answered and `macro_f1_of_all` of all, and so on.
+    cost: Mapping[str, float]
+    cost_in_words: str
+    thresholds: Mapping[str, float]  # that decided, by label
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the members that did not answer."""
+        return tuple(d.member for d in self.dropped)
+
+    def describe(self) -> str:
+        """Return one sentence: who did not answer and why, who decided, and the cost."""
+        left_out = ", ".join(map(str, self.dropped))
+        return f"Without {left_out}; decided by the calibration of {', '.join(self.answered)}: {self.cost_in_words}."
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of this state."""
+        return {
+            "answered": list(self.answered),
+            "dropped": [{"member": d.member, "reason": d.reason} for d in self.dropped],
+            "cost": dict(self.cost),
+            "thresholds": dict(self.thresholds),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Screening:
     """The result for one image: an answer, or why there is none."""
 
@@ -245,6 +289,7 @@ class Screening:
     view: str = ""  # AP, PA or LATERAL by the header, or AP or PA by the checker's estimate; empty if unknown
     view_estimated: bool = False
     checks: Mapping[str, float] = field(default_factory=dict)  # the checker's scores by name; empty without one
+    degraded: DegradedState | None = None  # None: all members answered; `members` has those that did
     # (h, w) float32 in 0..1 over the roi, for the `leading_label`; None if it was not requested or the members have no CAM.
     heatmap: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
@@ -293,6 +338,7 @@ class Screening:
             "roi": list(self.roi.as_tuple()),
             **({"view": self.view, "view_estimated": self.view_estimated} if self.view else {}),
             **({"checks": dict(self.checks)} if self.checks else {}),
+            **({} if self.degraded is None else {"degraded": self.degraded.as_json()}),
             "flags": [_flag_json(f) for f in self.flags],
             "times_ms": {**self.times.by_stage(), "total": self.times.total_ms},
         }

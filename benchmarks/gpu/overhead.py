@@ -26,6 +26,7 @@ from cxr_edge.gpu.interface import Device
 from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Image, Roi, StageTimes
 from cxr_edge.screening.gpu_pipeline import DevicePipeline
+from cxr_edge.screening.modes import Modes
 
 __all__ = [
     "MAX_LAUNCHES",
@@ -152,7 +153,8 @@ def run_screenings(workload: Workload, engines: EngineSet, *, rounds: int, warmu
     """Screen decoded images, one after the other, and count the work that the host submits for them."""
     assert engines.device is not None
     device, images, manifest = CountingDevice(engines.device), workload.images, workload.bundle.manifest
-    pipeline = DevicePipeline(manifest, engines.segmenter, engines.members, device)  # type: ignore[arg-type]
+    modes = Modes(manifest, engines, whole=True)
+    pipeline = DevicePipeline(manifest, engines.segmenter, engines.members, device, modes)  # type: ignore[arg-type]
     for i in range(2 * len(images) + warmup):  # every image size must have been captured before counting
         pipeline.run(images[i % len(images)])
     device.launches = device.pieces = 0

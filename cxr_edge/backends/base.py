@@ -8,6 +8,7 @@ synchronising, so that a whole screening can be captured as one CUDA graph.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ __all__ = [
     "Engine",
     "GpuOptions",
     "HardwareCompatibility",
+    "InterruptibleEngine",
+    "Interruption",
     "TensorInfo",
     "check_inputs",
     "option",
@@ -123,6 +126,42 @@ class Engine(Protocol):
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Return all outputs by name. Raises ContractError for a wrong name, dtype or shape."""
+        ...
+
+
+class Interruption:
+    """A request of one thread that a run in another one ends. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requested = False
+        self._actions: list[Callable[[], None]] = []
+
+    def request(self) -> None:
+        """Request the end: every action is called, now or when it is added."""
+        with self._lock:
+            self._requested = True
+            actions, self._actions = self._actions, []
+        for action in actions:
+            action()
+
+    def on_request(self, action: Callable[[], None]) -> None:
+        """Add what makes a run end early."""
+        with self._lock:
+            if not self._requested:
+                self._actions.append(action)
+                return
+        action()
+
+
+@runtime_checkable
+class InterruptibleEngine(Engine, Protocol):
+    """An engine whose runs can be ended early."""
+
+    def run_until(
+        self, inputs: Mapping[str, npt.NDArray[Any]], interruption: Interruption
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """As `run`. Raises BackendError soon after `interruption` is requested."""
         ...
 
 

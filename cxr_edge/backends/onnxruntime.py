@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.backends import cpu_info, cpu_quota
-from cxr_edge.backends.base import CompileOptions, TensorInfo, check_inputs
+from cxr_edge.backends.base import CompileOptions, Interruption, TensorInfo, check_inputs
 from cxr_edge.errors import BackendError
 
 __all__ = [
@@ -49,9 +49,21 @@ class OnnxRuntimeEngine:
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
         """Return all outputs by name. Raises ContractError for a wrong name, dtype or shape, BackendError on failure."""
+        return self._run(inputs, None)
+
+    def run_until(
+        self, inputs: Mapping[str, npt.NDArray[Any]], interruption: Interruption
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """As `run`; after the request it ends before its next operator, with a BackendError."""
+        options = runtime().RunOptions()
+        options.log_severity_level = _SEVERITY_FATAL
+        interruption.on_request(lambda: setattr(options, "terminate", True))
+        return self._run(inputs, options)
+
+    def _run(self, inputs: Mapping[str, npt.NDArray[Any]], options: Any) -> dict[str, npt.NDArray[np.float32]]:
         check_inputs(self.inputs, inputs)
         try:
-            values = self._session.run(self._names, dict(inputs))
+            values = self._session.run(self._names, dict(inputs), options)
         except Exception as error:  # the runtime raises its own types, none of which share a public base
             raise BackendError(f"ONNX Runtime failed while it ran a network: {first_line(error)}") from error
         return dict(zip(self._names, values, strict=True))

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, TypeVar, get_args
 
 from cxr_edge.bundle.decoded_file import DecodedFile
 from cxr_edge.bundle.networks import Checker, FileRef, Member, Segmenter
-from cxr_edge.errors import BundleError
+from cxr_edge.errors import BundleError, InputError
 from cxr_edge.records import NO_FINDING
 from cxr_edge.specs.budget import ErrorBudget
 from cxr_edge.specs.combination import SUM_TOLERANCE, Combination, Decision
+from cxr_edge.specs.degraded import MOST_MODES, DegradedMode
 from cxr_edge.specs.json_fields import (
     FieldError,
     error_prefix,
@@ -63,7 +64,7 @@ SCHEMA = "cxr-edge-bundle/1"
 # Of bundles with findings that do not exclude each other, or with a key of _SCHEMA_2_KEYS.
 MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"
 
-_SCHEMA_2_KEYS = ("checker", "budget", "reference", "gate_set", "decoded_files")  # absent where there is none
+_SCHEMA_2_KEYS = ("checker", "budget", "reference", "gate_set", "decoded_files", "degraded")  # absent where there is none
 
 MAX_COUNTER = 2**53 - 1  # which every reader of JSON keeps exactly
 
@@ -152,6 +153,7 @@ class Manifest:
     gate_set: GateSet | None = None  # None: engines are compared on the known answers
     counter: int = 0  # of releases of this name: a box refuses a signed bundle with a lower one than it has seen
     decoded_files: tuple[DecodedFile, ...] = ()  # that a machine's libraries are compared with (`bundle.decode_check`)
+    degraded: tuple[DegradedMode, ...] = ()  # of parts of the members; (): every member must answer
 
     def __post_init__(self) -> None:
         require_text(self.name, "name", longest=200)
@@ -166,11 +168,29 @@ class Manifest:
             require(_is_json(facts), key, "an object that JSON can hold", facts)
         self._check_members()
         self._check_against_labels()
+        self._check_degraded()
 
     @property
     def multi_label(self) -> bool:
         """True if the labels are findings, each present or absent; False if they exclude each other."""
         return self.combination.activation == "sigmoid"
+
+    def reduced_to(self, members: tuple[str, ...]) -> Manifest:
+        """Return the manifest of a degraded mode: its members alone, with their combination, decision and budget.
+
+        Raises InputError if the bundle has no mode of exactly these members.
+        """
+        mode = next((mode for mode in self.degraded if mode.members == members), None)
+        if mode is None:
+            raise InputError(f"bundle {self.name!r} has no degraded mode of the members {', '.join(members) or 'none'}")
+        return replace(
+            self,
+            members=tuple(m for m in self.members if m.name in members),
+            combination=mode.combination,
+            decision=mode.decision,
+            budget=mode.budget,
+            degraded=tuple(other for other in self.degraded if set(other.members) < set(members)),
+        )
 
     def files(self) -> Iterator[tuple[str, FileRef]]:
         """Yield every file of the manifest with the path of its key: `("members[0].file", FileRef(...))`."""
@@ -242,6 +262,7 @@ class Manifest:
                 "reference": read_field(found, "reference", lambda v: None if v is None else FileRef.from_json(v)),
                 "gate_set": read_field(found, "gate_set", lambda v: None if v is None else GateSet.from_json(v)),
                 "decoded_files": _optional_list(found, "decoded_files", DecodedFile.from_json),
+                "degraded": _optional_list(found, "degraded", DegradedMode.from_json),
             }
         )
 
@@ -275,8 +296,7 @@ class Manifest:
             require(member.output == kind, f"members[{i}].output", expected, member.output)
 
     def _check_against_labels(self) -> None:
-        with error_prefix("combination"):
-            self.combination.check_sizes(members=len(self.members), labels=len(self.labels))
+        self._check_point(len(self.members), self.combination, self.decision, self.budget)
         if self.gate_set is not None:
             require(
                 list(self.gate_set.counts) == list(self.labels),
@@ -284,28 +304,52 @@ class Manifest:
                 f"of {list(self.labels)}",
                 list(self.gate_set.counts),
             )
-        for label in self.decision.thresholds:
-            require(label in self.labels, "decision.thresholds", f"of labels among {list(self.labels)}", label)
-        empty = not (self.multi_label and self.decision.first)
-        require(
-            empty,
-            "decision.first",
-            "empty in a multi-label bundle, whose findings are decided one by one",
-            self.decision.first,
-        )
-        self._check_budget()
         for i, answer in enumerate(self.known_answers):
             count, key = len(answer.probabilities), f"known_answers[{i}].probabilities"
             require(count == len(self.labels), key, f"{len(self.labels)} numbers, one per label", f"{count} numbers")
             normalized = self.multi_label or abs(sum(answer.probabilities) - 1) <= SUM_TOLERANCE
             require(normalized, key, "numbers whose sum is 1", answer.probabilities)
 
-    def _check_budget(self) -> None:
-        if self.budget is None:
+    def _check_point(
+        self, members: int, combination: Combination, decision: Decision, budget: ErrorBudget | None
+    ) -> None:
+        """Check what decides of so many members, or of all, against the labels."""
+        with error_prefix("combination"):
+            combination.check_sizes(members=members, labels=len(self.labels))
+        for label in decision.thresholds:
+            require(label in self.labels, "decision.thresholds", f"of labels among {list(self.labels)}", label)
+        empty = not (self.multi_label and decision.first)
+        require(
+            empty,
+            "decision.first",
+            "empty in a multi-label bundle, whose findings are decided one by one",
+            decision.first,
+        )
+        if budget is None:
             return
         require(not self.multi_label, "budget", "absent in a multi-label bundle", "a budget")
-        for label in self.budget.labels:
+        for label in budget.labels:
             require(label in self.labels, "budget.labels", f"of labels among {list(self.labels)}", label)
+
+    def _check_degraded(self) -> None:
+        require(len(self.degraded) <= MOST_MODES, "degraded", f"a list of at most {MOST_MODES}", len(self.degraded))
+        for i, mode in enumerate(self.degraded):
+            with error_prefix(f"degraded[{i}]"):
+                self._check_mode(mode)
+                others = [other.members for other in self.degraded[:i]]
+                require(mode.members not in others, "members", "other members than every mode before", mode.members)
+
+    def _check_mode(self, mode: DegradedMode) -> None:
+        names = tuple(m.name for m in self.members)
+        part = mode.members == tuple(n for n in names if n in mode.members) and mode.members != names
+        require(part, "members", f"a part of {list(names)}, in this order", list(mode.members))
+        activation = self.combination.activation
+        same = mode.combination.activation == activation
+        require(same, "combination.activation", f"{show(activation)}, as of all members", mode.combination.activation)
+        self._check_point(len(mode.members), mode.combination, mode.decision, mode.budget)
+        kept = (mode.budget is None) == (self.budget is None)
+        require(kept, "budget", "there where the bundle has one, and nowhere else", "one" if mode.budget else "none")
+        require(mode.guard in (None, *self.labels), "guard", f"null or one of {list(self.labels)}", mode.guard)
 
 
 def _optional_json(value: Any) -> Any:

@@ -90,7 +90,7 @@ def _screener(bundle: Bundle, *, drawn: bool, threads: int) -> Screener:
     """Return the screener of the fp32 networks; of drawings without the checker, which would refuse them."""
     loaded = engines.reference(bundle, threads=threads)
     shown = replace(bundle, manifest=replace(bundle.manifest, checker=None)) if drawn else bundle
-    return Screener(shown, loaded, threads=threads)
+    return Screener(shown, loaded, threads=threads, whole=True)
 
 
 def _warnings(old: Manifest, new: Manifest, description: Description, images: ComparedImages) -> Iterator[str]:

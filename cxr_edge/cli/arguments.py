@@ -231,11 +231,15 @@ def gpu_options(args: argparse.Namespace) -> GpuOptions:
     return GpuOptions(**{f.name: getattr(args, f.name) for f in fields(GpuOptions)})
 
 
-def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int) -> EngineSet:
-    """Load the configured engines with `threads` threads per inference; with --rebuild, build them where necessary."""
+def load_engines(args: argparse.Namespace, bundle: Bundle, *, threads: int, whole: bool = True) -> EngineSet:
+    """Load the configured engines with `threads` threads per inference; with --rebuild, build them where necessary.
+
+    whole: as of `engines.load`; False has no effect with --rebuild, which builds a missing engine.
+    """
     box = trusted_box(args)
     try:
-        return load(bundle, args.engines, backend=args.backend, threads=threads, box=box)
+        whole = whole or getattr(args, "rebuild", False)
+        return load(bundle, args.engines, backend=args.backend, threads=threads, box=box, whole=whole)
     except EngineError as error:
         if not getattr(args, "rebuild", False):
             raise
@@ -256,7 +260,7 @@ def _rebuilt(args: argparse.Namespace, bundle: Bundle, threads: int) -> EngineSe
         box = trusted_box(args)  # whose key another process may have made
         try:
             # Another process has built them.
-            return load(bundle, args.engines, backend=args.backend, threads=threads, box=box)
+            return load(bundle, args.engines, backend=args.backend, threads=threads, box=box, whole=True)
         except EngineError:
             settings = last_build_settings(bundle, args.engines, args.backend, box)
             build(
@@ -269,4 +273,4 @@ def _rebuilt(args: argparse.Namespace, bundle: Bundle, threads: int) -> EngineSe
                 locked=True,
                 box=box,
             )
-    return load(bundle, args.engines, backend=args.backend, threads=threads, box=trusted_box(args))
+    return load(bundle, args.engines, backend=args.backend, threads=threads, box=trusted_box(args), whole=True)

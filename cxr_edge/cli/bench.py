@@ -72,11 +72,11 @@ def _measure(args: argparse.Namespace) -> tuple[BenchReport, int]:
     tracebacks = TracebackLog(verbose=args.verbose, log=args.log)
     bundle = open_bundle(args, args.bundle)
     engines = load_engines(args, bundle, threads=args.threads)
-    screener = Screener(bundle, engines, threads=args.threads)
+    screener = Screener(bundle, engines, threads=args.threads, whole=True)
     images, description = _images(args, screener, tracebacks)
     print_message(f"measuring {args.iterations} screenings of {description} ...")
     stages = bench.measure_latency(screener, images, warmup=args.warmup, iterations=args.iterations)
-    one_thread = Screener(bundle, load_engines(args, bundle, threads=1))
+    one_thread = Screener(bundle, load_engines(args, bundle, threads=1), whole=True)
     throughput = [
         bench.measure_throughput(one_thread, images, workers=workers, iterations=args.iterations)
         for workers in sorted({1, args.threads})

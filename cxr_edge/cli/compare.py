@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _screener(args: argparse.Namespace, bundle: Bundle) -> Screener:
-    return Screener(bundle, _engines(args, bundle), threads=args.threads)
+    return Screener(bundle, _engines(args, bundle), threads=args.threads, whole=True)
 
 
 def _engines(args: argparse.Namespace, bundle: Bundle) -> EngineSet:
     if args.fp32:
         return reference(bundle, threads=args.threads)
-    return load(bundle, backend=args.backend, threads=args.threads, box=trusted_box(args))
+    return load(bundle, backend=args.backend, threads=args.threads, box=trusted_box(args), whole=True)

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         )
     workers = min(args.threads, selection.images)
     threads = args.threads // workers
-    screener = Screener(bundle, load_engines(args, bundle, threads=threads), threads=threads)
+    screener = Screener(bundle, load_engines(args, bundle, threads=threads), threads=threads, whole=True)
     failed = _follow(monitor, screener, _ordered(selection, args.order), workers)
     report = monitor.report()
     if args.json:

@@ -24,7 +24,8 @@ from cxr_edge.engines.records import BUILD_FILE, BuildRecord
 from cxr_edge.errors import BundleError, ContractError, InputError
 from cxr_edge.names import not_empty, path_argument, printable
 from cxr_edge.specs.budget import ErrorBudget, OperatingPoint
-from cxr_edge.specs.combination import DEFAULT_THRESHOLD, Combination
+from cxr_edge.specs.combination import DEFAULT_THRESHOLD, Combination, Decision
+from cxr_edge.specs.degraded import ModeFigures
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 __all__ = ["add_parser", "run"]
@@ -150,6 +151,9 @@ def _lines(bundle: Bundle, networks: tuple[Network, ...], signature: dict[str, A
     )
     yield ""
     yield from _table(_network_rows(manifest, networks))
+    if manifest.degraded:
+        yield from ["", "Degraded modes: when these members alone answer", *_table(_mode_rows(manifest))]
+        yield f"  Figures on {manifest.degraded[0].measured_on}{_of_guard(manifest.degraded[0].guard)}"
     for title, facts in (("Metrics", manifest.metrics), ("Provenance", manifest.provenance)):
         yield from ["", title, *_tree(facts, "  ")]
     yield from ["", "Engines", *_engine_lines(bundle)]
@@ -194,6 +198,35 @@ def _network_rows(manifest: Manifest, networks: tuple[Network, ...]) -> Iterator
             _preprocessing(spec),
             spec.digest()[:_DIGEST_SHOWN],
         )
+
+
+def _mode_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
+    first = manifest.degraded[0]
+    names = list(first.figures_of_all.by_name())
+    yield ("  Members", "Combination", "Decision", *names)
+    yield (
+        "  all",
+        manifest.combination.strategy,
+        _thresholds(manifest.decision),
+        *_figures(first.figures_of_all, names),
+    )
+    for mode in manifest.degraded:
+        cells = _figures(mode.figures, names)
+        yield (f"  {', '.join(mode.members)}", mode.combination.strategy, _thresholds(mode.decision), *cells)
+
+
+def _of_guard(guard: str | None) -> str:
+    return "" if guard is None else f"; sensitivity and specificity of {guard}"
+
+
+def _figures(figures: ModeFigures, names: list[str]) -> list[str]:
+    found = figures.by_name()
+    return [f"{found[name]:.3f}" if name in found else "-" for name in names]
+
+
+def _thresholds(decision: Decision) -> str:
+    limits = ", ".join(f"{label} from {value:.3g}" for label, value in decision.thresholds.items())
+    return limits or "no thresholds"
 
 
 def _output_kinds(manifest: Manifest) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
@@ -104,6 +105,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="go on with the comparison with the bundle's reference exams from run to run; FILE is made if need be",
     )  # fmt: skip
     parser.add_argument(
+        "--deadline-ms", type=at_least_one, metavar="N",
+        help="answer within N milliseconds from the start of decoding, without the members that have not ended by then",
+    )  # fmt: skip
+    parser.add_argument(
         "--self-test", action="store_true", help="test bundle, engines and machine first; screen nothing if that fails"
     )
     add_evidence(parser)
@@ -124,10 +129,12 @@ def run(args: argparse.Namespace) -> int:
     drift = _drift(args.drift_state, bundle, selection)
     workers = min(args.threads, selection.images)
     threads = args.threads // workers
-    engines = load_engines(args, bundle, threads=threads)
+    engines = load_engines(args, bundle, threads=threads, whole=False)
     screener = Screener(
-        bundle, engines, threads=threads, answer_all=args.answer_all, population=args.population
+        bundle, engines, threads=threads, answer_all=args.answer_all, population=args.population,
+        deadline_ms=args.deadline_ms,
     )  # fmt: skip
+    _report_degraded(screener)
     tested = require_passed(screener, args) if args.self_test else ""
     record_bundle(args, bundle)
     results = screen_files(
@@ -143,7 +150,11 @@ def run(args: argparse.Namespace) -> int:
         output = Results(utf8=args.json or args.jsonl)
         info = _run_info(args, screener, f"images at a time: {workers}, threads for each: {threads}", tested)
         writers = _writers(args, output, info, selection, drift, stack)
-        failed = _write(_progress(logged(results, evidence), selection.count), writers, drift, output, tracebacks)
+        degraded = _DegradedCount()
+        counted = degraded.counting(_progress(logged(results, evidence), selection.count))
+        failed = _write(counted, writers, drift, output, tracebacks)
+    if screener.degraded is None and degraded.screenings:
+        print_message(degraded.describe())
     if drift is not None:
         _end_drift(args, drift, bundle)
     if not args.json:
@@ -205,8 +216,10 @@ def _write(
     """Pass every result to every writer, and what is printed on at once. Returns the number of failed files."""
     failed = 0
     for result in results:
-        if drift is not None and isinstance(result.outcome, Screening) and result.image is not None:
-            drift.add(result.outcome, result.image)
+        outcome, image = result.outcome, result.image
+        # What fewer members answer differs from the reference exams by that alone.
+        if drift is not None and isinstance(outcome, Screening) and outcome.degraded is None and image is not None:
+            drift.add(outcome, image)
         for writer in writers:
             result = _add(writer, result)
         output.flush()
@@ -260,6 +273,36 @@ def _writers(
         compact = selection.count is None or selection.count > _MAX_BLOCKS
         writers.append(TextWriter(output, info, compact=compact, drift=drift))
     return writers
+
+
+def _report_degraded(screener: Screener) -> None:
+    """Say on stderr that members could not be loaded."""
+    if screener.degraded is not None:
+        print_message(
+            f"DEGRADED: {screener.degraded.describe()} Build the engines again: --rebuild, or cxr-edge build-engine"
+        )
+
+
+class _DegradedCount:
+    """Counts of screenings without some members, by member."""
+
+    def __init__(self) -> None:
+        self.screenings = 0
+        self._members: Counter[str] = Counter()
+
+    def counting(self, results: Iterator[FileResult]) -> Iterator[FileResult]:
+        """Yield the results, and count them."""
+        for result in results:
+            state = None if isinstance(result.outcome, Failure) else result.outcome.degraded
+            if state is not None:
+                self.screenings += 1
+                self._members.update(state.missing)
+            yield result
+
+    def describe(self) -> str:
+        """Return one line for stderr."""
+        listed = ", ".join(f"{name} in {n}" for name, n in self._members.items())
+        return f"DEGRADED: {self.screenings} screenings without a member ({listed}); each has the flag degraded with the reason"
 
 
 def _run_info(args: argparse.Namespace, screener: Screener, use_of_threads: str, self_test: str) -> RunInfo:

@@ -8,6 +8,7 @@ candidate of every network; check the fastest that passed together as an ensembl
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -32,11 +33,12 @@ from cxr_edge.compiler.output_kinds import ComparedOutput, compared_output, cons
 from cxr_edge.compiler.parity import Limits
 from cxr_edge.compiler.remembering import RememberingEngine
 from cxr_edge.compiler.report import BuildReport
-from cxr_edge.compiler.samples import Samples
+from cxr_edge.compiler.samples import Sample, Samples
 from cxr_edge.compiler.selection import EngineSelection, select_engines
 from cxr_edge.compiler.trial import BuildContext, Reference, Trial, TrialResult, run_trial
 from cxr_edge.engines import MEASURED_FILE, SEGMENTER, BuildRecord, BuildSettings, EngineSet, NetworkFile
-from cxr_edge.errors import BundleError
+from cxr_edge.errors import BackendError, BundleError
+from cxr_edge.records import Screening
 from cxr_edge.screening.screener import Screener
 from cxr_edge.signing.box import Box
 from cxr_edge.signing.keys import PrivateKey
@@ -188,7 +190,7 @@ class _BundleBuild:
         screener = self._screener(
             samples.unchecked(self.bundle), list(map(self._remembering, self._ordered(candidates)))
         )
-        after = [screener.screen(s.image()) for s in self.images.items]
+        after = [_screened(screener, s) for s in self.images.items]
         return compare_at_points(
             self.bundle.manifest,
             [s.screening for s in self.images.items],
@@ -206,7 +208,7 @@ class _BundleBuild:
         """Return a screener of these engines, in the bundle's order, at the manifest's operating point."""
         precisions = tuple(c.recipe.name for c in candidates)
         loaded = engines.engine_set(bundle, self.context.backend, [c.engine for c in candidates], precisions)
-        return Screener(bundle, loaded, threads=self.context.options.threads)
+        return Screener(bundle, loaded, threads=self.context.options.threads, whole=True)
 
     def _remembering(self, candidate: Candidate) -> Candidate:
         """Return a candidate whose engine runs each image once if it is of the host: ensembles differ in few networks."""
@@ -259,6 +261,7 @@ class _BundleBuild:
             precisions=report.precisions,
             settings=self.settings,
             operating_point=selection.ensemble.point if selection.ensemble is not None and report.complete else None,
+            mode_points=selection.ensemble.mode_points if selection.ensemble is not None and report.complete else (),
             report=report.as_json(),
         )
         if report.complete:
@@ -278,6 +281,14 @@ class _BundleBuild:
             file
         )
         return file
+
+
+def _screened(screener: Screener, sample: Sample) -> Screening:
+    """Return the screening by the engines; of engines that give none, one with NaN for the gate to refuse."""
+    try:
+        return screener.screen(sample.image())
+    except BackendError:
+        return replace(sample.screening, probabilities=(math.nan,) * len(sample.screening.labels))
 
 
 def ignored_options_note(backend: Backend, gpu: GpuOptions) -> list[str]:

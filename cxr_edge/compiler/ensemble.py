@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_edge.bundle.manifest import Manifest
+from cxr_edge.compiler.mode_points import fit_mode_points
 from cxr_edge.compiler.operating_point import Outputs, fit_point
 from cxr_edge.compiler.parity import (
     TIE,
@@ -29,6 +30,7 @@ from cxr_edge.compiler.point_report import PointReport, point_report
 from cxr_edge.compiler.verdicts import Verdicts, probabilities_of
 from cxr_edge.records import Screening
 from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.specs.degraded import ModePoint
 
 __all__ = ["EnsembleResult", "compare_at_points", "ensemble_parity", "manifest_point"]
 
@@ -42,6 +44,7 @@ class EnsembleResult:
     parity: ParityResult
     point: OperatingPoint | None = None  # of the engines; None: the manifest's
     report: PointReport | None = None  # None where the outputs are not finite
+    mode_points: tuple[ModePoint, ...] = ()  # of degraded modes whose limits are moved for the engines
 
 
 def manifest_point(manifest: Manifest) -> OperatingPoint:
@@ -84,6 +87,7 @@ def compare_at_points(
         parity=ensemble_parity(manifest, fitted.point, before, after, expected, found, truth, limits),
         point=fitted.point if fitted.moved else None,
         report=point_report(manifest, fitted, expected, unmoved, found, known, drawn=drawn),
+        mode_points=() if drawn else fit_mode_points(manifest, reference, engines),
     )
 
 

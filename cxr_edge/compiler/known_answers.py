@@ -39,7 +39,7 @@ def add_known_answers(bundle: Bundle, *, count: int, candidates: int | None = No
     `count` of `candidates` times as many (None: 8) are selected, in turn from every predicted label, or set of findings: with one
     in all of them, an engine with a constant output would pass the build's parity check.
     """
-    screener = Screener(bundle, reference(bundle, threads=1))
+    screener = Screener(bundle, reference(bundle, threads=1), whole=True)
     shutil.rmtree(bundle.root / _FOLDER, ignore_errors=True)
     (bundle.root / _FOLDER).mkdir()
     manifest = bundle.manifest

@@ -252,7 +252,7 @@ class _SampleReader:
 
     def __init__(self, bundle: Bundle, reference: EngineSet, threads: int) -> None:
         manifest = bundle.manifest
-        self._screener = Screener(unchecked(bundle), reference, threads=threads)
+        self._screener = Screener(unchecked(bundle), reference, threads=threads, whole=True)
         self._members = [m.name for m in manifest.members]
         self._preprocessor = Preprocessor([m.preprocess for m in manifest.members], threads=threads)
         self._lungs = Preprocessor([manifest.segmenter.preprocess], threads=threads) if manifest.segmenter else None

@@ -21,9 +21,11 @@ from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import ENGINES_DIR, PACKAGED, STARTER, Bundle
 from cxr_edge.digests import sha256_file
 from cxr_edge.engines.records import BUILD_FILE, BuildRecord, BuildSettings, SideCar
-from cxr_edge.errors import BundleError, ContractError, EngineError, InputError
+from cxr_edge.errors import BackendError, BundleError, ContractError, EngineError, InputError
 from cxr_edge.forks import keep_in_children
-from cxr_edge.specs.budget import OperatingPoint
+from cxr_edge.records import DroppedMember
+from cxr_edge.specs.budget import ErrorBudget, OperatingPoint
+from cxr_edge.specs.degraded import ModePoint
 from cxr_edge.specs.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -51,18 +53,20 @@ SEGMENTER = "segmenter"  # name of the segmenter's network; no member may have i
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSet:
-    """Loaded engines of a bundle, in its order."""
+    """Loaded engines of a bundle, in its order; of members that could not be loaded there is only the reason."""
 
     backend: str
     segmenter: Engine | None
-    members: tuple[Engine, ...]
-    parts: tuple[str, ...]  # names of the networks, the segmenter first if there is one
-    precisions: tuple[str, ...]  # one per network
+    members: tuple[Engine, ...]  # those that were loaded
+    parts: tuple[str, ...]  # names of the loaded networks, the segmenter first if there is one
+    precisions: tuple[str, ...]  # one per loaded network
     versions: Mapping[str, str]  # of the backend
     operating_point: OperatingPoint | None = None  # of these engines; None: the manifest's decision and budget
     # SHA-256 (hexadecimal) of each engine's file, one per network; of the ONNX file for `reference`. Empty if not loaded from
     # files.
     digests: tuple[str, ...] = ()
+    mode_points: tuple[ModePoint, ...] = ()  # of degraded modes with these engines; others have the manifest's
+    dropped: tuple[DroppedMember, ...] = ()  # members that could not be loaded
     device: Device | None = None  # whose memory the engines can use; None if they take arrays of the host only
     folder: Path | None = None  # that they were loaded from; None: the bundle's own networks, or not from files
     box: Box | None = None  # that has signed them; None: signatures were not checked
@@ -72,10 +76,16 @@ class EngineSet:
     def __post_init__(self) -> None:
         keep_in_children(self)
 
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """Names of the loaded members."""
+        return self.parts if self.segmenter is None else self.parts[1:]
+
     def describe(self) -> str:
-        """Return one line: `onnxruntime: segmenter uint8, a fp32`."""
+        """Return one line: `onnxruntime: segmenter uint8, a fp32`, and `; degraded: without b` if b could not be loaded."""
         engines = ", ".join(f"{part} {p}" for part, p in zip(self.parts, self.precisions, strict=True))
-        return f"{self.backend}: {engines}"
+        missing = ", ".join(d.member for d in self.dropped)
+        return f"{self.backend}: {engines}" + (f"; degraded: without {missing}" if missing else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +123,16 @@ def load(
     backend: str = "auto",
     threads: int = 1,
     box: Box | None = None,
+    whole: bool = False,
 ) -> EngineSet:
     """Load the engines that build-engine selected for `bundle`.
 
+    A member whose engine is missing, altered or refused by the runtime is left out (`EngineSet.dropped`) if the bundle has a
+    degraded mode of the others.
+
     engines_dir: as in `engines_root`. backend: `auto` takes the first runtime that works here and has engines. box: accept
-    only engines that this box has signed. Raises EngineError, with the command to run, if there are none, or they are
-    outdated, altered or from another machine.
+    only engines that this box has signed, all of them. whole: never leave out a member. Raises EngineError, with the command to
+    run, if there are none, or they are outdated, altered or from another machine.
     """
     if not isinstance(bundle, Bundle):
         raise InputError(f"load_engines takes an opened bundle, found {type(bundle).__name__}: pass Bundle.open(...)")
@@ -134,18 +148,29 @@ def load(
     folder, networks = root / runtime.name, parts(bundle)
     record = _read_record(folder, bundle, rebuild_hint)
     options = CompileOptions(threads=threads, gpu=record.settings.gpu)
-    loaded = [_load_engine(folder, n, record, runtime, options, rebuild_hint) for n in networks]
-    engines, digests = [engine for engine, _ in loaded], tuple(digest for _, digest in loaded)
-    again = partial(load, engines_dir=engines_dir and root.resolve(), backend=runtime.name, threads=threads, box=box)
-    precisions = tuple(record.precisions[n.name] for n in networks)
+    found = [_load_or_reason(folder, n, record, runtime, options, rebuild_hint) for n in networks]
+    dropped = {n.name: e for n, e in zip(networks, found, strict=True) if isinstance(e, _NoEngine)}
+    if dropped and (whole or not _may_lack(bundle, dropped)):
+        raise next(iter(dropped.values())).error
+    loaded = [e for e in found if not isinstance(e, _NoEngine)]
+    again = partial(
+        load,
+        engines_dir=engines_dir and root.resolve(),
+        backend=runtime.name,
+        threads=threads,
+        box=box,
+        whole=whole,
+    )
     return engine_set(
         bundle,
         runtime,
-        engines,
-        precisions,
+        [engine for engine, _ in loaded],
+        tuple(record.precisions[n.name] for n in networks if n.name not in dropped),
         reload=again,
         operating_point=record.operating_point,
-        digests=digests,
+        mode_points=record.mode_points,
+        dropped=tuple(DroppedMember(member=name, reason=e.reason) for name, e in dropped.items()),
+        digests=tuple(digest for _, digest in loaded),
         folder=folder,
         box=box,
     )
@@ -177,24 +202,29 @@ def engine_set(
     precisions: tuple[str, ...],
     reload: Callable[[Bundle], EngineSet] | None = None,
     operating_point: OperatingPoint | None = None,
+    mode_points: tuple[ModePoint, ...] = (),
+    dropped: tuple[DroppedMember, ...] = (),
     digests: tuple[str, ...] = (),
     folder: Path | None = None,
     box: Box | None = None,
 ) -> EngineSet:
-    """Return the set of `loaded` engines, one per network of `bundle` in its order.
+    """Return the set of `loaded` engines, one per network of `bundle` in its order, without those that were dropped.
 
-    operating_point: None for the manifest's. digests: of the engines' files.
+    operating_point, mode_points: None and empty for the manifest's. digests: of the engines' files.
     """
+    missing = {d.member for d in dropped}
     first = 0 if bundle.manifest.segmenter is None else 1
     return EngineSet(
         backend=backend.name,
         segmenter=loaded[0] if first else None,
         members=tuple(loaded[first:]),
-        parts=tuple(n.name for n in parts(bundle)),
+        parts=tuple(n.name for n in parts(bundle) if n.name not in missing),
         precisions=precisions,
         versions=backend.versions(),
         operating_point=operating_point,
         digests=digests,
+        mode_points=mode_points,
+        dropped=dropped,
         device=backend.device() if isinstance(backend, DeviceBackend) else None,
         folder=folder,
         box=box,
@@ -215,9 +245,10 @@ def check_files(bundle: Bundle, engines: EngineSet) -> int:
     if engines.box is not None:
         _signed(root, [engines.backend], engines.box, rebuild_hint)
     record, runtime = _read_record(engines.folder, bundle, rebuild_hint), backends.get(engines.backend)
-    for network in parts(bundle):
+    loaded = [network for network in parts(bundle) if network.name in engines.parts]
+    for network in loaded:
         _engine_file(engines.folder, network, record, runtime, rebuild_hint)
-    return len(parts(bundle))
+    return len(loaded)
 
 
 def rebuild_command(
@@ -296,7 +327,7 @@ def _read_record(folder: Path, bundle: Bundle, rebuild_hint: str) -> BuildRecord
             f"the engines in {folder} are outdated: they were built from a bundle with digest "
             f"{record.bundle_sha256[:12]}..., {bundle.manifest.name!r} now has {bundle.digest[:12]}...; {rebuild_hint}"
         )
-    if not _fits(record.operating_point, bundle):
+    if not _all_fit(record, bundle):
         raise EngineError(
             f"{path} has an operating point of other labels than {bundle.manifest.name!r}: {rebuild_hint}"
         )
@@ -308,12 +339,64 @@ def _read_record(folder: Path, bundle: Bundle, rebuild_hint: str) -> BuildRecord
     return record
 
 
-def _fits(point: OperatingPoint | None, bundle: Bundle) -> bool:
-    """Return whether an operating point has thresholds of the bundle's labels, and a budget of the bundle's budget's labels."""
+def _all_fit(record: BuildRecord, bundle: Bundle) -> bool:
+    """Return whether the operating points are of the bundle's labels and of its degraded modes."""
+    manifest, budgets = bundle.manifest, {mode.members: mode.budget for mode in bundle.manifest.degraded}
+    return _fits(record.operating_point, manifest.labels, manifest.budget) and all(
+        mode.members in budgets and _fits(mode.point, manifest.labels, budgets[mode.members])
+        for mode in record.mode_points
+    )
+
+
+def _fits(point: OperatingPoint | None, labels: tuple[str, ...], budget: ErrorBudget | None) -> bool:
+    """Return whether an operating point has thresholds of these labels, and a budget of the labels of `budget`."""
     if point is None:
         return True
-    budgets = [None if budget is None else set(budget.labels) for budget in (point.budget, bundle.manifest.budget)]
-    return budgets[0] == budgets[1] and set(point.decision.thresholds) <= set(bundle.manifest.labels)
+    budgets = [None if b is None else set(b.labels) for b in (point.budget, budget)]
+    return budgets[0] == budgets[1] and set(point.decision.thresholds) <= set(labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NoEngine:
+    """A network whose engine cannot be used."""
+
+    error: EngineError | BackendError
+    reason: str  # in a clause
+
+
+class _UnusableFileError(EngineError):
+    """An engine file that is missing, unreadable or altered. A build for another bundle or machine is none.
+
+    what: a clause that follows the file's name.
+    """
+
+    def __init__(self, path: Path, what: str, rebuild_hint: str) -> None:
+        super().__init__(f"the engine {path.name} in {path.parent} {what}{rebuild_hint}")
+        self.reason = f"its engine {path.name} {what.rstrip(' :;')}"
+
+
+def _load_or_reason(
+    folder: Path,
+    network: NetworkFile,
+    record: BuildRecord,
+    runtime: Backend,
+    options: CompileOptions,
+    rebuild_hint: str,
+) -> tuple[Engine, str] | _NoEngine:
+    try:
+        return _load_engine(folder, network, record, runtime, options, rebuild_hint)
+    except _UnusableFileError as error:
+        return _NoEngine(error=error, reason=error.reason)
+    except EngineError:
+        raise
+    except BackendError as error:
+        return _NoEngine(error=error, reason=str(error))
+
+
+def _may_lack(bundle: Bundle, dropped: Mapping[str, object]) -> bool:
+    """Return whether the bundle has a degraded mode without these networks, the segmenter not among them."""
+    rest = tuple(m.name for m in bundle.manifest.members if m.name not in dropped)
+    return SEGMENTER not in dropped and any(mode.members == rest for mode in bundle.manifest.degraded)
 
 
 def _load_engine(
@@ -344,17 +427,23 @@ def _engine_file(
         car = SideCar.read(folder / f"{stem}.json")
         digest = sha256_file(path)
     except (OSError, ValueError) as error:
-        raise EngineError(f"the engine {path.name} in {folder} is incomplete ({error}): {rebuild_hint}") from None
-    difference = _difference(car, network, runtime.versions(), digest)
+        raise _UnusableFileError(path, f"is incomplete ({_without_folder(error)}): ", rebuild_hint) from None
+    if car.engine_sha256 != digest:
+        altered = f"was altered: expected SHA-256 {car.engine_sha256[:12]}..., it has {digest[:12]}...; "
+        raise _UnusableFileError(path, altered, rebuild_hint)
+    difference = _difference(car, network, runtime.versions())
     if difference:
         raise EngineError(f"the engine {path.name} in {folder} {difference}; {rebuild_hint}")
     return path, digest
 
 
-def _difference(car: SideCar, network: NetworkFile, versions: Mapping[str, str], engine_sha256: str) -> str | None:
-    """Return how an engine is altered, outdated or foreign, in words that follow its name; None if it is not."""
-    if car.engine_sha256 != engine_sha256:
-        return f"was altered: expected SHA-256 {car.engine_sha256[:12]}..., it has {engine_sha256[:12]}..."
+def _without_folder(error: OSError | ValueError) -> str:
+    """Return the message; of the operating system's, the reason alone."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _difference(car: SideCar, network: NetworkFile, versions: Mapping[str, str]) -> str | None:
+    """Return how an engine is outdated or foreign, in words that follow its name; None if it is not."""
     if (car.onnx_sha256, car.preprocess_sha256) != (network.onnx_sha256, network.preprocess.digest()):
         return f"is outdated: the network {network.name!r} or its preprocessing has changed since it was built"
     relevant = sorted({*car.versions, *versions} - set(car.portable))

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar, get_args
 from cxr_edge.backends.base import GpuOptions, option
 from cxr_edge.errors import InputError
 from cxr_edge.specs.budget import OperatingPoint
-from cxr_edge.specs.json_fields import FieldError, is_number, is_share
+from cxr_edge.specs.degraded import ModePoint
+from cxr_edge.specs.json_fields import FieldError, is_number, is_share, read_list
 
 __all__ = [
     "BUILD_FILE",
@@ -142,23 +143,27 @@ class BuildRecord:
     settings: BuildSettings
     operating_point: OperatingPoint | None  # of these engines; None: the manifest's decision and budget
     report: Mapping[str, Any]  # the build's table, for people
+    mode_points: tuple[ModePoint, ...] = ()  # of degraded modes whose limits were moved for these engines
 
     def as_json(self) -> dict[str, Any]:
-        """Return the record as JSON values."""
+        """Return the record as JSON values; `mode_points` only where there are some."""
         point = self.operating_point
+        values = {name: value for name, value in asdict(self).items() if name != "mode_points"}
         return {
             "schema": _BUILD_SCHEMA,
-            **asdict(self),
+            **values,
             "settings": self.settings.as_json(),
             "operating_point": None if point is None else point.as_json(),
+            **({"mode_points": [mode.as_json() for mode in self.mode_points]} if self.mode_points else {}),
         }
 
     @classmethod
     def read(cls, path: Path) -> BuildRecord:
         """Read a build.json. Raises ValueError if it is none, or of another schema."""
-        values = _read_json(path, _BUILD_SCHEMA, _names(cls))
+        values = _read_json(path, _BUILD_SCHEMA, _names(cls), {"mode_points": []})
         settings, point = BuildSettings.from_json(values["settings"]), _operating_point(values["operating_point"])
-        return cls(**{**values, "settings": settings, "operating_point": point})
+        modes = _mode_points(values["mode_points"])
+        return cls(**{**values, "settings": settings, "operating_point": point, "mode_points": modes})
 
     @classmethod
     def read_settings(cls, path: Path) -> BuildSettings:
@@ -166,7 +171,7 @@ class BuildRecord:
         try:
             return cls.read(path).settings
         except ValueError:
-            values = _read_json(path, _BUILD_SCHEMA_2, _names(cls) - {"operating_point"})
+            values = _read_json(path, _BUILD_SCHEMA_2, _names(cls) - {"operating_point", "mode_points"})
             return BuildSettings.from_json(values["settings"])
 
 
@@ -220,6 +225,14 @@ def _operating_point(value: object) -> OperatingPoint | None:
         raise ValueError(f"its operating point is invalid: {error.key} {error.message}") from None
 
 
+def _mode_points(value: object) -> tuple[ModePoint, ...]:
+    """Return the points of degraded modes of their JSON values. Raises ValueError for anything else."""
+    try:
+        return read_list({"mode_points": value}, "mode_points", ModePoint.from_json)
+    except FieldError as error:
+        raise ValueError(f"its operating points are invalid: {error.key} {error.message}") from None
+
+
 def _names(kind: Any) -> set[str]:
     return {f.name for f in fields(kind)}
 
@@ -236,12 +249,15 @@ def _options(kind: type[Options], values: Mapping[str, Any]) -> Options:
     return kind(**{name: Path(v) if name in paths and v is not None else v for name, v in values.items()})
 
 
-def _read_json(path: Path, schema: str, keys: set[str]) -> dict[str, Any]:
-    """Return the object in `path` without its schema. Raises ValueError unless it has exactly these keys."""
+def _read_json(path: Path, schema: str, keys: set[str], absent: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the object in `path` without its schema. Raises ValueError unless it has exactly these keys.
+
+    absent: values of keys that may be absent.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path.name}: {error.strerror}") from None
-    if not isinstance(values, dict) or values.pop("schema", None) != schema or set(values) != keys:
+    if not isinstance(values, dict) or values.pop("schema", None) != schema or {*values, *(absent or {})} != keys:
         raise ValueError(f"{path.name} does not follow {schema}")
-    return values
+    return {**(absent or {}), **values}

@@ -211,7 +211,7 @@ class _Doctor:
 
         own = self._settings
         try:
-            loaded = engines.load(bundle, own.engines_dir, backend=own.backend, threads=own.threads)
+            loaded = engines.load(bundle, own.engines_dir, backend=own.backend, threads=own.threads, whole=True)
         except EngineError as error:
             return failed(str(error))
         return passed(loaded.describe())

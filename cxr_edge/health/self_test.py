@@ -164,8 +164,8 @@ def run_from(
     start, started, opened = perf_counter(), _now(), None
     try:
         opened = Bundle.open(bundle)
-        loaded = engines.load(opened, engines_dir, backend=backend, threads=threads, box=box)
-        screener = Screener(opened, loaded, threads=threads)
+        loaded = engines.load(opened, engines_dir, backend=backend, threads=threads, box=box, whole=True)
+        screener = Screener(opened, loaded, threads=threads, whole=True)
     except CxrEdgeError as error:
         seconds = perf_counter() - start
         return _unusable(bundle, opened, error, started, seconds), None

@@ -150,7 +150,7 @@ def check(
     if signature is not None:
         signature.accept(bundle, older=older)
     signer = None if signature is None else signature.signer
-    found = engines.load(bundle, backend=backend, threads=threads, box=signer)
+    found = engines.load(bundle, backend=backend, threads=threads, box=signer, whole=True)
     self_test(bundle, found, threads=threads)
     return found
 
@@ -166,7 +166,7 @@ def loaded(
     """Return a bundle's engines, or its fp32 networks where they cannot be loaded, with a line of progress."""
     signer = None if signature is None else signature.signer
     try:
-        return engines.load(bundle, backend=backend, threads=threads, box=signer)
+        return engines.load(bundle, backend=backend, threads=threads, box=signer, whole=True)
     except EngineError as error:
         name = f"{bundle.manifest.name} {bundle.manifest.version}"
         say(f"{name} is compared by its fp32 networks: {str(error).splitlines()[0]}")
@@ -238,7 +238,7 @@ class _Staged:
         self.say("screening the files with the old and the new version")
         old = Bundle.open(self.box.bundle_of(self.before))
         before = loaded(old, backend=r.backend, threads=r.threads, say=self.say, signature=r.signature)
-        a, b = (Screener(b, e, threads=r.threads) for b, e in ((old, before), (bundle, found)))
+        a, b = (Screener(b, e, threads=r.threads, whole=True) for b, e in ((old, before), (bundle, found)))
         comparison = compare(a, b, r.compare, limits=r.limits)
         if not comparison.compared:
             raise InputError("none of the files of --compare can be screened: give X-ray files")

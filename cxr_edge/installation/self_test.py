@@ -19,7 +19,7 @@ NOT_DECIDING = ("timing", "memory", "disk", "temperature")
 
 def self_test(bundle: Bundle, engines: EngineSet, *, threads: int = 1) -> SelfTestReport:
     """Test a bundle and its engines on this machine. Raises ContractError for an item that fails and decides."""
-    report = run(Screener(bundle, engines, threads=threads))
+    report = run(Screener(bundle, engines, threads=threads, whole=True))
     wrong = [item for item in report.failures if item.name not in NOT_DECIDING]
     if wrong:
         found = "; ".join(f"{item.name}: {item.finding.message or item.finding.figure}" for item in wrong)

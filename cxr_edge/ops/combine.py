@@ -20,11 +20,15 @@ __all__ = [
     "abstention",
     "decide",
     "decide_findings",
+    "member_logits",
     "member_probabilities",
     "prediction_set",
     "sigmoid",
     "softmax",
 ]
+
+
+_LEAST = 1e-15  # probability in logarithms
 
 
 class Combiner:
@@ -72,6 +76,13 @@ def member_probabilities(logits: npt.NDArray[np.float32], combination: Combinati
     """
     activate = sigmoid if combination.activation == "sigmoid" else softmax
     return activate(logits, np.asarray(combination.member_temperatures)[:, None])
+
+
+def member_logits(probabilities: npt.NDArray[np.float64], combination: Combination) -> npt.NDArray[np.float32]:
+    """Return logits (images, members, labels) whose `member_probabilities` are these; of a softmax without a common constant."""
+    p = np.clip(probabilities, _LEAST, 1.0 - _LEAST if combination.activation == "sigmoid" else 1.0)
+    scaled = np.log(p) - np.log1p(-p) if combination.activation == "sigmoid" else np.log(p)
+    return np.asarray(scaled * np.asarray(combination.member_temperatures)[:, None], dtype=np.float32)
 
 
 def sigmoid(

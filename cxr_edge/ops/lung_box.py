@@ -17,7 +17,7 @@ import cxr_edge._core as _core
 from cxr_edge.records import Flag, Roi
 from cxr_edge.specs.lung_box import LungBoxRule
 
-__all__ = ["LungBoxStatus", "core_rule", "lung_box", "roi_from_result"]
+__all__ = ["LungBoxStatus", "core_rule", "failed_lung_box", "lung_box", "roi_from_result"]
 
 Box = tuple[int, int, int, int]
 
@@ -51,8 +51,12 @@ def roi_from_result(
     if status == LungBoxStatus.VALID:
         return Roi(x0=box[0], y0=box[1], x1=box[2], y1=box[3]), None
     reason = _rejection_reason(status, box, width_px, height_px, rule)
-    message = f"The lung box failed ({reason}); the whole image was used instead."
-    return Roi.full(width_px, height_px), Flag(code="lung_box_failed", message=message)
+    return Roi.full(width_px, height_px), failed_lung_box(reason)
+
+
+def failed_lung_box(reason: str) -> Flag:
+    """Return the flag of a screening whose members got the full frame. reason: a clause."""
+    return Flag(code="lung_box_failed", message=f"The lung box failed ({reason}); the whole image was used instead.")
 
 
 def core_rule(rule: LungBoxRule) -> _core.LungRule:

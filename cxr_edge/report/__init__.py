@@ -6,7 +6,7 @@ of one image. Names are displayed through `cxr_edge.names`; a file that cannot b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from cxr_edge.errors import OutputError
 from cxr_edge.names import printable
+from cxr_edge.records import Screening
 from cxr_edge.screening.screener import FileResult
 
-__all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "outcome_counts", "output_errors"]
+__all__ = ["ReportWriter", "RunInfo", "Skipped", "TextStream", "outcome_counts", "output_errors", "shown_thresholds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,13 @@ def outcome_counts(outcomes: Mapping[str, int]) -> str:
     """Return the number of screenings, with those that are no answers: `12 screened (2 refused, 1 abstained)`."""
     unanswered = [f"{outcomes[kind]} {kind}" for kind in ("refused", "abstained") if outcomes.get(kind)]
     return f"{sum(outcomes.values())} screened" + (f" ({', '.join(unanswered)})" if unanswered else "")
+
+
+def shown_thresholds(screening: Screening, of_run: Sequence[float] | None) -> Sequence[float] | None:
+    """Return the thresholds of findings to show with a screening: of the members that answered; None in a single-label bundle."""
+    if of_run is None or screening.degraded is None:
+        return of_run
+    return [screening.degraded.thresholds[label] for label in screening.labels]
 
 
 @contextmanager

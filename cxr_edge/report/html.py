@@ -19,7 +19,7 @@ import cv2
 from cxr_edge.errors import InputError, OutputError
 from cxr_edge.names import printable
 from cxr_edge.records import Failure, Image, Screening
-from cxr_edge.report import RunInfo, Skipped, outcome_counts, output_errors
+from cxr_edge.report import RunInfo, Skipped, outcome_counts, output_errors, shown_thresholds
 from cxr_edge.report.overlay import BgrImage, render_image, render_overlay
 from cxr_edge.report.unfinished import UnfinishedFile, clear_unfinished
 from cxr_edge.screening.screener import FileResult
@@ -120,7 +120,7 @@ class HtmlWriter:
             self._write(_failure(outcome))
             self._failed += 1
         else:
-            self._write(_card(outcome, result.image, self._thresholds))
+            self._write(_card(outcome, result.image, shown_thresholds(outcome, self._thresholds)))
             self._outcomes[outcome.outcome] += 1
 
     def close(self) -> None:
@@ -179,7 +179,7 @@ def _failure(outcome: Failure | Screening) -> str:
 def _card(s: Screening, image: Image, thresholds: Sequence[float] | None) -> str:
     content = "lung box and class activation map" if s.heatmap is not None else "lung box"
     return (
-        f'<article>\n<div class="head"><h2>{_name(s)}</h2>{_headline(s)}</div>\n{_reason(s)}'
+        f'<article>\n<div class="head"><h2>{_name(s)}</h2>{_headline(s)}</div>\n{_reason(s)}{_degraded(s)}'
         f'<div class="body">\n{_figure(render_image(image), f"{s.width_px} x {s.height_px} px")}'
         f"{_figure(render_overlay(image, s), f'{content}: {s.leading_label}' if s.heatmap is not None else content)}"
         f"<div>{_answer(s, thresholds)}{_flags(s)}{_times(s)}</div>\n</div>\n</article>\n"
@@ -195,6 +195,14 @@ def _reason(s: Screening) -> str:
     if s.reason is None:
         return ""
     return f'<p class="banner">{escape(s.reason.message)} <span class="small">{escape(s.reason.code)}</span></p>\n'
+
+
+def _degraded(s: Screening) -> str:
+    """Return the banner of a screening that some members did not take part in."""
+    if s.degraded is None:
+        return ""
+    text = f"Degraded: answered by {', '.join(s.degraded.answered)}, without {', '.join(s.degraded.missing)}."
+    return f'<p class="banner">{escape(text)} <span class="small">degraded</span></p>\n'
 
 
 def _answer(s: Screening, thresholds: Sequence[float] | None) -> str:

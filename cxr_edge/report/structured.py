@@ -106,7 +106,8 @@ class CsvWriter:
 
     Columns: source, status (ok or failed), reason, decision, p_<label> for each label, roi_x0, roi_y0, roi_x1, roi_y1,
     flags (codes, joined by a space), total_ms, sha256, outcome, code (of a refusal or abstention), prediction_set (labels,
-    joined by a |), view. Without an answer `decision` is empty, of a refused image the probabilities too, and `reason` says why.
+    joined by a |), view, degraded (members that did not answer, joined by a |). Without an answer `decision` is empty, of a
+    refused image the probabilities too, and `reason` says why.
     Cells of text are written by `spreadsheet_text`.
     """
 
@@ -115,7 +116,7 @@ class CsvWriter:
         self._rows = csv.writer(stream, lineterminator="\n")
         scores = [f"p_{label}" for label in run.labels]
         box = ["roi_x0", "roi_y0", "roi_x1", "roi_y1"]
-        outcome = ["outcome", "code", "prediction_set", "view"]
+        outcome = ["outcome", "code", "prediction_set", "view", "degraded"]
         facts = ["flags", "total_ms", "sha256", *outcome]
         self._rows.writerow(["source", "status", "reason", "decision", *scores, *box, *facts])
 
@@ -125,7 +126,7 @@ class CsvWriter:
         name = spreadsheet_text(printable(s.source))
         if isinstance(s, Failure):
             reason = spreadsheet_text(printable(s.reason))
-            self._rows.writerow([name, "failed", reason, "", *[""] * (len(self._labels) + 11)])
+            self._rows.writerow([name, "failed", reason, "", *[""] * (len(self._labels) + 12)])
             return
         refused = s.outcome == "refused"
         scores = ["" if refused else f"{p:.6f}" for p in s.probabilities]
@@ -134,6 +135,7 @@ class CsvWriter:
         possible = "" if refused else "|".join(s.prediction_set or ())
         row = [name, "ok", reason, spreadsheet_text(s.decision or ""), *scores, *s.roi.as_tuple(), codes]
         row += [f"{s.times.total_ms:.3f}", s.sha256, s.outcome, code, spreadsheet_text(possible), s.view]
+        row.append("" if s.degraded is None else "|".join(s.degraded.missing))
         self._rows.writerow(row)
 
     def close(self) -> None:

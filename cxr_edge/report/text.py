@@ -12,7 +12,7 @@ from cxr_edge.drift import DriftMonitor
 from cxr_edge.drift.monitor import LEAST_SHOWN
 from cxr_edge.names import printable, printable_lines
 from cxr_edge.records import Failure, Screening
-from cxr_edge.report import RunInfo, TextStream, outcome_counts
+from cxr_edge.report import RunInfo, TextStream, outcome_counts, shown_thresholds
 from cxr_edge.report.drift import drift_lines
 from cxr_edge.screening.screener import FileResult
 
@@ -76,6 +76,7 @@ def block(s: Screening, *, bar: str = _BAR_CHARACTER, thresholds: Sequence[float
     bar: character of the probability bars. thresholds: of the labels, of a multi-label bundle.
     """
     t, box = s.times, s.roi
+    thresholds = shown_thresholds(s, thresholds)
     lines = [f"{printable(s.source)}  ({s.width_px} x {s.height_px} px)"]
     if s.reason is None:
         lines.append(f"  decision: {s.decision}")
@@ -86,6 +87,10 @@ def block(s: Screening, *, bar: str = _BAR_CHARACTER, thresholds: Sequence[float
         lines += _members(s)
     if s.prediction_set is not None and s.outcome != "refused":
         lines.append(f"  not excluded: {', '.join(s.prediction_set) or 'none of the labels'}")
+    if s.degraded is not None:
+        lines.append(
+            f"  DEGRADED: answered by {', '.join(s.degraded.answered)}, without {', '.join(s.degraded.missing)}"
+        )
     lines.append(f"  lung box: x {box.x0}..{box.x1}, y {box.y0}..{box.y1}")
     if s.view:
         lines.append(f"  view: {s.view}{' (estimated)' if s.view_estimated else ''}")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cxr_edge.backends.base import CompileOptions, TensorInfo
 from cxr_edge.backends.onnxruntime import OnnxRuntimeBackend
 from cxr_edge.bundle import Bundle
-from cxr_edge.errors import ContractError, InputError
+from cxr_edge.errors import BackendError, ContractError, InputError
 from cxr_edge.ops.checks import estimated_view, refusals
 from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Flag, Image, Roi
@@ -61,10 +61,18 @@ class ImageChecker:
         return spec.digest() == self._checker.preprocess.digest()
 
     def run(self, image: Image, tensor: npt.NDArray[np.float32] | None) -> Checked:
-        """Check one image. tensor: (1, 1, S, S), its input if it is already there."""
+        """Check one image. tensor: (1, 1, S, S), its input if it is already there.
+
+        Raises BackendError for scores that are not finite: an image that cannot be checked is not answered.
+        """
         if tensor is None:
             (tensor,) = self._preprocessor.run([image.pixels], [Roi.full(image.width_px, image.height_px)])
         values = self._engine.run({"image": tensor})["scores"][0]
+        if not np.isfinite(values).all():
+            raise BackendError(
+                "the image cannot be checked, since the checker's scores are not finite: copy the bundle again from where it "
+                "came, or screen on another machine"
+            )
         scores = dict(zip(self._checker.scores, map(float, values), strict=True))
         found = refusals(
             image.pixels,

@@ -21,6 +21,7 @@ from cxr_edge.gpu.interface import Device, Graph, frame_bytes, put_frame
 from cxr_edge.ops.lung_box import LungBoxStatus, roi_from_result
 from cxr_edge.records import Flag, GrayPixels, Image, Roi, StageTimes
 from cxr_edge.screening.gpu_enqueue import Frame, GpuScreening
+from cxr_edge.screening.modes import Modes
 from cxr_edge.screening.pipeline import Outputs
 
 __all__ = ["DevicePipeline", "size_class"]
@@ -41,6 +42,8 @@ def size_class(n_bytes: int) -> int:
 class DevicePipeline:
     """A `Pipeline` on one GPU. Several threads may use it; they take turns.
 
+    manifest: of the members that were loaded (`Manifest.reduced_to`). modes: of the whole bundle with these engines.
+
     Raises BackendError if a synthetic image cannot be screened, ContractError for engines that do not fit the manifest.
     """
 
@@ -50,8 +53,9 @@ class DevicePipeline:
         segmenter: DeviceEngine | None,
         members: tuple[DeviceEngine, ...],
         device: Device,
+        modes: Modes,
     ) -> None:
-        self._manifest, self._device = manifest, device
+        self._manifest, self._device, self._modes = manifest, device, modes
         self._lock = threading.Lock()
         self._graphs: dict[int, Graph] = {}
         self._no_graph_reason: str | None = None
@@ -71,15 +75,18 @@ class DevicePipeline:
         """Screen one image; see `Pipeline`."""
         results, times = self._screen(image.pixels)
         roi, flags = self._roi(results, image)
-        names = [m.name for m in self._manifest.members]
-        cams = [results[f"cam {name}"][0] for name in names if f"cam {name}" in results]
+        logits = {m.name: results[f"logits {m.name}"][0] for m in self._manifest.members}
+        found = self._modes.combined(logits, results["probabilities"], int(results["winner"][0]))
+        cams = [results[f"cam {name}"][0] for name in found.mode.names if f"cam {name}" in results]
         return Outputs(
             roi=roi,
             flags=flags,
-            logits=np.stack([results[f"logits {name}"][0] for name in names]),
-            cams=tuple(cams) if len(cams) == len(names) else (),
-            probabilities=results["probabilities"],
-            winner=int(results["winner"][0]),
+            mode=found.mode,
+            dropped=found.dropped,
+            logits=found.logits,
+            cams=tuple(cams) if len(cams) == len(found.mode.names) else (),
+            probabilities=found.probabilities,
+            winner=found.winner,
             times=times,
         )
 
@@ -94,7 +101,7 @@ class DevicePipeline:
             except BackendError as error:
                 self._no_graph_reason = str(error)
             else:
-                if not np.allclose(eager, by_graph, atol=_GRAPH_TOLERANCE):
+                if not np.allclose(eager, by_graph, atol=_GRAPH_TOLERANCE, equal_nan=True):
                     self._no_graph_reason = f"it returned {by_graph.tolist()}, expected {eager.tolist()}"
         if self._no_graph_reason is not None:
             self._graphs.clear()

@@ -26,10 +26,12 @@ from cxr_edge.forks import keep_in_children
 from cxr_edge.names import printable
 from cxr_edge.ops import heatmap as heatmaps
 from cxr_edge.ops.combine import abstention, decide, decide_findings, member_probabilities, prediction_set
-from cxr_edge.records import Failure, Flag, Image, MemberScore, Outcome, Roi, Screening, decision_text
+from cxr_edge.records import DegradedState, Failure, Flag, Image, MemberScore, Outcome, Screening, decision_text
 from cxr_edge.screening.checker import Checked, ImageChecker
+from cxr_edge.screening.modes import Modes, flag_of
 from cxr_edge.screening.pipeline import HostPipeline, Outputs, Pipeline
 from cxr_edge.screening.resolution import resolution_flags
+from cxr_edge.screening.timed_pipeline import TimedPipeline
 from cxr_edge.specs.budget import OperatingPoint
 from cxr_edge.specs.checks import Population
 
@@ -59,12 +61,19 @@ class Screener:
     threads: number of threads for preprocessing one image on the host; the engines were loaded with their own number.
     answer_all: answer every image; what would have been the reason of a refusal or an abstention becomes a flag.
     population: `adults` or `children`: refuse the others; `any`: refuse neither; None: as the bundle says.
+    deadline_ms: milliseconds from the start of decoding to the screening, without the heat map. Members that have not ended by
+        then are left out. On the host only.
+    whole: every member must answer; an image for which one does not raises BackendError.
+
+    Where a member cannot answer (its engine could not be loaded, it fails, its output is not finite, it is late), the bundle's
+    degraded mode of the others decides, and `Screening.degraded` says so; without such a mode `screen` raises BackendError.
 
     It works in the process that made it. In a child that inherited it by fork, `screen` raises BackendError. Pickled, for
     another process, it is the bundle's path and digest and how the engines were loaded; unpickling opens and loads them there
     and raises BundleError or EngineError if they have changed.
 
-    Raises ContractError if the number of engines does not match the bundle, InputError for arguments of other types.
+    Raises ContractError if the engines are not those of the bundle, InputError for arguments of other types and for a deadline of
+    members that run as one CUDA graph, BackendError for engines that lack a member without a degraded mode of the others.
     """
 
     def __init__(
@@ -75,23 +84,27 @@ class Screener:
         threads: int = 1,
         answer_all: bool = False,
         population: Population | None = None,
+        deadline_ms: float | None = None,
+        whole: bool = False,
     ) -> None:
-        _check_arguments(bundle, engines, threads)
+        _check_arguments(bundle, engines, threads, deadline_ms)
         manifest = bundle.manifest
-        if len(engines.members) != len(manifest.members) or (engines.segmenter is None) != (manifest.segmenter is None):
-            raise ContractError(
-                f"the bundle has {len(manifest.members)} members and "
-                f"{'a' if manifest.segmenter else 'no'} segmenter, the engines do not match: build them again"
-            )
+        _check_engines(manifest, engines)
         self.bundle = bundle
         self.manifest = manifest
-        self._specs = tuple(m.preprocess for m in manifest.members)
         self._engines = engines
-        self._options: dict[str, Any] = {"threads": threads, "answer_all": answer_all, "population": population}
+        self._options: dict[str, Any] = {
+            "threads": threads,
+            "answer_all": answer_all,
+            "population": population,
+            "deadline_ms": deadline_ms,
+            "whole": whole,
+        }
         self._answer_all = answer_all
-        point = OperatingPoint(decision=manifest.decision, budget=manifest.budget)
-        self.operating_point = engines.operating_point or point
-        self._pipeline = _pipeline(manifest, engines, threads)
+        self._modes = Modes(manifest, engines, whole=whole)
+        self.operating_point: OperatingPoint = self._modes.loaded.point  # of the members that were loaded
+        self._pipeline = _pipeline(manifest, engines, threads, self._modes)
+        self._timed = _timed(self._pipeline, deadline_ms)
         self._checker = _checker(bundle, threads, population)
         segmenter = manifest.segmenter
         self._shared = (
@@ -110,7 +123,7 @@ class Screener:
             digest=self.bundle.digest,
             reload=self._engines.reload,
             engines=self._engines.describe(),
-            limits=self.operating_point.digest(),
+            limits=self._modes.digest(),
             options=self._options,
         )
         return _screener, (type(self), recipe)
@@ -127,11 +140,17 @@ class Screener:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments by which it answers, by name: threads, answer_all, population."""
-        return dict(self._options)
+        """The arguments by which it answers, by name: threads, answer_all, population; deadline_ms and whole where given."""
+        unset = {"deadline_ms": None, "whole": False}
+        return {name: value for name, value in self._options.items() if unset.get(name, ...) != value}
+
+    @property
+    def degraded(self) -> DegradedState | None:
+        """The state of every screening, since members could not be loaded; None if all of them were."""
+        return self._modes.loaded.state(self._engines.dropped)
 
     def describe(self) -> str:
-        """Return one line for reports: backend, precisions, and the execution mode."""
+        """Return one line for reports: backend, precisions, members that could not be loaded, and the execution mode."""
         return "; ".join(part for part in (self._engines.describe(), self._pipeline.execution_mode) if part)
 
     def screen(self, image: Image, *, heatmap: bool = False, decode_ms: float = 0.0) -> Screening:
@@ -142,14 +161,14 @@ class Screener:
         decode_ms: duration of decoding, for the stage times. The decision rule is part of the stage `combine`.
         """
         self._check(image)
-        outputs = self._pipeline.run(image)
+        outputs, checked, checks_ms = self._run(image, decode_ms)
         start = perf_counter()
-        checked = _UNCHECKED if self._checker is None else self._checker.run(image, self._frame(outputs))
-        checks_done = perf_counter()
+        mode, point = outputs.mode, outputs.mode.point
+        degraded = mode.state(outputs.dropped)
         decision, findings, flags = self._decide(outputs)
         outcome, reasons = self._outcome(checked, outputs, decision)
-        budget = self.operating_point.budget
-        combine_ms = outputs.times.combine_ms + 1e3 * (perf_counter() - checks_done)
+        combine_ms = outputs.times.combine_ms + 1e3 * (perf_counter() - start)
+        shown = () if outcome == "refused" else flags
         screening = Screening(
             source=image.source,
             sha256=image.sha256,
@@ -162,30 +181,32 @@ class Screener:
             outcome=outcome,
             reason=None if outcome == "answered" else reasons[0],
             prediction_set=None
-            if budget is None
-            else prediction_set(outputs.probabilities, self.manifest.labels, budget),
+            if point.budget is None
+            else prediction_set(outputs.probabilities, self.manifest.labels, point.budget),
             view=checked.view or image.facts.view,
             view_estimated=checked.view_estimated,
             checks=checked.scores,
-            members=self._member_scores(outputs.logits),
+            members=_member_scores(outputs),
+            degraded=degraded,
             roi=outputs.roi,
             flags=(
+                *([] if degraded is None else [flag_of(degraded)]),
                 *image.flags,
                 *outputs.flags,
-                *resolution_flags(self._specs, outputs.roi, image),
+                *resolution_flags(mode.specs, outputs.roi, image),
                 *(reasons if outcome == "answered" else reasons[1:]),
-                *(() if outcome == "refused" else flags),
+                *shown,
             ),
             times=replace(
                 outputs.times,
                 decode_ms=decode_ms,
-                checks_ms=outputs.times.checks_ms + 1e3 * (checks_done - start),
+                checks_ms=outputs.times.checks_ms + checks_ms,
                 combine_ms=combine_ms,
             ),
         )
         if not heatmap or outcome == "refused":
             return screening
-        return replace(screening, heatmap=self._heatmap(outputs.cams, screening.leading_label, outputs.roi, image))
+        return replace(screening, heatmap=self._heatmap(outputs, screening.leading_label, image))
 
     def screen_file(
         self, path: object, *, heatmap: bool = False, max_pixels: int = MAX_PIXELS, min_side_px: int = MIN_SIDE_PX
@@ -225,41 +246,42 @@ class Screener:
                 "process, or start processes by spawn or forkserver and pass them the Screener, which can be pickled"
             )
 
+    def _run(self, image: Image, decode_ms: float) -> tuple[Outputs, Checked, float]:
+        """Return the outputs, the checks and their milliseconds. With a deadline the members are last, and can be left out."""
+        if self._timed is None:
+            outputs = self._pipeline.run(image)
+            start = perf_counter()
+            checked = self._checked(image, outputs.frame)
+            return outputs, checked, 1e3 * (perf_counter() - start)
+        return self._timed.run(image, decode_ms, self._checked)
+
+    def _checked(self, image: Image, frame: npt.NDArray[np.float32] | None) -> Checked:
+        return _UNCHECKED if self._checker is None else self._checker.run(image, frame if self._shared else None)
+
     def _decide(self, outputs: Outputs) -> tuple[str, tuple[str, ...] | None, tuple[Flag, ...]]:
         """Return the decision, the present findings (None in a single-label bundle), and the flags."""
-        labels, rule = self.manifest.labels, self.operating_point.decision
+        labels, rule = self.manifest.labels, outputs.mode.point.decision
         if not self.manifest.multi_label:
             decided, flags = decide(outputs.probabilities, outputs.winner, labels, rule)
             return decided, None, flags
         findings, flags = decide_findings(outputs.probabilities, labels, rule)
         return decision_text(findings), findings, flags
 
-    def _frame(self, outputs: Outputs) -> npt.NDArray[np.float32] | None:
-        return outputs.frame if self._shared else None
-
     def _outcome(self, checked: Checked, outputs: Outputs, decision: str) -> tuple[Outcome, tuple[Flag, ...]]:
         """Return the outcome, and the reasons against an answer, the first first; of a refused image only why it is refused."""
         if checked.refusals and not self._answer_all:
             return "refused", checked.refusals
-        budget, labels = self.operating_point.budget, self.manifest.labels
+        budget, labels = outputs.mode.point.budget, self.manifest.labels
         abstained = None if budget is None else abstention(outputs.probabilities, decision, labels, budget)
         reasons = (*checked.refusals, *([abstained] if abstained else []))
         return ("answered" if self._answer_all or not reasons else "abstained"), reasons
 
-    def _member_scores(self, logits: npt.NDArray[np.float32]) -> tuple[MemberScore, ...]:
-        probabilities = member_probabilities(logits[None], self.manifest.combination)[0]
-        return tuple(
-            MemberScore(member=m.name, probabilities=tuple(float(p) for p in row))
-            for m, row in zip(self.manifest.members, probabilities, strict=True)
-        )
-
-    def _heatmap(
-        self, cams: tuple[npt.NDArray[np.float32], ...], label: str, roi: Roi, image: Image
-    ) -> npt.NDArray[np.float32] | None:
-        if not cams:
+    def _heatmap(self, outputs: Outputs, label: str, image: Image) -> npt.NDArray[np.float32] | None:
+        cams, mode = outputs.cams, outputs.mode
+        if not cams or not all(np.isfinite(cam).all() for cam in cams):
             return None
-        weights = self.manifest.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
-        return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(label), self._specs, roi, image)
+        weights = mode.combination.parameters.get("weights", [1.0 / len(cams)] * len(cams))
+        return heatmaps.combine_maps(cams, weights, self.manifest.labels.index(label), mode.specs, outputs.roi, image)
 
 
 def _digest(decoded: Image | None, error: Exception) -> str:
@@ -267,13 +289,36 @@ def _digest(decoded: Image | None, error: Exception) -> str:
     return decoded.sha256 if decoded is not None else error.sha256 if isinstance(error, InputError) else ""
 
 
-def _check_arguments(bundle: object, engines: object, threads: object) -> None:
+def _member_scores(outputs: Outputs) -> tuple[MemberScore, ...]:
+    probabilities = member_probabilities(outputs.logits[None], outputs.mode.combination)[0]
+    return tuple(
+        MemberScore(member=name, probabilities=tuple(float(p) for p in row))
+        for name, row in zip(outputs.mode.names, probabilities, strict=True)
+    )
+
+
+def _check_arguments(bundle: object, engines: object, threads: object, deadline_ms: object) -> None:
     if not isinstance(bundle, Bundle):
         raise InputError(f"Screener takes an opened bundle, found {type(bundle).__name__}: pass Bundle.open(...)")
     if not isinstance(engines, EngineSet):
         raise InputError(f"Screener takes loaded engines, found {type(engines).__name__}: pass load_engines(bundle)")
     if not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads is a whole number of 1 or more, got {threads!r}")
+    number = isinstance(deadline_ms, int | float) and not isinstance(deadline_ms, bool)
+    if deadline_ms is not None and not (number and 0 < float(deadline_ms) < float("inf")):  # type: ignore[arg-type]
+        raise InputError(f"deadline_ms is a number of milliseconds above 0, got {deadline_ms!r}")
+
+
+def _check_engines(manifest: Manifest, engines: EngineSet) -> None:
+    """Raise ContractError unless there is an engine, or a reason why there is none, of every network."""
+    dropped = {d.member for d in engines.dropped}
+    expected = tuple(m.name for m in manifest.members if m.name not in dropped)
+    same = engines.member_names == expected and len(engines.members) == len(expected)
+    if not same or (engines.segmenter is None) != (manifest.segmenter is None):
+        raise ContractError(
+            f"the bundle has {len(manifest.members)} members and "
+            f"{'a' if manifest.segmenter else 'no'} segmenter, the engines do not match: build them again"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +329,7 @@ class _Recipe:
     digest: str
     reload: Callable[[Bundle], EngineSet]
     engines: str  # their description
-    limits: str  # digest of the operating point
+    limits: str  # digest of the operating points
     options: dict[str, Any]  # of the Screener
 
 
@@ -303,7 +348,7 @@ def _screener(kind: type[Screener], recipe: _Recipe) -> Screener:
             f"{engines.describe()}; make the Screener again"
         )
     screener = kind(bundle, engines, **recipe.options)
-    if screener.operating_point.digest() != recipe.limits:
+    if screener._modes.digest() != recipe.limits:
         raise EngineError(
             "the engines were built again since the Screener was pickled, and their limits (operating point) have changed; make "
             "the Screener again"
@@ -325,15 +370,27 @@ def _checker(bundle: Bundle, threads: int, population: Population | None) -> Ima
     return None
 
 
-def _pipeline(manifest: Manifest, engines: EngineSet, threads: int) -> Pipeline:
+def _pipeline(manifest: Manifest, engines: EngineSet, threads: int, modes: Modes) -> Pipeline:
     """Return the GPU pipeline if the engines and the core's kernels run on a GPU, else the host pipeline."""
     if engines.device is None:
-        return HostPipeline(manifest, engines, threads=threads)
+        return HostPipeline(manifest, engines, threads=threads, modes=modes)
     from cxr_edge.screening.gpu_pipeline import DevicePipeline
     from cxr_edge.screening.gpu_self_test import kernel_failure
 
     reason = kernel_failure(engines.device)
     if reason is not None:
         mode = f"preprocessing on the host, since the core's kernels do not run: {reason}"
-        return HostPipeline(manifest, engines, threads=threads, execution_mode=mode)
-    return DevicePipeline(manifest, engines.segmenter, engines.members, engines.device)  # type: ignore[arg-type]
+        return HostPipeline(manifest, engines, threads=threads, execution_mode=mode, modes=modes)
+    loaded = manifest if modes.loaded.degraded is None else manifest.reduced_to(modes.loaded.names)
+    return DevicePipeline(loaded, engines.segmenter, engines.members, engines.device, modes)  # type: ignore[arg-type]
+
+
+def _timed(pipeline: Pipeline, deadline_ms: float | None) -> TimedPipeline | None:
+    if deadline_ms is None:
+        return None
+    if not isinstance(pipeline, HostPipeline):
+        raise InputError(
+            "a deadline needs engines that run on the host: on this GPU all members run as one CUDA graph, of which none can be "
+            "left out; take other engines (--backend onnxruntime), or leave the deadline out"
+        )
+    return TimedPipeline(pipeline, deadline_ms)

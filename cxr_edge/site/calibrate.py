@@ -32,16 +32,17 @@ from cxr_edge.ops.combine import decide
 from cxr_edge.site.card import with_section
 from cxr_edge.site.cases import Reading, read_cases
 from cxr_edge.site.fit import FittedPoint, PointRequest, fit_point, out_of_fold
+from cxr_edge.site.modes import at_sharpness, fit_modes, notes_on_modes
 from cxr_edge.site.notes import notes_on_cases, notes_on_point
 from cxr_edge.site.plan import needed_cases
 from cxr_edge.site.report import SiteReport
 from cxr_edge.site.screened import ScreenedCases, screen_cases
 from cxr_edge.specs.budget import LabelLimits
+from cxr_edge.specs.degraded import DegradedMode
 
 __all__ = ["SiteRequest", "calibrate"]
 
 _OTHER_BUDGETS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
-_DIGITS = 4  # of a temperature
 _REFERENCE_SEED = 1  # chooses one image of each patient
 
 
@@ -74,8 +75,9 @@ def calibrate(
     say("fitting the operating point")
     point = fit_point(screened.predictions, wanted)
     _check_answers(point, screened.predictions, wanted)
-    report = _report(manifest, screened, wanted, point, out)
-    _write(bundle, screened, point, report)
+    modes = fit_modes(manifest, screened, wanted, point)
+    report = _report(manifest, screened, wanted, point, modes, out)
+    _write(bundle, screened, point, modes, report)
     return report
 
 
@@ -152,7 +154,12 @@ def _check_answers(point: FittedPoint, cases: LabelledCases, wanted: PointReques
 
 
 def _report(
-    manifest: Manifest, screened: ScreenedCases, wanted: PointRequest, point: FittedPoint, out: Path
+    manifest: Manifest,
+    screened: ScreenedCases,
+    wanted: PointRequest,
+    point: FittedPoint,
+    modes: tuple[DegradedMode, ...],
+    out: Path,
 ) -> SiteReport:
     own = screened.predictions.only(one_per_patient(screened.predictions.patients, seed=wanted.seed))
     return SiteReport(
@@ -165,7 +172,11 @@ def _report(
         point=point,
         before=counted(own, manifest.decision, manifest.budget),
         after=out_of_fold(screened.predictions, wanted),
-        notes=(*notes_on_cases(screened, manifest), *notes_on_point(point, manifest, wanted.never)),
+        notes=(
+            *notes_on_cases(screened, manifest),
+            *notes_on_point(point, manifest, wanted.never),
+            *notes_on_modes(modes),
+        ),
     )
 
 
@@ -175,7 +186,13 @@ def _next_version(version: str) -> str:
     return f"{version}+site.1" if found is None else f"{found[1]}+site.{int(found[2]) + 1}"
 
 
-def _write(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, report: SiteReport) -> None:
+def _write(
+    bundle: Bundle,
+    screened: ScreenedCases,
+    point: FittedPoint,
+    modes: tuple[DegradedMode, ...],
+    report: SiteReport,
+) -> None:
     """Write the folder `report.out`: all files of the bundle, its card with a section, and a manifest."""
     with tempfile.TemporaryDirectory(prefix=".calibrating-", dir=report.out.absolute().parent) as scratch:
         root = Path(scratch, "bundle")
@@ -187,7 +204,7 @@ def _write(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, report: 
             shutil.copyfile(bundle.file(ref), target)
         card = root / bundle.manifest.model_card.path
         card.write_text(with_section(card.read_text(encoding="utf-8"), report), encoding="utf-8", newline="\n")
-        written = write_bundle(root, _manifest(bundle, screened, point, report, root))
+        written = write_bundle(root, _manifest(bundle, screened, point, modes, report, root))
         reference = _reference(screened, point, report)
         if reference is not None:
             attach_reference(written, reference)
@@ -197,9 +214,16 @@ def _write(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, report: 
     Bundle.open(report.out)
 
 
-def _manifest(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, report: SiteReport, root: Path) -> Manifest:
+def _manifest(
+    bundle: Bundle,
+    screened: ScreenedCases,
+    point: FittedPoint,
+    modes: tuple[DegradedMode, ...],
+    report: SiteReport,
+    root: Path,
+) -> Manifest:
     old = bundle.manifest
-    temperature = round(old.combination.temperature / point.sharpness, _DIGITS) or old.combination.temperature
+    combination = at_sharpness(old.combination, point.sharpness)
     facts = {
         "of": {"version": old.version, "manifest_sha256": bundle.digest},
         "cases": dict(report.cases),
@@ -212,13 +236,14 @@ def _manifest(bundle: Bundle, screened: ScreenedCases, point: FittedPoint, repor
         old,
         version=report.version,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        combination=replace(old.combination, temperature=temperature),
+        combination=combination,
+        degraded=modes,
         decision=point.decision,
         budget=point.budget,
         reference=None,
         gate_set=_gate_set(bundle, root, point, old.combination.temperature / temperature),
         model_card=file_ref(root, old.model_card.path),
-        known_answers=_known_answers(old, old.combination.temperature / temperature),
+        known_answers=_known_answers(old, old.combination.temperature / combination.temperature),
         provenance={**old.provenance, "site": facts},
     )
 

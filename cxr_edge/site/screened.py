@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cxr_edge.bundle import Bundle
 from cxr_edge.calibration import LabelledCases
 from cxr_edge.drift import exam_statistics
 from cxr_edge.engines import reference
 from cxr_edge.errors import InputError
+from cxr_edge.ops.combine import member_logits
 from cxr_edge.records import Failure, Image, Screening
 from cxr_edge.screening.folder import screen_files
 from cxr_edge.screening.screener import Screener
@@ -33,6 +35,7 @@ class ScreenedCases:
     cases: tuple[Case, ...]
     left_out: tuple[str, ...]  # why, in a word, for each case that cannot be read or that the bundle refuses
     predictions: LabelledCases
+    logits: npt.NDArray[np.float32]  # (cases, members, labels)
     statistics: tuple[dict[str, float], ...]  # per case, as drift is measured by
     sizes: tuple[tuple[int, int], ...]  # width and height in pixels, per case
     engines: str  # that screened them, in words
@@ -49,7 +52,7 @@ def screen_cases(
     Raises InputError, with every case concerned, if more than a tenth of the cases are, for a picture twice, and for the bundle's
     own known answers.
     """
-    screener = Screener(bundle, reference(bundle, threads=1))
+    screener = Screener(bundle, reference(bundle, threads=1), whole=True)
     say(f"screening {len(cases)} cases with the fp32 reference")
     used, screenings, images, statistics, left_out, faults = [], [], [], [], [], []
     for case, result in zip(cases, screen_files(screener, [c.path for c in cases], workers=threads), strict=True):
@@ -75,6 +78,7 @@ def screen_cases(
         cases=tuple(used),
         left_out=tuple(left_out),
         predictions=_predictions(bundle, used, screenings),
+        logits=_logits(bundle, screenings),
         statistics=tuple(statistics),
         sizes=tuple((s.width_px, s.height_px) for s in screenings),
         engines=screener.describe(),
@@ -125,6 +129,11 @@ def _predictions(bundle: Bundle, cases: Sequence[Case], screenings: Sequence[Scr
         true=np.array([labels.index(c.label) for c in cases], dtype=np.int64),
         patients=np.array([c.patient for c in cases], dtype=np.str_),
     )
+
+
+def _logits(bundle: Bundle, screenings: Sequence[Screening]) -> npt.NDArray[np.float32]:
+    scores = np.array([[m.probabilities for m in s.members] for s in screenings], dtype=np.float64)
+    return member_logits(scores, bundle.manifest.combination)
 
 
 def _digest(cases: Sequence[Case], screenings: Sequence[Screening]) -> str:

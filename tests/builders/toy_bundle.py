@@ -27,6 +27,7 @@ from cxr_edge.ops.preprocess import Preprocessor
 from cxr_edge.records import Roi
 from cxr_edge.specs.checks import AP_SCORE, SCORED_CODES, Check, ImageLimits
 from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.degraded import CountedShare, DegradedMode, ModeFigures, degraded_subsets
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.outputs import COMBINED_KINDS
 from cxr_edge.specs.preprocess import PreprocessSpec
@@ -44,6 +45,7 @@ __all__ = [
     "member_model",
     "segmenter_model",
     "toy_images",
+    "toy_modes",
     "toy_refused_image",
 ]
 
@@ -81,12 +83,14 @@ def build_toy_bundle(
     activation_ranges: bool = False,
     multi_label: bool = False,
     checker: bool = False,
+    degraded: bool = False,
 ) -> Bundle:
     """Write a bundle into the folder `root` (made if need be) and open it.
 
     members: names out of MEMBER_SPECS. segmenter=False: no segmenter, and members that take the whole frame.
     cam=False: members without the `cam` output. activation_ranges: measured on the known answers' images, as an int8
     build without images wants them. multi_label: FINDINGS, of which an image may have none, one or two.
+    degraded: with a mode of each subset that lacks one or two members, see `toy_modes`.
     checker: with a checker that refuses an image for the cell of CHECKER_SCORES that is white, see `toy_refused_image`.
     """
     labels, activation = (FINDINGS, "sigmoid") if multi_label else (LABELS, "softmax")
@@ -138,9 +142,48 @@ def build_toy_bundle(
         metrics={"test": {"patients": 0}},
         checker=_checker(root) if checker else None,
     )
+    if degraded:
+        manifest = dataclasses.replace(manifest, degraded=toy_modes(manifest))
     bundle = write_bundle(root, manifest)
     bundle = _with_known_answers(bundle) if known_answers else bundle
     return _with_activation_ranges(bundle) if activation_ranges else bundle
+
+
+def toy_modes(manifest: Manifest) -> tuple[DegradedMode, ...]:
+    """Return a mode per subset of a bundle's members: the average at a temperature of its own, and made-up figures."""
+    names, c = tuple(m.name for m in manifest.members), manifest.combination
+    labels, whole = manifest.labels, _toy_figures(0.9, manifest)
+    modes = []
+    for i, subset in enumerate(degraded_subsets(names)):
+        temperatures = tuple(t for n, t in zip(names, c.member_temperatures, strict=True) if n in subset)
+        combination = dataclasses.replace(
+            c, strategy="average", member_temperatures=temperatures, parameters={}, temperature=1.0 + 0.1 * i
+        )
+        modes.append(
+            DegradedMode(
+                members=subset,
+                combination=combination,
+                decision=dataclasses.replace(manifest.decision, uncertain_below=0.4),
+                budget=manifest.budget,
+                guard=None if manifest.multi_label else labels[-1],
+                measured_on="90 images of validation patients",
+                figures=_toy_figures(0.8 - 0.01 * i, manifest),
+                figures_of_all=whole,
+            )
+        )
+    return tuple(modes)
+
+
+def _toy_figures(f1: float, manifest: Manifest) -> ModeFigures:
+    share = None if manifest.multi_label else CountedShare(hits=round(100 * f1), n=100)
+    return ModeFigures(
+        images=90,
+        macro_f1=round(f1, 2),
+        macro_auc=0.95,
+        sensitivity=share,
+        specificity=share,
+        answered=None if manifest.budget is None else CountedShare(hits=60, n=90),
+    )
 
 
 def combination_parameters(strategy: str, *, members: int, labels: int = len(LABELS), seed: int = 7) -> dict[str, Any]:

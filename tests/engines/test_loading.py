@@ -22,6 +22,7 @@ from cxr_edge.digests import sha256_file
 from cxr_edge.engines import loading
 from cxr_edge.errors import BackendError, ContractError, EngineError
 from cxr_edge.screening.screener import Screener
+from tests.builders.toy_bundle import build_toy_bundle
 from tests.tolerances import assert_close
 
 
@@ -278,6 +279,39 @@ def test_the_moved_threshold_decides(bundle, folder):
 def test_an_operating_point_that_cannot_be_used(bundle, folder, point, message):
     edit(folder / "build.json", operating_point=point)
     assert message in refusal(bundle)[0]
+
+
+MODE = {"members": ["plain", "depthwise"], **MOVED}
+
+
+def test_the_operating_points_of_degraded_modes(tmp_path):
+    bundle = build_toy_bundle(tmp_path / "toy", degraded=True)
+    build(bundle, engines.BuildSettings(precision="fp32"))
+    path = bundle.root / "engines" / "onnxruntime" / "build.json"
+    assert "mode_points" not in json.loads(path.read_text()), "no limit is moved on drawings"
+    edit(path, mode_points=[MODE])
+    loaded = engines.load(bundle)
+    (found,) = loaded.mode_points
+    assert found.members == ("plain", "depthwise")
+    (path.parent / "residual.fp32.onnx").unlink()
+    screener = Screener(bundle, engines.load(bundle))
+    assert screener.operating_point.decision.thresholds == {"covid-19": 0.2345}
+    text = pickle.dumps(screener)
+    edit(path, mode_points=[])
+    assert Screener(bundle, engines.load(bundle)).operating_point.decision.thresholds == {"covid-19": 0.2}
+    with pytest.raises(EngineError, match="and their limits"):
+        pickle.loads(text)
+    for point in (
+        {**MODE, "members": ["plain", "ghost"]},
+        {**MODE, "decision": {**MOVED["decision"], "thresholds": {"x": 1}}},
+    ):
+        edit(path, mode_points=[point])
+        assert "has an operating point of other labels" in refusal(bundle)[0]
+    edit(path, mode_points=[{"members": ["plain"]}])
+    assert "its operating points are invalid: mode_points[0]" in refusal(bundle)[0]
+    record = engines.BuildRecord.read
+    edit(path, mode_points=[MODE])
+    assert record(path).as_json()["mode_points"] == [{**MODE, "decision": MOVED["decision"]}]
 
 
 def test_a_build_of_schema_2_is_refused_and_its_settings_are_repeated(bundle, folder):

@@ -16,7 +16,18 @@ import numpy as np
 import pytest
 
 from cxr_edge.errors import InputError, OutputError
-from cxr_edge.records import STAGES, Failure, Flag, Image, MemberScore, Roi, Screening, StageTimes
+from cxr_edge.records import (
+    STAGES,
+    DegradedState,
+    DroppedMember,
+    Failure,
+    Flag,
+    Image,
+    MemberScore,
+    Roi,
+    Screening,
+    StageTimes,
+)
 from cxr_edge.report import RunInfo, Skipped
 from cxr_edge.report.html import HtmlWriter, page_target
 from cxr_edge.report.overlay import OverlayWriter, render_image, render_overlay
@@ -163,6 +174,51 @@ def test_csv_round_trip():
     assert rows[0]["flags"] == "uncertain"
     assert rows[1]["source"] == SHOWN
     assert (rows[1]["status"], rows[1]["reason"], rows[1]["decision"]) == ("failed", "the file is <empty>", "")
+
+
+STATE = DegradedState(
+    answered=("plain",),
+    dropped=(DroppedMember(member="wide", reason="it had not <ended>"),),
+    cost={"macro_f1": 0.7, "macro_f1_of_all": 0.8},
+    cost_in_words="macro-F1 0.700 (0.800) on 9 images",
+    thresholds={"covid-19": 0.3},
+)
+DEGRADED = FileResult(outcome=replace(SCREENING, degraded=STATE), image=IMAGE)
+
+
+def test_a_screening_without_a_member_says_so_everywhere(tmp_path):
+    assert STATE.describe() == (
+        "Without wide (it had not <ended>); decided by the calibration of plain: macro-F1 0.700 (0.800) on 9 images."
+    )
+    assert DEGRADED.outcome.as_json()["degraded"] == {
+        "answered": ["plain"],
+        "dropped": [{"member": "wide", "reason": "it had not <ended>"}],
+        "cost": {"macro_f1": 0.7, "macro_f1_of_all": 0.8},
+        "thresholds": {"covid-19": 0.3},
+    }
+    text, table = io.StringIO(), io.StringIO()
+    TextWriter(text, RUN, compact=False).add(DEGRADED)
+    assert "  DEGRADED: answered by plain, without wide\n" in text.getvalue()
+    writer = CsvWriter(table, RUN)
+    for result in (DEGRADED, SCREENED, FAILED):
+        writer.add(result)
+    rows = list(csv.DictReader(io.StringIO(table.getvalue())))
+    assert [row["degraded"] for row in rows] == ["wide", "", ""]
+    assert list(rows[0])[-1] == "degraded"
+    page = HtmlWriter(tmp_path / "page.html", RUN)
+    page.add(DEGRADED)
+    page.close()
+    assert "Degraded: answered by plain, without wide. " in (tmp_path / "page.html").read_text()
+
+
+def test_findings_are_shown_with_the_thresholds_that_decided():
+    state = replace(STATE, thresholds={"effusion": 0.9, "nodule": 0.95})
+    result = FileResult(outcome=replace(FINDINGS_SCREENING, degraded=state), image=IMAGE)
+    text = io.StringIO()
+    TextWriter(text, FINDINGS_RUN, compact=False).add(result)
+    assert "90.0%" in text.getvalue()
+    assert "95.0%" in text.getvalue()
+    assert "40.0%" not in text.getvalue()
 
 
 class Page(HTMLParser):

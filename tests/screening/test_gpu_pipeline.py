@@ -15,6 +15,7 @@ from cxr_edge.decoding.decode import decode
 from cxr_edge.errors import ContractError
 from cxr_edge.records import Image, Roi
 from cxr_edge.screening.gpu_pipeline import DevicePipeline, size_class
+from cxr_edge.screening.modes import Modes
 from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.combination import STRATEGIES
 from tests.builders.toy_bundle import build_toy_bundle
@@ -208,7 +209,7 @@ def test_logits_that_do_not_fit_the_labels_are_rejected(toy_bundle):
         known_answers=(),
     )  # fmt: skip
     with pytest.raises(ContractError, match=r"plain: expected logits of shape \(1, 3\), got \(1, 4\)"):
-        DevicePipeline(manifest, engine_set.segmenter, engine_set.members, device)
+        DevicePipeline(manifest, engine_set.segmenter, engine_set.members, device, Modes(manifest, engine_set))
 
 
 @pytest.mark.parametrize("n_bytes", [1, 65536, 65537, 100_000, 1 << 20, (1 << 20) + 1, 18_000_256, 2**31 - 7])
