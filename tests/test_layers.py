@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "recipes",
         "starter evaluate seeds papers train budget checker drift_reference drift_study decoded_files "
         "gate_set gate_study",
-        "reproduce",
+        "reproduce degraded",
         "papers_smoke probe sites site_kit",
     ),
     "benchmarks": (

@@ -1,8 +1,8 @@
 """Error budget for a bundle that has none, or another one: a bundle and its run folder in: `python -m training.budget`.
 
 Validation patients' files go through the deployed path, the limits are fitted on them, test patients show what they do, and the
-manifest and the model card of the bundle get both. Networks, combination, threshold and version stay as they are. A new training
-with `budget` in its configuration does the same by itself.
+manifest and the model card of the bundle get both. Networks, combination, threshold and version stay as they are; degraded modes,
+whose budgets are of another promise, are left out. A new training with `budget` in its configuration does the same by itself.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.names import not_empty
 from cxr_edge.screening.screener import Screener
 from training.bundles.budget import NOT_SHOWN, bundle_budget
-from training.bundles.card_sections import with_section
+from training.bundles.card_sections import with_section, without_section
 from training.data.dataset import Sample, data_folder, load
 from training.evaluation.budget import budget_section
 from training.evaluation.bundle import Screened, budget_of, labelled, screen_samples
+from training.evaluation.degraded import HEADING
 from training.json_records import as_stored
 from training.recipes.arguments import add_run_arguments
 from training.recipes.config import Config, load_config
@@ -75,11 +76,14 @@ def add_budget(bundle: Bundle, samples: Sequence[Sample], config: Config) -> str
         raise InputError(
             f"{NOT_SHOWN.format(promise.max_wrong)}: set a larger max_wrong (budget), or leave the bundle as it is"
         )
-    manifest = replace(manifest, budget=budget)
+    if manifest.degraded:
+        print("the degraded modes are left out: fit them again by python -m training.degraded", file=sys.stderr)
+    manifest = replace(manifest, budget=budget, degraded=())
     found = budget_of(screened["test"], manifest, target, seed=config.seed)
     section = "\n\n".join(budget_section(as_stored(found)))
     card = bundle.root / manifest.model_card.path
-    write_text(card, with_section(card.read_text(encoding="utf-8"), section, before="## Limits"))
+    without_modes = without_section(card.read_text(encoding="utf-8"), HEADING)
+    write_text(card, with_section(without_modes, section, before="## Limits"))
     write_bundle(bundle.root, replace(manifest, model_card=file_ref(bundle.root, manifest.model_card.path)))
     return section
 
@@ -88,7 +92,7 @@ def _screened(bundle: Bundle, samples: Sequence[Sample], side: str, threads: int
     own = [s for s in samples if s.side == side]
     if not own:
         raise InputError(f"the run has no images on the {side} side: give the run folder that made the bundle")
-    return screen_samples(Screener(bundle, reference(bundle, threads=1)), own, threads=threads)
+    return screen_samples(Screener(bundle, reference(bundle, threads=1), whole=True), own, threads=threads)
 
 
 if __name__ == "__main__":

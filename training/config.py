@@ -92,6 +92,8 @@ class BundleConfig:
     # collection, licence and attribution; or else a surrogate of the training images, which holds no patient's image.
     gate_images: GateImages | None = None
     gate_surrogate: bool = False
+    # Fit a combination, decision and budget of each subset that lacks one or two of the members, for screenings without them.
+    degraded: bool = True
     half_weights: bool = False  # store the members' weights in fp16: half the size; they are computed in fp32 as before
     range_images: int = 200  # validation images on which activation ranges are measured
     known_answers: int = 20  # synthetic images in the bundle

@@ -132,7 +132,7 @@ def _unseen(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 
 def _screen(bundle: Bundle, unseen: Sequence[Sample], altered: npt.NDArray[np.bool_], file: Path) -> None:
-    screener = Screener(bundle, engines.reference(bundle, threads=1))
+    screener = Screener(bundle, engines.reference(bundle, threads=1), whole=True)
 
     def rows(images: Iterator[Image]) -> list[dict[str, float]]:
         return [exam_statistics(screener.screen(image), image) for image in images]
@@ -196,7 +196,7 @@ def _built(
     bundle: Bundle, folder: Path, samples: Sequence[Sample], screened: _Screened, *, seed: int
 ) -> tuple[Noticed, ...]:
     """Screen the patients of the changed images, unchanged, with built engines; the reference is of fp32 networks."""
-    screener = Screener(bundle, engines.load(bundle, folder, threads=1))
+    screener = Screener(bundle, engines.load(bundle, folder, threads=1, whole=True), whole=True)
     images = (decode(s.record.path) for s, own in zip(_unseen(samples, seed), screened.altered, strict=True) if own)
     rows = [list(exam_statistics(screener.screen(image), image).values()) for image in images]
     known = screened.exams.rows(~screened.altered)
@@ -233,7 +233,7 @@ def _single(screened: _Screened, seed: int) -> tuple[Noticed, ...]:
 def _cost_us(bundle: Bundle, screened: _Screened, samples: Sequence[Sample]) -> float:
     """Return the median time of counting one exam, in microseconds, with a full reference."""
     image = decode(samples[0].record.path)
-    screening = Screener(bundle, engines.reference(bundle, threads=1)).screen(image)
+    screening = Screener(bundle, engines.reference(bundle, threads=1), whole=True).screen(image)
     monitor, times = DriftMonitor(screened.exams.reference()), []
     for _ in range(1000):
         start = perf_counter()

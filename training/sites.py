@@ -178,7 +178,7 @@ def _before(run: SitesRun, bundle: Bundle, draws: Bootstrap) -> SiteFigures | No
     rows = np.array([i for i, s in enumerate(run.samples) if s.record.source in sources], dtype=np.int64)
     if guard not in bundle.manifest.labels or not len(rows):
         return None
-    screener = Screener(bundle, reference(bundle, threads=1))
+    screener = Screener(bundle, reference(bundle, threads=1), whole=True)
     screened = screen_samples(screener, [run.samples[i] for i in rows], threads=run.config.threads)
     scores = screened.probabilities[:, bundle.manifest.labels.index(guard)]
     return site_figures(_left_out(run, rows, scores), draws, threshold=decision.thresholds.get(guard))

@@ -18,8 +18,10 @@ import numpy.typing as npt
 
 from cxr_edge.specs.budget import ErrorBudget
 from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.degraded import DegradedMode
 from training.bundles.budget import NOT_SHOWN, apart, bundle_budget, labelled_cases
 from training.bundles.card_words import CardWords
+from training.bundles.degraded import FittedLabels, known_images, modes_of_labels
 from training.bundles.floors import keep_above_floors
 from training.bundles.model_card import key_metrics, model_card
 from training.bundles.write import FittedEnsemble, add_decoded_files, add_figures, add_known_answers, write_draft
@@ -70,7 +72,7 @@ def assemble(
     logits = member_logits(files, cut.lungs, config.member_spec, threads=config.threads)
     provenance = {**_provenance(samples, config), "preset": preset, "split": split, **facts}
     sites = configured_variant(config)
-    fitted = _fit(validation, logits, config, provenance, combination, sites)
+    fitted = _fit(validation, logits, config, provenance, combination, sites, tuple(designs))
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_decoded_files(add_known_answers(draft, count=config.known_answers))
     results = evaluate(bundle, samples, canvases, config)
@@ -88,8 +90,9 @@ def _fit(
     facts: Mapping[str, Any],
     combination: Combination | None,
     sites: VariantRow | None,
+    members: tuple[str, ...],
 ) -> FittedEnsemble:
-    """Fit combination, temperatures, decision and budget. Other findings only count in the decision's specificity."""
+    """Fit combination, temperatures, decision, budget and degraded modes. Other findings count in specificity."""
     labels = config.labels
     held = apart([s.group for s in validation], seed=config.seed) if config.budget is not None else None
     everything, whole = logits, validation
@@ -114,13 +117,41 @@ def _fit(
         **decided.as_json(),
     }
     print(f"on validation: {json.dumps(chosen)}", file=sys.stderr)
+    budget = _budget(whole, everything, config, combination, decided.decision)
     return FittedEnsemble(
         combination=combination,
         decision=decided.decision,
-        budget=_budget(whole, everything, config, combination, decided.decision),
+        budget=budget,
+        degraded=_degraded(whole, everything, members, config, combination, decided.decision, budget),
         lung_box=LUNG_BOX if config.member_spec.region == "lungs" else None,
         provenance={**facts, "validation": chosen},
     )
+
+
+def _degraded(
+    validation: Sequence[Sample],
+    logits: npt.NDArray[np.float32],
+    members: tuple[str, ...],
+    config: BundleConfig,
+    combination: Combination,
+    decision: Decision,
+    budget: ErrorBudget | None,
+) -> tuple[DegradedMode, ...]:
+    """Fit the configured degraded modes."""
+    if not config.degraded:
+        return ()
+    fitted = FittedLabels(
+        members=members,
+        images=known_images(validation, logits, config.target),
+        combination=combination,
+        decision=decision,
+        budget=budget,
+        promise=config.budget,
+        guard=config.guard,
+        groups={} if config.guarded is None else config.guarded.group_masks([s.record for s in validation]),
+        seed=config.seed,
+    )
+    return modes_of_labels(fitted)
 
 
 def _budget(

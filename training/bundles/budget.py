@@ -17,7 +17,7 @@ from cxr_edge.ops.combine import Combiner
 from cxr_edge.specs.budget import ErrorBudget
 from cxr_edge.specs.combination import Combination, Decision
 
-__all__ = ["LEAST_APART", "NOT_SHOWN", "apart", "bundle_budget", "labelled_cases"]
+__all__ = ["LEAST_APART", "NOT_SHOWN", "apart", "bundle_budget", "fitted_on", "labelled_cases"]
 
 NOT_SHOWN = (
     "validation patients are too few, or too often wrong, to show for any label that at most {:.0%} of its answers are "
@@ -63,10 +63,15 @@ def bundle_budget(
 
     own_patients: nothing else was fitted on these.
     """
+    words = fitted_on(cases, own_patients=own_patients)
+    found = fit_budget(cases, decision, promise, fitted_on=words, seed=seed)
+    return found if any(limits.answer_from is not None for limits in found.labels.values()) else None
+
+
+def fitted_on(cases: LabelledCases, *, own_patients: bool) -> str:
+    """Return the cases in words, for the budget."""
     patients = len(np.unique(cases.patients))
     shared = (
         "which fitted nothing else" if own_patients else "which fitted combination, temperatures and threshold, too"
     )
-    fitted_on = f"{patients} validation patients, one image of each, {shared}"
-    found = fit_budget(cases, decision, promise, fitted_on=fitted_on, seed=seed)
-    return found if any(limits.answer_from is not None for limits in found.labels.values()) else None
+    return f"{patients} validation patients, one image of each, {shared}"

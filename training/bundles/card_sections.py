@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["with_section"]
+__all__ = ["with_section", "without_section"]
 
 
 def with_section(card: str, section: str, *, before: str) -> str:
@@ -12,8 +12,16 @@ def with_section(card: str, section: str, *, before: str) -> str:
 
     section: Markdown that begins with its heading, `## Refusals`. before: a heading, `## Results`, or how it begins.
     """
-    heading = section.split("\n", 1)[0]
-    parts = [part for part in re.split(r"(?m)^(?=## )", card) if part.split("\n", 1)[0].rstrip() != heading]
+    parts = _parts(card, without=section.split("\n", 1)[0])
     at = next((i for i, part in enumerate(parts) if part.startswith(before)), len(parts))
     head, rest = "".join(parts[:at]), "".join(parts[at:])
     return f"{head.rstrip()}\n\n{section.strip()}\n" + (f"\n{rest}" if rest else "")
+
+
+def without_section(card: str, heading: str) -> str:
+    """Return the card without the section of this heading."""
+    return "".join(_parts(card, without=heading))
+
+
+def _parts(card: str, *, without: str) -> list[str]:
+    return [part for part in re.split(r"(?m)^(?=## )", card) if part.split("\n", 1)[0].rstrip() != without]

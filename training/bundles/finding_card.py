@@ -8,6 +8,7 @@ from typing import Any
 from cxr_edge.bundle.manifest import Manifest
 from training.bundles.card_words import BELOW_FLOOR, CardWords
 from training.data.collections import source_descriptions
+from training.evaluation.degraded import modes_section
 from training.evaluation.finding_pages import (
     UNKNOWN,
     counts_table,
@@ -72,6 +73,7 @@ def finding_card(manifest: Manifest, results: FindingsEvaluation, words: CardWor
         *groups_sections(results),
         *floors_section(results, manifest.provenance.get(BELOW_FLOOR, ())),
         *(["## Lung segmenter", lungs_table(results)] if results.lungs else []),
+        *modes_section(manifest),
         "## Limits",
         "\n".join(f"- {limit}" for limit in _limits(results, words)),
     ]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cxr_edge.specs.combination import Combination
 from training.bundles.card_words import CardWords
+from training.bundles.degraded import FittedFindings, modes_of_findings
 from training.bundles.finding_card import finding_card, finding_metrics
 from training.bundles.floors import keep_above_floors
 from training.bundles.write import FittedEnsemble, add_decoded_files, add_figures, add_known_answers, write_draft
@@ -67,7 +68,7 @@ def assemble_findings(
         "split": split,
         **facts,
     }
-    fitted = _fit(validation, logits, config, provenance, combination)
+    fitted = _fit(validation, logits, config, provenance, combination, tuple(designs))
     draft = write_draft(root, networks, fitted, config, designs, validation, cut)
     bundle = add_decoded_files(add_known_answers(draft, count=config.known_answers))
     results = evaluate_findings(bundle, samples, canvases, config)
@@ -90,8 +91,9 @@ def _fit(
     config: BundleConfig,
     facts: Mapping[str, Any],
     combination: Combination | None,
+    members: tuple[str, ...],
 ) -> FittedEnsemble:
-    """Fit combination, temperatures and thresholds."""
+    """Fit combination, temperatures, thresholds and degraded modes."""
     truth = truth_of([s.record for s in validation], config.labels)
     losses: Mapping[str, float] = {}
     if combination is None:
@@ -101,9 +103,20 @@ def _fit(
     chosen = choose_thresholds(combination, logits, truth, config.labels, specificity=limits)
     found = {"images": len(validation), "log_loss_out_of_fold": dict(losses), **chosen.as_json()}
     print(f"on validation: {json.dumps(found)}", file=sys.stderr)
+    ensemble = FittedFindings(
+        members=members,
+        labels=config.labels,
+        logits=logits,
+        truth=truth,
+        combination=combination,
+        decision=chosen.decision,
+        specificity=limits,
+        seed=config.seed,
+    )
     return FittedEnsemble(
         combination=combination,
         decision=chosen.decision,
+        degraded=modes_of_findings(ensemble) if config.degraded else (),
         lung_box=LUNG_BOX if config.member_spec.region == "lungs" else None,
         provenance={**facts, "validation": found},
     )

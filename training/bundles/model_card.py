@@ -11,6 +11,7 @@ from training.data.collections import source_descriptions, source_limits
 from training.data.findings import FRONTAL_VIEWS
 from training.data.guard import Guard
 from training.evaluation.budget import budget_section
+from training.evaluation.degraded import modes_section
 from training.evaluation.metrics import interval
 from training.evaluation.pages import gaps_section, labels_table, lungs_table, models_table, safety_section
 from training.evaluation.results import TOGETHER, Evaluation, Shortcuts
@@ -78,6 +79,7 @@ def model_card(
                 *_lungs(manifest, results),
                 *gaps_section(results, words.stated_by),
                 *budget_section(results.budget),
+                *modes_section(manifest),
                 "## Limits",
                 _limits(results, sites, words),
             ]

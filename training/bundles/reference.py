@@ -39,7 +39,7 @@ def reference_of(bundle: Bundle, samples: Sequence[Sample], *, of: str, seed: in
 
     Raises InputError for an image that cannot be screened, and for fewer patients than a reference needs.
     """
-    screener = Screener(bundle, engines.reference(bundle, threads=1))
+    screener = Screener(bundle, engines.reference(bundle, threads=1), whole=True)
     chosen = one_of_each_patient(samples, seed=seed)
     random.Random(seed).shuffle(chosen)
     rows = []

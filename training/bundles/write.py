@@ -34,6 +34,7 @@ from cxr_edge.ops.preprocess import Preprocessor, normalize
 from cxr_edge.records import Roi
 from cxr_edge.specs.budget import ErrorBudget
 from cxr_edge.specs.combination import Combination, Decision
+from cxr_edge.specs.degraded import DegradedMode
 from cxr_edge.specs.lung_box import LungBoxRule
 from cxr_edge.specs.outputs import COMBINED_KINDS, OutputKind
 from cxr_edge.specs.preprocess import PreprocessSpec
@@ -70,6 +71,7 @@ class FittedEnsemble:
     combination: Combination
     decision: Decision
     budget: ErrorBudget | None = None  # None: every decision is an answer
+    degraded: tuple[DegradedMode, ...] = ()
     lung_box: LungBoxRule | None  # None: the members' input is the full frame, and there is no segmenter
     provenance: Mapping[str, Any]  # for the manifest
 
@@ -129,6 +131,7 @@ def write_draft(
         combination=fitted.combination,
         decision=fitted.decision,
         budget=fitted.budget,
+        degraded=fitted.degraded,
         known_answers=(),
         model_card=file_ref(root, CARD),
         intended_use=INTENDED_USE,

@@ -103,6 +103,8 @@ def screen_samples(screener: Screener, samples: Sequence[Sample], *, threads: in
     for result in screen_files(screener, [s.record.path for s in samples], workers=threads):
         if isinstance(result.outcome, Failure):
             raise InputError(f"{result.outcome.source} cannot be screened: {result.outcome.reason}")
+        if result.outcome.degraded is not None:
+            raise InputError(f"{result.outcome.source}: figures need all members. {result.outcome.degraded.describe()}")
         found.append(result.outcome)
     return Screened(
         samples=tuple(samples),
@@ -129,7 +131,9 @@ def evaluate(
     manifest = bundle.manifest
     test = [i for i, s in enumerate(samples) if s.side == "test"]
     reference = engines.reference(bundle, threads=1)
-    screened = screen_samples(Screener(bundle, reference), [samples[i] for i in test], threads=config.threads)
+    screened = screen_samples(
+        Screener(bundle, reference, whole=True), [samples[i] for i in test], threads=config.threads
+    )
     models = _models(screened, manifest, config)
     if built is not None:
         models["ensemble, engines built here"] = _built(bundle, built, screened, config)
@@ -180,7 +184,7 @@ def _ensemble(screened: Screened, manifest: Manifest, config: BundleConfig) -> M
 
 def _built(bundle: Bundle, built: EngineSet, reference: Screened, config: BundleConfig) -> ModelFigures:
     """Return the ensemble's figures by other engines, and their agreement with the reference's decisions."""
-    other = screen_samples(Screener(bundle, built), reference.samples, threads=config.threads)
+    other = screen_samples(Screener(bundle, built, whole=True), reference.samples, threads=config.threads)
     same = proportion(int((other.predicted == reference.predicted).sum()), len(reference.samples))
     return replace(_ensemble(other, bundle.manifest, config), engines=built.describe(), same_decision=same)
 

@@ -71,6 +71,8 @@ def screen_findings(screener: Screener, samples: Sequence[Sample], *, threads: i
     for result in screen_files(screener, [s.record.path for s in samples], workers=threads):
         if isinstance(result.outcome, Failure):
             raise InputError(f"{result.outcome.source} cannot be screened: {result.outcome.reason}")
+        if result.outcome.degraded is not None:
+            raise InputError(f"{result.outcome.source}: figures need all members. {result.outcome.degraded.describe()}")
         found.append(result.outcome)
     predictions = FindingPredictions(
         truth=truth_of([s.record for s in samples], labels),
@@ -103,7 +105,7 @@ def evaluate_findings(
     if not test:
         raise InputError(f"the test side has no image with a known finding of {', '.join(manifest.labels)}")
     chosen, reference = [samples[i] for i in test], engines.reference(bundle, threads=1)
-    screened = screen_findings(Screener(bundle, reference), chosen, threads=config.threads)
+    screened = screen_findings(Screener(bundle, reference, whole=True), chosen, threads=config.threads)
     draws, records = Bootstrap.of(config), [s.record for s in chosen]
     found = FindingsEvaluation(
         bundle=BundleName(name=manifest.name, version=manifest.version, manifest_sha256=bundle.digest),
@@ -257,7 +259,7 @@ def _with_engines(
     config: BundleConfig,
 ) -> FindingsEvaluation:
     """Return the results with the figures of other engines, and their agreement with the reference's findings."""
-    other = screen_findings(Screener(bundle, built), samples, threads=config.threads)
+    other = screen_findings(Screener(bundle, built, whole=True), samples, threads=config.threads)
     same = (other.predictions.present == reference.predictions.present).all(axis=1)
     own = findings_figures(other.predictions, bundle.manifest.labels, Bootstrap.of(config))
     return replace(

@@ -289,7 +289,7 @@ def _other_bundle_predictions(run: R20Run, pruned: Ensembles) -> Predictions:
     """Return another bundle's predictions on the same test images, restricted to this run's labels and renormalised."""
     c, rows = run.config, pruned.rows[pruned.side_mask("test")]
     bundle = Bundle.open(c.compare_with or "")
-    screener = Screener(bundle, reference(bundle, threads=1))
+    screener = Screener(bundle, reference(bundle, threads=1), whole=True)
     screened = screen_samples(screener, [run.samples[i] for i in rows], threads=c.threads)
     columns = [bundle.manifest.labels.index(label) for label in c.labels]
     probabilities = screened.probabilities[:, columns]
