@@ -64,7 +64,14 @@ SCHEMA = "cxr-edge-bundle/1"
 # Of bundles with findings that do not exclude each other, or with a key of _SCHEMA_2_KEYS.
 MULTI_LABEL_SCHEMA = "cxr-edge-bundle/2"
 
-_SCHEMA_2_KEYS = ("checker", "budget", "reference", "gate_set", "decoded_files", "degraded")  # absent where there is none
+_SCHEMA_2_KEYS = (
+    "checker",
+    "budget",
+    "reference",
+    "gate_set",
+    "decoded_files",
+    "degraded",
+)  # absent where there is none
 
 MAX_COUNTER = 2**53 - 1  # which every reader of JSON keeps exactly
 
