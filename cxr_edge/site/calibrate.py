@@ -241,7 +241,7 @@ def _manifest(
         decision=point.decision,
         budget=point.budget,
         reference=None,
-        gate_set=_gate_set(bundle, root, point, old.combination.temperature / temperature),
+        gate_set=_gate_set(bundle, root, point, old.combination.temperature / combination.temperature),
         model_card=file_ref(root, old.model_card.path),
         known_answers=_known_answers(old, old.combination.temperature / combination.temperature),
         provenance={**old.provenance, "site": facts},
