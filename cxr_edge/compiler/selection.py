@@ -63,10 +63,9 @@ def select_engines(
 
 
 def _fallback(result: TrialResult, candidate: Candidate) -> Candidate | None:
-    """Return the next candidate if this one fails the ensemble check: fp32, or without it the next fastest."""
-    fp32 = next((c for c in result.passed if c.recipe.kind == "fp32"), None)
-    if fp32 is not None:
-        return None if candidate is fp32 else fp32
+    """Return the next fastest candidate, for one that fails the ensemble check; None after fp32 and after the last one."""
+    if candidate.recipe.kind == "fp32":
+        return None
     slower = result.passed[result.passed.index(candidate) + 1 :]
     return slower[0] if slower else None
 
