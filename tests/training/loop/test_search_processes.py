@@ -90,6 +90,7 @@ def test_two_processes_in_one_trial_have_separate_folders(tmp_path: Path, monkey
         out=tmp_path,
         config=SimpleNamespace(modality=None, modality_sources=(), search=PLAN),
         init_member=lambda *_: (None, None),
+        modality_target=None,
         task=lambda *_: task,
     )
     inside: list[Path] = []
