@@ -48,7 +48,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "sensors peers trainers cold_probe",
         "combine",
         "gpu",
-        "preprocess end_to_end cold_start throughput latency scenarios idle sustained train_speed rivals evidence",
+        "preprocess end_to_end cold_start throughput latency scenarios idle sustained train_speed rivals evidence self_test",
         "__main__",
     ),
 }

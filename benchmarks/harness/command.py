@@ -16,7 +16,7 @@ from time import perf_counter
 
 import cxr_edge
 
-__all__ = ["Usage", "run", "run_measured", "screen_command"]
+__all__ = ["Usage", "bundle_command", "run", "run_measured", "screen_command"]
 
 # Equivalent to the script `cxr-edge` that pip creates; works in a checkout that is not installed, too.
 _CALL = "import sys; from cxr_edge.cli import main; sys.exit(main())"
@@ -30,11 +30,16 @@ class Usage:
     peak_mib: float  # peak resident memory, in MiB
 
 
-def screen_command(args: argparse.Namespace, path: Path) -> list[str]:
-    """Return the command line of `cxr-edge screen PATH` with the bundle and engine options of `args`."""
+def bundle_command(args: argparse.Namespace, *words: str) -> list[str]:
+    """Return the command line of `cxr-edge WORDS` with the bundle and engine options of `args`."""
     engines = ["--engines", str(args.engines)] if args.engines else []
     options = ["--bundle", str(args.bundle), "--backend", args.backend, "--threads", str(args.threads), *engines]
-    return [sys.executable, "-c", _CALL, "screen", str(path), *options]
+    return [sys.executable, "-c", _CALL, *words, *options]
+
+
+def screen_command(args: argparse.Namespace, path: Path) -> list[str]:
+    """Return the command line of `cxr-edge screen PATH` with the bundle and engine options of `args`."""
+    return bundle_command(args, "screen", str(path))
 
 
 def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as run_all
-from benchmarks import cold_start, combine, end_to_end, evidence, preprocess, throughput
+from benchmarks import cold_start, combine, end_to_end, evidence, preprocess, self_test, throughput
 from benchmarks.harness import page
 from benchmarks.harness.images import dicom_bytes, enlarge, jpeg_bytes, png_bytes, speckled_image
 from benchmarks.harness.report import Target, markdown
@@ -311,6 +311,15 @@ def test_the_cost_of_a_log_is_measured(built_bundle: Path, tmp_path: Path) -> No
     assert [row[0] for row in lines["rows"]] == ["with a log", "with a log, one wait in 10"]
     assert verified["title"].startswith("verification of a log of ")
     assert report["settings"]["bytes of a line"] > 500
+
+
+def test_the_duration_of_the_self_test_is_measured(built_bundle: Path, tmp_path: Path) -> None:
+    once = ("--rounds", "1", "--warmup", "1", "--threads", "1")
+    report = _run(self_test, tmp_path, "--bundle", str(built_bundle), *once)
+    (table,) = report["tables"]
+    assert [row[0] for row in table["rows"]] == ["self-test, engines loaded", "cxr-edge self-test", "cxr-edge doctor"]
+    assert report["targets"][0]["measured"] > 0
+    assert "ms of known answers, median" in report["settings"]
 
 
 def test_a_page_may_have_another_title(tmp_path: Path) -> None:

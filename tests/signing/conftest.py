@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cxr_edge.bundle import Bundle, write_bundle
+from cxr_edge.bundle.gate_file import pack_images
+from cxr_edge.bundle.gate_set import attach_gate_set
 from cxr_edge.signing.authority import certify
 from cxr_edge.signing.keys import PrivateKey
 from cxr_edge.signing.sign import sign_bundle, with_counter
@@ -48,6 +51,11 @@ def maker(toy_bundle: Path, tmp_path: Path) -> Maker:
     certify(tmp_path / "keys", root, ReleaseKey(key=key.public, name="Test maker"))
 
     def make(name: str) -> Path:
-        return Path(shutil.copytree(toy_bundle, tmp_path / name))
+        bundle = Bundle.open(shutil.copytree(toy_bundle, tmp_path / name))
+        images = [np.full((20, 30), 40 * i, np.uint8) for i in range(2)]
+        labels = bundle.manifest.labels
+        shares = np.full((2, len(labels)), 1 / len(labels))
+        gate_set = pack_images(images, (0, None), labels, shares, [labels[0]] * 2)
+        return attach_gate_set(bundle, gate_set, licence="CC0-1.0", attribution="drawn").root
 
     return Maker(root=root, key=key, keys=tmp_path / "keys", state=tmp_path / "state", make=make)

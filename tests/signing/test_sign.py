@@ -50,8 +50,8 @@ def test_a_counter_makes_another_bundle(maker):
         with_counter(counted, 4)
 
 
-def test_the_manifests_key(maker):
-    document = json.loads((maker.make("toy") / "manifest.json").read_text())
+def test_the_manifests_key(toy_bundle):
+    document = json.loads((toy_bundle / "manifest.json").read_text())
     assert document["schema"] == SCHEMA
     assert "counter" not in document
     manifest = Manifest.from_json(document)
