@@ -32,6 +32,7 @@ from tests.tolerances import PROBABILITY
 
 NAMES = tuple(MEMBER_SPECS)
 LOST = [set(lost) for n in (1, 2) for lost in itertools.combinations(NAMES, n)]
+LOST_NAMES = [" and ".join(name for name in NAMES if name in lost) for lost in LOST]
 DEADLINE_MS = 120
 SLACK_MS = 160  # of a busy machine, still less than a delayed engine takes; docs/degraded.md has what was measured
 
@@ -142,7 +143,7 @@ def assert_answered_without(screening, lost, bundle, whole, reason):
     assert (state.cost["macro_f1"], state.cost["macro_f1_of_all"]) == (mode.figures.macro_f1, 0.9)
 
 
-@pytest.mark.parametrize("lost", LOST, ids=" and ".join)
+@pytest.mark.parametrize("lost", LOST, ids=LOST_NAMES)
 def test_members_whose_engine_file_is_missing(bundle, image, whole, lost):
     for name in lost:
         engine_file(bundle, name).unlink()
@@ -155,7 +156,7 @@ def test_members_whose_engine_file_is_missing(bundle, image, whole, lost):
         engines.load(bundle, whole=True)
 
 
-@pytest.mark.parametrize("lost", LOST, ids=" and ".join)
+@pytest.mark.parametrize("lost", LOST, ids=LOST_NAMES)
 def test_members_with_nan_weights(bundle, image, whole, lost):
     for name in lost:
         give_nan(bundle, name)
@@ -165,7 +166,7 @@ def test_members_with_nan_weights(bundle, image, whole, lost):
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["told to end", "deaf"])
-@pytest.mark.parametrize("lost", LOST, ids=" and ".join)
+@pytest.mark.parametrize("lost", LOST, ids=LOST_NAMES)
 def test_members_that_miss_the_deadline(root, image, whole, lost, deaf):
     bundle = Bundle.open(root)
     loaded = with_engines(bundle, lambda e: Delayed(e, deaf=deaf), lost)
@@ -431,7 +432,7 @@ def on_device(engine_set, device):
     )
 
 
-@pytest.mark.parametrize("lost", LOST, ids=" and ".join)
+@pytest.mark.parametrize("lost", LOST, ids=LOST_NAMES)
 def test_nan_on_a_gpu_is_combined_again_by_the_host(root, image, whole, lost):
     bundle = Bundle.open(root)
     screener = Screener(bundle, on_device(with_engines(bundle, NanEngine, lost), EmulatedDevice()))
