@@ -16,9 +16,9 @@ from cxr_edge.bundle.manifest import GateSet
 from cxr_edge.errors import CxrEdgeError, InputError
 from cxr_edge.names import not_empty, path_argument
 from training.bundles.gate_set import attach_real_images, attach_surrogate
+from training.bundles.surrogate_model import SurrogateSettings
 from training.data.dataset import data_folder
 from training.data.gate_images import GateImages
-from training.data.surrogate import SurrogateSettings
 from training.recipes.arguments import add_run_arguments
 from training.recipes.config import load_config
 from training.recipes.members import StarterRun

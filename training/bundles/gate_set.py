@@ -31,12 +31,7 @@ from cxr_edge.ops.binomial import at_most
 from cxr_edge.records import GrayPixels, Image, Screening
 from cxr_edge.screening.screener import Screener
 from cxr_edge.specs.preprocess import PreprocessSpec
-from training.config import BundleConfig
-from training.data.canvases import as_8_bit, cut_frames
-from training.data.collections import COLLECTIONS
-from training.data.dataset import Sample
-from training.data.gate_images import GateImages
-from training.data.surrogate import (
+from training.bundles.surrogate_model import (
     EXPOSURES,
     FittedSurrogate,
     SurrogateSettings,
@@ -45,6 +40,11 @@ from training.data.surrogate import (
     nearest_distances,
     shrunk,
 )
+from training.config import BundleConfig
+from training.data.canvases import as_8_bit, cut_frames
+from training.data.collections import COLLECTIONS
+from training.data.dataset import Sample
+from training.data.gate_images import GateImages
 from training.data.targets import Target
 
 __all__ = ["Nearness", "attach_configured", "attach_real_images", "attach_surrogate"]

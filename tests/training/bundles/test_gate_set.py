@@ -18,10 +18,10 @@ from tests.builders.toy_bundle import LABELS, build_toy_bundle
 from training import gate_set as command
 from training.bundles import gate_set
 from training.bundles.gate_set import Nearness, attach_configured, attach_real_images, attach_surrogate
+from training.bundles.surrogate_model import SurrogateSettings
 from training.data.dataset import Sample
 from training.data.gate_images import GateImages
 from training.data.records import make_record
-from training.data.surrogate import SurrogateSettings
 from training.data.targets import Target
 
 SETTINGS = SurrogateSettings(

@@ -7,7 +7,7 @@ import pytest
 
 from cxr_edge.bundle.surrogate import draw_images
 from cxr_edge.errors import InputError
-from training.data.surrogate import (
+from training.bundles.surrogate_model import (
     SurrogateSettings,
     component_likeness,
     fit_surrogate,
