@@ -134,7 +134,7 @@ lock: $(VENV)/.made
 sanitize: $(VENV)/.dev
 	cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCXR_EDGE_SANITIZE=ON -DCXR_EDGE_CUDA=OFF \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	cmake --build build/sanitize
+	cmake --build build/sanitize --parallel $$(nproc)
 	rm -rf build/sanitize/tree && mkdir build/sanitize/tree && cp -r cxr_edge tests build/sanitize/tree/
 	rm -f build/sanitize/tree/cxr_edge/_core*.so && cp build/sanitize/_core*.so build/sanitize/tree/cxr_edge/
 	cd build/sanitize/tree && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
