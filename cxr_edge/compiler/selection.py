@@ -1,7 +1,7 @@
 """Selection of one engine per network: the fastest that passed, provided that the ensemble passes too.
 
 Trial results come in, an `EngineSelection` comes out. While the selected engines together fail the parity check, the
-network that loses least time by it falls back to a slower candidate.
+network that loses least time by it falls back to a slower candidate; what was given up for another network's fault comes back.
 """
 
 from __future__ import annotations
@@ -43,23 +43,41 @@ def select_engines(
     compare: Callable[[Mapping[str, Candidate]], EnsembleResult],
     say: Callable[[str], None],
 ) -> EngineSelection:
-    """Select the fastest candidate of each network such that the ensemble passes.
+    """Select fast candidates of the networks such that the ensemble passes.
+
+    Each network's fastest candidate first. Until the set passes, the network that loses least time by it takes its next one; then
+    each network tries again what it gave up, since it may have been another one's fault.
 
     results: by name of the network. compare: checks the ensemble with these candidates.
     """
     selected = {name: r.passed[0] for name, r in results.items() if r.passed}
     if len(selected) < len(results):
         return EngineSelection(candidates=selected, ensemble=None)
-    while True:
-        say("comparing the selected engines together")
-        ensemble = compare(selected)
-        if ensemble.parity.passed:
-            return EngineSelection(candidates=selected, ensemble=ensemble)
+    compared: dict[tuple[str, ...], EnsembleResult] = {}
+
+    def result_of(candidates: Mapping[str, Candidate]) -> EnsembleResult:
+        key = tuple(c.recipe.name for c in candidates.values())
+        if key not in compared:
+            say("comparing the selected engines together")
+            compared[key] = compare(candidates)
+        return compared[key]
+
+    while not (ensemble := result_of(selected)).parity.passed:
         fallbacks = {name: c for name, r in results.items() if (c := _fallback(r, selected[name]))}
         if not fallbacks:
             return EngineSelection(candidates={}, ensemble=ensemble)
         cheapest = min(fallbacks, key=lambda name: _cost_ms(results[name], selected[name], fallbacks[name]))
         selected[cheapest] = fallbacks[cheapest]
+    for name in sorted(results, key=lambda n: -_cost_ms(results[n], results[n].passed[0], selected[n])):
+        for candidate in _faster(results[name], selected[name]):
+            if result_of({**selected, name: candidate}).parity.passed:
+                selected[name] = candidate
+                break
+    return EngineSelection(candidates=selected, ensemble=result_of(selected))
+
+
+def _faster(result: TrialResult, candidate: Candidate) -> tuple[Candidate, ...]:
+    return result.passed[: result.passed.index(candidate)]
 
 
 def _fallback(result: TrialResult, candidate: Candidate) -> Candidate | None:

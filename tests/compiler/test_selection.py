@@ -1,12 +1,15 @@
-"""Selection of engines: fallback to fp32 or to the next fastest."""
+"""Selection of engines: fallback to the next fastest, and what comes back."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 
 from cxr_edge.compiler import selection
 from cxr_edge.compiler.candidates import RECIPES, Candidate
 from cxr_edge.compiler.report import Row
+from cxr_edge.compiler.selection import select_engines
 from cxr_edge.compiler.timing import Timing
 from cxr_edge.compiler.trial import TrialResult
 
@@ -40,3 +43,36 @@ def test_a_network_falls_back_to_the_next_fastest(passed, steps):
         assert candidate is None or selection._cost_ms(result, before, candidate) > 0
     assert [c.recipe.name for c in selected] == steps
     assert selection._given_up(result, selected[-1]) == steps[:-1]
+
+
+def _select(results, passes):
+    """Return the selected precision of each network, and the sets that were compared. passes: whether a set passes."""
+    compared = []
+
+    def compare(candidates):
+        names = {name: c.recipe.name for name, c in candidates.items()}
+        compared.append(tuple(names.values()))
+        return SimpleNamespace(parity=SimpleNamespace(passed=passes(names)))
+
+    selection = select_engines(results, compare, lambda _: None)
+    return {name: c.recipe.name for name, c in selection.candidates.items()}, compared
+
+
+def test_a_network_tries_again_what_it_gave_up_for_another_one():
+    results = {"a": result_of("uint8", "fp32"), "b": result_of("uint8", "fp16", "fp32")}
+    chosen, compared = _select(results, lambda names: names["b"] == "fp32")
+    assert chosen == {"a": "uint8", "b": "fp32"}
+    assert compared[0] == ("uint8", "uint8")
+    assert len(set(compared)) == len(compared), "no set is compared twice"
+
+
+def test_a_set_that_passes_at_once_is_compared_once():
+    results = {"a": result_of("uint8", "fp32"), "b": result_of("fp32")}
+    assert _select(results, lambda names: True) == ({"a": "uint8", "b": "fp32"}, [("uint8", "fp32")])
+
+
+def test_no_candidates_are_selected_if_no_set_passes():
+    results = {"a": result_of("uint8", "fp32"), "b": result_of("fp32", "uint8")}
+    chosen, compared = _select(results, lambda names: False)
+    assert chosen == {}
+    assert compared == [("uint8", "fp32"), ("fp32", "fp32")]
