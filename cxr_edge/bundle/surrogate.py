@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,7 @@ def grain_sd(size: SurrogateSize, octave: int) -> int:
     return _GRAIN_SD * _denominator(size.side_px >> octave, size.side_px)
 
 
+@lru_cache(maxsize=16)
 def _upsampling(small: int, large: int) -> npt.NDArray[np.float64]:
     """Return the matrix (large, small) of bilinear enlargement; its rows are whole numbers with the sum 2 * large / small."""
     factor = large // small
@@ -165,6 +167,7 @@ def _upsampling(small: int, large: int) -> npt.NDArray[np.float64]:
         other = min(max(near + (1 if position > 0 else -1), 0), small - 1)
         matrix[row, near] += 2 * factor - abs(position)
         matrix[row, other] += abs(position)
+    matrix.setflags(write=False)
     return matrix
 
 
