@@ -1,4 +1,4 @@
-"""Builds judged on a bundle's gate set: which images count, what they can show, and answers that this machine must give."""
+"""Builds with a bundle's gate set: which images count, what they can show, and answers that this machine must give."""
 
 from __future__ import annotations
 
